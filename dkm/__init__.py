@@ -1,0 +1,31 @@
+"""Deep embedded clustering with a k-means loss.
+
+The public names are resolved on first use (PEP 562), so that ``import dkm`` loads no torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dkm.clustering import KMeansLoss, kmeans_loss
+    from dkm.regularization import l2_penalty
+
+__all__ = ["KMeansLoss", "kmeans_loss", "l2_penalty"]
+
+try:
+    __version__ = version("dkm")
+except PackageNotFoundError:  # a checkout that was not installed
+    __version__ = "0+unknown"
+
+_HOME = {"KMeansLoss": "dkm.clustering", "kmeans_loss": "dkm.clustering", "l2_penalty": "dkm.regularization"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dkm' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

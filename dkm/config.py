@@ -1,0 +1,725 @@
+"""Every setting of a run: one dataclass per section or group option, with its range checks.
+
+The dataclasses are the single place where a setting has its type, default and meaning. ``register`` puts them into
+Hydra's ConfigStore, where the YAML files of ``configs/`` pick them up as schemas; ``from_dictconfig`` turns what Hydra
+composed into these objects and refuses whatever does not fit. Nothing here imports torch, so that a wrong override and
+``--cfg job`` answer in a fraction of the time that ``import torch`` takes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+
+class UserError(Exception):
+    """Something that the user can mend: the message is one line that names key or file, value, expectation, remedy."""
+
+
+def config_dir() -> Path:
+    """Return the folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+# --- checks -------------------------------------------------------------------------------------------------------
+
+
+def require(ok: bool, key: str, value: object, expected: str, remedy: str) -> None:
+    """Raise ``UserError`` in the one form that every message about a setting has."""
+    if not ok:
+        raise UserError(f"{key}={_show(value)}: expected {expected}; {remedy}")
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _positive(key: str, value: float, example: str) -> None:
+    ok = math.isfinite(value) and value > 0
+    require(ok, key, value, "a finite number above 0", f"for example {key}={example}")
+
+
+def _non_negative(key: str, value: float, example: str) -> None:
+    ok = math.isfinite(value) and value >= 0
+    require(ok, key, value, "a finite number, 0 or more", f"for example {key}={example}")
+
+
+def _at_least(key: str, value: int, least: int, example: int) -> None:
+    require(value >= least, key, value, f"a whole number, {least} or more", f"for example {key}={example}")
+
+
+def _fraction(key: str, value: float, example: str) -> None:
+    require(0 <= value < 1, key, value, "a number from 0 to below 1", f"for example {key}={example}")
+
+
+def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    remedy = f"did you mean {key}={near[0]}?" if near else f"choose one, for example {key}={choices[0]}"
+    require(value in choices, key, value, "one of " + ", ".join(choices), remedy)
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+SCALINGS = ("none", "unit", "standard", "l2")
+SPLITS = ("all", "train", "test")
+
+
+@dataclass
+class DataConfig:
+    """What every data set has. ``name`` says which one it is and cannot be overridden on its own."""
+
+    name: str = MISSING
+    # Where data sets are cached and looked for.
+    root: str = "${oc.env:DKM_DATA_ROOT,./data}"
+    # none | unit (one range for all features, to [0, 1]) | standard (each feature to mean 0, variance 1) |
+    # l2 (each row to length 1). null: what suits the data set (unit for images, standard for tables, none for text).
+    # Fitted once on the training data and stored with the model.
+    scaling: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scaling is not None:
+            _choice("data.scaling", self.scaling, SCALINGS)
+
+
+@dataclass
+class DigitsData(DataConfig):
+    """scikit-learn's handwritten digits: 1,797 images of 8x8, 10 classes; nothing to download."""
+
+    name: str = "digits"
+
+
+@dataclass
+class TorchvisionData(DataConfig):
+    """An image data set of torchvision (``mnist``, ``fashion_mnist``, ``kmnist``, ``usps``, ``cifar10``, ``stl10``)."""
+
+    # all (train and test joined, as in the papers) | train | test
+    split: str = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choice("data.split", self.split, SPLITS)
+
+
+@dataclass
+class NewsgroupsData(DataConfig):
+    """20 Newsgroups as TF-IDF: all 18,846 documents with their headers, as in the DKM paper (arXiv:1806.10069)."""
+
+    name: str = "newsgroups"
+    # The vocabulary: the most frequent terms.
+    n_terms: int = 2000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("data.n_terms", self.n_terms, 1, 2000)
+
+
+@dataclass
+class SyntheticData(DataConfig):
+    """What the generated data sets share. ``generator_seed`` is apart from ``seed``: new weights, the same points."""
+
+    n_samples: int = 2000
+    generator_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("data.n_samples", self.n_samples, 1, 2000)
+        ok = 0 <= self.generator_seed < 2**32
+        example = "for example data.generator_seed=0"
+        require(ok, "data.generator_seed", self.generator_seed, "a whole number from 0 to 4294967295", example)
+
+
+@dataclass
+class BlobsData(SyntheticData):
+    """Gaussian balls of equal size in ``n_features`` dimensions."""
+
+    name: str = "blobs"
+    n_features: int = 16
+    n_blobs: int = 5
+    # Standard deviation of a blob; the centers are uniform in [-10, 10] along each axis.
+    blob_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("data.n_features", self.n_features, 1, 16)
+        _at_least("data.n_blobs", self.n_blobs, 1, 5)
+        _positive("data.blob_std", self.blob_std, "1.0")
+
+
+@dataclass
+class MoonsData(SyntheticData):
+    """Two interleaving half circles in the plane: no two centroids separate them, so k-means on the raw data fails."""
+
+    name: str = "moons"
+    # Standard deviation of the Gaussian noise; the half circles have radius 1.
+    noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _non_negative("data.noise", self.noise, "0.05")
+
+
+@dataclass
+class FileData(DataConfig):
+    """A file of the user's own."""
+
+    path: str = MISSING
+    # Labels only ever score the finished clustering. null: there are none.
+    labels: str | None = None
+
+
+@dataclass
+class NpyData(FileData):
+    """An array in a ``.npy`` file: (N, F) rows, (N, H, W), (N, C, H, W) or (N, H, W, C) images.
+
+    ``labels``: another ``.npy`` file.
+    """
+
+    name: str = "npy"
+
+
+@dataclass
+class NpzData(FileData):
+    """An array in a ``.npz`` file, shaped as for ``npy``. ``labels``: the name of an array in the same file."""
+
+    name: str = "npz"
+    # Which array holds the data. null: `x`, `X`, `data`, or the only one.
+    array: str | None = None
+
+
+# --- model --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    # Dimensions of the embedding; null: the number of clusters, as in the papers.
+    latent_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.latent_dim is not None:
+            _at_least("model.latent_dim", self.latent_dim, 1, 10)
+
+
+@dataclass
+class MLPConfig(ModelConfig):
+    """Fully connected: features-500-500-2000-latent and its mirror, ReLU, linear ends."""
+
+    name: str = "mlp"
+    hidden: list[int] = field(default_factory=lambda: [500, 500, 2000])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        example = "for example model.hidden=[500,500]"
+        is_flat = all(isinstance(width, int) for width in self.hidden)
+        require(is_flat, "model.hidden", list(self.hidden), "a list [...] of whole numbers", example)
+        require(all(w >= 1 for w in self.hidden), "model.hidden", list(self.hidden), "widths of 1 or more", example)
+
+
+@dataclass
+class ConvConfig(ModelConfig):
+    """Convolutional, for images: the autoencoder of DEC-DA (Guo et al., ACML 2018)."""
+
+    name: str = "conv"
+    filters: list[int] = field(default_factory=lambda: [32, 64, 128])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ok = len(self.filters) == 3 and all(n >= 1 for n in self.filters)
+        require(
+            ok,
+            "model.filters",
+            list(self.filters),
+            "three whole numbers of 1 or more",
+            "for example model.filters=[32,64,128]",
+        )
+
+
+# --- clustering ---------------------------------------------------------------------------------------------------
+
+INITS = ("k-means++", "random")
+ASSIGNMENTS = ("epoch", "batch")
+
+
+@dataclass
+class ClusteringConfig:
+    name: str = MISSING
+    # null: the number of classes where the data set has labels.
+    n_clusters: int | None = None
+    # How k-means on the embedding starts: k-means++ | random (distinct points).
+    init: str = "k-means++"
+    # Restarts of k-means, on the raw data and on the embedding; the one with the lowest inertia wins.
+    n_init: int = 20
+    # Restarts on the embedding whose inertia is within this fraction of the lowest count as equal, and the one with the
+    # most even cluster sizes wins: two classes under one centroid and another one halved show in the sizes, hardly in
+    # the inertia. 0: the lowest inertia. k-means on the raw data always takes the lowest.
+    balance_slack: float = 0.03
+
+    def __post_init__(self) -> None:
+        if self.n_clusters is not None:
+            _at_least("clustering.n_clusters", self.n_clusters, 1, 10)
+        _choice("clustering.init", self.init, INITS)
+        _at_least("clustering.n_init", self.n_init, 1, 20)
+        _non_negative("clustering.balance_slack", self.balance_slack, "0.03")
+
+
+@dataclass
+class KMeansConfig(ClusteringConfig):
+    """The k-means loss with learnable centroids."""
+
+    name: str = "kmeans"
+    # Of the k-means loss (summed over latent dimensions, mean over samples) beside the reconstruction.
+    weight: float = 0.1
+    # epoch: from one clean pass over all data, held for the epoch | batch: the nearest centroid in every batch.
+    assignment: str = "epoch"
+    # Move a centroid that no point is assigned to onto the point that is worst served, and reset its optimizer state.
+    revive: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _non_negative("clustering.weight", self.weight, "0.1")
+        _choice("clustering.assignment", self.assignment, ASSIGNMENTS)
+
+
+@dataclass
+class NoClusteringConfig(ClusteringConfig):
+    """No joint phase: the autoencoder, then k-means on its embedding."""
+
+    name: str = "none"
+
+
+# --- regularization, optimizer, augmentation ----------------------------------------------------------------------
+
+REGULARIZED = ("weights", "all", "encoder", "decoder")
+
+
+@dataclass
+class RegularizationConfig:
+    name: str = MISSING
+
+
+@dataclass
+class _StrengthConfig(RegularizationConfig):
+    # s in s/2 * sum(w^2), whichever of the two forms computes it.
+    strength: float = 1e-6
+    # weights (all weight matrices) | encoder | decoder (the weight matrices of one half) | all (weights, biases, norms
+    # and centroids).
+    parameters: str = "weights"
+
+    def __post_init__(self) -> None:
+        _non_negative("regularization.strength", self.strength, "1e-6")
+        _choice("regularization.parameters", self.parameters, REGULARIZED)
+
+
+@dataclass
+class WeightDecayConfig(_StrengthConfig):
+    """The optimizer adds ``strength * w`` to the gradient; under SGD and Adam the same training as ``l2_penalty``."""
+
+    name: str = "weight_decay"
+
+
+@dataclass
+class L2PenaltyConfig(_StrengthConfig):
+    """``strength / 2 * sum(w^2)`` is a term of the loss."""
+
+    name: str = "l2_penalty"
+
+
+@dataclass
+class NoRegularizationConfig(RegularizationConfig):
+    name: str = "none"
+
+
+@dataclass
+class OptimizerConfig:
+    """The learning rates stand with their phases: ``pretrain.lr`` and ``joint.lr``."""
+
+    name: str = MISSING
+
+
+@dataclass
+class AdamConfig(OptimizerConfig):
+    name: str = "adam"
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        ok = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        require(
+            ok,
+            "optimizer.betas",
+            list(self.betas),
+            "two numbers from 0 to below 1",
+            "for example optimizer.betas=[0.9,0.999]",
+        )
+        _positive("optimizer.eps", self.eps, "1e-8")
+
+
+@dataclass
+class AdamWConfig(AdamConfig):
+    """Adam with decoupled weight decay (arXiv:1711.05101), which is not the L2 regularization of the loss."""
+
+    name: str = "adamw"
+
+
+@dataclass
+class SGDConfig(OptimizerConfig):
+    name: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _fraction("optimizer.momentum", self.momentum, "0.9")
+        ok = not (self.nesterov and self.momentum == 0)
+        require(
+            ok,
+            "optimizer.nesterov",
+            self.nesterov,
+            "a momentum above 0 with it",
+            "set optimizer.momentum=0.9",
+        )
+
+
+@dataclass
+class AugmentationConfig:
+    name: str = MISSING
+
+
+@dataclass
+class AffineConfig(AugmentationConfig):
+    """Random rotation and shift of images, the ranges of DEC-DA (Guo et al., ACML 2018)."""
+
+    name: str = "affine"
+    # Rotations are uniform in [-rotation, rotation], in degrees.
+    rotation: float = 10.0
+    # Shifts along each axis are uniform in [-shift, shift], as a fraction of the image's side.
+    shift: float = 0.1
+
+    def __post_init__(self) -> None:
+        ok = 0 <= self.rotation <= 180
+        require(
+            ok,
+            "augmentation.rotation",
+            self.rotation,
+            "degrees from 0 to 180",
+            "for example augmentation.rotation=10",
+        )
+        _fraction("augmentation.shift", self.shift, "0.1")
+
+
+@dataclass
+class AutoAugmentationConfig(AffineConfig):
+    """``affine`` for images, ``none`` for tables and text."""
+
+    name: str = "auto"
+
+
+@dataclass
+class NoAugmentationConfig(AugmentationConfig):
+    name: str = "none"
+
+
+# --- plain sections -----------------------------------------------------------------------------------------------
+
+REDUCTIONS = ("mean", "sum")
+SCHEDULES = ("constant", "cosine", "one_cycle")
+PROGRESS = ("auto", "bar", "plain", "off")
+
+
+@dataclass
+class LossConfig:
+    # Of the reconstruction error: mean (over samples and features, torch's MSELoss) | sum (over features, mean over
+    # samples, as in the DKM papers' code).
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        _choice("loss.reduction", self.reduction, REDUCTIONS)
+
+
+@dataclass
+class PhaseConfig:
+    section: ClassVar[str]
+    epochs: int = 0
+    lr: float = 1e-3
+    # constant | cosine (to 0 over the phase) | one_cycle (up to lr in the first 30 %, then down to 0).
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        _at_least(f"{self.section}.epochs", self.epochs, 0, 100)
+        _positive(f"{self.section}.lr", self.lr, "1e-3")
+        _choice(f"{self.section}.schedule", self.schedule, SCHEDULES)
+
+
+@dataclass
+class PretrainConfig(PhaseConfig):
+    section: ClassVar[str] = "pretrain"
+    epochs: int = 100
+    lr: float = 3e-3
+    schedule: str = "one_cycle"
+
+
+@dataclass
+class JointConfig(PhaseConfig):
+    section: ClassVar[str] = "joint"
+    epochs: int = 50
+    lr: float = 1e-4
+    # Stop when less than this fraction of the labels changed from one epoch to the next; 0: never.
+    tolerance: float = 0.001
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction("joint.tolerance", self.tolerance, "0.001")
+
+
+@dataclass
+class CheckpointConfig:
+    # A checkpoint is written when this many seconds have passed since the last one, and at the end of each phase. A
+    # resumed run ends the same whatever this is.
+    every_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _non_negative("checkpoint.every_s", self.every_s, "30")
+
+
+@dataclass
+class EvaluationConfig:
+    # Epochs between two evaluations; the first and the last epoch of a phase are always evaluated.
+    every_epochs: int = 10
+    # The silhouette compares all pairs of points: it is taken on a fixed random sample of at most this many.
+    silhouette_samples: int = 10_000
+
+    def __post_init__(self) -> None:
+        _at_least("evaluation.every_epochs", self.every_epochs, 1, 10)
+        _at_least("evaluation.silhouette_samples", self.silhouette_samples, 2, 10_000)
+
+
+@dataclass
+class LogConfig:
+    tensorboard: bool = True
+    # Pictures in TensorBoard and in figures/.
+    figures: bool = True
+    # bar | plain (one line per evaluation) | off; auto: bar on a terminal, plain elsewhere.
+    progress: str = "auto"
+
+    def __post_init__(self) -> None:
+        _choice("log.progress", self.progress, PROGRESS)
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    clustering: ClusteringConfig = MISSING
+    regularization: RegularizationConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    augmentation: AugmentationConfig = MISSING
+    loss: LossConfig = field(default_factory=LossConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    batch_size: int = 256
+    seed: int = 0
+    # auto (cuda, mps, else cpu) | cpu | cuda | cuda:N | mps
+    device: str = "auto"
+    # fp32 | bf16 (autocast; distances stay in fp32)
+    precision: str = "fp32"
+    compile: bool = False
+    # Only algorithms that give the same bits each time; an operation without one is an error.
+    deterministic: bool = True
+    # A run directory to continue in, or auto: the newest unfinished run of the same config beside this one.
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("batch_size", self.batch_size, 1, 256)
+        require(
+            0 <= self.seed < 2**31,
+            "seed",
+            self.seed,
+            "a whole number from 0 to 2147483647",
+            "for example seed=0",
+        )
+        kind, _, number = self.device.partition(":")
+        ok = self.device in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and number.isdecimal())
+        require(ok, "device", self.device, "one of auto, cpu, cuda, cuda:N, mps", "for example device=cpu")
+        _choice("precision", self.precision, ("fp32", "bf16"))
+
+
+# --- groups and their options -------------------------------------------------------------------------------------
+
+_TORCHVISION = ("mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10")
+
+GROUPS: Mapping[str, Mapping[str, type]] = {
+    "data": {
+        "digits": DigitsData,
+        **dict.fromkeys(_TORCHVISION, TorchvisionData),
+        "newsgroups": NewsgroupsData,
+        "blobs": BlobsData,
+        "moons": MoonsData,
+        "npy": NpyData,
+        "npz": NpzData,
+    },
+    "model": {"mlp": MLPConfig, "conv": ConvConfig},
+    "clustering": {"kmeans": KMeansConfig, "none": NoClusteringConfig},
+    "regularization": {
+        "weight_decay": WeightDecayConfig,
+        "l2_penalty": L2PenaltyConfig,
+        "none": NoRegularizationConfig,
+    },
+    "optimizer": {"adam": AdamConfig, "adamw": AdamWConfig, "sgd": SGDConfig},
+    "augmentation": {"auto": AutoAugmentationConfig, "affine": AffineConfig, "none": NoAugmentationConfig},
+}
+
+
+def register() -> None:
+    """Put the schemas into Hydra's ConfigStore: ``schema`` for the root, ``GROUP/schema/OPTION`` for the groups."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, options in GROUPS.items():
+        for option, schema in options.items():
+            node = OmegaConf.structured(schema)
+            node.name = option
+            store.store(group=f"{group}/schema", name=option, node=node)
+
+
+def from_dictconfig(cfg: DictConfig) -> Config:
+    """Turn a composed configuration into a checked ``Config``.
+
+    Raises
+    ------
+    UserError
+        For a value out of range or a group without a known name.
+    OmegaConfBaseException
+        For an unknown key, a wrong type or a missing value; see ``describe``.
+    """
+    schema = OmegaConf.structured(Config)
+    for group, options in GROUPS.items():
+        section = OmegaConf.select(cfg, group)
+        if not isinstance(section, DictConfig):
+            raise UserError(f"{group}: missing from the config; expected a section with a name; choose {group}=OPTION")
+        name = section.get("name")
+        require(name in options, f"{group}.name", name, "one of " + ", ".join(options), f"choose {group}=OPTION")
+        schema[group] = OmegaConf.structured(options[name])
+    merged = OmegaConf.merge(schema, OmegaConf.create(OmegaConf.to_container(cfg)))
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the config as plain containers, in the order of the dataclasses."""
+    return asdict(config)
+
+
+# What a resumed run may change: keys, and sections ending in a dot, that touch no number of the steps already taken.
+# The data may have moved: their SHA-256 is compared.
+RESUMABLE = ("resume", "device", "pretrain.epochs", "joint.epochs", "checkpoint.", "log.", "data.root", "data.path")
+
+
+def dotted(config: Config) -> dict[str, Any]:
+    """Return every setting under its dotted key."""
+    return flatten(to_dict(config))
+
+
+def flatten(container: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``{"pretrain": {"lr": 1}}`` as ``{"pretrain.lr": 1}``; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in container.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+# --- messages -----------------------------------------------------------------------------------------------------
+
+
+def keys() -> Iterator[str]:
+    """Yield every dotted key that some configuration has."""
+    for part in fields(Config):
+        default = part.default_factory() if callable(part.default_factory) else None
+        if part.name in GROUPS:
+            schemas: list[Any] = [*GROUPS[part.name].values()]
+        elif is_dataclass(default):
+            schemas = [type(default)]
+        else:
+            yield part.name
+            continue
+        for name in sorted({f.name for schema in schemas for f in fields(schema)} - {"name"}):
+            yield f"{part.name}.{name}"
+
+
+def unknown_key(key: str, shown: str | None = None) -> str:
+    """Return the line about a key that this configuration does not have; ``shown`` is the override as it was given."""
+    shown = shown or key
+    section, _, name = key.rpartition(".")
+    known = list(keys())
+    if key in known:
+        owners = [option for option, schema in GROUPS[section].items() if name in {f.name for f in fields(schema)}]
+        choices = " or ".join(f"{section}={owner}" for owner in owners)
+        return f"{shown}: expected a key of the chosen {section} option; {key} belongs to {choices}"
+    near = [k for k in known if k.rpartition(".")[2] == name][:1] or difflib.get_close_matches(key, known, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "`python -m dkm.train --cfg job` lists the keys"
+    return f"{shown}: expected a key of the config; {remedy}"
+
+
+def describe(error: OmegaConfBaseException, shown: str | None = None, key: str = "") -> str:
+    """Return OmegaConf's error as one line with the dotted key, the value, what was expected and the remedy."""
+    key = key or str(error.full_key or error.key or "")
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return unknown_key(key, shown)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key}=???: expected a value; set {key}=VALUE"
+    if isinstance(error, InterpolationResolutionError):
+        return f"{shown or key}: {_first_line(error)}; expected a reference that resolves; check the ${{...}} in it"
+    return f"{shown or key}: {_first_line(error)}; expected {kind_of(key)}; correct {key}"
+
+
+def kind_of(key: str) -> str:
+    """Return what a dotted key takes, for a message."""
+    section, _, name = key.partition("[")[0].rpartition(".")
+    kinds = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "text",
+        "list": "a list [...]",
+    }
+    schemas: list[Any] = [*GROUPS[section].values()] if section in GROUPS else [Config]
+    schemas += [part.default_factory for part in fields(Config) if part.name == section]
+    for schema in schemas:
+        for part in fields(schema) if is_dataclass(schema) else ():
+            if part.name == name:
+                annotation = str(part.type)
+                kind = kinds.get(annotation.partition(" ")[0].partition("[")[0], "its own keys")
+                return f"{kind} or null" if annotation.endswith("None") else kind
+    return "the type that `python -m dkm.train --cfg job` shows"
+
+
+def _first_line(error: BaseException) -> str:
+    line = str(error).strip().splitlines()[0].rstrip(".")
+    return line.replace("KeyError raised while resolving interpolation: ", "")
