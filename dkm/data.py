@@ -1,0 +1,613 @@
+"""Data sets as one float32 matrix in memory, their scaling, and the order of the batches.
+
+``load_dataset`` turns the ``data`` section of a config into a ``Dataset``. To add a data set: a dataclass in
+``dkm.config``, a YAML file, and here a function that returns its ``_Raw`` arrays. Labels only ever score.
+
+No file is trusted: NumPy files are read with ``allow_pickle=False``, archives in memory. Whatever is wrong
+with the user's data becomes one ``UserError`` line. scikit-learn and torchvision are imported where they are
+used, because they take long to load.
+"""
+
+# Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import gzip
+import hashlib
+import io
+import logging
+import math
+import os
+import struct
+import tarfile
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from http.client import HTTPException
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dkm.config import (
+    SCALINGS,
+    BlobsData,
+    DataConfig,
+    DigitsData,
+    FileData,
+    MoonsData,
+    NewsgroupsData,
+    NpyData,
+    NpzData,
+    TorchvisionData,
+    UserError,
+)
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+
+# --- scaling ------------------------------------------------------------------------------------------------
+
+# Computed in float64, so that a large offset costs no digits, and on this many values at a time (32 MiB).
+_CHUNK_VALUES = 2**22
+
+
+def _float64_chunks(X: Array) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    N, F = X.shape
+    n_rows = max(1, _CHUNK_VALUES // F)
+    for start in range(0, N, n_rows):
+        rows = slice(start, start + n_rows)
+        yield rows, X[rows].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """``(X - shift) / scale``, fitted once and kept with the model; ``l2`` divides each row by its length."""
+
+    kind: str
+    n_features: int
+    # One number for all features, or one for each.
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def fit(cls, X: Array, kind: str, value_range: tuple[float, float] | None = None) -> Scaling:
+        """Take from the data what the scaling needs.
+
+        Parameters
+        ----------
+        X : array of finite real numbers, shape (N, F)
+        kind : one of `dkm.config.SCALINGS`
+            See `DataConfig.scaling`.
+        value_range : (low, high), optional
+            What ``unit`` maps to [0, 1] where it is known by definition; else the range of ``X``.
+
+        Raises
+        ------
+        ValueError
+            For an unknown kind.
+        """
+        if kind not in SCALINGS:
+            raise ValueError(f"kind={kind!r}: expected one of {', '.join(SCALINGS)}")
+        F = X.shape[1]
+        if kind == "unit":
+            low, high = value_range or (float(X.min()), float(X.max()))
+            return cls(kind, F, (low,), (high - low or 1.0,))
+        if kind == "standard":
+            mean = X.mean(axis=0, dtype=np.float64)
+            std = np.sqrt(sum(((part - mean) ** 2).sum(axis=0) for _, part in _float64_chunks(X)) / len(X))
+            # Rounding gives a constant feature a tiny deviation from its mean, which must not be scaled up to 1,
+            # and the square of a tiny deviation may be 0.
+            is_constant = X.min(axis=0) == X.max(axis=0)
+            shift = np.where(is_constant, X[0], mean)
+            scale = np.where(is_constant | (std == 0), 1.0, std)
+            return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
+        return cls(kind, F)
+
+    def apply(self, X: Array) -> npt.NDArray[np.float32]:
+        """Return the scaled copy of ``X`` (N, F), in C order.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` has another number of features than the data that the scaling was fitted on.
+        """
+        if X.shape[1] != self.n_features:
+            raise ValueError(f"X has {X.shape[1]} features: expected {self.n_features}, as when fitted")
+        scaled = np.empty(X.shape, dtype=np.float32)
+        for rows, part in _float64_chunks(X):
+            part -= self.shift
+            part /= self.scale
+            if self.kind == "l2":
+                length = np.linalg.norm(part, axis=1, keepdims=True)
+                part /= np.where(length > 0, length, 1.0)
+            scaled[rows] = part
+        return scaled
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold; floats survive it exactly."""
+        return asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Scaling:
+        """Return the scaling that ``to_dict`` was called on."""
+        return cls(fields["kind"], fields["n_features"], tuple(fields["shift"]), tuple(fields["scale"]))
+
+
+# --- data sets ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Data ready for training."""
+
+    name: str
+    # float32 (N, F), in C order, scaled.
+    X: Tensor
+    # (N,), 0 to n_classes - 1; only ever for scores.
+    y: npt.NDArray[np.int64] | None
+    # (C, H, W) where each row is an image.
+    image_shape: tuple[int, int, int] | None
+    scaling: Scaling
+    # Of the data as they were read (dtype, shape and bytes, before scaling) and of the labels.
+    sha256: str
+
+    @property
+    def n_samples(self) -> int:
+        return self.X.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        return self.X.shape[1]
+
+    @property
+    def n_classes(self) -> int | None:
+        return None if self.y is None else int(self.y.max()) + 1
+
+
+class _Raw(NamedTuple):
+    """What the function of a data set returns."""
+
+    # (N, F), or images (N, H, W), (N, C, H, W) or (N, H, W, C)
+    X: Array
+    labels: Array | None
+    # None: unit for images, standard for tables
+    scaling: str | None = None
+    value_range: tuple[float, float] | None = None
+
+
+def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
+    """Read the data set that the ``data`` section of a config names.
+
+    Parameters
+    ----------
+    config : DataConfig
+    scaling : Scaling, optional
+        Of a trained model, for data to predict: applied instead of a fitted one. ``config.scaling`` then has
+        no effect, and rows may all be equal.
+
+    Raises
+    ------
+    UserError
+        If the data cannot be had, or are not rows or images of finite numbers.
+    """
+    raw = _LOADERS[config.name](config)
+    source = label_source = f"data={config.name}"
+    if isinstance(config, FileData):
+        source, label_source = f"data.path={config.path}", f"data.labels={config.labels}"
+    _check_shape(raw.X, source)
+    _check_values(raw.X, source, may_be_constant=scaling is not None)
+    y = None if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
+
+    images = _channels_first(raw.X)
+    X = images.reshape(len(images), -1)  # (N, F)
+    image_shape = images.shape[1:] if images.ndim == 4 else None
+    if scaling is None:
+        kind = config.scaling or raw.scaling or ("unit" if image_shape else "standard")
+        scaling = Scaling.fit(X, kind, raw.value_range)
+    elif scaling.n_features != X.shape[1]:
+        expected = f"{scaling.n_features}, as in the data that the model was trained on"
+        raise _error(source, f"{X.shape[1]} features", expected, "give it data of the same kind")
+    sha256 = _sha256(raw.X) if raw.labels is None else _sha256(raw.X, raw.labels)
+    return Dataset(config.name, torch.from_numpy(scaling.apply(X)), y, image_shape, scaling, sha256)
+
+
+def _channels_first(X: Array) -> Array:
+    """Return images as (N, C, H, W), a table as it is."""
+    if X.ndim == 3:
+        return X[:, np.newaxis]
+    # Gray and RGB before RGBA before any other number: channels come last only if that is the likelier reading.
+    rank = {1: 0, 3: 0, 4: 1}
+    if X.ndim == 4 and rank.get(X.shape[3], 2) < rank.get(X.shape[1], 2):
+        return np.moveaxis(X, 3, 1)
+    return X
+
+
+def _sha256(*arrays: Array) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+def _check_shape(X: Array, source: str) -> None:
+    if X.dtype.kind not in "biuf":
+        found, expected = f"an array of {X.dtype}", "real numbers (bool, int, uint or float)"
+        raise _error(source, found, expected, "convert it, for example with X.astype(np.float32)")
+    if X.ndim not in (2, 3, 4):
+        expected = "rows (N, F) or images (N, H, W), (N, C, H, W) or (N, H, W, C)"
+        n_rows = "-1, 1" if X.ndim < 2 else "len(X), -1"
+        raise _error(source, f"shape {X.shape}", expected, f"X.reshape({n_rows}) makes rows of it")
+    if X.size == 0:
+        raise _error(source, f"no values (shape {X.shape})", "one row or more", "write it again")
+
+
+def _check_values(X: Array, source: str, *, may_be_constant: bool) -> None:
+    # Both are NaN if any value is. So nothing of the size of X is allocated, unless something is wrong.
+    low, high = float(X.min()), float(X.max())
+    limit = float(np.finfo(np.float32).max)
+    if not -limit <= low <= high <= limit:
+        rows = X.reshape(len(X), -1).astype(np.float64)
+        bad = np.argwhere(~(np.abs(rows) <= limit))
+        row, column = bad[0]
+        where = f"the first is {rows[row, column]} in row {row}, column {column} (counted from 0)"
+        found = f"values that are NaN, infinite or too large for float32: {len(bad):,}, {where}"
+        raise _error(source, found, "finite numbers", "replace them, or leave out their rows")
+    if not may_be_constant and len(X) > 1 and (X[1:] == X[0]).all():
+        raise _error(source, f"all {len(X):,} rows are equal", "rows that differ", "check how it was written")
+
+
+def _encode_labels(labels: Array, n_samples: int, source: str) -> npt.NDArray[np.int64]:
+    """Return the labels as indices into their sorted distinct values."""
+    expected = "whole numbers, bools or strings"
+    if labels.shape != (n_samples,):
+        found, remedy = f"shape {labels.shape}", "give each row of the data one label"
+        raise _error(source, found, f"({n_samples},)", remedy)
+    if labels.dtype.kind not in "biufUS":
+        raise _error(source, f"labels of {labels.dtype}", expected, "convert them, for example to strings")
+    if labels.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(labels) | (labels != np.floor(labels)))
+        if len(bad):
+            found = f"{len(bad):,} labels like {labels[bad[0]]}, the first in row {bad[0]} (counted from 0)"
+            raise _error(source, found, expected, "give each row a class, or set data.labels=null")
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+
+
+def _error(source: str, found: str, expected: str, remedy: str) -> UserError:
+    # One line, even if a path or the name of an array holds a line break.
+    return UserError(" ".join(f"{source}: {found}; expected {expected}; {remedy}".splitlines()))
+
+
+def _reason(error: BaseException) -> str:
+    """Return the cause in a few words; torchvision's long messages have it in their last line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+# --- what comes with scikit-learn ---------------------------------------------------------------------------
+
+
+def _digits(config: DigitsData) -> _Raw:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return _Raw(digits.images, digits.target, value_range=(0.0, 16.0))
+
+
+def _blobs(config: BlobsData) -> _Raw:
+    from sklearn.datasets import make_blobs
+
+    X, labels = make_blobs(
+        n_samples=config.n_samples,
+        n_features=config.n_features,
+        centers=config.n_blobs,
+        cluster_std=config.blob_std,
+        random_state=config.generator_seed,
+    )
+    return _Raw(X, labels)
+
+
+def _moons(config: MoonsData) -> _Raw:
+    from sklearn.datasets import make_moons
+
+    X, labels = make_moons(config.n_samples, noise=config.noise, random_state=config.generator_seed)
+    return _Raw(X, labels)
+
+
+# --- what has to be downloaded ------------------------------------------------------------------------------
+
+
+def _idx_files(class_name: str) -> tuple[str, ...]:
+    kinds = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(f"{class_name}/raw/{kind}-ubyte.gz" for kind in kinds)
+
+
+# The class in torchvision.datasets, and the files that it downloads, in their places below data.root.
+_TORCHVISION = {
+    "mnist": ("MNIST", _idx_files("MNIST")),
+    "fashion_mnist": ("FashionMNIST", _idx_files("FashionMNIST")),
+    "kmnist": ("KMNIST", _idx_files("KMNIST")),
+    "usps": ("USPS", ("usps.bz2", "usps.t.bz2")),
+    "cifar10": ("CIFAR10", ("cifar-10-python.tar.gz",)),
+    "stl10": ("STL10", ("stl10_binary.tar.gz",)),
+}
+
+# What torchvision and urllib raise without a network, without permission, or on a damaged file.
+_FETCH_ERRORS = (OSError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, HTTPException)
+
+
+def _torchvision(config: TorchvisionData) -> _Raw:
+    datasets = _import_torchvision(config.name)
+    class_name, files = _TORCHVISION[config.name]
+    root, is_stl10 = _root(config), config.name == "stl10"
+    parts = []
+    log.info("data=%s: reading %s; torchvision downloads what is missing", config.name, root)
+    for split in ("train", "test") if config.split == "all" else (config.split,):
+        which = {"split": split} if is_stl10 else {"train": split == "train"}
+        try:
+            # torchvision draws its progress bars on stderr. CIFAR-10 consists of pickles: torchvision compares
+            # their md5 with its own list before it loads them.
+            with contextlib.redirect_stderr(io.StringIO()):
+                parts.append(getattr(datasets, class_name)(str(root), download=True, **which))
+        except _FETCH_ERRORS as error:
+            raise _unavailable(config, files, error) from error
+    X = np.concatenate([np.asarray(part.data) for part in parts])
+    labels = np.concatenate([np.asarray(part.labels if is_stl10 else part.targets) for part in parts])
+    return _Raw(X, labels, value_range=(0.0, 255.0))
+
+
+def _import_torchvision(name: str) -> Any:
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError, AttributeError) as error:
+        # RuntimeError "operator torchvision::nms does not exist": built for another torch.
+        found = f"torchvision cannot be imported ({_reason(error)})"
+        expected = f"the release that belongs to torch {torch.__version__}"
+        remedy = "install the matching pair together: pip install --force-reinstall torch torchvision"
+        raise _error(f"data={name}", found, expected, remedy) from error
+    return datasets
+
+
+# Address and digest are those of sklearn.datasets.fetch_20newsgroups, whose own cache is a pickle.
+_NEWSGROUPS_URL = "https://ndownloader.figshare.com/files/5975967"
+_NEWSGROUPS_SHA256 = "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610"
+_NEWSGROUPS_FILE = "20newsgroups/20news-bydate.tar.gz"
+_N_POSTS, _N_GROUPS = 18_846, 20
+
+
+def _newsgroups(config: NewsgroupsData) -> _Raw:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    archive = _root(config) / _NEWSGROUPS_FILE
+    try:
+        if not archive.exists():
+            log.info("data=newsgroups: downloading %s", archive)
+            _download(_NEWSGROUPS_URL, archive, _NEWSGROUPS_SHA256)
+        packed = archive.read_bytes()
+    except _FETCH_ERRORS as error:
+        raise _unavailable(config, (_NEWSGROUPS_FILE,), error) from error
+    try:
+        posts = _read_posts(packed)
+    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+        found = f"{archive} is damaged ({_reason(error)})"
+        expected = f"{_N_POSTS:,} posts in {_N_GROUPS} groups"
+        remedy = "delete the file, and the next run downloads it again"
+        raise _error(f"data.root={_root(config)}", found, expected, remedy) from error
+    paths = sorted(posts)  # 20news-bydate-PART/GROUP/NUMBER
+    X = TfidfVectorizer(max_features=config.n_terms, dtype=np.float32).fit_transform(map(posts.get, paths))
+    return _Raw(X.toarray(), np.array([path.split("/")[1] for path in paths]), scaling="none")
+
+
+def _read_posts(packed: bytes) -> dict[str, str]:
+    """Return the text of each post, headers included, by its path in the archive."""
+    posts = {}
+    # Unpacked as a whole: tarfile stops before the checksum at the end of the gzip stream.
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as tar:
+        for member in tar:
+            if file := tar.extractfile(member):
+                posts[member.name] = file.read().decode("latin-1")
+    n_groups = len({Path(path).parent.name for path in posts})
+    # The content rather than a digest, because mirrors differ in how they packed it.
+    if (len(posts), n_groups) != (_N_POSTS, _N_GROUPS):
+        raise ValueError(f"{len(posts):,} posts in {n_groups} groups")
+    return posts
+
+
+def _download(url: str, path: Path, sha256: str) -> None:
+    """Fetch a file such that it is either whole or not there."""
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        urllib.request.urlretrieve(url, part)
+        found = hashlib.sha256(part.read_bytes()).hexdigest()
+        if found != sha256:
+            raise ValueError(f"SHA-256 of {url} is {found}, not {sha256}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _root(config: DataConfig) -> Path:
+    return _expand(config.root).absolute()
+
+
+def _expand(path: str) -> Path:
+    """Replace a leading ``~`` as a shell does, which leaves the home of an unknown user as it is."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
+def _unavailable(config: DataConfig, files: tuple[str, ...], error: BaseException) -> UserError:
+    """Return the line that tells which files belong where."""
+    root = _root(config)
+    found = f"{config.name} can neither be read there nor downloaded ({_reason(error)})"
+    expected = f"{', '.join(files)} below it"
+    remedy = "put them there, over damaged ones, or set data.root or DKM_DATA_ROOT to the folder that has them"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        is_packed = all(os.access(root / file, os.R_OK) for file in files)
+        state = "is there, but only packed, and cannot be unpacked" if is_packed else "cannot be read or stored there"
+        found = f"{config.name} {state} ({error.strerror}: {error.filename})"
+        expected = "a folder that can be read and written, or one with the unpacked files"
+        remedy = "set data.root or DKM_DATA_ROOT to a copy that you may write to"
+    return _error(f"data.root={root}", found, expected, remedy)
+
+
+# --- the user's own files -----------------------------------------------------------------------------------
+
+# The second kind of zip archive is one without members.
+_FIRST_BYTES = {b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz"}
+
+# What NumPy and zipfile were seen to raise on files with random bytes changed.
+_ARRAY_ERRORS = (EOFError, MemoryError, OSError, RuntimeError, SyntaxError, TokenError, TypeError, ValueError)
+_FILE_ERRORS = (*_ARRAY_ERRORS, BadZipFile, zlib.error)
+
+
+def _npy(config: NpyData) -> _Raw:
+    labels = None if config.labels is None else _read_npy("data.labels", config.labels)
+    return _Raw(_read_npy("data.path", config.path), labels)
+
+
+def _read_npy(key: str, value: str) -> Array:
+    path = _find(key, value, "npy")
+    with _one_line_errors(f"{key}={value}"):
+        array: Array = np.load(path, allow_pickle=False)
+    return array
+
+
+def _npz(config: NpzData) -> _Raw:
+    path, source = _find("data.path", config.path, "npz"), f"data.path={config.path}"
+    # Opened here, because np.load leaves a file open that is no zip archive in the end.
+    with _one_line_errors(source), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        names = [name.removesuffix(".npy") for name in archive.zip.namelist() if name.endswith(".npy")]
+
+        def read(key: str, name: str | None) -> Array:
+            if name not in names:
+                found = "no such array" if name is not None else "several arrays that could be the data, or none"
+                expected = f"one of the arrays of {path}: {', '.join(names) or '(it has none)'}"
+                raise _error(f"{key}={name or 'null'}", found, expected, f"set {key}=NAME")
+            with _one_line_errors(f"{source}: array {name}"):
+                array = archive[name]
+                if not isinstance(array, np.ndarray):
+                    raise ValueError("it does not begin as an array does")
+            return array
+
+        labels = None if config.labels is None else read("data.labels", config.labels)
+        return _Raw(read("data.array", _choose_array(config, names)), labels)
+
+
+def _choose_array(config: NpzData, names: list[str]) -> str | None:
+    if config.array is not None:
+        return config.array
+    usual = [name for name in ("x", "X", "data") if name in names]
+    others = [name for name in names if name != config.labels]
+    return usual[0] if usual else others[0] if len(others) == 1 else None
+
+
+def _find(key: str, value: str, file_format: str) -> Path:
+    """Return the path of a file that can be opened and that begins as one of this format does."""
+    source, expected = f"{key}={value}", f"a .{file_format} file"
+    path = _expand(value)
+    try:
+        with path.open("rb") as file:
+            head = file.read(max(map(len, _FIRST_BYTES)))
+    except FileNotFoundError as error:
+        folder, near = path.absolute().parent, []
+        with contextlib.suppress(OSError):  # there may be no such folder
+            near = difflib.get_close_matches(path.name, [sibling.name for sibling in folder.iterdir()], n=1)
+        remedy = f"did you mean {key}={path.with_name(near[0])}?" if near else f"correct {key}"
+        raise _error(source, f"no such file in {folder}", expected, remedy) from error
+    except (OSError, ValueError) as error:
+        found, remedy = f"cannot be opened ({_reason(error)})", "name a file, and check its permissions"
+        raise _error(source, found, expected, remedy) from error
+    if not head:
+        raise _error(source, "an empty file (0 bytes)", expected, "write or copy it again")
+    found_format = next((name for start, name in _FIRST_BYTES.items() if head.startswith(start)), None)
+    if found_format is None:
+        raise _error(source, "neither a .npy nor a .npz file", expected, "write it with np.save or np.savez")
+    if found_format != file_format:
+        remedy = f"use data={found_format}" if key == "data.path" else "write it with np.save"
+        raise _error(source, f"the content of a .{found_format} file", expected, remedy)
+    return path
+
+
+@contextlib.contextmanager
+def _one_line_errors(source: str) -> Iterator[None]:
+    """Turn what a damaged or refused array raises into the line for the user."""
+    try:
+        yield
+    except _FILE_ERRORS as error:
+        if "allow_pickle" in str(error):
+            found, expected = "holds Python objects", "numbers, or strings as labels"
+            remedy = "loading objects could run code and is never done; write it with such a dtype"
+        else:
+            found, expected = f"cannot be read ({_reason(error)})", "a complete file"
+            remedy = "write or copy it again"
+        raise _error(source, found, expected, remedy) from error
+
+
+# Each takes its own subclass of DataConfig; GROUPS in dkm.config has the same names.
+_LOADERS: dict[str, Callable[[Any], _Raw]] = {
+    "digits": _digits,
+    **dict.fromkeys(_TORCHVISION, _torchvision),
+    "newsgroups": _newsgroups,
+    "blobs": _blobs,
+    "moons": _moons,
+    "npy": _npy,
+    "npz": _npz,
+}
+
+
+# --- batches ------------------------------------------------------------------------------------------------
+
+
+def stream_seed(*parts: int) -> int:
+    """Mix integers into the seed of a random stream of its own.
+
+    A hash, so that neighboring seeds, phases and epochs give unrelated streams: with ``seed + epoch``, run 1
+    would repeat what run 0 drew one epoch later.
+
+    Parameters
+    ----------
+    *parts : int, signed 64-bit
+        For example seed, phase and epoch.
+
+    Returns
+    -------
+    int, 0 to 2**63 - 1
+    """
+    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def batch_indices(n_samples: int, batch_size: int, seed: int, phase_idx: int, epoch: int) -> tuple[Tensor, ...]:
+    """Draw the batches of an epoch, such that each sample is in exactly one.
+
+    Their sizes differ by at most one. Full batches and a rest would leave 5 of digits' 1,797 samples beside
+    7 batches of 256: one very noisy step per epoch.
+
+    Returns
+    -------
+    tuple of int64 tensors
+        ``ceil(n_samples / batch_size)`` of them. Equal arguments give equal batches, whatever was drawn before.
+    """
+    generator = torch.Generator().manual_seed(stream_seed(seed, phase_idx, epoch))
+    order = torch.randperm(n_samples, generator=generator)
+    return order.tensor_split(math.ceil(n_samples / batch_size))
