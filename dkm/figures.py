@@ -1,0 +1,425 @@
+"""The pictures of a run: arrays in, a matplotlib ``Figure`` out, and two ways to hand it on.
+
+No pyplot, hence no open figures, no display and nothing to close; equal arrays give equal bytes. Style and
+colors are set here while a figure is made, so that it is the same everywhere and also reads inside a dark
+dashboard. ``dkm.evaluate`` calls these for ``figures/`` and TensorBoard, and imports this module only when
+pictures are wanted, because matplotlib is slow to load.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import color_sequences, colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba_array
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from dkm.metrics import hungarian_order
+
+# N samples, D dimensions, K clusters, M exemplars of each, F features, C channels, H height, W width
+IntArray = npt.NDArray[np.integer[Any]]
+FloatArray = npt.NDArray[np.floating[Any]]
+
+DPI = 120
+MAX_WIDTH, MAX_HEIGHT = 12.0, 9.0  # inches: 1440 x 1080 pixels, a laptop's screen
+MAX_ROOMY = 20  # names or counts that fit side by side in full size
+MAX_NAMED = 100  # names that fit side by side at all
+MAX_LETTERS = 24  # of a name
+MAX_FEATURES = 50
+LABEL_CHANGE = "clusters/label_change"  # its key in metrics.jsonl
+# Ten colors that stay apart under color-vision deficiency (Petroff, arXiv:2107.02270).
+PALETTE = color_sequences["petroff10"]
+_styled = rc_context(
+    {
+        "font.family": "DejaVu Sans",  # ships with matplotlib
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.facecolor": "white",
+        "axes.edgecolor": "black",
+        "axes.labelcolor": "black",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.color": "black",
+        "xtick.color": "black",
+        "ytick.color": "black",
+    }
+)
+
+
+def cluster_colors(n_clusters: int) -> FloatArray:
+    """Return one color per cluster: up to ten of a fixed palette, beyond that evenly spaced ones of viridis.
+
+    Returns
+    -------
+    float array, shape (n_clusters, 4), values in [0, 1]
+        RGBA.
+    """
+    if n_clusters <= len(PALETTE):
+        return np.asarray(to_rgba_array(PALETTE[:n_clusters]))
+    return np.asarray(colormaps["viridis"](np.linspace(0.0, 0.95, n_clusters)))  # beyond 0.95 too pale on white
+
+
+# --- clusters -----------------------------------------------------------------------------------------------
+
+
+@_styled
+def embedding_map(
+    Z: FloatArray,
+    labels: IntArray,
+    centroids: FloatArray,
+    *,
+    max_points: int = 5000,
+    seed: int = 0,
+    title: str = "Embedding",
+) -> Figure:
+    """Draw the first two principal components of the embedding, with the centroids projected into them.
+
+    Parameters
+    ----------
+    Z : float array, shape (N, D), N >= 1
+        Embedded samples.
+    labels : int array, shape (N,), values 0 to K - 1
+        Their clusters.
+    centroids : float array, shape (K, D)
+        Drawn as crosses with the cluster's number.
+    max_points : int
+        Of more samples than this, a random choice is drawn, and its components are used.
+    seed : int
+        Of that choice, and of the jitter that stands in for the second axis where D = 1.
+    """
+    rng = np.random.default_rng(seed)
+    if len(Z) > max_points:
+        sample = rng.choice(len(Z), max_points, replace=False)
+        Z, labels = Z[sample], labels[sample]
+    K, D = centroids.shape
+    mean = Z.mean(axis=0, dtype=np.float64)
+    components, variance = _principal_components(Z - mean)
+    points, crosses = (Z - mean) @ components.T, (centroids - mean) @ components.T  # (N, 2), (K, 2)
+
+    width, height, cross_size = (7.0, 6.0, 7) if K <= MAX_ROOMY else (10.5, MAX_HEIGHT, 6)
+    figure, axes = _figure_with_axes(width, height, title)
+    axes.set_xlabel(f"component 1 ({variance[0]:.0%} of the variance)")
+    if D > 1:
+        axes.set_ylabel(f"component 2 ({variance[1]:.0%} of the variance)")
+        axes.set_aspect("equal", adjustable="datalim")
+    else:
+        points[:, 1] = rng.uniform(-1, 1, len(points))
+        axes.set_ylabel("jitter")
+        axes.set_yticks([])
+    axes.scatter(points[:, 0], points[:, 1], 10, cluster_colors(K)[labels], alpha=0.7, linewidths=0)
+    axes.plot(*crosses.T, "X", color="black", markeredgecolor="white", markersize=cross_size)
+    outline = withStroke(linewidth=2, foreground="white")
+    for k, (x, y) in enumerate(crosses[:MAX_NAMED]):
+        text = axes.annotate(str(k), (x, y), (4, 3), textcoords="offset points", path_effects=[outline])
+        text.set(weight="bold", fontsize=_font_size(K))
+    return figure
+
+
+def _principal_components(centered: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Two leading directions (2, D), their largest entries positive, and shares of the variance (2,)."""
+    _, singular, directions = np.linalg.svd(centered, full_matrices=False)
+    components, variance = np.zeros((2, centered.shape[1])), np.zeros(2)  # zero where N or D is below two
+    components[: len(directions)] = directions[:2]
+    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
+    if singular.any():
+        variance[: len(singular)] = (singular[:2] / np.linalg.norm(singular)) ** 2
+    return np.where(largest < 0, -components, components), variance
+
+
+@_styled
+def cluster_sizes_bar(sizes: IntArray) -> Figure:
+    """Draw the sizes of the clusters, largest first, against the size that all would have if they were equal.
+
+    Parameters
+    ----------
+    sizes : int array, shape (K,)
+        Samples of each cluster. Empty clusters are marked.
+    """
+    K, mean = len(sizes), sizes.mean()
+    order = np.argsort(-sizes, kind="stable")
+    figure, axes = _figure_with_axes(min(max(6.0, 0.14 * K), MAX_WIDTH), 3.6, "Cluster sizes")
+    axes.bar(range(K), sizes[order], color=PALETTE[0])
+    axes.axhline(mean, color="black", linestyle="--", linewidth=1, label=f"equal: {mean:,.1f}")
+    empty = np.flatnonzero(sizes[order] == 0)
+    if len(empty):
+        axes.plot(empty, 0 * empty, "x", color=PALETTE[2], clip_on=False, label=f"empty: {len(empty)}")
+    axes.set(xlim=(-0.6, K - 0.4), xlabel="cluster", ylabel="samples")
+    _name_ticks(axes.xaxis, order)
+    axes.legend(frameon=False)
+    return figure
+
+
+@_styled
+def contingency_map(table: IntArray, class_names: Sequence[str] | None = None) -> Figure:
+    """Draw which classes went to which clusters; the best one-to-one match lies on the diagonal.
+
+    Parameters
+    ----------
+    table : int array, shape (n_classes, K)
+        Samples of each class in each cluster. The color is the share of the class; up to 20 classes and
+        clusters, the counts stand in the cells.
+    class_names : sequence of n_classes strings, optional
+        The class numbers by default.
+    """
+    n_classes, K = table.shape
+    order = hungarian_order(table)
+    table = table[:, order]
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    figure, axes = _heat_map(share, "Blues", "Classes and clusters", "share of the class", vmin=0)
+    axes.set(xlabel="cluster", ylabel="class")
+    _name_ticks(axes.xaxis, order)
+    _name_ticks(axes.yaxis, range(n_classes) if class_names is None else class_names)
+    if max(n_classes, K) <= MAX_ROOMY:
+        for (row, column), count in np.ndenumerate(table):
+            color = "white" if share[row, column] > share.max() / 2 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+    return figure
+
+
+@_styled
+def decoded_profiles(profiles: FloatArray, feature_names: Sequence[str] | None = None) -> Figure:
+    """Draw the decoded centroids of tabular data: what is typical of each cluster.
+
+    Parameters
+    ----------
+    profiles : float array, shape (K, F)
+        Decoded centroids. Of more than 50 features, the 50 with the largest spread between clusters are
+        drawn, in their own order.
+    feature_names : sequence of F strings, optional
+        The feature numbers by default.
+    """
+    K, F = profiles.shape
+    shown = np.sort(np.argsort(-profiles.std(axis=0), kind="stable")[:MAX_FEATURES])
+    title = "Decoded centroids" + (f": {MAX_FEATURES} of {F} features" if F > MAX_FEATURES else "")
+    figure, axes = _heat_map(profiles[:, shown], "viridis", title, "decoded value")
+    axes.set(xlabel="feature", ylabel="cluster")
+    _name_ticks(axes.xaxis, shown if feature_names is None else [feature_names[f] for f in shown])
+    _name_ticks(axes.yaxis, range(K))
+    return figure
+
+
+# --- images -------------------------------------------------------------------------------------------------
+
+
+@_styled
+def image_grid(images: FloatArray, *, n_columns: int, titles: Sequence[str] | None = None) -> Figure:
+    """Tile images from left to right, then down: decoded centroids, for example.
+
+    Parameters
+    ----------
+    images : float array, shape (N, C, H, W), N >= 1, C = 1 (gray) or 3 (RGB)
+        Values in [0, 1]; others are clipped. NaN is drawn as background.
+    titles : sequence of at most N short strings, optional
+        One above each image.
+    """
+    N, _, H, W = images.shape
+    n_columns = min(n_columns, N)
+    gap = _gap(W)
+    inch = _inches_per_pixel(min(1.0, MAX_WIDTH / n_columns), W + gap)
+    row_gap = gap if titles is None else math.ceil(0.2 / inch)  # room for a line of text
+    row, column = np.divmod(np.arange(N), n_columns)
+    tops, lefts = row_gap + row * (H + row_gap), gap + column * (W + gap)
+    figure, axes = _figure_of_images(images, tops, lefts, inch)
+    for n, text in enumerate(titles or ()):
+        axes.text(lefts[n] + W / 2, tops[n] - 0.03 / inch, text, ha="center", va="bottom", fontsize=8)
+    return figure
+
+
+def reconstruction_pairs(x: FloatArray, x_hat: FloatArray) -> Figure:
+    """Draw each input above its reconstruction, ten pairs to a row.
+
+    Parameters
+    ----------
+    x, x_hat : float arrays, shape (N, C, H, W), N >= 1, C = 1 or 3
+        Values in [0, 1]; others are clipped.
+    """
+    N, C, _, W = x.shape
+    line = np.full((N, C, _gap(W) // 2, W), np.nan)
+    return image_grid(np.concatenate([x, line, x_hat], axis=2), n_columns=10)
+
+
+@_styled
+def exemplar_grid(images: FloatArray, sizes: IntArray) -> Figure:
+    """Draw one row per cluster with the points nearest to its centroid; number and size stand at the left.
+
+    Rows run down in blocks of at most 20; where blocks stand side by side, only the nearest points fit. Of
+    more than 100 clusters, the 100 largest are drawn.
+
+    Parameters
+    ----------
+    images : float array, shape (K, M, C, H, W), M >= 1, C = 1 or 3
+        Values in [0, 1], nearest first; NaN where a cluster has fewer than M points.
+    sizes : int array, shape (K,)
+        Samples of each cluster.
+    """
+    shown = np.sort(np.argsort(-sizes, kind="stable")[:MAX_NAMED])
+    n_blocks = math.ceil(len(shown) / MAX_ROOMY)
+    n_rows = math.ceil(len(shown) / n_blocks)
+    label_width, min_cell, max_cell = 0.9, 0.3, min(0.75, MAX_HEIGHT / n_rows)  # inches
+    room = MAX_WIDTH / n_blocks - label_width
+    images = images[shown, : int(room / min_cell)]
+    K, M, _, H, W = images.shape
+    gap = _gap(W)
+    inch = _inches_per_pixel(min(max_cell, room / M), W + gap)
+    label_gap = math.ceil(label_width / inch)
+    block, row = np.divmod(np.arange(K), n_rows)
+    tops = gap + row * (H + gap)  # (K,)
+    starts = label_gap + block * (label_gap + M * (W + gap))  # (K,)
+    lefts = starts[:, None] + np.arange(M) * (W + gap)  # (K, M)
+    figure, axes = _figure_of_images(np.concatenate(images), tops.repeat(M), lefts.ravel(), inch)
+    for k, top, start in zip(shown, tops, starts, strict=True):
+        text = f"{k}  n={sizes[k]:,}"
+        axes.text(start - 0.06 / inch, top + H / 2, text, ha="right", va="center", fontsize=8)
+    return figure
+
+
+def _gap(width: int) -> int:
+    """Pixels between two images of that width."""
+    return max(2, width // 12)
+
+
+def _inches_per_pixel(cell: float, n_pixels: int) -> float:
+    """Size of a pixel where so many share a cell; enlarged by a whole factor, so that all stay equal."""
+    scale = cell * DPI / n_pixels
+    return (round(scale) if scale > 1 else scale) / DPI
+
+
+def _figure_of_images(images: FloatArray, tops: IntArray, lefts: IntArray, inch: float) -> tuple[Figure, Axes]:
+    """Paste images (N, C, H, W) at pixel positions (N,) into a white figure; data coordinates are pixels."""
+    _, C, H, W = images.shape
+    if C not in (1, 3):
+        raise ValueError(f"images have shape {images.shape}, so {C} channels: expected 1 (gray) or 3 (RGB)")
+    canvas = np.ones((tops.max() + H + _gap(W), lefts.max() + W + _gap(W), 3))
+    for image, top, left in zip(images, tops, lefts, strict=True):
+        canvas[top : top + H, left : left + W] = np.nan_to_num(image.transpose(1, 2, 0), nan=1.0)
+    pixels = np.round(canvas.clip(0, 1) * 255).astype(np.uint8)
+    height, width, _ = canvas.shape
+    figure = Figure(figsize=(width * inch, height * inch), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+    interpolation = "nearest" if inch * DPI >= 1 else "hanning"
+    axes.imshow(pixels, extent=(0, width, height, 0), aspect="auto", interpolation=interpolation)
+    return figure, axes
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+@_styled
+def loss_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw every loss term over the steps, one panel each, and the share of labels that still change.
+
+    Parameters
+    ----------
+    records : sequence of mappings
+        Lines of metrics.jsonl: ``phase``, ``step``, ``loss/...`` (unweighted terms), ``clusters/label_change``.
+        What a record lacks or has as None is left out. A panel is logarithmic where its values are positive
+        and span more than a factor of two.
+    """
+    terms = dict.fromkeys(key for record in records for key in record if key.startswith("loss/"))
+    curves = {key: curve for key in (*terms, LABEL_CHANGE) if (curve := _curve(records, key))}
+    if not curves:
+        figure = _figure(4.0, 2.0)
+        figure.text(0.5, 0.5, "no losses recorded", ha="center", va="center")
+        return figure
+
+    n_columns = min(3, len(curves))
+    n_rows = math.ceil(len(curves) / n_columns)
+    figure = _figure(4.0 * n_columns, 2.5 * n_rows)
+    phases = list(dict.fromkeys(record["phase"] for record in records))
+    changes = [after["step"] for before, after in pairwise(records) if before["phase"] != after["phase"]]
+    for n, (key, curve) in enumerate(curves.items()):
+        share = figure.axes[0] if n else None
+        axes = figure.add_subplot(n_rows, n_columns, n + 1, sharex=share, title=key, xlabel="step")
+        for phase, color in zip(phases, PALETTE, strict=False):
+            steps, values = np.reshape([point for name, *point in curve if name == phase], (-1, 2)).T
+            axes.plot(steps, values, ".-", color=color, linewidth=1.2, markersize=4, label=phase)
+        for step in changes:
+            axes.axvline(step, color="black", linestyle=":", linewidth=1)
+        heights = [value for _, _, value in curve]
+        if 0 < 2 * min(heights) < max(heights):
+            axes.set_yscale("log")
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
+def _curve(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[str, int, float]]:
+    """Phase, step and value of each record that has a finite one."""
+    points = [(record["phase"], record["step"], record.get(key)) for record in records]
+    return [(phase, step, value) for phase, step, value in points if value is not None and np.isfinite(value)]
+
+
+# --- frames, heat maps, names -------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+
+
+def _figure_with_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    figure = _figure(width, height)
+    return figure, figure.add_subplot(title=title)
+
+
+def _heat_map(
+    values: FloatArray, cmap: str, title: str, meaning: str, *, vmin: float | None = None
+) -> tuple[Figure, Axes]:
+    n_rows, n_columns = values.shape
+    width, height = max(5.0, 0.45 * n_columns + 2.0), max(3.0, 0.35 * n_rows + 1.6)
+    figure, axes = _figure_with_axes(min(width, MAX_WIDTH), min(height, MAX_HEIGHT), title)
+    heat = axes.imshow(values, cmap=cmap, vmin=vmin, aspect="auto", interpolation="nearest")
+    figure.colorbar(heat, ax=axes, label=meaning, pad=0.02)
+    return figure, axes
+
+
+def _font_size(n_names: int) -> int:
+    return 9 if n_names <= MAX_ROOMY else 7
+
+
+def _name_ticks(axis: Axis, names: Iterable[object]) -> None:
+    """Name the ticks 0, 1, ...: small and upright where they crowd, not all of them where they do not fit."""
+    texts = [name if len(name) <= MAX_LETTERS else name[: MAX_LETTERS - 3] + "..." for name in map(str, names)]
+    is_x = isinstance(axis, XAxis)
+    every = math.ceil(len(texts) / (MAX_NAMED if is_x else MAX_NAMED // 2))
+    is_crowded = len(texts) > MAX_ROOMY or max(map(len, texts)) > 3
+    style: dict[str, Any] = {"fontsize": _font_size(len(texts)), "rotation": 90 if is_x and is_crowded else 0}
+    axis.set_ticks(range(0, len(texts), every), texts[::every], parse_math=False, **style)
+
+
+# --- output -------------------------------------------------------------------------------------------------
+
+
+def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
+    """Render a figure for TensorBoard's ``add_image(..., dataformats="HWC")``.
+
+    Returns
+    -------
+    uint8 array, shape (H, W, 3)
+        RGB.
+    """
+    canvas: Any = FigureCanvasAgg(figure)  # its methods carry no types
+    canvas.draw()
+    return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all; equal figures give equal bytes.
+
+    Parameters
+    ----------
+    path : Path
+        In an existing folder; an existing file is replaced.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    # matplotlib would name its version in the metadata.
+    figure.savefig(beside, format="png", dpi=DPI, metadata={"Software": None})
+    beside.replace(path)

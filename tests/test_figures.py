@@ -1,0 +1,411 @@
+"""`dkm.figures`: what stands in the pictures, equal bytes from equal arrays, and the extremes of K and N."""
+
+import subprocess
+import sys
+from io import BytesIO
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from dkm.figures import (
+    PALETTE,
+    cluster_colors,
+    cluster_sizes_bar,
+    contingency_map,
+    decoded_profiles,
+    embedding_map,
+    exemplar_grid,
+    figure_to_array,
+    image_grid,
+    loss_curves,
+    reconstruction_pairs,
+    save_figure,
+)
+
+MANY = [1, 10, 100]
+
+
+def embedding(n_samples=150, latent_dim=3, n_clusters=3, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n_samples) % n_clusters
+    centroids = rng.normal(size=(n_clusters, latent_dim))
+    return centroids[labels] + 0.1 * rng.normal(size=(n_samples, latent_dim)), labels, centroids
+
+
+def gray(*levels, size=4):
+    """One (1, size, size) image for each level."""
+    return np.stack([np.full((1, size, size), level) for level in levels])
+
+
+def canvas(figure):
+    """The pixels of an image figure before matplotlib enlarges them."""
+    return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def tick_texts(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def points_of(figure):
+    return np.asarray(figure.axes[0].collections[0].get_offsets())
+
+
+def crosses_of(figure):
+    return figure.axes[0].lines[0].get_xydata()
+
+
+# --- colors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_clusters", [*MANY, len(PALETTE) + 1])
+def test_every_cluster_has_its_own_color(n_clusters):
+    colors = cluster_colors(n_clusters)
+    assert colors.shape == (n_clusters, 4)
+    assert len(np.unique(colors, axis=0)) == n_clusters
+
+
+# --- embedding ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_clusters", MANY)
+def test_embedding_map_draws_all_points_and_numbers_all_centroids(n_clusters):
+    Z, labels, centroids = embedding(n_clusters=n_clusters)
+    figure = embedding_map(Z, labels, centroids)
+    axes = figure.axes[0]
+    assert len(points_of(figure)) == 150
+    assert [text.get_text() for text in axes.texts] == [str(k) for k in range(n_clusters)]
+    assert np.array_equal([text.xy for text in axes.texts], crosses_of(figure))
+    colors = axes.collections[0].get_facecolors()[:, :3]
+    assert np.array_equal(colors, cluster_colors(n_clusters)[labels, :3])
+    assert figure_to_array(figure).shape[2] == 3
+
+
+def test_embedding_map_shows_the_principal_components_and_their_variance():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(200, 2)) - 5.0
+    scores[:, 0] *= 10.0
+    rotation, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+    Z = scores @ rotation[:2]
+    figure = embedding_map(Z, np.zeros(200, dtype=int), np.zeros((1, 4)))
+    points = points_of(figure)
+    variance = points.var(axis=0)
+    assert variance.sum() == pytest.approx(Z.var(axis=0).sum())
+    assert np.cov(points.T)[0, 1] == pytest.approx(0.0, abs=1e-9)
+    assert figure.axes[0].get_xlabel() == f"component 1 ({variance[0] / variance.sum():.0%} of the variance)"
+    # The centroid at the origin is in the plane of the points: its distance to their mean stays.
+    assert np.linalg.norm(crosses_of(figure)) == pytest.approx(np.linalg.norm(Z.mean(axis=0)))
+
+
+def test_embedding_map_has_no_arbitrary_sign():
+    Z, labels, centroids = embedding()
+    mirrored = points_of(embedding_map(-Z, labels, -centroids))
+    assert mirrored == pytest.approx(-points_of(embedding_map(Z, labels, centroids)), abs=1e-12)
+
+
+def test_embedding_map_draws_a_fixed_sample_of_at_most_max_points():
+    Z, labels, centroids = embedding()
+    first, again, other = (
+        points_of(embedding_map(Z, labels, centroids, max_points=40, seed=seed)) for seed in (0, 0, 1)
+    )
+    assert len(first) == 40
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(("n_samples", "latent_dim"), [(50, 1), (1, 3), (1, 1), (2, 2)])
+def test_embedding_map_of_too_few_dimensions_or_samples(n_samples, latent_dim):
+    Z, labels, centroids = embedding(n_samples, latent_dim)
+    figure = embedding_map(Z, labels, centroids)
+    assert points_of(figure).shape == (n_samples, 2)
+    assert np.isfinite(points_of(figure)).all()
+    figure_to_array(figure)
+
+
+def test_embedding_map_of_one_dimension_keeps_its_scale_and_jitters_the_other():
+    Z, labels, centroids = embedding(latent_dim=1)
+    figure = embedding_map(Z, labels, centroids)
+    points = points_of(figure)
+    assert points[:, 0] == pytest.approx(Z[:, 0] - Z.mean())
+    assert np.abs(points[:, 1]).max() <= 1
+    assert points[:, 1].std() > 0.4
+    assert figure.axes[0].get_ylabel() == "jitter"
+
+
+# --- sizes, contingency, profiles ---------------------------------------------------------------------------
+
+
+def test_cluster_sizes_bar_is_sorted_and_marks_the_empty_clusters():
+    figure = cluster_sizes_bar(np.array([5, 0, 9, 0, 6]))
+    axes = figure.axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [9, 6, 5, 0, 0]
+    assert tick_texts(axes.xaxis) == ["2", "4", "0", "1", "3"]
+    equal, empty = axes.lines
+    assert set(equal.get_ydata()) == {4.0}
+    assert empty.get_xdata().tolist() == [3, 4]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["equal: 4.0", "empty: 2"]
+
+
+@pytest.mark.parametrize("n_clusters", [*MANY, 250])
+def test_cluster_sizes_bar_names_what_fits(n_clusters):
+    figure = cluster_sizes_bar(np.arange(n_clusters, 0, -1))
+    axes = figure.axes[0]
+    assert len(axes.patches) == n_clusters
+    assert len(axes.lines) == 1
+    assert len(tick_texts(axes.xaxis)) == {250: 84}.get(n_clusters, n_clusters)  # every third
+    figure_to_array(figure)
+
+
+def test_contingency_map_puts_the_match_on_the_diagonal_and_writes_the_counts():
+    table = np.array([[0, 8, 2], [5, 0, 0]])
+    figure = contingency_map(table, ["cat", "dog"])
+    axes = figure.axes[0]
+    assert tick_texts(axes.xaxis) == ["1", "0", "2"]
+    assert tick_texts(axes.yaxis) == ["cat", "dog"]
+    assert [text.get_text() for text in axes.texts] == ["8", "0", "2", "0", "5", "0"]
+    shares = [[0.8, 0, 0.2], [0, 1, 0]]
+    assert np.array_equal(axes.images[0].get_array(), shares)
+    # Dark cells carry white text.
+    assert [text.get_color() for text in axes.texts] == ["white", *["black"] * 3, "white", "black"]
+
+
+@pytest.mark.parametrize("n_clusters", MANY)
+def test_contingency_map_writes_counts_only_where_they_fit(n_clusters):
+    table = np.random.default_rng(0).integers(1, 50, size=(10, n_clusters))
+    figure = contingency_map(table)
+    assert len(figure.axes[0].texts) == (table.size if n_clusters <= 20 else 0)
+    assert sorted(map(int, tick_texts(figure.axes[0].xaxis))) == list(range(n_clusters))
+    figure_to_array(figure)
+
+
+def test_contingency_map_of_an_empty_table_has_no_division_by_zero():
+    figure = contingency_map(np.zeros((2, 3), dtype=np.int64))
+    assert np.array_equal(figure.axes[0].images[0].get_array(), np.zeros((2, 3)))
+    figure_to_array(figure)
+
+
+def test_decoded_profiles_keep_the_features_with_the_largest_spread_in_their_order():
+    profiles = np.zeros((2, 60))
+    profiles[1] = np.arange(60)[::-1]  # the spread falls: the first 50 features stay
+    figure = decoded_profiles(profiles, [f"feature {f}" for f in range(60)])
+    axes = figure.axes[0]
+    assert np.array_equal(axes.images[0].get_array(), profiles[:, :50])
+    assert tick_texts(axes.xaxis) == [f"feature {f}" for f in range(50)]
+    assert axes.get_title() == "Decoded centroids: 50 of 60 features"
+
+
+@pytest.mark.parametrize("n_clusters", MANY)
+def test_decoded_profiles_draw_one_row_per_cluster(n_clusters):
+    profiles = np.random.default_rng(0).normal(size=(n_clusters, 7))
+    figure = decoded_profiles(profiles)
+    axes = figure.axes[0]
+    assert np.array_equal(axes.images[0].get_array(), profiles)
+    assert tick_texts(axes.xaxis) == list("0123456")
+    assert len(tick_texts(axes.yaxis)) == min(n_clusters, 50)
+    figure_to_array(figure)
+
+
+def test_names_are_cut_to_length_and_never_read_as_formulas():
+    figure = decoded_profiles(np.eye(2), ["a" * 40, "$\\undefined$"])
+    assert tick_texts(figure.axes[0].xaxis) == ["a" * 21 + "...", "$\\undefined$"]
+    figure_to_array(figure)  # would raise at the undefined symbol
+
+
+# --- images -------------------------------------------------------------------------------------------------
+
+
+def test_image_grid_has_exact_gray_levels_and_clips():
+    pixels = canvas(image_grid(gray(0.0, 0.2, 1.0, -3.0, 7.0), n_columns=3))
+    assert pixels.dtype == np.uint8
+    # Images of 4 pixels, 2 between them: rows and columns begin at 2, 8, 14.
+    corners = pixels[[[2], [8]], [2, 8, 14]]
+    assert corners[..., 0].tolist() == [[0, 51, 255], [0, 255, 255]]  # the sixth place is background
+    assert (pixels == pixels[..., :1]).all()
+    assert pixels.shape == (14, 20, 3)
+    assert (pixels[:2] == 255).all()
+    assert (pixels[2:6, 8:12] == 51).all()
+
+
+def test_image_grid_keeps_the_levels_in_the_rendered_picture():
+    rendered = figure_to_array(image_grid(gray(0.0, 0.2, 0.4, size=5), n_columns=3))
+    levels, areas = np.unique(rendered[..., 0], return_counts=True)
+    assert levels.tolist() == [0, 51, 102, 255]
+    assert areas[0] == areas[1] == areas[2]
+    assert areas[0] % 25 == 0  # each pixel is enlarged to an equal square
+
+
+def test_image_grid_draws_rgb_in_channel_order():
+    red_over_blue = np.zeros((1, 3, 2, 5))
+    red_over_blue[0, 0, 0] = red_over_blue[0, 2, 1] = 1.0
+    pixels = canvas(image_grid(red_over_blue, n_columns=10))
+    assert pixels[2, 2].tolist() == [255, 0, 0]
+    assert pixels[3, 6].tolist() == [0, 0, 255]
+
+
+def test_image_grid_sets_a_title_above_each_image():
+    figure = image_grid(gray(0.0, 0.0, 0.0), n_columns=2, titles=["a", "b", "c"])
+    texts = figure.axes[0].texts
+    assert [text.get_text() for text in texts] == ["a", "b", "c"]
+    pixels = canvas(figure)
+    for text in texts:
+        column, row = np.round(text.get_position()).astype(int)
+        assert (pixels[row - 1, column] == 255).all()
+        assert (pixels[row + 1, column] == 0).all()
+
+
+def test_image_grid_shrinks_many_large_images_to_the_width_of_a_screen():
+    assert figure_to_array(image_grid(gray(*[0.5] * 40, size=96), n_columns=40)).shape[1] <= 1500
+
+
+def test_image_grid_refuses_two_channels():
+    with pytest.raises(ValueError, match=r"shape \(5, 2, 4, 4\), so 2 channels: expected 1 \(gray\) or 3"):
+        image_grid(np.zeros((5, 2, 4, 4)), n_columns=2)
+
+
+def test_reconstruction_pairs_stand_one_above_the_other_with_a_thin_line_between():
+    pixels = canvas(reconstruction_pairs(gray(0.0, 0.2), gray(0.4, 0.6)))
+    assert pixels.shape == (2 + 4 + 1 + 4 + 2, 2 + 4 + 2 + 4 + 2, 3)
+    assert pixels[[[2], [6], [7]], [2, 8], 0].tolist() == [[0, 51], [255, 255], [102, 153]]
+
+
+@pytest.mark.parametrize(("n_clusters", "n_drawn"), [(1, 8), (10, 8), (20, 8), (40, 8), (100, 5)])
+def test_exemplar_grid_labels_every_cluster_and_draws_the_nearest_points(n_clusters, n_drawn):
+    levels = np.linspace(0, 0.8, n_clusters)[:, None] + np.linspace(0, 0.1, 8)
+    images = np.broadcast_to(levels[..., None, None, None], (n_clusters, 8, 1, 4, 4))
+    figure = exemplar_grid(images, 1000 + np.arange(n_clusters))
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == [f"{k}  n={1000 + k:,}" for k in range(n_clusters)]
+    pixels = canvas(figure)
+    for k, text in enumerate(axes.texts):
+        start, middle = text.get_position()
+        drawn = pixels[int(middle), int(np.ceil(start)) :, 0][: 6 * n_drawn]
+        drawn = drawn[drawn < 255][::4]
+        assert drawn.tolist() == np.round(levels[k, :n_drawn] * 255).astype(int).tolist()
+    assert figure_to_array(figure).shape[1] <= 1600
+
+
+def test_exemplar_grid_leaves_missing_points_white():
+    images = np.zeros((2, 3, 1, 4, 4))
+    images[1, 1:] = np.nan
+    assert (canvas(exemplar_grid(images, np.array([3, 1]))) == 0).all(axis=2).sum() == 4 * 16
+
+
+def test_exemplar_grid_draws_the_largest_of_very_many_clusters():
+    sizes = np.ones(130, dtype=int)
+    sizes[[7, 129]] = 5
+    texts = [text.get_text() for text in exemplar_grid(np.zeros((130, 1, 1, 2, 2)), sizes).axes[0].texts]
+    assert len(texts) == 100
+    assert texts[7] == "7  n=5"
+    assert texts[-1] == "129  n=5"
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+def history():
+    pretrain = [{"phase": "pretrain", "step": s, "loss/total": 2.0**-s, "loss/l2": 1.0} for s in range(4)]
+    joint = [
+        {
+            "phase": "joint",
+            "step": s,
+            "loss/total": 1.0,
+            "loss/clustering": 3.0 - s,
+            "loss_weighted/clustering": 0.1,
+            "loss/l2": None,
+            "clusters/label_change": None if s == 4 else 0.5,
+        }
+        for s in range(4, 7)
+    ]
+    return [*pretrain, *joint]
+
+
+def test_loss_curves_have_one_panel_for_each_term_and_one_for_the_label_change():
+    figure = loss_curves(history())
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    assert list(panels) == ["loss/total", "loss/l2", "loss/clustering", "clusters/label_change"]
+    pretrain, joint, change = panels["loss/total"].lines
+    assert pretrain.get_xydata().tolist() == [[0, 1], [1, 0.5], [2, 0.25], [3, 0.125]]
+    assert joint.get_xydata().tolist() == [[4, 1], [5, 1], [6, 1]]
+    assert set(change.get_xdata()) == {4}
+    assert len(panels["loss/l2"].lines[1].get_xydata()) == 0  # None is left out
+    assert panels["clusters/label_change"].lines[1].get_xdata().tolist() == [5, 6]
+    figure_to_array(figure)
+
+
+def test_loss_curves_are_logarithmic_where_values_are_positive_and_spread():
+    scales = {axes.get_title(): axes.get_yscale() for axes in loss_curves(history()).axes}
+    assert scales["loss/total"] == "log"
+    assert scales["loss/l2"] == "linear"  # constant
+    assert scales["loss/clustering"] == "linear"  # down to -3
+
+
+def test_loss_curves_share_their_steps():
+    panels = loss_curves(history()).axes
+    assert len({axes.get_xlim() for axes in panels}) == 1
+
+
+def test_loss_curves_of_one_record():
+    figure = loss_curves(history()[:1])
+    assert [axes.get_title() for axes in figure.axes] == ["loss/total", "loss/l2"]
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0, 1]]
+    figure_to_array(figure)
+
+
+@pytest.mark.parametrize(
+    "records", [[], [{"phase": "pretrain", "step": 0, "loss/total": None}]], ids=["none", "without values"]
+)
+def test_loss_curves_of_nothing_say_so(records):
+    figure = loss_curves(records)
+    assert not figure.axes
+    assert figure.texts[0].get_text() == "no losses recorded"
+
+
+# --- output -------------------------------------------------------------------------------------------------
+
+
+def test_saved_figures_are_equal_to_the_byte_and_leave_nothing_beside(tmp_path):
+    arrays = embedding(n_clusters=10)
+    for name in ("a.png", "b.png"):
+        save_figure(embedding_map(*arrays), tmp_path / name)
+    first, second = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert first == second
+    assert first.startswith(b"\x89PNG\r\n\x1a\n")
+    assert b"tEXt" not in first  # neither versions nor dates
+    assert len(first) < 200_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_save_figure_replaces_an_older_file(tmp_path):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+    save_figure(cluster_sizes_bar(np.array([1, 2])), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_to_array_equals_the_saved_picture_on_white(tmp_path):
+    figure = cluster_sizes_bar(np.array([3, 1, 0]))
+    array = figure_to_array(figure)
+    save_figure(figure, tmp_path / "figure.png")
+    saved = imread(BytesIO((tmp_path / "figure.png").read_bytes()))
+    assert array.dtype == np.uint8
+    assert array.shape == (432, 720, 3)
+    assert np.array_equal(array, np.round(saved[..., :3] * 255))
+    assert array[0, 0].tolist() == [255, 255, 255]
+
+
+def test_figures_never_load_pyplot():
+    program = (
+        "import sys, numpy as np, dkm.figures as f;"
+        "f.figure_to_array(f.cluster_sizes_bar(np.array([1, 2])));"
+        "print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "set()"
+
+
+def test_figures_leave_the_style_of_the_process_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figure_to_array(cluster_sizes_bar(np.array([1, 2])))
+    assert dict(matplotlib.rcParams) == before
