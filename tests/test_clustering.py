@@ -1,0 +1,495 @@
+"""`dkm.clustering`: the k-means loss by hand, against other ways to compute it, and the modules around it."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dkm.clustering import KMeansClustering, KMeansLoss, kmeans_loss
+from dkm.kmeans import nearest_centroids
+
+# N points, D dimensions, K clusters.
+SHAPES = [(1, 1, 1), (1, 3, 4), (5, 1, 1), (7, 4, 1), (20, 1, 3), (50, 8, 10), (40, 30, 2)]
+# Two float64 computations of one number whose steps differ.
+RTOL = 1e-9
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def column(*values):
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def leaf(tensor):
+    return tensor.detach().clone().requires_grad_()
+
+
+def broadcast_loss(z, centroids):
+    """The definition, with the (N, K, D) tensor."""
+    return ((z[:, None] - centroids[None]) ** 2).sum(2).min(1).values.mean()
+
+
+def slow_loss(z, centroids):
+    total = 0.0
+    for point in z.tolist():
+        total += min(sum((a - b) ** 2 for a, b in zip(point, center, strict=True)) for center in centroids.tolist())
+    return total / len(z)
+
+
+def value_and_gradients(loss, z, centroids, *args):
+    z, centroids = leaf(z), leaf(centroids)
+    value = loss(z, centroids, *args)
+    value.backward()
+    return value.detach(), z.grad, centroids.grad
+
+
+def assert_close(actual, expected):
+    """Relative to the largest element: the small ones are differences of large ones."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=RTOL * expected.abs().max().item())
+
+
+# --- the value and its gradients ----------------------------------------------------------------------------
+
+
+def test_loss_and_gradients_by_hand():
+    z = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 3.0], [5.0, 5.0]])
+    centroids = torch.tensor([[1.0, 0.0], [5.0, 4.0]])
+    # Squared distances to the nearest: 1, 1 and 1 + 9 to the first centroid, 1 to the second.
+    value, z_grad, centroids_grad = value_and_gradients(kmeans_loss, z, centroids)
+    assert value.item() == 13 / 4
+    # 2/N (z - c) for each point, 2/N sum (c - z) for each centroid, N = 4.
+    assert z_grad.tolist() == [[-0.5, 0.0], [0.5, 0.0], [-0.5, 1.5], [0.0, 0.5]]
+    assert centroids_grad.tolist() == [[0.5, -1.5], [0.0, -0.5]]
+
+
+def test_a_point_on_its_centroid_costs_nothing_and_does_not_move():
+    value, z_grad, centroids_grad = value_and_gradients(kmeans_loss, column(3.0), column(7.0, 3.0))
+    assert value.item() == 0
+    assert z_grad.tolist() == [[0.0]]
+    assert centroids_grad.tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize(("N", "D", "K"), SHAPES)
+def test_value_and_gradients_are_those_of_the_broadcast_formula(N, D, K):
+    z, centroids = normal(N, D), normal(K, D, seed=1)
+    actual, expected = (value_and_gradients(loss, z, centroids) for loss in (kmeans_loss, broadcast_loss))
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
+
+
+@pytest.mark.parametrize(("N", "D", "K"), SHAPES)
+def test_loss_is_that_of_a_slow_loop(N, D, K):
+    z, centroids = normal(N, D), normal(K, D, seed=1)
+    assert kmeans_loss(z, centroids).item() == pytest.approx(slow_loss(z, centroids), rel=RTOL)
+
+
+def test_loss_is_scikit_learns_inertia_per_point():
+    X, _ = make_blobs(300, 5, centers=6, random_state=0)
+    fitted = KMeans(6, n_init=1, random_state=0).fit(X)
+    loss = kmeans_loss(torch.from_numpy(X), torch.from_numpy(fitted.cluster_centers_))
+    assert loss.item() == pytest.approx(fitted.inertia_ / len(X), rel=RTOL)
+
+
+@pytest.mark.parametrize("assignments", [None, torch.tensor([2, 0, 0, 1, 2, 2])])
+def test_gradients_are_those_of_finite_differences(assignments):
+    z, centroids = leaf(normal(6, 3)), leaf(normal(3, 3, seed=1))
+    assert torch.autograd.gradcheck(kmeans_loss, (z, centroids, assignments))
+
+
+# --- what leaves it as it is --------------------------------------------------------------------------------
+
+
+def test_the_order_of_the_centroids_does_not_matter():
+    z, centroids, order = normal(30, 4), normal(6, 4, seed=1), torch.tensor([3, 0, 5, 1, 4, 2])
+    value, z_grad, centroids_grad = value_and_gradients(kmeans_loss, z, centroids)
+    permuted = value_and_gradients(kmeans_loss, z, centroids[order])
+    assert_close(permuted[0], value)
+    assert_close(permuted[1], z_grad)
+    assert_close(permuted[2], centroids_grad[order])
+
+
+def test_the_order_of_the_points_does_not_matter():
+    z, centroids = normal(30, 4), normal(6, 4, seed=1)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(2))
+    value, z_grad, centroids_grad = value_and_gradients(kmeans_loss, z, centroids)
+    permuted = value_and_gradients(kmeans_loss, z[order], centroids)
+    assert_close(permuted[0], value)
+    assert_close(permuted[1], z_grad[order])
+    assert_close(permuted[2], centroids_grad)
+
+
+def test_moving_points_and_centroids_together_changes_nothing():
+    z, centroids, shift = normal(30, 4), normal(6, 4, seed=1), torch.tensor([3.0, -70.0, 0.5, 1000.0])
+    expected = value_and_gradients(kmeans_loss, z, centroids)
+    moved = value_and_gradients(kmeans_loss, z + shift, centroids + shift)
+    for m, e in zip(moved, expected, strict=True):
+        assert_close(m, e)
+
+
+def test_scaling_points_and_centroids_scales_the_loss_by_the_square():
+    z, centroids = normal(30, 4), normal(6, 4, seed=1)
+    assert_close(kmeans_loss(3 * z, 3 * centroids), 9 * kmeans_loss(z, centroids))
+
+
+# --- degenerate cases ---------------------------------------------------------------------------------------
+
+
+def test_an_empty_cluster_gets_exactly_no_gradient():
+    _, _, centroids_grad = value_and_gradients(kmeans_loss, column(0, 1, 2), column(1, 100))
+    assert centroids_grad.tolist() == [[0.0], [0.0]]  # the first one is the mean of its points
+    _, _, centroids_grad = value_and_gradients(
+        kmeans_loss, normal(50, 3), torch.tensor([[0.0] * 3, [99.0] * 3]).double()
+    )
+    assert centroids_grad[0].abs().min() > 0
+    assert centroids_grad[1].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_duplicate_points_count_each():
+    value, z_grad, centroids_grad = value_and_gradients(kmeans_loss, column(3, 3, 3, 0), column(0, 1))
+    assert value.item() == 3 * 4 / 4
+    assert z_grad.flatten().tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert centroids_grad.flatten().tolist() == [0.0, -3.0]
+
+
+def test_of_duplicate_centroids_the_first_takes_the_gradient():
+    _, _, centroids_grad = value_and_gradients(kmeans_loss, column(3), column(1, 1))
+    assert centroids_grad.flatten().tolist() == [-4.0, 0.0]
+
+
+def test_given_assignments_are_used_though_another_centroid_is_nearer():
+    value, z_grad, centroids_grad = value_and_gradients(kmeans_loss, column(0, 10), column(0, 10), torch.tensor([1, 1]))
+    assert value.item() == 50
+    assert z_grad.flatten().tolist() == [-10.0, 0.0]
+    assert centroids_grad.flatten().tolist() == [0.0, 10.0]
+
+
+def test_points_far_from_the_origin_keep_their_loss():
+    # float32 at 1e4 has steps of 1e-3: the loss of the rounded numbers, computed in float64, is the reference.
+    z, centroids = normal(500, 5).float() + 1e4, normal(30, 5, seed=1).float() + 1e4
+    expected = broadcast_loss(z.double(), centroids.double()).item()
+    assert kmeans_loss(z, centroids).item() == pytest.approx(expected, rel=1e-6)  # 500 float32 summands
+
+
+# --- precision ----------------------------------------------------------------------------------------------
+
+HALF = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("half", HALF)
+def test_half_precision_is_computed_in_float32(half):
+    z, centroids = normal(50, 8).to(half), normal(4, 8, seed=1).to(half)
+    value, z_grad, centroids_grad = value_and_gradients(kmeans_loss, z, centroids)
+    expected, expected_z, expected_centroids = value_and_gradients(kmeans_loss, z.float(), centroids.float())
+    assert value.dtype == torch.float32
+    assert torch.equal(value, expected)
+    # The gradients have the types of what they belong to.
+    assert torch.equal(z_grad, expected_z.to(half))
+    assert torch.equal(centroids_grad, expected_centroids.to(half))
+
+
+@pytest.mark.parametrize("half", HALF)
+def test_a_half_precision_embedding_goes_with_float32_centroids(half):
+    z, centroids = normal(50, 8).to(half), normal(4, 8, seed=1).float()
+    value, _, centroids_grad = value_and_gradients(kmeans_loss, z, centroids)
+    expected, _, expected_centroids = value_and_gradients(kmeans_loss, z.float(), centroids)
+    assert torch.equal(value, expected)
+    assert torch.equal(centroids_grad, expected_centroids)
+
+
+def test_mixed_precision_is_computed_in_the_wider_type():
+    z, centroids = normal(50, 8), normal(4, 8, seed=1).float()
+    value = kmeans_loss(z, centroids)
+    assert value.dtype == torch.float64
+    assert torch.equal(value, kmeans_loss(z, centroids.double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_changes_nothing(dtype):
+    z, centroids = normal(200, 8).to(dtype), normal(30, 8, seed=1).to(dtype)
+    expected = value_and_gradients(kmeans_loss, z, centroids)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = value_and_gradients(kmeans_loss, z, centroids)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+def test_labels_are_the_same_under_autocast():
+    criterion, z = KMeansLoss(30, 5), normal(2000, 5).float()
+    with torch.no_grad():
+        criterion.centroids.copy_(normal(30, 5, seed=1))
+    expected = criterion.assign(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(criterion.assign(z), expected)
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("z_shape", "centroids_shape"),
+    [
+        ((4, 3), (2, 5)),  # other dimensions
+        ((4,), (2, 4)),
+        ((4, 3), (3,)),
+        ((4, 3, 1), (2, 3)),
+        ((4, 3), (2, 3, 1)),
+        ((), (2, 3)),
+        ((0, 3), (2, 3)),  # no points
+        ((4, 3), (0, 3)),  # no centroids
+        ((4, 0), (2, 0)),  # no dimensions
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_with_both_shapes(z_shape, centroids_shape):
+    with pytest.raises(ValueError) as error:
+        kmeans_loss(torch.zeros(z_shape), torch.zeros(centroids_shape))
+    assert f"got z {z_shape} and centroids {centroids_shape}" in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5,), (4, 1), ()])
+def test_assignments_that_are_not_one_per_point_are_refused_with_both_shapes(shape):
+    with pytest.raises(ValueError) as error:
+        kmeans_loss(torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(shape, dtype=torch.int64))
+    assert f"got z (4, 3) and assignments {shape}" in str(error.value)
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+class LargestOutput(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+def test_the_recorder_sees_the_broadcast_formulas_tensor():
+    with LargestOutput() as largest:
+        value_and_gradients(broadcast_loss, torch.zeros(200, 64), torch.zeros(50, 64))
+    assert largest.numel == 200 * 50 * 64
+
+
+def test_no_tensor_over_points_clusters_and_dimensions_is_made():
+    N, K, D = 200, 50, 64
+    with LargestOutput() as largest:
+        value_and_gradients(kmeans_loss, normal(N, D), normal(K, D, seed=1))
+    # Nothing, backward included, is larger than the points, the centroids, or the distances between them.
+    assert largest.numel == max(N * D, K * D, N * K) < N * K * D
+
+
+# --- KMeansLoss ---------------------------------------------------------------------------------------------
+
+
+def test_the_module_is_the_loss_of_its_centroids():
+    criterion, z = KMeansLoss(4, 3), normal(10, 3).float()
+    assert isinstance(criterion, nn.Module)
+    assert [(name, p.shape) for name, p in criterion.named_parameters()] == [("centroids", (4, 3))]
+    assert torch.equal(criterion(z), kmeans_loss(z, criterion.centroids))
+    assert torch.equal(criterion.assign(z), nearest_centroids(z, criterion.centroids)[:, 0])
+
+
+def test_fresh_centroids_are_standard_normal():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        centroids = KMeansLoss(100, 100).centroids.detach()
+    assert abs(centroids.mean().item()) < 0.04  # 4 standard errors of 10,000 numbers
+    assert centroids.std().item() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(("n_clusters", "latent_dim"), [(0, 3), (3, 0)])
+def test_a_module_without_centroids_is_refused(n_clusters, latent_dim):
+    with pytest.raises(ValueError, match=f"got {n_clusters} and {latent_dim}"):
+        KMeansLoss(n_clusters, latent_dim)
+
+
+def test_the_loss_goes_down_in_every_one_of_20_steps_of_gradient_descent():
+    z = normal(100, 3).float()
+    criterion = KMeansLoss(5, 3)
+    with torch.no_grad():
+        criterion.centroids.copy_(normal(5, 3, seed=1))
+    optimizer = torch.optim.SGD(criterion.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        loss = criterion(z)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(later < earlier for earlier, later in pairwise(losses))
+    # Measured 1.69 -> 1.48: a step moves a centroid by 2 * 0.1 times its cluster's share of the way to the mean.
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_it_drops_into_a_loop_and_trains_the_encoder_too():
+    x = normal(100, 6).float()
+    encoder, criterion = nn.Linear(6, 3, bias=False), KMeansLoss(4, 3)
+    with torch.no_grad():
+        encoder.weight.copy_(normal(3, 6, seed=1))
+    criterion.initialize(encoder(x))
+    before = criterion(encoder(x)).item(), encoder.weight.detach().clone()
+    optimizer = torch.optim.SGD([*encoder.parameters(), *criterion.parameters()], lr=0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        criterion(encoder(x)).backward()
+        optimizer.step()
+    assert criterion(encoder(x)).item() < 0.8 * before[0]
+    assert not torch.equal(encoder.weight, before[1])
+
+
+def test_initialize_lowers_the_loss_and_returns_the_labels():
+    z = normal(200, 3).float()
+    criterion = KMeansLoss(8, 3)
+    with torch.no_grad():
+        criterion.centroids.copy_(normal(8, 3, seed=1))
+    parameter, before = criterion.centroids, criterion(z).item()
+    labels = criterion.initialize(z, n_init=10, seed=0)
+    reference = KMeans(8, n_init=10, random_state=0).fit(z.numpy()).inertia_ / 200
+    assert criterion(z).item() == pytest.approx(reference, rel=0.02)  # of local optima, the best of ten
+    assert criterion(z).item() < before
+    assert torch.equal(labels, criterion.assign(z))
+    assert criterion.centroids is parameter  # an optimizer that holds it goes on
+    assert parameter.requires_grad
+
+
+def test_initialize_depends_on_the_seed_alone():
+    z = normal(200, 3).float()
+    first, second, other = KMeansLoss(20, 3), KMeansLoss(20, 3), KMeansLoss(20, 3)
+    assert torch.equal(first.initialize(z, n_init=1), second.initialize(z, n_init=1, seed=0))
+    assert torch.equal(first.centroids, second.centroids)
+    other.initialize(z, n_init=1, seed=1)
+    assert not torch.equal(first.centroids, other.centroids)
+
+
+def test_the_centroids_travel_in_the_state_dict():
+    first, second, z = KMeansLoss(4, 3), KMeansLoss(4, 3), normal(10, 3).float()
+    assert list(first.state_dict()) == ["centroids"]
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second(z), first(z))
+
+
+def test_repr_names_the_sizes():
+    assert repr(KMeansLoss(10, 5)) == "KMeansLoss(n_clusters=10, latent_dim=5)"
+
+
+# --- KMeansClustering ---------------------------------------------------------------------------------------
+
+
+def clustering_at(centroids, n_samples, *, hold_assignments=True, revive=True):
+    K, D = centroids.shape
+    clustering = KMeansClustering(K, D, n_samples, hold_assignments=hold_assignments, revive=revive)
+    with torch.no_grad():
+        clustering.centroids.copy_(centroids)
+    return clustering
+
+
+def test_held_assignments_stay_until_the_next_clean_pass():
+    clustering = clustering_at(column(0, 10), 3)
+    clustering.reassign(column(1, 2, 9).float())
+    assert clustering.assignments.tolist() == [0, 0, 1]
+    moved, index = column(8, 7).float(), torch.tensor([0, 2])  # points 0 and 2, both nearer to 10 now
+    assert clustering.loss(moved, index).item() == (64 + 9) / 2
+    clustering.reassign(column(8, 2, 7).float())
+    assert clustering.loss(moved, index).item() == (4 + 9) / 2
+
+
+def test_without_held_assignments_each_batch_takes_the_nearest():
+    clustering = clustering_at(column(0, 10), 3, hold_assignments=False)
+    clustering.reassign(column(1, 2, 9).float())
+    assert clustering.loss(column(8, 7).float(), torch.tensor([0, 2])).item() == (4 + 9) / 2
+
+
+@pytest.mark.parametrize("hold_assignments", [True, False])
+def test_a_batch_moves_the_centroids_of_its_points(hold_assignments):
+    clustering = clustering_at(column(0, 10), 3, hold_assignments=hold_assignments)
+    clustering.reassign(column(1, 2, 9).float())
+    clustering.loss(column(1, 2).float(), torch.tensor([0, 1])).backward()
+    assert clustering.centroids.grad.flatten().tolist() == [-3.0, 0.0]
+
+
+@pytest.mark.parametrize("hold_assignments", [True, False])
+def test_change_is_the_fraction_of_labels_that_differ_from_the_last_pass(hold_assignments):
+    clustering = clustering_at(column(0, 10), 4, hold_assignments=hold_assignments)
+    clustering.reassign(column(1, 2, 9, 8).float())
+    assert clustering.reassign(column(1, 2, 9, 8).float()).change == 0
+    assert clustering.reassign(column(9, 2, 9, 8).float()).change == 0.25
+    assert clustering.reassign(column(1, 9, 1, 1).float()).change == 1
+    assert clustering.assignments.tolist() == [0, 1, 0, 0]
+
+
+def test_without_dead_centroids_none_moves():
+    clustering = clustering_at(column(0, 10), 3)
+    found = clustering.reassign(column(1, 2, 9).float())
+    assert (found.n_dead, found.revived.tolist()) == (0, [])
+    assert clustering.centroids.flatten().tolist() == [0.0, 10.0]
+
+
+def test_dead_centroids_move_to_the_worst_served_points():
+    clustering = clustering_at(column(100, 1, -100), 5)
+    found = clustering.reassign(column(0, 1, 2, 30, 40).float())
+    assert found.n_dead == 2
+    assert found.revived.tolist() == [0, 2]
+    assert clustering.centroids.flatten().tolist() == [40.0, 1.0, 30.0]
+    # The labels are those after the move, and the change is that of the labels.
+    assert clustering.assignments.tolist() == [1, 1, 1, 2, 0]
+    assert found.change == 0.8
+
+
+def test_revived_centroids_are_alive_at_the_next_pass():
+    clustering, z = clustering_at(column(100, 1, -100), 5), column(0, 1, 2, 30, 40).float()
+    clustering.reassign(z)
+    found = clustering.reassign(z)
+    assert (found.change, found.n_dead, found.revived.tolist()) == (0, 0, [])
+
+
+def test_reviving_keeps_the_parameter_that_the_optimizer_holds():
+    clustering = clustering_at(column(100, 1, -100), 5)
+    parameter = clustering.centroids
+    clustering.reassign(column(0, 1, 2, 30, 40).float())
+    assert clustering.centroids is parameter
+    assert parameter.requires_grad
+
+
+def test_without_reviving_dead_centroids_are_counted_and_stay():
+    clustering = clustering_at(column(100, 1, -100), 5, revive=False)
+    found = clustering.reassign(column(0, 1, 2, 30, 40).float())
+    assert (found.n_dead, found.revived.tolist()) == (2, [])
+    assert clustering.centroids.flatten().tolist() == [100.0, 1.0, -100.0]
+    assert clustering.assignments.tolist() == [1, 1, 1, 1, 1]
+
+
+def test_only_points_that_are_not_served_yet_revive():
+    clustering, z = clustering_at(column(0, 100, 200, 300), 4), column(0, 0, 5, 5).float()
+    found = clustering.reassign(z)
+    assert found.n_dead == 3
+    assert found.revived.tolist() == [1, 2]  # two points at a distance, both at 5
+    assert clustering.centroids.flatten().tolist() == [0.0, 5.0, 5.0, 300.0]
+    assert clustering.assignments.tolist() == [0, 0, 1, 1]
+    found = clustering.reassign(z)
+    assert (found.n_dead, found.revived.tolist()) == (2, [])
+
+
+def test_identical_points_revive_nothing_once_served():
+    clustering, z = clustering_at(column(7, 1, 2), 5), torch.full((5, 1), 7.0)
+    for _ in range(3):
+        found = clustering.reassign(z)
+        assert (found.change, found.n_dead, found.revived.tolist()) == (0, 2, [])
+    assert clustering.centroids.flatten().tolist() == [7.0, 1.0, 2.0]
+
+
+def test_the_assignments_travel_in_the_state_dict():
+    first, second = clustering_at(column(0, 10), 3), clustering_at(column(5, 6), 3)
+    first.reassign(column(1, 2, 9).float())
+    second.load_state_dict(first.state_dict())
+    assert second.assignments.tolist() == [0, 0, 1]
+    assert second.centroids.flatten().tolist() == [0.0, 10.0]
+    assert list(dict(second.named_parameters())) == ["centroids"]

@@ -1,0 +1,382 @@
+"""`dkm.kmeans` against brute force, a slow loop and scikit-learn, and where k-means is degenerate."""
+
+import itertools
+
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits, make_blobs
+
+from dkm import kmeans as module
+from dkm.kmeans import (
+    KMeansResult,
+    assign,
+    kmeans,
+    kmeans_restarts,
+    lowest_inertia,
+    most_even,
+    nearest_centroids,
+    squared_distances_to,
+)
+
+INITS = ["k-means++", "random"]
+# The same float64 numbers, summed in another order.
+RTOL = 1e-12
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def brute_force(z, centroids):
+    """All squared distances (N, K), from differences in float64."""
+    return (z.double()[:, None] - centroids.double()[None]).square().sum(2)
+
+
+def blobs(n_samples=500, n_features=4, n_blobs=8, seed=0):
+    X, y = make_blobs(n_samples, n_features, centers=n_blobs, random_state=seed)
+    return torch.from_numpy(X), torch.from_numpy(y)
+
+
+def digits():
+    return torch.from_numpy(load_digits().data)
+
+
+def column(*values):
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def lloyd_step(z, centroids):
+    """One step of a single restart."""
+    return module._lloyd_step(z, centroids[None])[0]
+
+
+def slow_lloyd_step(z, centroids):
+    members = [[] for _ in centroids]
+    for point in z:
+        members[min(range(len(centroids)), key=lambda k: (point - centroids[k]).square().sum().item())].append(point)
+    return torch.stack([torch.stack(points).mean(0) for points in members])
+
+
+def kmeans_plus_plus(z, n_clusters, n_restarts, seed=0):
+    return module._plus_plus(z - z.mean(0), n_clusters, n_restarts, torch.Generator().manual_seed(seed))
+
+
+def n_distinct(points):
+    return len(torch.unique(points, dim=0))
+
+
+# --- nearest centroids --------------------------------------------------------------------------------------
+
+SHAPES = [(1, 1, 1), (1, 5, 2), (7, 1, 3), (50, 10, 1), (200, 50, 64)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("N", "K", "D"), SHAPES)
+def test_nearest_centroids_are_those_of_brute_force(N, K, D, dtype):
+    z, centroids = normal(N, D, dtype=dtype), normal(K, D, seed=1, dtype=dtype)
+    index = nearest_centroids(z, centroids)
+    assert index.shape == (N, 1)
+    assert index.dtype == torch.int64
+    assert torch.equal(index[:, 0], brute_force(z, centroids).argmin(1))
+
+
+@pytest.mark.parametrize(("N", "K", "D"), SHAPES)
+def test_assign_returns_the_squared_distance_to_the_nearest(N, K, D):
+    z, centroids = normal(N, D), normal(K, D, seed=1)
+    labels, distance = assign(z, centroids)
+    lowest = brute_force(z, centroids).min(1)
+    assert torch.equal(labels, lowest.indices)
+    torch.testing.assert_close(distance, lowest.values, rtol=RTOL, atol=0)
+
+
+def test_squared_distances_by_hand():
+    z, centroids = torch.tensor([[0.0, 0.0], [1.0, 2.0]]), torch.tensor([[9.0, 9.0], [3.0, 4.0]])
+    assert squared_distances_to(z, centroids, torch.tensor([1, 0])).tolist() == [25.0, 113.0]
+
+
+def test_the_nearest_come_first():
+    z, centroids = normal(100, 6), normal(9, 6, seed=1)
+    expected = brute_force(z, centroids).argsort(1)
+    assert torch.equal(nearest_centroids(z, centroids, n_nearest=2), expected[:, :2])
+    assert torch.equal(nearest_centroids(z, centroids, n_nearest=9), expected)
+
+
+def test_of_equally_near_centroids_the_lowest_index_comes_first():
+    # Small whole numbers, whose products are exact: the ties are ties in floating point too.
+    cross = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    assert nearest_centroids(torch.zeros(1, 2), cross, n_nearest=4).tolist() == [[0, 1, 2, 3]]
+    twins = column(2, 0, 0, 2)
+    assert nearest_centroids(column(0, 3), twins, n_nearest=2).tolist() == [[1, 2], [0, 3]]
+
+
+def test_points_far_from_the_origin_get_their_true_nearest_centroid():
+    z, centroids = normal(500, 5, dtype=torch.float32) + 1e4, normal(30, 5, seed=1, dtype=torch.float32) + 1e4
+    nearest = brute_force(z, centroids).argmin(1)
+    # What the expanded square gives when it is not taken about a near origin: most are wrong.
+    naive = (centroids.square().sum(1) - 2 * z @ centroids.T).argmin(1)
+    assert (naive != nearest).float().mean() > 0.5
+    assert torch.equal(nearest_centroids(z, centroids)[:, 0], nearest)
+
+
+@pytest.mark.parametrize("chunk_numel", [1, 33, 1000])  # one row at a time, 3 rows, 90 rows; 200 is a multiple of none
+def test_chunks_change_nothing(chunk_numel, monkeypatch):
+    # The sums over chunks are taken in another order: equal up to rounding.
+    z, centroids = normal(200, 3), normal(11, 3, seed=1)
+    whole = nearest_centroids(z, centroids, n_nearest=3), lloyd_step(z, centroids), kmeans(z, 11, n_init=2)
+    monkeypatch.setattr(module, "_CHUNK_NUMEL", chunk_numel)
+    chunked = nearest_centroids(z, centroids, n_nearest=3), lloyd_step(z, centroids), kmeans(z, 11, n_init=2)
+    assert torch.equal(chunked[0], whole[0])
+    torch.testing.assert_close(chunked[1], whole[1], rtol=RTOL, atol=0)
+    assert torch.equal(chunked[2].labels, whole[2].labels)
+
+
+# --- Lloyd --------------------------------------------------------------------------------------------------
+
+
+def test_a_lloyd_step_is_that_of_a_slow_loop():
+    z, starts = normal(60, 3), normal(4, 5, 3, seed=1) * 0.5
+    updated = module._lloyd_step(z, starts)
+    for restart in range(4):
+        torch.testing.assert_close(updated[restart], slow_lloyd_step(z, starts[restart]), rtol=RTOL, atol=RTOL)
+
+
+def test_an_empty_cluster_gets_the_worst_served_point_which_leaves_its_own():
+    assert lloyd_step(column(0, 1, 10), column(0.5, 100)).tolist() == [[0.5], [10.0]]
+
+
+def test_several_empty_clusters_get_the_worst_served_points_in_order():
+    assert lloyd_step(column(0, 1, 10, 20), column(0.5, 100, -100)).tolist() == [[0.5], [20.0], [10.0]]
+
+
+def test_a_cluster_does_not_lose_its_only_point_to_an_empty_one():
+    # 50 is served worst, but taking it away from its own cluster would only move the hole.
+    assert lloyd_step(column(0, 0, 50), column(0, 40, 1000)).tolist() == [[0.0], [50.0], [1000.0]]
+
+
+def test_relocation_in_one_restart_leaves_the_others_alone():
+    z = column(0, 1, 10)
+    starts = torch.stack([column(0.5, 100), column(0, 10)])
+    assert module._lloyd_step(z, starts).tolist() == [[[0.5], [10.0]], [[0.5], [10.0]]]
+    starts = torch.stack([column(0, 10), column(10, 100)])  # the second: all in one, and 0 is worst
+    assert module._lloyd_step(z, starts).tolist() == [[[0.5], [10.0]], [[5.5], [0.0]]]
+
+
+def test_no_cluster_ends_empty_when_starts_were():
+    # All starts in one of two distant groups, and two of them beyond every point.
+    z, _ = blobs(n_blobs=4)
+    starts = torch.stack([z[0], z[0] + 0.1, z[0] + 1e6, z[0] - 1e6])
+    centroids = module._lloyd(z, starts[None], tolerance=0.0)[0]
+    assert assign(z, centroids).labels.bincount(minlength=4).min() > 0
+
+
+def test_lloyd_stops_at_the_means_of_the_clusters():
+    z, _ = blobs()
+    centroids = kmeans(z, 8).centroids
+    # Blobs this clear are reached exactly; the tolerance is that of means taken in another order.
+    torch.testing.assert_close(centroids, slow_lloyd_step(z, centroids), rtol=1e-10, atol=1e-10)
+
+
+def test_lloyd_goes_on_until_the_centroids_move_less_than_the_tolerance():
+    z = digits()
+    for result in kmeans_restarts(z, 10, n_init=5):
+        movement = (lloyd_step(z, result.centroids) - result.centroids).square().sum().item()
+        assert movement <= 1e-4 * z.var(0, correction=0).mean().item()
+
+
+# --- k-means against scikit-learn ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("data", [lambda: blobs()[0], digits], ids=["blobs", "digits"])
+def test_inertia_is_scikit_learns_within_one_percent(data, init):
+    z = data()
+    n_clusters = 8 if z.shape[1] == 4 else 10
+    reference = KMeans(n_clusters, init=init, n_init=10, random_state=0).fit(z.numpy()).inertia_
+    # One percent: the best of ten local optima, found from other random numbers.
+    assert kmeans(z, n_clusters, n_init=10, init=init).inertia == pytest.approx(reference, rel=0.01)
+
+
+def test_from_the_same_start_the_same_optimum_as_scikit_learn():
+    z = digits()
+    starts = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:10]]
+    reference = KMeans(10, init=starts.numpy(), n_init=1, tol=0, algorithm="lloyd").fit(z.numpy())
+    centroids = module._lloyd(z, starts[None], tolerance=0.0)[0]
+    torch.testing.assert_close(centroids, torch.from_numpy(reference.cluster_centers_), rtol=1e-9, atol=1e-9)
+
+
+def test_blobs_are_found():
+    z, y = blobs()
+    labels = kmeans(z, 8).labels
+    # One label for each blob and one blob for each label.
+    assert len({*zip(labels.tolist(), y.tolist(), strict=True)}) == 8
+
+
+# --- what k-means returns -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_labels_and_inertia_are_those_of_the_returned_centroids(dtype):
+    z = digits().to(dtype)
+    result = kmeans(z, 10, n_init=2)
+    labels, distance = assign(z, result.centroids)
+    assert result.centroids.dtype == dtype
+    assert torch.equal(result.labels, labels)
+    # float32: the centroids are moved back by the mean of the data, which rounds them.
+    rel = 1e-6 if dtype == torch.float32 else 1e-12
+    assert result.inertia == pytest.approx(distance.double().sum().item(), rel=rel)
+
+
+def test_the_input_is_not_changed():
+    z = normal(50, 3)
+    copy = z.clone()
+    kmeans(z, 5, n_init=2)
+    assert torch.equal(z, copy)
+
+
+def test_clusters_far_from_the_origin_are_those_at_the_origin():
+    # float32 steps by 2^-10 at 1e4: points that are multiples of it move there and back without rounding.
+    z = (blobs()[0] * 1024).round().div(1024).float()
+    here, far = kmeans(z, 8), kmeans(z + 10_000, 8)
+    assert torch.equal(far.labels, here.labels)
+    torch.testing.assert_close(far.centroids - 10_000, here.centroids, rtol=0, atol=2 / 1024)
+    assert far.inertia == pytest.approx(here.inertia, rel=1e-5)  # of centroids rounded to 2^-10
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_one_cluster_is_the_mean(init):
+    z = normal(40, 3) + 5
+    result = kmeans(z, 1, n_init=2, init=init)
+    torch.testing.assert_close(result.centroids[0], z.mean(0), rtol=RTOL, atol=0)
+    assert result.labels.tolist() == [0] * 40
+    assert result.inertia == pytest.approx((z - z.mean(0)).square().sum().item(), rel=RTOL)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_as_many_clusters_as_points_serve_each_its_own(init):
+    z = normal(12, 3)
+    result = kmeans(z, 12, n_init=2, init=init)
+    assert sorted(result.labels.tolist()) == list(range(12))
+    assert result.inertia == pytest.approx(0, abs=1e-25)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("values", [[0.1], [0.1, 0.7]])
+def test_more_clusters_than_distinct_points_end_with_one_for_each_distinct_point(values, dtype, init):
+    z = torch.tensor(values, dtype=dtype)[:, None].repeat(10, 3)
+    result = kmeans(z, 6, n_init=3, init=init)
+    assert result.centroids.isfinite().all()
+    assert len(result.labels.unique()) == len(values)
+    assert result.inertia == pytest.approx(0, abs=1e-10)  # rounding of the mean in float32
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_the_same_seed_gives_the_same_bits(init):
+    z = normal(300, 5, dtype=torch.float32)
+    first, second = kmeans(z, 7, n_init=3, init=init, seed=0), kmeans(z, 7, n_init=3, init=init, seed=0)
+    assert torch.equal(first.centroids, second.centroids)
+    assert torch.equal(first.labels, second.labels)
+    assert first.inertia == second.inertia
+
+
+def test_another_seed_draws_other_starts():
+    z = normal(300, 5)
+    inertias = [kmeans(z, 20, n_init=1, seed=seed).inertia for seed in range(5)]
+    assert len(set(inertias)) == 5
+
+
+def test_no_global_random_numbers_are_drawn():
+    before = torch.get_rng_state()
+    kmeans(normal(30, 2), 3, n_init=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_each_restart_starts_elsewhere_and_the_best_is_kept(init):
+    z = normal(200, 5)
+    results = kmeans_restarts(z, 20, n_init=6, init=init)
+    inertias = [result.inertia for result in results]
+    assert len(set(inertias)) == len(results) == 6
+    assert kmeans(z, 20, n_init=6, init=init).inertia == min(inertias)
+
+
+@pytest.mark.parametrize("n_clusters", [0, 5])
+def test_clusters_without_a_point_to_start_from_are_refused(n_clusters):
+    with pytest.raises(ValueError, match=rf"n_clusters={n_clusters}: expected 1 to n_samples=4"):
+        kmeans(normal(4, 2), n_clusters)
+
+
+# --- starts -------------------------------------------------------------------------------------------------
+
+
+def test_random_starts_are_distinct_points_of_the_data():
+    z = torch.arange(10.0)[:, None]
+    starts = module._random_points(z, 10, 5, torch.Generator().manual_seed(0))
+    assert starts.shape == (5, 10, 1)
+    assert all(sorted(start.flatten().tolist()) == list(range(10)) for start in starts)
+    assert n_distinct(starts.view(5, 10)) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kmeans_plus_plus_picks_no_point_twice_while_distinct_points_are_left(dtype):
+    z = (normal(200, 3) * 1.5).round().to(dtype)  # a grid with many duplicates
+    for start in kmeans_plus_plus(z, n_distinct(z), 20):
+        assert n_distinct(start) == n_distinct(z)
+
+
+def test_kmeans_plus_plus_starts_from_points_of_the_data():
+    z = column(*range(8)) - 3.5
+    starts = kmeans_plus_plus(z, 3, 50)
+    assert starts.shape == (50, 3, 1)
+    assert set(starts.flatten().tolist()) == set(z.flatten().tolist())
+
+
+def test_kmeans_plus_plus_takes_the_best_of_several_draws():
+    # With 1, 2, and 2 + log 8 = 4 draws, 36 %, 65 % and 93 % of the starts have a point in each of the 8 blobs.
+    z, _ = blobs()
+    centers = kmeans(z, 8).centroids - z.mean(0)
+    starts = kmeans_plus_plus(z, 8, 200)
+    hits = [len(nearest_centroids(start, centers).unique()) == 8 for start in starts]
+    assert sum(hits) / len(hits) > 0.8
+
+
+# --- which restart ------------------------------------------------------------------------------------------
+
+
+def result_of(inertia, *sizes):
+    labels = torch.tensor([k for k, size in enumerate(sizes) for _ in range(size)])
+    return KMeansResult(torch.zeros(len(sizes), 1), labels, float(inertia))
+
+
+UNEVEN, EVEN, WORSE = result_of(100, 8, 1, 1), result_of(102, 4, 3, 3), result_of(104, 3, 4, 3)
+
+
+def test_the_lowest_inertia_is_the_first_of_equal_ones():
+    twins = [result_of(2, 5, 5), result_of(1, 9, 1), result_of(1, 5, 5)]
+    assert lowest_inertia(twins) is twins[1]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([UNEVEN, EVEN, WORSE])))
+@pytest.mark.parametrize(
+    ("slack", "expected"),
+    [(0, UNEVEN), (0.01, UNEVEN), (0.03, EVEN), (0.05, EVEN)],  # 0.05: EVEN and WORSE are as even, EVEN is lower
+)
+def test_within_the_slack_the_most_even_sizes_win_then_the_lower_inertia(order, slack, expected):
+    assert most_even(order, slack) is expected
+
+
+def test_the_slack_is_a_fraction_of_the_lowest_inertia_inclusive():
+    low, high = result_of(8, 9, 1), result_of(10, 5, 5)
+    assert most_even([low, high], 0.25) is high  # 8 * 1.25 = 10, exact in binary
+    assert most_even([low, high], 0.2499) is low
+
+
+def test_without_slack_sizes_do_not_count_even_between_equal_inertias():
+    twins = [result_of(1, 9, 1), result_of(1, 5, 5)]
+    assert most_even(twins, 0) is twins[0]
+
+
+def test_an_empty_cluster_is_the_least_even():
+    halves, hole = result_of(1, 3, 3, 3), result_of(1, 5, 4, 0)
+    assert most_even([hole, halves], 0.1) is halves
