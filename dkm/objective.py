@@ -1,0 +1,81 @@
+"""The loss of a run: reconstruction + weight * clustering + strength * L2.
+
+``Objective.forward`` is the only differentiable door: both phases go through it, pretraining without a clustering.
+"""
+
+# Shapes: B batch, F input features, D latent.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dkm.clustering import KMeansClustering
+from dkm.models import Autoencoder
+from dkm.regularization import l2_penalty
+
+
+class LossTerms(NamedTuple):
+    """Scalars: what is minimized, and its parts before their weights."""
+
+    total: Tensor
+    reconstruction: Tensor
+    clustering: Tensor
+    l2: Tensor
+
+
+class Objective(nn.Module):
+    """Autoencoder and clustering under one loss.
+
+    Parameters
+    ----------
+    clustering : KMeansClustering or None
+        None while pretraining.
+    weight : float
+        Of the clustering loss, which is summed over latent dimensions and averaged over samples.
+    reduction : {"mean", "sum"}
+        Of the reconstruction error: averaged over samples and features, or summed over features and averaged over
+        samples.
+    penalized : sequence of Parameter
+        What the explicit L2 penalty is taken over; empty where the optimizer's weight decay does it, or nothing.
+    strength : float
+        Of the penalty: ``strength / 2 * sum(w^2)``.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        clustering: KMeansClustering | None,
+        *,
+        weight: float = 0.0,
+        reduction: str = "mean",
+        penalized: Sequence[nn.Parameter] = (),
+        strength: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.clustering = clustering
+        self.weight = weight
+        self.reduction = reduction
+        self.strength = strength
+        self._penalized = tuple(penalized)  # a tuple: they are already registered where they belong
+
+    def forward(self, x: Tensor, index: Tensor) -> LossTerms:
+        """Return the loss terms of a batch: x (B, F), ``index`` (B,) its positions in the data set."""
+        z = self.autoencoder.encode(x)  # (B, D)
+        x_hat = self.autoencoder.decode(z).to(x.dtype)  # (B, F); half precision under autocast
+        reconstruction = F.mse_loss(x_hat, x)
+        if self.reduction == "sum":
+            reconstruction = reconstruction * x.shape[1]
+        zero = reconstruction.new_zeros(())
+        clustering = zero if self.clustering is None else self.clustering.loss(z, index)
+        l2 = l2_penalty(self._penalized) if self._penalized else zero
+        total = reconstruction
+        if self.clustering is not None:
+            total = total + self.weight * clustering
+        if self._penalized:
+            total = total + self.strength * l2
+        return LossTerms(total, reconstruction, clustering, l2)
