@@ -1,0 +1,57 @@
+"""SIGINT and SIGTERM during a run: stop at a point from which the run can go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """The user or the system asked the run to stop; its state is at the last whole step."""
+
+
+class Signals:
+    """Turns SIGINT and SIGTERM into ``Interrupted``, but never in the middle of a change of state.
+
+    The training loop looks at ``is_requested`` after each step. Code that only computes runs inside ``interruptible``,
+    which a request leaves at once. A second request does not wait any more.
+    """
+
+    def __init__(self) -> None:
+        self.is_requested = False
+        self._is_interruptible = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.is_requested and not self._is_interruptible:
+            raise KeyboardInterrupt
+        self.is_requested = True
+        if self._is_interruptible:
+            raise Interrupted
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        if self.is_requested:
+            raise Interrupted
+        self._is_interruptible = True
+        try:
+            yield
+        finally:
+            self._is_interruptible = False
+
+
+@contextmanager
+def signals_handled() -> Iterator[Signals]:
+    requests = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield requests  # only the main thread may set handlers
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, requests.handle) for number in numbers]
+    try:
+        yield requests
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
