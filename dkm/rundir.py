@@ -1,0 +1,293 @@
+"""The run directory: config, manifest, metrics, TensorBoard, log.
+
+Everything is written so that a killed run leaves whole files. Times and paths go into the manifest and the log only, so
+that two equal runs have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from dkm.checkpoint import write_atomically
+from dkm.config import Config, dotted, to_dict
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+ASSIGNMENTS = "assignments.csv"
+
+_CONFIG_HEADER = """\
+# The resolved config of this run. Repeat it with
+#   python -m dkm.train --config-dir {directory} --config-name config
+defaults:
+  - paths
+  - _self_
+
+"""
+
+
+class RunDirectory:
+    """Writes the files of one run.
+
+    Parameters
+    ----------
+    path : Path
+        An existing directory.
+    tensorboard : bool
+        Write events.
+    progress : {"auto", "bar", "plain", "off"}
+        What is printed; ``train.log`` has it all.
+    """
+
+    def __init__(self, path: Path, *, tensorboard: bool, progress: str) -> None:
+        self.path = path
+        self.shows_bars = progress == "bar" or (progress == "auto" and sys.stderr.isatty())
+        self._is_quiet = progress == "off"
+        self.manifest: dict[str, Any] = {}
+        self._tensorboard = tensorboard
+        self._writer: SummaryWriter | None = None
+        self._handlers: list[logging.Handler] = []
+
+    # --- start and end ---
+
+    def open(self, config: Config, *, step: int | None) -> None:
+        """Start writing; ``step`` is that of the checkpoint to continue from, None for a new start."""
+        if not (self.path / CONFIG).exists():
+            text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+            self._write(CONFIG, _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text)
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Events after the checkpoint are written again; purge_step makes TensorBoard forget their first writing.
+            has_events = any(self.path.glob("events.out.tfevents*"))
+            first = 0 if step is None else step + 1
+            self._writer = SummaryWriter(str(self.path), purge_step=first if has_events else None)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for handler in self._handlers:
+            logging.getLogger("dkm").removeHandler(handler)
+            handler.close()
+        self._handlers = []
+
+    def open_log(self) -> None:
+        """Send what ``dkm`` logs to ``train.log`` and to the terminal."""
+        logger = logging.getLogger("dkm")
+        logger.setLevel(logging.INFO)
+        to_file = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        console = _Console(logging.WARNING if self._is_quiet else logging.INFO)
+        if self.shows_bars:  # the bar tells the progress
+            console.addFilter(lambda record: not getattr(record, "is_progress", False))
+        self._handlers = [to_file, console]
+        for handler in self._handlers:
+            logger.addHandler(handler)
+
+    # --- manifest ---
+
+    def update_manifest(self, **entries: Any) -> None:
+        self.manifest |= entries
+        self._write(MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return what an earlier process wrote, or nothing."""
+        return read_json(self.path / MANIFEST) or {}
+
+    # --- metrics ---
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def sync_metrics(self) -> int:
+        """Make sure that what was written is on disk; return its size in bytes, for the checkpoint."""
+        if self._writer is not None:
+            self._writer.flush()
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def truncate_metrics(self, n_bytes: int) -> None:
+        """Cut off what was written after the checkpoint."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            if file.tell() < n_bytes:
+                log.warning("%s is shorter than when the checkpoint was written: records are missing", METRICS)
+            file.truncate(min(n_bytes, file.tell()))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        path = self.path / METRICS
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    # --- results ---
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        self._write(RESULT, json.dumps(result, indent=2) + "\n")
+
+    def write_assignments(
+        self, labels: np.ndarray, distance: np.ndarray, margin: np.ndarray | None, y: np.ndarray | None
+    ) -> None:
+        """Write one row per sample, all arguments of shape (N,); distances are Euclidean, in the embedding.
+
+        ``margin`` is the distance to the second nearest centroid less that to the nearest; None with one cluster.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["index", "cluster", "distance", "margin"] + ([] if y is None else ["label"]))
+        empty = [""] * len(labels)
+        margins = empty if margin is None else [f"{value:.9g}" for value in margin.tolist()]
+        distances = [f"{value:.9g}" for value in distance.tolist()]
+        columns: list[Iterable[Any]] = [range(len(labels)), labels.tolist(), distances, margins]
+        writer.writerows(zip(*columns, *([] if y is None else [y.tolist()]), strict=True))
+        self._write(ASSIGNMENTS, text.getvalue())
+
+    def write_model(self, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> None:
+        """Write ``model/``: the tensors as safetensors, the rest as JSON."""
+        (self.path / "model").mkdir(exist_ok=True)
+        cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomically(self.path / "model" / "weights.safetensors", safetensors.torch.save(cpu))
+        self._write("model/model.json", json.dumps({"format_version": 1, **description}, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, text.encode())
+
+    # --- TensorBoard ---
+
+    def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Write tags ``phase/group/name``; a None is a gap in the curve."""
+        if self._writer is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self._writer.add_scalar(f"{phase}/{name}", value, step)
+
+    def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
+        """Show the cluster sizes (K,) as a histogram whose bar k is the size of cluster k."""
+        if self._writer is not None:
+            index = np.arange(len(sizes))
+            self._writer.add_histogram_raw(
+                tag,
+                min=0,
+                max=len(sizes),
+                num=sum(sizes),
+                sum=float(np.dot(index, sizes)),
+                sum_squares=float(np.dot(index**2, sizes)),
+                bucket_limits=(index + 1.0).tolist(),
+                bucket_counts=list(sizes),
+                global_step=step,
+            )
+
+    def image(self, tag: str, step: int, image: np.ndarray) -> None:
+        """Show an image, uint8 (H, W, 3)."""
+        if self._writer is not None:
+            self._writer.add_image(tag, image, step, dataformats="HWC")
+
+    def text(self, tag: str, text: str) -> None:
+        if self._writer is not None:
+            self._writer.add_text(tag, "    " + text.replace("\n", "\n    "), 0)  # indented: Markdown keeps it as it is
+
+    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None]) -> None:
+        """Write the HParams entry into this run itself; ``SummaryWriter.add_hparams`` would make a sub-run.
+
+        ``metrics`` are those that ``scalars`` wrote under ``result``.
+        """
+        if self._writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        settings = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in dotted(config).items()
+            if not key.startswith(("checkpoint.", "log.", "resume"))
+        }
+        shown = {f"result/{name}": value for name, value in metrics.items() if value is not None}
+        file_writer = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
+        for summary in hparams(settings, shown):  # type: ignore[no-untyped-call]
+            file_writer.add_summary(summary)
+
+
+class _Console(logging.Handler):
+    """Prints log lines between progress bars: information to standard output, warnings to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warns = record.levelno >= logging.WARNING
+        prefix = f"{record.levelname.lower()}: " if warns else ""
+        tqdm.write(prefix + record.getMessage(), file=sys.stderr if warns else sys.stdout)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object, or None if the file is missing or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def environment() -> dict[str, Any]:
+    """Return what a reader of the results must know about the software and the machine."""
+    names = [
+        "dkm",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scikit-learn",
+        "scipy",
+        "hydra-core",
+        "omegaconf",
+        "tensorboard",
+    ]
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in names},
+        "git": _git_state(Path(__file__).parent),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state(directory: Path) -> dict[str, Any] | None:
+    """Return the commit of the code and whether it was changed since; None outside a checkout of ours."""
+
+    def git(*arguments: str) -> str:
+        command: Sequence[str] = ["git", "-C", str(directory), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "config.py")  # a site-packages inside someone else's checkout is not ours
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,196 @@
+"""``python -m dkm.train [overrides]``: from the command line to a finished run.
+
+Compose the config, check it, load the data, check what they allow together, and only then make the run directory and
+train: a mistake costs one line and leaves nothing behind. torch is imported after the config was found good.
+
+Exit codes: 0 done, 2 the user's input is wrong (one line), 1 anything else, 130 interrupted (a checkpoint was written).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dkm.compose import Command, Composed, OwnConfigs, checked, compose, explain, parse, set_up
+from dkm.config import Config, UserError, require
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = _main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def _main(arguments: Sequence[str]) -> int:
+    command = parse(arguments)
+    if command.is_for_hydra:
+        return _run_hydra(command)
+    given = [o.partition("=")[2].strip("'\"") for o in command.overrides if o.startswith("resume=")]
+    named = given[-1] if given else None
+    if named not in (None, "auto", "null"):
+        from dkm.resume import named_run, resumed_config
+
+        run = named_run(named)
+        return _exit_code(resumed_config(run, command), run)
+    composed = compose(command)
+    directory = Path(composed.hydra.run.dir).absolute()
+    if named == "auto":
+        from dkm.resume import unfinished_run, with_config_of
+
+        found = unfinished_run(composed.config, directory)
+        if found is not None:
+            return _exit_code(with_config_of(found, composed.config), found)
+    require_new(directory)
+    return _exit_code(composed.config, directory, composed)
+
+
+def require_new(directory: Path, besides: Sequence[str] = ()) -> None:
+    """Refuse a run directory that has something in it, ``besides`` the names given."""
+    is_directory = os.path.isdir(directory)  # noqa: PTH112  # False also for a name too long
+    if os.path.lexists(directory) and not is_directory:
+        raise UserError(f"hydra.run.dir={directory}: expected a directory, got a file; choose another")
+    if is_directory and any(path.name not in besides for path in directory.iterdir()):
+        raise UserError(
+            f"hydra.run.dir={directory}: expected a new or an empty directory; choose another, or continue the run in "
+            f"it with resume={directory}"
+        )
+
+
+def _exit_code(config: Config, directory: Path, composed: Composed | None = None) -> int:
+    from dkm.interrupt import Interrupted
+    from dkm.trainer import NonFiniteLoss
+
+    try:
+        execute(config, directory, composed)
+    except Interrupted:
+        print(
+            f"interrupted: a checkpoint was written; continue with resume={shlex.quote(str(directory))}",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+    except NonFiniteLoss as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename or directory}: {error.strerror}; what was written before is kept")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        what = str(error).partition("\n")[0]
+        return _failed(f"not enough memory ({what}); lower batch_size or model.hidden, or give less data")
+    return 0
+
+
+def _failed(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def execute(config: Config, directory: Path, composed: Composed | None = None) -> dict[str, Any]:
+    """Train, in a new directory or continuing from what is in it; return the result.
+
+    Whatever is wrong with the data, or between config, data and machine, is found before anything is written.
+    """
+    from dkm import checkpoint
+    from dkm.data import load_dataset
+    from dkm.rundir import RunDirectory
+    from dkm.trainer import Trainer
+
+    trainer = Trainer(config, load_dataset(config.data))
+    run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if composed is not None:
+            _write_hydra_files(directory / ".hydra", composed)
+        run.open_log()
+    except OSError as error:
+        raise UserError(
+            f"hydra.run.dir={directory}: {error.strerror}; expected a place to write; choose another"
+        ) from error
+    try:
+        state = checkpoint.load(directory / "checkpoints")
+        if state is not None:
+            trainer.restore(state, directory)
+        run.open(config, step=None if state is None else trainer.at.step)
+        return trainer.run(run)
+    finally:
+        run.close()
+
+
+def _write_hydra_files(directory: Path, composed: Composed) -> None:
+    """Write what Hydra itself leaves beside a run."""
+    directory.mkdir(exist_ok=True)
+    OmegaConf.save(composed.job, directory / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": composed.hydra}), directory / "hydra.yaml")
+    OmegaConf.save(composed.hydra.overrides.task, directory / "overrides.yaml")
+
+
+def _run_hydra(command: Command) -> int:
+    """Leave ``--multirun``, ``--cfg``, ``--help`` and the other flags to Hydra."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its exceptions come to us instead of a traceback
+    set_up()
+    OwnConfigs.extra_dir = command.extra_dir
+    is_sweep = not {"-m", "--multirun"}.isdisjoint(command.overrides)
+    if is_sweep and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--multirun: expected one process, got several from torchrun; start the runs one by one")
+    sys.argv = [sys.argv[0], *command.overrides]
+    start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
+    try:
+        if is_sweep:
+            _check_sweep(command)
+        start(_job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, command.overrides)) from error
+    except OSError as error:
+        where = f"hydra.sweep.dir={error.filename}"
+        raise UserError(f"{where}: {error.strerror}; expected a place to write; choose another") from error
+    return 0
+
+
+def _check_sweep(command: Command) -> None:
+    """Compose every run of a sweep before the first one starts; other sweepers than Hydra's basic one choose later."""
+    overrides = [word for word in command.overrides if "=" in word]
+    if any(override.startswith("hydra/sweeper=") for override in overrides):
+        return
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
+        for job in batch:
+            config = compose(command._replace(overrides=list(job), is_for_hydra=False)).config
+            require(config.resume is None, "resume", config.resume, "null in a sweep", "resume its runs one by one")
+
+
+def _job(cfg: DictConfig) -> float:
+    """One run of a sweep; returns the objective, to be maximized: the silhouette, which needs no labels."""
+    config = checked(cfg)
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    require_new(directory, besides=(".hydra",))  # which Hydra has just written
+    result = execute(config, directory)
+    silhouette = result["silhouette"]
+    return -1.0 if silhouette is None else float(silhouette)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,622 @@
+"""The training run: pretrain the autoencoder, cluster its embedding, train both together, report.
+
+``Trainer.run`` is the whole story and ``Trainer._train_epoch`` the one loop of both phases. Where a run stands is a
+``Position``; everything random is a function of the seed and the position, so that a checkpoint needs no generator
+state and a resumed run ends with the same bits as one that was never stopped.
+"""
+
+# Shapes: N samples, B batch, F input features, D latent, K clusters.
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dkm import checkpoint, evaluate, metrics, report
+from dkm.augment import build_augmentation
+from dkm.clustering import KMeansClustering
+from dkm.config import (
+    RESUMABLE,
+    AdamWConfig,
+    Config,
+    KMeansConfig,
+    L2PenaltyConfig,
+    PhaseConfig,
+    UserError,
+    WeightDecayConfig,
+    dotted,
+    flatten,
+    to_dict,
+)
+from dkm.data import Dataset, batch_indices, stream_seed
+from dkm.evaluate import Scores
+from dkm.interrupt import Interrupted, Signals, signals_handled
+from dkm.kmeans import kmeans, kmeans_restarts, lowest_inertia, most_even
+from dkm.models import build_autoencoder
+from dkm.objective import LossTerms, Objective
+from dkm.optim import build_optimizer, learning_rate, reset_rows
+from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
+from dkm.rundir import RunDirectory, environment
+
+log = logging.getLogger(__name__)
+
+PHASES = ("pretrain", "joint")
+_TERMS = LossTerms._fields
+
+
+class NonFiniteLoss(Exception):
+    """A loss term became nan or inf; the update was not made."""
+
+
+@dataclass
+class Position:
+    """Where a run stands, with what must survive until the end of the epoch. Builtins and CPU tensors only."""
+
+    phase_idx: int = 0
+    epoch: int = 0  # finished epochs of the phase
+    batch: int = 0  # finished batches of the epoch
+    step: int = 0  # finished optimizer steps of the run; setting the centroids counts as one
+    is_stopped: bool = False  # the joint phase met its tolerance
+    # What the pass over the data at the end of the epoch found; empty until then.
+    pass_info: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    raw: Scores | None = None  # scores of k-means on the raw data
+    pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
+
+
+class Trainer:
+    """A run, ready to start.
+
+    Raises
+    ------
+    UserError
+        If the config does not fit the data or the machine. Nothing is written before ``run``.
+    """
+
+    def __init__(self, config: Config, data: Dataset) -> None:
+        self.config = config
+        self.n_clusters = _n_clusters(config, data)
+        self.device = _device(config.device)
+        self.data = data
+        self.X = data.X.to(self.device)
+        self.augment = build_augmentation(config.augmentation, data.image_shape)
+        self.latent_dim = config.model.latent_dim or self.n_clusters
+        self.autoencoder = build_autoencoder(
+            config.model, data.n_features, data.image_shape, self.latent_dim, config.seed
+        ).to(self.device)
+        kind = config.clustering
+        self.clustering = KMeansClustering(
+            self.n_clusters,
+            self.latent_dim,
+            data.n_samples,
+            hold_assignments=isinstance(kind, KMeansConfig) and kind.assignment == "epoch",
+            revive=isinstance(kind, KMeansConfig) and kind.revive,
+        ).to(self.device)
+        self.weight = kind.weight if isinstance(kind, KMeansConfig) else 0.0
+        self.evaluator = evaluate.Evaluator(data, self.n_clusters, config.evaluation.silhouette_samples)
+        self.at = Position()
+        self._n_batches = math.ceil(data.n_samples / config.batch_size)
+        # One row per step of the epoch: the terms, and the gradient norm where it was taken. Read once per epoch, so
+        # that no step waits for the device.
+        self._terms = torch.full((self._n_batches, len(_TERMS) + 1), math.nan, device=self.device)
+        self._centroids_before = torch.zeros(self.n_clusters, self.latent_dim)
+        self._saved_at_s = time.monotonic()
+        self._signals = Signals()
+        # What a checkpoint has for the phase's optimizer, until that is built.
+        self._optimizer_state: dict[str, Any] | None = None
+        self._metrics_bytes = 0
+        self._is_restored = False
+
+    # --- the run ---
+
+    def run(self, run: RunDirectory) -> dict[str, Any]:
+        """Train from the start, or from what was restored, to the result; return ``result.json``'s content.
+
+        Raises
+        ------
+        Interrupted
+            After SIGINT or SIGTERM; a checkpoint was written.
+        NonFiniteLoss
+            The last good checkpoint is kept.
+        """
+        self.run_dir = run
+        with signals_handled() as self._signals, _deterministic(self.config.deterministic):
+            self._start()
+            try:
+                if self.at.raw is None:
+                    self.at.raw = self._score_raw_data()
+                    self._save()
+                if self.at.phase_idx == 0:
+                    self._run_phase(self.config.pretrain)
+                    self._initialize_clusters()
+                if isinstance(self.config.clustering, KMeansConfig):
+                    self._run_phase(self.config.joint)
+                result = self._finish()
+            except Interrupted:
+                self._save()
+                run.update_manifest(status="interrupted", reason="signal", seconds=self.at.seconds)
+                raise
+            except BaseException as error:
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                run.update_manifest(status=status, reason=f"{type(error).__name__}: {error}", seconds=self.at.seconds)
+                raise
+        return result
+
+    def _start(self) -> None:
+        self.run_dir.truncate_metrics(self._metrics_bytes)
+        data = self.data
+        manifest = {
+            **environment(),
+            "device": str(self.device),
+            "precision": self.config.precision,
+            "data": {"name": data.name, "sha256": data.sha256, "shape": list(data.X.shape)},
+            "seed": self.config.seed,
+            "status": "running",
+            "reason": None,
+        }
+        earlier = self.run_dir.read_manifest()
+        if earlier:
+            manifest["started"] = earlier.get("started", manifest["started"])
+        manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
+        self.run_dir.update_manifest(**manifest)
+        if not self._is_restored:
+            self.run_dir.text("config", (self.run_dir.path / "config.yaml").read_text(encoding="utf-8"))
+            self.run_dir.text("manifest", (self.run_dir.path / "manifest.json").read_text(encoding="utf-8"))
+        n_parameters = sum(p.numel() for p in self.autoencoder.parameters())
+        log.info(
+            "%s: %d samples, %d features, scaling %s; %d clusters, %d latent dimensions, %d parameters; %s, %d threads",
+            *(data.name, data.n_samples, data.n_features, data.scaling.kind),
+            *(self.n_clusters, self.latent_dim, n_parameters, self.device, torch.get_num_threads()),
+        )
+        decays = isinstance(self.config.regularization, WeightDecayConfig) and self.config.regularization.strength > 0
+        if isinstance(self.config.optimizer, AdamWConfig) and decays:
+            log.info(
+                "optimizer=adamw decays the weights apart from the gradient, which is not the L2 regularization that "
+                "regularization=l2_penalty, or weight_decay under adam and sgd, trains with"
+            )
+
+    def _score_raw_data(self) -> Scores:
+        with self._signals.interruptible():
+            start_s = time.perf_counter()
+            result = kmeans(self.X, self.n_clusters, n_init=self.config.clustering.n_init, seed=self.config.seed)
+            labels = result.labels.cpu().numpy()
+            scores = self.evaluator.scores(self.X.cpu().numpy(), labels, result.inertia)
+            scores["silhouette_data"] = scores["silhouette"]
+        log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
+        return scores
+
+    def _initialize_clusters(self) -> None:
+        """Set the centroids by k-means on the embedding: the step between the phases."""
+        with self._signals.interruptible():
+            kind = self.config.clustering
+            z = evaluate.encode(self.autoencoder, self.X)
+            restarts = kmeans_restarts(z, self.n_clusters, n_init=kind.n_init, init=kind.init, seed=self.config.seed)
+            plain = lowest_inertia(restarts)
+            chosen = most_even(restarts, kind.balance_slack)
+            pretrained = self.evaluator.scores(z.cpu().numpy(), plain.labels.cpu().numpy(), plain.inertia, on_data=True)
+        with torch.no_grad():
+            self.clustering.centroids.copy_(chosen.centroids)
+            self.clustering.assignments.copy_(chosen.labels)
+        at = self.at
+        at.pretrained = pretrained
+        at.phase_idx, at.epoch, at.batch, at.step = 1, 0, 0, at.step + 1
+        self._optimizer_state = None
+        log.info("k-means on the embedding: %s", report.line(pretrained))
+        if chosen.inertia > plain.inertia:
+            log.info(
+                "the joint phase starts from the restart with the most even clusters, inertia %.1f %% above the lowest "
+                "(clustering.balance_slack=%g)",
+                *(100 * (chosen.inertia / plain.inertia - 1), kind.balance_slack),
+            )
+        self._save()
+
+    # --- a phase ---
+
+    def _run_phase(self, phase: PhaseConfig) -> None:
+        """Train until the last epoch or, in the joint phase, until the labels have settled."""
+        at = self.at
+        is_joint = at.phase_idx == 1
+        self._build(phase)
+        n_steps = phase.epochs * self._n_batches
+        done = at.epoch * self._n_batches + at.batch
+        hidden = not self.run_dir.shows_bars
+        with tqdm(total=n_steps, initial=done, desc=phase.section, unit="step", leave=False, disable=hidden) as bar:
+            self._clock_s = time.perf_counter()
+            while at.epoch < phase.epochs and not at.is_stopped:
+                self._train_epoch(phase, n_steps, bar)
+                self._end_epoch(phase, is_joint, bar)
+                if self._checkpoint_is_due():
+                    self._save()
+        self._tick(phase)
+        self._save()
+        self.run_dir.update_manifest(
+            seconds=self.at.seconds,
+            samples_per_second={
+                **self.run_dir.manifest.get("samples_per_second", {}),
+                phase.section: round(at.epoch * self.data.n_samples / max(self.at.seconds[phase.section], 1e-9)),
+            },
+        )
+
+    def _build(self, phase: PhaseConfig) -> None:
+        """Build the phase's objective and optimizer, with the state of the checkpoint if it is from this phase."""
+        config, kind = self.config, self.config.regularization
+        clustering = self.clustering if phase is config.joint else None
+        parameters = list(self.autoencoder.parameters())
+        if clustering is not None:
+            parameters.append(clustering.centroids)
+        centroids = None if clustering is None else clustering.centroids
+        self._regularized = regularized_parameters(kind, self.autoencoder, centroids)
+        self._strength = getattr(kind, "strength", 0.0)
+        is_penalty = isinstance(kind, L2PenaltyConfig) and self._strength > 0
+        self._objective = Objective(
+            self.autoencoder,
+            clustering,
+            weight=self.weight,
+            reduction=config.loss.reduction,
+            penalized=self._regularized if is_penalty else (),
+            strength=self._strength,
+        )
+        self._forward = torch.compile(self._objective) if config.compile else self._objective
+        groups = parameter_groups(kind, parameters, self._regularized)
+        self._optimizer = build_optimizer(config.optimizer, groups, phase.lr)
+        if self._optimizer_state is not None:
+            self._optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
+        # A fused optimizer leaves everything as it is while this is 1: the update after a non-finite loss is skipped
+        # on the device, without the host waiting for each loss.
+        self._is_broken = torch.zeros((), device=self.device)
+        self._optimizer.found_inf = self._is_broken  # type: ignore[attr-defined]
+
+    def _train_epoch(self, phase: PhaseConfig, n_steps: int, bar: tqdm[Any]) -> None:
+        config, at, X = self.config, self.at, self.X
+        order = batch_indices(self.data.n_samples, config.batch_size, config.seed, at.phase_idx, at.epoch)
+        batches = [index.to(self.device) for index in order]
+        if at.batch == 0:
+            self._terms.fill_(math.nan)
+            self._centroids_before = self.clustering.centroids.detach().cpu().clone()
+        is_evaluated = self._is_evaluated(phase, at.epoch + 1)
+        # ------------------------------------------------------------------------------------------------------------
+        for batch in range(at.batch, len(batches)):
+            index = batches[batch]  # (B,)
+            x = X[index]  # (B, F)
+            if self.augment is not None:
+                x = self.augment(x, stream_seed(config.seed, at.phase_idx, at.epoch, batch))
+            lr = learning_rate(phase.schedule, phase.lr, at.epoch * len(batches) + batch, n_steps)
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                terms: LossTerms = self._forward(x, index)
+            self._optimizer.zero_grad()
+            terms.total.backward()  # type: ignore[no-untyped-call]
+            self._terms[batch, : len(_TERMS)] = torch.stack(terms).detach()
+            torch.maximum(self._is_broken, (~terms.total.detach().isfinite()).float(), out=self._is_broken)
+            if is_evaluated and batch == len(batches) - 1:
+                self._terms[batch, -1] = _gradient_norm(self._optimizer)
+            self._optimizer.step()
+            at.batch, at.step = batch + 1, at.step + 1
+            bar.update()
+            if self._signals.is_requested:
+                self._tick(phase)
+                raise Interrupted
+            if self._checkpoint_is_due():
+                self._tick(phase)
+                self._save()
+        # ------------------------------------------------------------------------------------------------------------
+
+    def _end_epoch(self, phase: PhaseConfig, is_joint: bool, bar: tqdm[Any]) -> None:
+        """Look at the epoch's losses, update the assignments, and evaluate where it is due."""
+        self._raise_if_broken()
+        at = self.at
+        if is_joint and not at.pass_info:
+            with self._signals.interruptible():
+                z = evaluate.encode(self.autoencoder, self.X)
+            found = self.clustering.reassign(z)
+            reset_rows(self._optimizer, self.clustering.centroids, found.revived)
+            at.pass_info = {
+                "label_change": found.change,
+                "n_dead": found.n_dead,
+                "n_revived": len(found.revived),
+            }
+            if found.n_dead:
+                log.info(
+                    "joint: epoch %d: %d dead centroids, %d revived",
+                    at.epoch + 1,
+                    found.n_dead,
+                    len(found.revived),
+                )
+        is_settled = is_joint and at.pass_info["label_change"] < self.config.joint.tolerance
+        losses = self._losses()
+        bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
+        record: dict[str, Any] | None = None
+        if self._is_evaluated(phase, at.epoch + 1) or is_settled:
+            with self._signals.interruptible():
+                record = self._evaluate(phase, is_joint, losses)
+        at.epoch, at.batch, at.pass_info, at.is_stopped = at.epoch + 1, 0, {}, is_settled
+        if record is None:
+            self.run_dir.scalars(phase.section, at.step, losses)
+        else:
+            self._write(phase, record)
+        if is_settled:
+            log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", at.epoch)
+        self._tick(phase)
+
+    def _is_evaluated(self, phase: PhaseConfig, epoch: int) -> bool:
+        return epoch % self.config.evaluation.every_epochs == 0 or epoch in (1, phase.epochs)
+
+    # --- numbers ---
+
+    def _losses(self) -> dict[str, float]:
+        """Return the epoch's mean losses, raw and weighted; under weight decay L2 is that of the epoch's end."""
+        means = dict(zip(_TERMS, self._terms[:, : len(_TERMS)].double().mean(0).tolist(), strict=True))
+        weights = {"reconstruction": 1.0}
+        if self._objective.clustering is not None:
+            weights["clustering"] = self.weight
+        if self._regularized:
+            weights["l2"] = self._strength
+            with torch.no_grad():
+                means["l2"] = means["l2"] or l2_penalty(self._regularized).item()
+        weighted = {f"loss_weighted/{name}": weight * means[name] for name, weight in weights.items()}
+        raw = {f"loss/{name}": means[name] for name in weights}
+        return {"loss/total": sum(weighted.values()), **raw, **weighted}
+
+    @torch.no_grad()
+    def _evaluate(self, phase: PhaseConfig, is_joint: bool, losses: dict[str, float]) -> dict[str, Any]:
+        """Return the record of this epoch for ``metrics.jsonl``; writes nothing."""
+        at = self.at
+        z = evaluate.encode(self.autoencoder, self.X)
+        record: dict[str, Any] = {"phase": phase.section, "epoch": at.epoch + 1, "step": at.step, **losses}
+        record["optimizer/lr"] = self._optimizer.param_groups[0]["lr"]
+        record["optimizer/gradient_norm"] = None if (n := self._terms[-1, -1].item()) != n else n
+        record["embedding/variance"] = evaluate.embedding_variance(z)
+        if is_joint:
+            centroids = self.clustering.centroids
+            found = evaluate.cluster(z, centroids)
+            moved = (centroids.cpu() - self._centroids_before).square().sum(1).sqrt()
+            record["clusters/label_change"] = at.pass_info["label_change"]
+            record["clusters/n_dead"] = at.pass_info["n_dead"]
+            record["clusters/n_revived"] = at.pass_info["n_revived"]
+            record["clusters/centroid_drift"] = moved.mean().item()
+            record["clusters/smallest_centroid_distance"] = evaluate.smallest_centroid_distance(centroids)
+            record["clusters/sizes"] = metrics.cluster_sizes(found.labels, self.n_clusters).tolist()
+            scores = self.evaluator.scores(z.cpu().numpy(), found.labels, found.inertia)
+            record |= {f"metrics/{name}": value for name, value in scores.items()}
+        return record
+
+    def _write(self, phase: PhaseConfig, record: dict[str, Any]) -> None:
+        run, step = self.run_dir, record["step"]
+        run.append_metrics(record)
+        scalars = {k: v for k, v in record.items() if k not in ("phase", "epoch", "step", "clusters/sizes")}
+        run.scalars(phase.section, step, scalars)
+        if "clusters/sizes" in record:
+            run.sizes(f"{phase.section}/clusters/sizes", step, record["clusters/sizes"])
+        if self.config.log.tensorboard and self.config.log.figures:
+            for name, figure in self._pictures(phase):
+                run.image(f"{phase.section}/images/{name}", step, evaluate.to_array(figure))
+        scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
+        terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
+        line = f"{phase.section} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
+        if scores:
+            line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
+        log.info("%s", line, extra={"is_progress": True})
+
+    def _pictures(self, phase: PhaseConfig) -> Iterator[tuple[str, Any]]:
+        pairs = evaluate.reconstruction_figure(self.autoencoder, self.data)
+        if pairs is not None:
+            yield "reconstructions", pairs
+        if phase is self.config.joint:
+            yield (
+                "decoded_centroids",
+                evaluate.centroid_figure(self.autoencoder, self.clustering.centroids, self.data),
+            )
+
+    # --- the end ---
+
+    def _finish(self) -> dict[str, Any]:
+        """Take the labels from one more full pass and write everything that a finished run has."""
+        run, data, centroids = self.run_dir, self.data, self.clustering.centroids.detach()
+        with self._signals.interruptible():
+            z = evaluate.encode(self.autoencoder, self.X)
+            found = evaluate.cluster(z, centroids)
+            scores = self.evaluator.scores(z.cpu().numpy(), found.labels, found.inertia, on_data=True)
+        at = self.at
+        result: dict[str, Any] = {
+            **scores,
+            "n_clusters": self.n_clusters,
+            "n_samples": data.n_samples,
+            "joint_epochs": at.epoch if isinstance(self.config.clustering, KMeansConfig) else 0,
+            "steps": at.step,
+            "kmeans_raw": at.raw,
+            "kmeans_pretrained": at.pretrained,
+        }
+        run.write_result(result)
+        run.write_assignments(found.labels, found.distance, found.margin, data.y)
+        self._write_model()
+        if self.config.log.figures:
+            self._draw(z, found)
+        run.scalars("result", at.step + 1, scores)
+        run.hyperparameters(self.config, scores)
+        run.update_manifest(status="completed", reason=None, seconds=at.seconds)
+        for line in report.table(at.raw, at.pretrained, scores, name=self.config.clustering.name):
+            log.info("%s", line)
+        return result
+
+    def _write_model(self) -> None:
+        """Write all that is needed to assign new data: weights, centroids, shapes and preprocessing."""
+        weights = {f"autoencoder.{name}": value for name, value in self.autoencoder.state_dict().items()}
+        description = {
+            "model": to_dict(self.config)["model"],
+            "n_features": self.data.n_features,
+            "image_shape": self.data.image_shape,
+            "latent_dim": self.latent_dim,
+            "n_clusters": self.n_clusters,
+            "scaling": self.data.scaling.to_dict(),
+            "data": self.data.name,
+        }
+        self.run_dir.write_model({**weights, "centroids": self.clustering.centroids.detach()}, description)
+
+    def _draw(self, z: Tensor, found: evaluate.Clustering) -> None:
+        directory = self.run_dir.path / "figures"
+        directory.mkdir(exist_ok=True)
+        centroids = self.clustering.centroids.detach()
+        drawn = dict(evaluate.final_figures(self.data, z, centroids, found, self.run_dir.read_metrics()))
+        drawn["decoded_centroids"] = evaluate.centroid_figure(self.autoencoder, centroids, self.data)
+        for name, figure in drawn.items():
+            evaluate.save_figure(figure, directory / f"{name}.png")
+            self.run_dir.image(f"result/images/{name}", self.at.step + 1, evaluate.to_array(figure))
+
+    # --- checkpoints ---
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at_s >= self.config.checkpoint.every_s
+
+    def _save(self) -> None:
+        self._raise_if_broken()
+        optimizer = getattr(self, "_optimizer", None)
+        in_phase = self.at.batch > 0 or self.at.epoch > 0
+        state = {
+            "position": asdict(self.at),
+            "autoencoder": self.autoencoder.state_dict(),
+            "clustering": self.clustering.state_dict(),
+            "optimizer": optimizer.state_dict() if optimizer is not None and in_phase else self._optimizer_state,
+            "terms": self._terms,
+            "centroids_before": self._centroids_before,
+            "metrics_bytes": self.run_dir.sync_metrics(),
+            "config": to_dict(self.config),
+            "data_sha256": self.data.sha256,
+        }
+        checkpoint.save(self.run_dir.path / "checkpoints", state)
+        self._saved_at_s = time.monotonic()
+
+    def restore(self, state: dict[str, Any], directory: Path) -> None:
+        """Go on from a checkpoint's ``state``, found in the run ``directory``.
+
+        Raises
+        ------
+        UserError
+            If it is of another config or other data, or not what a run of this version writes.
+        """
+        try:
+            self._check_origin(state, directory)
+            self.at = Position(**state["position"])
+            self.autoencoder.load_state_dict(state["autoencoder"])
+            self.clustering.load_state_dict(state["clustering"])
+            self._optimizer_state = state["optimizer"]
+            self._terms.copy_(state["terms"])
+            self._centroids_before = state["centroids_before"]
+            self._metrics_bytes = state["metrics_bytes"]
+            # With more epochs than before there is something left to do.
+            is_longer = self.config.joint.epochs > state["config"]["joint"]["epochs"]
+            self.at.is_stopped = self.at.is_stopped and not is_longer
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            found = " ".join(str(error).split())
+            raise checkpoint.CheckpointError(
+                f"{directory / 'checkpoints'}: the state does not fit this model ({found}); "
+                f"expected what a run of this version writes; start a new run"
+            ) from error
+        self._is_restored = True
+        phase = PHASES[self.at.phase_idx]
+        log.info("resumed in %s at epoch %d, batch %d, step %d", phase, self.at.epoch, self.at.batch, self.at.step)
+
+    def _check_origin(self, state: dict[str, Any], directory: Path) -> None:
+        mine, theirs = dotted(self.config), flatten(state["config"])
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key) and not key.startswith(RESUMABLE):
+                raise UserError(
+                    f"{directory / 'config.yaml'}: {key}={mine.get(key)}, but the checkpoint was written with "
+                    f"{theirs.get(key)}; expected the same config; restore the file or start a new run"
+                )
+        if state["data_sha256"] != self.data.sha256:
+            raise UserError(
+                f"data={self.data.name}: the data changed since the run began (SHA-256 {self.data.sha256[:12]}..., "
+                f"then {state['data_sha256'][:12]}...); expected the same data; restore them or start a new run"
+            )
+
+    def _tick(self, phase: PhaseConfig) -> None:
+        """Book the seconds since the last call."""
+        now_s = time.perf_counter()
+        self.at.seconds[phase.section] = round(self.at.seconds[phase.section] + now_s - self._clock_s, 3)
+        self._clock_s = now_s
+
+    def _raise_if_broken(self) -> None:
+        """Stop at the first non-finite term of the epoch, which the optimizer has skipped, and all after it."""
+        done = self._terms[: self.at.batch, : len(_TERMS)]
+        bad = (~done.isfinite()).nonzero()
+        if len(bad) > 0:
+            batch = int(bad[0, 0])
+            names = [_TERMS[i] for i in bad[bad[:, 0] == batch, 1].tolist()]
+            name = next((n for n in names if n != "total"), "total")
+            value = done[batch, _TERMS.index(name)].item()
+            raise NonFiniteLoss(
+                f"the {name} loss is {value} in phase {PHASES[self.at.phase_idx]}, epoch {self.at.epoch + 1}, step "
+                f"{self.at.step - self.at.batch + batch + 1}; expected finite losses; the update was not made and the "
+                f"last good checkpoint is kept; lower {PHASES[self.at.phase_idx]}.lr or look at the data's scale"
+            )
+        parameters = [*self.autoencoder.parameters(), self.clustering.centroids]
+        if not torch.stack([p.detach().isfinite().all() for p in parameters]).all():
+            raise NonFiniteLoss(
+                f"a weight became nan or inf in phase {PHASES[self.at.phase_idx]}, epoch {self.at.epoch + 1}, up to "
+                f"step {self.at.step}; the last good checkpoint is kept; lower {PHASES[self.at.phase_idx]}.lr"
+            )
+
+
+# --- what the machine and the data allow --------------------------------------------------------------------------
+
+
+def _n_clusters(config: Config, data: Dataset) -> int:
+    K = config.clustering.n_clusters or data.n_classes
+    if K is None:
+        raise UserError(
+            f"clustering.n_clusters=null: expected a number, as data={data.name} has no labels to count classes by; "
+            "for example clustering.n_clusters=10"
+        )
+    if data.n_samples < K:
+        raise UserError(
+            f"clustering.n_clusters={K}: expected at most n_samples={data.n_samples}; lower it or load more data"
+        )
+    return K
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if int(number or 0) >= count:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(f"device={name}: expected a device that is there ({', '.join(there)}); use device=auto")
+    return torch.device(name)
+
+
+@contextmanager
+def _deterministic(is_wanted: bool) -> Iterator[None]:
+    if not is_wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Unlike use_deterministic_algorithms, which does the same, this does not import the compiler, a second or two.
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
+    # Filling memory that is about to be written anyway costs time and hides nothing here.
+    memory: Any = torch.utils.deterministic
+    fills, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        memory.fill_uninitialized_memory = fills
+
+
+def _gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return nn.utils.get_total_norm(grads)

@@ -1,0 +1,230 @@
+"""A run that is killed, interrupted or damaged, and resumed, ends like one that was never stopped: byte for byte."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import Finished, Point, train
+
+SAME = ("metrics.jsonl", "result.json", "assignments.csv")
+PRETRAIN_EPOCHS, JOINT_EPOCHS, BATCHES = 3, 5, 4
+STEPS = (PRETRAIN_EPOCHS + JOINT_EPOCHS) * BATCHES
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A run of a second with everything in it: images, so augmentation; labels; more clusters than stay alive."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, x=digits.images[:200], y=digits.target[:200])
+    return [
+        "data=npz",
+        f"data.path={path}",
+        "data.labels=y",
+        "model.hidden=[16]",
+        "batch_size=50",
+        f"pretrain.epochs={PRETRAIN_EPOCHS}",
+        f"joint.epochs={JOINT_EPOCHS}",
+        "joint.tolerance=0",
+        "joint.lr=0.01",
+        "evaluation.every_epochs=2",
+        "clustering.n_init=3",
+        "checkpoint.every_s=0",
+        "log.figures=false",
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happened to."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    finished = train([*overrides, f"hydra.run.dir={run}"], run.parent / "log")
+    assert finished.code == 0, finished.err
+    return run
+
+
+def start(overrides: list[str], run: Path, point: Point | None) -> Finished:
+    return train([*overrides, f"hydra.run.dir={run}"], run.parent / "log", point)
+
+
+def resume(run: Path, point: Point | None = None, *more: str) -> Finished:
+    return train([f"resume={run}", *more], run.parent / "log", point)
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    for name in SAME:
+        assert (run / name).read_bytes() == (reference / name).read_bytes(), name
+    assert json.loads((run / "manifest.json").read_text())["status"] == "completed"
+
+
+OPTIMIZER = ("torch.optim:Adam", "step")
+POINTS = {
+    "before the first step": Point(*OPTIMIZER, 1),
+    "in the first epoch of pretraining": Point(*OPTIMIZER, 3),
+    "between two epochs of pretraining": Point("dkm.trainer", "batch_indices", 2),
+    "in the last step of pretraining": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES, after=True),
+    "in the first epoch of the joint phase": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES + 2),
+    "in the middle of the joint phase": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES + 11),
+    "in the last step": Point(*OPTIMIZER, STEPS, after=True),
+    "in k-means on the raw data": Point("dkm.trainer", "kmeans", 1),
+    "in k-means on the embedding": Point("dkm.trainer", "kmeans_restarts", 1),
+    "in the evaluation of pretraining": Point("dkm.evaluate", "embedding_variance", 2),
+    "in the evaluation of the joint phase": Point("dkm.evaluate:Evaluator", "scores", 4),
+    "after new assignments": Point("dkm.clustering:KMeansClustering", "reassign", 2, after=True),
+    "after a record was written": Point("dkm.rundir:RunDirectory", "append_metrics", 3, after=True),
+    "in the first checkpoint's write": Point("os", "fsync", 3),
+    "in a checkpoint's write": Point("dkm.checkpoint", "write_atomically", 9),
+    "while checkpoints are moved on": Point("os", "link", 5, after=True),
+    "before the result": Point("dkm.rundir:RunDirectory", "write_result", 1),
+    "between result and assignments": Point("dkm.rundir:RunDirectory", "write_assignments", 1),
+    "before the model is written": Point("dkm.rundir:RunDirectory", "write_model", 1),
+}
+
+
+@pytest.mark.parametrize("when", POINTS)
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(
+    when: str, overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert start(overrides, run, POINTS[when]).code == -signal.SIGKILL
+    finished = resume(run)
+    assert finished.code == 0, finished.err
+    assert_same(run, reference)
+
+
+@pytest.mark.parametrize("every_s", ["0", "1000"])
+def test_a_run_killed_many_times_in_a_row_resumes_to_the_same_bytes(
+    every_s: str, overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    draw = random.Random(int(every_s))
+    longest = 8
+    kinds = [OPTIMIZER, ("os", "fsync")]
+    command = [*overrides, f"hydra.run.dir={run}", f"checkpoint.every_s={every_s}"]
+    n_kills = 0
+    while n_kills < 4:
+        owner, name = draw.choice(kinds)
+        point = Point(owner, name, draw.randint(2, longest), after=draw.random() < 0.5)
+        finished = train(command, tmp_path / "log", point)
+        n_kills += finished.code == -signal.SIGKILL
+        if (run / "config.yaml").exists():
+            command = [f"resume={run}"]
+        if finished.code == 0:  # came to its end before the point: nothing is left to kill
+            break
+    assert n_kills >= 2
+    finished = resume(run)
+    assert finished.code == 0, finished.err
+    assert_same(run, reference)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["in a step", "in the evaluation", "in k-means"])
+def test_a_signal_writes_a_checkpoint_and_exits_with_130(
+    when: str, number: int, overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    point = {
+        "in a step": Point(*OPTIMIZER, 7, number),
+        "in the evaluation": Point("dkm.evaluate:Evaluator", "scores", 3, number),
+        "in k-means": Point("dkm.trainer", "kmeans_restarts", 1, number),
+    }[when]
+    # No checkpoint but the one that the signal asks for.
+    finished = start([*overrides, "checkpoint.every_s=1000"], run, point)
+    assert finished.code == 130
+    assert finished.err.count("\n") == 1
+    assert f"resume={run}" in finished.err
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "interrupted"
+    finished = resume(run)
+    assert finished.code == 0, finished.err
+    if when == "in a step":
+        assert "resumed in pretrain at epoch 1, batch 3, step 7" in finished.out
+    assert_same(run, reference)
+
+
+def test_a_finished_run_resumes_to_itself(reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    assert resume(run).code == 0
+    assert_same(run, reference)
+
+
+@pytest.mark.parametrize("damage", ["torn", "altered", "missing"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: str, overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert start(overrides, run, Point(*OPTIMIZER, 20)).code == -signal.SIGKILL
+    last = run / "checkpoints" / "last.pt"
+    content = bytearray(last.read_bytes())
+    if damage == "torn":
+        last.write_bytes(content[: len(content) // 2])
+    elif damage == "altered":
+        content[len(content) // 2] ^= 1
+        last.write_bytes(content)
+    else:
+        last.unlink()
+    finished = resume(run)
+    assert finished.code == 0, finished.err
+    if damage != "missing":
+        assert "last.pt: damaged or altered" in finished.err
+        assert "going back to" in finished.err
+    assert_same(run, reference)
+
+
+def test_tensorboard_has_no_doubled_steps_after_resumes(overrides: list[str], reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # Killed after events were written that the last checkpoint does not know of.
+    slow = [*overrides, "checkpoint.every_s=1000"]
+    assert start(slow, run, Point("dkm.rundir:RunDirectory", "append_metrics", 2, after=True)).code == -signal.SIGKILL
+    assert resume(run, Point("dkm.rundir:RunDirectory", "append_metrics", 4, after=True)).code == -signal.SIGKILL
+    assert resume(run).code == 0
+    assert scalars_of(run) == scalars_of(reference)
+
+
+def scalars_of(run: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_more_joint_epochs_continue_a_finished_run(overrides: list[str], reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    every = "evaluation.every_epochs=1"
+    assert start([*overrides, every, "joint.epochs=2"], run, None).code == 0
+    finished = resume(run, None, f"joint.epochs={JOINT_EPOCHS}")
+    assert finished.code == 0, finished.err
+    assert (run / "assignments.csv").read_bytes() == (reference / "assignments.csv").read_bytes()
+    assert (run / "result.json").read_bytes() == (reference / "result.json").read_bytes()
+
+
+def test_auto_finds_the_unfinished_run_of_the_same_config(
+    overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
+    run, other = tmp_path / "one", tmp_path / "other"
+    assert start(overrides, run, Point(*OPTIMIZER, 20)).code == -signal.SIGKILL
+    assert start([*overrides, "seed=1"], other, Point(*OPTIMIZER, 20)).code == -signal.SIGKILL
+    new = tmp_path / "new"
+    finished = start([*overrides, "resume=auto"], new, None)
+    assert finished.code == 0, finished.err
+    assert not new.exists()
+    assert_same(run, reference)
+    assert json.loads((other / "manifest.json").read_text())["status"] == "running"
+
+
+def test_auto_starts_anew_where_there_is_nothing_to_resume(
+    overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert start([*overrides, "resume=auto"], run, None).code == 0
+    assert_same(run, reference)

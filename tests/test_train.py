@@ -1,0 +1,373 @@
+"""A whole run: what it writes, that it repeats, and that labels only ever score it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import Finished, train
+from sklearn.datasets import load_digits
+
+from dkm.compose import compose, parse
+from dkm.data import load_dataset
+from dkm.trainer import Trainer
+
+SAME = ("metrics.jsonl", "result.json", "assignments.csv")
+SMALL = [
+    "model.hidden=[32,16]",
+    "batch_size=64",
+    "pretrain.epochs=4",
+    "joint.epochs=4",
+    "joint.tolerance=0",
+    "evaluation.every_epochs=2",
+    "clustering.n_init=3",
+]
+
+
+def write_images(path: Path, labels: np.ndarray | None = None) -> list[str]:
+    digits = load_digits()
+    arrays = {"x": digits.images[:300]} | ({} if labels is None else {"y": labels})
+    np.savez(path, **arrays)
+    return ["data=npz", f"data.path={path}", *([] if labels is None else ["data.labels=y"])]
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    return [*write_images(path, load_digits().target[:300]), *SMALL]
+
+
+@pytest.fixture(scope="module")
+def run(labeled: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with pictures and TensorBoard."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    finished = start(labeled, path)
+    assert finished.code == 0, finished.err
+    return path
+
+
+def start(overrides: list[str], path: Path) -> Finished:
+    return train([*overrides, f"hydra.run.dir={path}"], path.parent / f"log-{path.name}")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with (path / "assignments.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def labels_of(path: Path) -> list[int]:
+    return [int(row["cluster"]) for row in rows_of(path)]
+
+
+def records_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- repeatability ------------------------------------------------------------------------------------------------
+
+
+def test_equal_commands_give_equal_bytes(labeled: list[str], run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    assert start(labeled, again).code == 0
+    for name in SAME:
+        assert (again / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_another_seed_gives_another_run(labeled: list[str], run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert start([*labeled, "seed=1"], other).code == 0
+    assert (other / "assignments.csv").read_bytes() != (run / "assignments.csv").read_bytes()
+
+
+def test_what_is_logged_and_when_checkpoints_are_written_changes_no_number(
+    labeled: list[str], run: Path, tmp_path: Path
+) -> None:
+    quiet = tmp_path / "quiet"
+    silent = ["log.tensorboard=false", "log.figures=false", "log.progress=off", "checkpoint.every_s=0"]
+    finished = start([*labeled, *silent], quiet)
+    assert (finished.code, finished.out, finished.err) == (0, "", "")
+    for name in SAME:
+        assert (quiet / name).read_bytes() == (run / name).read_bytes(), name
+    assert not list(quiet.glob("events*"))
+
+
+def test_no_label_reaches_the_training(run: Path, tmp_path: Path) -> None:
+    shuffled = np.random.default_rng(0).permutation(load_digits().target[:300])
+    one, other = tmp_path / "shuffled", tmp_path / "unlabeled"
+    assert start([*write_images(tmp_path / "shuffled.npz", shuffled), *SMALL], one).code == 0
+    assert start([*write_images(tmp_path / "none.npz"), *SMALL, "clustering.n_clusters=10"], other).code == 0
+    assert labels_of(one) == labels_of(other) == labels_of(run)
+    assert json.loads((one / "result.json").read_text())["acc"] != json.loads((run / "result.json").read_text())["acc"]
+    result = json.loads((other / "result.json").read_text())
+    assert "acc" not in result
+    assert "label" not in rows_of(other)[0]
+    assert result["silhouette"] == json.loads((run / "result.json").read_text())["silhouette"]
+
+
+def test_weight_decay_and_penalty_give_the_same_run(labeled: list[str], tmp_path: Path) -> None:
+    runs = {}
+    for name in ("weight_decay", "l2_penalty"):
+        path = tmp_path / name
+        assert start([*labeled, f"regularization={name}", "regularization.strength=1e-3"], path).code == 0
+        runs[name] = records_of(path)[-1]
+    decay, penalty = runs["weight_decay"], runs["l2_penalty"]
+    # One rounds the sum of two gradients, the other adds in another order: float32 over 40 steps.
+    assert decay["loss/reconstruction"] == pytest.approx(penalty["loss/reconstruction"], rel=1e-4)
+    assert decay["embedding/variance"] == pytest.approx(penalty["embedding/variance"], rel=1e-3)
+    assert labels_of(tmp_path / "weight_decay") == labels_of(tmp_path / "l2_penalty")
+
+
+# --- what a run leaves --------------------------------------------------------------------------------------------
+
+
+def test_the_run_directory_has_every_file(run: Path) -> None:
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    names = {name for name in names if not name.startswith("events.out.tfevents")}
+    figures = ("embedding", "cluster_sizes", "contingency", "decoded_centroids", "exemplars", "loss_curves")
+    assert names == {
+        *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
+        *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
+        *("checkpoints/last.pt", "checkpoints/previous.pt", "model/weights.safetensors", "model/model.json"),
+        *(f"figures/{name}.png" for name in figures),
+    }
+    assert len(list(run.glob("events.out.tfevents*"))) == 1
+
+
+def test_the_manifest_tells_how_the_run_was_made(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "completed"
+    assert manifest["data"]["shape"] == [300, 64]
+    assert re.fullmatch(r"[0-9a-f]{64}", manifest["data"]["sha256"])
+    assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (manifest["seed"], manifest["device"], manifest["precision"]) == (0, "cpu", "fp32")
+    assert manifest["seconds"].keys() == {"pretrain", "joint"}
+    assert all(seconds > 0 for seconds in manifest["seconds"].values())
+    assert all(rate > 0 for rate in manifest["samples_per_second"].values())
+
+
+def test_times_and_paths_stand_in_the_manifest_only(run: Path) -> None:
+    for name in SAME:
+        text = (run / name).read_text()
+        assert str(run.parent) not in text
+        assert "seconds" not in text
+
+
+def test_each_evaluation_has_its_terms_and_metrics(run: Path) -> None:
+    records = records_of(run)
+    assert [(r["phase"], r["epoch"]) for r in records] == [
+        *(("pretrain", epoch) for epoch in (1, 2, 4)),
+        *(("joint", epoch) for epoch in (1, 2, 4)),
+    ]
+    for record in records:
+        weighted = [value for key, value in record.items() if key.startswith("loss_weighted/")]
+        assert record["loss/total"] == pytest.approx(sum(weighted), rel=1e-12)
+        assert record["optimizer/gradient_norm"] > 0
+    last = records[-1]
+    assert last["loss_weighted/clustering"] == pytest.approx(0.1 * last["loss/clustering"])
+    assert last["loss_weighted/l2"] == pytest.approx(1e-6 * last["loss/l2"])
+    assert sum(last["clusters/sizes"]) == 300
+    assert {"metrics/acc", "metrics/nmi", "metrics/ari", "metrics/silhouette", "metrics/inertia"} <= last.keys()
+    # 300 samples in 5 batches; setting the centroids counts as one step.
+    assert last["step"] == 8 * 5 + 1
+
+
+def test_the_result_has_both_baselines_beside_it(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text())
+    scores = {"acc", "nmi", "ari", "silhouette", "davies_bouldin", "calinski_harabasz", "inertia"}
+    scores |= {"n_effective_clusters", "silhouette_data"}
+    for part in (result, result["kmeans_raw"], result["kmeans_pretrained"]):
+        assert scores <= part.keys()
+        assert all(np.isfinite(part[name]) for name in scores)
+
+
+def test_k_means_on_the_raw_data_is_as_good_as_scikit_learns(run: Path) -> None:
+    from sklearn.cluster import KMeans
+
+    raw = json.loads((run / "result.json").read_text())["kmeans_raw"]
+    X = load_digits().data[:300]
+    # In the units of the data scaled to [0, 1]; the best of 3 starts of ours against the best of 20 of theirs.
+    best = KMeans(10, n_init=20, random_state=0).fit(X / X.max()).inertia_
+    assert raw["inertia"] <= best * 1.02
+
+
+def test_the_result_is_that_of_the_saved_model(run: Path, labeled: list[str]) -> None:
+    """Labels, distances and margins follow from ``model/`` and the data alone."""
+    from safetensors.torch import load_file
+
+    description = json.loads((run / "model" / "model.json").read_text())
+    assert description["n_clusters"] == description["latent_dim"] == 10
+    assert description["image_shape"] == [1, 8, 8]
+    config = compose(parse(labeled)).config
+    data = load_dataset(config.data)
+    trainer = Trainer(config, data)
+    tensors = load_file(run / "model" / "weights.safetensors")
+    centroids = tensors.pop("centroids").double()
+    trainer.autoencoder.load_state_dict({name.removeprefix("autoencoder."): t for name, t in tensors.items()})
+    with torch.no_grad():
+        z = trainer.autoencoder.encode(data.X).double()
+    distances = torch.cdist(z, centroids).sort(1)
+    rows = rows_of(run)
+    assert [int(row["index"]) for row in rows] == list(range(300))
+    assert [int(row["cluster"]) for row in rows] == distances.indices[:, 0].tolist()
+    margin = distances.values[:, 1] - distances.values[:, 0]
+    # Written from float32 embeddings.
+    assert [float(row["distance"]) for row in rows] == pytest.approx(distances.values[:, 0].tolist(), abs=1e-4)
+    assert [float(row["margin"]) for row in rows] == pytest.approx(margin.tolist(), abs=1e-4)
+    assert [int(row["label"]) for row in rows] == load_digits().target[:300].tolist()
+
+
+def test_the_terminal_shows_plain_lines_and_the_closing_table(labeled: list[str], tmp_path: Path) -> None:
+    finished = start([*labeled, "log.figures=false"], tmp_path / "run")
+    assert finished.err == ""
+    assert "\r" not in finished.out
+    assert len(re.findall(r"^pretrain epoch \d+: loss ", finished.out, re.M)) == 3
+    assert len(re.findall(r"^joint epoch \d+: loss ", finished.out, re.M)) == 3
+    table = finished.out.splitlines()[-4:]
+    assert table[0].split()[:3] == ["ACC", "NMI", "ARI"]
+    titles = ("k-means, raw data", "k-means, pretrained embedding", "final (kmeans)")
+    for title, line in zip(titles, table[1:], strict=True):
+        assert line.startswith(title)
+    acc = json.loads((tmp_path / "run" / "result.json").read_text())["acc"]
+    assert table[3].split()[2] == f"{acc:.4f}"
+    assert finished.out.splitlines()[-1] in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_adamw_says_that_its_decay_is_something_else(labeled: list[str], tmp_path: Path) -> None:
+    finished = start([*labeled, "optimizer=adamw", "log.figures=false"], tmp_path / "run")
+    assert "decays the weights apart from the gradient, which is not the L2 regularization" in finished.out
+
+
+def test_none_clusters_the_pretrained_embedding(labeled: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert start([*labeled, "clustering=none"], path).code == 0
+    result = json.loads((path / "result.json").read_text())
+    assert result["acc"] == result["kmeans_pretrained"]["acc"]
+    assert {record["phase"] for record in records_of(path)} == {"pretrain"}
+
+
+# --- TensorBoard --------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_has_the_dashboard(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "histograms": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    terms = ("reconstruction", "clustering", "l2")
+    assert {
+        *(f"joint/loss/{term}" for term in (*terms, "total")),
+        *(f"joint/loss_weighted/{term}" for term in terms),
+        *("pretrain/loss/total", "pretrain/loss/reconstruction", "pretrain/embedding/variance"),
+        *("joint/optimizer/lr", "joint/optimizer/gradient_norm", "joint/clusters/label_change"),
+        *("joint/clusters/n_dead", "joint/clusters/n_revived", "joint/clusters/centroid_drift"),
+        *("joint/clusters/smallest_centroid_distance", "joint/embedding/variance", "joint/metrics/acc"),
+        *("joint/metrics/silhouette", "result/acc"),
+    } <= set(tags["scalars"])
+    assert tags["histograms"] == ["joint/clusters/sizes"]
+    assert {
+        *("pretrain/images/reconstructions", "joint/images/reconstructions", "joint/images/decoded_centroids"),
+        *("result/images/embedding", "result/images/contingency"),
+    } <= set(tags["images"])
+    assert {"config/text_summary", "manifest/text_summary"} <= set(tags["tensors"])
+    # Losses are shown for every epoch, whatever the evaluations are.
+    assert [event.step for event in events.Scalars("pretrain/loss/total")] == [5, 10, 15, 20]
+    sizes = events.Histograms("joint/clusters/sizes")[-1].histogram_value
+    assert list(sizes.bucket)[-10:] == [float(size) for size in records_of(run)[-1]["clusters/sizes"]]
+
+
+def test_hyper_parameters_stand_in_the_run_itself(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    assert not list(run.glob("*/events.out.tfevents*"))
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert metadata.SESSION_START_INFO_TAG in events.PluginTagToContent("hparams")
+    content = metadata.parse_session_start_info_plugin_data(
+        events.PluginTagToContent("hparams")[metadata.SESSION_START_INFO_TAG]
+    )
+    assert content.hparams["clustering.weight"].number_value == 0.1
+    assert content.hparams["regularization.name"].string_value == "weight_decay"
+
+
+# --- failures and modes -------------------------------------------------------------------------------------------
+
+
+def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_checkpoint(labeled: list[str], tmp_path: Path) -> None:
+    from dkm import checkpoint
+
+    path = tmp_path / "run"
+    wild = ["optimizer=sgd", "pretrain.lr=1e30", "pretrain.schedule=constant", "checkpoint.every_s=0"]
+    finished = start([*labeled, *wild], path)
+    assert finished.code == 1
+    assert finished.err.count("\n") == 1
+    message = r"error: the reconstruction loss is (nan|inf) in phase pretrain, epoch 1, step (\d+)"
+    match = re.match(message, finished.err)
+    assert match is not None, finished.err
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert "reconstruction loss" in manifest["reason"]
+    state = checkpoint.load(path / "checkpoints")
+    assert state is not None
+    # The last checkpoint is from just before the step that failed.
+    assert state["position"]["step"] == int(match[2]) - 1
+    assert all(tensor.isfinite().all() for tensor in state["autoencoder"].values())
+
+
+@pytest.mark.parametrize(
+    "override", ["precision=bf16", "model=conv", "clustering.assignment=batch", "loss.reduction=sum", "optimizer=sgd"]
+)
+def test_each_mode_trains(override: str, labeled: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    overrides = [o for o in labeled if override != "model=conv" or not o.startswith("model.hidden")]
+    finished = start([*overrides, override, "log.figures=false"], path)
+    assert finished.code == 0, finished.err
+    losses = [record["loss/reconstruction"] for record in records_of(path) if record["phase"] == "pretrain"]
+    assert losses[-1] < losses[0]
+
+
+def test_dead_centroids_are_counted_and_revived(tmp_path: Path) -> None:
+    """Two points, far apart and each many times over, and four clusters: two centroids have nothing to do."""
+    X = np.repeat(np.array([[0.0, 1.0], [5.0, -1.0]]), 20, axis=0)
+    X[0] += 1e-3
+    np.save(tmp_path / "x.npy", X)
+    overrides = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=4", *SMALL, "joint.lr=0.1"]
+    assert start([*overrides, "log.figures=false"], tmp_path / "run").code == 0
+    joint = [record for record in records_of(tmp_path / "run") if record["phase"] == "joint"]
+    assert sum(record["clusters/n_dead"] for record in joint) > 0
+    assert sum(record["clusters/n_revived"] for record in joint) > 0
+
+
+# --- real data ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_default_run_beats_k_means_on_digits(tmp_path: Path) -> None:
+    """The README's first command, seeds 0 to 4: what the README says it reaches."""
+    results = []
+    for seed in range(5):
+        finished = train([f"seed={seed}", f"hydra.run.dir={tmp_path / str(seed)}"], tmp_path / "log")
+        assert finished.code == 0, finished.err
+        results.append(json.loads((tmp_path / str(seed) / "result.json").read_text()))
+    assert np.mean([result["acc"] for result in results]) >= 0.88
+    assert np.mean([result["nmi"] for result in results]) >= 0.85
+    assert 0.77 < np.mean([result["kmeans_raw"]["acc"] for result in results]) < 0.81
+
+
+@pytest.mark.data
+def test_mnist_runs_from_its_files(data_root: Callable[[str], Path], tmp_path: Path) -> None:
+    overrides = ["data=mnist", "data.split=test", f"data.root={data_root('MNIST/raw')}", "model.hidden=[128]"]
+    finished = start([*overrides, "pretrain.epochs=3", "joint.epochs=1", "clustering.n_init=2"], tmp_path / "run")
+    assert finished.code == 0, finished.err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["n_samples"] == 10_000
+    assert 0.5 < result["kmeans_raw"]["acc"] < 0.6  # 0.53 in the literature, on all 70,000
+    assert result["acc"] > 0.4
