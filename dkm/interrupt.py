@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """The user or the system asked the run to stop; its state is at the last whole step."""
+class Interrupted(KeyboardInterrupt):
+    """The user or the system asked the run to stop; its state is at the last whole step.
+
+    No ``Exception``: a sweep takes those for the failure of one run and goes on with the next.
+    """
 
 
 class Signals:

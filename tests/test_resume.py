@@ -150,6 +150,14 @@ def test_a_signal_writes_a_checkpoint_and_exits_with_130(
     assert_same(run, reference)
 
 
+def test_a_signal_ends_a_sweep_and_not_only_its_first_run(overrides: list[str], tmp_path: Path) -> None:
+    sweep = ["--multirun", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    finished = train([*overrides, *sweep], tmp_path / "log", Point(*OPTIMIZER, 7, signal.SIGINT))
+    assert finished.code == 130
+    assert json.loads((tmp_path / "sweep" / "0" / "manifest.json").read_text())["status"] == "interrupted"
+    assert not (tmp_path / "sweep" / "1").exists()
+
+
 def test_a_finished_run_resumes_to_itself(reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(reference, run)
