@@ -97,7 +97,7 @@ def _exit_code(config: Config, directory: Path, composed: Composed | None = None
     except OSError as error:
         return _failed(f"{error.filename or directory}: {error.strerror}; what was written before is kept")
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
         what = str(error).partition("\n")[0]
         return _failed(f"not enough memory ({what}); lower batch_size or model.hidden, or give less data")
