@@ -8,7 +8,6 @@ Labels come in here and nowhere else, and only scores come out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,17 +162,3 @@ def _exemplars(data: Dataset, clustering: Clustering, n_clusters: int) -> np.nda
         nearest = members[np.argsort(clustering.distance[members], kind="stable")[:M]]
         images[k, : len(nearest)] = data.X[torch.from_numpy(nearest)].cpu().numpy().reshape(-1, *data.image_shape)
     return images
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    from dkm import figures
-
-    figures.save_figure(figure, path)
-
-
-def to_array(figure: Any) -> np.ndarray:
-    """Return a figure's pixels, uint8 (H, W, 3)."""
-    from dkm import figures
-
-    array: np.ndarray = figures.figure_to_array(figure)
-    return array

@@ -318,9 +318,12 @@ class Trainer:
         """Look at the epoch's losses, update the assignments, and evaluate where it is due."""
         self._raise_if_broken()
         at = self.at
-        if is_joint and not at.pass_info:
+        is_evaluated = self._is_evaluated(phase, at.epoch + 1)
+        z = self.X[:0]  # read only where the next line makes it the embedding
+        if is_joint or is_evaluated:
             with self._signals.interruptible():
                 z = evaluate.encode(self.autoencoder, self.X)
+        if is_joint and not at.pass_info:
             found = self.clustering.reassign(z)
             reset_rows(self._optimizer, self.clustering.centroids, found.revived)
             at.pass_info = {
@@ -339,9 +342,9 @@ class Trainer:
         losses = self._losses()
         bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
         record: dict[str, Any] | None = None
-        if self._is_evaluated(phase, at.epoch + 1) or is_settled:
+        if is_evaluated or is_settled:
             with self._signals.interruptible():
-                record = self._evaluate(phase, is_joint, losses)
+                record = self._evaluate(phase, is_joint, losses, z)
         at.epoch, at.batch, at.pass_info, at.is_stopped = at.epoch + 1, 0, {}, is_settled
         if record is None:
             self.run_dir.scalars(phase.section, at.step, losses)
@@ -371,10 +374,9 @@ class Trainer:
         return {"loss/total": sum(weighted.values()), **raw, **weighted}
 
     @torch.no_grad()
-    def _evaluate(self, phase: PhaseConfig, is_joint: bool, losses: dict[str, float]) -> dict[str, Any]:
-        """Return the record of this epoch for ``metrics.jsonl``; writes nothing."""
+    def _evaluate(self, phase: PhaseConfig, is_joint: bool, losses: dict[str, float], z: Tensor) -> dict[str, Any]:
+        """Return the record of this epoch for ``metrics.jsonl``, z (N, D) the clean embedding; writes nothing."""
         at = self.at
-        z = evaluate.encode(self.autoencoder, self.X)
         record: dict[str, Any] = {"phase": phase.section, "epoch": at.epoch + 1, "step": at.step, **losses}
         record["optimizer/lr"] = self._optimizer.param_groups[0]["lr"]
         record["optimizer/gradient_norm"] = None if (n := self._terms[-1, -1].item()) != n else n
@@ -401,8 +403,10 @@ class Trainer:
         if "clusters/sizes" in record:
             run.sizes(f"{phase.section}/clusters/sizes", step, record["clusters/sizes"])
         if self.config.log.tensorboard and self.config.log.figures:
+            from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
+
             for name, figure in self._pictures(phase):
-                run.image(f"{phase.section}/images/{name}", step, evaluate.to_array(figure))
+                run.image(f"{phase.section}/images/{name}", step, figure_to_array(figure))
         scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
         terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
         line = f"{phase.section} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
@@ -466,14 +470,16 @@ class Trainer:
         self.run_dir.write_model({**weights, "centroids": self.clustering.centroids.detach()}, description)
 
     def _draw(self, z: Tensor, found: evaluate.Clustering) -> None:
+        from dkm.figures import figure_to_array, save_figure
+
         directory = self.run_dir.path / "figures"
         directory.mkdir(exist_ok=True)
         centroids = self.clustering.centroids.detach()
         drawn = dict(evaluate.final_figures(self.data, z, centroids, found, self.run_dir.read_metrics()))
         drawn["decoded_centroids"] = evaluate.centroid_figure(self.autoencoder, centroids, self.data)
         for name, figure in drawn.items():
-            evaluate.save_figure(figure, directory / f"{name}.png")
-            self.run_dir.image(f"result/images/{name}", self.at.step + 1, evaluate.to_array(figure))
+            save_figure(figure, directory / f"{name}.png")
+            self.run_dir.image(f"result/images/{name}", self.at.step + 1, figure_to_array(figure))
 
     # --- checkpoints ---
 

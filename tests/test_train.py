@@ -14,9 +14,11 @@ import pytest
 import torch
 from processes import Finished, train
 from sklearn.datasets import load_digits
+from tqdm import tqdm
 
 from dkm.compose import compose, parse
 from dkm.data import load_dataset
+from dkm.rundir import RunDirectory
 from dkm.trainer import Trainer
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
@@ -344,6 +346,28 @@ def test_dead_centroids_are_counted_and_revived(tmp_path: Path) -> None:
     joint = [record for record in records_of(tmp_path / "run") if record["phase"] == "joint"]
     assert sum(record["clusters/n_dead"] for record in joint) > 0
     assert sum(record["clusters/n_revived"] for record in joint) > 0
+
+
+def test_a_revived_centroid_forgets_its_momentum(labeled: list[str], tmp_path: Path) -> None:
+    quiet = ["log.tensorboard=false", "log.figures=false", "evaluation.every_epochs=100"]
+    config = compose(parse([*labeled, *quiet])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    trainer.run_dir = RunDirectory(tmp_path, tensorboard=False, progress="off")
+    with torch.no_grad():
+        z = trainer.autoencoder.encode(trainer.X)
+        trainer.clustering.centroids.copy_(z[:10])
+        trainer.clustering.assignments.copy_(torch.arange(300) % 10)  # every centroid is pulled in the first epoch
+    trainer.at.phase_idx, trainer.at.epoch = 1, 1
+    trainer._clock_s = 0.0
+    trainer._build(config.joint)
+    bar = tqdm(disable=True)
+    trainer._train_epoch(config.joint, 100, bar)
+    momentum = trainer._optimizer.state[trainer.clustering.centroids]["exp_avg"]
+    assert (momentum != 0).any(1).all()
+    with torch.no_grad():
+        trainer.clustering.centroids[3] = 1e3  # no point is near it any more
+    trainer._end_epoch(config.joint, True, bar)
+    assert (momentum != 0).any(1).tolist() == [k != 3 for k in range(10)]
 
 
 # --- real data ----------------------------------------------------------------------------------------------------
