@@ -1,0 +1,140 @@
+"""Training epochs, ready to be timed: the trainer's, and a bare loop's. All that knows the trainer's inside is here."""
+
+# Shapes: N samples, B batch, F input features, D latent, K clusters.
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from tempfile import gettempdir
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from dkm import evaluate
+from dkm.compose import compose, parse
+from dkm.config import MLPConfig
+from dkm.data import Dataset, Scaling, load_dataset
+from dkm.kmeans import kmeans
+from dkm.rundir import RunDirectory
+from dkm.trainer import PHASES, Trainer, _deterministic
+
+_MNIST_SAMPLES, _MNIST_SHAPE = 70_000, (1, 28, 28)
+# No epoch or step is the last one, or one that is evaluated.
+_NEVER = 10**6
+
+
+def load(*overrides: str) -> Dataset:
+    return load_dataset(compose(parse([*overrides])).config.data)
+
+
+def random_images(n_samples: int) -> Dataset:
+    """Return uniform noise with the shape and range of MNIST's images, and labels of ten classes."""
+    image_size = int(np.prod(_MNIST_SHAPE))
+    X = torch.rand(n_samples, image_size, generator=torch.Generator().manual_seed(0))
+    return Dataset("noise", X, np.arange(n_samples) % 10, _MNIST_SHAPE, Scaling("none", image_size), sha256="")
+
+
+def mnist(root: str | None, n_samples: int | None = None) -> Dataset:
+    """Return MNIST from ``root``, or noise of its shape where that is None; only the first ``n_samples``."""
+    if root is None:
+        return random_images(n_samples or _MNIST_SAMPLES)
+    return first_rows(load("data=mnist", f"data.root={root}"), n_samples)
+
+
+def first_rows(data: Dataset, n_samples: int | None) -> Dataset:
+    y = None if data.y is None else data.y[:n_samples]
+    return Dataset(data.name, data.X[:n_samples], y, data.image_shape, data.scaling, data.sha256)
+
+
+class OurEpochs:
+    """The trainer within a phase; a call trains one epoch, ``steps`` only its steps.
+
+    An epoch is all that every epoch of a run has: the order of the batches, augmentation, the steps, the check for
+    non-finite values, and in the joint phase the clean pass over the data with new assignments and revival. Not in it
+    is what happens once in many epochs or seconds: evaluation, TensorBoard, checkpoints. It begins with the centroids
+    where k-means puts them, and trains on the CPU.
+
+    Parameters
+    ----------
+    overrides : str
+        Of the config, as on the command line, without ``data``.
+    phase : {"joint", "pretrain"}
+    """
+
+    def __init__(self, data: Dataset, *overrides: str, phase: str = "joint") -> None:
+        fixed = ["device=cpu", f"evaluation.every_epochs={_NEVER}", "joint.tolerance=0", "checkpoint.every_s=1e9"]
+        fixed += [f"pretrain.epochs={_NEVER}", f"joint.epochs={_NEVER}", "pretrain.schedule=constant"]
+        self.config = compose(parse([*fixed, *overrides])).config
+        self.phase = self.config.joint if phase == "joint" else self.config.pretrain
+        self.is_joint = phase == "joint"
+        trainer = self.trainer = Trainer(self.config, data)
+        trainer.run_dir = RunDirectory(Path(gettempdir()), tensorboard=False, progress="off")  # nothing is written
+        trainer.at.phase_idx = PHASES.index(phase)
+        trainer.at.epoch = 1  # the first is evaluated
+        if self.is_joint:
+            found = kmeans(evaluate.encode(trainer.autoencoder, trainer.X), trainer.n_clusters, n_init=1)
+            with torch.no_grad():
+                trainer.clustering.centroids.copy_(found.centroids)
+                trainer.clustering.assignments.copy_(found.labels)
+        trainer._build(self.phase)
+        trainer._clock_s = time.perf_counter()
+        self._bar = tqdm(disable=True)
+
+    def __call__(self) -> None:
+        with _deterministic(self.config.deterministic):
+            self.trainer._train_epoch(self.phase, _NEVER, self._bar)
+            self.trainer._end_epoch(self.phase, self.is_joint, self._bar)
+
+    def steps(self) -> None:
+        with _deterministic(self.config.deterministic):
+            self.trainer._train_epoch(self.phase, _NEVER, self._bar)
+        self.trainer.at.batch = 0
+
+
+class BareEpochs:
+    """A loop as one would write it by hand, over the network, batch size, precision and data of ``ours``.
+
+    Index a tensor, forward, MSE (in the joint phase plus the squared distance to given centroids, which learn),
+    backward, fused Adam. No augmentation, logging, checks, or new assignments.
+    """
+
+    def __init__(self, ours: OurEpochs) -> None:
+        trainer, config = ours.trainer, ours.config
+        assert isinstance(config.model, MLPConfig)
+        widths = [trainer.data.n_features, *config.model.hidden, trainer.latent_dim]
+        self._X, self._batch_size, self._weight = trainer.X, config.batch_size, trainer.weight
+        self._is_bf16 = config.precision == "bf16"
+        self._encoder, self._decoder = _layers(widths), _layers(widths[::-1])
+        self._centroids = nn.Parameter(trainer.clustering.centroids.detach().clone())
+        self._labels = trainer.clustering.assignments.clone() if ours.is_joint else None
+        parameters = [*self._encoder.parameters(), *self._decoder.parameters(), self._centroids]
+        self._optimizer = torch.optim.Adam(parameters, lr=ours.phase.lr, fused=True)
+
+    def __call__(self) -> None:
+        for index in torch.split(torch.randperm(len(self._X)), self._batch_size):
+            loss = self._loss(self._X[index], index)
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+
+    def _loss(self, x: Tensor, index: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._is_bf16):
+            z: Tensor = self._encoder(x)  # (B, D)
+            x_hat = self._decoder(z)
+        loss = F.mse_loss(x_hat.float(), x)
+        if self._labels is None:
+            return loss
+        return loss + self._weight * (z.float() - self._centroids[self._labels[index]]).square().sum(1).mean()
+
+
+def _layers(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,133 @@
+"""The benchmarks run and report ratios; how they are timed is checked with a clock of its own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def scripts_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def work(self, *times_s: float) -> Callable[[], None]:
+        """Return a work that takes these times, one after the other."""
+        left = iter(times_s)
+
+        def run() -> None:
+            self.now_s += next(left)
+
+        return run
+
+
+# --- timing -------------------------------------------------------------------------------------------------------
+
+
+def test_the_ratio_is_the_median_of_the_ratios_of_each_turn() -> None:
+    timing = importlib.import_module("timing")
+    clock = FakeClock()
+    works = {"a": clock.work(100, 2, 40, 12), "b": clock.work(100, 1, 10, 8)}
+    turns = timing.take_turns(works, repeats=3, clock=clock)
+    assert turns.times_s == {"a": [2, 40, 12], "b": [1, 10, 8]}  # the first call warms up
+    assert turns.ratio("a/b") == 2  # of 2, 4 and 1.5; the ratio of the medians is 12 / 8
+    assert turns.row("a/b", "a/left_out") == {
+        "turns": 3,
+        "median_s": {"a": 12, "b": 8},
+        "ratio": {"a/b": 2},
+    }
+
+
+def test_turns_go_on_until_the_time_is_up() -> None:
+    timing = importlib.import_module("timing")
+    clock = FakeClock()
+    works = {"a": clock.work(*[0.25] * 20), "b": clock.work(*[0.75] * 20)}
+    assert timing.take_turns(works, repeats=2, seconds=5.0, is_warm=True, clock=clock).row()["turns"] == 5
+
+
+def test_each_turn_has_an_order_of_its_own() -> None:
+    timing = importlib.import_module("timing")
+    calls: list[str] = []
+    works = {name: lambda name=name: calls.append(name) for name in "abc"}
+    timing.take_turns(works, repeats=20, is_warm=True)
+    turns = ["".join(calls[i : i + 3]) for i in range(0, 60, 3)]
+    assert {"".join(sorted(turn)) for turn in turns} == {"abc"}
+    assert len(set(turns)) == 6
+
+
+# --- the benchmarks -----------------------------------------------------------------------------------------------
+
+
+def run_quickly(name: str, path: Path, *options: str) -> dict[str, Any]:
+    """Return what a benchmark writes, its ratios checked."""
+    importlib.import_module(name).main(["--quick", "--repeats", "1", "--json", str(path), *options])
+    content: dict[str, Any] = json.loads(path.read_text())
+    environment = content.pop("environment")
+    assert environment["threads"] == torch.get_num_threads()
+    assert environment["torch"] == torch.__version__
+    rows = [row for table in content.values() for row in table]
+    numbers = [x for row in rows for key in ("median_s", "ratio") for x in row.get(key, {}).values()]
+    assert len(numbers) >= len(rows)
+    assert all(math.isfinite(x) and x > 0 for x in numbers)
+    return content
+
+
+def test_benchmark_epoch(tmp_path: Path) -> None:
+    found = run_quickly("benchmark_epoch", tmp_path / "epoch.json")
+    assert [row["epoch"] for row in found["epochs"]] == ["pretrain", "joint"]
+
+
+# --- the epochs ---------------------------------------------------------------------------------------------------
+
+
+def test_our_epoch_trains_all_batches_and_passes_over_the_data() -> None:
+    epochs = importlib.import_module("epochs")
+    ours = epochs.OurEpochs(epochs.random_images(300), "model.hidden=[8]", "batch_size=100")
+    weight = ours.trainer.autoencoder.encoder[0].weight.detach().clone()
+    calls = 0
+    reassign = ours.trainer.clustering.reassign
+
+    def count(z: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += 1
+        return reassign(z)
+
+    ours.trainer.clustering.reassign = count
+    ours()
+    ours()
+    assert (ours.trainer.at.epoch, ours.trainer.at.step, calls) == (3, 6, 2)
+    ours.steps()
+    assert (ours.trainer.at.epoch, ours.trainer.at.step, calls) == (3, 9, 2)
+    assert not torch.equal(weight, ours.trainer.autoencoder.encoder[0].weight)
+
+
+def test_the_bare_loop_has_the_same_network_and_learns() -> None:
+    epochs = importlib.import_module("epochs")
+    ours = epochs.OurEpochs(epochs.random_images(300), "model.hidden=[8]", "batch_size=100")
+    bare = epochs.BareEpochs(ours)
+    mine, theirs = ([p.shape for p in m.parameters()] for m in (bare._encoder, ours.trainer.autoencoder.encoder))
+    assert mine == theirs
+    index = torch.arange(300)
+    before = bare._loss(bare._X, index).item()
+    for _ in range(20):
+        bare()
+    assert bare._loss(bare._X, index).item() < before
