@@ -91,6 +91,30 @@ def run_quickly(name: str, path: Path, *options: str) -> dict[str, Any]:
     return content
 
 
+def test_benchmark_loss(tmp_path: Path) -> None:
+    found = run_quickly("benchmark_loss", tmp_path / "loss.json", "--large")
+    assert found["sizes"][0]["ratio"].keys() == {"repeat/dkm", "broadcast/dkm", "cdist/dkm", "dkm/product"}
+    # The (n, k) matrix of 2 MB is in it; half of that is left for what was resident and free before.
+    assert found["memory"][0]["of_n_k"] > 0.5
+    assert found["large"][0]["ratio"].keys() == {"assign/product"}
+
+
+def test_the_forms_of_the_loss_agree() -> None:
+    module = importlib.import_module("benchmark_loss")
+    z, c = module.draw((50, 3, 4), requires_grad=True)
+    expected = module.both_ways(module.LOSSES["dkm"], z, c)
+    for loss in module.LOSSES.values():
+        torch.testing.assert_close(module.both_ways(loss, z, c), expected)
+
+
+def test_a_form_that_would_need_too_much_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("benchmark_loss")
+    monkeypatch.setattr(module, "_LARGEST_TENSOR_BYTES", 4 * 50 * 3 * 4 - 1)
+    row = module.time_size((50, 3, 4), repeats=1, seconds=0.0)
+    assert row["median_s"].keys() == {"dkm", "cdist", "product"}
+    assert row["ratio"].keys() == {"cdist/dkm", "dkm/product"}
+
+
 def test_benchmark_epoch(tmp_path: Path) -> None:
     found = run_quickly("benchmark_epoch", tmp_path / "epoch.json")
     assert [row["epoch"] for row in found["epochs"]] == ["pretrain", "joint"]
