@@ -120,6 +120,12 @@ def test_benchmark_epoch(tmp_path: Path) -> None:
     assert [row["epoch"] for row in found["epochs"]] == ["pretrain", "joint"]
 
 
+def test_benchmark_step(tmp_path: Path) -> None:
+    found = run_quickly("benchmark_step", tmp_path / "step.json", "--steps", "1")
+    assert found["regularization"][0]["ratio"].keys() == {"weight_decay/none", "l2_penalty/none"}
+    assert found["precision"][0]["ratio"].keys() == {"bf16/fp32"}
+
+
 # --- the epochs ---------------------------------------------------------------------------------------------------
 
 
