@@ -126,6 +126,11 @@ def test_benchmark_step(tmp_path: Path) -> None:
     assert found["precision"][0]["ratio"].keys() == {"bf16/fp32"}
 
 
+def test_benchmark_predict(tmp_path: Path) -> None:
+    found = run_quickly("benchmark_predict", tmp_path / "predict.json")
+    assert [row["work"] for row in found["predict"]] == ["encoder", "k=10", "k=100", "k=1000"]
+
+
 # --- the epochs ---------------------------------------------------------------------------------------------------
 
 
