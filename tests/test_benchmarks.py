@@ -131,6 +131,21 @@ def test_benchmark_predict(tmp_path: Path) -> None:
     assert [row["work"] for row in found["predict"]] == ["encoder", "k=10", "k=100", "k=1000"]
 
 
+@pytest.mark.filterwarnings("ignore")  # ClustPy's own
+def test_benchmark_clustpy(tmp_path: Path) -> None:
+    pytest.importorskip("clustpy")
+    found = run_quickly("benchmark_clustpy", tmp_path / "clustpy.json")
+    assert [row["data"] for row in found["epochs"]] == ["noise", "blobs"]
+    assert len(found["epochs"][0]["ratio"]) == 5
+
+
+def test_without_clustpy_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("benchmark_clustpy")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="ClustPy is not installed"):
+        module.main([])
+
+
 # --- the epochs ---------------------------------------------------------------------------------------------------
 
 
