@@ -1,4 +1,4 @@
-"""Data sets as one float32 matrix in memory, their scaling, and the order of the batches.
+"""Data sets as one float32 matrix in memory, and the order of the batches.
 
 ``load_dataset`` turns the ``data`` section of a config into a ``Dataset``. To add a data set: a dataclass in
 ``dkm.config``, a YAML file, and here a function that returns its ``_Raw`` arrays. Labels only ever score.
@@ -25,8 +25,8 @@ import struct
 import tarfile
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from tokenize import TokenError
@@ -39,7 +39,6 @@ import torch
 from torch import Tensor
 
 from dkm.config import (
-    SCALINGS,
     BlobsData,
     DataConfig,
     DigitsData,
@@ -51,99 +50,9 @@ from dkm.config import (
     TorchvisionData,
     UserError,
 )
+from dkm.scaling import Array, Scaling, channels_first, row_slices
 
 log = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
-
-
-# --- scaling ------------------------------------------------------------------------------------------------
-
-# Computed in float64, so that a large offset costs no digits, and on this many values at a time (32 MiB).
-_CHUNK_VALUES = 2**22
-
-
-def _float64_chunks(X: Array) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    N, F = X.shape
-    n_rows = max(1, _CHUNK_VALUES // F)
-    for start in range(0, N, n_rows):
-        rows = slice(start, start + n_rows)
-        yield rows, X[rows].astype(np.float64)
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """``(X - shift) / scale``, fitted once and kept with the model; ``l2`` divides each row by its length."""
-
-    kind: str
-    n_features: int
-    # One number for all features, or one for each.
-    shift: tuple[float, ...] = (0.0,)
-    scale: tuple[float, ...] = (1.0,)
-
-    @classmethod
-    def fit(cls, X: Array, kind: str, value_range: tuple[float, float] | None = None) -> Scaling:
-        """Take from the data what the scaling needs.
-
-        Parameters
-        ----------
-        X : array of finite real numbers, shape (N, F)
-        kind : one of `dkm.config.SCALINGS`
-            See `DataConfig.scaling`.
-        value_range : (low, high), optional
-            What ``unit`` maps to [0, 1] where it is known by definition; else the range of ``X``.
-
-        Raises
-        ------
-        ValueError
-            For an unknown kind.
-        """
-        if kind not in SCALINGS:
-            raise ValueError(f"kind={kind!r}: expected one of {', '.join(SCALINGS)}")
-        F = X.shape[1]
-        if kind == "unit":
-            low, high = value_range or (float(X.min()), float(X.max()))
-            return cls(kind, F, (low,), (high - low or 1.0,))
-        if kind == "standard":
-            mean = X.mean(axis=0, dtype=np.float64)
-            std = np.sqrt(sum(((part - mean) ** 2).sum(axis=0) for _, part in _float64_chunks(X)) / len(X))
-            # Rounding gives a constant feature a tiny deviation from its mean, which must not be scaled up to 1,
-            # and the square of a tiny deviation may be 0.
-            is_constant = X.min(axis=0) == X.max(axis=0)
-            shift = np.where(is_constant, X[0], mean)
-            scale = np.where(is_constant | (std == 0), 1.0, std)
-            return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
-        return cls(kind, F)
-
-    def apply(self, X: Array) -> npt.NDArray[np.float32]:
-        """Return the scaled copy of ``X`` (N, F), in C order.
-
-        Raises
-        ------
-        ValueError
-            If ``X`` has another number of features than the data that the scaling was fitted on.
-        """
-        if X.shape[1] != self.n_features:
-            raise ValueError(f"X has {X.shape[1]} features: expected {self.n_features}, as when fitted")
-        scaled = np.empty(X.shape, dtype=np.float32)
-        for rows, part in _float64_chunks(X):
-            part -= self.shift
-            part /= self.scale
-            if self.kind == "l2":
-                length = np.linalg.norm(part, axis=1, keepdims=True)
-                part /= np.where(length > 0, length, 1.0)
-            scaled[rows] = part
-        return scaled
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; floats survive it exactly."""
-        return asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Scaling:
-        """Return the scaling that ``to_dict`` was called on."""
-        return cls(fields["kind"], fields["n_features"], tuple(fields["shift"]), tuple(fields["scale"]))
-
 
 # --- data sets ----------------------------------------------------------------------------------------------
 
@@ -210,28 +119,17 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     _check_values(raw.X, source, may_be_constant=scaling is not None)
     y = None if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
 
-    images = _channels_first(raw.X)
+    images = channels_first(raw.X)
     X = images.reshape(len(images), -1)  # (N, F)
     image_shape = images.shape[1:] if images.ndim == 4 else None
     if scaling is None:
         kind = config.scaling or raw.scaling or ("unit" if image_shape else "standard")
-        scaling = Scaling.fit(X, kind, raw.value_range)
+        scaling = Scaling.fit((X[rows] for rows in row_slices(X.shape)), kind, raw.value_range)
     elif scaling.n_features != X.shape[1]:
         expected = f"{scaling.n_features}, as in the data that the model was trained on"
         raise _error(source, f"{X.shape[1]} features", expected, "give it data of the same kind")
     sha256 = _sha256(raw.X) if raw.labels is None else _sha256(raw.X, raw.labels)
     return Dataset(config.name, torch.from_numpy(scaling.apply(X)), y, image_shape, scaling, sha256)
-
-
-def _channels_first(X: Array) -> Array:
-    """Return images as (N, C, H, W), a table as it is."""
-    if X.ndim == 3:
-        return X[:, np.newaxis]
-    # Gray and RGB before RGBA before any other number: channels come last only if that is the likelier reading.
-    rank = {1: 0, 3: 0, 4: 1}
-    if X.ndim == 4 and rank.get(X.shape[3], 2) < rank.get(X.shape[1], 2):
-        return np.moveaxis(X, 3, 1)
-    return X
 
 
 def _sha256(*arrays: Array) -> str:

@@ -1,4 +1,4 @@
-"""Data sets, their scaling, every refused file, and the order of the batches.
+"""Data sets, every refused file, and the order of the batches.
 
 What needs the real archives is marked ``data`` and copies them from DKM_DATA_ROOT first, because torchvision unpacks
 files beside themselves.
@@ -10,7 +10,6 @@ import bz2
 import errno
 import gzip
 import io
-import json
 import pickle
 import re
 import shutil
@@ -41,8 +40,9 @@ from dkm.config import (
     TorchvisionData,
     UserError,
 )
-from dkm.data import Scaling, batch_indices, load_dataset, stream_seed
+from dkm.data import batch_indices, load_dataset, stream_seed
 from dkm.metrics import accuracy
+from dkm.scaling import Scaling
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
 
@@ -61,81 +61,6 @@ def message(config: Any, **keywords: Any) -> str:
     assert "\n" not in text
     assert re.fullmatch(r"data[.=].*: .*; expected .*; .*", text), "key, what was found, expectation, remedy"
     return text
-
-
-# --- scaling ------------------------------------------------------------------------------------------------
-
-
-def test_unit_scaling_maps_the_range_of_all_values_to_0_and_1() -> None:
-    X = np.array([[2.0, 4.0], [6.0, 10.0]])
-    np.testing.assert_array_equal(Scaling.fit(X, "unit").apply(X), np.float32([[0, 0.25], [0.5, 1]]))
-
-
-def test_unit_scaling_uses_a_known_range_rather_than_the_observed_one() -> None:
-    X = np.array([[51, 102]], dtype=np.uint8)
-    np.testing.assert_array_equal(Scaling.fit(X, "unit", (0, 255)).apply(X), np.float32([[0.2, 0.4]]))
-
-
-def test_standard_scaling_gives_each_feature_mean_0_and_variance_1() -> None:
-    X = np.random.default_rng(0).normal(5, [1, 20, 300], size=(500, 3))
-    scaled = Scaling.fit(X, "standard").apply(X).astype(np.float64)
-    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-7)
-    np.testing.assert_allclose(scaled.std(axis=0), 1, atol=1e-7)
-
-
-def test_standard_scaling_turns_a_constant_feature_into_exact_zeros() -> None:
-    X = np.column_stack([np.full(1000, 0.1), np.arange(1000)])  # the mean of 1000 times 0.1 is not 0.1
-    scaling = Scaling.fit(X, "standard")
-    assert scaling.scale[0] == 1
-    assert not scaling.apply(X)[:, 0].any()
-
-
-def test_standard_scaling_keeps_a_feature_finite_whose_variance_is_0_in_float64() -> None:
-    X = np.array([[1e-200, 0], [2e-200, 1]])
-    np.testing.assert_array_equal(Scaling.fit(X, "standard").apply(X), [[0, -1], [0, 1]])
-
-
-@pytest.mark.parametrize("kind", ["unit", "standard"])
-def test_scaling_survives_an_offset_that_float32_cannot_hold(kind: str) -> None:
-    X = np.arange(10.0).reshape(5, 2)
-    # 1e12 is a multiple of the float64 spacing, so only the arithmetic could lose digits.
-    np.testing.assert_array_equal(Scaling.fit(X + 1e12, kind).apply(X + 1e12), Scaling.fit(X, kind).apply(X))
-
-
-def test_l2_scaling_gives_rows_of_length_1_and_leaves_a_zero_row() -> None:
-    X = np.array([[3, 4], [0, 0], [-5, 0]])
-    np.testing.assert_array_equal(Scaling.fit(X, "l2").apply(X), np.float32([[0.6, 0.8], [0, 0], [-1, 0]]))
-
-
-@pytest.mark.parametrize("kind", ["none", "unit", "standard", "l2"])
-def test_scaling_in_chunks_equals_scaling_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    X = np.random.default_rng(0).normal(size=(50, 4))
-    whole = Scaling.fit(X, kind).apply(X)
-    monkeypatch.setattr(dkm.data, "_CHUNK_VALUES", 12)  # 3 rows, and a rest of 2
-    np.testing.assert_allclose(Scaling.fit(X, kind).apply(X), whole, rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["none", "unit", "standard", "l2"])
-def test_scaling_survives_json_exactly(kind: str) -> None:
-    X = np.random.default_rng(0).normal(size=(20, 3)) / 3
-    scaling = Scaling.fit(X, kind)
-    assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict()))) == scaling
-
-
-def test_scaling_does_not_change_its_input() -> None:
-    X = np.arange(6, dtype=np.float32).reshape(3, 2)
-    Scaling.fit(X, "none").apply(X)[:] = 7
-    np.testing.assert_array_equal(X, [[0, 1], [2, 3], [4, 5]])
-
-
-def test_scaling_refuses_another_number_of_features() -> None:
-    with pytest.raises(ValueError, match=r"X has 1 features: expected 2, as when fitted"):
-        Scaling.fit(TABLE, "standard").apply(TABLE[:, :1])
-
-
-def test_scaling_refuses_an_unknown_kind() -> None:
-    with pytest.raises(ValueError, match=r"kind='minmax': expected one of none, unit, standard, l2"):
-        Scaling.fit(TABLE, "minmax")
 
 
 # --- data sets ----------------------------------------------------------------------------------------------
@@ -181,7 +106,7 @@ def test_tables_are_standardized_unless_the_config_says_otherwise(tmp_path: Path
 
 
 def test_a_given_scaling_is_applied_instead_of_a_fitted_one(tmp_path: Path) -> None:
-    trained = Scaling.fit(TABLE, "unit")
+    trained = Scaling.fit([TABLE], "unit")
     np.save(tmp_path / "new.npy", np.full((3, 2), 22.0))  # constant, which only training refuses
     data = load_dataset(NpyData(path=str(tmp_path / "new.npy")), scaling=trained)
     np.testing.assert_array_equal(data.X.numpy(), np.full((3, 2), 2.0))

@@ -13,8 +13,8 @@ import dkm
 PACKAGE = Path(dkm.__file__).parent
 LAYERS = (
     {"config", "metrics", "interrupt"},
-    {"compose", "kmeans", "data", "augment", "models", "regularization", "checkpoint", "figures", "optim"},
-    {"clustering", "rundir"},
+    {"compose", "kmeans", "scaling", "augment", "models", "regularization", "checkpoint", "figures", "optim"},
+    {"clustering", "rundir", "data"},
     {"objective", "evaluate"},
     {"report"},
     {"trainer"},

@@ -1,0 +1,159 @@
+"""Scalings: what they do to the values, that they can be fitted chunk by chunk, and where the chunks end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dkm.scaling
+from dkm.scaling import Scaling, row_slices, to_rows
+
+TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
+KINDS = ("none", "unit", "standard", "l2")
+
+
+def test_unit_scaling_maps_the_range_of_all_values_to_0_and_1() -> None:
+    X = np.array([[2.0, 4.0], [6.0, 10.0]])
+    np.testing.assert_array_equal(Scaling.fit([X], "unit").apply(X), np.float32([[0, 0.25], [0.5, 1]]))
+
+
+def test_unit_scaling_uses_a_known_range_rather_than_the_observed_one() -> None:
+    X = np.array([[51, 102]], dtype=np.uint8)
+    np.testing.assert_array_equal(Scaling.fit([X], "unit", (0, 255)).apply(X), np.float32([[0.2, 0.4]]))
+
+
+def test_standard_scaling_gives_each_feature_mean_0_and_variance_1() -> None:
+    X = np.random.default_rng(0).normal(5, [1, 20, 300], size=(500, 3))
+    scaled = Scaling.fit([X], "standard").apply(X).astype(np.float64)
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-7)
+    np.testing.assert_allclose(scaled.std(axis=0), 1, atol=1e-7)
+
+
+def test_standard_scaling_turns_a_constant_feature_into_exact_zeros() -> None:
+    X = np.column_stack([np.full(1000, 0.1), np.arange(1000)])  # the mean of 1000 times 0.1 is not 0.1
+    scaling = Scaling.fit([X], "standard")
+    assert scaling.scale[0] == 1
+    assert not scaling.apply(X)[:, 0].any()
+
+
+def test_standard_scaling_keeps_a_feature_finite_whose_variance_is_0_in_float64() -> None:
+    X = np.array([[1e-200, 0], [2e-200, 1]])
+    np.testing.assert_array_equal(Scaling.fit([X], "standard").apply(X), [[0, -1], [0, 1]])
+
+
+@pytest.mark.parametrize("kind", ["unit", "standard"])
+def test_scaling_survives_an_offset_that_float32_cannot_hold(kind: str) -> None:
+    X = np.arange(10.0).reshape(5, 2)
+    # 1e12 is a multiple of the float64 spacing, so only the arithmetic could lose digits.
+    np.testing.assert_array_equal(Scaling.fit([X + 1e12], kind).apply(X + 1e12), Scaling.fit([X], kind).apply(X))
+
+
+def test_l2_scaling_gives_rows_of_length_1_and_leaves_a_zero_row() -> None:
+    X = np.array([[3, 4], [0, 0], [-5, 0]])
+    np.testing.assert_array_equal(Scaling.fit([X], "l2").apply(X), np.float32([[0.6, 0.8], [0, 0], [-1, 0]]))
+
+
+# --- in chunks ----------------------------------------------------------------------------------------------
+
+
+def chunks_of(X: Any, *sizes: int) -> Iterator[Any]:
+    """Cut an array after so many rows each, and leave the rest as the last chunk."""
+    yield from np.split(X, np.cumsum(sizes))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scaling_in_chunks_equals_scaling_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(0).normal(size=(50, 4))
+    whole = Scaling.fit([X], kind).apply(X)
+    monkeypatch.setattr(dkm.scaling, "_CHUNK_VALUES", 12)  # 3 rows, and a rest of 2
+    np.testing.assert_allclose(Scaling.fit(chunks_of(X, 3, 1, 16), kind).apply(X), whole, rtol=1e-6)
+
+
+def test_mean_and_deviation_of_chunks_are_those_of_the_whole() -> None:
+    X = np.random.default_rng(0).normal([0, 1e6], [1e-3, 5], size=(1000, 2))
+    scaling = Scaling.fit(chunks_of(X, 1, 1, 300, 5), "standard")
+    np.testing.assert_allclose(scaling.shift, X.mean(axis=0), rtol=1e-14, atol=1e-17)
+    np.testing.assert_allclose(scaling.scale, X.std(axis=0), rtol=1e-9)  # the offset costs the mean 7 of 16 digits
+
+
+def test_joining_chunks_loses_nothing_to_an_offset() -> None:
+    X = np.arange(16.0).reshape(8, 2)
+    expected = Scaling.fit([X], "standard")
+    scaling = Scaling.fit(chunks_of(X + 1e12, 2, 4), "standard")
+    assert scaling.shift == tuple(shift + 1e12 for shift in expected.shift)
+    np.testing.assert_allclose(scaling.scale, expected.scale, rtol=1e-15)
+
+
+def test_a_feature_that_is_constant_in_each_chunk_but_not_in_all_is_scaled() -> None:
+    scaling = Scaling.fit([np.zeros((2, 1)), np.ones((2, 1))], "standard")
+    assert (scaling.shift, scaling.scale) == ((0.5,), (0.5,))
+
+
+def test_a_feature_that_is_constant_over_all_chunks_becomes_exact_zeros() -> None:
+    X = np.full((1000, 1), 0.1)
+    scaling = Scaling.fit(chunks_of(X, 7, 300), "standard")
+    assert (scaling.shift, scaling.scale) == ((0.1,), (1.0,))
+
+
+def test_chunks_are_read_once_and_no_further_than_the_scaling_needs() -> None:
+    for kind, value_range, n_left in (("none", None, 2), ("l2", None, 2), ("unit", (0, 1), 2), ("unit", None, 0)):
+        chunks = chunks_of(TABLE, 2, 2)
+        Scaling.fit(chunks, kind, value_range)
+        assert len(list(chunks)) == n_left
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bits_of_a_row_do_not_depend_on_its_neighbors_or_the_order_in_memory(kind: str) -> None:
+    X = np.random.default_rng(0).normal(3, 7, size=(300, 37))
+    scaling = Scaling.fit([X], kind)
+    whole = scaling.apply(X)
+    assert Scaling.fit([np.asfortranarray(X)], kind) == scaling
+    np.testing.assert_array_equal(scaling.apply(np.asfortranarray(X)), whole)
+    parts = [scaling.apply(part) for part in chunks_of(X, 1, 2, 0, 3, 100, 1)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (4, 3), (9, 3), (10, 1, 3), (2, 20), (5, 1, 2, 2)])
+def test_row_slices_cover_all_rows_in_order(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dkm.scaling, "_CHUNK_VALUES", 12)
+    slices = list(row_slices(shape))
+    assert [row for rows in slices for row in range(rows.start, rows.stop)] == list(range(shape[0]))
+    n_values = [(rows.stop - rows.start) * np.prod(shape[1:]) for rows in slices]
+    assert all(n <= 12 or rows.stop == rows.start + 1 for n, rows in zip(n_values, slices, strict=True))
+
+
+def test_images_become_rows_channel_by_channel() -> None:
+    image = np.arange(12).reshape(1, 2, 2, 3)  # (N, H, W, C)
+    np.testing.assert_array_equal(to_rows(image), [[0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]])
+    np.testing.assert_array_equal(to_rows(image[..., 0]), [[0, 3, 6, 9]])
+    assert to_rows(image[:0]).shape == (0, 12)
+
+
+# --- what is kept -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scaling_survives_json_exactly(kind: str) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 3)) / 3
+    scaling = Scaling.fit([X], kind)
+    assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict()))) == scaling
+
+
+def test_scaling_does_not_change_its_input() -> None:
+    X = np.arange(6, dtype=np.float32).reshape(3, 2)
+    Scaling.fit([X], "none").apply(X)[:] = 7
+    np.testing.assert_array_equal(X, [[0, 1], [2, 3], [4, 5]])
+
+
+def test_scaling_refuses_another_number_of_features() -> None:
+    with pytest.raises(ValueError, match=r"X has 1 features: expected 2, as when fitted"):
+        Scaling.fit([TABLE], "standard").apply(TABLE[:, :1])
+
+
+def test_scaling_refuses_an_unknown_kind() -> None:
+    with pytest.raises(ValueError, match=r"kind='minmax': expected one of none, unit, standard, l2"):
+        Scaling.fit([TABLE], "minmax")
