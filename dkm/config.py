@@ -82,6 +82,7 @@ def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:
 
 SCALINGS = ("none", "unit", "standard", "l2")
 SPLITS = ("all", "train", "test")
+LOADS = ("auto", "memory", "disk")
 
 
 @dataclass
@@ -191,10 +192,18 @@ class FileData(DataConfig):
 class NpyData(FileData):
     """An array in a ``.npy`` file: (N, F) rows, (N, H, W), (N, C, H, W) or (N, H, W, C) images.
 
-    ``labels``: another ``.npy`` file.
+    ``path`` may also be a folder of such files, which are joined in the order of their names (as text: ``10`` comes
+    before ``2``). ``labels``: another ``.npy`` file.
     """
 
     name: str = "npy"
+    # memory | disk (rows are read when they are needed) | auto: disk for more than 1 GiB as float32. That number is
+    # the same on every machine, because batches are drawn in another way from disk.
+    load: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choice("data.load", self.load, LOADS)
 
 
 @dataclass

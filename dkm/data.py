@@ -1,10 +1,10 @@
-"""Data sets as one float32 matrix in memory, and the order of the batches.
+"""Data sets as one float32 matrix, in memory or on disk, and the order of the batches.
 
 ``load_dataset`` turns the ``data`` section of a config into a ``Dataset``. To add a data set: a dataclass in
 ``dkm.config``, a YAML file, and here a function that returns its ``_Raw`` arrays. Labels only ever score.
 
-No file is trusted: NumPy files are read with ``allow_pickle=False``, archives in memory. Whatever is wrong
-with the user's data becomes one ``UserError`` line. scikit-learn and torchvision are imported where they are
+No file is trusted: see ``dkm.files`` for the user's own; archives are unpacked in memory. Whatever is wrong with
+the user's data becomes one ``UserError`` line. scikit-learn and torchvision are imported where they are
 used, because they take long to load.
 """
 
@@ -13,7 +13,6 @@ used, because they take long to load.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import gzip
 import hashlib
@@ -29,9 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -50,9 +47,15 @@ from dkm.config import (
     TorchvisionData,
     UserError,
 )
-from dkm.scaling import Array, Scaling, channels_first, row_slices
+from dkm.files import NpyFiles, expand, find_file, input_error, one_line_errors, read_npy, reason
+from dkm.scaling import Array, Scaling, channels_first, row_slices, to_rows
+from dkm.stored import StoredArray, StoredRows
 
 log = logging.getLogger(__name__)
+
+# As float32, for data.load=auto: 1 GiB. A fixed number, because the choice decides how batches are drawn.
+_MOST_BYTES_IN_MEMORY = 2**30
+
 
 # --- data sets ----------------------------------------------------------------------------------------------
 
@@ -62,8 +65,8 @@ class Dataset:
     """Data ready for training."""
 
     name: str
-    # float32 (N, F), in C order, scaled.
-    X: Tensor
+    # float32 (N, F), scaled: in memory, in C order, or rows that are read when they are asked for.
+    X: Tensor | StoredRows
     # (N,), 0 to n_classes - 1; only ever for scores.
     y: npt.NDArray[np.int64] | None
     # (C, H, W) where each row is an image.
@@ -89,7 +92,7 @@ class _Raw(NamedTuple):
     """What the function of a data set returns."""
 
     # (N, F), or images (N, H, W), (N, C, H, W) or (N, H, W, C)
-    X: Array
+    X: Array | StoredArray
     labels: Array | None
     # None: unit for images, standard for tables
     scaling: str | None = None
@@ -116,58 +119,100 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     if isinstance(config, FileData):
         source, label_source = f"data.path={config.path}", f"data.labels={config.labels}"
     _check_shape(raw.X, source)
-    _check_values(raw.X, source, may_be_constant=scaling is not None)
     y = None if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
+    F, image_shape = math.prod(raw.X.shape[1:]), _image_shape(raw.X)
+    if scaling is not None and scaling.n_features != F:
+        expected = f"{scaling.n_features}, as in the data that the model was trained on"
+        raise input_error(source, f"{F} features", expected, "give it data of the same kind")
 
-    images = channels_first(raw.X)
-    X = images.reshape(len(images), -1)  # (N, F)
-    image_shape = images.shape[1:] if images.ndim == 4 else None
+    digest = hashlib.sha256()
+    chunks = _checked(raw.X, source, digest, may_be_constant=scaling is not None)
     if scaling is None:
         kind = config.scaling or raw.scaling or ("unit" if image_shape else "standard")
-        scaling = Scaling.fit((X[rows] for rows in row_slices(X.shape)), kind, raw.value_range)
-    elif scaling.n_features != X.shape[1]:
-        expected = f"{scaling.n_features}, as in the data that the model was trained on"
-        raise _error(source, f"{X.shape[1]} features", expected, "give it data of the same kind")
-    sha256 = _sha256(raw.X) if raw.labels is None else _sha256(raw.X, raw.labels)
-    return Dataset(config.name, torch.from_numpy(scaling.apply(X)), y, image_shape, scaling, sha256)
+        scaling = Scaling.fit(map(to_rows, chunks), kind, raw.value_range)
+    for _ in chunks:  # which the scaling had no need to see
+        pass
+    if raw.labels is not None:
+        _update(digest, raw.labels)
+    X: Tensor | StoredRows
+    if isinstance(raw.X, StoredArray):
+        X = StoredRows(raw.X, scaling)
+    else:
+        X = torch.from_numpy(scaling.apply(to_rows(raw.X)))
+    return Dataset(config.name, X, y, image_shape, scaling, digest.hexdigest())
 
 
-def _sha256(*arrays: Array) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+def _image_shape(X: Array | StoredArray) -> tuple[int, int, int] | None:
+    """Return (C, H, W) of images, None for a table."""
+    shape = channels_first(np.empty((0, *X.shape[1:]))).shape[1:]
+    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
+
+
+def _chunks(X: Array | StoredArray) -> Iterator[Array]:
+    """Yield all rows in order, cut at the same places whether they are in memory or on disk."""
+    for rows in row_slices(X.shape):
+        yield X.read(rows.start, rows.stop) if isinstance(X, StoredArray) else X[rows]
+
+
+def _update(digest: hashlib._Hash, array: Array) -> None:
+    digest.update(_kind(array))
+    digest.update(np.ascontiguousarray(array).data)
+
+
+def _kind(array: Array | StoredArray) -> bytes:
+    """Return what the SHA-256 of an array begins with, so that equal bytes of another kind differ."""
+    return f"{array.dtype.str} {array.shape} ".encode()
 
 
 # --- checks -------------------------------------------------------------------------------------------------
 
 
-def _check_shape(X: Array, source: str) -> None:
+def _check_shape(X: Array | StoredArray, source: str) -> None:
     if X.dtype.kind not in "biuf":
         found, expected = f"an array of {X.dtype}", "real numbers (bool, int, uint or float)"
-        raise _error(source, found, expected, "convert it, for example with X.astype(np.float32)")
+        raise input_error(source, found, expected, "convert it, for example with X.astype(np.float32)")
     if X.ndim not in (2, 3, 4):
         expected = "rows (N, F) or images (N, H, W), (N, C, H, W) or (N, H, W, C)"
         n_rows = "-1, 1" if X.ndim < 2 else "len(X), -1"
-        raise _error(source, f"shape {X.shape}", expected, f"X.reshape({n_rows}) makes rows of it")
+        raise input_error(source, f"shape {X.shape}", expected, f"X.reshape({n_rows}) makes rows of it")
     if X.size == 0:
-        raise _error(source, f"no values (shape {X.shape})", "one row or more", "write it again")
+        raise input_error(source, f"no values (shape {X.shape})", "one row or more", "write it again")
 
 
-def _check_values(X: Array, source: str, *, may_be_constant: bool) -> None:
-    # Both are NaN if any value is. So nothing of the size of X is allocated, unless something is wrong.
-    low, high = float(X.min()), float(X.max())
+def _checked(X: Array | StoredArray, source: str, digest: hashlib._Hash, *, may_be_constant: bool) -> Iterator[Array]:
+    """Yield all rows in chunks, each checked and added to the SHA-256: one pass, with memory for a chunk."""
+    digest.update(_kind(X))
+    is_constant = len(X) > 1 and not may_be_constant  # as far as was seen
+    first_row = None
+    for chunk in _chunks(X):
+        if not _is_finite(chunk):
+            raise _not_finite(X, source)
+        digest.update(np.ascontiguousarray(chunk).data)
+        first_row = chunk[:1].copy() if first_row is None else first_row
+        is_constant = is_constant and bool((chunk == first_row).all())
+        yield chunk
+    if is_constant:
+        raise input_error(source, f"all {len(X):,} rows are equal", "rows that differ", "check how it was written")
+
+
+def _is_finite(chunk: Array) -> bool:
+    """Return whether float32 can hold all values."""
     limit = float(np.finfo(np.float32).max)
-    if not -limit <= low <= high <= limit:
-        rows = X.reshape(len(X), -1).astype(np.float64)
-        bad = np.argwhere(~(np.abs(rows) <= limit))
-        row, column = bad[0]
-        where = f"the first is {rows[row, column]} in row {row}, column {column} (counted from 0)"
-        found = f"values that are NaN, infinite or too large for float32: {len(bad):,}, {where}"
-        raise _error(source, found, "finite numbers", "replace them, or leave out their rows")
-    if not may_be_constant and len(X) > 1 and (X[1:] == X[0]).all():
-        raise _error(source, f"all {len(X):,} rows are equal", "rows that differ", "check how it was written")
+    # Both are NaN if any value is. So nothing of the size of the chunk is allocated.
+    return -limit <= float(chunk.min()) <= float(chunk.max()) <= limit
+
+
+def _not_finite(X: Array | StoredArray, source: str) -> UserError:
+    n_bad, n_rows, first = 0, 0, ""
+    for chunk in _chunks(X):
+        rows = chunk.reshape(len(chunk), -1).astype(np.float64)
+        bad = np.argwhere(~(np.abs(rows) <= np.finfo(np.float32).max))
+        if len(bad) and not first:
+            row, column = bad[0]
+            first = f"{rows[row, column]} in row {n_rows + row}, column {column} (counted from 0)"
+        n_bad, n_rows = n_bad + len(bad), n_rows + len(chunk)
+    found = f"values that are NaN, infinite or too large for float32: {n_bad:,}, the first is {first}"
+    return input_error(source, found, "finite numbers", "replace them, or leave out their rows")
 
 
 def _encode_labels(labels: Array, n_samples: int, source: str) -> npt.NDArray[np.int64]:
@@ -175,28 +220,15 @@ def _encode_labels(labels: Array, n_samples: int, source: str) -> npt.NDArray[np
     expected = "whole numbers, bools or strings"
     if labels.shape != (n_samples,):
         found, remedy = f"shape {labels.shape}", "give each row of the data one label"
-        raise _error(source, found, f"({n_samples},)", remedy)
+        raise input_error(source, found, f"({n_samples},)", remedy)
     if labels.dtype.kind not in "biufUS":
-        raise _error(source, f"labels of {labels.dtype}", expected, "convert them, for example to strings")
+        raise input_error(source, f"labels of {labels.dtype}", expected, "convert them, for example to strings")
     if labels.dtype.kind == "f":
         bad = np.flatnonzero(~np.isfinite(labels) | (labels != np.floor(labels)))
         if len(bad):
             found = f"{len(bad):,} labels like {labels[bad[0]]}, the first in row {bad[0]} (counted from 0)"
-            raise _error(source, found, expected, "give each row a class, or set data.labels=null")
+            raise input_error(source, found, expected, "give each row a class, or set data.labels=null")
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
-
-
-def _error(source: str, found: str, expected: str, remedy: str) -> UserError:
-    # One line, even if a path or the name of an array holds a line break.
-    return UserError(" ".join(f"{source}: {found}; expected {expected}; {remedy}".splitlines()))
-
-
-def _reason(error: BaseException) -> str:
-    """Return the cause in a few words; torchvision's long messages have it in their last line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
 
 
 # --- what comes with scikit-learn ---------------------------------------------------------------------------
@@ -276,10 +308,10 @@ def _import_torchvision(name: str) -> Any:
         from torchvision import datasets
     except (ImportError, RuntimeError, AttributeError) as error:
         # RuntimeError "operator torchvision::nms does not exist": built for another torch.
-        found = f"torchvision cannot be imported ({_reason(error)})"
+        found = f"torchvision cannot be imported ({reason(error)})"
         expected = f"the release that belongs to torch {torch.__version__}"
         remedy = "install the matching pair together: pip install --force-reinstall torch torchvision"
-        raise _error(f"data={name}", found, expected, remedy) from error
+        raise input_error(f"data={name}", found, expected, remedy) from error
     return datasets
 
 
@@ -304,10 +336,10 @@ def _newsgroups(config: NewsgroupsData) -> _Raw:
     try:
         posts = _read_posts(packed)
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
-        found = f"{archive} is damaged ({_reason(error)})"
+        found = f"{archive} is damaged ({reason(error)})"
         expected = f"{_N_POSTS:,} posts in {_N_GROUPS} groups"
         remedy = "delete the file, and the next run downloads it again"
-        raise _error(f"data.root={_root(config)}", found, expected, remedy) from error
+        raise input_error(f"data.root={_root(config)}", found, expected, remedy) from error
     paths = sorted(posts)  # 20news-bydate-PART/GROUP/NUMBER
     X = TfidfVectorizer(max_features=config.n_terms, dtype=np.float32).fit_transform(map(posts.get, paths))
     return _Raw(X.toarray(), np.array([path.split("/")[1] for path in paths]), scaling="none")
@@ -343,20 +375,13 @@ def _download(url: str, path: Path, sha256: str) -> None:
 
 
 def _root(config: DataConfig) -> Path:
-    return _expand(config.root).absolute()
-
-
-def _expand(path: str) -> Path:
-    """Replace a leading ``~`` as a shell does, which leaves the home of an unknown user as it is."""
-    with contextlib.suppress(RuntimeError):
-        return Path(path).expanduser()
-    return Path(path)
+    return expand(config.root).absolute()
 
 
 def _unavailable(config: DataConfig, files: tuple[str, ...], error: BaseException) -> UserError:
     """Return the line that tells which files belong where."""
     root = _root(config)
-    found = f"{config.name} can neither be read there nor downloaded ({_reason(error)})"
+    found = f"{config.name} can neither be read there nor downloaded ({reason(error)})"
     expected = f"{', '.join(files)} below it"
     remedy = "put them there, over damaged ones, or set data.root or DKM_DATA_ROOT to the folder that has them"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -365,43 +390,35 @@ def _unavailable(config: DataConfig, files: tuple[str, ...], error: BaseExceptio
         found = f"{config.name} {state} ({error.strerror}: {error.filename})"
         expected = "a folder that can be read and written, or one with the unpacked files"
         remedy = "set data.root or DKM_DATA_ROOT to a copy that you may write to"
-    return _error(f"data.root={root}", found, expected, remedy)
+    return input_error(f"data.root={root}", found, expected, remedy)
 
 
 # --- the user's own files -----------------------------------------------------------------------------------
 
-# The second kind of zip archive is one without members.
-_FIRST_BYTES = {b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz"}
-
-# What NumPy and zipfile were seen to raise on files with random bytes changed.
-_ARRAY_ERRORS = (EOFError, MemoryError, OSError, RuntimeError, SyntaxError, TokenError, TypeError, ValueError)
-_FILE_ERRORS = (*_ARRAY_ERRORS, BadZipFile, zlib.error)
-
 
 def _npy(config: NpyData) -> _Raw:
-    labels = None if config.labels is None else _read_npy("data.labels", config.labels)
-    return _Raw(_read_npy("data.path", config.path), labels)
-
-
-def _read_npy(key: str, value: str) -> Array:
-    path = _find(key, value, "npy")
-    with _one_line_errors(f"{key}={value}"):
-        array: Array = np.load(path, allow_pickle=False)
-    return array
+    labels = None
+    if config.labels is not None:
+        labels = read_npy(find_file("data.labels", config.labels, "npy"), f"data.labels={config.labels}")
+    files = NpyFiles("data.path", config.path)
+    is_large = 4 * math.prod(files.shape) > _MOST_BYTES_IN_MEMORY
+    if config.load == "disk" or (config.load == "auto" and is_large):
+        return _Raw(StoredArray(files), labels)
+    return _Raw(files.read_whole(), labels)
 
 
 def _npz(config: NpzData) -> _Raw:
-    path, source = _find("data.path", config.path, "npz"), f"data.path={config.path}"
+    path, source = find_file("data.path", config.path, "npz"), f"data.path={config.path}"
     # Opened here, because np.load leaves a file open that is no zip archive in the end.
-    with _one_line_errors(source), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+    with one_line_errors(source), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = [name.removesuffix(".npy") for name in archive.zip.namelist() if name.endswith(".npy")]
 
         def read(key: str, name: str | None) -> Array:
             if name not in names:
                 found = "no such array" if name is not None else "several arrays that could be the data, or none"
                 expected = f"one of the arrays of {path}: {', '.join(names) or '(it has none)'}"
-                raise _error(f"{key}={name or 'null'}", found, expected, f"set {key}=NAME")
-            with _one_line_errors(f"{source}: array {name}"):
+                raise input_error(f"{key}={name or 'null'}", found, expected, f"set {key}=NAME")
+            with one_line_errors(f"{source}: array {name}"):
                 array = archive[name]
                 if not isinstance(array, np.ndarray):
                     raise ValueError("it does not begin as an array does")
@@ -417,48 +434,6 @@ def _choose_array(config: NpzData, names: list[str]) -> str | None:
     usual = [name for name in ("x", "X", "data") if name in names]
     others = [name for name in names if name != config.labels]
     return usual[0] if usual else others[0] if len(others) == 1 else None
-
-
-def _find(key: str, value: str, file_format: str) -> Path:
-    """Return the path of a file that can be opened and that begins as one of this format does."""
-    source, expected = f"{key}={value}", f"a .{file_format} file"
-    path = _expand(value)
-    try:
-        with path.open("rb") as file:
-            head = file.read(max(map(len, _FIRST_BYTES)))
-    except FileNotFoundError as error:
-        folder, near = path.absolute().parent, []
-        with contextlib.suppress(OSError):  # there may be no such folder
-            near = difflib.get_close_matches(path.name, [sibling.name for sibling in folder.iterdir()], n=1)
-        remedy = f"did you mean {key}={path.with_name(near[0])}?" if near else f"correct {key}"
-        raise _error(source, f"no such file in {folder}", expected, remedy) from error
-    except (OSError, ValueError) as error:
-        found, remedy = f"cannot be opened ({_reason(error)})", "name a file, and check its permissions"
-        raise _error(source, found, expected, remedy) from error
-    if not head:
-        raise _error(source, "an empty file (0 bytes)", expected, "write or copy it again")
-    found_format = next((name for start, name in _FIRST_BYTES.items() if head.startswith(start)), None)
-    if found_format is None:
-        raise _error(source, "neither a .npy nor a .npz file", expected, "write it with np.save or np.savez")
-    if found_format != file_format:
-        remedy = f"use data={found_format}" if key == "data.path" else "write it with np.save"
-        raise _error(source, f"the content of a .{found_format} file", expected, remedy)
-    return path
-
-
-@contextlib.contextmanager
-def _one_line_errors(source: str) -> Iterator[None]:
-    """Turn what a damaged or refused array raises into the line for the user."""
-    try:
-        yield
-    except _FILE_ERRORS as error:
-        if "allow_pickle" in str(error):
-            found, expected = "holds Python objects", "numbers, or strings as labels"
-            remedy = "loading objects could run code and is never done; write it with such a dtype"
-        else:
-            found, expected = f"cannot be read ({_reason(error)})", "a complete file"
-            remedy = "write or copy it again"
-        raise _error(source, found, expected, remedy) from error
 
 
 # Each takes its own subclass of DataConfig; GROUPS in dkm.config has the same names.

@@ -294,7 +294,7 @@ def test_the_home_of_an_unknown_user_is_a_missing_folder() -> None:
     assert "no such file in " in message(NpyData(path="~no-such-user/x.npy"))
 
 
-@pytest.mark.parametrize("name", ["", ".", "a\0b", "x" * 5000])
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
 def test_what_is_no_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "cannot be opened (" in message(NpyData(path=name))

@@ -302,6 +302,7 @@ def test_null_is_refused_where_it_has_no_meaning(key: str) -> None:
 
 RANGES = {
     "data.scaling=minmax": "expected one of none, unit, standard, l2",
+    "data=npy data.load=ram": "expected one of auto, memory, disk",
     "data=mnist data.split=valid": "expected one of all, train, test",
     "data=newsgroups data.n_terms=0": "expected a whole number, 1 or more",
     "data=blobs data.n_samples=0": "expected a whole number, 1 or more",
@@ -557,7 +558,6 @@ def damage(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda path: None, "no such file"),
-    "a directory": (lambda path: path.mkdir(), "cannot be opened (Is a directory)"),
     "empty": (lambda path: path.touch(), "an empty file (0 bytes)"),
     "text": (lambda path: path.write_text("1,2\n3,4\n"), "neither a .npy nor a .npz file; expected"),
     "a pickle": (lambda path: path.write_bytes(pickle.dumps(Malicious(path.with_name("executed")))), "neither a .npy"),
@@ -594,6 +594,87 @@ def test_a_file_that_cannot_be_read_is_refused(kind: str, option: str, tmp_path:
     line = refuse(f"data={option}", f"data.path={path}", "clustering.n_clusters=2")
     assert line.startswith(f"error: data.path={path}: ")
     assert expected in line
+
+
+FOLDERS: dict[str, tuple[Mapping[str, Any], str]] = {
+    "empty": ({}, "an empty folder; expected a .npy file, or a folder of .npy files; correct data.path"),
+    "only hidden files": ({".a.npy": TABLE}, "an empty folder"),
+    "other files": ({"b.txt": b"", "a.npz": b""}, "a folder without .npy files (it has a.npz, for example)"),
+    "a folder in it": ({"a.npy": TABLE, "b.npy": None}, "shard b.npy: cannot be opened (Is a directory)"),
+    "an empty file": ({"a.npy": TABLE, "b.npy": b""}, "shard b.npy: an empty file (0 bytes); expected a .npy file"),
+    "text": ({"a.npy": TABLE, "b.npy": b"1,2"}, "shard b.npy: neither a .npy nor a .npz file"),
+    "an archive": (
+        {"a.npy": TABLE, "b.npy": b"PK\x03\x04"},
+        "shard b.npy: the content of a .npz file; expected a .npy",
+    ),
+    "a cut header": ({"a.npy": TABLE, "b.npy": b"\x93NUMPY\x01\x00v"}, "shard b.npy: cannot be read ("),
+    "objects": ({"a.npy": TABLE, "b.npy": np.array([{}])}, "shard b.npy: holds Python objects; expected numbers"),
+    "dtypes": (
+        {"a.npy": TABLE, "b.npy": TABLE.astype("f4")},
+        "shard b.npy: an array of float32; expected float64 as in a.npy; write all shards alike",
+    ),
+    "byte orders": ({"a.npy": TABLE, "b.npy": TABLE.astype(">f8")}, "shard b.npy: an array of >f8; expected float64"),
+    "widths": (
+        {"a.npy": TABLE, "b.npy": TABLE[:, :1]},
+        "shard b.npy: shape (6, 1); expected (any number, 2) as in a.npy; write all shards alike",
+    ),
+    "dimensions": ({"a.npy": TABLE, "b.npy": TABLE[0]}, "shard b.npy: shape (2,); expected (any number, 2) as in"),
+    "numbers": ({"a.npy": np.float64(1), "b.npy": np.float64(1)}, "shard b.npy: shape (); expected "),
+    "no rows": ({"a.npy": TABLE[:0], "b.npy": TABLE[:0]}, "no values (shape (0, 2)); expected one row or more"),
+    "equal rows": ({"a.npy": TABLE[:1], "b.npy": TABLE[:1]}, "all 2 rows are equal; expected rows that differ"),
+    "NaN": ({"a.npy": TABLE, "b.npy": TABLE * np.nan}, "float32: 12, the first is nan in row 6, column 0 (counted"),
+    "strings": ({"a.npy": np.array([["a"]])}, "an array of <U1; expected real numbers"),
+    "records": ({"a.npy": np.zeros((2, 2), dtype=[("a", float)])}, "expected real numbers"),
+}
+
+
+@pytest.mark.parametrize("load", ["memory", "disk"])
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder_that_is_no_data_is_refused(kind: str, load: str, tmp_path: Path, refuse: Refuse) -> None:
+    files, expected = FOLDERS[kind]
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for name, content in files.items():
+        if content is None:
+            (folder / name).mkdir()
+        elif isinstance(content, bytes):
+            (folder / name).write_bytes(content)
+        else:
+            np.save(folder / name, content, allow_pickle=True)
+    line = refuse("data=npy", f"data.path={folder}", f"data.load={load}", "clustering.n_clusters=2")
+    assert line.startswith(f"error: data.path={folder}: ")
+    assert expected in line
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.labels"])
+def test_a_folder_is_refused_where_only_a_file_will_do(key: str, tmp_path: Path, refuse: Refuse) -> None:
+    np.save(tmp_path / "x.npy", TABLE)
+    data = ["data=npz"] if key == "data.path" else ["data=npy", f"data.path={tmp_path / 'x.npy'}"]
+    assert f"{key}={tmp_path}: cannot be opened (Is a directory)" in refuse(*data, f"{key}={tmp_path}")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGED if kind != "cut in the header"])
+def test_a_file_that_cannot_be_read_is_refused_for_the_disk_too(kind: str, tmp_path: Path, refuse: Refuse) -> None:
+    write, expected = DAMAGED[kind]
+    write(tmp_path / "x.npy")
+    line = refuse("data=npy", f"data.path={tmp_path / 'x.npy'}", "data.load=disk", "clustering.n_clusters=2")
+    assert line.startswith(f"error: data.path={tmp_path / 'x.npy'}: ")
+    assert expected in line
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_an_array_on_disk_is_refused_with_the_line_of_one_in_memory(kind: str, tmp_path: Path, refuse: Refuse) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, ARRAYS[kind][0], allow_pickle=True)
+    arguments = ["data=npy", f"data.path={path}", "clustering.n_clusters=2"]
+    assert refuse(*arguments, "data.load=disk") == refuse(*arguments, "data.load=memory")
+
+
+def test_fortran_order_on_disk_is_refused(tmp_path: Path, refuse: Refuse) -> None:
+    np.save(tmp_path / "x.npy", np.asfortranarray(TABLE))
+    line = refuse("data=npy", f"data.path={tmp_path / 'x.npy'}", "data.load=disk", "clustering.n_clusters=2")
+    assert "an array in Fortran order, whose rows lie scattered; expected C order; save np.ascontig" in line
+    assert line.endswith("(X), or set data.load=memory\n")
 
 
 @pytest.mark.parametrize("kind", ARRAYS)

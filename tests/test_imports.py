@@ -13,9 +13,10 @@ import dkm
 PACKAGE = Path(dkm.__file__).parent
 LAYERS = (
     {"config", "metrics", "interrupt"},
-    {"compose", "kmeans", "scaling", "augment", "models", "regularization", "checkpoint", "figures", "optim"},
-    {"clustering", "rundir", "data"},
-    {"objective", "evaluate"},
+    {"compose", "kmeans", "scaling", "files", "augment", "models", "regularization", "checkpoint", "figures", "optim"},
+    {"clustering", "rundir", "stored"},
+    {"objective", "data"},
+    {"evaluate"},
     {"report"},
     {"trainer"},
     {"resume"},
