@@ -19,8 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Numbers in the largest temporary matrix: 16 MiB in float32, which stays near the cache on a CPU.
-_CHUNK_NUMEL = 2**22
+# Numbers in the largest temporary matrix: 2 MiB in float32, which stays in the cache on a CPU. Eight times as many made
+# the search for the nearest of 1,000 centroids half as fast.
+_CHUNK_NUMEL = 2**19
 # Numbers in the (N, R * K) matrices of the restarts that run side by side: 1 GiB in float32.
 _GROUP_NUMEL = 2**28
 MAX_ITERATIONS = 300
@@ -46,9 +47,11 @@ class KMeansResult(NamedTuple):
 
 @torch.no_grad()
 def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tensor:
-    """Return the indices of the nearest centroids, nearest first; of equal ones, up to rounding, the lowest index.
+    """Return the indices of the nearest centroids, nearest first; of equally near ones, the lowest index.
 
-    Never in half precision: autocast is off inside.
+    Exact, also far from the origin and between centroids that almost coincide: where the rounding of the matrix product
+    could have decided, the row is searched again in float64, and in the last doubt by differences. Never in half
+    precision: autocast is off inside.
 
     Parameters
     ----------
@@ -62,23 +65,92 @@ def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tenso
     -------
     Tensor of shape (N, n_nearest), int64
     """
-    N, K = len(z), len(centroids)
+    if torch.is_autocast_enabled(z.device.type):
+        with torch.autocast(z.device.type, enabled=False):
+            return nearest_centroids(z, centroids, n_nearest)
+    K = len(centroids)
     # Distances do not change when both are moved, rounding does: far from the origin |z|^2 swallows the differences.
+    # Nearer to it than the centroids to each other, that is not worth a copy of the points.
     origin = centroids.mean(0)
-    centroids = centroids - origin
-    bias = centroids.square().sum(1)  # (K,)
-    index = torch.empty(N, n_nearest, dtype=torch.int64, device=z.device)
-    rows = max(1, _CHUNK_NUMEL // K)
-    for start in range(0, N, rows):
-        chunk = z[start : start + rows] - origin
-        # |z|^2 is the same for all centroids of a point and left out.
-        scores = _full_precision_addmm(bias, chunk, centroids.T)  # (rows, K)
-        for column in range(n_nearest):
-            nearest = scores.argmin(1)
-            index[start : start + rows, column] = nearest
-            if column + 1 < n_nearest:
-                scores.scatter_(1, nearest[:, None], math.inf)
-    return index
+    bias = (centroids - origin).square().sum(1, keepdim=True)  # (K, 1)
+    if is_near := bool(origin.square().sum() <= bias.max()):
+        bias = centroids.square().sum(1, keepdim=True)
+    moved = centroids if is_near else centroids - origin
+    is_checked = K > 1 and z.device.type != "mps"  # which has no float64
+    longest = float(bias.max().sqrt()) if is_checked else 0.0
+    n_rows = max(1, _CHUNK_NUMEL // K)
+    parts: list[Tensor] = []
+    for start in range(0, len(z), n_rows):
+        chunk = z[start : start + n_rows]
+        chunk = chunk if is_near else chunk - origin
+        # |z|^2 is the same for all centroids of a point and left out. Points along the rows make the minimum over
+        # centroids run over whole rows at once.
+        scores = torch.addmm(bias, moved, chunk.T, alpha=-2)  # (K, rows)
+        found, gap = _smallest(scores, n_nearest, with_gap=is_checked)
+        if is_checked:
+            doubtful = _doubtful(gap, chunk, longest)
+            if len(doubtful) > 0:
+                search = _nearest_by_difference if z.dtype == torch.float64 else nearest_centroids
+                again = search(z[start + doubtful].double(), centroids.double(), n_nearest)
+                found[:, doubtful] = again.T
+        parts.append(found)
+    return torch.cat(parts, 1).T if len(parts) != 1 else parts[0].T
+
+
+def _smallest(scores: Tensor, n_nearest: int, *, with_gap: bool) -> tuple[Tensor, Tensor]:
+    """Find the smallest scores of each column of ``scores`` (K, rows), which are used up.
+
+    Returns
+    -------
+    tuple of Tensor
+        Their rows (n_nearest, rows), int64; and ``gap`` (rows,), with ``with_gap`` the smallest difference between two
+        that follow each other among the found and the next one, where there is one.
+    """
+    K = len(scores)
+    found: list[Tensor] = []
+    gaps: list[Tensor] = []
+    last, index = scores.min(0)
+    for n_found in range(1, n_nearest + 1):
+        found.append(index)
+        if n_found == K or (n_found == n_nearest and not with_gap):
+            break
+        scores.scatter_(0, index[None], math.inf)
+        if n_found == n_nearest:
+            following = scores.amin(0)
+        else:
+            following, index = scores.min(0)
+        gaps.append(following - last)
+        last = following
+    gap = gaps[0] if len(gaps) == 1 else torch.stack(gaps).amin(0) if gaps else last
+    return torch.stack(found) if n_nearest > 1 else found[0][None], gap
+
+
+def _doubtful(gap: Tensor, chunk: Tensor, longest: float) -> Tensor:
+    """Return the rows (M,) of the chunk whose order of scores rounding could have changed.
+
+    A score is off by at most ``(D + 4) * eps * (|z| + |c|)^2``: D products and sums, |c|^2, and the move to the origin;
+    ``longest`` is the largest |c|. Two scores may each be off by that.
+    """
+    D = chunk.shape[1]
+    error = 2 * (D + 4) * _matmul_eps(chunk.dtype)
+    # First by a bound on the lengths that takes one pass; most chunks of few points end here.
+    if float(gap.amin()) > error * (math.sqrt(D) * float(chunk.abs().amax()) + longest) ** 2:
+        return gap.new_empty(0, dtype=torch.int64)
+    is_doubtful: Tensor = gap <= error * (torch.linalg.vector_norm(chunk, dim=1) + longest) ** 2
+    return is_doubtful.nonzero()[:, 0]
+
+
+def _nearest_by_difference(z: Tensor, centroids: Tensor, n_nearest: int) -> Tensor:
+    """Return what ``nearest_centroids`` does, from sums that have the same bits for equal points."""
+    n_rows = max(1, _CHUNK_NUMEL // centroids.numel())
+    parts = [(rows[:, None] - centroids).square().sum(2) for rows in torch.split(z, n_rows)]
+    return torch.cat([distance.argsort(dim=1, stable=True)[:, :n_nearest] for distance in parts])
+
+
+def _matmul_eps(dtype: torch.dtype) -> float:
+    """Return the rounding unit of matrix products, which users may have lowered for speed in float32."""
+    is_lowered = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return torch.finfo(torch.bfloat16 if is_lowered else dtype).eps
 
 
 def _full_precision_addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -96,7 +168,9 @@ def assign(z: Tensor, centroids: Tensor) -> Assignment:
 
 def squared_distances_to(z: Tensor, centroids: Tensor, index: Tensor) -> Tensor:
     """Return the squared distance (N,) of each point z (N, D) to its own centroid ``centroids[index]``."""
-    return (z - centroids[index]).square().sum(1)
+    n_rows = max(1, _CHUNK_NUMEL // z.shape[1])
+    parts = zip(torch.split(z, n_rows), torch.split(index, n_rows), strict=True)
+    return torch.cat([(rows - centroids[picks]).square().sum(1) for rows, picks in parts])
 
 
 @torch.no_grad()
@@ -225,28 +299,28 @@ def _lloyd_step(z: Tensor, centroids: Tensor) -> Tensor:
     N, D = z.shape
     R, K, _ = centroids.shape
     flat = centroids.reshape(R * K, D)
-    bias = flat.square().sum(1)
-    offset = torch.arange(R, device=z.device) * K
+    bias = flat.square().sum(1, keepdim=True)
+    offset = torch.arange(R, device=z.device)[:, None] * K
     sums = torch.zeros(R * K, D, dtype=torch.float64, device=z.device)
     counts = torch.zeros(R * K, dtype=torch.float64, device=z.device)
-    score = torch.empty(N, R, dtype=z.dtype, device=z.device)
-    labels = torch.empty(N, R, dtype=torch.int64, device=z.device)
+    score = torch.empty(R, N, dtype=z.dtype, device=z.device)
+    labels = torch.empty(R, N, dtype=torch.int64, device=z.device)
     rows = max(1, _CHUNK_NUMEL // (R * K))
     for start in range(0, N, rows):
         chunk = z[start : start + rows]
-        scores = _full_precision_addmm(bias, chunk, flat.T).view(-1, R, K)
-        low, nearest = scores.min(2)  # (rows, R)
+        scores = _full_precision_addmm(bias, flat, chunk.T).view(R, K, -1)
+        low, nearest = scores.min(1)  # (R, rows)
         # Sums by a matrix product: deterministic on every device, which scattered addition on a GPU is not.
-        one_hot = torch.zeros(len(chunk), R * K, dtype=z.dtype, device=z.device)
-        one_hot.scatter_(1, nearest + offset, 1)
+        one_hot = torch.zeros(R * K, len(chunk), dtype=z.dtype, device=z.device)
+        one_hot.scatter_(0, nearest + offset, 1)
         with torch.autocast(z.device.type, enabled=False):
-            sums += one_hot.T @ chunk
-        counts += one_hot.sum(0, dtype=torch.float64)
-        score[start : start + rows] = low
-        labels[start : start + rows] = nearest
+            sums += one_hot @ chunk
+        counts += one_hot.sum(1, dtype=torch.float64)
+        score[:, start : start + rows] = low
+        labels[:, start : start + rows] = nearest
     for restart in (counts.view(R, K) == 0).any(1).nonzero()[:, 0].tolist():
-        distance = score[:, restart] + z.square().sum(1)
-        _relocate_empty(z, labels[:, restart], distance, sums.view(R, K, D)[restart], counts.view(R, K)[restart])
+        distance = score[restart] + z.square().sum(1)
+        _relocate_empty(z, labels[restart], distance, sums.view(R, K, D)[restart], counts.view(R, K)[restart])
     means = (sums / counts.clamp(min=1)[:, None]).to(z.dtype)
     return torch.where((counts > 0)[:, None], means, flat).view(R, K, D)
 

@@ -119,6 +119,46 @@ def test_points_far_from_the_origin_get_their_true_nearest_centroid():
     assert torch.equal(nearest_centroids(z, centroids)[:, 0], nearest)
 
 
+HARD = {
+    "at an offset": lambda z, c: (z + 1e4, c + 1e4),
+    "two groups far apart": lambda z, c: (z + 1e4 * (z[:, :1] > 0), c + 1e4 * (torch.arange(len(c)) % 2)[:, None]),
+    "centroids that almost coincide": lambda z, c: (z, c[:1] + 1e-6 * c),
+    "coinciding centroids": lambda z, c: (z, c[:5].repeat(8, 1)),
+    "an outlier among the points": lambda z, c: (torch.cat([z[:-1], 1e6 * z[-1:]]), c),
+    "tiny": lambda z, c: (1e-15 * z, 1e-15 * c),
+}
+
+
+@pytest.mark.parametrize("n_nearest", [1, 2, 3])
+@pytest.mark.parametrize("case", HARD)
+def test_the_nearest_are_exactly_those_of_float64(case, n_nearest):
+    z, centroids = HARD[case](normal(3000, 8, dtype=torch.float32), normal(40, 8, seed=1, dtype=torch.float32))
+    distance = torch.cdist(z.double(), centroids.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    found = nearest_centroids(z, centroids, n_nearest)
+    # The distances rather than the indices: those of coinciding centroids are equal up to the last bit of float64.
+    expected = distance.topk(n_nearest, dim=1, largest=False).values
+    torch.testing.assert_close(distance.gather(1, found), expected, rtol=1e-9, atol=0)
+
+
+def test_the_matrix_product_alone_would_be_wrong_where_groups_lie_far_apart():
+    """So that the test above can fail."""
+    z, centroids = HARD["two groups far apart"](*(normal(n, 8, seed=n, dtype=torch.float32) for n in (3000, 40)))
+    shifted, origin = centroids - centroids.mean(0), centroids.mean(0)
+    scores = torch.addmm(shifted.square().sum(1), z - origin, shifted.T, alpha=-2)
+    assert (scores.argmin(1) != nearest_centroids(z, centroids)[:, 0]).float().mean() > 0.01
+
+
+def test_lowered_matmul_precision_leaves_the_nearest_exact():
+    z, centroids = normal(3000, 64, dtype=torch.float32), normal(40, 64, seed=1, dtype=torch.float32)
+    expected = nearest_centroids(z.double(), centroids.double())
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(nearest_centroids(z, centroids), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.parametrize("chunk_numel", [1, 33, 1000])  # one row at a time, 3 rows, 90 rows; 200 is a multiple of none
 def test_chunks_change_nothing(chunk_numel, monkeypatch):
     # The sums over chunks are taken in another order: equal up to rounding.
