@@ -21,16 +21,22 @@ from dkm.config import SCALINGS
 
 Array = npt.NDArray[Any]
 
-# So many values are computed with at a time, in float64 (32 MiB), so that a large offset costs no digits.
+# All is computed in float64, so that a large offset costs no digits: sums over chunks of so many values (32 MiB) ...
 _CHUNK_VALUES = 2**22
+# ... and scaled values, which do not depend on each other, in pieces that fit a cache: half the time of 2**22.
+_PIECE_VALUES = 2**18
 
 
 def row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Yield the rows of each chunk of an array (N, ...), in order.
+    """Return the rows of each chunk of an array (N, ...), in order.
 
     Sums depend in their last bits on where they are cut, so the slices depend on nothing but the shape.
     """
-    n_rows = max(1, _CHUNK_VALUES // math.prod(shape[1:]))
+    return _slices(shape, _CHUNK_VALUES)
+
+
+def _slices(shape: tuple[int, ...], n_values: int) -> Iterator[slice]:
+    n_rows = max(1, n_values // math.prod(shape[1:]))
     for start in range(0, shape[0], n_rows):
         yield slice(start, min(start + n_rows, shape[0]))
 
@@ -105,10 +111,11 @@ class Scaling:
         if X.shape[1] != self.n_features:
             raise ValueError(f"X has {X.shape[1]} features: expected {self.n_features}, as when fitted")
         scaled = np.empty(X.shape, dtype=np.float32)
-        for rows in row_slices(X.shape):
+        shift, scale = np.array(self.shift), np.array(self.scale)
+        for rows in _slices(X.shape, _PIECE_VALUES):
             part = _to_float64(X[rows])
-            part -= self.shift
-            part /= self.scale
+            part -= shift
+            part /= scale
             if self.kind == "l2":
                 length = np.linalg.norm(part, axis=1, keepdims=True)
                 part /= np.where(length > 0, length, 1.0)

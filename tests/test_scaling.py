@@ -69,7 +69,7 @@ def chunks_of(X: Any, *sizes: int) -> Iterator[Any]:
 def test_scaling_in_chunks_equals_scaling_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(0).normal(size=(50, 4))
     whole = Scaling.fit([X], kind).apply(X)
-    monkeypatch.setattr(dkm.scaling, "_CHUNK_VALUES", 12)  # 3 rows, and a rest of 2
+    monkeypatch.setattr(dkm.scaling, "_PIECE_VALUES", 12)  # 3 rows, and a rest of 2
     np.testing.assert_allclose(Scaling.fit(chunks_of(X, 3, 1, 16), kind).apply(X), whole, rtol=1e-6)
 
 
