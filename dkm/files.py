@@ -168,6 +168,8 @@ def read_header(path: Path, source: str) -> NpyHeader:
         shape, is_fortran, dtype = read(file)
         if dtype.hasobject:
             raise ValueError("expected allow_pickle=True")
+        if any(length < 0 for length in shape):
+            raise ValueError(f"shape {shape}")
         n_dims = sum(length > 1 for length in shape)
         is_fortran = is_fortran and n_dims > 1  # else both orders are the same
         return NpyHeader(path, dtype, shape, is_fortran, file.tell(), state.st_size, state.st_mtime_ns)

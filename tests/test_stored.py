@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ import dkm.stored
 from dkm.config import NpyData, UserError
 from dkm.data import load_dataset
 from dkm.files import NpyFiles
-from dkm.scaling import Scaling
+from dkm.scaling import Scaling, to_rows
 from dkm.stored import StoredArray, StoredRows
 
 N = 50
@@ -351,6 +352,30 @@ def test_a_file_shorter_than_its_header_says_is_refused_at_once(write: Callable[
         stored(path)
     found = f"cannot be read ({size - 1:,} bytes, but its header promises {size:,})"
     assert str(caught.value) == f"{source}{found}; expected a complete file; write or copy it again"
+
+
+def test_a_damaged_header_is_refused_or_harmless(tmp_path: Path) -> None:
+    """Any byte may be wrong; what is still data has the rows that NumPy reads."""
+    path = Path(write_file(tmp_path / "x", random_array("f8", N, 3)))
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    n_refused = 0
+    for position in [*range(10, 90)] * 3:
+        damaged = bytearray(content)
+        damaged[position] = generator.integers(32, 127)
+        path.write_bytes(damaged)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of NumPy and of the parser, about the damage
+                data = load_dataset(NpyData(path=str(path), load="disk", scaling="none"))
+                expected = np.load(path)
+        except UserError:
+            n_refused += 1
+            continue
+        assert isinstance(data.X, StoredRows)
+        rows = to_rows(expected).astype(np.float64).astype(np.float32)
+        np.testing.assert_array_equal(data.X.read(0, len(data.X)).numpy(), rows)
+    assert n_refused > 100
 
 
 # --- Fortran order ------------------------------------------------------------------------------------------
