@@ -34,12 +34,15 @@ class RandomAffine:
         self.rotation = rotation
         self.shift = shift
 
-    def __call__(self, x: Tensor, seed: int) -> Tensor:
-        """Return the augmented copy of ``x`` (B, F); the same seed gives the same one."""
+    def __call__(self, x: Tensor, seed: int, *, first: int = 0, n_rows: int | None = None) -> Tensor:
+        """Return the augmented copy of ``x`` (B, F); the same seed gives the same one.
+
+        ``x`` may be a part of a batch of ``n_rows``, from row ``first`` on: its rows come out as in the whole batch.
+        """
         B = len(x)
         _, H, W = self.image_shape
         # Drawn on the CPU, so that a seed means the same on every device; four numbers per image travel.
-        draws = torch.rand(B, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        draws = torch.rand(n_rows or B, 3, generator=torch.Generator().manual_seed(seed))[first : first + B] * 2 - 1
         angle = draws[:, 0] * math.radians(self.rotation)
         cos, sin = angle.cos(), angle.sin()
         # affine_grid's coordinates run from -1 to 1 over each side, so the rotation of a W x H image carries the

@@ -21,13 +21,23 @@ class Signals:
 
     The training loop looks at ``is_requested`` after each step. Code that only computes runs inside ``interruptible``,
     which a request leaves at once. A second request does not wait any more.
+
+    Parameters
+    ----------
+    is_alone : bool
+        False with several processes, which must stop at the same point: then a request only sets ``is_requested``,
+        however often it comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_alone: bool = True) -> None:
         self.is_requested = False
+        self._is_alone = is_alone
         self._is_interruptible = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_alone:
+            self.is_requested = True
+            return
         if self.is_requested and not self._is_interruptible:
             raise KeyboardInterrupt
         self.is_requested = True
@@ -36,7 +46,7 @@ class Signals:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        if self.is_requested:
+        if self.is_requested and self._is_alone:
             raise Interrupted
         self._is_interruptible = True
         try:
@@ -46,8 +56,8 @@ class Signals:
 
 
 @contextmanager
-def signals_handled() -> Iterator[Signals]:
-    requests = Signals()
+def signals_handled(*, is_alone: bool = True) -> Iterator[Signals]:
+    requests = Signals(is_alone=is_alone)
     if threading.current_thread() is not threading.main_thread():
         yield requests  # only the main thread may set handlers
         return

@@ -63,8 +63,18 @@ class Objective(nn.Module):
         self.strength = strength
         self._penalized = tuple(penalized)  # a tuple: they are already registered where they belong
 
-    def forward(self, x: Tensor, index: Tensor) -> LossTerms:
-        """Return the loss terms of a batch: x (B, F), ``index`` (B,) its positions in the data set."""
+    def forward(self, x: Tensor, index: Tensor, share: float = 1.0) -> LossTerms:
+        """Return the loss terms of a batch.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, F)
+        index : Tensor of shape (B,)
+            Its positions in the data set.
+        share : float
+            What the terms that are means over samples are multiplied by. With W processes, W times this one's part of
+            the rows, so that the mean over the processes is the mean over the whole batch.
+        """
         z = self.autoencoder.encode(x)  # (B, D)
         x_hat = self.autoencoder.decode(z).to(x.dtype)  # (B, F); half precision under autocast
         reconstruction = F.mse_loss(x_hat, x)
@@ -72,6 +82,8 @@ class Objective(nn.Module):
             reconstruction = reconstruction * x.shape[1]
         zero = reconstruction.new_zeros(())
         clustering = zero if self.clustering is None else self.clustering.loss(z, index)
+        if share != 1:
+            reconstruction, clustering = share * reconstruction, share * clustering
         l2 = l2_penalty(self._penalized) if self._penalized else zero
         total = reconstruction
         if self.clustering is not None:
