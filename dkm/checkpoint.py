@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,14 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be used."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that at every moment, also after a power cut, either the old or the new content is there."""
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file, whole or in parts, so that at every moment either the old or the new content is there.
+
+    Also after a power cut.
+    """
     beside = path.with_name(path.name + ".tmp")
     with beside.open("wb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -6,8 +6,6 @@ that two equal runs have equal ``metrics.jsonl``, ``result.json`` and ``assignme
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -15,7 +13,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +25,7 @@ import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from dkm import distributed
 from dkm.checkpoint import write_atomically
 from dkm.config import Config, dotted, to_dict
 
@@ -40,6 +39,7 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 ASSIGNMENTS = "assignments.csv"
+_ROWS_AT_ONCE = 100_000
 
 _CONFIG_HEADER = """\
 # The resolved config of this run. Repeat it with
@@ -63,6 +63,8 @@ class RunDirectory:
     progress : {"auto", "bar", "plain", "off"}
         What is printed; ``train.log`` has it all.
     """
+
+    is_written = True
 
     def __init__(self, path: Path, *, tensorboard: bool, progress: str) -> None:
         self.path = path
@@ -157,15 +159,16 @@ class RunDirectory:
 
         ``margin`` is the distance to the second nearest centroid less that to the nearest; None with one cluster.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["index", "cluster", "distance", "margin"] + ([] if y is None else ["label"]))
-        empty = [""] * len(labels)
-        margins = empty if margin is None else [f"{value:.9g}" for value in margin.tolist()]
-        distances = [f"{value:.9g}" for value in distance.tolist()]
-        columns: list[Iterable[Any]] = [range(len(labels)), labels.tolist(), distances, margins]
-        writer.writerows(zip(*columns, *([] if y is None else [y.tolist()]), strict=True))
-        self._write(ASSIGNMENTS, text.getvalue())
+        header = ["index", "cluster", "distance", "margin"] + ([] if y is None else ["label"])
+        columns = [np.arange(len(labels)), labels, distance, margin, *([] if y is None else [y])]
+
+        def parts() -> Iterator[bytes]:
+            yield (",".join(header) + "\n").encode()
+            for start in range(0, len(labels), _ROWS_AT_ONCE):
+                shown = [_csv_column(column, slice(start, start + _ROWS_AT_ONCE), len(labels)) for column in columns]
+                yield "".join(",".join(row) + "\n" for row in zip(*shown, strict=True)).encode()
+
+        write_atomically(self.path / ASSIGNMENTS, parts())
 
     def write_model(self, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> None:
         """Write ``model/``: the tensors as safetensors, the rest as JSON."""
@@ -231,6 +234,42 @@ class RunDirectory:
             file_writer.add_summary(summary)
 
 
+class Unwritten(RunDirectory):
+    """The run directory as the ranks have it that do not own it: what they would write goes nowhere."""
+
+    is_written = False
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull), tensorboard=False, progress="off")
+
+    def open(self, config: Config, *, step: int | None) -> None:
+        pass
+
+    def open_log(self) -> None:
+        pass
+
+    def update_manifest(self, **entries: Any) -> None:
+        pass
+
+    def read_manifest(self) -> dict[str, Any]:
+        return {}
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def truncate_metrics(self, n_bytes: int) -> None:
+        pass
+
+
+def _csv_column(values: np.ndarray | None, rows: slice, n_rows: int) -> list[str]:
+    """Return some rows of a column as text, with nine digits, which tell each float32 from the next."""
+    if values is None:
+        return [""] * len(range(n_rows)[rows])
+    if values.dtype.kind == "f":
+        return [f"{value:.9g}" for value in values[rows].tolist()]
+    return [str(value) for value in values[rows].tolist()]
+
+
 class _Console(logging.Handler):
     """Prints log lines between progress bars: information to standard output, warnings to standard error."""
 
@@ -269,7 +308,17 @@ def environment() -> dict[str, Any]:
         "versions": {name: _version(name) for name in names},
         "git": _git_state(Path(__file__).parent),
         "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
     }
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process has had resident so far; None where that is not known."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _version(name: str) -> str | None:
