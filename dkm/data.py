@@ -20,7 +20,6 @@ import io
 import logging
 import math
 import os
-import struct
 import tarfile
 import urllib.request
 import zlib
@@ -446,41 +445,3 @@ _LOADERS: dict[str, Callable[[Any], _Raw]] = {
     "npy": _npy,
     "npz": _npz,
 }
-
-
-# --- batches ------------------------------------------------------------------------------------------------
-
-
-def stream_seed(*parts: int) -> int:
-    """Mix integers into the seed of a random stream of its own.
-
-    A hash, so that neighboring seeds, phases and epochs give unrelated streams: with ``seed + epoch``, run 1
-    would repeat what run 0 drew one epoch later.
-
-    Parameters
-    ----------
-    *parts : int, signed 64-bit
-        For example seed, phase and epoch.
-
-    Returns
-    -------
-    int, 0 to 2**63 - 1
-    """
-    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def batch_indices(n_samples: int, batch_size: int, seed: int, phase_idx: int, epoch: int) -> tuple[Tensor, ...]:
-    """Draw the batches of an epoch, such that each sample is in exactly one.
-
-    Their sizes differ by at most one. Full batches and a rest would leave 5 of digits' 1,797 samples beside
-    7 batches of 256: one very noisy step per epoch.
-
-    Returns
-    -------
-    tuple of int64 tensors
-        ``ceil(n_samples / batch_size)`` of them. Equal arguments give equal batches, whatever was drawn before.
-    """
-    generator = torch.Generator().manual_seed(stream_seed(seed, phase_idx, epoch))
-    order = torch.randperm(n_samples, generator=generator)
-    return order.tensor_split(math.ceil(n_samples / batch_size))
