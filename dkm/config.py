@@ -282,6 +282,9 @@ class ClusteringConfig:
     # most even cluster sizes wins: two classes under one centroid and another one halved show in the sizes, hardly in
     # the inertia. 0: the lowest inertia. k-means on the raw data always takes the lowest.
     balance_slack: float = 0.03
+    # Of more points than this, k-means, on the raw data and on the embedding, sees a fixed random sample of this many;
+    # all points are then assigned to the centroids that it found.
+    init_samples: int = 100_000
 
     def __post_init__(self) -> None:
         if self.n_clusters is not None:
@@ -289,6 +292,11 @@ class ClusteringConfig:
         _choice("clustering.init", self.init, INITS)
         _at_least("clustering.n_init", self.n_init, 1, 20)
         _non_negative("clustering.balance_slack", self.balance_slack, "0.03")
+        _at_least("clustering.init_samples", self.init_samples, 1, 100_000)
+        if self.n_clusters is not None:
+            ok = self.init_samples >= self.n_clusters
+            expected = f"at least clustering.n_clusters={self.n_clusters}"
+            require(ok, "clustering.init_samples", self.init_samples, expected, "raise it")
 
 
 @dataclass
@@ -513,11 +521,15 @@ class CheckpointConfig:
 class EvaluationConfig:
     # Epochs between two evaluations; the first and the last epoch of a phase are always evaluated.
     every_epochs: int = 10
+    # Of more points than this, scores that look at distances, and the map of the embedding, see a fixed random sample
+    # of this many. Scores that compare with labels always take all points.
+    samples: int = 100_000
     # The silhouette compares all pairs of points: it is taken on a fixed random sample of at most this many.
     silhouette_samples: int = 10_000
 
     def __post_init__(self) -> None:
         _at_least("evaluation.every_epochs", self.every_epochs, 1, 10)
+        _at_least("evaluation.samples", self.samples, 2, 100_000)
         _at_least("evaluation.silhouette_samples", self.silhouette_samples, 2, 10_000)
 
 
@@ -556,7 +568,11 @@ class Config:
     device: str = "auto"
     # fp32 | bf16 (autocast; distances stay in fp32)
     precision: str = "fp32"
+    # torch.compile for the training step: it pays on GPUs and in long runs, and takes a minute or so at the start.
     compile: bool = False
+    # CPU threads. null: OMP_NUM_THREADS, else all cores that this process may use, shared with the other processes of
+    # a torchrun job on the machine. The number of threads decides the last bits of the results.
+    threads: int | None = None
     # Only algorithms that give the same bits each time; an operation without one is an error.
     deterministic: bool = True
     # A run directory to continue in, or auto: the newest unfinished run of the same config beside this one.
@@ -575,6 +591,8 @@ class Config:
         ok = self.device in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and number.isdecimal())
         require(ok, "device", self.device, "one of auto, cpu, cuda, cuda:N, mps", "for example device=cpu")
         _choice("precision", self.precision, ("fp32", "bf16"))
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1, 4)
 
 
 # --- groups and their options -------------------------------------------------------------------------------------
@@ -645,7 +663,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 # What a resumed run may change: keys, and sections ending in a dot, that touch no number of the steps already taken.
 # The data may have moved: their SHA-256 is compared.
-RESUMABLE = ("resume", "device", "pretrain.epochs", "joint.epochs", "checkpoint.", "log.", "data.root", "data.path")
+RESUMABLE = (
+    *("resume", "device", "threads", "pretrain.epochs", "joint.epochs"),
+    *("checkpoint.", "log.", "data.root", "data.path"),
+)
 
 
 def dotted(config: Config) -> dict[str, Any]:

@@ -7,20 +7,21 @@ Labels come in here and nowhere else, and only scores come out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dkm import metrics
+from dkm import distributed, metrics
+from dkm.batches import Batches
+from dkm.config import EvaluationConfig
 from dkm.data import Dataset
 from dkm.kmeans import nearest_centroids, squared_distances_to
 from dkm.models import Autoencoder
 
-# Rows that are encoded at once: large enough for the matrix products, small enough for the 2,000-wide layer.
-_ROWS = 2048
 _N_SHOWN = 20
 
 Scores = dict[str, float | None]
@@ -39,10 +40,37 @@ class Clustering(NamedTuple):
     inertia: float
 
 
+def sample_rows(n_samples: int, limit: int) -> Tensor | None:
+    """Return which rows stand for all of more than ``limit``, in order, always the same ones; None for all rows."""
+    if n_samples <= limit:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(n_samples, generator=generator)[:limit].sort().values
+
+
+def every_row(function: Callable[[Tensor], Tensor], batches: Batches, width: int) -> Tensor:
+    """Return ``function(rows)`` of all rows of the data in their order, computed in chunks, by each rank its share.
+
+    Parameters
+    ----------
+    function : callable
+        Maps rows (B, F) to (B, width).
+
+    Returns
+    -------
+    float32 Tensor of shape (N, width)
+    """
+    result = torch.zeros(batches.n_samples, width, device=batches.device)
+    for rows, x in batches.chunks():
+        result[rows] = function(x)
+    return distributed.sum_(result)
+
+
 @torch.no_grad()
-def encode(autoencoder: Autoencoder, X: Tensor) -> Tensor:
-    """Return the embedding (N, D) of X (N, F) in float32, whatever precision the training has."""
-    return torch.cat([autoencoder.encode(rows) for rows in torch.split(X, _ROWS)])
+def encode(autoencoder: Autoencoder, batches: Batches, precision: str = "fp32") -> Tensor:
+    """Return the embedding (N, D) of all rows as float32, computed in ``precision`` (fp32 or bf16)."""
+    with torch.autocast(batches.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return every_row(autoencoder.encode, batches, autoencoder.latent_dim)
 
 
 @torch.no_grad()
@@ -59,20 +87,33 @@ def cluster(z: Tensor, centroids: Tensor) -> Clustering:
 class Evaluator:
     """Scores clusterings of one data set.
 
-    Parameters
-    ----------
-    silhouette_samples : int
-        The silhouette is taken on a fixed random sample of at most this many points.
+    Scores that look at distances are taken on ``sample``, all rows where there are few.
     """
 
-    def __init__(self, data: Dataset, n_clusters: int, silhouette_samples: int) -> None:
-        self._X = data.X.cpu().numpy()
-        self._y = data.y
+    def __init__(self, data: Dataset, batches: Batches, n_clusters: int, config: EvaluationConfig) -> None:
+        self.sample = sample_rows(data.n_samples, config.samples)
+        self._data = data
+        self._batches = batches
         self._n_clusters = n_clusters
-        self._max_samples = silhouette_samples
+        self._silhouette_samples = config.silhouette_samples
+
+    @cached_property
+    def X(self) -> np.ndarray:
+        """The rows of the sample in the space of the data."""
+        if self.sample is None and isinstance(self._data.X, Tensor):
+            return self._data.X.cpu().numpy()
+        return self.rows(np.arange(self._data.n_samples) if self.sample is None else self.sample.numpy())
+
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """Return rows (M, F) of the data."""
+        return self._batches.take(torch.from_numpy(index)).cpu().numpy()
+
+    def sampled(self, z: Tensor) -> np.ndarray:
+        """Return the rows of the sample of z (N, D)."""
+        return (z if self.sample is None else z[self.sample.to(z.device)]).cpu().numpy()
 
     def scores(self, Z: np.ndarray, labels: np.ndarray, inertia: float, *, on_data: bool = False) -> Scores:
-        """Score ``labels`` (N,), found in the space of Z (N, D).
+        """Score ``labels`` (N,) of all rows, found in the space of Z, which has the rows of the sample.
 
         Returns
         -------
@@ -83,13 +124,17 @@ class Evaluator:
             n_effective_clusters. None where a score is undefined.
         """
         scores: Scores = {}
-        if self._y is not None:
-            scores |= metrics.label_scores(self._y, labels)
-        scores |= metrics.label_free_scores(Z, labels, self._n_clusters, max_samples=self._max_samples)
+        if self._data.y is not None:
+            scores |= metrics.label_scores(self._data.y, labels)
+        scores |= self._label_free(Z, labels)
+        scores["n_effective_clusters"] = metrics.effective_clusters(metrics.cluster_sizes(labels, self._n_clusters))
         if on_data:
-            on_raw = metrics.label_free_scores(self._X, labels, self._n_clusters, max_samples=self._max_samples)
-            scores["silhouette_data"] = on_raw["silhouette"]
+            scores["silhouette_data"] = self._label_free(self.X, labels)["silhouette"]
         return scores | {"inertia": inertia}
+
+    def _label_free(self, Z: np.ndarray, labels: np.ndarray) -> Scores:
+        mine = labels if self.sample is None else labels[self.sample.numpy()]
+        return metrics.label_free_scores(Z, mine, self._n_clusters, max_samples=self._silhouette_samples)
 
 
 def embedding_variance(z: Tensor) -> float:
@@ -105,14 +150,14 @@ def smallest_centroid_distance(centroids: Tensor) -> float | None:
 
 
 @torch.no_grad()
-def reconstruction_figure(autoencoder: Autoencoder, data: Dataset) -> Any:
+def reconstruction_figure(autoencoder: Autoencoder, data: Dataset, batches: Batches) -> Any:
     """Draw fixed samples beside their reconstructions; None for data that are not images."""
     if data.image_shape is None:
         return None
     from dkm import figures
 
     picks = torch.linspace(0, data.n_samples - 1, min(_N_SHOWN, data.n_samples)).long()
-    x = data.X[picks.to(data.X.device)]
+    x = batches.take(picks)
     pair = [t.view(-1, *data.image_shape).cpu().numpy() for t in (x, autoencoder.decode(autoencoder.encode(x)))]
     return figures.reconstruction_pairs(*pair)
 
@@ -130,35 +175,37 @@ def centroid_figure(autoencoder: Autoencoder, centroids: Tensor, data: Dataset) 
 
 
 def final_figures(
-    data: Dataset, z: Tensor, centroids: Tensor, clustering: Clustering, records: list[dict[str, Any]]
+    data: Dataset, evaluator: Evaluator, z: Tensor, centroids: Tensor, clustering: Clustering
 ) -> Iterator[tuple[str, Any]]:
     """Yield (name, figure) for ``figures/`` at the end of a run."""
     from dkm import figures
 
     K = len(centroids)
     sizes = metrics.cluster_sizes(clustering.labels, K)
+    labels = clustering.labels if evaluator.sample is None else clustering.labels[evaluator.sample.numpy()]
     yield (
         "embedding",
-        figures.embedding_map(z.cpu().numpy(), clustering.labels, centroids.cpu().numpy(), title="Embedding"),
+        figures.embedding_map(evaluator.sampled(z), labels, centroids.cpu().numpy(), title="Embedding"),
     )
     yield "cluster_sizes", figures.cluster_sizes_bar(sizes)
-    yield "loss_curves", figures.loss_curves(records)
     if data.y is not None and data.n_classes is not None:
         yield (
             "contingency",
             figures.contingency_map(metrics.contingency(data.y, clustering.labels, data.n_classes, K)),
         )
     if data.image_shape is not None:
-        yield "exemplars", figures.exemplar_grid(_exemplars(data, clustering, K), sizes)
+        images = _exemplars(data.image_shape, evaluator, clustering, K)
+        yield "exemplars", figures.exemplar_grid(images, sizes)
 
 
-def _exemplars(data: Dataset, clustering: Clustering, n_clusters: int) -> np.ndarray:
+def _exemplars(
+    image_shape: tuple[int, int, int], evaluator: Evaluator, clustering: Clustering, n_clusters: int
+) -> np.ndarray:
     """Return the images nearest to each centroid (K, M, C, H, W), nan where a cluster has fewer."""
-    assert data.image_shape is not None
     M = 10
-    images = np.full((n_clusters, M, *data.image_shape), np.nan, np.float32)
+    images = np.full((n_clusters, M, *image_shape), np.nan, np.float32)
     for k in range(n_clusters):
         members = np.flatnonzero(clustering.labels == k)
         nearest = members[np.argsort(clustering.distance[members], kind="stable")[:M]]
-        images[k, : len(nearest)] = data.X[torch.from_numpy(nearest)].cpu().numpy().reshape(-1, *data.image_shape)
+        images[k, : len(nearest)] = evaluator.rows(nearest).reshape(-1, *image_shape)
     return images

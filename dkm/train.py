@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,11 +24,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dkm import distributed
 from dkm.compose import Command, Composed, OwnConfigs, checked, compose, explain, parse, set_up
 from dkm.config import Config, UserError, require
 
+if TYPE_CHECKING:
+    from dkm.rundir import RunDirectory
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+
+
+class Plan(NamedTuple):
+    """What to run, and in which directory; ``composed`` if the run is new."""
+
+    config: Config
+    directory: Path
+    composed: Composed | None = None
 
 
 def main() -> None:
@@ -36,6 +48,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _main(sys.argv[1:])
+    except distributed.ToldElsewhere:
+        code = EXIT_USER_ERROR
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = EXIT_USER_ERROR
@@ -46,26 +60,39 @@ def main() -> None:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    command = parse(arguments)
-    if command.is_for_hydra:
-        return _run_hydra(command)
+    if not distributed.is_several():
+        command = parse(arguments)
+        return _run_hydra(command) if command.is_for_hydra else _exit_code(_plan(command))
+    import torch
+
+    with distributed.process_group(with_cuda=torch.cuda.is_available()):
+        command = distributed.jointly(lambda: parse(arguments))
+        if command.is_for_hydra:  # prints, and needs no help with it
+            return _run_hydra(command) if distributed.is_main() else 0
+        return _exit_code(distributed.jointly(lambda: _plan(command)))
+
+
+def _plan(command: Command) -> Plan:
     given = [o.partition("=")[2].strip("'\"") for o in command.overrides if o.startswith("resume=")]
     named = given[-1] if given else None
     if named not in (None, "auto", "null"):
         from dkm.resume import named_run, resumed_config
 
         run = named_run(named)
-        return _exit_code(resumed_config(run, command), run)
+        return Plan(resumed_config(run, command), run)
     composed = compose(command)
     directory = Path(composed.hydra.run.dir).absolute()
+    if not distributed.is_main():  # rank 0 knows the directory, whose name has the time in it
+        composed.config.resume = None
+        return Plan(composed.config, directory, composed)
     if named == "auto":
         from dkm.resume import unfinished_run, with_config_of
 
         found = unfinished_run(composed.config, directory)
         if found is not None:
-            return _exit_code(with_config_of(found, composed.config), found)
+            return Plan(with_config_of(found, composed.config), found)
     require_new(directory)
-    return _exit_code(composed.config, directory, composed)
+    return Plan(composed.config, directory, composed)
 
 
 def require_new(directory: Path, besides: Sequence[str] = ()) -> None:
@@ -80,64 +107,86 @@ def require_new(directory: Path, besides: Sequence[str] = ()) -> None:
         )
 
 
-def _exit_code(config: Config, directory: Path, composed: Composed | None = None) -> int:
+def _exit_code(plan: Plan) -> int:
     from dkm.interrupt import Interrupted
     from dkm.trainer import NonFiniteLoss
 
+    where = shlex.quote(str(plan.directory))
     try:
-        execute(config, directory, composed)
+        execute(plan)
     except Interrupted:
-        print(
-            f"interrupted: a checkpoint was written; continue with resume={shlex.quote(str(directory))}",
-            file=sys.stderr,
-        )
+        _say(f"interrupted: a checkpoint was written; continue with resume={where}")
         return EXIT_INTERRUPTED
     except NonFiniteLoss as error:
-        return _failed(str(error))
+        _say(f"error: {error}")
+        return 1
+    except distributed.RankLost as error:
+        _say(f"error: {error}; a checkpoint was written; continue with resume={where}, with any number of processes")
+        return 1
     except OSError as error:
-        return _failed(f"{error.filename or directory}: {error.strerror}; what was written before is kept")
+        print(
+            f"error: {error.filename or plan.directory}: {error.strerror}; what was written before is kept",
+            file=sys.stderr,
+        )
+        return 1
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
         what = str(error).partition("\n")[0]
-        return _failed(f"not enough memory ({what}); lower batch_size or model.hidden, or give less data")
+        print(
+            f"error: not enough memory ({what}); lower batch_size or model.hidden, or give less data", file=sys.stderr
+        )
+        return 1
     return 0
 
 
-def _failed(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 1
+def _say(message: str) -> None:
+    """Print what all processes know, once."""
+    if distributed.is_main():
+        print(message, file=sys.stderr)
 
 
-def execute(config: Config, directory: Path, composed: Composed | None = None) -> dict[str, Any]:
+def execute(plan: Plan) -> dict[str, Any]:
     """Train, in a new directory or continuing from what is in it; return the result.
 
-    Whatever is wrong with the data, or between config, data and machine, is found before anything is written.
+    Whatever is wrong with the data, or between config, data and machine, is found before anything is written. With
+    several processes rank 0 alone reads and writes the run directory, and tells the others what they need.
     """
-    from dkm import checkpoint
     from dkm.data import load_dataset
-    from dkm.rundir import RunDirectory
-    from dkm.trainer import Trainer
+    from dkm.rundir import RunDirectory, Unwritten
+    from dkm.trainer import Trainer, set_threads
 
-    trainer = Trainer(config, load_dataset(config.data))
-    run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
+    config, directory, _ = plan
+    set_threads(config.threads)
+    trainer = distributed.first_of_machine_first(lambda: Trainer(config, load_dataset(config.data)))
+    distributed.require_equal(trainer.identity())
+    run: RunDirectory = Unwritten()
+    if distributed.is_main():
+        run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if composed is not None:
-            _write_hydra_files(directory / ".hydra", composed)
-        run.open_log()
-    except OSError as error:
-        raise UserError(
-            f"hydra.run.dir={directory}: {error.strerror}; expected a place to write; choose another"
-        ) from error
-    try:
-        state = checkpoint.load(directory / "checkpoints")
+        state = distributed.state_of_main(distributed.on_main(lambda: _opened(run, plan)))
         if state is not None:
-            trainer.restore(state, directory)
+            distributed.jointly(lambda: trainer.restore(state, directory))
         run.open(config, step=None if state is None else trainer.at.step)
         return trainer.run(run)
     finally:
         run.close()
+
+
+def _opened(run: RunDirectory, plan: Plan) -> dict[str, Any] | None:
+    """Make the run directory what a run can write to; return the state to go on from, if there is one."""
+    from dkm import checkpoint
+
+    try:
+        plan.directory.mkdir(parents=True, exist_ok=True)
+        if plan.composed is not None:
+            _write_hydra_files(plan.directory / ".hydra", plan.composed)
+        run.open_log()
+    except OSError as error:
+        raise UserError(
+            f"hydra.run.dir={plan.directory}: {error.strerror}; expected a place to write; choose another"
+        ) from error
+    return checkpoint.load(plan.directory / "checkpoints")
 
 
 def _write_hydra_files(directory: Path, composed: Composed) -> None:
@@ -154,7 +203,7 @@ def _run_hydra(command: Command) -> int:
     set_up()
     OwnConfigs.extra_dir = command.extra_dir
     is_sweep = not {"-m", "--multirun"}.isdisjoint(command.overrides)
-    if is_sweep and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if is_sweep and distributed.is_several():
         raise UserError("--multirun: expected one process, got several from torchrun; start the runs one by one")
     sys.argv = [sys.argv[0], *command.overrides]
     start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
@@ -187,7 +236,7 @@ def _job(cfg: DictConfig) -> float:
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     require_new(directory, besides=(".hydra",))  # which Hydra has just written
-    result = execute(config, directory)
+    result = execute(Plan(config, directory))
     silhouette = result["silhouette"]
     return -1.0 if silhouette is None else float(silhouette)
 

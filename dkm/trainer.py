@@ -13,18 +13,21 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dkm import checkpoint, evaluate, metrics, report
+from dkm import checkpoint, distributed, evaluate, metrics, report
 from dkm.augment import build_augmentation
+from dkm.batches import build_batches, stream_seed
 from dkm.clustering import KMeansClustering
 from dkm.config import (
     RESUMABLE,
@@ -39,20 +42,23 @@ from dkm.config import (
     flatten,
     to_dict,
 )
-from dkm.data import Dataset, batch_indices, stream_seed
+from dkm.data import Dataset
 from dkm.evaluate import Scores
 from dkm.interrupt import Interrupted, Signals, signals_handled
-from dkm.kmeans import kmeans, kmeans_restarts, lowest_inertia, most_even
+from dkm.kmeans import assign, kmeans, kmeans_restarts, lowest_inertia, most_even
 from dkm.models import build_autoencoder
 from dkm.objective import LossTerms, Objective
 from dkm.optim import build_optimizer, learning_rate, reset_rows
 from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
-from dkm.rundir import RunDirectory, environment
+from dkm.rundir import RunDirectory, environment, peak_memory_bytes
+from dkm.stored import StoredRows
 
 log = logging.getLogger(__name__)
 
 PHASES = ("pretrain", "joint")
 _TERMS = LossTerms._fields
+# Several processes agree to stop at every so many steps: a request has a second to spare, a message each step has not.
+_STEPS_BETWEEN_POLLS = 8
 
 
 class NonFiniteLoss(Exception):
@@ -88,8 +94,11 @@ class Trainer:
         self.config = config
         self.n_clusters = _n_clusters(config, data)
         self.device = _device(config.device)
+        if config.compile:
+            _require_compiler(self.device)
         self.data = data
-        self.X = data.X.to(self.device)
+        self.batches = build_batches(data.X, config.batch_size, config.seed, self.device)
+        self._require_rows_for_all()
         self.augment = build_augmentation(config.augmentation, data.image_shape)
         self.latent_dim = config.model.latent_dim or self.n_clusters
         self.autoencoder = build_autoencoder(
@@ -104,9 +113,9 @@ class Trainer:
             revive=isinstance(kind, KMeansConfig) and kind.revive,
         ).to(self.device)
         self.weight = kind.weight if isinstance(kind, KMeansConfig) else 0.0
-        self.evaluator = evaluate.Evaluator(data, self.n_clusters, config.evaluation.silhouette_samples)
+        self.evaluator = evaluate.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         self.at = Position()
-        self._n_batches = math.ceil(data.n_samples / config.batch_size)
+        self._n_batches = self.batches.n_batches
         # One row per step of the epoch: the terms, and the gradient norm where it was taken. Read once per epoch, so
         # that no step waits for the device.
         self._terms = torch.full((self._n_batches, len(_TERMS) + 1), math.nan, device=self.device)
@@ -129,9 +138,14 @@ class Trainer:
             After SIGINT or SIGTERM; a checkpoint was written.
         NonFiniteLoss
             The last good checkpoint is kept.
+        RankLost
+            Another process of the job ended; a checkpoint was written.
+        UserError
+            The data changed while the run read them; a checkpoint was written.
         """
         self.run_dir = run
-        with signals_handled() as self._signals, _deterministic(self.config.deterministic):
+        is_alone = not distributed.is_several()
+        with signals_handled(is_alone=is_alone) as self._signals, _deterministic(self.config.deterministic):
             self._start()
             try:
                 if self.at.raw is None:
@@ -148,6 +162,8 @@ class Trainer:
                 run.update_manifest(status="interrupted", reason="signal", seconds=self.at.seconds)
                 raise
             except BaseException as error:
+                if isinstance(error, distributed.RankLost | UserError):
+                    self._save()
                 status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 run.update_manifest(status=status, reason=f"{type(error).__name__}: {error}", seconds=self.at.seconds)
                 raise
@@ -170,15 +186,23 @@ class Trainer:
             manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
         self.run_dir.update_manifest(**manifest)
-        if not self._is_restored:
+        if self.run_dir.is_written and not self._is_restored:
             self.run_dir.text("config", (self.run_dir.path / "config.yaml").read_text(encoding="utf-8"))
             self.run_dir.text("manifest", (self.run_dir.path / "manifest.json").read_text(encoding="utf-8"))
         n_parameters = sum(p.numel() for p in self.autoencoder.parameters())
+        where = f"{self.device}, {torch.get_num_threads()} threads"
+        if distributed.is_several():
+            where = f"{distributed.world_size()} processes, each {where}"
         log.info(
-            "%s: %d samples, %d features, scaling %s; %d clusters, %d latent dimensions, %d parameters; %s, %d threads",
+            "%s: %d samples, %d features, scaling %s%s; %d clusters, %d latent dimensions, %d parameters; %s",
             *(data.name, data.n_samples, data.n_features, data.scaling.kind),
-            *(self.n_clusters, self.latent_dim, n_parameters, self.device, torch.get_num_threads()),
+            ", read from disk" if isinstance(data.X, StoredRows) else "",
+            *(self.n_clusters, self.latent_dim, n_parameters, where),
         )
+        if self.config.precision == "bf16" and not _has_bf16(self.device):
+            log.warning(
+                "precision=bf16: %s has no arithmetic for it and will be slower than with precision=fp32", self.device
+            )
         decays = isinstance(self.config.regularization, WeightDecayConfig) and self.config.regularization.strength > 0
         if isinstance(self.config.optimizer, AdamWConfig) and decays:
             log.info(
@@ -187,39 +211,76 @@ class Trainer:
             )
 
     def _score_raw_data(self) -> Scores:
+        """Cluster the data themselves, the baseline; scored on rank 0."""
+        start_s = time.perf_counter()
+        K, kind, sample = self.n_clusters, self.config.clustering, self._init_sample()
+        scores: Scores = {}
         with self._signals.interruptible():
-            start_s = time.perf_counter()
-            result = kmeans(self.X, self.n_clusters, n_init=self.config.clustering.n_init, seed=self.config.seed)
-            labels = result.labels.cpu().numpy()
-            scores = self.evaluator.scores(self.X.cpu().numpy(), labels, result.inertia)
-            scores["silhouette_data"] = scores["silhouette"]
-        log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
+            centroids = torch.zeros(K, self.data.n_features, device=self.device)
+            if distributed.is_main():
+                X = self.batches.take(torch.arange(self.data.n_samples) if sample is None else sample)
+                found = kmeans(X, K, n_init=kind.n_init, seed=self.config.seed)
+                labels, inertia = found.labels, found.inertia
+                centroids = found.centroids
+            if sample is not None:
+                distributed.broadcast_(centroids)
+                every = evaluate.every_row(lambda x: torch.stack(tuple(assign(x, centroids)), 1), self.batches, 2)
+                labels, inertia = every[:, 0].long(), every[:, 1].sum(dtype=torch.float64).item()
+            if distributed.is_main():
+                scores = self.evaluator.scores(self.evaluator.X, labels.cpu().numpy(), inertia)
+                scores["silhouette_data"] = scores["silhouette"]
+                log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
         return scores
+
+    def _init_sample(self) -> Tensor | None:
+        """Return the rows that k-means sees, None for all."""
+        return evaluate.sample_rows(self.data.n_samples, self.config.clustering.init_samples)
 
     def _initialize_clusters(self) -> None:
         """Set the centroids by k-means on the embedding: the step between the phases."""
         with self._signals.interruptible():
-            kind = self.config.clustering
-            z = evaluate.encode(self.autoencoder, self.X)
-            restarts = kmeans_restarts(z, self.n_clusters, n_init=kind.n_init, init=kind.init, seed=self.config.seed)
-            plain = lowest_inertia(restarts)
-            chosen = most_even(restarts, kind.balance_slack)
-            pretrained = self.evaluator.scores(z.cpu().numpy(), plain.labels.cpu().numpy(), plain.inertia, on_data=True)
+            z = evaluate.encode(self.autoencoder, self.batches)
+            centroids, labels = (
+                torch.zeros_like(self.clustering.centroids),
+                torch.zeros_like(self.clustering.assignments),
+            )
+            pretrained: Scores = {}
+            if distributed.is_main():
+                centroids, labels, pretrained = self._cluster_embedding(z)
+            distributed.broadcast_(centroids)
+            distributed.broadcast_(labels)
         with torch.no_grad():
-            self.clustering.centroids.copy_(chosen.centroids)
-            self.clustering.assignments.copy_(chosen.labels)
+            self.clustering.centroids.copy_(centroids)
+            self.clustering.assignments.copy_(labels)
         at = self.at
         at.pretrained = pretrained
         at.phase_idx, at.epoch, at.batch, at.step = 1, 0, 0, at.step + 1
         self._optimizer_state = None
-        log.info("k-means on the embedding: %s", report.line(pretrained))
+        self._save()
+
+    def _cluster_embedding(self, z: Tensor) -> tuple[Tensor, Tensor, Scores]:
+        """Return the centroids to start from, the labels of z (N, D), and the scores of plain k-means."""
+        kind, sample = self.config.clustering, self._init_sample()
+        seen = z if sample is None else z[sample.to(z.device)]
+        restarts = kmeans_restarts(seen, self.n_clusters, n_init=kind.n_init, init=kind.init, seed=self.config.seed)
+        plain = lowest_inertia(restarts)
+        chosen = most_even(restarts, kind.balance_slack)
+        labels, inertia = plain.labels, plain.inertia
+        chosen_labels = chosen.labels
+        if sample is not None:
+            labels, distance = assign(z, plain.centroids)
+            inertia = distance.sum(dtype=torch.float64).item()
+            chosen_labels = assign(z, chosen.centroids).labels
+            log.info("k-means took %d of %d points (clustering.init_samples); all were assigned", len(seen), len(z))
+        scores = self.evaluator.scores(self.evaluator.sampled(z), labels.cpu().numpy(), inertia, on_data=True)
+        log.info("k-means on the embedding: %s", report.line(scores))
         if chosen.inertia > plain.inertia:
             log.info(
                 "the joint phase starts from the restart with the most even clusters, inertia %.1f %% above the lowest "
                 "(clustering.balance_slack=%g)",
                 *(100 * (chosen.inertia / plain.inertia - 1), kind.balance_slack),
             )
-        self._save()
+        return chosen.centroids, chosen_labels, scores
 
     # --- a phase ---
 
@@ -267,7 +328,7 @@ class Trainer:
             penalized=self._regularized if is_penalty else (),
             strength=self._strength,
         )
-        self._forward = torch.compile(self._objective) if config.compile else self._objective
+        self._forward = self._wrapped(phase)
         groups = parameter_groups(kind, parameters, self._regularized)
         self._optimizer = build_optimizer(config.optimizer, groups, phase.lr)
         if self._optimizer_state is not None:
@@ -278,73 +339,96 @@ class Trainer:
         self._is_broken = torch.zeros((), device=self.device)
         self._optimizer.found_inf = self._is_broken  # type: ignore[attr-defined]
 
+    def _wrapped(self, phase: PhaseConfig) -> Callable[..., LossTerms]:
+        """Return the objective as a step calls it: gradients averaged over the processes, compiled."""
+        self._forward = self._objective  # lets go of the last phase's hooks on the same parameters
+        forward: Callable[..., LossTerms] = self._objective
+        if distributed.is_several():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers does something else
+                forward = DistributedDataParallel(
+                    self._objective,
+                    device_ids=[self.device] if self.device.type == "cuda" else None,
+                    broadcast_buffers=False,  # every rank has the same assignments already
+                    gradient_as_bucket_view=True,
+                )
+        if not self.config.compile:
+            return forward
+        compiled = torch.compile(forward)
+
+        def timed(*batch: Any) -> LossTerms:
+            start_s = time.perf_counter()
+            terms: LossTerms = compiled(*batch)
+            seconds = time.perf_counter() - start_s
+            log.info("compile: the first step of the %s phase took %.1f s", phase.section, seconds)
+            known = self.run_dir.manifest.get("compile_seconds", {})
+            self.run_dir.update_manifest(compile_seconds={**known, phase.section: round(seconds, 1)})
+            self._forward = compiled
+            return terms
+
+        return timed
+
     def _train_epoch(self, phase: PhaseConfig, n_steps: int, bar: tqdm[Any]) -> None:
-        config, at, X = self.config, self.at, self.X
-        order = batch_indices(self.data.n_samples, config.batch_size, config.seed, at.phase_idx, at.epoch)
-        batches = [index.to(self.device) for index in order]
+        config, at, n_batches = self.config, self.at, self._n_batches
         if at.batch == 0:
             self._terms.fill_(math.nan)
             self._centroids_before = self.clustering.centroids.detach().cpu().clone()
         is_evaluated = self._is_evaluated(phase, at.epoch + 1)
         # ------------------------------------------------------------------------------------------------------------
-        for batch in range(at.batch, len(batches)):
-            index = batches[batch]  # (B,)
-            x = X[index]  # (B, F)
-            if self.augment is not None:
-                x = self.augment(x, stream_seed(config.seed, at.phase_idx, at.epoch, batch))
-            lr = learning_rate(phase.schedule, phase.lr, at.epoch * len(batches) + batch, n_steps)
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                terms: LossTerms = self._forward(x, index)
-            self._optimizer.zero_grad()
-            terms.total.backward()  # type: ignore[no-untyped-call]
-            self._terms[batch, : len(_TERMS)] = torch.stack(terms).detach()
-            torch.maximum(self._is_broken, (~terms.total.detach().isfinite()).float(), out=self._is_broken)
-            if is_evaluated and batch == len(batches) - 1:
-                self._terms[batch, -1] = _gradient_norm(self._optimizer)
-            self._optimizer.step()
-            at.batch, at.step = batch + 1, at.step + 1
-            bar.update()
-            if self._signals.is_requested:
-                self._tick(phase)
-                raise Interrupted
-            if self._checkpoint_is_due():
-                self._tick(phase)
-                self._save()
+        with closing(self.batches.epoch(at.phase_idx, at.epoch, at.batch)) as batches, distributed.peers_needed():
+            for number, batch in enumerate(batches, at.batch):
+                x = batch.x  # (B, F)
+                if self.augment is not None:
+                    seed = stream_seed(config.seed, at.phase_idx, at.epoch, number)
+                    x = self.augment(x, seed, first=batch.first, n_rows=batch.n_rows)
+                lr = learning_rate(phase.schedule, phase.lr, at.epoch * n_batches + number, n_steps)
+                for group in self._optimizer.param_groups:
+                    group["lr"] = lr
+                share = len(x) * distributed.world_size() / batch.n_rows
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                    local: LossTerms = self._forward(x, batch.rows, share)
+                self._optimizer.zero_grad()
+                local.total.backward()  # type: ignore[no-untyped-call]
+                terms = distributed.mean_(torch.stack(local).detach())
+                self._terms[number, : len(_TERMS)] = terms
+                torch.maximum(self._is_broken, (~terms[0].isfinite()).float(), out=self._is_broken)
+                if is_evaluated and number == n_batches - 1:
+                    self._terms[number, -1] = _gradient_norm(self._optimizer)
+                self._optimizer.step()
+                at.batch, at.step = number + 1, at.step + 1
+                bar.update()
+                if self._is_stop_agreed():
+                    self._tick(phase)
+                    raise Interrupted
+                if self._checkpoint_is_due():
+                    self._tick(phase)
+                    self._save()
         # ------------------------------------------------------------------------------------------------------------
+
+    def _is_stop_agreed(self) -> bool:
+        """Whether SIGINT or SIGTERM came; with several processes, to any of them, and all learn it at the same step."""
+        if not distributed.is_several():
+            return self._signals.is_requested
+        is_poll = self.at.step % _STEPS_BETWEEN_POLLS == 0 or self.at.batch == self._n_batches
+        return is_poll and distributed.any_rank(self._signals.is_requested)
 
     def _end_epoch(self, phase: PhaseConfig, is_joint: bool, bar: tqdm[Any]) -> None:
         """Look at the epoch's losses, update the assignments, and evaluate where it is due."""
         self._raise_if_broken()
         at = self.at
-        is_evaluated = self._is_evaluated(phase, at.epoch + 1)
-        z = self.X[:0]  # read only where the next line makes it the embedding
-        if is_joint or is_evaluated:
-            with self._signals.interruptible():
-                z = evaluate.encode(self.autoencoder, self.X)
+        z: Tensor | None = None
         if is_joint and not at.pass_info:
-            found = self.clustering.reassign(z)
-            reset_rows(self._optimizer, self.clustering.centroids, found.revived)
-            at.pass_info = {
-                "label_change": found.change,
-                "n_dead": found.n_dead,
-                "n_revived": len(found.revived),
-            }
-            if found.n_dead:
-                log.info(
-                    "joint: epoch %d: %d dead centroids, %d revived",
-                    at.epoch + 1,
-                    found.n_dead,
-                    len(found.revived),
-                )
+            z = self._reassign()
         is_settled = is_joint and at.pass_info["label_change"] < self.config.joint.tolerance
         losses = self._losses()
         bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
         record: dict[str, Any] | None = None
-        if is_evaluated or is_settled:
+        if self._is_evaluated(phase, at.epoch + 1) or is_settled:
             with self._signals.interruptible():
-                record = self._evaluate(phase, is_joint, losses, z)
+                if z is None or self.config.precision != "fp32":
+                    z = evaluate.encode(self.autoencoder, self.batches)
+                if self.run_dir.is_written:
+                    record = self._evaluate(phase, is_joint, losses, z)
         at.epoch, at.batch, at.pass_info, at.is_stopped = at.epoch + 1, 0, {}, is_settled
         if record is None:
             self.run_dir.scalars(phase.section, at.step, losses)
@@ -353,6 +437,22 @@ class Trainer:
         if is_settled:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", at.epoch)
         self._tick(phase)
+
+    def _reassign(self) -> Tensor:
+        """Give all points their nearest centroids, in a clean pass; return the embedding (N, D) that it found."""
+        at, clustering = self.at, self.clustering
+        # In the precision of the steps, so that the assignments are those that the steps would find.
+        with self._signals.interruptible():
+            z = evaluate.encode(self.autoencoder, self.batches, self.config.precision)
+        found = clustering.reassign(z)
+        if found.n_dead:
+            # Which of equally badly served points is taken may depend on the hardware.
+            distributed.broadcast_(clustering.centroids.detach())
+            distributed.broadcast_(clustering.assignments)
+            log.info("joint: epoch %d: %d dead centroids, %d revived", at.epoch + 1, found.n_dead, len(found.revived))
+        reset_rows(self._optimizer, clustering.centroids, found.revived)
+        at.pass_info = {"label_change": found.change, "n_dead": found.n_dead, "n_revived": len(found.revived)}
+        return z
 
     def _is_evaluated(self, phase: PhaseConfig, epoch: int) -> bool:
         return epoch % self.config.evaluation.every_epochs == 0 or epoch in (1, phase.epochs)
@@ -391,7 +491,7 @@ class Trainer:
             record["clusters/centroid_drift"] = moved.mean().item()
             record["clusters/smallest_centroid_distance"] = evaluate.smallest_centroid_distance(centroids)
             record["clusters/sizes"] = metrics.cluster_sizes(found.labels, self.n_clusters).tolist()
-            scores = self.evaluator.scores(z.cpu().numpy(), found.labels, found.inertia)
+            scores = self.evaluator.scores(self.evaluator.sampled(z), found.labels, found.inertia)
             record |= {f"metrics/{name}": value for name, value in scores.items()}
         return record
 
@@ -415,7 +515,7 @@ class Trainer:
         log.info("%s", line, extra={"is_progress": True})
 
     def _pictures(self, phase: PhaseConfig) -> Iterator[tuple[str, Any]]:
-        pairs = evaluate.reconstruction_figure(self.autoencoder, self.data)
+        pairs = evaluate.reconstruction_figure(self.autoencoder, self.data, self.batches)
         if pairs is not None:
             yield "reconstructions", pairs
         if phase is self.config.joint:
@@ -430,9 +530,11 @@ class Trainer:
         """Take the labels from one more full pass and write everything that a finished run has."""
         run, data, centroids = self.run_dir, self.data, self.clustering.centroids.detach()
         with self._signals.interruptible():
-            z = evaluate.encode(self.autoencoder, self.X)
+            z = evaluate.encode(self.autoencoder, self.batches)
+            if not run.is_written:
+                return {}
             found = evaluate.cluster(z, centroids)
-            scores = self.evaluator.scores(z.cpu().numpy(), found.labels, found.inertia, on_data=True)
+            scores = self.evaluator.scores(self.evaluator.sampled(z), found.labels, found.inertia, on_data=True)
         at = self.at
         result: dict[str, Any] = {
             **scores,
@@ -450,7 +552,7 @@ class Trainer:
             self._draw(z, found)
         run.scalars("result", at.step + 1, scores)
         run.hyperparameters(self.config, scores)
-        run.update_manifest(status="completed", reason=None, seconds=at.seconds)
+        run.update_manifest(status="completed", reason=None, seconds=at.seconds, peak_memory_bytes=peak_memory_bytes())
         for line in report.table(at.raw, at.pretrained, scores, name=self.config.clustering.name):
             log.info("%s", line)
         return result
@@ -470,12 +572,13 @@ class Trainer:
         self.run_dir.write_model({**weights, "centroids": self.clustering.centroids.detach()}, description)
 
     def _draw(self, z: Tensor, found: evaluate.Clustering) -> None:
-        from dkm.figures import figure_to_array, save_figure
+        from dkm.figures import figure_to_array, loss_curves, save_figure
 
         directory = self.run_dir.path / "figures"
         directory.mkdir(exist_ok=True)
         centroids = self.clustering.centroids.detach()
-        drawn = dict(evaluate.final_figures(self.data, z, centroids, found, self.run_dir.read_metrics()))
+        drawn = dict(evaluate.final_figures(self.data, self.evaluator, z, centroids, found))
+        drawn["loss_curves"] = loss_curves(self.run_dir.read_metrics())
         drawn["decoded_centroids"] = evaluate.centroid_figure(self.autoencoder, centroids, self.data)
         for name, figure in drawn.items():
             save_figure(figure, directory / f"{name}.png")
@@ -483,11 +586,20 @@ class Trainer:
 
     # --- checkpoints ---
 
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same in all processes that train together."""
+        own = ("data.root", "data.path", "device", "resume", "threads", "log.", "checkpoint.")
+        settings = {key: value for key, value in dotted(self.config).items() if not key.startswith(own)}
+        versions = {f"the version of {name}": environment()["versions"][name] for name in ("dkm", "torch")}
+        return settings | versions | {f"the SHA-256 of data={self.data.name}": self.data.sha256}
+
     def _checkpoint_is_due(self) -> bool:
         return time.monotonic() - self._saved_at_s >= self.config.checkpoint.every_s
 
     def _save(self) -> None:
         self._raise_if_broken()
+        if not self.run_dir.is_written:  # rank 0 has the same state
+            return
         optimizer = getattr(self, "_optimizer", None)
         in_phase = self.at.batch > 0 or self.at.epoch > 0
         state = {
@@ -548,6 +660,14 @@ class Trainer:
                 f"then {state['data_sha256'][:12]}...); expected the same data; restore them or start a new run"
             )
 
+    def _require_rows_for_all(self) -> None:
+        n_processes, smallest = distributed.world_size(), self.data.n_samples // self.batches.n_batches
+        if n_processes > smallest:
+            raise UserError(
+                f"torchrun with {n_processes} processes: expected at most {smallest}, the rows of the smallest batch "
+                f"(batch_size={self.config.batch_size}, {self.data.n_samples} samples); start fewer processes"
+            )
+
     def _tick(self, phase: PhaseConfig) -> None:
         """Book the seconds since the last call."""
         now_s = time.perf_counter()
@@ -601,7 +721,56 @@ def _device(name: str) -> torch.device:
     if int(number or 0) >= count:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise UserError(f"device={name}: expected a device that is there ({', '.join(there)}); use device=auto")
+    if distributed.is_several() and kind != "cpu":
+        n_local = distributed.local_world_size()
+        if number or kind == "mps" or n_local > count:
+            raise UserError(
+                f"device={name} with {n_local} processes on this machine: expected one GPU for each, found {count}; "
+                "use device=cuda with as many processes as GPUs, or device=cpu"
+            )
+        torch.cuda.set_device(distributed.local_rank())
+        return torch.device(kind, distributed.local_rank())
     return torch.device(name)
+
+
+def set_threads(n_threads: int | None) -> None:
+    """Set the CPU threads of this process; see ``Config.threads``."""
+    if n_threads is None:
+        from joblib import cpu_count  # knows affinity and container limits
+
+        n_local = distributed.local_world_size()
+        given = os.environ.get("OMP_NUM_THREADS")
+        if given is not None and (n_local == 1 or given != "1"):  # torchrun's own 1 is not the user's choice
+            return
+        n_threads = max(1, cpu_count(only_physical_cores=True) // n_local)
+        if n_local == 1:
+            n_threads = min(n_threads, torch.get_num_threads())
+    torch.set_num_threads(n_threads)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return True  # unknown
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "arm_bf16"))
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Refuse ``compile=true`` on a CPU without a C++ compiler before anything is written."""
+    if device.type != "cpu":
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise UserError(
+            "compile=true: found no C++ compiler, which torch.compile needs on a CPU; expected g++ or clang++ on the "
+            "PATH; install one or set compile=false"
+        ) from error
 
 
 @contextmanager

@@ -13,9 +13,10 @@ import dkm
 PACKAGE = Path(dkm.__file__).parent
 LAYERS = (
     {"config", "metrics", "interrupt"},
-    {"compose", "kmeans", "scaling", "files", "augment", "models", "regularization", "checkpoint", "figures", "optim"},
+    {"compose", "kmeans", "scaling", "files", "augment", "models", "regularization", "checkpoint", "figures", "optim"}
+    | {"distributed"},
     {"clustering", "rundir", "stored"},
-    {"objective", "data"},
+    {"objective", "data", "batches"},
     {"evaluate"},
     {"report"},
     {"trainer"},
@@ -64,7 +65,7 @@ def test_no_module_imports_the_package_as_a_whole() -> None:
         assert own_imports(module) <= LAYER_OF.keys(), module
 
 
-@pytest.mark.parametrize("module", ["__init__", "config", "compose", "train", "interrupt"])
+@pytest.mark.parametrize("module", ["__init__", "config", "compose", "train", "interrupt", "distributed"])
 def test_what_answers_a_wrong_override_imports_nothing_slow(module: str) -> None:
     """At module level; test_config.py holds that it stays so at run time."""
     top = [node for node in parse(module).body if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -69,7 +69,7 @@ OPTIMIZER = ("torch.optim:Adam", "step")
 POINTS = {
     "before the first step": Point(*OPTIMIZER, 1),
     "in the first epoch of pretraining": Point(*OPTIMIZER, 3),
-    "between two epochs of pretraining": Point("dkm.trainer", "batch_indices", 2),
+    "between two epochs of pretraining": Point("dkm.batches", "batch_indices", 2),
     "in the last step of pretraining": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES, after=True),
     "in the first epoch of the joint phase": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES + 2),
     "in the middle of the joint phase": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES + 11),

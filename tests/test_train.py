@@ -16,6 +16,7 @@ from processes import Finished, train
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
+from dkm import evaluate
 from dkm.compose import compose, parse
 from dkm.data import load_dataset
 from dkm.rundir import RunDirectory
@@ -354,7 +355,7 @@ def test_a_revived_centroid_forgets_its_momentum(labeled: list[str], tmp_path: P
     trainer = Trainer(config, load_dataset(config.data))
     trainer.run_dir = RunDirectory(tmp_path, tensorboard=False, progress="off")
     with torch.no_grad():
-        z = trainer.autoencoder.encode(trainer.X)
+        z = evaluate.encode(trainer.autoencoder, trainer.batches)
         trainer.clustering.centroids.copy_(z[:10])
         trainer.clustering.assignments.copy_(torch.arange(300) % 10)  # every centroid is pulled in the first epoch
     trainer.at.phase_idx, trainer.at.epoch = 1, 1
