@@ -34,7 +34,7 @@ from importlib.util import find_spec
 import torch
 
 from dkm.data import Dataset
-from epochs import BareEpochs, OurEpochs, first_rows, load, mnist
+from epochs import BareEpochs, OurEpochs, first_rows, load, mnist, rows_of
 from timing import Report, Row, options_parser, read_options, take_turns
 
 _HIDDEN = {"mnist": [500, 500, 2000], "blobs": [64, 32]}
@@ -55,9 +55,9 @@ def clustpy_epochs(algorithm: str, data: Dataset, hidden: Sequence[int]) -> Call
     network = FeedforwardAutoencoder([data.n_features, *hidden, _LATENT_DIM], activation_fn=torch.nn.ReLU)
     kind = {"DCN": DCN, "DKM": DKM}[algorithm]
     settings = kind(_N_CLUSTERS, neural_network=network, batch_size=_BATCH_SIZE, random_state=0)
-    _, _, random_state, pretrain_params, params, kmeans_params = settings._check_parameters(data.X[:2].numpy())
+    _, _, random_state, pretrain_params, params, kmeans_params = settings._check_parameters(rows_of(data)[:2].numpy())
     device, trainloader, testloader, _, network, _, _, labels, centers, _ = get_default_deep_clustering_initialization(
-        data.X,
+        rows_of(data),
         _N_CLUSTERS,
         _BATCH_SIZE,
         pretrain_params,

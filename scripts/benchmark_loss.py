@@ -8,7 +8,8 @@ Timed is a forward and backward in float32, with gradients for z (n, d) and the 
     cdist      torch.cdist, square, minimum, mean
     product    z @ c.T alone: forward only, without gradient; less than this no form needs that finds the nearest
 
-A ratio a/b is how many times as long a takes as b. A form whose (n, k, d) tensor would exceed 2 GiB is left out ("-").
+A turn of a short form is ten calls in a row, as in a training loop. A ratio a/b is how many times as long a takes as b.
+A form whose (n, k, d) tensor would exceed 2 GiB is left out ("-").
 
 Peak extra memory is by how much one forward and backward raises the resident memory of a fresh process at its highest:
 after a call at a tiny size, which loads what is loaded once, the kernel's high-water mark is reset (Linux: "5" into
@@ -39,6 +40,8 @@ from timing import Report, Row, options_parser, read_options, take_turns
 _LARGEST_TENSOR_BYTES = 2 * 2**30
 _FRACTIONS = ("repeat/dkm", "broadcast/dkm", "cdist/dkm", "dkm/product")
 _FLOAT_BYTES = 4
+# Below this size of the (n, k, d) tensor a turn is several calls in a row.
+_SHORT_NUMEL, _CALLS = 2**23, 10
 
 Size = tuple[int, int, int]  # n, d, k
 
@@ -103,7 +106,9 @@ def time_size(size: Size, repeats: int, seconds: float) -> Row:
         if is_small or name not in ("repeat", "broadcast")
     }
     works["product"] = partial(torch.matmul, z.detach(), c.detach().T)
-    return {"n": n, "d": d, "k": k, **take_turns(works, repeats=repeats, seconds=seconds).row(*_FRACTIONS)}
+    calls = _CALLS if n * d * k <= _SHORT_NUMEL else 1
+    turns = take_turns(works, repeats=repeats, seconds=seconds, calls=calls)
+    return {"n": n, "d": d, "k": k, **turns.row(*_FRACTIONS)}
 
 
 def product_in_chunks(z: Tensor, c: Tensor) -> None:

@@ -14,34 +14,36 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dkm.evaluate import _ROWS, encode
+from dkm.batches import CHUNK_ROWS, Batches, build_batches
+from dkm.evaluate import encode
 from dkm.kmeans import nearest_centroids
 from dkm.models import Autoencoder, mlp_autoencoder
-from epochs import random_images
+from epochs import random_images, rows_of
 from timing import Report, Row, options_parser, read_options, take_turns
 
 _HIDDEN, _LATENT_DIM = (500, 500, 2000), 10
 
 
-def predict(autoencoder: Autoencoder, X: Tensor, centroids: Tensor) -> Tensor:
-    return nearest_centroids(encode(autoencoder, X), centroids)
+def predict(autoencoder: Autoencoder, batches: Batches, centroids: Tensor) -> Tensor:
+    return nearest_centroids(encode(autoencoder, batches), centroids)
 
 
 @torch.no_grad()
 def encode_only(autoencoder: Autoencoder, X: Tensor) -> None:
-    for rows in torch.split(X, _ROWS):
+    for rows in torch.split(X, CHUNK_ROWS):
         autoencoder.encoder(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=5)
     options = read_options(parser, argv)
-    X = random_images(512 if options.quick else 70_000).X
+    X = rows_of(random_images(512 if options.quick else 70_000))
+    batches = build_batches(X, 256, 0, X.device)
     autoencoder = mlp_autoencoder(X.shape[1], _HIDDEN, _LATENT_DIM)
     works: dict[str, Callable[[], object]] = {"encoder": partial(encode_only, autoencoder, X)}
     centroids = {f"k={k}": torch.randn(k, _LATENT_DIM) for k in (10, 100, 1000)}
-    works |= {name: partial(predict, autoencoder, X, c) for name, c in centroids.items()}
-    report = Report(options.json, precision="fp32", chunk=_ROWS)
+    works |= {name: partial(predict, autoencoder, batches, c) for name, c in centroids.items()}
+    report = Report(options.json, precision="fp32", chunk=CHUNK_ROWS)
     turns = take_turns(works, repeats=options.repeats)
     rows: list[Row] = []
     for name in works:

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from dkm import evaluate
 from dkm.compose import compose, parse
 from dkm.config import MLPConfig
-from dkm.data import Dataset, Scaling, load_dataset
+from dkm.data import Dataset, load_dataset
 from dkm.kmeans import kmeans
 from dkm.rundir import RunDirectory
+from dkm.scaling import Scaling
 from dkm.trainer import PHASES, Trainer, _deterministic
 
 _MNIST_SAMPLES, _MNIST_SHAPE = 70_000, (1, 28, 28)
@@ -49,7 +50,12 @@ def mnist(root: str | None, n_samples: int | None = None) -> Dataset:
 
 def first_rows(data: Dataset, n_samples: int | None) -> Dataset:
     y = None if data.y is None else data.y[:n_samples]
-    return Dataset(data.name, data.X[:n_samples], y, data.image_shape, data.scaling, data.sha256)
+    return Dataset(data.name, rows_of(data)[:n_samples], y, data.image_shape, data.scaling, data.sha256)
+
+
+def rows_of(data: Dataset) -> Tensor:
+    assert isinstance(data.X, Tensor), "in memory"
+    return data.X
 
 
 class OurEpochs:
@@ -78,7 +84,7 @@ class OurEpochs:
         trainer.at.phase_idx = PHASES.index(phase)
         trainer.at.epoch = 1  # the first is evaluated
         if self.is_joint:
-            found = kmeans(evaluate.encode(trainer.autoencoder, trainer.X), trainer.n_clusters, n_init=1)
+            found = kmeans(evaluate.encode(trainer.autoencoder, trainer.batches), trainer.n_clusters, n_init=1)
             with torch.no_grad():
                 trainer.clustering.centroids.copy_(found.centroids)
                 trainer.clustering.assignments.copy_(found.labels)
@@ -108,7 +114,7 @@ class BareEpochs:
         trainer, config = ours.trainer, ours.config
         assert isinstance(config.model, MLPConfig)
         widths = [trainer.data.n_features, *config.model.hidden, trainer.latent_dim]
-        self._X, self._batch_size, self._weight = trainer.X, config.batch_size, trainer.weight
+        self._X, self._batch_size, self._weight = rows_of(trainer.data), config.batch_size, trainer.weight
         self._is_bf16 = config.precision == "bf16"
         self._encoder, self._decoder = _layers(widths), _layers(widths[::-1])
         self._centroids = nn.Parameter(trainer.clustering.centroids.detach().clone())

@@ -56,6 +56,7 @@ def take_turns(
     repeats: int,
     seconds: float = 0.0,
     is_warm: bool = False,
+    calls: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Turns:
     """Run all works once per turn.
@@ -69,6 +70,9 @@ def take_turns(
         Turns go on until this much time has passed: many for short works, ``repeats`` for long ones.
     is_warm : bool
         Without the call of each work that otherwise comes before the turns and is not timed.
+    calls : int
+        With more than one, a turn is this many calls in a row after one that is not timed, and counts as the mean of
+        them: as in a training loop, and not with the cache full of what another work left there.
     """
     order = list(works)
     shuffle = random.Random(0).shuffle
@@ -81,9 +85,12 @@ def take_turns(
     while n_turns < repeats or (clock() - begin_s < seconds and n_turns < _MAX_TURNS):
         shuffle(order)
         for name in order:
+            if calls > 1:
+                works[name]()
             start_s = clock()
-            works[name]()
-            times_s[name].append(clock() - start_s)
+            for _ in range(calls):
+                works[name]()
+            times_s[name].append((clock() - start_s) / calls)
         n_turns += 1
     return Turns(times_s)
 

@@ -1,0 +1,95 @@
+"""Trains one epoch on a file that stays on disk, against one on data in memory: time per sample, and peak memory.
+
+A file of float32 noise around ten centers (default: 10,000,000 x 64, 2.6 GB) is written to a temporary folder. One run
+reads it with ``data.load=disk``; before and after it, runs of the same network on 100,000 rows in memory. Seconds per
+sample are those of the pretraining epoch in the run's manifest. Extra memory is the kernel's high-water mark of
+resident memory (VmHWM) at the end of the whole run, with its k-means, scores and ``assignments.csv``, less that of a
+process that has imported the same modules and read nothing. The file was just written, so what the system has room for
+comes from its cache.
+
+    python scripts/benchmark_disk.py [--rows 10000000] [--features 64] [--precision bf16] [--folder DIR] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from runs import train
+from timing import Report, Row, options_parser, read_options
+
+_CENTERS = 10
+_ROWS_AT_ONCE = 100_000
+_MIB = 2**20
+
+
+def write_file(path: Path, n_rows: int, n_features: int) -> None:
+    """Write noise around centers, a piece at a time."""
+    random = np.random.default_rng(0)
+    centers = random.normal(size=(_CENTERS, n_features)).astype(np.float32) * 3
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n_rows, n_features))
+    for start in range(0, n_rows, _ROWS_AT_ONCE):
+        rows = array[start : start + _ROWS_AT_ONCE]
+        rows[:] = centers[random.integers(_CENTERS, size=len(rows))]
+        rows += random.standard_normal(rows.shape, dtype=np.float32)
+    array.flush()
+
+
+def start_bytes() -> int:
+    """Return the memory of a process that has imported everything and read nothing."""
+    code = "import sklearn.metrics, dkm.trainer; print(dkm.trainer.peak_memory_bytes())"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def run(path: Path, load: str, overrides: Sequence[str], threads: int) -> Row:
+    with tempfile.TemporaryDirectory() as directory:
+        fixed = ["data=npy", f"data.path={path}", f"data.load={load}", f"clustering.n_clusters={_CENTERS}"]
+        fixed += ["pretrain.epochs=1", "clustering=none", "clustering.n_init=3", "checkpoint.every_s=30"]
+        manifest = train([*fixed, *overrides], Path(directory) / "run", threads=threads)
+    n_samples = manifest["data"]["shape"][0]
+    return {
+        "load": load,
+        "samples": n_samples,
+        "us_per_sample": 1e6 * manifest["seconds"]["pretrain"] / n_samples,
+        "extra_mib": (manifest["peak_memory_bytes"] - start_bytes()) / _MIB,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = options_parser(__doc__, repeats=1, threads=2)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--features", type=int, default=64)
+    parser.add_argument("--rows-in-memory", type=int, default=100_000)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--folder", help="where the file is written (default: the system's temporary folder)")
+    parser.add_argument("overrides", nargs="*", help="more settings, for instance model.hidden=[64]")
+    options = read_options(parser, argv)
+    if sys.platform != "linux":
+        sys.exit("peak memory is measured on Linux only")
+    n_rows, n_small = (5000, 1000) if options.quick else (options.rows, options.rows_in_memory)
+    overrides = [f"precision={options.precision}", *options.overrides]
+    report = Report(options.json, precision=options.precision, overrides=" ".join(options.overrides))
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        large, small = Path(folder, "large.npy"), Path(folder, "small.npy")
+        write_file(large, n_rows, options.features)
+        write_file(small, n_small, options.features)
+        rows = [
+            run(small, "memory", overrides, options.threads),
+            run(large, "disk", overrides, options.threads),
+            run(small, "memory", overrides, options.threads),
+        ]
+    in_memory = statistics.mean(row["us_per_sample"] for row in rows if row["load"] == "memory")
+    for row in rows:
+        row["ratio"] = {"to_memory": row["us_per_sample"] / in_memory}
+    report.add("disk", f"One epoch of {n_rows:,} x {options.features} from disk", rows)
+    report.write()
+
+
+if __name__ == "__main__":
+    main()
