@@ -13,6 +13,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -101,6 +102,8 @@ class RunDirectory:
 
     def open_log(self) -> None:
         """Send what ``dkm`` logs to ``train.log`` and to the terminal."""
+        # tqdm's own lock is a semaphore of the system too: a warning, when a worker of a sweep is killed and leaves it.
+        tqdm.set_lock(threading.RLock())
         logger = logging.getLogger("dkm")
         logger.setLevel(logging.INFO)
         to_file = logging.FileHandler(self.path / "train.log", encoding="utf-8")
