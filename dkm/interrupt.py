@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during a run: stop at a point from which the run can go on."""
+"""Signals during a run: stop at a point from which the run can go on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """Turns SIGINT and SIGTERM into ``Interrupted``, but never in the middle of a change of state.
+    """Turns signals into ``Interrupted``, but never in the middle of a change of state.
 
     The training loop looks at ``is_requested`` after each step. Code that only computes runs inside ``interruptible``,
     which a request leaves at once. A second request does not wait any more.
@@ -31,6 +31,7 @@ class Signals:
 
     def __init__(self, *, is_alone: bool = True) -> None:
         self.is_requested = False
+        self.is_to_queue_again = False
         self._is_alone = is_alone
         self._is_interruptible = False
 
@@ -41,6 +42,7 @@ class Signals:
         if self.is_requested and not self._is_interruptible:
             raise KeyboardInterrupt
         self.is_requested = True
+        self.is_to_queue_again = number == signal.SIGUSR2
         if self._is_interruptible:
             raise Interrupted
 
@@ -57,14 +59,27 @@ class Signals:
 
 @contextmanager
 def signals_handled(*, is_alone: bool = True) -> Iterator[Signals]:
+    """Handle SIGINT and SIGTERM; in a job of submitit, SIGINT and SIGUSR2.
+
+    submitit sends SIGUSR2 before the time is up or the machine is taken away. Its handler queues the job again and
+    exits, which it is left to do when the run has written its checkpoint. SIGTERM it ignores: some clusters send that
+    just before, and a job that ended by itself would not be queued again.
+    """
     requests = Signals(is_alone=is_alone)
     if threading.current_thread() is not threading.main_thread():
         yield requests  # only the main thread may set handlers
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    is_queued = callable(signal.getsignal(signal.SIGUSR2))
+    numbers = (signal.SIGINT, signal.SIGUSR2 if is_queued else signal.SIGTERM)
     before = [signal.signal(number, requests.handle) for number in numbers]
+    is_stopped = False
     try:
         yield requests
+    except Interrupted:
+        is_stopped = True
+        raise
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+        if is_stopped and requests.is_to_queue_again:
+            signal.raise_signal(signal.SIGUSR2)
