@@ -30,6 +30,10 @@ class UserError(Exception):
     """Something that the user can mend: the message is one line that names key or file, value, expectation, remedy."""
 
 
+class Failure(Exception):
+    """What ended a run though the input was right: the message is one line."""
+
+
 def config_dir() -> Path:
     """Return the folder of the YAML files: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent

@@ -20,13 +20,14 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm import distributed
 from dkm.compose import Command, Composed, OwnConfigs, checked, compose, explain, parse, set_up
-from dkm.config import Config, UserError, require
+from dkm.config import Config, Failure, UserError, require
 
 if TYPE_CHECKING:
     from dkm.rundir import RunDirectory
@@ -53,6 +54,9 @@ def main() -> None:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = EXIT_USER_ERROR
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
@@ -109,41 +113,39 @@ def require_new(directory: Path, besides: Sequence[str] = ()) -> None:
 
 def _exit_code(plan: Plan) -> int:
     from dkm.interrupt import Interrupted
+
+    try:
+        _explained(plan)
+    except Interrupted:
+        if distributed.is_main():
+            where = shlex.quote(str(plan.directory))
+            print(f"interrupted: a checkpoint was written; continue with resume={where}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _explained(plan: Plan) -> dict[str, Any]:
+    """``execute``, with what can go wrong in a run that is right as a ``Failure`` of one line."""
     from dkm.trainer import NonFiniteLoss
 
-    where = shlex.quote(str(plan.directory))
     try:
-        execute(plan)
-    except Interrupted:
-        _say(f"interrupted: a checkpoint was written; continue with resume={where}")
-        return EXIT_INTERRUPTED
+        return execute(plan)
     except NonFiniteLoss as error:
-        _say(f"error: {error}")
-        return 1
+        if not distributed.is_main():
+            raise SystemExit(1) from error  # rank 0 has found the same, and says so
+        raise Failure(str(error)) from error
     except distributed.RankLost as error:
-        _say(f"error: {error}; a checkpoint was written; continue with resume={where}, with any number of processes")
-        return 1
+        where = shlex.quote(str(plan.directory))
+        kept = f"a checkpoint was written; continue with resume={where}, with any number of processes"
+        raise Failure(f"{error}; {kept if distributed.is_main() else 'this one stops too'}") from error
     except OSError as error:
-        print(
-            f"error: {error.filename or plan.directory}: {error.strerror}; what was written before is kept",
-            file=sys.stderr,
-        )
-        return 1
+        where = error.filename or str(plan.directory)
+        raise Failure(f"{where}: {error.strerror}; what was written before is kept") from error
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
         what = str(error).partition("\n")[0]
-        print(
-            f"error: not enough memory ({what}); lower batch_size or model.hidden, or give less data", file=sys.stderr
-        )
-        return 1
-    return 0
-
-
-def _say(message: str) -> None:
-    """Print what all processes know, once."""
-    if distributed.is_main():
-        print(message, file=sys.stderr)
+        raise Failure(f"not enough memory ({what}); lower batch_size or model.hidden, or give less data") from error
 
 
 def execute(plan: Plan) -> dict[str, Any]:
@@ -206,6 +208,7 @@ def _run_hydra(command: Command) -> int:
     if is_sweep and distributed.is_several():
         raise UserError("--multirun: expected one process, got several from torchrun; start the runs one by one")
     sys.argv = [sys.argv[0], *command.overrides]
+    JobReturn.return_value = JobReturn.return_value.getter(_return_value)  # type: ignore[method-assign,attr-defined]
     start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
     try:
         if is_sweep:
@@ -231,13 +234,22 @@ def _check_sweep(command: Command) -> None:
             require(config.resume is None, "resume", config.resume, "null in a sweep", "resume its runs one by one")
 
 
+def _return_value(job: JobReturn) -> Any:
+    """What a job returned or raised, without the line about its overrides that Hydra puts before an error."""
+    if job.status is JobStatus.FAILED:
+        raise job._return_value
+    return job._return_value
+
+
 def _job(cfg: DictConfig) -> float:
     """One run of a sweep; returns the objective, to be maximized: the silhouette, which needs no labels."""
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     require_new(directory, besides=(".hydra",))  # which Hydra has just written
-    result = execute(Plan(config, directory))
-    silhouette = result["silhouette"]
+    try:
+        silhouette = _explained(Plan(config, directory))["silhouette"]
+    except Failure as error:
+        raise Failure(f"{directory}: {error}") from error
     return -1.0 if silhouette is None else float(silhouette)
 
 
