@@ -579,7 +579,8 @@ class Config:
     threads: int | None = None
     # Only algorithms that give the same bits each time; an operation without one is an error.
     deterministic: bool = True
-    # A run directory to continue in, or auto: the newest unfinished run of the same config beside this one.
+    # A run directory to continue in, or auto: the newest unfinished run of the same config beside this one;
+    # in a sweep the one that each run has in its directory.
     resume: str | None = None
 
     def __post_init__(self) -> None:

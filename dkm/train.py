@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -231,7 +232,8 @@ def _check_sweep(command: Command) -> None:
     for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
         for job in batch:
             config = compose(command._replace(overrides=list(job), is_for_hydra=False)).config
-            require(config.resume is None, "resume", config.resume, "null in a sweep", "resume its runs one by one")
+            is_known = config.resume in (None, "auto")
+            require(is_known, "resume", config.resume, "null or auto in a sweep", "resume its runs one by one")
 
 
 def _return_value(job: JobReturn) -> Any:
@@ -242,10 +244,21 @@ def _return_value(job: JobReturn) -> Any:
 
 
 def _job(cfg: DictConfig) -> float:
-    """One run of a sweep; returns the objective, to be maximized: the silhouette, which needs no labels."""
+    """One run of a sweep; returns the objective, to be maximized: the silhouette, which needs no labels.
+
+    A launcher may call it in another process or on another machine, and again in the same directory when it has queued
+    the job again; with ``resume=auto`` the run then goes on.
+    """
+    from dkm.resume import with_config_of
+    from dkm.rundir import CONFIG
+
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    require_new(directory, besides=(".hydra",))  # which Hydra has just written
+    if config.resume == "auto" and (directory / CONFIG).is_file():
+        GlobalHydra.instance().clear()  # else the run's own config could not be composed inside of a sweep
+        config = with_config_of(directory, config)
+    else:
+        require_new(directory, besides=(".hydra",))  # which Hydra has just written
     try:
         silhouette = _explained(Plan(config, directory))["silhouette"]
     except Failure as error:

@@ -167,7 +167,7 @@ SYNTAX = {
     "data=null": "data=null: ",
     "data=": "data=: expected one of blobs",
     "optimizer@x=adam": "optimizer@x=adam: expected",
-    "hydra/launcher=joblib": "hydra/launcher=joblib: expected one of basic",
+    "hydra/launcher=nope": "hydra/launcher=nope: expected one of basic",
     "~optimizer": "~optimizer: expected",
     "~seed": "~seed: expected",
     "~batch_size": "~batch_size: expected",
@@ -457,7 +457,7 @@ def test_hydras_rerun_from_a_pickle_is_refused_and_executes_nothing(tmp_path: Pa
         "seed=[1": "seed=[1: expected an override KEY=VALUE",
         "seed=1,2 batch_size=0": "batch_size=0: expected a whole number, 1 or more",
         "seed=0,-1": "seed=-1: expected a whole number",
-        "seed=1,2 resume=auto": "resume=auto: expected null in a sweep",
+        "seed=1,2 resume=run": "resume=run: expected null or auto in a sweep",
         "seed=1,2 hydra.sweep.dir=/proc/nope": "/proc/nope",
     }.items(),
 )
