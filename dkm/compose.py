@@ -52,6 +52,9 @@ HYDRA_FLAGS = frozenset(
 )
 
 
+# What the plugins of the extra `sweep` bring; configs/hydra/launcher/slurm.yaml builds on the last.
+LAUNCHERS = frozenset(f"hydra/launcher/{name}" for name in ("joblib", "submitit_local", "submitit_slurm"))
+
 _CONFIG_FLAGS = {"-cd": "--config-dir", "-cp": "--config-path", "-cn": "--config-name"}
 _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"])
 
@@ -258,4 +261,6 @@ def _no_such_option(path: str, options: Sequence[str]) -> str:
     if not group:
         return f"--config-name={option}: expected a config that exists; correct the name or give --config-dir"
     known = sorted(set(options) - {"schema"})
+    if path in LAUNCHERS:
+        return f"{path.replace('/launcher/', '/launcher=')}: expected its plugin; install it: pip install 'dkm[sweep]'"
     return f"{group}={option}: expected one of {', '.join(known)}; choose {group}=OPTION"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -231,7 +232,10 @@ def _check_sweep(command: Command) -> None:
     parsed = OverridesParser.create().parse_overrides(overrides)
     for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
         for job in batch:
-            config = compose(command._replace(overrides=list(job), is_for_hydra=False)).config
+            composed = compose(command._replace(overrides=list(job), is_for_hydra=False))
+            config, launcher = composed.config, composed.hydra.launcher
+            if launcher._target_.endswith(".SlurmLauncher") and shutil.which("srun") is None:
+                raise UserError("hydra/launcher: expected Slurm, found no srun; start it on a machine of the cluster")
             is_known = config.resume in (None, "auto")
             require(is_known, "resume", config.resume, "null or auto in a sweep", "resume its runs one by one")
 

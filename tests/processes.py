@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.experimental.callback import Callback
+
 _PRELOADED = [
     "torch._dynamo",
     "dkm.trainer",
@@ -22,6 +24,7 @@ _PRELOADED = [
     "torch.utils.tensorboard",
     "sklearn.metrics",
 ]
+OPTIMIZER = ("torch.optim:Adam", "step")  # of a Point: once per step
 
 
 class Point(NamedTuple):
@@ -64,6 +67,15 @@ def _run(arguments: list[str], log: Path, point: Point | None) -> None:
         _arm(point)
     sys.argv = ["dkm-train", *arguments]
     main()
+
+
+class Preempted(Callback):
+    """Sends SIGUSR2, as a cluster does, to job 1 of a sweep before its 7th step; not when it is started again."""
+
+    def on_job_start(self, config: Any, **_: Any) -> None:
+        hydra = config.hydra
+        if hydra.job.num == 1 and not Path(hydra.runtime.output_dir, "config.yaml").exists():
+            _arm(Point(*OPTIMIZER, 7, signal.SIGUSR2))
 
 
 def _arm(point: Point) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import Finished, Point, train
+from processes import OPTIMIZER, Finished, Point, train
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 PRETRAIN_EPOCHS, JOINT_EPOCHS, BATCHES = 3, 5, 4
@@ -65,7 +65,6 @@ def assert_same(run: Path, reference: Path) -> None:
     assert json.loads((run / "manifest.json").read_text())["status"] == "completed"
 
 
-OPTIMIZER = ("torch.optim:Adam", "step")
 POINTS = {
     "before the first step": Point(*OPTIMIZER, 1),
     "in the first epoch of pretraining": Point(*OPTIMIZER, 3),

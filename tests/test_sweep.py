@@ -1,0 +1,183 @@
+"""Sweeps in several processes, and those on a cluster as far as one machine can show them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from processes import OPTIMIZER, Finished, Point, train
+
+import dkm
+from dkm.compose import compose, parse
+
+SAME = ("metrics.jsonl", "result.json", "assignments.csv")
+LAUNCHERS = ["joblib", "submitit_local"]
+SMALL = [
+    *("data=blobs", "data.n_samples=60", "model.hidden=[16]", "batch_size=16", "device=cpu"),
+    *("pretrain.epochs=3", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2"),
+    *("log.figures=false", "log.tensorboard=false"),
+]
+SWEEP = ["--multirun", *SMALL, "seed=0,1"]
+
+
+def command(arguments: Sequence[str], *, has_plugins: bool = True) -> list[str]:
+    """Return the command of a user, in whose process ``dkm.train`` is ``__main__`` and pickled in another way."""
+    if has_plugins:
+        return [sys.executable, "-m", "dkm.train", *arguments]
+    code = "import sys; sys.modules['hydra_plugins'] = None; from dkm.train import main; main()"
+    return [sys.executable, "-c", code, *arguments]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    # The jobs are processes of their own: they find this dkm, and processes.py, by PYTHONPATH.
+    paths = os.pathsep.join([str(Path(dkm.__file__).parents[1]), str(Path(__file__).parent)])
+    # One thread each, as the runs that train() starts have.
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | variables
+
+
+def start(arguments: Sequence[str], *, has_plugins: bool = True, **variables: str) -> Finished:
+    """Run the command; ``train`` is faster, but the workers of joblib do not end in a process of multiprocessing."""
+    given = environment(**variables)
+    done = subprocess.run(
+        command(arguments, has_plugins=has_plugins), env=given, capture_output=True, text=True, check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def assert_same(path: Path, other: Path) -> None:
+    for name in SAME:
+        assert (path / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep by Hydra's own launcher, one run after the other."""
+    path = tmp_path_factory.mktemp("plain")
+    finished = train([*SWEEP, f"hydra.sweep.dir={path / 'sweep'}"], path / "log")
+    assert finished.code == 0, finished.err
+    return path / "sweep"
+
+
+# --- the runs -----------------------------------------------------------------------------------------------------
+
+
+def test_workers_of_joblib_give_the_bytes_of_a_plain_sweep(plain: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    finished = start([*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={sweep}"])
+    assert (finished.code, finished.err) == (0, "")
+    for job in ("0", "1"):
+        assert_same(sweep / job, plain / job)
+        names = {file.relative_to(sweep / job) for file in (sweep / job).rglob("*")}
+        assert names == {file.relative_to(plain / job) for file in (plain / job).rglob("*")}
+    assert (plain / "0" / "metrics.jsonl").read_bytes() != (plain / "1" / "metrics.jsonl").read_bytes()
+
+
+def test_jobs_of_submitit_give_the_same_bytes_even_when_queued_again(plain: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    preempted = "+hydra.callbacks.preempted._target_=processes.Preempted"  # job 1, once
+    # No checkpoint but those that begin the run and that the signal asks for.
+    options = ["hydra/launcher=submitit_local", "resume=auto", "checkpoint.every_s=1000", preempted]
+    finished = start([*SWEEP, *options, f"hydra.sweep.dir={sweep}"])
+    assert (finished.code, finished.err) == (0, "")
+    resumed = "resumed in pretrain at epoch 1, batch 3, step 7"
+    assert [resumed in (sweep / job / "train.log").read_text() for job in ("0", "1")] == [False, True]
+    for job in ("0", "1"):
+        assert_same(sweep / job, plain / job)
+
+
+def test_auto_goes_on_with_each_run_of_an_interrupted_sweep(plain: Path, tmp_path: Path) -> None:
+    sweep = [*SWEEP, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert train(sweep, tmp_path / "log", Point(*OPTIMIZER, 7, signal.SIGINT)).code == 130
+    again = train(sweep, tmp_path / "log")
+    assert again.code == 2
+    assert f"hydra.run.dir={tmp_path / 'sweep' / '0'}: expected a new or an empty directory" in again.err
+    finished = train([*sweep, "resume=auto"], tmp_path / "log")
+    assert (finished.code, finished.err) == (0, "")
+    for job in ("0", "1"):
+        assert_same(tmp_path / "sweep" / job, plain / job)
+
+
+def test_a_run_of_another_config_is_not_gone_on_with(plain: Path, tmp_path: Path) -> None:
+    finished = train([*SWEEP[:-1], "seed=5", "resume=auto", f"hydra.sweep.dir={plain}"], tmp_path / "log")
+    assert finished.code == 2
+    assert finished.err.startswith(f"error: seed=5: expected 0 as in {plain / '0' / 'config.yaml'}")
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("launcher", ["basic", *LAUNCHERS])
+def test_a_mistake_that_a_job_finds_is_one_line(launcher: str, tmp_path: Path) -> None:
+    missing = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=2"]
+    sweep = ["--multirun", *missing, "seed=0", f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    finished = train(sweep, tmp_path / "log") if launcher == "basic" else start(sweep)
+    assert finished.code == 2
+    assert finished.err.startswith(f"error: data.path={tmp_path / 'x.npy'}: no such file")
+    assert finished.err.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_is_one_line_with_its_run(tmp_path: Path) -> None:
+    wild = ["optimizer=sgd", "pretrain.lr=1e30,1e-3", "pretrain.schedule=constant"]
+    finished = train(["--multirun", *SMALL, *wild, f"hydra.sweep.dir={tmp_path / 'sweep'}"], tmp_path / "log")
+    assert finished.code == 1
+    assert finished.err.startswith(f"error: {tmp_path / 'sweep' / '0'}: the reconstruction loss is ")
+    assert finished.err.count("\n") == 1
+    assert json.loads((tmp_path / "sweep" / "1" / "manifest.json").read_text())["status"] == "completed"
+
+
+def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
+    endless = [*SWEEP, "pretrain.epochs=1000000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = subprocess.Popen(
+        command([*endless, f"hydra.sweep.dir={tmp_path / 'sweep'}"]),
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = (line for line in process.stdout if line.startswith("pretrain epoch 1:"))
+    assert [next(lines)[:16] for _ in range(2)] == ["pretrain epoch 1"] * 2  # both runs train
+    process.send_signal(signal.SIGINT)
+    # Comes to the end of stdout when no process has it open any more.
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, "slurm"])
+def test_a_launcher_without_its_plugin_says_what_to_install(launcher: str) -> None:
+    finished = start([*SWEEP, f"hydra/launcher={launcher}"], has_plugins=False)
+    needed = "submitit_slurm" if launcher == "slurm" else launcher
+    line = f"error: hydra/launcher={needed}: expected its plugin; install it: pip install 'dkm[sweep]'\n"
+    assert (finished.code, finished.out, finished.err) == (2, "", line)
+
+
+def test_without_the_plugins_everything_else_is_there() -> None:
+    finished = start(["--cfg", "hydra"], has_plugins=False)
+    assert (finished.code, finished.err) == (0, "")
+    assert "_target_: hydra._internal.core_plugins.basic_launcher.BasicLauncher" in finished.out
+
+
+# --- Slurm --------------------------------------------------------------------------------------------------------
+
+
+def test_the_slurm_launcher_asks_for_one_task_and_time_for_a_checkpoint() -> None:
+    launcher = compose(parse(["hydra/launcher=slurm", "hydra.launcher.partition=gpu"])).hydra.launcher
+    assert launcher._target_ == "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+    assert (launcher.nodes, launcher.tasks_per_node, launcher.cpus_per_task, launcher.mem_gb) == (1, 1, 4, 16)
+    assert launcher.partition == "gpu"
+    # submitit takes a signal in the last fifth of the time as that of the time limit.
+    assert 60 <= launcher.signal_delay_s <= launcher.timeout_min * 60 / 5
+    assert launcher.max_num_timeout > 0
+
+
+def test_a_machine_without_slurm_is_told_so_before_the_first_run(tmp_path: Path) -> None:
+    finished = start([*SWEEP, "hydra/launcher=slurm", f"hydra.sweep.dir={tmp_path / 'sweep'}"], PATH=str(tmp_path))
+    line = "error: hydra/launcher: expected Slurm, found no srun; start it on a machine of the cluster\n"
+    assert (finished.code, finished.out, finished.err) == (2, "", line)
+    assert not (tmp_path / "sweep").exists()
