@@ -22,6 +22,8 @@ from torch import Tensor
 # Numbers in the largest temporary matrix: 2 MiB in float32, which stays in the cache on a CPU. Eight times as many made
 # the search for the nearest of 1,000 centroids half as fast.
 _CHUNK_NUMEL = 2**19
+# Below so many numbers, calls cost more than what they do.
+_FEW = 2**16
 # Numbers in the (N, R * K) matrices of the restarts that run side by side: 1 GiB in float32.
 _GROUP_NUMEL = 2**28
 MAX_ITERATIONS = 300
@@ -109,7 +111,7 @@ def _smallest(scores: Tensor, n_nearest: int, *, with_gap: bool) -> tuple[Tensor
     K = len(scores)
     found: list[Tensor] = []
     gaps: list[Tensor] = []
-    last, index = scores.min(0)
+    last, index = _min_of_columns(scores)
     for n_found in range(1, n_nearest + 1):
         found.append(index)
         if n_found == K or (n_found == n_nearest and not with_gap):
@@ -118,11 +120,28 @@ def _smallest(scores: Tensor, n_nearest: int, *, with_gap: bool) -> tuple[Tensor
         if n_found == n_nearest:
             following = scores.amin(0)
         else:
-            following, index = scores.min(0)
+            following, index = _min_of_columns(scores)
         gaps.append(following - last)
         last = following
     gap = gaps[0] if len(gaps) == 1 else torch.stack(gaps).amin(0) if gaps else last
     return torch.stack(found) if n_nearest > 1 else found[0][None], gap
+
+
+def _min_of_columns(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what ``scores.min(0)`` does; of equal scores the first.
+
+    torch looks for an index one number at a time, but for a minimum at many. So for few centroids the index comes from
+    a second minimum: each is marked with a number that falls from K to 1, and the largest mark is that of the first.
+    With 70,000 points and 10 centroids this took a third of the time, with 2,000 points more.
+    """
+    K = len(scores)
+    if K > torch.iinfo(torch.uint8).max or scores.numel() < _FEW:
+        lowest, index = scores.min(0)
+        return lowest, index
+    lowest = scores.amin(0)
+    marks = torch.arange(K, 0, -1, dtype=torch.uint8, device=scores.device)[:, None]
+    marked = (scores == lowest).view(torch.uint8).mul_(marks).amax(0)
+    return lowest, K - marked.clamp_(min=1).long()  # nan equals nothing, not even itself
 
 
 def _doubtful(gap: Tensor, chunk: Tensor, longest: float) -> Tensor:
