@@ -20,6 +20,9 @@ IntArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.floating[Any]]
 Int64Array = npt.NDArray[np.int64]
 
+# Memory for the distances of all pairs; scikit-learn's default is 1 GiB.
+_SILHOUETTE_MIB = 64
+
 
 # --- against labels -----------------------------------------------------------------------------------------
 
@@ -221,6 +224,7 @@ def _is_scorable(Z: FloatArray, labels: IntArray) -> bool:
 
 def _silhouette(Z: FloatArray, labels: IntArray, max_samples: int, seed: int) -> float | None:
     """Mean silhouette over a random sample, which may hold fewer clusters than the data."""
+    from sklearn import config_context
     from sklearn.metrics import silhouette_score
 
     if len(Z) > max_samples:
@@ -230,7 +234,8 @@ def _silhouette(Z: FloatArray, labels: IntArray, max_samples: int, seed: int) ->
         return None
     # Centered, in float64: scikit-learn expands |a - b|^2, which loses digits for points far from the origin.
     Z = Z.astype(np.float64)
-    return float(silhouette_score(Z - Z.mean(axis=0), labels))
+    with config_context(working_memory=_SILHOUETTE_MIB):
+        return float(silhouette_score(Z - Z.mean(axis=0), labels))
 
 
 def _dispersion_scores(Z: FloatArray, labels: IntArray) -> tuple[float | None, float | None]:
