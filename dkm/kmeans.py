@@ -135,7 +135,7 @@ def _min_of_columns(scores: Tensor) -> tuple[Tensor, Tensor]:
     With 70,000 points and 10 centroids this took a third of the time, with 2,000 points more.
     """
     K = len(scores)
-    if K > torch.iinfo(torch.uint8).max or scores.numel() < _FEW:
+    if torch.iinfo(torch.uint8).max < K or scores.numel() < _FEW:
         lowest, index = scores.min(0)
         return lowest, index
     lowest = scores.amin(0)
