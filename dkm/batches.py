@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -107,8 +109,9 @@ class MemoryBatches:
 class DiskBatches:
     """Rows on disk; see ``Batches``.
 
-    The rows are cut into blocks of equal size (up to one row), and the blocks of an epoch are dealt out to windows. All
-    windows have the same number of batches, whose sizes differ by a row or two.
+    The rows are cut into blocks, the first ones a row longer than the rest. An epoch deals out the blocks to windows:
+    each gets equally many, and of the longer ones as many as the others or one more. So the windows differ by at most
+    one row, and so do all batches.
     """
 
     def __init__(self, X: StoredRows, batch_size: int, seed: int, device: torch.device) -> None:
@@ -116,27 +119,30 @@ class DiskBatches:
         self._X = X
         self._seed = seed
         self.device = device
-        self._n_windows = math.ceil(N * F * 4 / _WINDOW_BYTES)  # float32
+        self._n_windows = min(N, math.ceil(N * F * 4 / _WINDOW_BYTES))  # float32
         self._n_blocks = min(_BLOCKS_PER_WINDOW, N // self._n_windows)  # of a window
-        largest = self._n_blocks * math.ceil(N / (self._n_windows * self._n_blocks))
-        self._batches_per_window = math.ceil(min(largest, N) / batch_size)
+        sizes = [N // self._n_windows + (window < N % self._n_windows) for window in range(self._n_windows)]
+        most = math.ceil(sizes[0] / batch_size)
+        # Only batches of a single row are fewer in a window that is a row shorter.
+        self._batches_of = [min(most, size) for size in sizes]
         self.n_samples = N
-        self.n_batches = self._n_windows * self._batches_per_window
+        self.n_batches = sum(self._batches_of)
 
     def epoch(self, phase_idx: int, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         self._X.check_unchanged()
         generator = torch.Generator().manual_seed(stream_seed(self._seed, phase_idx, epoch))
-        blocks = torch.randperm(self._n_windows * self._n_blocks, generator=generator).view(self._n_windows, -1)
-        per_window = self._batches_per_window
-        skipped, n_done = divmod(first, per_window)
+        windows = self._deal(generator)
+        ends = list(accumulate(self._batches_of))
+        skipped = bisect_right(ends, first)
+        n_done = first - (ends[skipped - 1] if skipped else 0)
 
         def read(window: int) -> tuple[Tensor, Tensor]:
-            return self._read_blocks(blocks[window].sort().values.tolist())
+            return self._read_blocks(windows[window])
 
         for window, (rows, position) in enumerate(_one_ahead(read, range(skipped, self._n_windows)), skipped):
             # A stream apart from those of the augmentation, which end in the number of a batch.
             generator.manual_seed(stream_seed(self._seed, phase_idx, epoch, -1 - window))
-            batches = torch.randperm(len(rows), generator=generator).tensor_split(per_window)
+            batches = torch.randperm(len(rows), generator=generator).tensor_split(self._batches_of[window])
             for index in batches[n_done:]:
                 mine = distributed.share(len(index))
                 x, where = rows[index[mine]], position[index[mine]]
@@ -160,15 +166,24 @@ class DiskBatches:
     def take(self, index: Tensor) -> Tensor:
         return self._X.take(index.cpu()).to(self.device)
 
+    def _deal(self, generator: torch.Generator) -> list[list[int]]:
+        """Draw the blocks of each window, in the order in which they are stored."""
+        n_longer = self.n_samples % (self._n_windows * self._n_blocks)
+        n_shorter = self._n_windows * self._n_blocks - n_longer
+        longer = torch.randperm(n_longer, generator=generator).tensor_split(self._n_windows)
+        shorter = n_longer + torch.randperm(n_shorter, generator=generator)
+        rest = shorter.split([self._n_blocks - len(blocks) for blocks in longer])
+        return [torch.cat(parts).sort().values.tolist() for parts in zip(longer, rest, strict=True)]
+
     def _read_blocks(self, blocks: list[int]) -> tuple[Tensor, Tensor]:
         """Return the rows of the blocks and their positions in the data set.
 
         Copied by NumPy: torch would start a second team of threads for the thread that reads, and with more threads
-        than cores each parallel operation of the training waits on the system. Steps of a small network took four
-        times as long.
+        than cores each parallel operation of the training would wait on the system.
         """
-        N, n_blocks = len(self._X), self._n_windows * self._n_blocks
-        bounds = [(block * N // n_blocks, (block + 1) * N // n_blocks) for block in blocks]
+        length, n_longer = divmod(self.n_samples, self._n_windows * self._n_blocks)
+        starts = [block * length + min(block, n_longer) for block in blocks]
+        bounds = [(start, start + length + (block < n_longer)) for block, start in zip(blocks, starts, strict=True)]
         rows = np.empty((sum(stop - start for start, stop in bounds), self._X.shape[1]), np.float32)
         at = 0
         for start, stop in bounds:
@@ -193,7 +208,8 @@ def _to_device(x: Tensor, device: torch.device) -> Tensor:
 
 def _one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """Yield ``work(item)`` for each item, computed in a thread while the caller is busy with the one before."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
         pending: Future[T] | None = None
         for item in items:
             following = pool.submit(work, item)
@@ -202,6 +218,8 @@ def _one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
             pending = following
         if pending is not None:
             yield pending.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # waits for what has begun; nobody wants the rest
 
 
 def stream_seed(*parts: int) -> int:
