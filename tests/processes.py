@@ -43,18 +43,23 @@ class Finished(NamedTuple):
     err: str
 
 
-def train(arguments: Sequence[str], log: Path, point: Point | None = None) -> Finished:
-    """Run the command line in a process of its own; ``log`` is a directory for its output."""
+def train(
+    arguments: Sequence[str], log: Path, point: Point | None = None, prepare: Callable[[], object] | None = None
+) -> Finished:
+    """Run the command line in a process of its own; ``log`` is a directory for its output.
+
+    ``prepare`` is called in that process before anything else: a function of a module, or a partial of one.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     log.mkdir(exist_ok=True, parents=True)
-    process = context.Process(target=_run, args=(list(arguments), log, point))
+    process = context.Process(target=_run, args=(list(arguments), log, point, prepare))
     process.start()
     process.join()
     return Finished(process.exitcode, (log / "out").read_text(), (log / "err").read_text())
 
 
-def _run(arguments: list[str], log: Path, point: Point | None) -> None:
+def _run(arguments: list[str], log: Path, point: Point | None, prepare: Callable[[], object] | None) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(log / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = open(1, "w", buffering=1, closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
@@ -63,8 +68,10 @@ def _run(arguments: list[str], log: Path, point: Point | None) -> None:
     from dkm.train import main
 
     torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
     if point is not None:
-        _arm(point)
+        on_call(point, lambda: os.kill(os.getpid(), point.signal))
     sys.argv = ["dkm-train", *arguments]
     main()
 
@@ -75,10 +82,11 @@ class Preempted(Callback):
     def on_job_start(self, config: Any, **_: Any) -> None:
         hydra = config.hydra
         if hydra.job.num == 1 and not Path(hydra.runtime.output_dir, "config.yaml").exists():
-            _arm(Point(*OPTIMIZER, 7, signal.SIGUSR2))
+            on_call(Point(*OPTIMIZER, 7), lambda: os.kill(os.getpid(), signal.SIGUSR2))
 
 
-def _arm(point: Point) -> None:
+def on_call(point: Point, action: Callable[[], object]) -> None:
+    """Do something at a point of this process, instead of sending the signal."""
     import importlib
 
     module, _, inner = point.owner.partition(":")
@@ -92,10 +100,10 @@ def _arm(point: Point) -> None:
         nonlocal calls
         calls += 1
         if calls == point.count and not point.after:
-            os.kill(os.getpid(), point.signal)
+            action()
         result = original(*args, **kwargs)
         if calls == point.count and point.after:
-            os.kill(os.getpid(), point.signal)
+            action()
         return result
 
     setattr(owner, point.name, counted)
