@@ -199,6 +199,12 @@ class Trainer:
             ", read from disk" if isinstance(data.X, StoredRows) else "",
             *(self.n_clusters, self.latent_dim, n_parameters, where),
         )
+        for what, key, sample in (
+            ("k-means takes", "clustering.init_samples", self._init_sample()),
+            ("scores that look at distances take", "evaluation.samples", self.evaluator.sample),
+        ):
+            if sample is not None:
+                log.info("%s %d of %d samples (%s)", what, len(sample), data.n_samples, key)
         if self.config.precision == "bf16" and not _has_bf16(self.device):
             log.warning(
                 "precision=bf16: %s has no arithmetic for it and will be slower than with precision=fp32", self.device
@@ -271,7 +277,6 @@ class Trainer:
             labels, distance = assign(z, plain.centroids)
             inertia = distance.sum(dtype=torch.float64).item()
             chosen_labels = assign(z, chosen.centroids).labels
-            log.info("k-means took %d of %d points (clustering.init_samples); all were assigned", len(seen), len(z))
         scores = self.evaluator.scores(self.evaluator.sampled(z), labels.cpu().numpy(), inertia, on_data=True)
         log.info("k-means on the embedding: %s", report.line(scores))
         if chosen.inertia > plain.inertia:

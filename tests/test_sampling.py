@@ -1,0 +1,220 @@
+"""Large data: k-means and scores of distances see a fixed sample, all else sees every row."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from processes import train
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from dkm import batches, distributed, evaluate, metrics, trainer
+from dkm.batches import Batches, DiskBatches, MemoryBatches
+from dkm.compose import compose, parse
+from dkm.data import load_dataset
+from dkm.files import NpyFiles
+from dkm.kmeans import assign, kmeans
+from dkm.rundir import RunDirectory
+from dkm.scaling import Scaling
+from dkm.stored import StoredArray, StoredRows
+from dkm.trainer import Trainer
+
+N, N_INIT, N_SCORED, N_SILHOUETTE = 300, 120, 90, 60
+LABEL_FREE = ("silhouette", "davies_bouldin", "calinski_harabasz")
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("data")
+    digits = load_digits()
+    np.save(folder / "x.npy", digits.data[:N])
+    np.save(folder / "y.npy", digits.target[:N])
+    return [
+        *("data=npy", f"data.path={folder / 'x.npy'}", f"data.labels={folder / 'y.npy'}"),
+        *("model.hidden=[16]", "batch_size=50", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0"),
+        *("clustering.n_init=3", "log.figures=false", "log.tensorboard=false"),
+    ]
+
+
+class Sampled(NamedTuple):
+    """A finished run that saw samples; ``seen``, how many points each k-means had."""
+
+    trainer: Trainer
+    result: dict[str, Any]
+    path: Path
+    seen: list[int]
+    log: list[str]
+
+
+@pytest.fixture(scope="module", params=["memory", "disk"])
+def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Sampled:
+    path = tmp_path_factory.mktemp("sampled")
+    sizes = [f"clustering.init_samples={N_INIT}", f"evaluation.samples={N_SCORED}"]
+    sizes += [f"evaluation.silhouette_samples={N_SILHOUETTE}", f"data.load={request.param}"]
+    config = compose(parse([*overrides, *sizes])).config
+    seen: list[int] = []
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(z: Tensor, *args: Any, **kwargs: Any) -> Any:
+            seen.append(len(z))
+            return function(z, *args, **kwargs)
+
+        return call
+
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("dkm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "kmeans", counted(trainer.kmeans))
+        patch.setattr(trainer, "kmeans_restarts", counted(trainer.kmeans_restarts))
+        patch.setattr(logger, "level", logging.INFO)
+        logger.addHandler(handler)
+        try:
+            run = RunDirectory(path, tensorboard=False, progress="off")
+            run.open(config, step=None)
+            one = Trainer(config, load_dataset(config.data))
+            one.run(run)
+        finally:
+            logger.removeHandler(handler)
+    return Sampled(one, json.loads((path / "result.json").read_text()), path, seen, records)
+
+
+def rows_of_sample(limit: int) -> np.ndarray:
+    sample = evaluate.sample_rows(N, limit)
+    assert sample is not None
+    return sample.numpy()
+
+
+def label_free(Z: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """The scores of the sample's points, of Z (N, D) and labels (N,) of all."""
+    rows = rows_of_sample(N_SCORED)
+    return metrics.label_free_scores(Z[rows], labels[rows], 10, max_samples=N_SILHOUETTE)
+
+
+def all_rows(one: Trainer) -> np.ndarray:
+    return one.batches.take(torch.arange(N)).numpy()
+
+
+# --- which rows ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_fixed_sorted_and_distinct() -> None:
+    rows = rows_of_sample(N_INIT)
+    torch.manual_seed(1)
+    assert rows.tolist() == rows_of_sample(N_INIT).tolist()
+    assert len(rows) == N_INIT
+    assert (np.diff(rows) > 0).all()
+    assert 0 <= rows[0] < rows[-1] < N
+    # A literal, because other rows would silently change every run on large data.
+    assert evaluate.sample_rows(1000, 5).tolist() == [37, 44, 675, 775, 947]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("limit", [N, N + 1])
+def test_as_many_rows_as_there_are_need_no_sample(limit: int) -> None:
+    assert evaluate.sample_rows(N, limit) is None
+
+
+# --- a run on samples ---------------------------------------------------------------------------------------------
+
+
+def test_k_means_sees_the_sample_only_and_the_log_says_so(sampled: Sampled) -> None:
+    assert sampled.seen == [N_INIT, N_INIT]
+    assert f"k-means takes {N_INIT} of {N} samples (clustering.init_samples)" in sampled.log
+    said = f"scores that look at distances take {N_SCORED} of {N} samples (evaluation.samples)"
+    assert said in sampled.log
+
+
+def test_the_raw_baseline_assigns_all_rows_to_the_centroids_of_the_sample(sampled: Sampled) -> None:
+    X = torch.from_numpy(all_rows(sampled.trainer))
+    found = kmeans(X[rows_of_sample(N_INIT)], 10, n_init=3, seed=0)
+    labels, distance = assign(X, found.centroids)
+    raw = sampled.result["kmeans_raw"]
+    y = load_digits().target[:N]
+    assert {name: raw[name] for name in ("acc", "nmi", "ari")} == metrics.label_scores(y, labels.numpy())
+    assert raw["inertia"] == pytest.approx(distance.sum(dtype=torch.float64).item(), rel=1e-6)
+    assert raw["n_effective_clusters"] == metrics.effective_clusters(metrics.cluster_sizes(labels.numpy(), 10))
+    expected = label_free(X.numpy(), labels.numpy())
+    assert {name: raw[name] for name in LABEL_FREE} == {name: expected[name] for name in LABEL_FREE}
+    assert raw["silhouette_data"] == raw["silhouette"]
+
+
+def test_the_joint_phase_starts_with_all_rows_assigned(sampled: Sampled) -> None:
+    pretrained = sampled.result["kmeans_pretrained"]
+    assert 1 < pretrained["n_effective_clusters"] <= 10
+    # The sum over all rows, and not over the sample, which has 40 % of them.
+    assert pretrained["inertia"] > 0
+    assert sampled.trainer.clustering.assignments.shape == (N,)
+    assert sampled.trainer.clustering.assignments.bincount(minlength=10).sum() == N
+
+
+def test_scores_against_labels_are_over_all_rows_and_those_of_distances_over_the_sample(sampled: Sampled) -> None:
+    rows = np.genfromtxt(sampled.path / "assignments.csv", delimiter=",", names=True)
+    assert rows["index"].tolist() == list(range(N))
+    labels, y = rows["cluster"].astype(np.int64), rows["label"].astype(np.int64)
+    with torch.no_grad():
+        z = evaluate.encode(sampled.trainer.autoencoder, sampled.trainer.batches).numpy()
+    result = sampled.result
+    assert {name: result[name] for name in ("acc", "nmi", "ari")} == metrics.label_scores(y, labels)
+    assert result["n_effective_clusters"] == metrics.effective_clusters(metrics.cluster_sizes(labels, 10))
+    assert result["inertia"] == pytest.approx(np.square(rows["distance"]).sum(), rel=1e-6)
+    expected = label_free(z, labels)
+    assert {name: result[name] for name in LABEL_FREE} == {name: expected[name] for name in LABEL_FREE}
+    assert result["silhouette_data"] == label_free(all_rows(sampled.trainer), labels)["silhouette"]
+
+
+@pytest.mark.parametrize("load", ["memory", "disk"])
+def test_limits_of_at_least_all_rows_change_nothing(load: str, overrides: list[str], tmp_path: Path) -> None:
+    runs = tmp_path / "plain", tmp_path / "limited"
+    more = ["clustering.init_samples=300", "evaluation.samples=300"]
+    for run, limits in zip(runs, ([], more), strict=True):
+        finished = train([*overrides, f"data.load={load}", *limits, f"hydra.run.dir={run}"], tmp_path / "log")
+        assert finished.code == 0, finished.err
+        assert "init_samples" not in finished.out
+    for name in ("metrics.jsonl", "result.json", "assignments.csv"):
+        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes(), name
+
+
+# --- every row ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "disk"])
+def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Batches, Tensor]:
+    """Rows in chunks of 17, and the same rows at once."""
+    monkeypatch.setattr(batches, "CHUNK_ROWS", 17)
+    X = np.random.default_rng(0).normal(size=(103, 4)).astype(np.float32)
+    device = torch.device("cpu")
+    if request.param == "memory":
+        return MemoryBatches(torch.from_numpy(X), 10, 0, device), torch.from_numpy(X)
+    monkeypatch.setattr(batches, "_WINDOW_BYTES", 1000)
+    np.save(tmp_path / "x.npy", X)
+    rows = StoredRows(StoredArray(NpyFiles("data.path", str(tmp_path / "x.npy"))), Scaling.fit([X], "none"))
+    return DiskBatches(rows, 10, 0, device), torch.from_numpy(X)
+
+
+def difference_and_product(x: Tensor) -> Tensor:
+    return torch.stack([x[:, 0] - x[:, 1], x[:, 2] * x[:, 3]], 1)
+
+
+def test_every_row_is_the_function_of_all_rows(source: tuple[Batches, Tensor]) -> None:
+    found = evaluate.every_row(difference_and_product, source[0], 2)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, difference_and_product(source[1]))
+
+
+def test_the_ranks_add_up_to_every_row(source: tuple[Batches, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "sum_", lambda tensor: tensor)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        parts.append(evaluate.every_row(difference_and_product, source[0], 2))
+    assert torch.equal(sum(parts, torch.zeros(103, 2)), difference_and_product(source[1]))
+    assert all((part != 0).any() for part in parts)
