@@ -1,0 +1,83 @@
+"""`dkm.rundir`: the table of the assignments, written in parts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dkm import rundir
+from dkm.checkpoint import write_atomically
+from dkm.rundir import RunDirectory
+
+
+def table(labels: np.ndarray, distance: np.ndarray, margin: np.ndarray | None, y: np.ndarray | None) -> bytes:
+    """The same table, row by row, with the library's writer."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "cluster", "distance", "margin"] + ([] if y is None else ["label"]))
+    for i in range(len(labels)):
+        shown = ["" if margin is None else f"{float(margin[i]):.9g}"] + ([] if y is None else [str(int(y[i]))])
+        writer.writerow([str(i), str(int(labels[i])), f"{float(distance[i]):.9g}", *shown])
+    return text.getvalue().encode()
+
+
+@pytest.mark.parametrize("has_labels", [False, True])
+@pytest.mark.parametrize("has_margin", [False, True])
+@pytest.mark.parametrize("n_rows", [1, 999, 1000, 1001, 3500])
+def test_assignments_are_the_same_table_in_parts(
+    n_rows: int, has_margin: bool, has_labels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "_ROWS_AT_ONCE", 1000)
+    generator = np.random.default_rng(0)
+    labels = generator.integers(10, size=n_rows)
+    distance = generator.exponential(size=n_rows).astype(np.float32)
+    distance[::7] *= np.float32(1e-20)
+    margin = generator.exponential(size=n_rows).astype(np.float32) if has_margin else None
+    y = generator.integers(3, size=n_rows) if has_labels else None
+    RunDirectory(tmp_path, tensorboard=False, progress="off").write_assignments(labels, distance, margin, y)
+    content = (tmp_path / "assignments.csv").read_bytes()
+    assert content == table(labels, distance, margin, y)
+    rows = list(csv.DictReader(io.StringIO(content.decode())))
+    # Nine digits bring back each float32 exactly.
+    assert np.array_equal(np.array([row["distance"] for row in rows]).astype(np.float32), distance)
+    assert [path.name for path in tmp_path.iterdir()] == ["assignments.csv"]
+
+
+def test_only_a_part_of_the_assignments_is_text_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rundir, "_ROWS_AT_ONCE", 100)
+    sizes: list[int] = []
+
+    def record(path: Path, parts: Iterator[bytes]) -> None:
+        sizes.extend(part.count(b"\n") for part in parts)
+
+    monkeypatch.setattr(rundir, "write_atomically", record)
+    run = RunDirectory(tmp_path, tensorboard=False, progress="off")
+    run.write_assignments(np.zeros(250, np.int64), np.zeros(250, np.float32), None, None)
+    assert sizes == [1, 100, 100, 50]
+
+
+def broken() -> Iterator[bytes]:
+    yield b"new"
+    raise OSError("no more")
+
+
+@pytest.mark.parametrize("parts", [lambda: [b"one ", b"", b"two"], lambda: iter([b"one ", b"two"]), lambda: b"one two"])
+def test_a_file_is_written_whole_or_in_parts(parts: Callable[[], bytes | Iterator[bytes]], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"something older and longer")
+    write_atomically(path, parts())
+    assert path.read_bytes() == b"one two"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_parts_that_break_off_leave_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="no more"):
+        write_atomically(path, broken())
+    assert path.read_bytes() == b"old"
