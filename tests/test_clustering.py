@@ -105,6 +105,12 @@ def test_gradients_are_those_of_finite_differences(assignments):
 # --- what leaves it as it is --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("assignments", [None, torch.tensor([0, 2, 2, 1, 0, 2])])
+def test_second_derivatives_are_those_of_finite_differences(assignments):
+    z, centroids = leaf(normal(6, 3)), leaf(normal(3, 3, seed=1))
+    assert torch.autograd.gradgradcheck(lambda *args: kmeans_loss(*args, assignments), (z, centroids))
+
+
 def test_the_order_of_the_centroids_does_not_matter():
     z, centroids, order = normal(30, 4), normal(6, 4, seed=1), torch.tensor([3, 0, 5, 1, 4, 2])
     value, z_grad, centroids_grad = value_and_gradients(kmeans_loss, z, centroids)
@@ -227,6 +233,23 @@ def test_labels_are_the_same_under_autocast():
         assert torch.equal(criterion.assign(z), expected)
 
 
+def test_the_module_under_autocast_is_exact_for_a_half_precision_embedding():
+    encoder, criterion = nn.Linear(20, 5), KMeansLoss(40, 5)
+    with torch.no_grad():
+        encoder.weight.copy_(normal(5, 20))
+        criterion.centroids.copy_(3 * normal(40, 5, seed=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        z = encoder(normal(3000, 20, seed=2).float())
+        loss = criterion(z)
+        labels = criterion.assign(z.float())
+    assert (z.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
+    exact = (z.double()[:, None] - criterion.centroids.double()).square().sum(2)
+    assert torch.equal(labels, exact.argmin(1))
+    assert loss.item() == pytest.approx(exact.amin(1).mean().item(), rel=1e-6)
+    loss.backward()
+    assert criterion.centroids.grad.dtype == encoder.weight.grad.dtype == torch.float32
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +308,38 @@ def test_no_tensor_over_points_clusters_and_dimensions_is_made():
         value_and_gradients(kmeans_loss, normal(N, D), normal(K, D, seed=1))
     # Nothing, backward included, is larger than the points, the centroids, or the distances between them.
     assert largest.numel == max(N * D, K * D, N * K) < N * K * D
+
+
+def test_the_backward_pass_keeps_no_matrix_of_points_and_clusters():
+    N, K, D = 4096, 1000, 64
+    z, centroids = leaf(normal(N, D).float()), leaf(normal(K, D, seed=1).float())
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kmeans_loss(z, centroids).backward()
+    # The points, the centroid of each, and its number; all distances would be 16 MB more.
+    assert sum(kept.values()) <= z.nbytes + N * D * 4 + N * 8 + 64
+    assert sum(kept.values()) < N * K * 4 / 5
+
+
+# --- torch.compile ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of the compiler
+def test_the_compiled_loss_is_the_eager_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    z, centroids = normal(500, 8).float(), normal(20, 8, seed=1).float()
+    compiled = torch.compile(kmeans_loss)
+    for assignments in ((), (torch.arange(500) % 20,)):
+        expected = value_and_gradients(kmeans_loss, z, centroids, *assignments)
+        actual = value_and_gradients(compiled, z, centroids, *assignments)
+        for a, e in zip(actual, expected, strict=True):  # float32 sums of 4,000 numbers
+            torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-6 * e.abs().max().item())
 
 
 # --- KMeansLoss ---------------------------------------------------------------------------------------------

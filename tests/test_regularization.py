@@ -18,7 +18,7 @@ from dkm.config import (
 from dkm.models import conv_autoencoder, mlp_autoencoder
 from dkm.objective import Objective
 from dkm.optim import build_optimizer
-from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
+from dkm.regularization import _HalfSquares, l2_penalty, parameter_groups, regularized_parameters
 
 
 def normal(*shape, seed=0):
@@ -49,6 +49,20 @@ def test_penalty_takes_any_iterable_and_any_memory_order():
 def test_gradient_of_the_penalty_is_that_of_finite_differences():
     leaves = [normal(3, 4).requires_grad_(), normal(5, seed=1).requires_grad_()]
     assert torch.autograd.gradcheck(lambda *p: l2_penalty(p), leaves)
+
+
+def test_second_derivatives_of_the_penalty_are_those_of_finite_differences():
+    leaves = [normal(3, 4).requires_grad_(), normal(5, seed=1).requires_grad_()]
+    assert torch.autograd.gradgradcheck(lambda *p: l2_penalty(p) ** 2, leaves)
+    (gradient,) = torch.autograd.grad(l2_penalty(leaves[1:]), leaves[1:], create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), leaves[1:])
+    assert torch.equal(second, torch.ones(5, dtype=torch.float64))
+
+
+def test_half_the_squares_have_the_derivatives_of_finite_differences_in_any_memory_order():
+    p = normal(3, 4).T.requires_grad_()
+    assert torch.autograd.gradcheck(_HalfSquares.apply, p)
+    assert torch.autograd.gradgradcheck(_HalfSquares.apply, p)
 
 
 def test_penalty_of_nothing_is_refused():
