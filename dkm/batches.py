@@ -172,7 +172,7 @@ class DiskBatches:
         n_shorter = self._n_windows * self._n_blocks - n_longer
         longer = torch.randperm(n_longer, generator=generator).tensor_split(self._n_windows)
         shorter = n_longer + torch.randperm(n_shorter, generator=generator)
-        rest = shorter.split([self._n_blocks - len(blocks) for blocks in longer])
+        rest = torch.split(shorter, [self._n_blocks - len(blocks) for blocks in longer])
         return [torch.cat(parts).sort().values.tolist() for parts in zip(longer, rest, strict=True)]
 
     def _read_blocks(self, blocks: list[int]) -> tuple[Tensor, Tensor]:
