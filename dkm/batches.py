@@ -129,7 +129,7 @@ class DiskBatches:
         self.n_batches = sum(self._batches_of)
 
     def epoch(self, phase_idx: int, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
-        self._X.check_unchanged()
+        distributed.jointly(self._X.check_unchanged)
         generator = torch.Generator().manual_seed(stream_seed(self._seed, phase_idx, epoch))
         windows = self._deal(generator)
         ends = list(accumulate(self._batches_of))
@@ -150,7 +150,7 @@ class DiskBatches:
             n_done = 0
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        self._X.check_unchanged()
+        distributed.jointly(self._X.check_unchanged)
         parts = _chunk_slices(len(self._X))
         at_once = max(1, _WINDOW_BYTES // (CHUNK_ROWS * self._X.shape[1] * 4))
         groups = [parts[i : i + at_once] for i in range(0, len(parts), at_once)]

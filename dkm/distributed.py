@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,6 +81,8 @@ def process_group(*, with_cuda: bool) -> Iterator[None]:
         return
     from torch import distributed
 
+    if not is_main():  # rank 0 prints for all; without any handler, warnings would go to standard error
+        logging.getLogger("dkm").addHandler(logging.NullHandler())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if with_cuda else "gloo", timeout=_TIMEOUT)
     try:
         yield

@@ -64,6 +64,9 @@ def signals_handled(*, is_alone: bool = True) -> Iterator[Signals]:
     submitit sends SIGUSR2 before the time is up or the machine is taken away. Its handler queues the job again and
     exits, which it is left to do when the run has written its checkpoint. SIGTERM it ignores: some clusters send that
     just before, and a job that ended by itself would not be queued again.
+
+    Of several processes, one that was asked to stop ignores the signals from then on: it is about to end, and torchrun
+    sends SIGTERM after the SIGINT that the terminal sent.
     """
     requests = Signals(is_alone=is_alone)
     if threading.current_thread() is not threading.main_thread():
@@ -79,7 +82,8 @@ def signals_handled(*, is_alone: bool = True) -> Iterator[Signals]:
         is_stopped = True
         raise
     finally:
+        is_ending = requests.is_requested and not is_alone
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if is_ending else handler)
         if is_stopped and requests.is_to_queue_again:
             signal.raise_signal(signal.SIGUSR2)

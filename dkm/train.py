@@ -53,6 +53,9 @@ def main() -> None:
         code = _main(sys.argv[1:])
     except distributed.ToldElsewhere:
         code = EXIT_USER_ERROR
+    except distributed.RankLost as error:  # before the run began
+        print(f"error: {error}; nothing was trained yet; start all of them again", file=sys.stderr)
+        code = 1
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = EXIT_USER_ERROR
@@ -60,7 +63,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if distributed.is_main():
+            print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
     sys.exit(code)
 
@@ -72,10 +76,24 @@ def _main(arguments: Sequence[str]) -> int:
     import torch
 
     with distributed.process_group(with_cuda=torch.cuda.is_available()):
-        command = distributed.jointly(lambda: parse(arguments))
+        command = distributed.jointly(lambda: _parse_for_several(arguments))
         if command.is_for_hydra:  # prints, and needs no help with it
             return _run_hydra(command) if distributed.is_main() else 0
-        return _exit_code(distributed.jointly(lambda: _plan(command)))
+        plan = distributed.jointly(lambda: _plan(command))
+        directory = distributed.from_main(os.fsencode(plan.directory))
+        assert directory is not None
+        return _exit_code(plan._replace(directory=Path(os.fsdecode(directory))))
+
+
+def _parse_for_several(arguments: Sequence[str]) -> Command:
+    command = parse(arguments)
+    if _is_sweep(command):
+        raise UserError("--multirun: expected one process, got several from torchrun; start the runs one by one")
+    return command
+
+
+def _is_sweep(command: Command) -> bool:
+    return not {"-m", "--multirun"}.isdisjoint(command.overrides)
 
 
 def _plan(command: Command) -> Plan:
@@ -88,7 +106,7 @@ def _plan(command: Command) -> Plan:
         return Plan(resumed_config(run, command), run)
     composed = compose(command)
     directory = Path(composed.hydra.run.dir).absolute()
-    if not distributed.is_main():  # rank 0 knows the directory, whose name has the time in it
+    if not distributed.is_main():  # rank 0 tells the directory, whose name has the time in it
         composed.config.resume = None
         return Plan(composed.config, directory, composed)
     if named == "auto":
@@ -137,9 +155,11 @@ def _explained(plan: Plan) -> dict[str, Any]:
             raise SystemExit(1) from error  # rank 0 has found the same, and says so
         raise Failure(str(error)) from error
     except distributed.RankLost as error:
+        if not (plan.directory / "checkpoints").is_dir():
+            raise
         where = shlex.quote(str(plan.directory))
-        kept = f"a checkpoint was written; continue with resume={where}, with any number of processes"
-        raise Failure(f"{error}; {kept if distributed.is_main() else 'this one stops too'}") from error
+        what = "a checkpoint was written" if distributed.is_main() else "the last checkpoint is kept"
+        raise Failure(f"{error}; {what}; continue with resume={where}, with any number of processes") from error
     except OSError as error:
         where = error.filename or str(plan.directory)
         raise Failure(f"{where}: {error.strerror}; what was written before is kept") from error
@@ -206,9 +226,7 @@ def _run_hydra(command: Command) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its exceptions come to us instead of a traceback
     set_up()
     OwnConfigs.extra_dir = command.extra_dir
-    is_sweep = not {"-m", "--multirun"}.isdisjoint(command.overrides)
-    if is_sweep and distributed.is_several():
-        raise UserError("--multirun: expected one process, got several from torchrun; start the runs one by one")
+    is_sweep = _is_sweep(command)
     sys.argv = [sys.argv[0], *command.overrides]
     JobReturn.return_value = JobReturn.return_value.getter(_return_value)  # type: ignore[method-assign,attr-defined]
     start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)

@@ -148,6 +148,16 @@ class Trainer:
         with signals_handled(is_alone=is_alone) as self._signals, _deterministic(self.config.deterministic):
             self._start()
             try:
+                return self._run_to_result()
+            except BaseException as error:
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                reason = "signal" if isinstance(error, Interrupted) else f"{type(error).__name__}: {error}"
+                run.update_manifest(status=status, reason=reason, seconds=self.at.seconds)
+                raise
+
+    def _run_to_result(self) -> dict[str, Any]:
+        try:
+            with distributed.peers_needed():
                 if self.at.raw is None:
                     self.at.raw = self._score_raw_data()
                     self._save()
@@ -156,18 +166,10 @@ class Trainer:
                     self._initialize_clusters()
                 if isinstance(self.config.clustering, KMeansConfig):
                     self._run_phase(self.config.joint)
-                result = self._finish()
-            except Interrupted:
-                self._save()
-                run.update_manifest(status="interrupted", reason="signal", seconds=self.at.seconds)
-                raise
-            except BaseException as error:
-                if isinstance(error, distributed.RankLost | UserError):
-                    self._save()
-                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                run.update_manifest(status=status, reason=f"{type(error).__name__}: {error}", seconds=self.at.seconds)
-                raise
-        return result
+                return self._finish()
+        except (Interrupted, distributed.RankLost, UserError):
+            self._save()
+            raise
 
     def _start(self) -> None:
         self.run_dir.truncate_metrics(self._metrics_bytes)
@@ -380,7 +382,7 @@ class Trainer:
             self._centroids_before = self.clustering.centroids.detach().cpu().clone()
         is_evaluated = self._is_evaluated(phase, at.epoch + 1)
         # ------------------------------------------------------------------------------------------------------------
-        with closing(self.batches.epoch(at.phase_idx, at.epoch, at.batch)) as batches, distributed.peers_needed():
+        with closing(self.batches.epoch(at.phase_idx, at.epoch, at.batch)) as batches:
             for number, batch in enumerate(batches, at.batch):
                 x = batch.x  # (B, F)
                 if self.augment is not None:
@@ -415,7 +417,10 @@ class Trainer:
         if not distributed.is_several():
             return self._signals.is_requested
         is_poll = self.at.step % _STEPS_BETWEEN_POLLS == 0 or self.at.batch == self._n_batches
-        return is_poll and distributed.any_rank(self._signals.is_requested)
+        if is_poll and distributed.any_rank(self._signals.is_requested):
+            self._signals.is_requested = True
+            return True
+        return False
 
     def _end_epoch(self, phase: PhaseConfig, is_joint: bool, bar: tqdm[Any]) -> None:
         """Look at the epoch's losses, update the assignments, and evaluate where it is due."""
@@ -450,13 +455,14 @@ class Trainer:
         with self._signals.interruptible():
             z = evaluate.encode(self.autoencoder, self.batches, self.config.precision)
         found = clustering.reassign(z)
+        reset_rows(self._optimizer, clustering.centroids, found.revived)
+        at.pass_info = {"label_change": found.change, "n_dead": found.n_dead, "n_revived": len(found.revived)}
         if found.n_dead:
-            # Which of equally badly served points is taken may depend on the hardware.
+            # Which of equally badly served points is taken may depend on the hardware. After the state of rank 0 is
+            # whole: this finds out that a rank is gone, and then rank 0 writes a checkpoint.
             distributed.broadcast_(clustering.centroids.detach())
             distributed.broadcast_(clustering.assignments)
             log.info("joint: epoch %d: %d dead centroids, %d revived", at.epoch + 1, found.n_dead, len(found.revived))
-        reset_rows(self._optimizer, clustering.centroids, found.revived)
-        at.pass_info = {"label_change": found.change, "n_dead": found.n_dead, "n_revived": len(found.revived)}
         return z
 
     def _is_evaluated(self, phase: PhaseConfig, epoch: int) -> bool:
@@ -595,14 +601,16 @@ class Trainer:
         """Return what must be the same in all processes that train together."""
         own = ("data.root", "data.path", "device", "resume", "threads", "log.", "checkpoint.")
         settings = {key: value for key, value in dotted(self.config).items() if not key.startswith(own)}
-        versions = {f"the version of {name}": environment()["versions"][name] for name in ("dkm", "torch")}
-        return settings | versions | {f"the SHA-256 of data={self.data.name}": self.data.sha256}
+        found = environment()["versions"]
+        versions = {f"the version of {name}": found[name] for name in ("dkm", "torch")}
+        data = {f"the SHA-256 of data={self.data.name}": self.data.sha256}
+        return settings | versions | data | {"device": self.device.type}
 
     def _checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self._saved_at_s >= self.config.checkpoint.every_s
+        return self.run_dir.is_written and time.monotonic() - self._saved_at_s >= self.config.checkpoint.every_s
 
     def _save(self) -> None:
-        self._raise_if_broken()
+        self._raise_if_broken()  # on every rank: one whose peer stopped for a non-finite loss does so for that reason
         if not self.run_dir.is_written:  # rank 0 has the same state
             return
         optimizer = getattr(self, "_optimizer", None)

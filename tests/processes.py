@@ -8,12 +8,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.experimental.callback import Callback
+
+from dkm.train import main
 
 _PRELOADED = [
     "torch._dynamo",
@@ -26,15 +30,23 @@ _PRELOADED = [
 ]
 OPTIMIZER = ("torch.optim:Adam", "step")  # of a Point: once per step
 
+# A process that takes longer hangs.
+_LONGEST_S = 60
+
 
 class Point(NamedTuple):
-    """The ``count``-th call of ``owner.name``; the signal comes before it is made, or after."""
+    """The ``count``-th call of ``owner.name``; the signals come before it is made, or after.
+
+    Without any signal the call returns nan times its result.
+    """
 
     owner: str
     name: str
     count: int
     signal: int = signal.SIGKILL
     after: bool = False
+    and_signal: int | None = None
+    is_nan: bool = False
 
 
 class Finished(NamedTuple):
@@ -50,30 +62,94 @@ def train(
 
     ``prepare`` is called in that process before anything else: a function of a module, or a partial of one.
     """
+    return _finished([_started(list(arguments), log, point, {}, prepare=prepare)])[0]
+
+
+def train_ranks(
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    n_ranks: int = 2,
+    own: Mapping[int, Sequence[str]] | None = None,
+    points: Mapping[int, Point] | None = None,
+    program: Callable[[], object] = main,
+) -> list[Finished]:
+    """Run the command line in processes that train together, as torchrun starts them; none of them ends another.
+
+    Parameters
+    ----------
+    own : mapping, optional
+        Arguments that only one rank gets, by rank.
+    points : mapping, optional
+        What happens to a rank, by rank.
+    program : callable
+        What each rank runs.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place |= {"WORLD_SIZE": str(n_ranks), "LOCAL_WORLD_SIZE": str(n_ranks)}
+    started = []
+    for rank in range(n_ranks):
+        words = [*arguments, *(own or {}).get(rank, ())]
+        environment = {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        started.append(_started(words, log / str(rank), (points or {}).get(rank), environment, program))
+    return _finished(started)
+
+
+def _started(
+    arguments: list[str],
+    log: Path,
+    point: Point | None,
+    environment: Mapping[str, str],
+    program: Callable[[], object] = main,
+    prepare: Callable[[], object] | None = None,
+) -> tuple[BaseProcess, Path]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     log.mkdir(exist_ok=True, parents=True)
-    process = context.Process(target=_run, args=(list(arguments), log, point, prepare))
+    process = context.Process(target=_run, args=(arguments, log, point, environment, program, prepare))
     process.start()
-    process.join()
-    return Finished(process.exitcode, (log / "out").read_text(), (log / "err").read_text())
+    return process, log
 
 
-def _run(arguments: list[str], log: Path, point: Point | None, prepare: Callable[[], object] | None) -> None:
+def _finished(started: Sequence[tuple[BaseProcess, Path]]) -> list[Finished]:
+    try:
+        for process, _ in started:
+            process.join(_LONGEST_S)
+        return [Finished(p.exitcode, (log / "out").read_text(), (log / "err").read_text()) for p, log in started]
+    finally:
+        for process, _ in started:
+            process.kill()  # one that hangs; its code is None above
+
+
+def _run(
+    arguments: list[str],
+    log: Path,
+    point: Point | None,
+    environment: Mapping[str, str],
+    program: Callable[[], object],
+    prepare: Callable[[], object] | None,
+) -> None:
+    os.environ.update(environment)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(log / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = open(1, "w", buffering=1, closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     import torch
 
-    from dkm.train import main
-
     torch.set_num_threads(1)
     if prepare is not None:
         prepare()
     if point is not None:
-        on_call(point, lambda: os.kill(os.getpid(), point.signal))
+        on_call(point, lambda: _send(point))
     sys.argv = ["dkm-train", *arguments]
-    main()
+    program()
+
+
+def _send(point: Point) -> None:
+    for number in (point.signal, point.and_signal):
+        if number is not None:
+            os.kill(os.getpid(), number)
 
 
 class Preempted(Callback):
@@ -99,11 +175,12 @@ def on_call(point: Point, action: Callable[[], object]) -> None:
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == point.count and not point.after:
+        is_here = calls == point.count
+        if is_here and not point.after and not point.is_nan:
             action()
         result = original(*args, **kwargs)
-        if calls == point.count and point.after:
+        if is_here and point.after:
             action()
-        return result
+        return result * float("nan") if is_here and point.is_nan else result
 
     setattr(owner, point.name, counted)
