@@ -63,8 +63,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
-        if distributed.is_main():
-            print("interrupted", file=sys.stderr)
+        _say("interrupted")
         code = EXIT_INTERRUPTED
     sys.exit(code)
 
@@ -137,11 +136,15 @@ def _exit_code(plan: Plan) -> int:
     try:
         _explained(plan)
     except Interrupted:
-        if distributed.is_main():
-            where = shlex.quote(str(plan.directory))
-            print(f"interrupted: a checkpoint was written; continue with resume={where}", file=sys.stderr)
+        _say(f"interrupted: a checkpoint was written; continue with resume={shlex.quote(str(plan.directory))}")
         return EXIT_INTERRUPTED
     return 0
+
+
+def _say(message: str) -> None:
+    """Print what all processes know, once."""
+    if distributed.is_main():
+        print(message, file=sys.stderr)
 
 
 def _explained(plan: Plan) -> dict[str, Any]:
