@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,13 +196,12 @@ def both_ways(words: Sequence[str], tmp_path: Path) -> tuple[Path, Path]:
 def test_two_ranks_equal_one_in_bf16(overrides: list[str], tmp_path: Path) -> None:
     """Gradients of a bf16 layer are rounded to 8 bits before they are added, so by a share other than by a batch.
 
-    Weights that differ so send points between two clusters to the other one, which shows in the clustering loss of
-    these 200 points (7 % seen), and hardly in the total.
+    A point between two clusters may then go to the other one, which the clustering loss, a tenth of the other, shows.
     """
     one, two = both_ways([*overrides, "precision=bf16"], tmp_path)
     for mine, theirs in zip(losses_of(two), losses_of(one), strict=True):
-        assert mine == pytest.approx(theirs, rel=0.15)
-        assert mine["loss/total"] == pytest.approx(theirs["loss/total"], rel=0.01)
+        for name in ("loss/total", "loss/reconstruction"):
+            assert mine[name] == pytest.approx(theirs[name], rel=0.02), name
 
 
 @pytest.mark.parametrize("where", ["a file on disk", "a folder of shards on disk", "a folder of shards in memory"])
@@ -422,7 +422,7 @@ MISTAKES = {
     "batch_size=1": "torchrun with 2 processes: expected at most 1, the rows of the smallest batch",
     "device=cuda:0": "device=cuda:0",
     "--multirun": "--multirun: expected one process",
-    "seed=x": "seed=x: Value 'x' of type 'str' could not be converted to Integer; expected a whole number",
+    "seed=x": "expected a whole number; correct seed",
     "nope=1": "nope=1: expected a key",
     "clustering.n_clusters=300": "clustering.n_clusters=300: expected at most",
     "resume=/nope": "resume=/nope: expected a run directory",
@@ -468,19 +468,40 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(every_s: int, override
     assert position_of(run)["step"] == (6 if every_s == 0 else 0)
 
 
+def change_data_and_train(rank: int) -> None:
+    """The program of each rank: train, and touch this rank's data between the phases."""
+    from dkm.train import main
+    from dkm.trainer import Trainer
+
+    path = [word.partition("=")[2] for word in sys.argv if word.startswith("data.path=")][-1]
+    original = Trainer._initialize_clusters
+
+    def changed(trainer: Trainer) -> None:
+        if distributed.rank() == rank:
+            os.utime(path, (0, 0))
+        original(trainer)
+
+    Trainer._initialize_clusters = changed  # type: ignore[method-assign]
+    main()
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_data_that_change_under_both_ranks_are_one_line(
-    rank: int, images: tuple[np.ndarray, np.ndarray], tmp_path: Path
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_data_that_change_during_the_run_stop_both_with_one_line(
+    rank: int, is_shared: bool, images: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    paths = [tmp_path / f"{number}.npy" for number in (0, 1)]  # the same data, each rank its own copy
+    paths = [tmp_path / f"{number}.npy" for number in (0, 1)]
     for path in paths:
         np.save(path, images[0])
-    changed = paths[rank]
-    words = ["data=npy", f"data.path={paths[0]}", "data.load=disk", "clustering.n_clusters=4", *SMALL]
     run = tmp_path / "run"
-    log = tmp_path / "log"
-    touch = Point("processes", "nothing", 1)
-    del touch, changed, words, run, log
+    words = ["data=npy", f"data.path={paths[0]}", "data.load=disk", "clustering.n_clusters=4", *SMALL]
+    own = {} if is_shared else {1: [f"data.path={paths[1]}"]}
+    program = partial(change_data_and_train, rank)
+    finished = train_ranks([*words, f"hydra.run.dir={run}"], tmp_path / "log", own=own, program=program)
+    assert codes(finished) == [2, 2], finished
+    assert "changed while it was used" in only_line(finished)
+    assert manifest_of(run)["status"] == "failed"
+    assert position_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES
 
 
 # --- what the functions of dkm.distributed do ---------------------------------------------------------------------
@@ -575,31 +596,49 @@ def test_two_processes_exchange_what_the_functions_promise(tmp_path: Path) -> No
 # --- under torchrun -----------------------------------------------------------------------------------------------
 
 
-def torchrun(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.Popen(
-        [*command, "-m", "dkm.train", *arguments],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def test_torchrun_trains_what_one_process_trains(overrides: list[str], reference: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts torchrun as a terminal does, in a process group of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        process = subprocess.Popen(
+            [*command, "-m", "dkm.train", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:  # a test failed before its end
+            process.terminate()
+        process.communicate()
+
+
+def test_torchrun_trains_what_one_process_trains(
+    torchrun: Start, overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    out, err = torchrun([*overrides, f"hydra.run.dir={run}"], tmp_path).communicate(timeout=120)
+    out, err = torchrun(*overrides, f"hydra.run.dir={run}").communicate(timeout=120)
     assert_equal(run, reference)
     assert err == ""
     assert out.count("k-means on the raw data:") == out.count("pretrain epoch 1:") == 1
 
 
-def test_interrupting_torchrun_leaves_a_run_to_resume(overrides: list[str], tmp_path: Path) -> None:
+def test_interrupting_torchrun_leaves_a_run_to_resume(torchrun: Start, overrides: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = torchrun([*overrides, f"hydra.run.dir={run}", "pretrain.epochs=100000"], tmp_path)
+    process = torchrun(*overrides, f"hydra.run.dir={run}", "pretrain.epochs=100000")
     assert process.stdout is not None
     assert any("pretrain epoch 2:" in line for line in process.stdout)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does on Ctrl-C
@@ -609,9 +648,10 @@ def test_interrupting_torchrun_leaves_a_run_to_resume(overrides: list[str], tmp_
     assert position_of(run)["epoch"] >= 2
 
 
-def test_torchrun_ends_when_a_rank_was_killed(overrides: list[str], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_torchrun_ends_when_a_rank_was_killed(torchrun: Start, overrides: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = torchrun([*overrides, f"hydra.run.dir={run}", "pretrain.epochs=100000"], tmp_path)
+    process = torchrun(*overrides, f"hydra.run.dir={run}", "pretrain.epochs=100000")
     assert process.stdout is not None
     assert any("pretrain epoch 2:" in line for line in process.stdout)
     os.kill(pid_of_rank(1, process.pid), signal.SIGKILL)
