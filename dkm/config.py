@@ -287,7 +287,7 @@ class ClusteringConfig:
     # the inertia. 0: the lowest inertia. k-means on the raw data always takes the lowest.
     balance_slack: float = 0.03
     # Of more points than this, k-means, on the raw data and on the embedding, sees a fixed random sample of this many;
-    # all points are then assigned to the centroids that it found.
+    # all points are then assigned to the centroids that it found. Of rows on disk, no more than take 1 GiB.
     init_samples: int = 100_000
 
     def __post_init__(self) -> None:

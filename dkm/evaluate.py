@@ -21,8 +21,11 @@ from dkm.config import EvaluationConfig
 from dkm.data import Dataset
 from dkm.kmeans import nearest_centroids, squared_distances_to
 from dkm.models import Autoencoder
+from dkm.stored import StoredRows
 
 _N_SHOWN = 20
+# Numbers in a sample of rows from disk: 1 GiB in float32.
+_SAMPLE_NUMEL = 2**28
 
 Scores = dict[str, float | None]
 
@@ -46,6 +49,13 @@ def sample_rows(n_samples: int, limit: int) -> Tensor | None:
         return None
     generator = torch.Generator().manual_seed(0)
     return torch.randperm(n_samples, generator=generator)[:limit].sort().values
+
+
+def sample_of(data: Dataset, limit: int) -> Tensor | None:
+    """Return ``sample_rows`` of a data set; of rows that stay on disk no more than take 1 GiB."""
+    if isinstance(data.X, StoredRows):
+        limit = min(limit, max(1, _SAMPLE_NUMEL // data.n_features))
+    return sample_rows(data.n_samples, limit)
 
 
 def every_row(function: Callable[[Tensor], Tensor], batches: Batches, width: int) -> Tensor:
@@ -91,7 +101,7 @@ class Evaluator:
     """
 
     def __init__(self, data: Dataset, batches: Batches, n_clusters: int, config: EvaluationConfig) -> None:
-        self.sample = sample_rows(data.n_samples, config.samples)
+        self.sample = sample_of(data, config.samples)
         self._data = data
         self._batches = batches
         self._n_clusters = n_clusters

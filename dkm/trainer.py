@@ -242,7 +242,7 @@ class Trainer:
 
     def _init_sample(self) -> Tensor | None:
         """Return the rows that k-means sees, None for all."""
-        return evaluate.sample_rows(self.data.n_samples, self.config.clustering.init_samples)
+        return evaluate.sample_of(self.data, self.config.clustering.init_samples)
 
     def _initialize_clusters(self) -> None:
         """Set the centroids by k-means on the embedding: the step between the phases."""

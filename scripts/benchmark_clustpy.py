@@ -100,7 +100,7 @@ def compare(data: Dataset, hidden: Sequence[int], repeats: int) -> Row:
         "clustpy_dkm": clustpy_epochs("DKM", data, hidden),
         "bare": BareEpochs(ours),
     }
-    return take_turns(works, repeats=repeats).row("dkm/bare", *_FRACTIONS)
+    return take_turns(works, repeats=repeats).row("dkm/bare", "dkm/dkm_bf16", *_FRACTIONS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -40,8 +40,7 @@ from timing import Report, Row, options_parser, read_options, take_turns
 _LARGEST_TENSOR_BYTES = 2 * 2**30
 _FRACTIONS = ("repeat/dkm", "broadcast/dkm", "cdist/dkm", "dkm/product")
 _FLOAT_BYTES = 4
-# Below this size of the (n, k, d) tensor a turn is several calls in a row.
-_SHORT_NUMEL, _CALLS = 2**23, 10
+_CALLS = 10
 
 Size = tuple[int, int, int]  # n, d, k
 
@@ -106,8 +105,7 @@ def time_size(size: Size, repeats: int, seconds: float) -> Row:
         if is_small or name not in ("repeat", "broadcast")
     }
     works["product"] = partial(torch.matmul, z.detach(), c.detach().T)
-    calls = _CALLS if n * d * k <= _SHORT_NUMEL else 1
-    turns = take_turns(works, repeats=repeats, seconds=seconds, calls=calls)
+    turns = take_turns(works, repeats=repeats, seconds=seconds, calls=_CALLS)
     return {"n": n, "d": d, "k": k, **turns.row(*_FRACTIONS)}
 
 

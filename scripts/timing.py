@@ -22,6 +22,8 @@ import torch
 
 # More turns than this change no median that is worth having.
 _MAX_TURNS = 1000
+# A work that takes longer fills the cache by itself.
+_LONG_S = 0.1
 
 Row = dict[str, Any]
 
@@ -71,26 +73,31 @@ def take_turns(
     is_warm : bool
         Without the call of each work that otherwise comes before the turns and is not timed.
     calls : int
-        With more than one, a turn is this many calls in a row after one that is not timed, and counts as the mean of
-        them: as in a training loop, and not with the cache full of what another work left there.
+        With more than one, a turn of a work that takes less than a tenth of a second is this many calls in a row after
+        one that is not timed, and counts as the mean of them: as in a training loop, and not with the cache full of
+        what another work left there.
     """
     order = list(works)
     shuffle = random.Random(0).shuffle
+    n_calls = dict.fromkeys(works, calls)
     if not is_warm:
-        for work in works.values():
+        for name, work in works.items():
+            start_s = clock()
             work()
+            if clock() - start_s > _LONG_S:
+                n_calls[name] = 1
     times_s: dict[str, list[float]] = {name: [] for name in works}
     begin_s = clock()
     n_turns = 0
     while n_turns < repeats or (clock() - begin_s < seconds and n_turns < _MAX_TURNS):
         shuffle(order)
         for name in order:
-            if calls > 1:
+            if n_calls[name] > 1:
                 works[name]()
             start_s = clock()
-            for _ in range(calls):
+            for _ in range(n_calls[name]):
                 works[name]()
-            times_s[name].append((clock() - start_s) / calls)
+            times_s[name].append((clock() - start_s) / n_calls[name])
         n_turns += 1
     return Turns(times_s)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dkm import batches, distributed, evaluate, metrics, trainer
 from dkm.batches import Batches, DiskBatches, MemoryBatches
 from dkm.compose import compose, parse
+from dkm.config import NpyData
 from dkm.data import load_dataset
 from dkm.files import NpyFiles
 from dkm.kmeans import assign, kmeans
@@ -120,6 +121,16 @@ def test_a_sample_is_fixed_sorted_and_distinct() -> None:
 @pytest.mark.parametrize("limit", [N, N + 1])
 def test_as_many_rows_as_there_are_need_no_sample(limit: int) -> None:
     assert evaluate.sample_rows(N, limit) is None
+
+
+def test_a_sample_of_wide_rows_on_disk_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 8), np.float32))
+    monkeypatch.setattr(evaluate, "_SAMPLE_NUMEL", 80)
+    for load, expected in (("disk", 10), ("memory", 20)):
+        data = load_dataset(NpyData(path=str(tmp_path / "x.npy"), load=load))
+        sample = evaluate.sample_of(data, 20)
+        assert sample is not None
+        assert len(sample) == expected
 
 
 # --- a run on samples ---------------------------------------------------------------------------------------------
