@@ -66,8 +66,8 @@ class Batches(Protocol):
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield all rows in their order in chunks of CHUNK_ROWS, this rank's share of them, on the device."""
 
-    def take(self, index: Tensor) -> Tensor:
-        """Return the rows (M, F) at the positions ``index`` (M,), on the device."""
+    def take(self, index: Tensor | None) -> Tensor:
+        """Return the rows (M, F) at the positions ``index`` (M,), on the device; None for all of them."""
 
 
 def build_batches(X: Tensor | StoredRows, batch_size: int, seed: int, device: torch.device) -> Batches:
@@ -102,8 +102,8 @@ class MemoryBatches:
         for rows in _chunk_slices(len(self._X)):
             yield rows, _to_device(self._X[rows], self.device)
 
-    def take(self, index: Tensor) -> Tensor:
-        return self._X[index.to(self._X.device)].to(self.device)
+    def take(self, index: Tensor | None) -> Tensor:
+        return (self._X if index is None else self._X[index.to(self._X.device)]).to(self.device)
 
 
 class DiskBatches:
@@ -163,8 +163,9 @@ class DiskBatches:
                 chunk = rows[part.start - group[0].start : part.stop - group[0].start]
                 yield part, _to_device(chunk, self.device)
 
-    def take(self, index: Tensor) -> Tensor:
-        return self._X.take(index.cpu()).to(self.device)
+    def take(self, index: Tensor | None) -> Tensor:
+        rows = self._X.read(0, self.n_samples) if index is None else self._X.take(index.cpu())
+        return rows.to(self.device)
 
     def _deal(self, generator: torch.Generator) -> list[list[int]]:
         """Draw the blocks of each window, in the order in which they are stored."""

@@ -110,9 +110,7 @@ class Evaluator:
     @cached_property
     def X(self) -> np.ndarray:
         """The rows of the sample in the space of the data."""
-        if self.sample is None and isinstance(self._data.X, Tensor):
-            return self._data.X.cpu().numpy()
-        return self.rows(np.arange(self._data.n_samples) if self.sample is None else self.sample.numpy())
+        return self._batches.take(self.sample).cpu().numpy()
 
     def rows(self, index: np.ndarray) -> np.ndarray:
         """Return rows (M, F) of the data."""
@@ -121,6 +119,10 @@ class Evaluator:
     def sampled(self, z: Tensor) -> np.ndarray:
         """Return the rows of the sample of z (N, D)."""
         return (z if self.sample is None else z[self.sample.to(z.device)]).cpu().numpy()
+
+    def sampled_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Return the labels (N,) of the rows of the sample."""
+        return labels if self.sample is None else labels[self.sample.numpy()]
 
     def scores(self, Z: np.ndarray, labels: np.ndarray, inertia: float, *, on_data: bool = False) -> Scores:
         """Score ``labels`` (N,) of all rows, found in the space of Z, which has the rows of the sample.
@@ -143,7 +145,7 @@ class Evaluator:
         return scores | {"inertia": inertia}
 
     def _label_free(self, Z: np.ndarray, labels: np.ndarray) -> Scores:
-        mine = labels if self.sample is None else labels[self.sample.numpy()]
+        mine = self.sampled_labels(labels)
         return metrics.label_free_scores(Z, mine, self._n_clusters, max_samples=self._silhouette_samples)
 
 
@@ -192,7 +194,7 @@ def final_figures(
 
     K = len(centroids)
     sizes = metrics.cluster_sizes(clustering.labels, K)
-    labels = clustering.labels if evaluator.sample is None else clustering.labels[evaluator.sample.numpy()]
+    labels = evaluator.sampled_labels(clustering.labels)
     yield (
         "embedding",
         figures.embedding_map(evaluator.sampled(z), labels, centroids.cpu().numpy(), title="Embedding"),

@@ -226,7 +226,7 @@ class Trainer:
         with self._signals.interruptible():
             centroids = torch.zeros(K, self.data.n_features, device=self.device)
             if distributed.is_main():
-                X = self.batches.take(torch.arange(self.data.n_samples) if sample is None else sample)
+                X = self.batches.take(sample)
                 found = kmeans(X, K, n_init=kind.n_init, seed=self.config.seed)
                 labels, inertia = found.labels, found.inertia
                 centroids = found.centroids

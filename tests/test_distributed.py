@@ -22,14 +22,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from processes import Finished, Point, train, train_ranks
+from processes import OPTIMIZER, Finished, Point, train, train_ranks
 
 from dkm import distributed
 from dkm.interrupt import Signals, signals_handled
 
 N_SAMPLES, N_BATCHES = 201, 5  # batches of 40 and 41 rows: shares of 20 and 21
 PRETRAIN_EPOCHS, JOINT_EPOCHS = 3, 5
-OPTIMIZER = ("torch.optim:Adam", "step")
 DURING_JOINT = 17  # the second step of the joint phase, the 18th of the run with the one that sets the centroids
 
 Losses = list[dict[str, float]]
