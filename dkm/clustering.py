@@ -13,13 +13,18 @@ everything into a few clusters.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dkm.kmeans import assign, kmeans, nearest_centroids
+
+# Rows of as many numbers torch adds up on all cores.
+_WIDE = 16
+# For fewer rows, copying them costs more than it saves.
+_MANY = 2**13
 
 
 def kmeans_loss(z: Tensor, centroids: Tensor, assignments: Tensor | None = None) -> Tensor:
@@ -72,8 +77,31 @@ def _loss(z: Tensor, centroids: Tensor, assignments: Tensor | None) -> Tensor:
     if assignments is None:
         assignments = nearest_centroids(z.detach(), centroids.detach())[:, 0]
     # Four operations whose derivatives torch has in C++: a function of our own with a backward in Python took longer at
-    # every size up to 70,000 points. What is kept for it are inputs and one centroid per point.
-    return F.mse_loss(z, centroids.index_select(0, assignments), reduction="sum") / len(z)
+    # most sizes. What is kept for it are inputs and one centroid per point.
+    is_slow = z.device.type == "cpu" and len(z) >= _MANY and centroids.shape[1] < _WIDE
+    chosen = _Rows.apply(centroids, assignments) if is_slow else centroids.index_select(0, assignments)
+    return F.mse_loss(z, chosen, reduction="sum") / len(z)
+
+
+class _Rows(torch.autograd.Function):
+    """``index_select(0, index)`` of rows of few numbers, whose derivative torch sums one row at a time on one core.
+
+    Rows of 16 numbers it sums on all cores, many numbers at once: with 70,000 points of 10 dimensions, in half the
+    time though they are copied first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = table.shape
+        return table.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        K, D = ctx.shape
+        wide = F.pad(gradient, (0, _WIDE - D))
+        return wide.new_zeros(K, _WIDE).index_add(0, index, wide)[:, :D], None
 
 
 class KMeansLoss(nn.Module):

@@ -13,17 +13,24 @@ clusters moved to the worst served points, as in scikit-learn.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Numbers in the largest temporary matrix: 2 MiB in float32, which stays in the cache on a CPU. Eight times as many made
 # the search for the nearest of 1,000 centroids half as fast.
 _CHUNK_NUMEL = 2**19
-# Below so many numbers, calls cost more than what they do.
+# More centroids than this are searched by groups.
+_GROUPED = 256
+# Below so many scores, calls cost more than what they do.
 _FEW = 2**16
+# Rows that are searched again at once, in float64.
+_AGAIN_ROWS = 2**16
+_INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
 # Numbers in the (N, R * K) matrices of the restarts that run side by side: 1 GiB in float32.
 _GROUP_NUMEL = 2**28
 MAX_ITERATIONS = 300
@@ -70,93 +77,125 @@ def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tenso
     if torch.is_autocast_enabled(z.device.type):
         with torch.autocast(z.device.type, enabled=False):
             return nearest_centroids(z, centroids, n_nearest)
-    K = len(centroids)
-    # Distances do not change when both are moved, rounding does: far from the origin |z|^2 swallows the differences.
-    # Nearer to it than the centroids to each other, that is not worth a copy of the points.
-    origin = centroids.mean(0)
-    bias = (centroids - origin).square().sum(1, keepdim=True)  # (K, 1)
-    if is_near := bool(origin.square().sum() <= bias.max()):
-        bias = centroids.square().sum(1, keepdim=True)
-    moved = centroids if is_near else centroids - origin
-    is_checked = K > 1 and z.device.type != "mps"  # which has no float64
-    longest = float(bias.max().sqrt()) if is_checked else 0.0
-    n_rows = max(1, _CHUNK_NUMEL // K)
+    if z.dtype not in _INTEGER:
+        z, centroids = z.float(), centroids.float()
+    scores_of, n_groups = _scores(centroids, by_groups=z.device.type == "cpu")
+    thresholds_of = _thresholds(centroids, n_groups)
     parts: list[Tensor] = []
+    surpluses: list[Tensor] = []
+    n_rows = max(1, _CHUNK_NUMEL // len(centroids))
     for start in range(0, len(z), n_rows):
         chunk = z[start : start + n_rows]
-        chunk = chunk if is_near else chunk - origin
-        # |z|^2 is the same for all centroids of a point and left out. Points along the rows make the minimum over
-        # centroids run over whole rows at once.
-        scores = torch.addmm(bias, moved, chunk.T, alpha=-2)  # (K, rows)
-        found, gap = _smallest(scores, n_nearest, with_gap=is_checked)
-        if is_checked:
-            doubtful = _doubtful(gap, chunk, longest)
-            if len(doubtful) > 0:
-                search = _nearest_by_difference if z.dtype == torch.float64 else nearest_centroids
-                again = search(z[start + doubtful].double(), centroids.double(), n_nearest)
-                found[:, doubtful] = again.T
+        found, surplus = _nearest_of_chunk(scores_of(chunk), thresholds_of(chunk), n_nearest, n_groups)
         parts.append(found)
-    return torch.cat(parts, 1).T if len(parts) != 1 else parts[0].T
+        surpluses.append(surplus)
+    nearest = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).T
+    surplus = surpluses[0] if len(surpluses) == 1 else torch.cat(surpluses)
+    if len(centroids) == 1 or z.device.type == "mps" or surplus.amin() > 0:  # mps has no float64; nan is not above 0
+        return nearest
+    search = _nearest_by_difference if z.dtype == torch.float64 else nearest_centroids
+    for rows in torch.split((~(surplus > 0)).nonzero()[:, 0], _AGAIN_ROWS):
+        nearest[rows] = search(z[rows].double(), centroids.double(), n_nearest)
+    return nearest
 
 
-def _smallest(scores: Tensor, n_nearest: int, *, with_gap: bool) -> tuple[Tensor, Tensor]:
-    """Find the smallest scores of each column of ``scores`` (K, rows), which are used up.
+def _scores(centroids: Tensor, *, by_groups: bool) -> tuple[Callable[[Tensor], Tensor], int]:
+    """Return the function that maps points (rows, D) to their scores (K, rows), less is nearer, and a number of groups.
+
+    The score is ``|c|^2 - 2 z.c``: |z|^2 is the same for all centroids of a point and left out. Points along the rows
+    make the minimum over centroids run over whole rows at once. Many centroids are in about sqrt(K) groups of equal
+    size, and the scores that fill up the last one are the largest number there is.
+    """
+    K = len(centroids)
+    squares = centroids.square().sum(1, keepdim=True)  # (K, 1)
+    if K <= _GROUPED or not by_groups:
+        return lambda chunk: torch.addmm(squares, centroids, chunk.T, alpha=-2), 1
+    n_groups = math.ceil(math.sqrt(K))
+    # |c|^2 as one more dimension, where the points have a 1: addmm would first write it to the whole (K, rows).
+    factors = torch.cat([-2 * centroids, squares], 1)
+
+    def scores_of(chunk: Tensor) -> Tensor:
+        scores = chunk.new_empty(n_groups * math.ceil(K / n_groups), len(chunk))
+        scores[K:] = torch.finfo(chunk.dtype).max
+        torch.mm(factors, F.pad(chunk, (0, 1), value=1.0).T, out=scores[:K])
+        return scores
+
+    return scores_of, n_groups
+
+
+def _thresholds(centroids: Tensor, n_groups: int) -> Callable[[Tensor], Tensor]:
+    """Return the function that gives the threshold (rows,) of points (rows, D).
+
+    By half of that must two scores of a point differ for rounding not to have decided which is less. A score is off by
+    at most ``(D + 5) * eps * (|z| + |c|)^2``: D + 1 products and their sums, and |c|^2; and by ``2^n_bits * eps`` of
+    itself where an index takes its last bits. Two scores may each be off by that. ``(|z| + |c|)^2`` is at most
+    ``2 * |z|^2 + 2 * |c|^2``.
+    """
+    K, D = centroids.shape
+    n_bits = (max(n_groups, math.ceil(K / n_groups)) - 1).bit_length()
+    unit = 8 * (D + 5 + 2**n_bits) * _matmul_eps(centroids.dtype)
+    constant = unit * centroids.square().sum(1).amax()
+    factor = centroids.new_full((D,), unit)
+    return lambda chunk: torch.addmv(constant, chunk.square(), factor)
+
+
+def _nearest_of_chunk(scores: Tensor, threshold: Tensor, n_nearest: int, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Find the smallest scores of each column of ``scores`` (n_groups * group size, rows), which are used up.
 
     Returns
     -------
     tuple of Tensor
-        Their rows (n_nearest, rows), int64; and ``gap`` (rows,), with ``with_gap`` the smallest difference between two
-        that follow each other among the found and the next one, where there is one.
+        Their indices (n_nearest, rows), int64; and the ``surplus`` (rows,), above 0 where they are certain.
     """
-    K = len(scores)
     found: list[Tensor] = []
-    gaps: list[Tensor] = []
-    last, index = _min_of_columns(scores)
-    for n_found in range(1, n_nearest + 1):
+    surpluses: list[Tensor] = []
+    lowest = _lowest if n_groups == 1 else partial(_lowest_by_groups, n_groups=n_groups)
+    for _ in range(n_nearest - 1):
+        index, surplus = lowest(scores.clone(), threshold)
+        scores.scatter_(0, index[None], torch.finfo(scores.dtype).max)
         found.append(index)
-        if n_found == K or (n_found == n_nearest and not with_gap):
-            break
-        scores.scatter_(0, index[None], math.inf)
-        if n_found == n_nearest:
-            following = scores.amin(0)
-        else:
-            following, index = _min_of_columns(scores)
-        gaps.append(following - last)
-        last = following
-    gap = gaps[0] if len(gaps) == 1 else torch.stack(gaps).amin(0) if gaps else last
-    return torch.stack(found) if n_nearest > 1 else found[0][None], gap
+        surpluses.append(surplus)
+    index, surplus = lowest(scores, threshold)
+    if not found:
+        return index[None], surplus
+    return torch.stack([*found, index]), torch.stack([*surpluses, surplus]).amin(0)
 
 
-def _min_of_columns(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what ``scores.min(0)`` does; of equal scores the first.
+def _lowest_by_groups(scores: Tensor, threshold: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Return what ``_lowest`` does: first which group, then which of it, so that most scores are read only once."""
+    groups = scores.view(n_groups, -1, scores.shape[1])  # (G, K / G, rows)
+    group, surplus = _lowest(groups.amin(1), threshold)
+    members = groups.gather(0, group.expand(1, *groups.shape[1:]))[0]
+    index, surplus_inside = _lowest(members, threshold)
+    return group * groups.shape[1] + index, torch.minimum(surplus, surplus_inside)
 
-    torch looks for an index one number at a time, but for a minimum at many. So for few centroids the index comes from
-    a second minimum: each is marked with a number that falls from K to 1, and the largest mark is that of the first.
-    With 70,000 points and 10 centroids this took a third of the time, with 2,000 points more.
+
+def _lowest(scores: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index (rows,) of the smallest score in each column of ``scores`` (K, rows), and its surplus (rows,).
+
+    The scores are used up. The surplus is above 0 if no other score is within half the ``threshold`` (rows,) of the
+    smallest: of the differences to it, cut off at the threshold, it contributes one threshold itself, any such other at
+    least half of one more.
+    """
+    is_simple = scores.device.type != "cpu" or scores.numel() < _FEW
+    lowest, index = scores.min(0) if is_simple else _packed_min(scores)
+    close = scores.sub_(lowest.add_(threshold)).clamp_(max=0).sum(0)
+    return index, close.add_(threshold, alpha=1.25)
+
+
+def _packed_min(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what ``scores.min(0)`` does, up to the last bits of the scores, which it overwrites.
+
+    torch looks for an index one number at a time, but for a minimum at many. So the last bits of each score are made
+    its index, and the minimum brings it along.
     """
     K = len(scores)
-    if torch.iinfo(torch.uint8).max < K or scores.numel() < _FEW:
-        lowest, index = scores.min(0)
-        return lowest, index
+    mask = 2 ** (K - 1).bit_length() - 1
+    bits = scores.view(_INTEGER[scores.dtype])
+    bits.bitwise_and_(~mask).bitwise_or_(torch.arange(K, dtype=bits.dtype)[:, None])
     lowest = scores.amin(0)
-    marks = torch.arange(K, 0, -1, dtype=torch.uint8, device=scores.device)[:, None]
-    marked = (scores == lowest).view(torch.uint8).mul_(marks).amax(0)
-    return lowest, K - marked.clamp_(min=1).long()  # nan equals nothing, not even itself
-
-
-def _doubtful(gap: Tensor, chunk: Tensor, longest: float) -> Tensor:
-    """Return the rows (M,) of the chunk whose order of scores rounding could have changed.
-
-    A score is off by at most ``(D + 4) * eps * (|z| + |c|)^2``: D products and sums, |c|^2, and the move to the origin;
-    ``longest`` is the largest |c|. Two scores may each be off by that.
-    """
-    D = chunk.shape[1]
-    error = 2 * (D + 4) * _matmul_eps(chunk.dtype)
-    # First by a bound on the lengths that takes one pass; most chunks of few points end here.
-    if float(gap.amin()) > error * (math.sqrt(D) * float(chunk.abs().amax()) + longest) ** 2:
-        return gap.new_empty(0, dtype=torch.int64)
-    is_doubtful: Tensor = gap <= error * (torch.linalg.vector_norm(chunk, dim=1) + longest) ** 2
-    return is_doubtful.nonzero()[:, 0]
+    index = lowest.view(bits.dtype) & mask
+    return lowest, index.clamp_(max=K - 1).long()  # the bits of a nan may be anything
 
 
 def _nearest_by_difference(z: Tensor, centroids: Tensor, n_nearest: int) -> Tensor:

@@ -9,6 +9,7 @@ from sklearn.datasets import make_blobs
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dkm import clustering
 from dkm.clustering import KMeansClustering, KMeansLoss, kmeans_loss
 from dkm.kmeans import nearest_centroids
 
@@ -100,6 +101,20 @@ def test_loss_is_scikit_learns_inertia_per_point():
 def test_gradients_are_those_of_finite_differences(assignments):
     z, centroids = leaf(normal(6, 3)), leaf(normal(3, 3, seed=1))
     assert torch.autograd.gradcheck(kmeans_loss, (z, centroids, assignments))
+
+
+@pytest.mark.parametrize("D", [1, 10, 15, 16])  # the last is wide enough as it is
+def test_gradients_of_many_points_are_those_of_the_broadcast_formula(D):
+    z, centroids = normal(clustering._MANY, D), normal(7, D, seed=1)
+    actual, expected = (value_and_gradients(loss, z, centroids) for loss in (kmeans_loss, broadcast_loss))
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
+
+
+def test_second_derivatives_of_many_points_are_those_of_finite_differences(monkeypatch):
+    monkeypatch.setattr(clustering, "_MANY", 1)
+    z, centroids = leaf(normal(6, 3)), leaf(normal(3, 3, seed=1))
+    assert torch.autograd.gradgradcheck(kmeans_loss, (z, centroids))
 
 
 # --- what leaves it as it is --------------------------------------------------------------------------------

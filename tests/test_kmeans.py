@@ -68,7 +68,8 @@ def n_distinct(points):
 
 # --- nearest centroids --------------------------------------------------------------------------------------
 
-SHAPES = [(1, 1, 1), (1, 5, 2), (7, 1, 3), (50, 10, 1), (200, 50, 64)]
+# More than 256 centroids are searched by groups, and 1000 leave the last one short.
+SHAPES = [(1, 1, 1), (1, 5, 2), (7, 1, 3), (50, 10, 1), (200, 50, 64), (90, 256, 2), (90, 257, 2), (40, 1000, 5)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -100,6 +101,14 @@ def test_the_nearest_come_first():
     expected = brute_force(z, centroids).argsort(1)
     assert torch.equal(nearest_centroids(z, centroids, n_nearest=2), expected[:, :2])
     assert torch.equal(nearest_centroids(z, centroids, n_nearest=9), expected)
+    centroids = normal(300, 6, seed=1)  # by groups
+    assert torch.equal(nearest_centroids(z, centroids, n_nearest=3), brute_force(z, centroids).argsort(1)[:, :3])
+    assert torch.equal(nearest_centroids(z[:9], centroids, n_nearest=300), brute_force(z[:9], centroids).argsort(1))
+
+
+def test_what_fills_up_the_last_group_is_never_found():
+    z, centroids = torch.zeros(5, 2), 3 + normal(1000, 2, dtype=torch.float32).abs()
+    assert torch.equal(nearest_centroids(z, centroids)[:, 0], brute_force(z, centroids).argmin(1))
 
 
 def test_of_equally_near_centroids_the_lowest_index_comes_first():
@@ -123,16 +132,19 @@ HARD = {
     "at an offset": lambda z, c: (z + 1e4, c + 1e4),
     "two groups far apart": lambda z, c: (z + 1e4 * (z[:, :1] > 0), c + 1e4 * (torch.arange(len(c)) % 2)[:, None]),
     "centroids that almost coincide": lambda z, c: (z, c[:1] + 1e-6 * c),
-    "coinciding centroids": lambda z, c: (z, c[:5].repeat(8, 1)),
+    "coinciding centroids": lambda z, c: (z, c[:5].repeat(len(c) // 5, 1)),
     "an outlier among the points": lambda z, c: (torch.cat([z[:-1], 1e6 * z[-1:]]), c),
     "tiny": lambda z, c: (1e-15 * z, 1e-15 * c),
+    "squares that overflow": lambda z, c: (1e25 * z, 1e25 * c),
+    "one far centroid": lambda z, c: (z, torch.cat([c[:-1], 1e25 * c[-1:]])),
 }
 
 
 @pytest.mark.parametrize("n_nearest", [1, 2, 3])
+@pytest.mark.parametrize("K", [10, 40, 400])  # few, more, and by groups
 @pytest.mark.parametrize("case", HARD)
-def test_the_nearest_are_exactly_those_of_float64(case, n_nearest):
-    z, centroids = HARD[case](normal(3000, 8, dtype=torch.float32), normal(40, 8, seed=1, dtype=torch.float32))
+def test_the_nearest_are_exactly_those_of_float64(case, K, n_nearest):
+    z, centroids = HARD[case](normal(3000, 8, dtype=torch.float32), normal(K, 8, seed=1, dtype=torch.float32))
     distance = torch.cdist(z.double(), centroids.double(), compute_mode="donot_use_mm_for_euclid_dist")
     found = nearest_centroids(z, centroids, n_nearest)
     # The distances rather than the indices: those of coinciding centroids are equal up to the last bit of float64.
@@ -146,6 +158,18 @@ def test_the_matrix_product_alone_would_be_wrong_where_groups_lie_far_apart():
     shifted, origin = centroids - centroids.mean(0), centroids.mean(0)
     scores = torch.addmm(shifted.square().sum(1), z - origin, shifted.T, alpha=-2)
     assert (scores.argmin(1) != nearest_centroids(z, centroids)[:, 0]).float().mean() > 0.01
+
+
+@pytest.mark.parametrize("K", [1, 10, 200, 400])
+def test_points_that_are_not_numbers_get_some_centroid_and_spoil_no_other(K):
+    z, centroids = normal(500, 3, dtype=torch.float32), normal(K, 3, seed=1, dtype=torch.float32)
+    expected = nearest_centroids(z, centroids)
+    z[::7] = torch.nan
+    found = nearest_centroids(z, centroids)
+    assert found.min() >= 0
+    assert found.max() < K
+    is_finite = z.isfinite().all(1)
+    assert torch.equal(found[is_finite], expected[is_finite])
 
 
 def test_lowered_matmul_precision_leaves_the_nearest_exact():
