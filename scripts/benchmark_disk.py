@@ -1,18 +1,17 @@
-"""Trains one epoch on a file that stays on disk, against one on data in memory: time per sample, and peak memory.
+"""Trains epochs on a file that stays on disk, against epochs on data in memory: time per row, and peak memory.
 
-A file of float32 noise around ten centers (default: 10,000,000 x 64, 2.6 GB) is written to a temporary folder. One run
-reads it with ``data.load=disk``; before and after it, runs of the same network on 100,000 rows in memory. Seconds per
-sample are those of the pretraining epoch in the run's manifest. Extra memory is the kernel's high-water mark of
-resident memory (VmHWM) at the end of the whole run, with its k-means, scores and ``assignments.csv``, less that of a
-process that has imported the same modules and read nothing. The file was just written, so what the system has room for
-comes from its cache.
+A file of float32 noise around ten centers (default: 10,000,000 x 64, 2.6 GB) is written to a temporary folder. The time
+is that of pretraining epochs (``OurEpochs`` in epochs.py): one of the file, read with ``data.load=disk``, takes turns
+with as many epochs of 100,000 rows in memory as have the same number of rows, after one that is not timed. Extra memory
+is the kernel's high-water mark of resident memory (VmHWM) at the end of a whole run of one epoch in a process of its
+own, with its k-means, scores and ``assignments.csv``, less that of a process that has imported the same modules and
+read nothing. The file was just written, so what the system has room for comes from its cache.
 
     python scripts/benchmark_disk.py [--rows 10000000] [--features 64] [--precision bf16] [--folder DIR] [--json FILE]
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from epochs import OurEpochs, load
 from runs import train
-from timing import Report, Row, options_parser, read_options
+from timing import Report, Row, options_parser, read_options, take_turns
 
 _CENTERS = 10
 _ROWS_AT_ONCE = 100_000
@@ -47,18 +47,34 @@ def start_bytes() -> int:
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
-def run(path: Path, load: str, overrides: Sequence[str], threads: int) -> Row:
+def run(path: Path, overrides: Sequence[str], threads: int) -> Row:
+    """Return what a whole run from disk takes."""
     with tempfile.TemporaryDirectory() as directory:
-        fixed = ["data=npy", f"data.path={path}", f"data.load={load}", f"clustering.n_clusters={_CENTERS}"]
-        fixed += ["pretrain.epochs=1", "clustering=none", "clustering.n_init=3", "checkpoint.every_s=30"]
+        fixed = ["data=npy", f"data.path={path}", "data.load=disk", "pretrain.epochs=1", "clustering=none"]
+        fixed += ["clustering.n_init=3", "checkpoint.every_s=30", f"clustering.n_clusters={_CENTERS}"]
         manifest = train([*fixed, *overrides], Path(directory) / "run", threads=threads)
-    n_samples = manifest["data"]["shape"][0]
-    return {
-        "load": load,
-        "samples": n_samples,
-        "us_per_sample": 1e6 * manifest["seconds"]["pretrain"] / n_samples,
-        "extra_mib": (manifest["peak_memory_bytes"] - start_bytes()) / _MIB,
+    return {"extra_mib": (manifest["peak_memory_bytes"] - start_bytes()) / _MIB}
+
+
+def compare(large: Path, small: Path, overrides: Sequence[str], repeats: int) -> Row:
+    """Return the times of as many rows from disk and in memory."""
+    ours = {
+        name: OurEpochs(
+            load("data=npy", f"data.path={path}", f"data.load={name}"),
+            *(f"clustering.n_clusters={_CENTERS}", *overrides),
+            phase="pretrain",
+        )
+        for name, path in (("disk", large), ("memory", small))
     }
+    n_rows, n_small = (ours[name].trainer.data.n_samples for name in ("disk", "memory"))
+    ours["memory"]()
+
+    def in_memory() -> None:
+        for _ in range(n_rows // n_small):
+            ours["memory"]()
+
+    turns = take_turns({"disk": ours["disk"], "memory": in_memory}, repeats=repeats, is_warm=True)
+    return {"rows": n_rows, "us_per_row": 1e6 * turns.median_s("disk") / n_rows, **turns.row("disk/memory")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,15 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         large, small = Path(folder, "large.npy"), Path(folder, "small.npy")
         write_file(large, n_rows, options.features)
         write_file(small, n_small, options.features)
-        rows = [
-            run(small, "memory", overrides, options.threads),
-            run(large, "disk", overrides, options.threads),
-            run(small, "memory", overrides, options.threads),
-        ]
-    in_memory = statistics.mean(row["us_per_sample"] for row in rows if row["load"] == "memory")
-    for row in rows:
-        row["ratio"] = {"to_memory": row["us_per_sample"] / in_memory}
-    report.add("disk", f"One epoch of {n_rows:,} x {options.features} from disk", rows)
+        memory = run(large, overrides, options.threads)
+        rows = [{**compare(large, small, overrides, options.repeats), **memory}]
+    report.add("disk", f"Epochs of {n_rows:,} x {options.features}", rows)
     report.write()
 
 
