@@ -81,16 +81,24 @@ def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tenso
         z, centroids = z.float(), centroids.float()
     scores_of, n_groups = _scores(centroids, by_groups=z.device.type == "cpu")
     thresholds_of = _thresholds(centroids, n_groups)
-    parts: list[Tensor] = []
-    surpluses: list[Tensor] = []
-    n_rows = max(1, _CHUNK_NUMEL // len(centroids))
-    for start in range(0, len(z), n_rows):
-        chunk = z[start : start + n_rows]
-        found, surplus = _nearest_of_chunk(scores_of(chunk), thresholds_of(chunk), n_nearest, n_groups)
-        parts.append(found)
-        surpluses.append(surplus)
-    nearest = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).T
-    surplus = surpluses[0] if len(surpluses) == 1 else torch.cat(surpluses)
+    chunks = torch.split(z, max(1, _CHUNK_NUMEL // len(centroids)))
+
+    def found_in(chunk: Tensor) -> tuple[Tensor, Tensor]:
+        return _nearest_of_chunk(scores_of(chunk), thresholds_of(chunk), n_nearest, n_groups)
+
+    if len(chunks) == 1:
+        nearest, surplus = found_in(z)
+    else:
+        # Written to one place: what is kept of each chunk in between large matrices that come and go keeps the system
+        # from taking those back, 1 MB a chunk with 10,000 centroids.
+        nearest = torch.empty(n_nearest, len(z), dtype=torch.int64, device=z.device)
+        surplus = z.new_empty(len(z))
+        start = 0
+        for chunk in chunks:
+            rows = slice(start, start + len(chunk))
+            nearest[:, rows], surplus[rows] = found_in(chunk)
+            start = rows.stop
+    nearest = nearest.T
     if len(centroids) == 1 or z.device.type == "mps" or surplus.amin() > 0:  # mps has no float64; nan is not above 0
         return nearest
     search = _nearest_by_difference if z.dtype == torch.float64 else nearest_centroids
