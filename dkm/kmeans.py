@@ -95,9 +95,9 @@ def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tenso
         surplus = z.new_empty(len(z))
         start = 0
         for chunk in chunks:
-            rows = slice(start, start + len(chunk))
-            nearest[:, rows], surplus[rows] = found_in(chunk)
-            start = rows.stop
+            stop = start + len(chunk)
+            nearest[:, start:stop], surplus[start:stop] = found_in(chunk)
+            start = stop
     nearest = nearest.T
     if len(centroids) == 1 or z.device.type == "mps" or surplus.amin() > 0:  # mps has no float64; nan is not above 0
         return nearest
@@ -312,6 +312,19 @@ def _evenness(result: KMeansResult) -> float:
     """Return the entropy of the cluster sizes."""
     share = torch.bincount(result.labels, minlength=len(result.centroids)).double() / len(result.labels)
     return float(torch.special.entr(share).sum())
+
+
+def means_of_parts(z: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
+    """Return the means (K, D) of the parts of z (N, D) with ``labels`` (N,).
+
+    An empty part gets one of the points that are farthest from the means of theirs.
+    """
+    sums = z.new_zeros(n_clusters, z.shape[1], dtype=torch.float64).index_add_(0, labels, z.double())
+    sizes = torch.bincount(labels, minlength=n_clusters)
+    means = (sums / sizes.clamp(min=1)[:, None]).to(z.dtype)
+    empty = (sizes == 0).nonzero()[:, 0]
+    means[empty] = z[squared_distances_to(z, means, labels).topk(len(empty)).indices]
+    return means
 
 
 def _random_points(z: Tensor, n_clusters: int, n_restarts: int, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from dkm.kmeans import (
     kmeans,
     kmeans_restarts,
     lowest_inertia,
+    means_of_parts,
     most_even,
     nearest_centroids,
     squared_distances_to,
@@ -444,3 +445,18 @@ def test_without_slack_sizes_do_not_count_even_between_equal_inertias():
 def test_an_empty_cluster_is_the_least_even():
     halves, hole = result_of(1, 3, 3, 3), result_of(1, 5, 4, 0)
     assert most_even([hole, halves], 0.1) is halves
+
+
+# --- means of parts -----------------------------------------------------------------------------------------
+
+
+def test_the_means_of_parts_by_hand():
+    means = means_of_parts(column(1, 3, 10, 14), torch.tensor([0, 0, 2, 2]), 3)
+    # The empty part gets the point that is farthest from its mean: 10 and 14 are 2 from 12, the first of them counts.
+    assert means.flatten().tolist() in ([2, 10, 12], [2, 14, 12])
+
+
+def test_without_an_empty_part_the_means_are_those_of_each():
+    z, labels = normal(50, 3), torch.arange(50) % 4
+    expected = torch.stack([z[labels == k].mean(0) for k in range(4)])
+    torch.testing.assert_close(means_of_parts(z, labels, 4), expected, rtol=RTOL, atol=1e-15)
