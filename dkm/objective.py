@@ -1,4 +1,4 @@
-"""The loss of a run: reconstruction + weight * clustering + strength * L2.
+"""The loss of a run: reconstruction + weight * clustering + strength * L2; without reconstruction, if that is wanted.
 
 ``Objective.forward`` is the only differentiable door: both phases go through it, pretraining without a clustering.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +37,8 @@ class Objective(nn.Module):
         None while pretraining.
     weight : float
         Of the clustering loss, which is summed over latent dimensions and averaged over samples.
+    reconstruction : float
+        Weight of the reconstruction error. With 0 it is computed to be seen, and nothing learns from it.
     reduction : {"mean", "sum"}
         Of the reconstruction error: averaged over samples and features, or summed over features and averaged over
         samples.
@@ -51,6 +54,7 @@ class Objective(nn.Module):
         clustering: KMeansClustering | None,
         *,
         weight: float = 0.0,
+        reconstruction: float = 1.0,
         reduction: str = "mean",
         penalized: Sequence[nn.Parameter] = (),
         strength: float = 0.0,
@@ -59,6 +63,7 @@ class Objective(nn.Module):
         self.autoencoder = autoencoder
         self.clustering = clustering
         self.weight = weight
+        self.reconstruction = reconstruction
         self.reduction = reduction
         self.strength = strength
         self._penalized = tuple(penalized)  # a tuple: they are already registered where they belong
@@ -76,7 +81,9 @@ class Objective(nn.Module):
             the rows, so that the mean over the processes is the mean over the whole batch.
         """
         z = self.autoencoder.encode(x)  # (B, D)
-        x_hat = self.autoencoder.decode(z).to(x.dtype)  # (B, F); half precision under autocast
+        learns = self.reconstruction > 0 and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns):
+            x_hat = self.autoencoder.decode(z).to(x.dtype)  # (B, F); half precision under autocast
         reconstruction = F.mse_loss(x_hat, x)
         if self.reduction == "sum":
             reconstruction = reconstruction * x.shape[1]
@@ -85,7 +92,7 @@ class Objective(nn.Module):
         if share != 1:
             reconstruction, clustering = share * reconstruction, share * clustering
         l2 = l2_penalty(self._penalized) if self._penalized else zero
-        total = reconstruction
+        total = self.reconstruction * reconstruction
         if self.clustering is not None:
             total = total + self.weight * clustering
         if self._penalized:

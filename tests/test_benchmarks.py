@@ -136,7 +136,7 @@ def test_benchmark_clustpy(tmp_path: Path) -> None:
     pytest.importorskip("clustpy")
     found = run_quickly("benchmark_clustpy", tmp_path / "clustpy.json")
     assert [row["data"] for row in found["epochs"]] == ["noise", "blobs"]
-    assert len(found["epochs"][0]["ratio"]) == 5
+    assert len(found["epochs"][0]["ratio"]) == 6
 
 
 def test_without_clustpy_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

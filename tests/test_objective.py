@@ -212,3 +212,19 @@ def test_the_penalty_follows_the_parameters_as_they_train():
     with torch.no_grad():
         objective.autoencoder.encoder.weight.fill_(3.0)
     assert objective(X, INDEX).l2.item() == (9 + 9 + 1 + 0.25) / 2
+
+
+def test_without_reconstruction_the_decoder_learns_nothing_and_the_error_is_still_seen():
+    torch.manual_seed(0)
+    autoencoder = mlp_autoencoder(6, (5,), 3)
+    clustering = KMeansClustering(4, 3, 10, hold_assignments=False, revive=False)
+    x, index = torch.rand(10, 6), torch.arange(10)
+    whole = Objective(autoencoder, clustering, weight=0.5)(x, index)
+    terms = Objective(autoencoder, clustering, weight=0.5, reconstruction=0.0)(x, index)
+    assert terms.reconstruction == whole.reconstruction
+    assert terms.total.item() == pytest.approx(0.5 * whole.clustering.item())
+    terms.total.backward()
+    assert all(p.grad is None for p in autoencoder.decoder.parameters())
+    assert autoencoder.encoder[0].weight.grad.abs().sum() > 0
+    half = Objective(autoencoder, clustering, weight=0.5, reconstruction=0.25)(x, index)
+    assert half.total.item() == pytest.approx(0.25 * whole.reconstruction.item() + 0.5 * whole.clustering.item())
