@@ -1,7 +1,8 @@
 """The clustering losses: one module per method, holding its centroids and all its state.
 
-``kmeans_loss`` and ``KMeansLoss`` stand on their own and fit into any training loop. ``KMeansClustering`` adds what the
-trainer needs: assignments that are held for an epoch, and dead centroids that are found and revived.
+``kmeans_loss``, ``soft_kmeans_loss`` and ``KMeansLoss`` stand on their own and fit into any training loop.
+``KMeansClustering`` adds what the trainer needs: assignments that are held for an epoch, and dead centroids that are
+found and revived. The other methods are modules of the same kind.
 
 The k-means loss with a neural embedding: Yang et al., "Towards K-means-friendly spaces" (arXiv:1610.04794); Fard et
 al., "Deep k-means" (arXiv:1806.10069). Assignments held for an epoch: Guo et al., ASPC-DA (TKDE 2019). Holding them
@@ -13,12 +14,15 @@ everything into a few clusters.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dkm import distributed
+from dkm.config import ClusteringConfig, DCNConfig, DECConfig, DKMConfig, KMeansConfig
 from dkm.kmeans import assign, kmeans, nearest_centroids
 
 # Rows of as many numbers torch adds up on all cores.
@@ -54,23 +58,35 @@ def kmeans_loss(z: Tensor, centroids: Tensor, assignments: Tensor | None = None)
     ValueError
         If the shapes do not fit, there are no points, or no centroids; the message has both shapes.
     """
-    if z.ndim != 2 or centroids.ndim != 2 or z.shape[1] != centroids.shape[1] or 0 in (*z.shape, *centroids.shape):
-        raise ValueError(
-            f"kmeans_loss: expected z (N, D) and centroids (K, D) with the same D and N, K, D of 1 or more, "
-            f"got z {tuple(z.shape)} and centroids {tuple(centroids.shape)}"
-        )
     if assignments is not None and assignments.shape != z.shape[:1]:
         raise ValueError(
             f"kmeans_loss: expected one assignment per point, got z {tuple(z.shape)} and "
             f"assignments {tuple(assignments.shape)}"
         )
-    if z.dtype != centroids.dtype or z.dtype in (torch.float16, torch.bfloat16):
-        common = torch.promote_types(torch.promote_types(z.dtype, centroids.dtype), torch.float32)
-        z, centroids = z.to(common), centroids.to(common)
+    z, centroids = _in_full_precision(z, centroids)
     if torch.is_autocast_enabled(z.device.type):
         with torch.autocast(z.device.type, enabled=False):
             return _loss(z, centroids, assignments)
     return _loss(z, centroids, assignments)
+
+
+def _in_full_precision(z: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in their common type, at least float32.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit; the message has both.
+    """
+    if z.ndim != 2 or centroids.ndim != 2 or z.shape[1] != centroids.shape[1] or 0 in (*z.shape, *centroids.shape):
+        raise ValueError(
+            f"kmeans_loss: expected z (N, D) and centroids (K, D) with the same D and N, K, D of 1 or more, "
+            f"got z {tuple(z.shape)} and centroids {tuple(centroids.shape)}"
+        )
+    if z.dtype != centroids.dtype or z.dtype in (torch.float16, torch.bfloat16):
+        common = torch.promote_types(torch.promote_types(z.dtype, centroids.dtype), torch.float32)
+        return z.to(common), centroids.to(common)
+    return z, centroids
 
 
 def _loss(z: Tensor, centroids: Tensor, assignments: Tensor | None) -> Tensor:
@@ -102,6 +118,58 @@ class _Rows(torch.autograd.Function):
         K, D = ctx.shape
         wide = F.pad(gradient, (0, _WIDE - D))
         return wide.new_zeros(K, _WIDE).index_add(0, index, wide)[:, :D], None
+
+
+def soft_kmeans_loss(z: Tensor, centroids: Tensor, alpha: float | Tensor) -> Tensor:
+    """Return the k-means loss of DKM, with a softmin instead of the minimum.
+
+    ``1/N * sum_n sum_k w_nk * |z_n - c_k|^2`` with ``w_n = softmax_k(-alpha * |z_n - c_k|^2)``: summed over the D
+    dimensions, averaged over the N points. The gradient flows through the distances and the weights, as in the
+    published code (``compgraph.py`` of MaziarMF/deep-k-means); equations 2 to 4 of arXiv:1806.10069.
+
+    Parameters
+    ----------
+    z : Tensor of shape (N, D), floating point
+        Half precision is computed in float32, also under autocast.
+    centroids : Tensor of shape (K, D)
+    alpha : float or scalar Tensor, above 0
+        Inverse temperature, in units of 1 / squared distance; the larger, the nearer to ``kmeans_loss``.
+
+    Returns
+    -------
+    Tensor, scalar
+        Differentiable in ``z`` and ``centroids``.
+
+    Raises
+    ------
+    ValueError
+        As ``kmeans_loss``.
+    """
+    distance = _distances(z, centroids)
+    return (distance * torch.softmax(-alpha * distance, 1)).sum() / len(z)
+
+
+def _distances(z: Tensor, centroids: Tensor) -> Tensor:
+    """Return the squared distances (N, K), at least in float32.
+
+    By differences, not by |z|^2 - 2 z.c + |c|^2, whose rounding a large alpha would blow up; without an (N, K, D)
+    tensor all the same.
+    """
+    z, centroids = _in_full_precision(z, centroids)
+    with torch.autocast(z.device.type, enabled=False):
+        return torch.cdist(z, centroids, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def annealed_alpha(start: float, n_before: int) -> float:
+    """Return DKM's inverse temperature after ``n_before`` earlier ones.
+
+    The i-th, from 1, is followed by ``2^(1 / ln(i + 1)^2)`` times itself (arXiv:1806.10069, section 3.2): 0.1, 0.423,
+    0.752, 1.078, ...; the 40th is 28.1.
+    """
+    alpha = start
+    for i in range(1, n_before + 1):
+        alpha *= 2 ** (1 / math.log(i + 1) ** 2)
+    return alpha
 
 
 class KMeansLoss(nn.Module):
@@ -167,39 +235,223 @@ class KMeansClustering(KMeansLoss):
         Use the assignments of the clean pass before the epoch, else the nearest centroid in each batch.
     revive : bool
         Move dead centroids to the points that are served worst.
+    initial_epochs : int
+        Keep the assignments that the phase starts with for so many epochs, and revive nothing meanwhile.
 
     Attributes
     ----------
     assignments : Tensor of shape (N,), int64
         Those of the last clean pass.
+    has_running_means : bool
+        Whether ``after_step`` moves the centroids, and the optimizer does not.
     """
 
     assignments: Tensor
+    has_running_means = False
 
     def __init__(
-        self, n_clusters: int, latent_dim: int, n_samples: int, *, hold_assignments: bool, revive: bool
+        self,
+        n_clusters: int,
+        latent_dim: int,
+        n_samples: int,
+        *,
+        hold_assignments: bool,
+        revive: bool,
+        initial_epochs: int = 1,
     ) -> None:
         super().__init__(n_clusters, latent_dim)
         self.hold_assignments = hold_assignments
         self.revive = revive
+        self.initial_epochs = initial_epochs
+        self._epoch = 0
         self.register_buffer("assignments", torch.zeros(n_samples, dtype=torch.int64))
+
+    def start(self, z: Tensor) -> None:
+        """Take notice that the joint phase begins with the clean embedding z (N, D); centroids and labels are set."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Take notice that a joint epoch begins, or goes on after a restart; ``epoch`` have ended before."""
+        self._epoch = epoch
 
     def loss(self, z: Tensor, index: Tensor) -> Tensor:
         """Return the loss of a batch: z (B, D), ``index`` (B,) its positions in the data set."""
         return kmeans_loss(z, self.centroids, self.assignments[index] if self.hold_assignments else None)
 
+    def is_refresh_due(self, step: int) -> bool:
+        """Whether ``refresh`` is to be called before this step of the joint phase, from 0."""
+        return False
+
+    def refresh(self, z: Tensor) -> None:
+        """Compute what is held for some steps from the clean embedding z (N, D) of all data."""
+
+    def after_step(self, z: Tensor) -> None:
+        """Move the centroids after an optimizer step: z (B, D), this rank's share of the batch encoded anew."""
+
     @torch.no_grad()
     def reassign(self, z: Tensor) -> Reassignment:
         """Assign the clean embedding z (N, D) of the whole data set, and revive centroids without a point."""
+        is_initial = self.hold_assignments and self._epoch + 1 < self.initial_epochs
         labels, distance = assign(z, self.centroids)
         sizes = torch.bincount(labels, minlength=len(self.centroids))
         dead = (sizes == 0).nonzero()[:, 0]
         revived = dead[:0]
-        if self.revive and len(dead) > 0:
+        if self.revive and len(dead) > 0 and not is_initial:
             worst = distance.topk(len(dead))
             revived = dead[worst.values > 0]  # fewer distinct points than centroids: nothing left to serve
             self.centroids[revived] = z[worst.indices[: len(revived)]]
             labels = self.assign(z)
         change = (labels != self.assignments).double().mean().item()
-        self.assignments.copy_(labels)
+        if not is_initial:
+            self.assignments.copy_(labels)
         return Reassignment(change, len(dead), revived)
+
+
+class DKMClustering(KMeansClustering):
+    """Deep k-means inside the trainer: Fard, Thonet and Gaussier (arXiv:1806.10069).
+
+    Parameters
+    ----------
+    config : DKMConfig
+        The schedule of alpha. ``constant`` at 1000 after pretraining is the paper's DKM^p; ``annealed`` from 0.1
+        without pretraining, from centroids drawn uniformly, is its DKM^a.
+
+    Attributes
+    ----------
+    alpha : Tensor, scalar
+        The inverse temperature, a function of the epoch.
+    """
+
+    alpha: Tensor
+
+    def __init__(self, config: DKMConfig, n_clusters: int, latent_dim: int, n_samples: int) -> None:
+        super().__init__(n_clusters, latent_dim, n_samples, hold_assignments=False, revive=False)
+        self._config = config
+        self.register_buffer("alpha", torch.tensor(0.0))
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        config = self._config
+        is_annealed = config.schedule == "annealed"
+        self.alpha.fill_(
+            annealed_alpha(config.alpha_start, epoch // config.epochs_per_alpha) if is_annealed else config.alpha
+        )
+
+    def loss(self, z: Tensor, index: Tensor) -> Tensor:
+        return soft_kmeans_loss(z, self.centroids, self.alpha)
+
+
+class DCNClustering(KMeansClustering):
+    """Deep clustering network inside the trainer: Yang, Fu, Sidiropoulos and Hong (arXiv:1610.04794).
+
+    The network learns with centroids and assignments held; after each step the batch is encoded again, and each of its
+    points moves its nearest centroid by 1 / count of the way, where the count of that centroid has just grown by one
+    (equation 8). Over the points of a batch, assigned before any of them moves a centroid, that is the mean of the
+    centroid, taken count times, and the points. As in the authors' code (``multi_layer_km.py`` of boyangumn/DCN) counts
+    start at 100 and empty clusters stay. Different from both: the assignments that a point is trained with are those of
+    the clean pass before the epoch, not those of the last time that it was in a batch.
+
+    Attributes
+    ----------
+    counts : Tensor of shape (K,), float64
+    """
+
+    counts: Tensor
+    has_running_means = True
+
+    def __init__(self, config: DCNConfig, n_clusters: int, latent_dim: int, n_samples: int) -> None:
+        super().__init__(n_clusters, latent_dim, n_samples, hold_assignments=True, revive=False)
+        self.centroids.requires_grad_(False)
+        self.register_buffer("counts", torch.full((n_clusters,), float(config.count), dtype=torch.float64))
+
+    @torch.no_grad()
+    def after_step(self, z: Tensor) -> None:
+        z = z.float()
+        labels = self.assign(z)
+        # One exchange for sums and sizes, in float64: the same means on every rank, up to the order of the sum.
+        added = z.new_zeros(*self.centroids.shape, dtype=torch.float64)
+        added = torch.cat([added, added.new_zeros(len(added), 1)], 1)  # (K, D + 1)
+        added.index_add_(0, labels, torch.cat([z, z.new_ones(len(z), 1)], 1).double())
+        distributed.sum_(added)
+        sizes = added[:, -1]
+        total = self.counts + sizes
+        means = (self.counts[:, None] * self.centroids + added[:, :-1]) / total.clamp(min=1)[:, None]
+        self.centroids.copy_(torch.where((sizes > 0)[:, None], means, self.centroids.double()))
+        self.counts.copy_(total)
+
+
+def log_soft_assignments(z: Tensor, centroids: Tensor) -> Tensor:
+    """Return DEC's logarithms of Student's t assignments, equation 1 of arXiv:1511.06335 with one degree of freedom.
+
+    ``q_nk = (1 + |z_n - c_k|^2)^-1 / sum_j (1 + |z_n - c_j|^2)^-1`` for z (N, D) and centroids (K, D): log q, (N, K).
+    """
+    return torch.log_softmax(-torch.log1p(_distances(z, centroids)), 1)
+
+
+def target_distribution(q: Tensor) -> Tensor:
+    """Return DEC's targets p (N, K) for the assignments q (N, K) of all points, equation 3 of arXiv:1511.06335.
+
+    ``p_nk = (q_nk^2 / f_k) / sum_j (q_nj^2 / f_j)`` with ``f_k = sum_n q_nk``: sharper, and small clusters count more.
+    """
+    share = q.square() / q.sum(0)
+    return share / share.sum(1, keepdim=True)
+
+
+class DECClustering(KMeansClustering):
+    """DEC and IDEC inside the trainer: the divergence KL(P || Q) of the assignments from their targets.
+
+    Xie, Girshick and Farhadi (arXiv:1511.06335); Guo, Gao, Liu and Yin, "Improved deep embedded clustering with local
+    structure preservation" (IJCAI 2017). Summed over clusters, averaged over samples, as in Keras and so in the
+    authors' code (``IDEC.py`` of XifengGuo/IDEC). Different there: batches in sequence without shuffling.
+
+    Attributes
+    ----------
+    targets : Tensor of shape (N, K)
+        P of the last refresh.
+    """
+
+    targets: Tensor
+
+    def __init__(self, config: DECConfig, n_clusters: int, latent_dim: int, n_samples: int) -> None:
+        super().__init__(n_clusters, latent_dim, n_samples, hold_assignments=False, revive=False)
+        self._update_interval = config.update_interval
+        self.register_buffer("targets", torch.zeros(n_samples, n_clusters))
+
+    def start(self, z: Tensor) -> None:
+        self.refresh(z)
+
+    def is_refresh_due(self, step: int) -> bool:
+        return self._update_interval is not None and step % self._update_interval == 0
+
+    @torch.no_grad()
+    def refresh(self, z: Tensor) -> None:
+        self.targets.copy_(target_distribution(log_soft_assignments(z, self.centroids).exp()))
+
+    def loss(self, z: Tensor, index: Tensor) -> Tensor:
+        return F.kl_div(log_soft_assignments(z, self.centroids), self.targets[index], reduction="batchmean")
+
+    def reassign(self, z: Tensor) -> Reassignment:
+        found = super().reassign(z)
+        if self._update_interval is None:
+            self.refresh(z)
+        return found
+
+
+def build_clustering(config: ClusteringConfig, n_clusters: int, latent_dim: int, n_samples: int) -> KMeansClustering:
+    """Return the module of the method that ``config`` names; that of ``none`` only holds the clusters of k-means."""
+    if isinstance(config, DKMConfig):
+        return DKMClustering(config, n_clusters, latent_dim, n_samples)
+    if isinstance(config, DCNConfig):
+        return DCNClustering(config, n_clusters, latent_dim, n_samples)
+    if isinstance(config, DECConfig):
+        return DECClustering(config, n_clusters, latent_dim, n_samples)
+    if isinstance(config, KMeansConfig):
+        return KMeansClustering(
+            n_clusters,
+            latent_dim,
+            n_samples,
+            hold_assignments=config.assignment == "epoch",
+            revive=config.revive,
+            initial_epochs=config.initial_epochs,
+        )
+    return KMeansClustering(n_clusters, latent_dim, n_samples, hold_assignments=False, revive=False)

@@ -269,8 +269,9 @@ class ConvConfig(ModelConfig):
 
 # --- clustering ---------------------------------------------------------------------------------------------------
 
-INITS = ("k-means++", "random")
+INITS = ("k-means++", "random", "gmm", "spectral", "ward", "uniform")
 ASSIGNMENTS = ("epoch", "batch")
+ALPHA_SCHEDULES = ("constant", "annealed")
 
 
 @dataclass
@@ -278,7 +279,10 @@ class ClusteringConfig:
     name: str = MISSING
     # null: the number of classes where the data set has labels.
     n_clusters: int | None = None
-    # How k-means on the embedding starts: k-means++ | random (distinct points).
+    # The clusters that the joint phase starts from. k-means on the embedding, started by k-means++ | random (distinct
+    # points). Other clusterings of the embedding, which see stretched clouds: gmm (mixture of Gaussians with full
+    # covariances) | spectral (on the graph of nearest neighbors) | ward. Or no clustering: uniform (centroids drawn
+    # from -1 to 1 in each dimension).
     init: str = "k-means++"
     # Restarts of k-means, on the raw data and on the embedding; the one with the lowest inertia wins.
     n_init: int = 20
@@ -290,9 +294,16 @@ class ClusteringConfig:
     # all points are then assigned to the centroids that it found. Of rows on disk, no more than take 1 GiB.
     init_samples: int = 100_000
 
+    # gmm, spectral and ward find the clusters on at most this many points; the others go with their nearest neighbors.
+    partition_samples: int = 10_000
+    # Of the graph of spectral.
+    n_neighbors: int = 20
+
     def __post_init__(self) -> None:
         if self.n_clusters is not None:
             _at_least("clustering.n_clusters", self.n_clusters, 1, 10)
+        _at_least("clustering.partition_samples", self.partition_samples, 1, 10_000)
+        _at_least("clustering.n_neighbors", self.n_neighbors, 1, 20)
         _choice("clustering.init", self.init, INITS)
         _at_least("clustering.n_init", self.n_init, 1, 20)
         _non_negative("clustering.balance_slack", self.balance_slack, "0.03")
@@ -301,24 +312,103 @@ class ClusteringConfig:
             ok = self.init_samples >= self.n_clusters
             expected = f"at least clustering.n_clusters={self.n_clusters}"
             require(ok, "clustering.init_samples", self.init_samples, expected, "raise it")
+            ok = self.partition_samples >= self.n_clusters
+            require(ok, "clustering.partition_samples", self.partition_samples, expected, "raise it")
 
 
 @dataclass
-class KMeansConfig(ClusteringConfig):
+class JointClusteringConfig(ClusteringConfig):
+    """What all clustering losses have."""
+
+    # Of the clustering loss (summed over latent dimensions, mean over samples) beside the reconstruction.
+    weight: float = 0.1
+    # Of the reconstruction in the joint phase. 0: the decoder stays as pretraining left it.
+    reconstruction: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _non_negative("clustering.weight", self.weight, "0.1")
+        _non_negative("clustering.reconstruction", self.reconstruction, "1")
+
+
+@dataclass
+class KMeansConfig(JointClusteringConfig):
     """The k-means loss with learnable centroids."""
 
     name: str = "kmeans"
-    # Of the k-means loss (summed over latent dimensions, mean over samples) beside the reconstruction.
-    weight: float = 0.1
     # epoch: from one clean pass over all data, held for the epoch | batch: the nearest centroid in every batch.
     assignment: str = "epoch"
+    # With assignment=epoch, keep the labels that the phase starts with for its first epochs: the centroids are not yet
+    # where the nearest one is the right one. 1: those of the first epoch only.
+    initial_epochs: int = 1
     # Move a centroid that no point is assigned to onto the point that is worst served, and reset its optimizer state.
     revive: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _non_negative("clustering.weight", self.weight, "0.1")
         _choice("clustering.assignment", self.assignment, ASSIGNMENTS)
+        _at_least("clustering.initial_epochs", self.initial_epochs, 1, 3)
+
+
+@dataclass
+class DKMConfig(JointClusteringConfig):
+    """Deep k-means: the mean over centroids of the squared distances, weighted by a softmin (arXiv:1806.10069)."""
+
+    name: str = "dkm"
+    # As with assignments for each batch, a large weight empties clusters.
+    weight: float = 0.01
+    # constant: alpha | annealed: from alpha_start upwards, by less and less, once in epochs_per_alpha epochs.
+    schedule: str = "constant"
+    # Inverse temperature of the softmin; 1000 is nearly the hard minimum.
+    alpha: float = 1000.0
+    alpha_start: float = 0.1
+    epochs_per_alpha: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choice("clustering.schedule", self.schedule, ALPHA_SCHEDULES)
+        _positive("clustering.alpha", self.alpha, "1000")
+        _positive("clustering.alpha_start", self.alpha_start, "0.1")
+        _at_least("clustering.epochs_per_alpha", self.epochs_per_alpha, 1, 5)
+
+
+@dataclass
+class DCNConfig(JointClusteringConfig):
+    """Deep clustering network: the k-means loss, and centroids that are running means (arXiv:1610.04794)."""
+
+    name: str = "dcn"
+    # What each centroid counts as at the start, in points: the n-th point after that moves it by 1 / (count + n) of the
+    # way. 100 in the authors' code, not in the paper.
+    count: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("clustering.count", self.count, 0, 100)
+
+
+@dataclass
+class DECConfig(JointClusteringConfig):
+    """Deep embedded clustering: Student's t assignments drawn towards sharper ones, no decoder (arXiv:1511.06335)."""
+
+    name: str = "dec"
+    weight: float = 1.0
+    reconstruction: float = 0.0
+    # Steps from one computation of the targets, from all data, to the next. null: once before every epoch.
+    update_interval: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.update_interval is not None:
+            _at_least("clustering.update_interval", self.update_interval, 1, 140)
+
+
+@dataclass
+class IDECConfig(DECConfig):
+    """Improved DEC: the same beside the reconstruction (Guo et al., IJCAI 2017)."""
+
+    name: str = "idec"
+    weight: float = 0.1
+    reconstruction: float = 1.0
 
 
 @dataclass
@@ -615,7 +705,14 @@ GROUPS: Mapping[str, Mapping[str, type]] = {
         "npz": NpzData,
     },
     "model": {"mlp": MLPConfig, "conv": ConvConfig},
-    "clustering": {"kmeans": KMeansConfig, "none": NoClusteringConfig},
+    "clustering": {
+        "kmeans": KMeansConfig,
+        "dkm": DKMConfig,
+        "dcn": DCNConfig,
+        "dec": DECConfig,
+        "idec": IDECConfig,
+        "none": NoClusteringConfig,
+    },
     "regularization": {
         "weight_decay": WeightDecayConfig,
         "l2_penalty": L2PenaltyConfig,

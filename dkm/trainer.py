@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dkm import checkpoint, distributed, evaluate, metrics, report
+from dkm import checkpoint, distributed, evaluate, metrics, partition, report
 from dkm.augment import build_augmentation
 from dkm.batches import build_batches, stream_seed
-from dkm.clustering import KMeansClustering
+from dkm.clustering import build_clustering
 from dkm.config import (
     RESUMABLE,
     AdamWConfig,
     Config,
-    KMeansConfig,
+    JointClusteringConfig,
     L2PenaltyConfig,
     PhaseConfig,
     UserError,
@@ -45,7 +45,7 @@ from dkm.config import (
 from dkm.data import Dataset
 from dkm.evaluate import Scores
 from dkm.interrupt import Interrupted, Signals, signals_handled
-from dkm.kmeans import assign, kmeans, kmeans_restarts, lowest_inertia, most_even
+from dkm.kmeans import assign, kmeans, kmeans_restarts, lowest_inertia, means_of_parts, most_even
 from dkm.models import build_autoencoder
 from dkm.objective import LossTerms, Objective
 from dkm.optim import build_optimizer, learning_rate, reset_rows
@@ -105,14 +105,8 @@ class Trainer:
             config.model, data.n_features, data.image_shape, self.latent_dim, config.seed
         ).to(self.device)
         kind = config.clustering
-        self.clustering = KMeansClustering(
-            self.n_clusters,
-            self.latent_dim,
-            data.n_samples,
-            hold_assignments=isinstance(kind, KMeansConfig) and kind.assignment == "epoch",
-            revive=isinstance(kind, KMeansConfig) and kind.revive,
-        ).to(self.device)
-        self.weight = kind.weight if isinstance(kind, KMeansConfig) else 0.0
+        self.clustering = build_clustering(kind, self.n_clusters, self.latent_dim, data.n_samples).to(self.device)
+        self.weight = kind.weight if isinstance(kind, JointClusteringConfig) else 0.0
         self.evaluator = evaluate.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         self.at = Position()
         self._n_batches = self.batches.n_batches
@@ -164,7 +158,7 @@ class Trainer:
                 if self.at.phase_idx == 0:
                     self._run_phase(self.config.pretrain)
                     self._initialize_clusters()
-                if isinstance(self.config.clustering, KMeansConfig):
+                if isinstance(self.config.clustering, JointClusteringConfig):
                     self._run_phase(self.config.joint)
                 return self._finish()
         except (Interrupted, distributed.RankLost, UserError):
@@ -260,6 +254,7 @@ class Trainer:
         with torch.no_grad():
             self.clustering.centroids.copy_(centroids)
             self.clustering.assignments.copy_(labels)
+        self.clustering.start(z)
         at = self.at
         at.pretrained = pretrained
         at.phase_idx, at.epoch, at.batch, at.step = 1, 0, 0, at.step + 1
@@ -270,7 +265,8 @@ class Trainer:
         """Return the centroids to start from, the labels of z (N, D), and the scores of plain k-means."""
         kind, sample = self.config.clustering, self._init_sample()
         seen = z if sample is None else z[sample.to(z.device)]
-        restarts = kmeans_restarts(seen, self.n_clusters, n_init=kind.n_init, init=kind.init, seed=self.config.seed)
+        init = "random" if kind.init == "random" else "k-means++"
+        restarts = kmeans_restarts(seen, self.n_clusters, n_init=kind.n_init, init=init, seed=self.config.seed)
         plain = lowest_inertia(restarts)
         chosen = most_even(restarts, kind.balance_slack)
         labels, inertia = plain.labels, plain.inertia
@@ -281,6 +277,23 @@ class Trainer:
             chosen_labels = assign(z, chosen.centroids).labels
         scores = self.evaluator.scores(self.evaluator.sampled(z), labels.cpu().numpy(), inertia, on_data=True)
         log.info("k-means on the embedding: %s", report.line(scores))
+        if kind.init == "uniform":
+            generator = torch.Generator().manual_seed(stream_seed(self.config.seed))
+            drawn = 2 * torch.rand(chosen.centroids.shape, generator=generator).to(z.device) - 1
+            return drawn, assign(z, drawn).labels, scores
+        if kind.init in partition.METHODS:
+            start_s = time.perf_counter()
+            found = partition.partition(
+                z.cpu().numpy(),
+                self.n_clusters,
+                kind.init,
+                samples=kind.partition_samples,
+                n_neighbors=kind.n_neighbors,
+                seed=self.config.seed,
+            )
+            parts = torch.from_numpy(found).to(z.device)
+            log.info("clusters from clustering.init=%s (%.1f s)", kind.init, time.perf_counter() - start_s)
+            return means_of_parts(z, parts, self.n_clusters), parts, scores
         if chosen.inertia > plain.inertia:
             log.info(
                 "the joint phase starts from the restart with the most even clusters, inertia %.1f %% above the lowest "
@@ -320,10 +333,14 @@ class Trainer:
         """Build the phase's objective and optimizer, with the state of the checkpoint if it is from this phase."""
         config, kind = self.config, self.config.regularization
         clustering = self.clustering if phase is config.joint else None
-        parameters = list(self.autoencoder.parameters())
-        if clustering is not None:
-            parameters.append(clustering.centroids)
-        centroids = None if clustering is None else clustering.centroids
+        reconstruction = 1.0
+        if clustering is not None and isinstance(config.clustering, JointClusteringConfig):
+            reconstruction = config.clustering.reconstruction
+        self.autoencoder.decoder.requires_grad_(reconstruction > 0)
+        parameters = [p for p in self.autoencoder.parameters() if p.requires_grad]
+        centroids = None if clustering is None or clustering.has_running_means else clustering.centroids
+        if centroids is not None:
+            parameters.append(centroids)
         self._regularized = regularized_parameters(kind, self.autoencoder, centroids)
         self._strength = getattr(kind, "strength", 0.0)
         is_penalty = isinstance(kind, L2PenaltyConfig) and self._strength > 0
@@ -331,6 +348,7 @@ class Trainer:
             self.autoencoder,
             clustering,
             weight=self.weight,
+            reconstruction=reconstruction,
             reduction=config.loss.reduction,
             penalized=self._regularized if is_penalty else (),
             strength=self._strength,
@@ -375,15 +393,23 @@ class Trainer:
 
         return timed
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
     def _train_epoch(self, phase: PhaseConfig, n_steps: int, bar: tqdm[Any]) -> None:
         config, at, n_batches = self.config, self.at, self._n_batches
+        is_joint = at.phase_idx == 1
         if at.batch == 0:
             self._terms.fill_(math.nan)
             self._centroids_before = self.clustering.centroids.detach().cpu().clone()
+        if is_joint:
+            self.clustering.start_epoch(at.epoch)
         is_evaluated = self._is_evaluated(phase, at.epoch + 1)
         # ------------------------------------------------------------------------------------------------------------
         with closing(self.batches.epoch(at.phase_idx, at.epoch, at.batch)) as batches:
             for number, batch in enumerate(batches, at.batch):
+                if is_joint and self.clustering.is_refresh_due(at.epoch * n_batches + number):
+                    self.clustering.refresh(evaluate.encode(self.autoencoder, self.batches, config.precision))
                 x = batch.x  # (B, F)
                 if self.augment is not None:
                     seed = stream_seed(config.seed, at.phase_idx, at.epoch, number)
@@ -392,7 +418,7 @@ class Trainer:
                 for group in self._optimizer.param_groups:
                     group["lr"] = lr
                 share = len(x) * distributed.world_size() / batch.n_rows
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                with self._autocast():
                     local: LossTerms = self._forward(x, batch.rows, share)
                 self._optimizer.zero_grad()
                 local.total.backward()  # type: ignore[no-untyped-call]
@@ -402,6 +428,10 @@ class Trainer:
                 if is_evaluated and number == n_batches - 1:
                     self._terms[number, -1] = _gradient_norm(self._optimizer)
                 self._optimizer.step()
+                if is_joint and self.clustering.has_running_means:
+                    with torch.no_grad(), self._autocast():
+                        z = self.autoencoder.encode(x)
+                    self.clustering.after_step(z)
                 at.batch, at.step = number + 1, at.step + 1
                 bar.update()
                 if self._is_stop_agreed():
@@ -473,7 +503,7 @@ class Trainer:
     def _losses(self) -> dict[str, float]:
         """Return the epoch's mean losses, raw and weighted; under weight decay L2 is that of the epoch's end."""
         means = dict(zip(_TERMS, self._terms[:, : len(_TERMS)].double().mean(0).tolist(), strict=True))
-        weights = {"reconstruction": 1.0}
+        weights = {"reconstruction": self._objective.reconstruction}
         if self._objective.clustering is not None:
             weights["clustering"] = self.weight
         if self._regularized:
@@ -551,7 +581,7 @@ class Trainer:
             **scores,
             "n_clusters": self.n_clusters,
             "n_samples": data.n_samples,
-            "joint_epochs": at.epoch if isinstance(self.config.clustering, KMeansConfig) else 0,
+            "joint_epochs": at.epoch if isinstance(self.config.clustering, JointClusteringConfig) else 0,
             "steps": at.step,
             "kmeans_raw": at.raw,
             "kmeans_pretrained": at.pretrained,

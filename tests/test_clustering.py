@@ -1,5 +1,6 @@
 """`dkm.clustering`: the k-means loss by hand, against other ways to compute it, and the modules around it."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,20 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dkm import clustering
-from dkm.clustering import KMeansClustering, KMeansLoss, kmeans_loss
+from dkm.clustering import (
+    DCNClustering,
+    DECClustering,
+    DKMClustering,
+    KMeansClustering,
+    KMeansLoss,
+    annealed_alpha,
+    build_clustering,
+    kmeans_loss,
+    log_soft_assignments,
+    soft_kmeans_loss,
+    target_distribution,
+)
+from dkm.config import DCNConfig, DECConfig, DKMConfig, IDECConfig, KMeansConfig, NoClusteringConfig
 from dkm.kmeans import nearest_centroids
 
 # N points, D dimensions, K clusters.
@@ -472,6 +486,22 @@ def test_held_assignments_stay_until_the_next_clean_pass():
     assert clustering.loss(moved, index).item() == (4 + 9) / 2
 
 
+def test_initial_assignments_are_kept_for_the_first_epochs():
+    clustering = KMeansClustering(2, 1, 3, hold_assignments=True, revive=True, initial_epochs=3)
+    with torch.no_grad():
+        clustering.centroids.copy_(column(0, 10))
+    clustering.assignments.copy_(torch.tensor([0, 1, 1]))
+    z = column(0, 1, 2).float()  # all nearest to the first centroid: the second is dead
+    for epoch in (0, 1):
+        clustering.start_epoch(epoch)
+        found = clustering.reassign(z)
+        assert clustering.assignments.tolist() == [0, 1, 1]
+        assert (found.change, found.n_dead, len(found.revived)) == (pytest.approx(2 / 3), 1, 0)
+    clustering.start_epoch(2)
+    assert len(clustering.reassign(z).revived) == 1
+    assert clustering.assignments.tolist() != [0, 1, 1]
+
+
 def test_without_held_assignments_each_batch_takes_the_nearest():
     clustering = clustering_at(column(0, 10), 3, hold_assignments=False)
     clustering.reassign(column(1, 2, 9).float())
@@ -563,3 +593,268 @@ def test_the_assignments_travel_in_the_state_dict():
     assert second.assignments.tolist() == [0, 0, 1]
     assert second.centroids.flatten().tolist() == [0.0, 10.0]
     assert list(dict(second.named_parameters())) == ["centroids"]
+
+
+# --- DKM ----------------------------------------------------------------------------------------------------
+
+
+def slow_soft_loss(z, centroids, alpha):
+    """Equations 2 to 4 of the paper, one point and one centroid at a time."""
+    total = 0.0
+    for point in z.tolist():
+        distances = [sum((a - b) ** 2 for a, b in zip(point, c, strict=True)) for c in centroids.tolist()]
+        weights = [math.exp(-alpha * (distance - min(distances))) for distance in distances]
+        total += sum(w * distance for w, distance in zip(weights, distances, strict=True)) / sum(weights)
+    return total / len(z)
+
+
+def test_the_soft_loss_by_hand():
+    # Squared distances 1 and 9, then 1 and 1; with alpha = ln(3) / 8 the weights of the first point are 3/4 and 1/4.
+    loss = soft_kmeans_loss(column(0, 2), column(1, 3), math.log(3) / 8)
+    assert loss.item() == pytest.approx((3 / 4 * 1 + 1 / 4 * 9 + 1) / 2, rel=RTOL)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 1000.0])
+@pytest.mark.parametrize(("N", "D", "K"), SHAPES)
+def test_the_soft_loss_is_that_of_a_slow_loop(N, D, K, alpha):
+    z, centroids = normal(N, D), normal(K, D, seed=1)
+    assert soft_kmeans_loss(z, centroids, alpha).item() == pytest.approx(slow_soft_loss(z, centroids, alpha), rel=RTOL)
+
+
+def test_the_soft_loss_goes_from_the_mean_of_all_distances_to_the_k_means_loss():
+    z, centroids = normal(50, 3), normal(4, 3, seed=1)
+    mean = torch.cdist(z, centroids).square().mean()
+    torch.testing.assert_close(soft_kmeans_loss(z, centroids, 1e-12), mean, rtol=1e-9, atol=0)
+    hard = value_and_gradients(kmeans_loss, z, centroids)
+    soft = value_and_gradients(soft_kmeans_loss, z, centroids, 1e6)
+    for a, e in zip(soft, hard, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 3.0])
+def test_the_gradient_of_the_soft_loss_flows_through_distances_and_weights(alpha):
+    z, centroids = leaf(normal(6, 3)), leaf(normal(3, 3, seed=1))
+    assert torch.autograd.gradcheck(lambda *args: soft_kmeans_loss(*args, alpha), (z, centroids))
+    # With the weights held fixed it would be another one.
+    distance = torch.cdist(z, centroids).square()
+    held = (torch.softmax(-alpha * distance, 1).detach() * distance).sum() / len(z)
+    (without,) = torch.autograd.grad(held, z)
+    (full,) = torch.autograd.grad(soft_kmeans_loss(z, centroids, alpha), z)
+    assert (full - without).abs().max() > 0.01
+
+
+def test_a_point_on_its_centroid_has_a_finite_soft_gradient():
+    z = normal(4, 3)
+    _, z_grad, centroids_grad = value_and_gradients(soft_kmeans_loss, z, z, 1000.0)
+    assert z_grad.isfinite().all()
+    assert centroids_grad.isfinite().all()
+
+
+def test_the_soft_loss_far_from_the_origin_is_that_at_the_origin():
+    z, centroids = 8 * normal(50, 3).round(), 8 * normal(4, 3, seed=1).round()  # exact in float32 at the offset too
+    near = soft_kmeans_loss(z.float(), centroids.float(), 1000.0)
+    assert torch.equal(soft_kmeans_loss(z.float() + 2**20, centroids.float() + 2**20, 1000.0), near)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_the_soft_loss_of_half_precision_is_computed_in_float32(half):
+    z, centroids = normal(20, 4).to(half), normal(5, 4, seed=1).float()
+    expected = soft_kmeans_loss(z.float(), centroids, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(soft_kmeans_loss(z, centroids, 2.0), expected)
+
+
+def test_the_soft_loss_refuses_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"got z \(3, 2\) and centroids \(4, 5\)"):
+        soft_kmeans_loss(torch.zeros(3, 2), torch.zeros(4, 5), 1.0)
+
+
+def test_alpha_rises_as_published():
+    alphas = [annealed_alpha(0.1, n) for n in range(40)]
+    assert alphas[:5] == pytest.approx([0.1, 0.423, 0.752, 1.078, 1.409], abs=5e-4)
+    assert [alphas[19], alphas[29], alphas[39]] == pytest.approx([8.37, 16.3, 28.1], rel=3e-3)
+
+
+def test_alpha_is_a_function_of_the_epoch():
+    annealed = DKMClustering(DKMConfig(name="dkm", schedule="annealed", epochs_per_alpha=5), 3, 2, 10)
+    assert annealed.alpha.item() == pytest.approx(0.1)
+    for epoch, n_before in ((4, 0), (5, 1), (14, 2), (4, 0)):
+        annealed.start_epoch(epoch)
+        assert annealed.alpha.item() == pytest.approx(annealed_alpha(0.1, n_before))
+    constant = DKMClustering(DKMConfig(name="dkm"), 3, 2, 10)
+    constant.start_epoch(99)
+    assert constant.alpha.item() == 1000
+
+
+def test_the_module_of_dkm_is_the_soft_loss_at_its_alpha():
+    clustering, z = DKMClustering(DKMConfig(name="dkm", alpha=2.5), 3, 2, 10), normal(10, 2).float()
+    loss = clustering.loss(z, torch.arange(10))
+    assert torch.equal(loss, soft_kmeans_loss(z, clustering.centroids, 2.5))
+
+
+def test_each_method_has_its_module():
+    for config, kind in (
+        (KMeansConfig(name="kmeans"), KMeansClustering),
+        (NoClusteringConfig(name="none"), KMeansClustering),
+        (DKMConfig(name="dkm"), DKMClustering),
+        (DCNConfig(name="dcn"), DCNClustering),
+        (DECConfig(name="dec"), DECClustering),
+        (IDECConfig(name="idec"), DECClustering),
+    ):
+        assert type(build_clustering(config, 3, 2, 10)) is kind
+    held = build_clustering(KMeansConfig(name="kmeans", assignment="epoch", revive=False), 3, 2, 10)
+    assert (held.hold_assignments, held.revive) == (True, False)
+    free = build_clustering(KMeansConfig(name="kmeans", assignment="batch", revive=True), 3, 2, 10)
+    assert (free.hold_assignments, free.revive) == (False, True)
+
+
+# --- DCN ----------------------------------------------------------------------------------------------------
+
+
+def dcn_at(centroids, n_samples=10, count=100):
+    clustering = DCNClustering(DCNConfig(name="dcn", count=count), *centroids.shape, n_samples)
+    clustering.centroids.copy_(centroids)
+    return clustering
+
+
+def test_running_means_by_hand():
+    clustering = dcn_at(column(0, 10).float(), count=3)
+    clustering.after_step(column(4, 8, 9, 1).float())
+    # The first counts three times, and 4 and 1 join it; 8 and 9 join the second.
+    assert clustering.centroids.flatten().tolist() == pytest.approx([(3 * 0 + 4 + 1) / 5, (3 * 10 + 8 + 9) / 5])
+    assert clustering.counts.tolist() == [5, 5]
+    clustering.after_step(column(9).float())
+    assert clustering.centroids[1].item() == pytest.approx((47 + 9) / 6)
+    assert clustering.counts.tolist() == [5, 6]
+
+
+def test_running_means_are_the_papers_update_one_point_at_a_time():
+    z, start = normal(200, 4).float(), normal(6, 4, seed=1).float()
+    clustering = dcn_at(start, count=100)
+    labels = nearest_centroids(z, start)[:, 0].tolist()
+    centroids, counts = start.double().clone(), [100] * 6
+    for point, k in zip(z.double(), labels, strict=True):
+        counts[k] += 1
+        centroids[k] -= (centroids[k] - point) / counts[k]
+    clustering.after_step(z)
+    torch.testing.assert_close(clustering.centroids.double(), centroids, rtol=1e-6, atol=1e-7)
+    assert clustering.counts.tolist() == counts
+
+
+def test_a_centroid_without_a_point_keeps_its_bits_even_at_count_zero():
+    start = torch.tensor([[0.1], [1e6]])
+    clustering = dcn_at(start, count=0)
+    clustering.after_step(column(0.3, 0.5).float())
+    assert clustering.centroids[0].item() == pytest.approx(0.4)
+    assert clustering.centroids[1].item() == start[1].item()
+
+
+def test_the_loss_of_dcn_moves_the_points_alone():
+    clustering, z = dcn_at(normal(3, 2).float()), leaf(normal(10, 2, seed=1).float())
+    clustering.reassign(z.detach())
+    loss = clustering.loss(z, torch.arange(10))
+    assert torch.equal(loss, kmeans_loss(z, clustering.centroids, clustering.assignments))
+    loss.backward()
+    assert z.grad.abs().sum() > 0
+    assert not clustering.centroids.requires_grad
+
+
+def test_counts_travel_in_the_state_dict():
+    first, second = dcn_at(column(0, 10).float()), dcn_at(column(0, 0).float())
+    first.after_step(column(1, 2, 3).float())
+    second.load_state_dict(first.state_dict())
+    assert second.counts.tolist() == [103, 100]
+
+
+# --- DEC and IDEC -------------------------------------------------------------------------------------------
+
+
+def slow_divergence(z, centroids, all_z):
+    """Equations 1 to 3 of the paper, one point and one centroid at a time; targets from ``all_z``, whose head is z."""
+
+    def assignments(points):
+        similar = [[1 / (1 + (p - c).square().sum().item()) for c in centroids] for p in points]
+        return [[s / sum(row) for s in row] for row in similar]
+
+    q = assignments(all_z)
+    f = [sum(column) for column in zip(*q, strict=True)]
+    weighted = [[q_k**2 / f_k for q_k, f_k in zip(row, f, strict=True)] for row in q]
+    p = [[w / sum(row) for w in row] for row in weighted]
+    pairs = [pair for p_n, q_n in zip(p[: len(z)], assignments(z), strict=True) for pair in zip(p_n, q_n, strict=True)]
+    return sum(p_k * math.log(p_k / q_k) for p_k, q_k in pairs) / len(z)
+
+
+def dec_at(centroids, n_samples, update_interval=None):
+    config = DECConfig(name="dec", update_interval=update_interval)
+    clustering = DECClustering(config, *centroids.shape, n_samples).to(centroids.dtype)
+    with torch.no_grad():
+        clustering.centroids.copy_(centroids)
+    return clustering
+
+
+def test_soft_assignments_and_targets_by_hand():
+    # Similarities 1 and 1/2 of the first point, 1/2 and 1 of the second; 1/5 and 1/2 of the third.
+    q = log_soft_assignments(column(0, 1, 2), column(0, 1)).exp()
+    torch.testing.assert_close(q, torch.tensor([[2, 1], [1, 2], [6 / 7, 15 / 7]], dtype=torch.float64) / 3)
+    f = q.sum(0)
+    p = target_distribution(q)
+    torch.testing.assert_close(p[0, 0], (4 / 9 / f[0]) / (4 / 9 / f[0] + 1 / 9 / f[1]))
+    torch.testing.assert_close(p.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_the_divergence_is_that_of_a_slow_loop():
+    z, centroids = normal(30, 3), normal(4, 3, seed=1)
+    clustering = dec_at(centroids, 30)
+    clustering.start(z)
+    for n in (30, 7):
+        loss = clustering.loss(z[:n], torch.arange(n))
+        assert loss.item() == pytest.approx(slow_divergence(z[:n], centroids, z), rel=RTOL)
+
+
+def test_the_gradient_of_the_divergence_is_that_of_finite_differences():
+    z, centroids = normal(8, 3), normal(3, 3, seed=1)
+    clustering = dec_at(centroids, 8)
+    clustering.start(z)
+    z = leaf(z + 0.1)
+    assert torch.autograd.gradcheck(lambda z: clustering.loss(z, torch.arange(8)), (z,))
+    # Equation 5 of the paper, averaged over the points.
+    loss = clustering.loss(z, torch.arange(8))
+    (gradient,) = torch.autograd.grad(loss, clustering.centroids)
+    difference = z.detach()[:, None] - centroids  # (N, K, D)
+    p, q = clustering.targets, log_soft_assignments(z.detach(), centroids).exp()
+    factor = (p - q) / (1 + difference.square().sum(2))
+    torch.testing.assert_close(gradient, -2 * (factor[..., None] * difference).sum(0) / 8)
+
+
+def test_targets_stay_until_they_are_due():
+    z = normal(10, 2)
+    every_epoch, on_interval = dec_at(normal(3, 2, seed=1), 10), dec_at(normal(3, 2, seed=1), 10, update_interval=4)
+    for method in (every_epoch, on_interval):
+        method.start(z)
+    before = every_epoch.targets.clone()
+    assert torch.equal(on_interval.targets, before)
+    for method in (every_epoch, on_interval):
+        method.reassign(2 * z)
+    assert not torch.equal(every_epoch.targets, before)
+    assert torch.equal(on_interval.targets, before)
+    assert [step for step in range(10) if on_interval.is_refresh_due(step)] == [0, 4, 8]
+    assert not any(every_epoch.is_refresh_due(step) for step in range(10))
+    on_interval.refresh(2 * z)
+    assert torch.equal(on_interval.targets, every_epoch.targets)
+
+
+def test_descent_on_the_divergence_sharpens_the_assignments():
+    z, centroids = normal(60, 2), normal(3, 2, seed=1)
+    clustering = dec_at(centroids, 60)
+    points = leaf(z)
+    optimizer = torch.optim.SGD([points, clustering.centroids], lr=1.0)
+    clustering.start(z)
+    first, losses = log_soft_assignments(z, centroids).exp().amax(1).mean(), []
+    for _ in range(20):
+        loss = clustering.loss(points, torch.arange(60))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(b < a for a, b in pairwise(losses))
+    assert log_soft_assignments(points, clustering.centroids).exp().amax(1).mean() > first

@@ -112,13 +112,13 @@ def position_of(run: Path) -> dict[str, Any]:
     return position
 
 
-def assert_equal(run: Path, reference: Path, rel: float = 1e-4) -> None:
+def assert_equal(run: Path, reference: Path, rel: float = 1e-4, smallest: float = 1e-12) -> None:
     """See that both runs were completed, with the same losses but for rounding, and the same clusters."""
     assert manifest_of(run)["status"] == "completed"
     found, expected = losses_of(run), losses_of(reference)
     assert len(found) == len(expected) == PRETRAIN_EPOCHS + JOINT_EPOCHS
     for mine, theirs in zip(found, expected, strict=True):
-        assert mine == pytest.approx(theirs, rel=rel)
+        assert mine == pytest.approx(theirs, rel=rel, abs=smallest)
     assert (clusters_of(run) == clusters_of(reference)).all()
 
 
@@ -167,6 +167,10 @@ WAYS = {
     "a summed loss": ["loss.reduction=sum"],
     "k-means on a part": ["clustering.init_samples=150"],
     "a convolution": ["model=conv", "model.filters=[4,4,4]"],
+    "deep k-means": ["clustering=dkm", "clustering.schedule=annealed", "clustering.epochs_per_alpha=2"],
+    "running means": ["clustering=dcn"],
+    "targets without a decoder": ["clustering=dec", "clustering.update_interval=7"],
+    "targets beside the reconstruction": ["clustering=idec"],
     "no clustering": ["clustering=none"],
 }
 
@@ -179,7 +183,8 @@ def test_two_ranks_equal_one_with(way: str, overrides: list[str], tmp_path: Path
         assert losses_of(two) == [pytest.approx(record, rel=1e-4) for record in losses_of(one)]
         assert (clusters_of(two) == clusters_of(one)).all()
     else:
-        assert_equal(two, one)
+        # A divergence from targets that are nearly met is a sum of float32 numbers of both signs, 1,000 times as large.
+        assert_equal(two, one, smallest=1e-7 if way.startswith("targets") else 1e-12)
 
 
 def both_ways(words: Sequence[str], tmp_path: Path) -> tuple[Path, Path]:

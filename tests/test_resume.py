@@ -99,6 +99,25 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(
     assert_same(run, reference)
 
 
+METHODS = {
+    "dkm": ["clustering=dkm", "clustering.schedule=annealed", "clustering.epochs_per_alpha=2"],
+    "dcn": ["clustering=dcn"],
+    "dec": ["clustering=dec", "clustering.update_interval=3"],
+    "idec": ["clustering=idec"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_resumes_to_the_same_bytes(method: str, overrides: list[str], tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start([*overrides, *METHODS[method]], whole, None).code == 0
+    middle = Point(*OPTIMIZER, (PRETRAIN_EPOCHS + 2) * BATCHES + 3)  # the third epoch of the joint phase
+    assert start([*overrides, *METHODS[method]], cut, middle).code == -signal.SIGKILL
+    finished = resume(cut)
+    assert finished.code == 0, finished.err
+    assert_same(cut, whole)
+
+
 @pytest.mark.parametrize("every_s", ["0", "1000"])
 def test_a_run_killed_many_times_in_a_row_resumes_to_the_same_bytes(
     every_s: str, overrides: list[str], reference: Path, tmp_path: Path
