@@ -15,10 +15,11 @@ import io
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from dkm.config import UserError
 
@@ -88,6 +89,20 @@ def process_group(*, with_cuda: bool) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    One of several ends at once, when all it wrote is out: torch's threads that are still there while the interpreter
+    takes itself apart have ended a rank that was done in ``std::terminate``, and torchrun then reports a failure.
+    """
+    if is_several():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 # --- tensors, in place --------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _say("interrupted")
         code = EXIT_INTERRUPTED
-    sys.exit(code)
+    distributed.leave(code)
 
 
 def _main(arguments: Sequence[str]) -> int:
