@@ -79,8 +79,9 @@ def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tenso
             return nearest_centroids(z, centroids, n_nearest)
     if z.dtype not in _INTEGER:
         z, centroids = z.float(), centroids.float()
-    scores_of, n_groups = _scores(centroids, by_groups=z.device.type == "cpu")
-    thresholds_of = _thresholds(centroids, n_groups)
+    squares = centroids.square().sum(1, keepdim=True)  # (K, 1)
+    scores_of, n_groups = _scores(centroids, squares, by_groups=z.device.type == "cpu")
+    thresholds_of = _thresholds(centroids, squares, n_groups)
     chunks = torch.split(z, max(1, _CHUNK_NUMEL // len(centroids)))
 
     def found_in(chunk: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,7 @@ def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tenso
     return nearest
 
 
-def _scores(centroids: Tensor, *, by_groups: bool) -> tuple[Callable[[Tensor], Tensor], int]:
+def _scores(centroids: Tensor, squares: Tensor, *, by_groups: bool) -> tuple[Callable[[Tensor], Tensor], int]:
     """Return the function that maps points (rows, D) to their scores (K, rows), less is nearer, and a number of groups.
 
     The score is ``|c|^2 - 2 z.c``: |z|^2 is the same for all centroids of a point and left out. Points along the rows
@@ -115,7 +116,6 @@ def _scores(centroids: Tensor, *, by_groups: bool) -> tuple[Callable[[Tensor], T
     size, and the scores that fill up the last one are the largest number there is.
     """
     K = len(centroids)
-    squares = centroids.square().sum(1, keepdim=True)  # (K, 1)
     if K <= _GROUPED or not by_groups:
         return lambda chunk: torch.addmm(squares, centroids, chunk.T, alpha=-2), 1
     n_groups = math.ceil(math.sqrt(K))
@@ -131,7 +131,7 @@ def _scores(centroids: Tensor, *, by_groups: bool) -> tuple[Callable[[Tensor], T
     return scores_of, n_groups
 
 
-def _thresholds(centroids: Tensor, n_groups: int) -> Callable[[Tensor], Tensor]:
+def _thresholds(centroids: Tensor, squares: Tensor, n_groups: int) -> Callable[[Tensor], Tensor]:
     """Return the function that gives the threshold (rows,) of points (rows, D).
 
     By half of that must two scores of a point differ for rounding not to have decided which is less. A score is off by
@@ -142,7 +142,7 @@ def _thresholds(centroids: Tensor, n_groups: int) -> Callable[[Tensor], Tensor]:
     K, D = centroids.shape
     n_bits = (max(n_groups, math.ceil(K / n_groups)) - 1).bit_length()
     unit = 8 * (D + 5 + 2**n_bits) * _matmul_eps(centroids.dtype)
-    constant = unit * centroids.square().sum(1).amax()
+    constant = unit * squares.amax()
     factor = centroids.new_full((D,), unit)
     return lambda chunk: torch.addmv(constant, chunk.square(), factor)
 
