@@ -125,7 +125,7 @@ def soft_kmeans_loss(z: Tensor, centroids: Tensor, alpha: float | Tensor) -> Ten
 
     ``1/N * sum_n sum_k w_nk * |z_n - c_k|^2`` with ``w_n = softmax_k(-alpha * |z_n - c_k|^2)``: summed over the D
     dimensions, averaged over the N points. The gradient flows through the distances and the weights, as in the
-    published code (``compgraph.py`` of MaziarMF/deep-k-means); equations 2 to 4 of arXiv:1806.10069.
+    published code (``compgraph.py`` of MaziarMF/deep-k-means); arXiv:1806.10069.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def _distances(z: Tensor, centroids: Tensor) -> Tensor:
 def annealed_alpha(start: float, n_before: int) -> float:
     """Return DKM's inverse temperature after ``n_before`` earlier ones.
 
-    The i-th, from 1, is followed by ``2^(1 / ln(i + 1)^2)`` times itself (arXiv:1806.10069, section 3.2): 0.1, 0.423,
+    The i-th, from 1, is followed by ``2^(1 / ln(i + 1)^2)`` times itself (arXiv:1806.10069): 0.1, 0.423,
     0.752, 1.078, ...; the 40th is 28.1.
     """
     alpha = start
@@ -345,9 +345,9 @@ class DCNClustering(KMeansClustering):
     """Deep clustering network inside the trainer: Yang, Fu, Sidiropoulos and Hong (arXiv:1610.04794).
 
     The network learns with centroids and assignments held; after each step the batch is encoded again, and each of its
-    points moves its nearest centroid by 1 / count of the way, where the count of that centroid has just grown by one
-    (equation 8). Over the points of a batch, assigned before any of them moves a centroid, that is the mean of the
-    centroid, taken count times, and the points. As in the authors' code (``multi_layer_km.py`` of boyangumn/DCN) counts
+    points moves its nearest centroid by 1 / count of the way, where the count of that centroid has just grown by one.
+    Over the points of a batch, assigned before any of them moves a centroid, that is the mean of the centroid, taken
+    count times, and the points. As in the authors' code (``multi_layer_km.py`` of boyangumn/DCN) counts
     start at 100 and empty clusters stay. Different from both: the assignments that a point is trained with are those of
     the clean pass before the epoch, not those of the last time that it was in a batch.
 

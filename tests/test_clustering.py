@@ -599,7 +599,7 @@ def test_the_assignments_travel_in_the_state_dict():
 
 
 def slow_soft_loss(z, centroids, alpha):
-    """Equations 2 to 4 of the paper, one point and one centroid at a time."""
+    """The formula of the paper, one point and one centroid at a time."""
     total = 0.0
     for point in z.tolist():
         distances = [sum((a - b) ** 2 for a, b in zip(point, c, strict=True)) for c in centroids.tolist()]
