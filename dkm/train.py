@@ -236,6 +236,7 @@ def _run_hydra(command: Command) -> int:
     try:
         if is_sweep:
             _check_sweep(command)
+            _quiet_about_what_an_interrupt_leaves()
         start(_job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error
@@ -259,6 +260,15 @@ def _check_sweep(command: Command) -> None:
                 raise UserError("hydra/launcher: expected Slurm, found no srun; start it on a machine of the cluster")
             is_known = config.resume in (None, "auto")
             require(is_known, "resume", config.resume, "null or auto in a sweep", "resume its runs one by one")
+
+
+def _quiet_about_what_an_interrupt_leaves() -> None:
+    """Keep joblib's tracker of semaphores, a process of its own, from warning about those that it clears away.
+
+    Workers that Ctrl-C ends at the wrong moment leave some, and nobody can do anything about it.
+    """
+    given = [os.environ["PYTHONWARNINGS"]] if os.environ.get("PYTHONWARNINGS") else []
+    os.environ["PYTHONWARNINGS"] = ",".join([*given, "ignore:resource_tracker:UserWarning"])
 
 
 def _return_value(job: JobReturn) -> Any:

@@ -149,6 +149,27 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
     assert (process.returncode, err) == (130, "interrupted\n")
 
 
+LEAK = """
+import sys
+from joblib.externals.loky.backend import resource_tracker
+from dkm import train
+if sys.argv[1] == "quiet":
+    train._quiet_about_what_an_interrupt_leaves()
+resource_tracker.ensure_running()
+resource_tracker.register("/loky-of-a-worker-that-is-gone", "semlock")
+"""
+
+
+@pytest.mark.parametrize("mode", ["quiet", "as it is"])
+def test_what_interrupted_workers_leave_is_cleared_away_in_silence(mode: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAK, mode], env=environment(), capture_output=True, text=True, timeout=60, check=True
+    )
+    # Ends when the tracker, which has inherited stderr, has ended too.
+    assert ("leaked semlock" in done.stderr) == (mode != "quiet")
+    assert (done.stderr == "") == (mode == "quiet")
+
+
 @pytest.mark.parametrize("launcher", [*LAUNCHERS, "slurm"])
 def test_a_launcher_without_its_plugin_says_what_to_install(launcher: str) -> None:
     finished = start([*SWEEP, f"hydra/launcher={launcher}"], has_plugins=False)
