@@ -50,9 +50,7 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 def save(directory: Path, state: dict[str, Any]) -> None:
     """Make ``state`` (tensors and builtin containers) the last checkpoint, and the last one the previous one."""
-    buffer = io.BytesIO()
-    torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
-    payload = buffer.getvalue()
+    content = serialized(state)
     directory.mkdir(exist_ok=True)
     last = directory / LAST
     if last.exists():
@@ -64,7 +62,15 @@ def save(directory: Path, state: dict[str, Any]) -> None:
         except OSError:  # a file system without hard links
             shutil.copyfile(last, beside)
         beside.replace(directory / PREVIOUS)
-    write_atomically(last, payload + _MARK + hashlib.sha256(payload).hexdigest().encode() + b"\n")
+    write_atomically(last, content)
+
+
+def serialized(state: dict[str, Any]) -> bytes:
+    """Return the content of a checkpoint file."""
+    buffer = io.BytesIO()
+    torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
+    payload = buffer.getvalue()
+    return payload + _MARK + hashlib.sha256(payload).hexdigest().encode() + b"\n"
 
 
 def load(directory: Path) -> dict[str, Any] | None:
@@ -80,7 +86,7 @@ def load(directory: Path) -> dict[str, Any] | None:
         if not path.exists():
             continue
         try:
-            state = _read(path)
+            state = read(path)
         except CheckpointError as error:
             broken.append(str(error))
             continue
@@ -94,7 +100,14 @@ def load(directory: Path) -> dict[str, Any] | None:
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """Return what ``serialized`` made a file of, on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, is damaged, or holds anything else.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

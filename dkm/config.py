@@ -586,6 +586,17 @@ class PretrainConfig(PhaseConfig):
     epochs: int = 100
     lr: float = 3e-3
     schedule: str = "one_cycle"
+    # null: the run's optimizer. adam | adamw | sgd: this one, with its defaults, in this phase only.
+    optimizer: str | None = None
+    # A folder that keeps finished pretrainings, so that runs which begin with the same one share it. The key is made of
+    # all that decides the numbers (data, model, settings, seed, versions, processor, threads): a run ends the same with
+    # it and without. Also kept: the scores of k-means on the raw data.
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer is not None:
+            _choice("pretrain.optimizer", self.optimizer, tuple(GROUPS["optimizer"]))
 
 
 @dataclass
@@ -766,7 +777,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 # What a resumed run may change: keys, and sections ending in a dot, that touch no number of the steps already taken.
 # The data may have moved: their SHA-256 is compared.
 RESUMABLE = (
-    *("resume", "device", "threads", "pretrain.epochs", "joint.epochs"),
+    *("resume", "device", "threads", "pretrain.epochs", "pretrain.cache", "joint.epochs"),
     *("checkpoint.", "log.", "data.root", "data.path"),
 )
 

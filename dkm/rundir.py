@@ -291,28 +291,38 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+_PACKAGES = ["dkm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "hydra-core", "omegaconf", "tensorboard"]
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of what computes and writes."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
 def environment() -> dict[str, Any]:
     """Return what a reader of the results must know about the software and the machine."""
-    names = [
-        "dkm",
-        "torch",
-        "torchvision",
-        "numpy",
-        "scikit-learn",
-        "scipy",
-        "hydra-core",
-        "omegaconf",
-        "tensorboard",
-    ]
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in names},
+        "versions": versions(),
         "git": _git_state(Path(__file__).parent),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
     }
+
+
+def processor(device: torch.device) -> str:
+    """Return the name of what computes: the GPU, or the CPU with the instructions that torch uses of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = next(names, platform.processor() or platform.machine())
+    return f"{device.type}: {name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def peak_memory_bytes() -> int | None:

@@ -25,17 +25,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dkm import checkpoint, distributed, evaluate, metrics, partition, report
+from dkm import cache, checkpoint, distributed, evaluate, metrics, partition, report
 from dkm.augment import build_augmentation
 from dkm.batches import build_batches, stream_seed
 from dkm.clustering import build_clustering
 from dkm.config import (
+    GROUPS,
     RESUMABLE,
     AdamWConfig,
     Config,
     JointClusteringConfig,
     L2PenaltyConfig,
+    OptimizerConfig,
     PhaseConfig,
+    PretrainConfig,
     UserError,
     WeightDecayConfig,
     dotted,
@@ -50,7 +53,7 @@ from dkm.models import build_autoencoder
 from dkm.objective import LossTerms, Objective
 from dkm.optim import build_optimizer, learning_rate, reset_rows
 from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
-from dkm.rundir import RunDirectory, environment, peak_memory_bytes
+from dkm.rundir import RunDirectory, environment, peak_memory_bytes, processor, versions
 from dkm.stored import StoredRows
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,7 @@ class Position:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     raw: Scores | None = None  # scores of k-means on the raw data
     pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
+    cache_key: str | None = None  # under which this run's pretraining may be kept; see ``pretrain.cache``
 
 
 class Trainer:
@@ -153,10 +157,9 @@ class Trainer:
         try:
             with distributed.peers_needed():
                 if self.at.raw is None:
-                    self.at.raw = self._score_raw_data()
-                    self._save()
+                    self._score_raw_data()
                 if self.at.phase_idx == 0:
-                    self._run_phase(self.config.pretrain)
+                    self._pretrain()
                     self._initialize_clusters()
                 if isinstance(self.config.clustering, JointClusteringConfig):
                     self._run_phase(self.config.joint)
@@ -212,8 +215,19 @@ class Trainer:
                 "regularization=l2_penalty, or weight_decay under adam and sgd, trains with"
             )
 
-    def _score_raw_data(self) -> Scores:
-        """Cluster the data themselves, the baseline; scored on rank 0."""
+    def _score_raw_data(self) -> None:
+        """Find the scores of k-means on the data themselves, the baseline; rank 0 has them."""
+        key = self._key("raw")
+        found = self._cached(key)
+        if found is None:
+            self.at.raw = self._cluster_raw_data()
+            self._keep(key, {"scores": self.at.raw})
+        else:
+            self.at.raw = found["scores"]
+            log.info("k-means on the raw data: %s (from pretrain.cache)", report.line(found["scores"]))
+        self._save()
+
+    def _cluster_raw_data(self) -> Scores:
         start_s = time.perf_counter()
         K, kind, sample = self.n_clusters, self.config.clustering, self._init_sample()
         scores: Scores = {}
@@ -302,6 +316,76 @@ class Trainer:
             )
         return chosen.centroids, chosen_labels, scores
 
+    # --- what earlier runs have done ---
+
+    def _pretrain(self) -> None:
+        """Pretrain the autoencoder, or take over what a run has left that pretrained the same."""
+        at, key = self.at, self._key("pretrained")
+        if at.epoch == at.batch == 0:
+            found = self._cached(key)
+            if found is not None:
+                self._take_over(found)
+                return
+            at.cache_key = key
+        self._run_phase(self.config.pretrain)
+        # A run that was made longer, or went on on another machine, is not what the key says.
+        if at.cache_key == key:
+            state = {
+                "autoencoder": self.autoencoder.state_dict(),
+                "run": str(self.run_dir.path),
+                "metrics": self.run_dir.read_metrics(),
+                "epoch": at.epoch,
+                "step": at.step,
+                "seconds": at.seconds["pretrain"],
+            }
+            self._keep(key, state)
+
+    def _take_over(self, pretrained: dict[str, Any]) -> None:
+        at = self.at
+        self.autoencoder.load_state_dict(pretrained["autoencoder"])
+        at.epoch, at.step = pretrained["epoch"], pretrained["step"]
+        at.seconds["pretrain"] = pretrained["seconds"]
+        for record in pretrained["metrics"]:
+            self._write_numbers(record)
+        self._save()
+        self.run_dir.update_manifest(seconds=at.seconds, pretrained_by=pretrained["run"])
+        log.info("pretrain: %d epochs taken over from pretrain.cache (%.0f s there)", at.epoch, at.seconds["pretrain"])
+
+    def _cached(self, key: str | None) -> dict[str, Any] | None:
+        """Return what is kept under the key, on every rank."""
+        if key is None:
+            return None
+        folder = Path(str(self.config.pretrain.cache))
+        return distributed.state_of_main(distributed.on_main(lambda: cache.load(folder, key)))
+
+    def _keep(self, key: str | None, state: dict[str, Any]) -> None:
+        if key is not None and self.run_dir.is_written:
+            cache.save(Path(str(self.config.pretrain.cache)), key, state)
+
+    def _key(self, kind: str) -> str | None:
+        """Return the name in the cache of what this run computes with its present threads and device."""
+        config = self.config
+        if config.pretrain.cache is None:
+            return None
+        settings = dotted(config)
+        sections = ["evaluation.", "batch_size", "seed", "precision", "compile", "deterministic"]
+        if kind == "raw":
+            sections += ["clustering.n_init", "clustering.init_samples"]
+            special: list[Any] = [self.n_clusters]
+        else:
+            sections += ["model.", "augmentation.", "regularization.", "loss.", "pretrain."]
+            sections += ["optimizer."] if config.pretrain.optimizer is None else []
+            special = [self.latent_dim, isinstance(self.data.X, StoredRows)]  # of which batches are drawn otherwise
+        found = versions()
+        parts = {
+            "settings": {k: v for k, v in settings.items() if k.startswith(tuple(sections)) and k != "pretrain.cache"},
+            "data": [self.data.sha256, list(self.data.X.shape), self.data.image_shape, self.data.scaling.to_dict()],
+            kind: special,
+            "versions": {name: found[name] for name in ("dkm", "torch", "numpy")},
+            "machine": [processor(self.device), torch.get_num_threads(), distributed.world_size()],
+        }
+        return cache.key_of(kind, parts)
+
     # --- a phase ---
 
     def _run_phase(self, phase: PhaseConfig) -> None:
@@ -355,7 +439,7 @@ class Trainer:
         )
         self._forward = self._wrapped(phase)
         groups = parameter_groups(kind, parameters, self._regularized)
-        self._optimizer = build_optimizer(config.optimizer, groups, phase.lr)
+        self._optimizer = build_optimizer(self._optimizer_of(phase), groups, phase.lr)
         if self._optimizer_state is not None:
             self._optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
@@ -363,6 +447,10 @@ class Trainer:
         # on the device, without the host waiting for each loss.
         self._is_broken = torch.zeros((), device=self.device)
         self._optimizer.found_inf = self._is_broken  # type: ignore[attr-defined]
+
+    def _optimizer_of(self, phase: PhaseConfig) -> OptimizerConfig:
+        own = phase.optimizer if isinstance(phase, PretrainConfig) else None
+        return self.config.optimizer if own is None else GROUPS["optimizer"][own](name=own)
 
     def _wrapped(self, phase: PhaseConfig) -> Callable[..., LossTerms]:
         """Return the objective as a step calls it: gradients averaged over the processes, compiled."""
@@ -536,18 +624,22 @@ class Trainer:
             record |= {f"metrics/{name}": value for name, value in scores.items()}
         return record
 
-    def _write(self, phase: PhaseConfig, record: dict[str, Any]) -> None:
-        run, step = self.run_dir, record["step"]
+    def _write_numbers(self, record: dict[str, Any]) -> None:
+        run, phase, step = self.run_dir, record["phase"], record["step"]
         run.append_metrics(record)
         scalars = {k: v for k, v in record.items() if k not in ("phase", "epoch", "step", "clusters/sizes")}
-        run.scalars(phase.section, step, scalars)
+        run.scalars(phase, step, scalars)
         if "clusters/sizes" in record:
-            run.sizes(f"{phase.section}/clusters/sizes", step, record["clusters/sizes"])
+            run.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
+
+    def _write(self, phase: PhaseConfig, record: dict[str, Any]) -> None:
+        self._write_numbers(record)
         if self.config.log.tensorboard and self.config.log.figures:
             from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
 
             for name, figure in self._pictures(phase):
-                run.image(f"{phase.section}/images/{name}", step, figure_to_array(figure))
+                tag = f"{phase.section}/images/{name}"
+                self.run_dir.image(tag, record["step"], figure_to_array(figure))
         scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
         terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
         line = f"{phase.section} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
@@ -629,12 +721,12 @@ class Trainer:
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same in all processes that train together."""
-        own = ("data.root", "data.path", "device", "resume", "threads", "log.", "checkpoint.")
+        own = ("data.root", "data.path", "device", "resume", "threads", "log.", "checkpoint.", "pretrain.cache")
         settings = {key: value for key, value in dotted(self.config).items() if not key.startswith(own)}
-        found = environment()["versions"]
-        versions = {f"the version of {name}": found[name] for name in ("dkm", "torch")}
+        found = versions()
+        software = {f"the version of {name}": found[name] for name in ("dkm", "torch")}
         data = {f"the SHA-256 of data={self.data.name}": self.data.sha256}
-        return settings | versions | data | {"device": self.device.type}
+        return settings | software | data | {"device": self.device.type}
 
     def _checkpoint_is_due(self) -> bool:
         return self.run_dir.is_written and time.monotonic() - self._saved_at_s >= self.config.checkpoint.every_s

@@ -361,6 +361,7 @@ RANGES = {
     "joint.tolerance=nan": "expected a number from 0 to below 1",
     "checkpoint.every_s=inf": "expected a finite number, 0 or more",
     "pretrain.schedule=linear": "expected one of constant, cosine, one_cycle",
+    "pretrain.optimizer=sdg": "expected one of adam, adamw, sgd; did you mean pretrain.optimizer=sgd?",
     "joint.epochs=-1": "expected a whole number, 0 or more",
     "joint.lr=-1": "expected a finite number above 0",
     "joint.schedule=onecycle": "expected one of constant, cosine, one_cycle; did you mean joint.schedule=one_cycle?",
@@ -399,7 +400,7 @@ def test_a_value_out_of_range_is_refused_on_the_command_line(override: str, refu
 
 
 def test_every_setting_that_has_a_range_has_a_case() -> None:
-    free = {"data.root", "data.path", "data.labels", "data.array", "resume"}
+    free = {"data.root", "data.path", "data.labels", "data.array", "pretrain.cache", "resume"}
     limited = {key for _, key, setting in settings() if not str(setting.type).startswith("bool")} - free
     limited |= {"optimizer.nesterov"}
     assert {overrides.split(" ")[-1].partition("=")[0] for overrides in RANGES} == limited

@@ -15,7 +15,7 @@ LAYERS = (
     {"config", "metrics", "interrupt", "partition"},
     {"compose", "kmeans", "scaling", "files", "augment", "models", "regularization", "checkpoint", "figures", "optim"}
     | {"distributed"},
-    {"clustering", "rundir", "stored"},
+    {"clustering", "rundir", "stored", "cache"},
     {"objective", "data", "batches"},
     {"evaluate"},
     {"report"},

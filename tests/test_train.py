@@ -396,3 +396,16 @@ def test_mnist_runs_from_its_files(data_root: Callable[[str], Path], tmp_path: P
     assert result["n_samples"] == 10_000
     assert 0.5 < result["kmeans_raw"]["acc"] < 0.6  # 0.53 in the literature, on all 70,000
     assert result["acc"] > 0.4
+
+
+def test_pretraining_may_have_an_optimizer_of_its_own(run: Path, labeled: list[str], tmp_path: Path) -> None:
+    def losses(phase: str, path: Path) -> list[float]:
+        records = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+        return [record["loss/reconstruction"] for record in records if record["phase"] == phase]
+
+    quick = ["log.tensorboard=false", "log.figures=false"]
+    assert start([*labeled, *quick, "pretrain.optimizer=sgd"], tmp_path / "own").code == 0
+    assert start([*labeled, *quick, "optimizer=sgd"], tmp_path / "sgd").code == 0
+    assert losses("pretrain", tmp_path / "own") == losses("pretrain", tmp_path / "sgd")
+    assert losses("pretrain", tmp_path / "own") != losses("pretrain", run)
+    assert losses("joint", tmp_path / "own") != losses("joint", tmp_path / "sgd")
