@@ -342,7 +342,7 @@ def _version(name: str) -> str | None:
 
 
 def _git_state(directory: Path) -> dict[str, Any] | None:
-    """Return the commit of the code and whether it was changed since; None outside a checkout of ours."""
+    """Return the commit, and whether code or configs were changed since; None outside a checkout of ours."""
 
     def git(*arguments: str) -> str:
         command: Sequence[str] = ["git", "-C", str(directory), *arguments]
@@ -350,6 +350,6 @@ def _git_state(directory: Path) -> dict[str, Any] | None:
 
     try:
         git("ls-files", "--error-unmatch", "config.py")  # a site-packages inside someone else's checkout is not ours
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".", "../configs"))}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -174,6 +174,7 @@ class Trainer:
         manifest = {
             **environment(),
             "device": str(self.device),
+            "processor": processor(self.device),
             "precision": self.config.precision,
             "data": {"name": data.name, "sha256": data.sha256, "shape": list(data.X.shape)},
             "seed": self.config.seed,

@@ -1,0 +1,154 @@
+"""Runs the experiments that are missing, and writes ``docs/results.md``; see ``reproduce.sh``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "runs" / "reproduce"
+RESULTS = ROOT / "docs" / "results"
+TABLE = ROOT / "docs" / "results.md"
+SCORES = ("acc", "nmi", "ari")
+# What a reader needs of the manifest; the rest is of the machine.
+KEPT = ("versions", "git", "threads", "processes", "processor", "device", "precision", "data", "seed", "seconds")
+
+
+class Experiment(NamedTuple):
+    """How many seeds the table wants, and the published ACC and NMI, None where there is none."""
+
+    n_seeds: int
+    method: str
+    acc: float | None = None
+    nmi: float | None = None
+    source: str = ""
+
+
+EXPERIMENTS = {
+    "dkm_mnist": Experiment(3, "DKM, pretrained", 0.840, 0.796, "arXiv:1806.10069, from memory"),
+    "dkm_usps": Experiment(5, "DKM, pretrained", 0.757, 0.776, "arXiv:1806.10069, from memory"),
+}
+
+
+def main() -> int:
+    """Run what is missing, then write the table of all that is there."""
+    words = sys.argv[1:]
+    names = words[0].split(",") if words else list(EXPERIMENTS)
+    unknown = [name for name in names if name not in EXPERIMENTS]
+    seeds = words[1].split(",") if len(words) > 1 else None
+    wrong = [seed for seed in seeds or () if not seed.isdecimal()]
+    if unknown or wrong or len(words) > 2:
+        bad = (unknown or wrong or words[2:])[0]
+        print(f"error: {bad}: expected [NAMES] [SEEDS]; the names are {', '.join(EXPERIMENTS)}", file=sys.stderr)
+        return 2
+    for name in names:
+        for seed in seeds or map(str, range(EXPERIMENTS[name].n_seeds)):
+            code = run(name, int(seed))
+            if code != 0:
+                return code
+            TABLE.write_text(table(collected(RESULTS)), encoding="utf-8")
+    print(f"written: {TABLE}")
+    return 0
+
+
+def run(name: str, seed: int) -> int:
+    """Make sure that the run's numbers are in ``docs/results``; return the exit code of the training."""
+    kept = RESULTS / name / f"seed{seed}.json"
+    settings = settings_of(name)
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8"))["settings_sha256"] == settings:
+        return 0
+    directory = RUNS / name / f"seed{seed}"
+    if not _is_completed(directory):
+        print(f"{name}, seed {seed}: {directory}", flush=True)
+        own = [f"hydra.run.dir={directory}", f"pretrain.cache={RUNS / 'cache'}", "resume=auto"]
+        command = [sys.executable, "-m", "dkm.train", f"experiment={name}", f"seed={seed}", *own]
+        code = subprocess.run(command, check=False).returncode
+        if code != 0:
+            return code
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(summary(directory) | {"settings_sha256": settings}, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def settings_of(name: str) -> str:
+    """Return the SHA-256 of an experiment's file without its comments: with other settings it is run again."""
+    lines = (ROOT / "configs" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    return hashlib.sha256("\n".join(line for line in lines if not line.startswith("#")).encode()).hexdigest()
+
+
+def _is_completed(directory: Path) -> bool:
+    path = directory / "manifest.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] == "completed"
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    """Return a run's ``result.json`` and what of its manifest is worth keeping."""
+    result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    return {"result": result, **{key: manifest.get(key) for key in KEPT}}
+
+
+def collected(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the kept runs of each experiment, in the order of the table and of the seeds."""
+    found = {name: sorted((results / name).glob("seed*.json"), key=_seed_of) for name in EXPERIMENTS}
+    return {name: [json.loads(p.read_text(encoding="utf-8")) for p in paths] for name, paths in found.items() if paths}
+
+
+def _seed_of(path: Path) -> int:
+    return int(path.stem.removeprefix("seed"))
+
+
+_INTRODUCTION = """\
+Written by `./scripts/reproduce.sh` from the runs in [results/](results); do not edit. Mean and standard deviation (of
+a sample) over all seeds that were run, never a choice of them. NMI has arithmetic averaging; papers before 2019 mostly
+used the geometric mean, which differs by less than 0.01 where clusters are of similar sizes. Published figures are
+means where the paper has several runs; *from memory* says that nobody has yet checked it in the paper. Seconds are
+those of training, on the processor named; a pretraining that several methods share counts in full for each.
+"""
+
+
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Return ``docs/results.md``."""
+    lines = [
+        *("# Results", ""),
+        *_INTRODUCTION.splitlines(),
+        "",
+        "| experiment | method | seeds | score | mean ± sd | min | max | published | gap |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, kept in runs.items():
+        experiment = EXPERIMENTS[name]
+        for i, score in enumerate(SCORES):
+            values = [run["result"][score] for run in kept]
+            published = {"acc": experiment.acc, "nmi": experiment.nmi}.get(score)
+            gap = "" if published is None else f"{statistics.mean(values) - published:+.3f}"
+            head = [name, experiment.method, str(len(kept))] if i == 0 else ["", "", ""]
+            shown = "" if published is None else f"{published:.3f}"
+            cells = [score.upper(), mean_and_sd(values), f"{min(values):.3f}", f"{max(values):.3f}", shown, gap]
+            lines.append(f"| {' | '.join([*head, *cells])} |")
+    lines += ["", "| experiment | k-means on raw data | k-means on the embedding | seconds | on | published in |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, kept in runs.items():
+        before = [
+            mean_and_sd([run["result"][part]["acc"] for run in kept]) for part in ("kmeans_raw", "kmeans_pretrained")
+        ]
+        seconds = mean_and_sd([sum(run["seconds"].values()) for run in kept], digits=0)
+        machines = sorted({f"{run['processor']}, {run['threads']} threads, {run['precision']}" for run in kept})
+        lines.append(f"| {' | '.join([name, *before, seconds, '; '.join(machines), EXPERIMENTS[name].source])} |")
+    return "\n".join([*lines, ""])
+
+
+def mean_and_sd(values: Sequence[float], digits: int = 3) -> str:
+    """Return ``mean ± sd``, of a single value the mean alone."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

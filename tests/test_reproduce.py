@@ -1,0 +1,108 @@
+"""The table of results: what is missing is run, what was interrupted goes on, and the numbers are those of the runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from processes import OPTIMIZER, Point, train
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with ``experiment=debug`` as its only experiment and ``tmp_path`` as its place."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module = importlib.import_module("reproduce")
+    monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(module, "TABLE", tmp_path / "results.md")
+    monkeypatch.setattr(module, "EXPERIMENTS", {"debug": module.Experiment(2, "a test", 0.5, None, "nowhere")})
+    return module
+
+
+def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["reproduce.py", *words])
+    code: int = module.main()
+    return code
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_one_is_kept(
+    reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = tmp_path / "runs" / "debug" / "seed0"
+    words = ["experiment=debug", "seed=0", f"hydra.run.dir={run}", f"pretrain.cache={tmp_path / 'runs' / 'cache'}"]
+    killed = train([*words, "checkpoint.every_s=0"], tmp_path / "log", Point(*OPTIMIZER, 10))
+    assert killed.code == -signal.SIGKILL
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("every_s: 0.0", "every_s: 30.0"))
+    assert call(reproduce, monkeypatch, "debug", "0") == 0
+    assert json.loads((run / "manifest.json").read_text())["n_resumed"] == 1
+    kept = json.loads((tmp_path / "results" / "debug" / "seed0.json").read_text())
+    assert kept["result"] == json.loads((run / "result.json").read_text())
+    assert kept["seed"] == 0
+    assert f"| debug | a test | 1 | ACC | {kept['result']['acc']:.3f} |" in (tmp_path / "results.md").read_text()
+
+    def unexpected(*arguments: object, **options: object) -> None:
+        raise AssertionError("nothing is missing")
+
+    monkeypatch.setattr(subprocess, "run", unexpected)
+    assert call(reproduce, monkeypatch, "debug", "0") == 0
+    monkeypatch.setattr(reproduce, "settings_of", lambda name: "of other settings")
+    (run / "manifest.json").unlink()
+    with pytest.raises(AssertionError, match="nothing is missing"):
+        call(reproduce, monkeypatch, "debug", "0")
+
+
+def test_a_run_that_fails_ends_the_script_with_its_code(
+    reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = subprocess.CompletedProcess([], 2)
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
+    assert call(reproduce, monkeypatch) == 2
+    assert not (tmp_path / "results.md").exists()
+
+
+def test_the_table_has_mean_and_deviation_extremes_and_the_gap(reproduce: ModuleType) -> None:
+    def run(acc: float, seconds: float) -> dict[str, object]:
+        scores = {"acc": acc, "nmi": 0.25, "ari": 0.125}
+        parts = {"kmeans_raw": {"acc": 0.1}, "kmeans_pretrained": {"acc": 0.2}}
+        machine = {"processor": "a processor", "threads": 2, "precision": "fp32"}
+        return {"result": {**scores, **parts}, "seconds": {"pretrain": seconds, "joint": 1.0}, **machine}
+
+    text = reproduce.table({"debug": [run(0.4, 9.0), run(0.6, 9.0), run(0.8, 12.0)]})
+    assert "| debug | a test | 3 | ACC | 0.600 ± 0.200 | 0.400 | 0.800 | 0.500 | +0.100 |" in text
+    assert "|  |  |  | NMI | 0.250 ± 0.000 | 0.250 | 0.250 |  |  |" in text
+    assert "| debug | 0.100 ± 0.000 | 0.200 ± 0.000 | 11 ± 2 | a processor, 2 threads, fp32 | nowhere |" in text
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["debug", "one"], ["debug", "0", "more"]])
+def test_a_wrong_word_is_one_line(
+    words: list[str], reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(reproduce, monkeypatch, *words) == 2
+    line = f"error: {words[-1]}: expected [NAMES] [SEEDS]; the names are debug\n"
+    assert capsys.readouterr().err == line
+
+
+def test_each_experiment_of_the_table_has_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module = importlib.import_module("reproduce")
+    files = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")} - {"debug"}
+    assert set(module.EXPERIMENTS) == files
+
+
+def test_the_committed_table_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module = importlib.import_module("reproduce")
+    runs = module.collected(module.RESULTS)
+    assert not runs or module.TABLE.read_text(encoding="utf-8") == module.table(runs)
+    for name in runs:
+        for path in (module.RESULTS / name).iterdir():
+            assert json.loads(path.read_text())["settings_sha256"] == module.settings_of(name), path
