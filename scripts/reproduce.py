@@ -106,10 +106,10 @@ def _seed_of(path: Path) -> int:
 
 _INTRODUCTION = """\
 Written by `./scripts/reproduce.sh` from the runs in [results/](results); do not edit. Mean and standard deviation (of
-a sample) over all seeds that were run, never a choice of them. NMI has arithmetic averaging; papers before 2019 mostly
-used the geometric mean, which differs by less than 0.01 where clusters are of similar sizes. Published figures are
-means where the paper has several runs; *from memory* says that nobody has yet checked it in the paper. Seconds are
-those of training, on the processor named; a pretraining that several methods share counts in full for each.
+a sample) over all seeds that were run, never a choice of them. NMI has arithmetic averaging; with the geometric
+mean that some papers use it is the same where clusters and classes have equal entropies. Published figures: *from
+memory* says that nobody has yet checked it in the paper. Seconds are those of training, on the processor named; a
+pretraining that several methods share counts in full for each.
 """
 
 
