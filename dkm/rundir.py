@@ -350,6 +350,9 @@ def _git_state(directory: Path) -> dict[str, Any] | None:
 
     try:
         git("ls-files", "--error-unmatch", "config.py")  # a site-packages inside someone else's checkout is not ours
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".", "../configs"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ".", "../configs")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None
