@@ -330,7 +330,7 @@ class Trainer:
             at.cache_key = key
         self._run_phase(self.config.pretrain)
         # A run that was made longer, or went on on another machine, is not what the key says.
-        if at.cache_key == key:
+        if key is not None and at.cache_key == key:
             state = {
                 "autoencoder": self.autoencoder.state_dict(),
                 "run": str(self.run_dir.path),
