@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from dkm import distributed
 from dkm.config import ClusteringConfig, DCNConfig, DECConfig, DKMConfig, KMeansConfig
-from dkm.kmeans import assign, kmeans, nearest_centroids
+from dkm.kmeans import assign, kmeans, nearest_centroids, squared_distances_to
 
 # Rows of as many numbers torch adds up on all cores.
 _WIDE = 16
@@ -237,16 +237,29 @@ class KMeansClustering(KMeansLoss):
         Move dead centroids to the points that are served worst.
     initial_epochs : int
         Keep the assignments that the phase starts with for so many epochs, and revive nothing meanwhile.
+    centroids : {"gradient", "mean", "fixed"}
+        Learned by the optimizer | set after each clean pass to the means of the points that the loss counts, which
+        minimize it in closed form | left as they are. ASPC-DA's released code fixes them.
+    n_epochs : int, optional
+        With it, points are self-paced as in ASPC-DA: after ``epoch`` epochs those whose squared distance is at least
+        the mean plus ``epoch / n_epochs`` standard deviations of all are left out of the loss. It is divided by the
+        fraction of the data that counts (the authors' code: of the batch), so that it stays a mean over points.
+    norm_weight : float
+        Of ``-|z|^2`` in the loss. With 1 it is that of SR-K-means, ``mean(|z - c|^2 - |z|^2)``, which an embedding
+        cannot lower by shrinking towards the origin.
 
     Attributes
     ----------
     assignments : Tensor of shape (N,), int64
         Those of the last clean pass.
+    point_weights : Tensor of shape (N,)
+        Of self-paced points: 0, or 1 / the fraction of the data that counts. Else of shape (0,).
     has_running_means : bool
         Whether ``after_step`` moves the centroids, and the optimizer does not.
     """
 
     assignments: Tensor
+    point_weights: Tensor
     has_running_means = False
 
     def __init__(
@@ -258,13 +271,21 @@ class KMeansClustering(KMeansLoss):
         hold_assignments: bool,
         revive: bool,
         initial_epochs: int = 1,
+        centroids: str = "gradient",
+        n_epochs: int | None = None,
+        norm_weight: float = 0.0,
     ) -> None:
         super().__init__(n_clusters, latent_dim)
         self.hold_assignments = hold_assignments
         self.revive = revive
         self.initial_epochs = initial_epochs
+        self.norm_weight = norm_weight
+        self._are_means = centroids == "mean"
+        self._n_epochs = n_epochs
         self._epoch = 0
+        self.centroids.requires_grad_(centroids == "gradient")
         self.register_buffer("assignments", torch.zeros(n_samples, dtype=torch.int64))
+        self.register_buffer("point_weights", torch.ones(n_samples if n_epochs is not None else 0))
 
     def start(self, z: Tensor) -> None:
         """Take notice that the joint phase begins with the clean embedding z (N, D); centroids and labels are set."""
@@ -275,7 +296,15 @@ class KMeansClustering(KMeansLoss):
 
     def loss(self, z: Tensor, index: Tensor) -> Tensor:
         """Return the loss of a batch: z (B, D), ``index`` (B,) its positions in the data set."""
-        return kmeans_loss(z, self.centroids, self.assignments[index] if self.hold_assignments else None)
+        assignments = self.assignments[index] if self.hold_assignments else None
+        if self._n_epochs is None:
+            loss = kmeans_loss(z, self.centroids, assignments)
+            return loss - self.norm_weight * z.float().square().sum(1).mean() if self.norm_weight else loss
+        z, centroids = _in_full_precision(z, self.centroids)
+        distance = (z - centroids[assignments]).square().sum(1)  # (B,)
+        if self.norm_weight:
+            distance = distance - self.norm_weight * z.square().sum(1)
+        return (self.point_weights[index] * distance).mean()
 
     def is_refresh_due(self, step: int) -> bool:
         """Whether ``refresh`` is to be called before this step of the joint phase, from 0."""
@@ -303,7 +332,27 @@ class KMeansClustering(KMeansLoss):
         change = (labels != self.assignments).double().mean().item()
         if not is_initial:
             self.assignments.copy_(labels)
+        if self._n_epochs is not None:
+            self._pace(z, self._n_epochs)
+        if self._are_means:
+            self._set_to_means(z)
         return Reassignment(change, len(dead), revived)
+
+    def _pace(self, z: Tensor, n_epochs: int) -> None:
+        distance = squared_distances_to(z, self.centroids, self.assignments)
+        limit = distance.mean() + (self._epoch + 1) / n_epochs * distance.std(correction=0)
+        counts = (distance < limit).to(self.point_weights.dtype)
+        # Without any spread no point is below the mean: then all count.
+        counts = counts if counts.any() else torch.ones_like(counts)
+        self.point_weights.copy_(counts / counts.mean())
+
+    def _set_to_means(self, z: Tensor) -> None:
+        """Minimize the loss over the centroids; one without a point that counts stays."""
+        K, weights = len(self.centroids), self.point_weights if len(self.point_weights) > 0 else z.new_ones(len(z))
+        weighted = torch.cat([z, z.new_ones(len(z), 1)], 1).double() * weights[:, None]
+        sums = weighted.new_zeros(K, z.shape[1] + 1).index_add_(0, self.assignments, weighted)  # (K, D + 1)
+        means = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)
+        self.centroids.copy_(torch.where(sums[:, -1:] > 0, means, self.centroids.double()))
 
 
 class DKMClustering(KMeansClustering):
@@ -360,8 +409,7 @@ class DCNClustering(KMeansClustering):
     has_running_means = True
 
     def __init__(self, config: DCNConfig, n_clusters: int, latent_dim: int, n_samples: int) -> None:
-        super().__init__(n_clusters, latent_dim, n_samples, hold_assignments=True, revive=False)
-        self.centroids.requires_grad_(False)
+        super().__init__(n_clusters, latent_dim, n_samples, hold_assignments=True, revive=False, centroids="fixed")
         self.register_buffer("counts", torch.full((n_clusters,), float(config.count), dtype=torch.float64))
 
     @torch.no_grad()
@@ -437,8 +485,13 @@ class DECClustering(KMeansClustering):
         return found
 
 
-def build_clustering(config: ClusteringConfig, n_clusters: int, latent_dim: int, n_samples: int) -> KMeansClustering:
-    """Return the module of the method that ``config`` names; that of ``none`` only holds the clusters of k-means."""
+def build_clustering(
+    config: ClusteringConfig, n_clusters: int, latent_dim: int, n_samples: int, n_epochs: int
+) -> KMeansClustering:
+    """Return the module of the method that ``config`` names; that of ``none`` only holds the clusters of k-means.
+
+    ``n_epochs`` are those of the joint phase.
+    """
     if isinstance(config, DKMConfig):
         return DKMClustering(config, n_clusters, latent_dim, n_samples)
     if isinstance(config, DCNConfig):
@@ -453,5 +506,8 @@ def build_clustering(config: ClusteringConfig, n_clusters: int, latent_dim: int,
             hold_assignments=config.assignment == "epoch",
             revive=config.revive,
             initial_epochs=config.initial_epochs,
+            centroids=config.centroids,
+            n_epochs=n_epochs if config.self_paced else None,
+            norm_weight=config.norm_weight,
         )
     return KMeansClustering(n_clusters, latent_dim, n_samples, hold_assignments=False, revive=False)

@@ -269,8 +269,9 @@ class ConvConfig(ModelConfig):
 
 # --- clustering ---------------------------------------------------------------------------------------------------
 
-INITS = ("k-means++", "random", "gmm", "spectral", "ward", "uniform")
+INITS = ("k-means++", "random", "gmm", "spectral", "ward", "auto", "uniform", "file")
 ASSIGNMENTS = ("epoch", "batch")
+CENTROIDS = ("gradient", "mean", "fixed")
 ALPHA_SCHEDULES = ("constant", "annealed")
 
 
@@ -281,9 +282,12 @@ class ClusteringConfig:
     n_clusters: int | None = None
     # The clusters that the joint phase starts from. k-means on the embedding, started by k-means++ | random (distinct
     # points). Other clusterings of the embedding, which see stretched clouds: gmm (mixture of Gaussians with full
-    # covariances) | spectral (on the graph of nearest neighbors) | ward. Or no clustering: uniform (centroids drawn
-    # from -1 to 1 in each dimension).
+    # covariances) | spectral (on the graph of nearest neighbors) | ward | auto (all these and
+    # k-means, improved point by point, and then the one with the highest modularity in the graph of nearest neighbors).
+    # Or no clustering: uniform (centroids drawn from -1 to 1 in each dimension) | file (init_file).
     init: str = "k-means++"
+    # With init=file, a .npy file of the cluster of each point, integers (N,), or of centroids, floats (K, D).
+    init_file: str | None = None
     # Restarts of k-means, on the raw data and on the embedding; the one with the lowest inertia wins.
     n_init: int = 20
     # Restarts on the embedding whose inertia is within this fraction of the lowest count as equal, and the one with the
@@ -294,9 +298,9 @@ class ClusteringConfig:
     # all points are then assigned to the centroids that it found. Of rows on disk, no more than take 1 GiB.
     init_samples: int = 100_000
 
-    # gmm, spectral and ward find the clusters on at most this many points; the others go with their nearest neighbors.
+    # gmm, spectral, ward and auto find the clusters on at most this many points; the others follow their neighbors.
     partition_samples: int = 10_000
-    # Of the graph of spectral.
+    # Of the graph of spectral; auto has it from one to four times as wide.
     n_neighbors: int = 20
 
     def __post_init__(self) -> None:
@@ -305,6 +309,9 @@ class ClusteringConfig:
         _at_least("clustering.partition_samples", self.partition_samples, 1, 10_000)
         _at_least("clustering.n_neighbors", self.n_neighbors, 1, 20)
         _choice("clustering.init", self.init, INITS)
+        ok = (self.init == "file") == (self.init_file is not None)
+        expected = "a .npy file, with clustering.init=file and only then"
+        require(ok, "clustering.init_file", self.init_file, expected, "set both or neither")
         _at_least("clustering.n_init", self.n_init, 1, 20)
         _non_negative("clustering.balance_slack", self.balance_slack, "0.03")
         _at_least("clustering.init_samples", self.init_samples, 1, 100_000)
@@ -324,11 +331,20 @@ class JointClusteringConfig(ClusteringConfig):
     weight: float = 0.1
     # Of the reconstruction in the joint phase. 0: the decoder stays as pretraining left it.
     reconstruction: float = 1.0
+    # Every so many joint epochs, mix fresh weights into the encoder, all layers but the last, and cluster the embedding
+    # anew by k-means (BRB, arXiv 2411.02275). null: never.
+    reset_every: int | None = None
+    # Of the fresh weights in the mixture.
+    reset_fraction: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _non_negative("clustering.weight", self.weight, "0.1")
         _non_negative("clustering.reconstruction", self.reconstruction, "1")
+        if self.reset_every is not None:
+            _at_least("clustering.reset_every", self.reset_every, 1, 20)
+        key, ok = "clustering.reset_fraction", 0 <= self.reset_fraction <= 1
+        require(ok, key, self.reset_fraction, "a number from 0 to 1", f"for example {key}=0.2")
 
 
 @dataclass
@@ -343,11 +359,25 @@ class KMeansConfig(JointClusteringConfig):
     initial_epochs: int = 1
     # Move a centroid that no point is assigned to onto the point that is worst served, and reset its optimizer state.
     revive: bool = True
+    # gradient: learned with the network | mean: set after every epoch to the mean of its points, the minimum of the
+    # loss | fixed: as the joint phase found them.
+    centroids: str = "gradient"
+    # In each epoch but the first, leave out the points that are farther from their centroids than the mean distance
+    # plus a multiple of its standard deviation that grows from 0 to 1 over the phase (ASPC-DA).
+    self_paced: bool = False
+    # Of -|z|^2 in the loss, against the gain from a shrinking embedding; 1 in soft regularized k-means.
+    norm_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _choice("clustering.assignment", self.assignment, ASSIGNMENTS)
         _at_least("clustering.initial_epochs", self.initial_epochs, 1, 3)
+        _choice("clustering.centroids", self.centroids, CENTROIDS)
+        _non_negative("clustering.norm_weight", self.norm_weight, "0")
+        is_held = self.assignment == "epoch"
+        for key, ok in (("self_paced", not self.self_paced), ("centroids", self.centroids != "mean")):
+            expected = "clustering.assignment=epoch beside it"
+            require(ok or is_held, f"clustering.{key}", getattr(self, key), expected, "hold the assignments")
 
 
 @dataclass

@@ -56,6 +56,19 @@ def build_autoencoder(
         return conv_autoencoder(image_shape, config.filters, latent_dim)
 
 
+@torch.no_grad()
+def mix_encoder(autoencoder: Autoencoder, fresh: Autoencoder, fraction: float) -> None:
+    """Mix ``fraction`` of the weights of ``fresh`` into the encoder, all its layers but the last, the embedding.
+
+    The soft reset of BRB (arXiv:2411.02275). ``fresh`` has the same layers; here its weights are drawn as those of any
+    new network.
+    """
+    pairs = list(zip(autoencoder.encoder.children(), fresh.encoder.children(), strict=True))
+    for layer, other in pairs[:-1]:
+        for parameter, drawn in zip(layer.parameters(), other.parameters(), strict=True):
+            parameter.lerp_(drawn, fraction)
+
+
 def mlp_autoencoder(n_features: int, hidden: Sequence[int], latent_dim: int) -> Autoencoder:
     """Fully connected layers with ReLU between them, mirrored; ``hidden`` are the encoder's inner widths."""
     widths = [n_features, *hidden, latent_dim]

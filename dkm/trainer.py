@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dkm import cache, checkpoint, distributed, evaluate, metrics, partition, report
+from dkm import cache, checkpoint, distributed, evaluate, initialize, metrics, report
 from dkm.augment import build_augmentation
 from dkm.batches import build_batches, stream_seed
 from dkm.clustering import build_clustering
@@ -48,8 +49,8 @@ from dkm.config import (
 from dkm.data import Dataset
 from dkm.evaluate import Scores
 from dkm.interrupt import Interrupted, Signals, signals_handled
-from dkm.kmeans import assign, kmeans, kmeans_restarts, lowest_inertia, means_of_parts, most_even
-from dkm.models import build_autoencoder
+from dkm.kmeans import assign, kmeans, lowest_inertia
+from dkm.models import build_autoencoder, mix_encoder
 from dkm.objective import LossTerms, Objective
 from dkm.optim import build_optimizer, learning_rate, reset_rows
 from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
@@ -109,7 +110,12 @@ class Trainer:
             config.model, data.n_features, data.image_shape, self.latent_dim, config.seed
         ).to(self.device)
         kind = config.clustering
-        self.clustering = build_clustering(kind, self.n_clusters, self.latent_dim, data.n_samples).to(self.device)
+        self.clustering = build_clustering(
+            kind, self.n_clusters, self.latent_dim, data.n_samples, config.joint.epochs
+        ).to(self.device)
+        self._given_start: np.ndarray | None = None
+        if kind.init_file is not None:
+            self._given_start = initialize.read(kind.init_file, data.n_samples, self.n_clusters, self.latent_dim)
         self.weight = kind.weight if isinstance(kind, JointClusteringConfig) else 0.0
         self.evaluator = evaluate.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         self.at = Position()
@@ -254,68 +260,68 @@ class Trainer:
         return evaluate.sample_of(self.data, self.config.clustering.init_samples)
 
     def _initialize_clusters(self) -> None:
-        """Set the centroids by k-means on the embedding: the step between the phases."""
+        """Cluster the embedding: the step between the phases."""
         with self._signals.interruptible():
             z = evaluate.encode(self.autoencoder, self.batches)
-            centroids, labels = (
-                torch.zeros_like(self.clustering.centroids),
-                torch.zeros_like(self.clustering.assignments),
+            start = initialize.Start(
+                torch.zeros_like(self.clustering.centroids), torch.zeros_like(self.clustering.assignments)
             )
             pretrained: Scores = {}
             if distributed.is_main():
-                centroids, labels, pretrained = self._cluster_embedding(z)
-            distributed.broadcast_(centroids)
-            distributed.broadcast_(labels)
-        with torch.no_grad():
-            self.clustering.centroids.copy_(centroids)
-            self.clustering.assignments.copy_(labels)
-        self.clustering.start(z)
+                start, pretrained = self._cluster_embedding(z)
+            for value in start:
+                distributed.broadcast_(value)
+        self._start_from(start, z)
         at = self.at
         at.pretrained = pretrained
         at.phase_idx, at.epoch, at.batch, at.step = 1, 0, 0, at.step + 1
         self._optimizer_state = None
         self._save()
 
-    def _cluster_embedding(self, z: Tensor) -> tuple[Tensor, Tensor, Scores]:
-        """Return the centroids to start from, the labels of z (N, D), and the scores of plain k-means."""
-        kind, sample = self.config.clustering, self._init_sample()
-        seen = z if sample is None else z[sample.to(z.device)]
-        init = "random" if kind.init == "random" else "k-means++"
-        restarts = kmeans_restarts(seen, self.n_clusters, n_init=kind.n_init, init=init, seed=self.config.seed)
-        plain = lowest_inertia(restarts)
-        chosen = most_even(restarts, kind.balance_slack)
-        labels, inertia = plain.labels, plain.inertia
-        chosen_labels = chosen.labels
-        if sample is not None:
-            labels, distance = assign(z, plain.centroids)
-            inertia = distance.sum(dtype=torch.float64).item()
-            chosen_labels = assign(z, chosen.centroids).labels
-        scores = self.evaluator.scores(self.evaluator.sampled(z), labels.cpu().numpy(), inertia, on_data=True)
+    def _start_from(self, start: initialize.Start, z: Tensor) -> None:
+        with torch.no_grad():
+            self.clustering.centroids.copy_(start.centroids)
+            self.clustering.assignments.copy_(start.labels)
+        self.clustering.start(z)
+
+    def _cluster_embedding(self, z: Tensor) -> tuple[initialize.Start, Scores]:
+        """Return the clusters of z (N, D) to start from, and the scores of plain k-means."""
+        kind, seed = self.config.clustering, self.config.seed
+        restarts = initialize.restarts(z, self.n_clusters, kind, self._init_sample(), seed)
+        plain = initialize.of_all_points(z, lowest_inertia(restarts))
+        scores = self.evaluator.scores(
+            self.evaluator.sampled(z), plain.labels.cpu().numpy(), plain.inertia, on_data=True
+        )
         log.info("k-means on the embedding: %s", report.line(scores))
-        if kind.init == "uniform":
-            generator = torch.Generator().manual_seed(stream_seed(self.config.seed))
-            drawn = 2 * torch.rand(chosen.centroids.shape, generator=generator).to(z.device) - 1
-            return drawn, assign(z, drawn).labels, scores
-        if kind.init in partition.METHODS:
-            start_s = time.perf_counter()
-            found = partition.partition(
-                z.cpu().numpy(),
-                self.n_clusters,
-                kind.init,
-                samples=kind.partition_samples,
-                n_neighbors=kind.n_neighbors,
-                seed=self.config.seed,
-            )
-            parts = torch.from_numpy(found).to(z.device)
-            log.info("clusters from clustering.init=%s (%.1f s)", kind.init, time.perf_counter() - start_s)
-            return means_of_parts(z, parts, self.n_clusters), parts, scores
-        if chosen.inertia > plain.inertia:
-            log.info(
-                "the joint phase starts from the restart with the most even clusters, inertia %.1f %% above the lowest "
-                "(clustering.balance_slack=%g)",
-                *(100 * (chosen.inertia / plain.inertia - 1), kind.balance_slack),
-            )
-        return chosen.centroids, chosen_labels, scores
+        return initialize.start(z, restarts, kind, self._given_start, seed), scores
+
+    def _is_reset_due(self) -> bool:
+        every = getattr(self.config.clustering, "reset_every", None)
+        return every is not None and self.at.batch == 0 < self.at.epoch and self.at.epoch % every == 0
+
+    def _reset(self) -> None:
+        """Mix fresh weights into the encoder and cluster its embedding anew (BRB); all of it, or nothing."""
+        config, at, kind = self.config, self.at, self.config.clustering
+        assert isinstance(kind, JointClusteringConfig)
+        kept = {name: value.clone() for name, value in self.autoencoder.state_dict().items()}
+        seed = stream_seed(config.seed, at.phase_idx, at.epoch, -1)
+        fresh = build_autoencoder(config.model, self.data.n_features, self.data.image_shape, self.latent_dim, seed)
+        mix_encoder(self.autoencoder, fresh.to(self.device), kind.reset_fraction)
+        try:
+            with self._signals.interruptible():
+                z = evaluate.encode(self.autoencoder, self.batches)
+                old = self.clustering.assignments
+                start = initialize.Start(torch.zeros_like(self.clustering.centroids), torch.zeros_like(old))
+                if distributed.is_main():
+                    start = initialize.again(z, self.n_clusters, kind, self._init_sample(), seed, old)
+                for value in start:
+                    distributed.broadcast_(value)
+        except BaseException:
+            self.autoencoder.load_state_dict(kept)
+            raise
+        self._start_from(start, z)
+        reset_rows(self._optimizer, self.clustering.centroids, torch.arange(self.n_clusters))
+        log.info("joint: weights mixed with fresh ones and clustered anew before epoch %d", at.epoch + 1)
 
     # --- what earlier runs have done ---
 
@@ -423,7 +429,8 @@ class Trainer:
             reconstruction = config.clustering.reconstruction
         self.autoencoder.decoder.requires_grad_(reconstruction > 0)
         parameters = [p for p in self.autoencoder.parameters() if p.requires_grad]
-        centroids = None if clustering is None or clustering.has_running_means else clustering.centroids
+        learns = clustering is not None and clustering.centroids.requires_grad
+        centroids = self.clustering.centroids if learns else None
         if centroids is not None:
             parameters.append(centroids)
         self._regularized = regularized_parameters(kind, self.autoencoder, centroids)
@@ -493,6 +500,8 @@ class Trainer:
             self._centroids_before = self.clustering.centroids.detach().cpu().clone()
         if is_joint:
             self.clustering.start_epoch(at.epoch)
+            if self._is_reset_due():
+                self._reset()
         is_evaluated = self._is_evaluated(phase, at.epoch + 1)
         # ------------------------------------------------------------------------------------------------------------
         with closing(self.batches.epoch(at.phase_idx, at.epoch, at.batch)) as batches:

@@ -595,6 +595,126 @@ def test_the_assignments_travel_in_the_state_dict():
     assert list(dict(second.named_parameters())) == ["centroids"]
 
 
+# --- means, self-paced points and the norm ------------------------------------------------------------------
+
+
+def kmeans_at(start, n_samples, **settings):
+    clustering = KMeansClustering(*start.shape, n_samples, hold_assignments=True, revive=False, **settings)
+    with torch.no_grad():
+        clustering.centroids.copy_(start)
+    return clustering
+
+
+def test_means_minimize_the_held_loss():
+    z, index = normal(60, 3).float(), torch.arange(60)
+    clustering = kmeans_at(normal(4, 3, seed=1).float(), 60, centroids="mean")
+    labels = clustering.assign(z)
+    clustering.reassign(z)
+    assert clustering.assignments.tolist() == labels.tolist()
+    for k in range(4):
+        torch.testing.assert_close(clustering.centroids[k], z[labels == k].mean(0))
+    best = clustering.loss(z, index)
+    for shift in (0.01, -0.01):
+        other = kmeans_at(clustering.centroids.detach() + shift, 60)
+        other.assignments.copy_(labels)
+        assert other.loss(z, index) > best
+
+
+def test_means_are_those_of_the_initial_labels_while_these_are_kept():
+    clustering = kmeans_at(column(0, 10).float(), 3, centroids="mean", initial_epochs=2)
+    clustering.assignments.copy_(torch.tensor([0, 1, 1]))
+    clustering.start_epoch(0)
+    clustering.reassign(column(1, 2, 9).float())
+    assert clustering.centroids.flatten().tolist() == [1.0, 5.5]
+
+
+def test_a_mean_of_no_points_stays():
+    clustering = kmeans_at(column(0, 100).float(), 2, centroids="mean")
+    clustering.reassign(column(1, 3).float())
+    assert clustering.centroids.flatten().tolist() == [2.0, 100.0]
+
+
+@pytest.mark.parametrize("kind", ["mean", "fixed"])
+def test_only_learned_centroids_have_a_gradient(kind):
+    assert not kmeans_at(column(0, 1).float(), 2, centroids=kind).centroids.requires_grad
+    assert kmeans_at(column(0, 1).float(), 2).centroids.requires_grad
+
+
+def slow_self_paced_loss(z, batch, index, centroids, epoch, n_epochs):
+    """The rule of ASPC-DA, one point at a time: z of all points decides, those of the batch are pulled."""
+    labels, losses = [], []
+    for point in z.tolist():
+        distances = [sum((a - b) ** 2 for a, b in zip(point, c, strict=True)) for c in centroids.tolist()]
+        labels.append(distances.index(min(distances)))
+        losses.append(min(distances))
+    mean = sum(losses) / len(losses)
+    std = math.sqrt(sum((loss - mean) ** 2 for loss in losses) / len(losses))
+    counts = [loss < mean + epoch / n_epochs * std for loss in losses]
+    total = 0.0
+    for point, i in zip(batch.tolist(), index.tolist(), strict=True):
+        if counts[i]:
+            total += sum((a - b) ** 2 for a, b in zip(point, centroids[labels[i]].tolist(), strict=True))
+    return total / len(batch) / (sum(counts) / len(counts))
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 8])
+def test_the_self_paced_loss_is_that_of_a_slow_loop(epoch):
+    z, centroids, index = normal(80, 3).float(), normal(5, 3, seed=1).float(), torch.tensor([3, 70, 5, 41])
+    clustering = kmeans_at(centroids, 80, n_epochs=8)
+    clustering.start_epoch(epoch - 1)
+    clustering.reassign(z)
+    batch = z[index] + 0.1 * normal(4, 3, seed=2).float()
+    expected = slow_self_paced_loss(z, batch, index, centroids, epoch, 8)
+    assert clustering.loss(batch, index).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_self_pacing_starts_with_all_points_and_then_leaves_out_the_far_ones():
+    clustering = kmeans_at(column(0, 10).float(), 4, n_epochs=4)
+    clustering.assignments.copy_(torch.tensor([0, 0, 0, 1]))
+    z = leaf(column(1, 1, 4, 10).float())
+    assert torch.equal(
+        clustering.loss(z, torch.arange(4)), kmeans_loss(z, clustering.centroids, clustering.assignments)
+    )
+    clustering.reassign(z.detach())  # squared distances 1, 1, 16, 0: mean 4.5, standard deviation 6.7
+    assert clustering.point_weights.tolist() == pytest.approx([4 / 3, 4 / 3, 0, 4 / 3])
+    clustering.loss(z, torch.arange(4)).backward()
+    assert z.grad.flatten().tolist() == pytest.approx([2 / 3, 2 / 3, 0, 0])
+
+
+def test_points_that_are_all_equally_far_all_count():
+    clustering = kmeans_at(column(0, 10).float(), 2, n_epochs=4)
+    clustering.reassign(column(1, 11).float())
+    assert clustering.point_weights.tolist() == [1, 1]
+
+
+def test_a_mean_is_taken_over_the_points_that_count():
+    clustering = kmeans_at(column(0, 10).float(), 4, n_epochs=4, centroids="mean")
+    clustering.reassign(column(1, 1, 4, 9).float())
+    assert clustering.centroids.flatten().tolist() == [1.0, 9.0]
+
+
+@pytest.mark.parametrize("n_epochs", [None, 10])
+def test_the_norm_is_taken_off_the_loss(n_epochs):
+    z, index = leaf(normal(6, 3).float()), torch.arange(6)
+    plain = kmeans_at(normal(2, 3, seed=1).float(), 6, n_epochs=n_epochs)
+    other = kmeans_at(normal(2, 3, seed=1).float(), 6, n_epochs=n_epochs, norm_weight=0.5)
+    torch.testing.assert_close(other.loss(z, index), plain.loss(z, index) - 0.5 * z.square().sum(1).mean())
+    # With weight 1, -2 z.c + |c|^2: scaling everything down towards the origin makes it larger, not smaller.
+    full = kmeans_at(column(2, 5).float(), 2, n_epochs=n_epochs, norm_weight=1.0)
+    full.assignments.copy_(torch.tensor([0, 1]))
+    assert full.loss(column(2, 5).float(), index[:2]).item() == pytest.approx(-(4 + 25) / 2)
+    half = kmeans_at(column(1, 2.5).float(), 2, n_epochs=n_epochs, norm_weight=1.0)
+    half.assignments.copy_(torch.tensor([0, 1]))
+    assert half.loss(column(1, 2.5).float(), index[:2]) > full.loss(column(2, 5).float(), index[:2])
+
+
+def test_the_weights_of_points_travel_in_the_state_dict():
+    first, second = (kmeans_at(column(0, 10).float(), 4, n_epochs=4) for _ in range(2))
+    first.reassign(column(1, 1, 4, 10).float())
+    second.load_state_dict(first.state_dict())
+    assert second.point_weights.tolist() == first.point_weights.tolist() != [1, 1, 1, 1]
+
+
 # --- DKM ----------------------------------------------------------------------------------------------------
 
 
@@ -701,10 +821,10 @@ def test_each_method_has_its_module():
         (DECConfig(name="dec"), DECClustering),
         (IDECConfig(name="idec"), DECClustering),
     ):
-        assert type(build_clustering(config, 3, 2, 10)) is kind
-    held = build_clustering(KMeansConfig(name="kmeans", assignment="epoch", revive=False), 3, 2, 10)
+        assert type(build_clustering(config, 3, 2, 10, 5)) is kind
+    held = build_clustering(KMeansConfig(name="kmeans", assignment="epoch", revive=False), 3, 2, 10, 5)
     assert (held.hold_assignments, held.revive) == (True, False)
-    free = build_clustering(KMeansConfig(name="kmeans", assignment="batch", revive=True), 3, 2, 10)
+    free = build_clustering(KMeansConfig(name="kmeans", assignment="batch", revive=True), 3, 2, 10, 5)
     assert (free.hold_assignments, free.revive) == (False, True)
 
 

@@ -171,6 +171,8 @@ WAYS = {
     "running means": ["clustering=dcn"],
     "targets without a decoder": ["clustering=dec", "clustering.update_interval=7"],
     "targets beside the reconstruction": ["clustering=idec"],
+    "self-paced means": ["clustering.self_paced=true", "clustering.centroids=mean"],
+    "resets": ["clustering.reset_every=2"],
     "no clustering": ["clustering=none"],
 }
 

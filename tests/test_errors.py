@@ -117,7 +117,7 @@ def test_an_option_that_is_not_there_is_answered_with_those_that_are(group: str,
 
 
 UNKNOWN = {
-    "experiment=nope": "experiment=nope: expected one of debug",
+    "experiment=nope": "experiment=nope: expected one of aspc_da_mnist,",
     "pretrain.epoch=3": "pretrain.epoch=3: expected a key of the config; did you mean pretrain.epochs?",
     "+pretrain.epoch=3": "pretrain.epoch=3: expected a key of the config; did you mean pretrain.epochs?",
     "++pretrain.epoch=3": "pretrain.epoch=3: expected a key of the config; did you mean pretrain.epochs?",
@@ -319,12 +319,19 @@ RANGES = {
     "model=conv model.filters=[1,2,0]": "expected three whole numbers of 1 or more",
     "clustering.n_clusters=0": "expected a whole number, 1 or more",
     "clustering.n_clusters=-3": "expected a whole number, 1 or more",
-    "clustering.init=kmeans++": "uniform; did you mean clustering.init=k-means++?",
+    "clustering.init=kmeans++": "uniform, file; did you mean clustering.init=k-means++?",
     "clustering.partition_samples=0": "expected a whole number, 1 or more",
     "clustering.n_clusters=10 clustering.partition_samples=9": "expected at least clustering.n_clusters=10; raise it",
     "clustering.n_neighbors=0": "expected a whole number, 1 or more",
     "clustering.reconstruction=-1": "expected a finite number, 0 or more",
     "clustering.initial_epochs=0": "expected a whole number, 1 or more",
+    "clustering.centroids=free": "expected one of gradient, mean, fixed",
+    "clustering.assignment=batch clustering.centroids=mean": "expected clustering.assignment=epoch beside it",
+    "clustering.assignment=batch clustering.self_paced=true": "expected clustering.assignment=epoch beside it",
+    "clustering.norm_weight=-1": "expected a finite number, 0 or more",
+    "clustering.reset_every=0": "expected a whole number, 1 or more",
+    "clustering.reset_fraction=1.1": "expected a number from 0 to 1",
+    "clustering.init_file=start.npy": "expected a .npy file, with clustering.init=file and only then",
     "clustering=dkm clustering.schedule=linear": "expected one of constant, annealed",
     "clustering=dkm clustering.alpha=0": "expected a finite number above 0",
     "clustering=dkm clustering.alpha_start=-1": "expected a finite number above 0",
@@ -402,7 +409,7 @@ def test_a_value_out_of_range_is_refused_on_the_command_line(override: str, refu
 def test_every_setting_that_has_a_range_has_a_case() -> None:
     free = {"data.root", "data.path", "data.labels", "data.array", "pretrain.cache", "resume"}
     limited = {key for _, key, setting in settings() if not str(setting.type).startswith("bool")} - free
-    limited |= {"optimizer.nesterov"}
+    limited |= {"optimizer.nesterov", "clustering.self_paced"}
     assert {overrides.split(" ")[-1].partition("=")[0] for overrides in RANGES} == limited
 
 

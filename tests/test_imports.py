@@ -17,7 +17,7 @@ LAYERS = (
     | {"distributed"},
     {"clustering", "rundir", "stored", "cache"},
     {"objective", "data", "batches"},
-    {"evaluate"},
+    {"evaluate", "initialize"},
     {"report"},
     {"trainer"},
     {"resume"},

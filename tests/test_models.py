@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dkm.config import ConvConfig, MLPConfig, UserError
-from dkm.models import build_autoencoder, conv_autoencoder, mlp_autoencoder
+from dkm.models import build_autoencoder, conv_autoencoder, mix_encoder, mlp_autoencoder
 
 
 def rows(B, n_features, seed=0):
@@ -211,3 +211,15 @@ def test_every_parameter_gets_a_gradient(build):
     x = images_for(build, 8)
     autoencoder.decode(autoencoder.encode(x)).square().mean().backward()
     assert all(p.grad is not None and p.grad.any() for p in autoencoder.parameters())
+
+
+@builds
+def test_mixing_moves_every_layer_of_the_encoder_but_the_last_towards_fresh_weights(build):
+    ours, fresh = build(seed=0), build(seed=1)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    mix_encoder(ours, fresh, 0.2)
+    last = [name for name in before if name.startswith("encoder.")][-2:]
+    for name, value in ours.state_dict().items():
+        is_mixed = name.startswith("encoder.") and name not in last
+        expected = 0.8 * before[name] + 0.2 * fresh.state_dict()[name] if is_mixed else before[name]
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 from torch import from_numpy
 
 from dkm.kmeans import kmeans
-from dkm.partition import METHODS, partition
+from dkm.partition import METHODS, choose, improved, modularity, neighbor_graph, partition, sample, spread
 
 
 def stretched(n_samples=600, seed=0):
@@ -63,3 +64,96 @@ def test_the_seed_decides_the_sample_and_all_else(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_one_cluster_is_everything(method):
     assert (parts_of(np.random.default_rng(0).normal(size=(20, 2)), 1, method) == 0).all()
+
+
+# --- the choice ---------------------------------------------------------------------------------------------
+
+
+def slow_modularity(A, labels):
+    """Newman's formula over all pairs of points."""
+    degree, total = A.sum(1), A.sum()
+    pairs = (
+        (A[i, j] - degree[i] * degree[j] / total, labels[i] == labels[j]) for i in range(len(A)) for j in range(len(A))
+    )
+    return sum(value for value, is_same in pairs if is_same) / total
+
+
+def test_the_modularity_of_two_triangles_and_an_edge_by_hand():
+    A = np.zeros((6, 6))
+    for i, j in [(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5), (2, 3)]:
+        A[i, j] = A[j, i] = 1
+    # 6 of 7 edges within; each part has half of the ends.
+    assert modularity(csr_array(A), np.array([0, 0, 0, 1, 1, 1])) == pytest.approx(6 / 7 - 1 / 2)
+    assert modularity(csr_array(A), np.zeros(6, np.int64)) == pytest.approx(0)
+
+
+def test_modularity_is_that_of_the_formula_over_all_pairs():
+    z, labels = np.random.default_rng(0).normal(size=(40, 3)), np.random.default_rng(1).integers(0, 4, 40)
+    graph = neighbor_graph(z, 5)
+    A = graph.toarray()
+    assert (A == A.T).all()
+    assert (A.diagonal() == 0).all()
+    assert modularity(graph, labels) == pytest.approx(slow_modularity(A, labels))
+
+
+def chosen(z, n_clusters, n_neighbors=10):
+    given = {"k-means": kmeans(from_numpy(z), n_clusters).labels.numpy()}
+    return choose(z, n_clusters, given, n_neighbors=n_neighbors, seed=0)
+
+
+def test_the_choice_falls_on_what_hangs_together():
+    X, y = make_moons(600, noise=0.05, random_state=0)
+    choice = chosen(X.astype(np.float32), 2)
+    assert adjusted_rand_score(y, choice.labels) > 0.98
+    assert set(choice.modularity) == {"k-means", "gmm", "spectral", "spectral-20", "spectral-40", "ward"}
+    assert choice.modularity[choice.name] == max(choice.modularity.values())
+    assert choice.modularity[choice.name] == modularity(neighbor_graph(X.astype(np.float32), 20), choice.labels)
+
+
+def test_clouds_that_k_means_halves_are_found():
+    z, y = stretched()
+    assert adjusted_rand_score(y, chosen(z, 2).labels) > 0.95
+
+
+def test_the_choice_sees_what_was_given():
+    z, y = make_blobs(500, 3, centers=4, cluster_std=0.3, random_state=0)
+    choice = choose(z, 4, {"ours": y.astype(np.int64)}, n_neighbors=10, seed=0)
+    assert choice.modularity["ours"] == pytest.approx(max(choice.modularity.values()))
+    assert adjusted_rand_score(y, choice.labels) == 1
+
+
+def test_few_points_have_few_neighbors():
+    z = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    assert chosen(z, 2).labels.shape == (6,)
+
+
+def test_an_improved_partition_has_no_better_neighbor():
+    z, _ = make_blobs(60, 3, centers=4, cluster_std=3.0, random_state=0)
+    graph, start = neighbor_graph(z, 8), np.random.default_rng(0).integers(0, 4, 60)
+    before = start.copy()
+    labels = improved(graph, start, 4)
+    assert (start == before).all()
+    reached = modularity(graph, labels)
+    assert reached > modularity(graph, start)
+    for point in range(60):
+        for k in range(4):
+            other = labels.copy()
+            other[point] = k
+            assert modularity(graph, other) <= reached + 1e-12
+
+
+def test_improving_leaves_no_part_without_a_point():
+    z, _ = make_blobs(60, 2, centers=2, cluster_std=0.2, random_state=0)
+    start = np.zeros(60, np.int64)
+    start[:2] = 1, 2  # two clouds, and a part of one point in each
+    labels = improved(neighbor_graph(z, 8), start, 3)
+    assert np.bincount(labels, minlength=3).min() >= 1
+
+
+def test_the_labels_of_picked_points_spread_to_the_nearest():
+    z, y = make_blobs(500, 4, centers=6, cluster_std=0.5, random_state=0)
+    picks = sample(500, 100, seed=0)
+    assert len(picks) == 100
+    assert (np.diff(picks) > 0).all()
+    assert (spread(z, picks, y[picks]) == y).all()
+    assert sample(100, 100, seed=0).tolist() == list(range(100))

@@ -74,7 +74,7 @@ POINTS = {
     "in the middle of the joint phase": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES + 11),
     "in the last step": Point(*OPTIMIZER, STEPS, after=True),
     "in k-means on the raw data": Point("dkm.trainer", "kmeans", 1),
-    "in k-means on the embedding": Point("dkm.trainer", "kmeans_restarts", 1),
+    "in k-means on the embedding": Point("dkm.initialize", "kmeans_restarts", 1),
     "in the evaluation of pretraining": Point("dkm.evaluate", "embedding_variance", 2),
     "in the evaluation of the joint phase": Point("dkm.evaluate:Evaluator", "scores", 4),
     "after new assignments": Point("dkm.clustering:KMeansClustering", "reassign", 2, after=True),
@@ -104,6 +104,8 @@ METHODS = {
     "dcn": ["clustering=dcn"],
     "dec": ["clustering=dec", "clustering.update_interval=3"],
     "idec": ["clustering=idec"],
+    "self-paced means": ["clustering.self_paced=true", "clustering.centroids=mean", "clustering.reconstruction=0"],
+    "resets": ["clustering.reset_every=2", "clustering.initial_epochs=2"],
 }
 
 
@@ -116,6 +118,19 @@ def test_each_method_resumes_to_the_same_bytes(method: str, overrides: list[str]
     finished = resume(cut)
     assert finished.code == 0, finished.err
     assert_same(cut, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_reset_is_made_whole_or_not_at_all(number: int, overrides: list[str], tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start([*overrides, *METHODS["resets"]], whole, None).code == 0
+    # The weights are mixed, the new clusters not yet found.
+    finished = start([*overrides, *METHODS["resets"]], cut, Point("dkm.initialize", "again", 2, number))
+    assert finished.code == (130 if number == signal.SIGINT else -number)
+    finished = resume(cut)
+    assert finished.code == 0, finished.err
+    assert_same(cut, whole)
+    assert (whole / "train.log").read_text(encoding="utf-8").count("clustered anew") == 2
 
 
 @pytest.mark.parametrize("every_s", ["0", "1000"])

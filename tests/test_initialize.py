@@ -1,0 +1,127 @@
+"""`dkm.initialize`: where the joint phase starts from, and what a file may say about it."""
+
+import logging
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_blobs, make_moons
+from sklearn.metrics import adjusted_rand_score
+
+from dkm import initialize
+from dkm.config import KMeansConfig, UserError
+from dkm.kmeans import means_of_parts
+
+K, D, N = 4, 3, 200
+
+
+@pytest.fixture(scope="module")
+def z():
+    X, _ = make_blobs(N, D, centers=K, cluster_std=0.5, random_state=0)
+    return torch.from_numpy(X.astype(np.float32))
+
+
+def start_of(z, *, given=None, seed=0, **settings):
+    config = KMeansConfig(name="kmeans", **settings)
+    restarts = initialize.restarts(z, K, config, None, seed)
+    return initialize.start(z, restarts, config, given, seed)
+
+
+def written(path, array):
+    np.save(path, array)
+    return str(path)
+
+
+@pytest.mark.parametrize("init", ["gmm", "spectral", "ward"])
+def test_centroids_are_the_means_of_the_parts(init, z):
+    centroids, labels = start_of(z, init=init)
+    torch.testing.assert_close(centroids, means_of_parts(z, labels, K))
+    assert labels.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_auto_takes_the_clusters_that_hang_together_and_says_which(caplog):
+    X, y = make_moons(300, noise=0.03, random_state=0)
+    z = torch.from_numpy(X.astype(np.float32))
+    config = KMeansConfig(name="kmeans", init="auto", n_neighbors=10)
+    restarts = initialize.restarts(z, 2, config, None, 0)
+    with caplog.at_level(logging.INFO):
+        centroids, labels = initialize.start(z, restarts, config, None, 0)
+    assert adjusted_rand_score(y, labels.numpy()) == 1
+    torch.testing.assert_close(centroids, means_of_parts(z, labels, 2))
+    found = re.search(r"clustering.init=auto: (\S+); highest modularity from (.+) \(", caplog.text)
+    assert found
+    assert [word.split(" ")[0] for word in found[2].split(", ")][-1] in found[1]
+
+
+def test_auto_looks_at_a_part_of_many_points(z):
+    whole, part = (start_of(z, init="auto", partition_samples=n, n_neighbors=5).labels for n in (10_000, 60))
+    assert adjusted_rand_score(whole.numpy(), part.numpy()) == 1
+
+
+def test_uniform_centroids_are_drawn_between_minus_one_and_one(z):
+    first, other = start_of(z, init="uniform").centroids, start_of(z, init="uniform", seed=1).centroids
+    assert first.abs().max() <= 1
+    assert not torch.equal(first, other)
+    assert torch.equal(first, start_of(z, init="uniform").centroids)
+
+
+def test_labels_from_a_file_give_their_means(z, tmp_path):
+    labels = np.arange(N, dtype=np.int32) % K
+    path = written(tmp_path / "labels.npy", labels)
+    start = start_of(z, init="file", init_file=path, given=initialize.read(path, N, K, D))
+    assert start.labels.tolist() == labels.tolist()
+    torch.testing.assert_close(start.centroids, means_of_parts(z, start.labels, K))
+
+
+def test_centroids_from_a_file_are_taken_as_they_are(z, tmp_path):
+    path = written(tmp_path / "centroids.npy", z[:K].double().numpy())
+    start = start_of(z, init="file", init_file=path, given=initialize.read(path, N, K, D))
+    assert torch.equal(start.centroids, z[:K])
+    assert start.labels[:K].tolist() == [0, 1, 2, 3]
+
+
+WRONG = {
+    "another number of points": (np.zeros(N - 1, np.int64), "int64 of shape (199,)"),
+    "another latent dimension": (np.zeros((K, D + 1)), "float64 of shape (4, 4)"),
+    "labels as floats": (np.zeros(N), "float64 of shape (200,)"),
+    "a cluster too many": (np.arange(N) % (K + 1), "clusters 0 to 4; expected 0 to 3"),
+    "a negative cluster": (np.arange(N) % K - 1, "clusters -1 to 2; expected 0 to 3"),
+    "not a number": (np.full((K, D), np.nan), "a value that is nan or inf"),
+    "objects": (np.array([{}]), "holds Python objects"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_file_that_is_neither_is_refused_in_one_line(what, tmp_path):
+    array, found = WRONG[what]
+    path = written(tmp_path / "start.npy", array)
+    with pytest.raises(UserError) as error:
+        initialize.read(path, N, K, D)
+    message = str(error.value)
+    assert message.startswith(f"clustering.init_file={path}: ")
+    assert found in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    (tmp_path / "start.npy").touch()
+    with pytest.raises(UserError, match=r"did you mean clustering\.init_file=.*start\.npy\?"):
+        initialize.read(str(tmp_path / "strat.npy"), N, K, D)
+
+
+def test_clusters_found_again_stand_in_the_places_of_those_that_they_resemble(z):
+    config = KMeansConfig(name="kmeans", init="k-means++")
+    old = start_of(z).labels
+    for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+        renamed = torch.tensor(order)[old]
+        centroids, labels = initialize.again(z, K, config, None, 7, renamed)
+        assert labels.tolist() == renamed.tolist()
+        torch.testing.assert_close(centroids, means_of_parts(z, renamed, K), rtol=1e-4, atol=1e-4)
+
+
+def test_clusters_are_found_again_on_a_part_of_the_points(z, monkeypatch):
+    monkeypatch.setattr(initialize, "_RESET_SAMPLES", 50)
+    old = start_of(z).labels
+    labels = initialize.again(z, K, KMeansConfig(name="kmeans"), torch.arange(0, N, 2), 7, old).labels
+    assert labels.tolist() == old.tolist()
