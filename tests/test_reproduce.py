@@ -12,6 +12,9 @@ from types import ModuleType
 import pytest
 from processes import OPTIMIZER, Point, train
 
+from dkm.compose import compose, parse
+from dkm.config import dotted
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -95,7 +98,24 @@ def test_each_experiment_of_the_table_has_its_file(monkeypatch: pytest.MonkeyPat
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     module = importlib.import_module("reproduce")
     files = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")} - {"debug"}
-    assert set(module.EXPERIMENTS) == files
+    assert {name for name, experiment in module.EXPERIMENTS.items() if experiment.base is None} == files
+    assert {e.base for e in module.EXPERIMENTS.values() if e.base is not None} <= files
+
+
+def test_a_variation_of_an_experiment_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module = importlib.import_module("reproduce")
+    assert len({module.settings_of(name) for name in module.EXPERIMENTS}) == len(module.EXPERIMENTS)
+
+
+def test_one_configuration_serves_the_flagship_on_all_images() -> None:
+    """Apart from the data and the epochs."""
+    settings = []
+    for name in ("mnist", "usps", "digits"):
+        config = dotted(compose(parse([f"experiment=flagship_{name}"])).config)
+        own = ("data.", "pretrain.epochs", "joint.epochs")
+        settings.append({key: value for key, value in config.items() if not key.startswith(own)})
+    assert settings[0] == settings[1] == settings[2]
 
 
 def test_the_committed_table_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
