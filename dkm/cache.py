@@ -17,13 +17,13 @@ from dkm import checkpoint
 
 log = logging.getLogger(__name__)
 
-# Raise it with every change to the code that alters the numbers of a pretraining or of k-means on the raw data.
-_VERSION = 1
+# Raise one with every change to the code that alters the numbers of a pretraining, or of k-means on the raw data.
+_VERSIONS = {"pretrained": 1, "raw": 2}
 
 
 def key_of(kind: str, parts: Mapping[str, Any]) -> str:
     """Return the name of the entry that holds the work ``kind`` done under ``parts``, builtins for JSON."""
-    text = json.dumps({"version": _VERSION, **parts}, sort_keys=True)
+    text = json.dumps({"version": _VERSIONS[kind], **parts}, sort_keys=True)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 

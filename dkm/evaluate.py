@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,12 @@ from dkm.kmeans import nearest_centroids, squared_distances_to
 from dkm.models import Autoencoder
 from dkm.stored import StoredRows
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 _N_SHOWN = 20
+# Of the graph on the data in which clusterings are compared.
+_N_NEIGHBORS = 20
 # Numbers in a sample of rows from disk: 1 GiB in float32.
 _SAMPLE_NUMEL = 2**28
 
@@ -132,8 +137,9 @@ class Evaluator:
         dict
             acc, nmi, ari where there are labels; silhouette, davies_bouldin, calinski_harabasz in the space of Z, which
             differs between clusterings, so they tell how compact each is and not which is right; silhouette_data (with
-            ``on_data``), the same labels in the space of the data, which compares them; inertia;
-            n_effective_clusters. None where a score is undefined.
+            ``on_data``), the same labels in the space of the data; modularity_data (with ``on_data``), how far they
+            hang together there, which compares clusterings; inertia; n_effective_clusters. None where a score is
+            undefined.
         """
         scores: Scores = {}
         if self._data.y is not None:
@@ -142,7 +148,27 @@ class Evaluator:
         scores["n_effective_clusters"] = metrics.effective_clusters(metrics.cluster_sizes(labels, self._n_clusters))
         if on_data:
             scores["silhouette_data"] = self._label_free(self.X, labels)["silhouette"]
+            scores["modularity_data"] = self.modularity_data(labels)
         return scores | {"inertia": inertia}
+
+    def modularity_data(self, labels: np.ndarray) -> float | None:
+        """Return the modularity of the labels (N,) in a graph of nearest neighbors on the data themselves.
+
+        The graph is the same for all clusterings of the data, however they were found, so it compares them. It has
+        the rows of the sample, or ``evaluation.silhouette_samples`` of them.
+        """
+        if self._graph is None:
+            return None
+        rows, graph = self._graph
+        return metrics.modularity(graph, self.sampled_labels(labels)[rows])
+
+    @cached_property
+    def _graph(self) -> tuple[np.ndarray, csr_array] | None:
+        n_rows = min(len(self.X), self._silhouette_samples)
+        rows = np.random.default_rng(0).choice(len(self.X), n_rows, replace=False)
+        if n_rows < 2 or not np.isfinite(self.X[rows]).all():
+            return None
+        return rows, metrics.neighbor_graph(self.X[rows], _N_NEIGHBORS)
 
     def _label_free(self, Z: np.ndarray, labels: np.ndarray) -> Scores:
         mine = self.sampled_labels(labels)

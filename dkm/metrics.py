@@ -10,10 +10,13 @@ clustering is a result to report, not a reason to lose the run.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # N samples, D dimensions, K clusters, C classes
 IntArray = npt.NDArray[np.integer[Any]]
@@ -215,6 +218,57 @@ def label_free_scores(
         "calinski_harabasz": calinski_harabasz,
         "n_effective_clusters": effective_clusters(cluster_sizes(labels, n_clusters)),
     }
+
+
+def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
+    """Join each point to its nearest neighbors.
+
+    Parameters
+    ----------
+    Z : float array, shape (N, D), N >= 2, finite
+        The points; distances are Euclidean.
+    n_neighbors : int
+        At most N - 1 are taken.
+
+    Returns
+    -------
+    sparse array, shape (N, N)
+        1 where one of two points is among the nearest neighbors of the other; symmetric, without loops.
+    """
+    from scipy.sparse import csr_array
+    from sklearn.neighbors import kneighbors_graph
+
+    Z = Z.astype(np.float64)
+    directed = kneighbors_graph(Z - Z.mean(axis=0), min(n_neighbors, len(Z) - 1))
+    return csr_array(directed.maximum(directed.T))
+
+
+def modularity(graph: csr_array, labels: IntArray) -> float:
+    """Score how much more the points of a cluster hang together than chance would have it.
+
+    Parameters
+    ----------
+    graph : sparse array, shape (N, N), symmetric, at least one edge
+        For example a `neighbor_graph`.
+    labels : int array, shape (N,), values >= 0
+        Cluster of each point.
+
+    Returns
+    -------
+    float in [-0.5, 1)
+        The fraction of the edges within clusters, less what it would be if they joined points at random with the same
+        number of edges at each: ``sum_k (e_k - a_k^2)``, with ``a_k`` the fraction of the ends of edges in cluster k.
+        Clusters of any shape score high if few edges leave them, and even sizes score higher than uneven ones.
+
+    References
+    ----------
+    Newman, Girvan: Finding and evaluating community structure in networks (arXiv:cond-mat/0308217), eq. 5.
+    """
+    edges = graph.tocoo()
+    starts, ends = labels[edges.row], labels[edges.col]
+    total = edges.data.sum()
+    share = np.bincount(starts, weights=edges.data) / total
+    return float(edges.data[starts == ends].sum() / total - np.square(share).sum())
 
 
 def _is_scorable(Z: FloatArray, labels: IntArray) -> bool:

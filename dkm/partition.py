@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dkm.metrics import modularity, neighbor_graph
+
 if TYPE_CHECKING:  # SciPy takes long to load
     from scipy.sparse import csr_array
 
@@ -85,28 +87,6 @@ def choose(z: np.ndarray, n_clusters: int, given: Mapping[str, np.ndarray], *, n
     scores = {name: modularity(graph, labels) for name, labels in found.items()}
     best = max(scores, key=lambda name: scores[name])
     return Choice(found[best], best, scores)
-
-
-def neighbor_graph(z: np.ndarray, n_neighbors: int) -> csr_array:
-    """Return the graph (N, N) that joins two points of z (N, D) if one is among the nearest neighbors of the other."""
-    from sklearn.neighbors import kneighbors_graph
-
-    directed = kneighbors_graph(z, min(n_neighbors, len(z) - 1))
-    graph: csr_array = directed.maximum(directed.T).tocsr()
-    return graph
-
-
-def modularity(graph: csr_array, labels: np.ndarray) -> float:
-    """Return Newman's modularity of the parts ``labels`` (N,) in a graph (N, N), below 1.
-
-    The fraction of the edges that lie within parts, less what it would be if they joined points at random with the same
-    number of edges at each: ``sum_k (e_k - a_k^2)``, with ``a_k`` the fraction of the ends of edges in part k. High
-    where parts hang together and differ little in size. Newman and Girvan, arXiv:cond-mat/0308217.
-    """
-    edges = graph.tocoo()
-    ends = np.bincount(labels[edges.row], weights=edges.data) / edges.data.sum()
-    within = edges.data[labels[edges.row] == labels[edges.col]].sum() / edges.data.sum()
-    return float(within - np.square(ends).sum())
 
 
 def improved(graph: csr_array, labels: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.ndarray:

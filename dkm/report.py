@@ -8,7 +8,7 @@ _COLUMNS = {
     "acc": "ACC",
     "nmi": "NMI",
     "ari": "ARI",
-    "silhouette_data": "sil. data",
+    "modularity_data": "mod. data",
     "silhouette": "sil. own",
     "davies_bouldin": "DB",
     "calinski_harabasz": "CH",

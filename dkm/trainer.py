@@ -252,6 +252,7 @@ class Trainer:
             if distributed.is_main():
                 scores = self.evaluator.scores(self.evaluator.X, labels.cpu().numpy(), inertia)
                 scores["silhouette_data"] = scores["silhouette"]
+                scores["modularity_data"] = self.evaluator.modularity_data(labels.cpu().numpy())
                 log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
         return scores
 

@@ -67,7 +67,7 @@ def test_a_run_from_the_cache_ends_in_the_same_bytes(method: str, cache: Path, t
     assert manifest["status"] == "completed"
 
 
-@pytest.mark.parametrize("point", [Point("dkm.trainer", "kmeans_restarts", 1), Point(*OPTIMIZER, 5)])
+@pytest.mark.parametrize("point", [Point("dkm.initialize", "kmeans_restarts", 1), Point(*OPTIMIZER, 5)])
 def test_a_run_from_the_cache_that_is_killed_resumes_to_the_same_bytes(
     point: Point, cache: Path, tmp_path: Path
 ) -> None:
@@ -181,7 +181,7 @@ def test_without_a_folder_there_is_no_key() -> None:
 
 
 def test_the_numbers_are_those_of_this_version_of_the_cache(cache: Path) -> None:
-    """If this fails, pretraining computes something else than it did: raise ``cache._VERSION`` with the numbers."""
+    """If this fails, pretraining computes something else than it did: raise ``cache._VERSIONS`` with the numbers."""
     records = [json.loads(line) for line in (cache.parent / "first" / "metrics.jsonl").read_text().splitlines()]
     losses = [record["loss/reconstruction"] for record in records if record["phase"] == "pretrain"]
     assert losses == pytest.approx([1.012253, 0.966488, 0.928874], rel=1e-3)

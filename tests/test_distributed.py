@@ -334,7 +334,7 @@ SIGNALS: Mapping[str, Mapping[int, Point]] = {
     "to rank 0": {0: Point(*OPTIMIZER, DURING_JOINT, signal.SIGINT)},
     "to rank 1": {1: Point(*OPTIMIZER, DURING_JOINT, signal.SIGTERM)},
     "to both, twice": {r: Point(*OPTIMIZER, 7, signal.SIGINT, and_signal=signal.SIGTERM) for r in (0, 1)},
-    "in k-means": {0: Point("dkm.trainer", "kmeans_restarts", 1, signal.SIGINT)},
+    "in k-means": {0: Point("dkm.initialize", "kmeans_restarts", 1, signal.SIGINT)},
     "to one, and to the other on its way out": {
         0: Point(*OPTIMIZER, 7, signal.SIGINT),
         1: Point("dkm.train", "_say", 1, signal.SIGTERM),

@@ -12,9 +12,9 @@ import dkm
 
 PACKAGE = Path(dkm.__file__).parent
 LAYERS = (
-    {"config", "metrics", "interrupt", "partition"},
+    {"config", "metrics", "interrupt"},
     {"compose", "kmeans", "scaling", "files", "augment", "models", "regularization", "checkpoint", "figures", "optim"}
-    | {"distributed"},
+    | {"distributed", "partition"},
     {"clustering", "rundir", "stored", "cache"},
     {"objective", "data", "batches"},
     {"evaluate", "initialize"},

@@ -6,6 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn import metrics as reference
 from sklearn.datasets import make_blobs
 
@@ -18,6 +19,8 @@ from dkm.metrics import (
     inertia,
     label_free_scores,
     label_scores,
+    modularity,
+    neighbor_graph,
 )
 
 UNDEFINED = {"silhouette": None, "davies_bouldin": None, "calinski_harabasz": None}
@@ -317,3 +320,43 @@ def test_importing_metrics_loads_neither_torch_nor_scikit_learn():
     program = "import sys, dkm.metrics; print({'torch', 'sklearn', 'scipy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"
+
+
+# --- modularity ---------------------------------------------------------------------------------------------
+
+
+def slow_modularity(A, labels):
+    """Newman's formula over all pairs of points."""
+    degree, total = A.sum(1), A.sum()
+    pairs = (
+        (A[i, j] - degree[i] * degree[j] / total, labels[i] == labels[j]) for i in range(len(A)) for j in range(len(A))
+    )
+    return sum(value for value, is_same in pairs if is_same) / total
+
+
+def test_the_modularity_of_two_triangles_and_an_edge_by_hand():
+    A = np.zeros((6, 6))
+    for i, j in [(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5), (2, 3)]:
+        A[i, j] = A[j, i] = 1
+    # 6 of 7 edges within; each part has half of the ends.
+    assert modularity(csr_array(A), np.array([0, 0, 0, 1, 1, 1])) == pytest.approx(6 / 7 - 1 / 2)
+    assert modularity(csr_array(A), np.zeros(6, np.int64)) == pytest.approx(0)
+
+
+def test_modularity_is_that_of_the_formula_over_all_pairs():
+    z, labels = np.random.default_rng(0).normal(size=(40, 3)), np.random.default_rng(1).integers(0, 4, 40)
+    graph = neighbor_graph(z, 5)
+    A = graph.toarray()
+    assert (A == A.T).all()
+    assert (A.diagonal() == 0).all()
+    assert modularity(graph, labels) == pytest.approx(slow_modularity(A, labels))
+
+
+def test_points_that_are_far_from_the_origin_have_the_same_neighbors():
+    Z = np.random.default_rng(0).normal(size=(60, 3))
+    near, far = neighbor_graph(Z, 5), neighbor_graph(Z + 1e6, 5)
+    assert (near != far).nnz == 0
+
+
+def test_two_points_are_neighbors_though_more_are_asked_for():
+    assert neighbor_graph(np.array([[0.0], [1.0]]), 20).toarray().tolist() == [[0, 1], [1, 0]]

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 from torch import from_numpy
 
 from dkm.kmeans import kmeans
-from dkm.partition import METHODS, choose, improved, modularity, neighbor_graph, partition, sample, spread
+from dkm.metrics import modularity, neighbor_graph
+from dkm.partition import METHODS, choose, improved, partition, sample, spread
 
 
 def stretched(n_samples=600, seed=0):
@@ -67,33 +67,6 @@ def test_one_cluster_is_everything(method):
 
 
 # --- the choice ---------------------------------------------------------------------------------------------
-
-
-def slow_modularity(A, labels):
-    """Newman's formula over all pairs of points."""
-    degree, total = A.sum(1), A.sum()
-    pairs = (
-        (A[i, j] - degree[i] * degree[j] / total, labels[i] == labels[j]) for i in range(len(A)) for j in range(len(A))
-    )
-    return sum(value for value, is_same in pairs if is_same) / total
-
-
-def test_the_modularity_of_two_triangles_and_an_edge_by_hand():
-    A = np.zeros((6, 6))
-    for i, j in [(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5), (2, 3)]:
-        A[i, j] = A[j, i] = 1
-    # 6 of 7 edges within; each part has half of the ends.
-    assert modularity(csr_array(A), np.array([0, 0, 0, 1, 1, 1])) == pytest.approx(6 / 7 - 1 / 2)
-    assert modularity(csr_array(A), np.zeros(6, np.int64)) == pytest.approx(0)
-
-
-def test_modularity_is_that_of_the_formula_over_all_pairs():
-    z, labels = np.random.default_rng(0).normal(size=(40, 3)), np.random.default_rng(1).integers(0, 4, 40)
-    graph = neighbor_graph(z, 5)
-    A = graph.toarray()
-    assert (A == A.T).all()
-    assert (A.diagonal() == 0).all()
-    assert modularity(graph, labels) == pytest.approx(slow_modularity(A, labels))
 
 
 def chosen(z, n_clusters, n_neighbors=10):

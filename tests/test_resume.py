@@ -167,7 +167,7 @@ def test_a_signal_writes_a_checkpoint_and_exits_with_130(
     point = {
         "in a step": Point(*OPTIMIZER, 7, number),
         "in the evaluation": Point("dkm.evaluate:Evaluator", "scores", 3, number),
-        "in k-means": Point("dkm.trainer", "kmeans_restarts", 1, number),
+        "in k-means": Point("dkm.initialize", "kmeans_restarts", 1, number),
     }[when]
     # No checkpoint but the one that the signal asks for.
     finished = start([*overrides, "checkpoint.every_s=1000"], run, point)

@@ -15,7 +15,7 @@ from processes import train
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from dkm import batches, distributed, evaluate, metrics, trainer
+from dkm import batches, distributed, evaluate, initialize, metrics, trainer
 from dkm.batches import Batches, DiskBatches, MemoryBatches
 from dkm.compose import compose, parse
 from dkm.config import NpyData
@@ -75,7 +75,7 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
     logger = logging.getLogger("dkm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "kmeans", counted(trainer.kmeans))
-        patch.setattr(trainer, "kmeans_restarts", counted(trainer.kmeans_restarts))
+        patch.setattr(initialize, "kmeans_restarts", counted(initialize.kmeans_restarts))
         patch.setattr(logger, "level", logging.INFO)
         logger.addHandler(handler)
         try:
@@ -98,6 +98,13 @@ def label_free(Z: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """The scores of the sample's points, of Z (N, D) and labels (N,) of all."""
     rows = rows_of_sample(N_SCORED)
     return metrics.label_free_scores(Z[rows], labels[rows], 10, max_samples=N_SILHOUETTE)
+
+
+def modularity_of_sample(Z: np.ndarray, labels: np.ndarray) -> float:
+    """That of a part of the sample's points, as large as the one that the silhouette sees."""
+    part = np.random.default_rng(0).choice(N_SCORED, N_SILHOUETTE, replace=False)
+    rows = np.asarray(rows_of_sample(N_SCORED))[part]
+    return metrics.modularity(metrics.neighbor_graph(Z[rows], 20), labels[rows])
 
 
 def all_rows(one: Trainer) -> np.ndarray:
@@ -155,6 +162,7 @@ def test_the_raw_baseline_assigns_all_rows_to_the_centroids_of_the_sample(sample
     expected = label_free(X.numpy(), labels.numpy())
     assert {name: raw[name] for name in LABEL_FREE} == {name: expected[name] for name in LABEL_FREE}
     assert raw["silhouette_data"] == raw["silhouette"]
+    assert raw["modularity_data"] == modularity_of_sample(X.numpy(), labels.numpy())
 
 
 def test_the_joint_phase_starts_with_all_rows_assigned(sampled: Sampled) -> None:
@@ -179,6 +187,7 @@ def test_scores_against_labels_are_over_all_rows_and_those_of_distances_over_the
     expected = label_free(z, labels)
     assert {name: result[name] for name in LABEL_FREE} == {name: expected[name] for name in LABEL_FREE}
     assert result["silhouette_data"] == label_free(all_rows(sampled.trainer), labels)["silhouette"]
+    assert result["modularity_data"] == modularity_of_sample(all_rows(sampled.trainer), labels)
 
 
 @pytest.mark.parametrize("load", ["memory", "disk"])
