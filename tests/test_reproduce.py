@@ -85,6 +85,22 @@ def test_the_table_has_mean_and_deviation_extremes_and_the_gap(reproduce: Module
     assert "| debug | 0.100 ± 0.000 | 0.200 ± 0.000 | 11 ± 2 | a processor, 2 threads, fp32 | nowhere |" in text
 
 
+def test_variations_stand_beside_what_they_vary(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(acc: float) -> dict[str, object]:
+        scores = {"acc": acc, "nmi": 0.25, "ari": 0.125, "modularity_data": acc / 2}
+        parts = {"kmeans_raw": {"acc": 0.1}, "kmeans_pretrained": {"acc": 0.2}}
+        machine = {"processor": "a processor", "threads": 2, "precision": "fp32"}
+        return {"result": {**scores, **parts}, "seconds": {"joint": 1.0}, **machine}
+
+    monkeypatch.setattr(reproduce, "VARIED", {"debug": ("seed=1",)})
+    reproduce.EXPERIMENTS["debug_seed_1"] = reproduce.Experiment(2, "seed=1", base="debug", overrides=("seed=1",))
+    text = reproduce.table({"debug": [run(0.5)], "debug_seed_1": [run(0.4), run(0.6)]})
+    assert "| nothing | 1 | 0.500 | 0.500 | 0.250 | 0.2500 |" in text
+    assert "| `seed=1` | 2 | 0.500 ± 0.141 | 0.400 | 0.250 ± 0.000 | 0.2500 ± 0.0707 |" in text
+    assert text.count("| debug") == 2  # not in the tables above
+    assert "one setting changed" not in reproduce.table({"debug": [run(0.5)]})
+
+
 @pytest.mark.parametrize("words", [["nothing"], ["debug", "one"], ["debug", "0", "more"]])
 def test_a_wrong_word_is_one_line(
     words: list[str], reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
