@@ -302,12 +302,16 @@ class ClusteringConfig:
     partition_samples: int = 10_000
     # Of the graph of spectral; auto has it from one to four times as wide.
     n_neighbors: int = 20
+    # auto: candidates whose modularity is within this of the highest count as equal, and the one with the most even
+    # cluster sizes wins, as with balance_slack. 0: the highest modularity.
+    modularity_slack: float = 0.002
 
     def __post_init__(self) -> None:
         if self.n_clusters is not None:
             _at_least("clustering.n_clusters", self.n_clusters, 1, 10)
         _at_least("clustering.partition_samples", self.partition_samples, 1, 10_000)
         _at_least("clustering.n_neighbors", self.n_neighbors, 1, 20)
+        _non_negative("clustering.modularity_slack", self.modularity_slack, "0.002")
         _choice("clustering.init", self.init, INITS)
         ok = (self.init == "file") == (self.init_file is not None)
         expected = "a .npy file, with clustering.init=file and only then"

@@ -90,13 +90,15 @@ def _chosen(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfi
     picks = partition.sample(len(z), config.partition_samples, seed)
     seen = z[torch.from_numpy(picks).to(z.device)]
     given = {f"k-means-{i}": assign(seen, found.centroids).labels.cpu().numpy() for i, found in enumerate(restarts)}
-    choice = partition.choose(points[picks], K, given, n_neighbors=config.n_neighbors, seed=seed)
+    slack, n_neighbors = config.modularity_slack, config.n_neighbors
+    choice = partition.choose(points[picks], K, given, n_neighbors=n_neighbors, slack=slack, seed=seed)
     best = {
         name.rpartition("-")[0] or name: value for name, value in sorted(choice.modularity.items(), key=lambda i: i[1])
     }
     log.info(
-        "clusters from clustering.init=auto: %s; highest modularity from %s (%.1f s)",
+        "clusters from clustering.init=auto: %s, modularity %.4f; highest from %s (%.1f s)",
         choice.name,
+        choice.modularity[choice.name],
         ", ".join(f"{name} {value:.4f}" for name, value in best.items()),
         time.perf_counter() - start_s,
     )

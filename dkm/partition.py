@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dkm.metrics import modularity, neighbor_graph
+from dkm.metrics import effective_clusters, modularity, neighbor_graph
 
 if TYPE_CHECKING:  # SciPy takes long to load
     from scipy.sparse import csr_array
@@ -60,7 +60,15 @@ class Choice(NamedTuple):
     modularity: dict[str, float]
 
 
-def choose(z: np.ndarray, n_clusters: int, given: Mapping[str, np.ndarray], *, n_neighbors: int, seed: int) -> Choice:
+def choose(
+    z: np.ndarray,
+    n_clusters: int,
+    given: Mapping[str, np.ndarray],
+    *,
+    n_neighbors: int,
+    slack: float = 0.0,
+    seed: int,
+) -> Choice:
     """Cluster the points in many ways and return the parts that hang together best.
 
     The candidates are those of ``METHODS``, ``spectral`` on three graphs, and the ``given`` ones. Each is improved by
@@ -75,6 +83,9 @@ def choose(z: np.ndarray, n_clusters: int, given: Mapping[str, np.ndarray], *, n
     n_neighbors : int
         The graphs of ``spectral`` have ``n_neighbors`` and two and four times as many, the graph of the modularity
         twice as many.
+    slack : float
+        Candidates whose modularity is less than the highest by at most this count as equal, and the one with the most
+        even sizes wins.
     """
     z = z.astype(np.float64)
     found = dict(given)
@@ -85,7 +96,10 @@ def choose(z: np.ndarray, n_clusters: int, given: Mapping[str, np.ndarray], *, n
     graph = neighbor_graph(z, 2 * n_neighbors)
     found = {name: improved(graph, labels, n_clusters, seed=seed) for name, labels in found.items()}
     scores = {name: modularity(graph, labels) for name, labels in found.items()}
-    best = max(scores, key=lambda name: scores[name])
+    highest = max(scores.values())
+    ties = [name for name, score in scores.items() if score >= highest - slack]
+    evenness = {name: effective_clusters(np.bincount(found[name], minlength=n_clusters)) for name in ties}
+    best = max(ties, key=lambda name: (evenness[name], scores[name])) if slack else max(ties, key=scores.__getitem__)
     return Choice(found[best], best, scores)
 
 

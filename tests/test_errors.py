@@ -341,6 +341,7 @@ RANGES = {
     "clustering=idec clustering.update_interval=-3": "expected a whole number, 1 or more",
     "clustering.n_init=0": "expected a whole number, 1 or more",
     "clustering.balance_slack=-1": "expected a finite number, 0 or more",
+    "clustering.modularity_slack=-1": "expected a finite number, 0 or more",
     "clustering.init_samples=0": "expected a whole number, 1 or more",
     "clustering.n_clusters=10 clustering.init_samples=9": "expected at least clustering.n_clusters=10; raise it",
     "evaluation.samples=1": "expected a whole number, 2 or more",

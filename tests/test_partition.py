@@ -95,6 +95,17 @@ def test_the_choice_sees_what_was_given():
     assert adjusted_rand_score(y, choice.labels) == 1
 
 
+def test_of_candidates_that_hang_together_alike_the_most_even_wins(monkeypatch):
+    z, y = make_blobs([80, 20], 2, centers=[[0, 0], [9, 0]], cluster_std=0.5, random_state=0)
+    uneven, even = y.astype(np.int64), (z[:, 0] > np.median(z[:, 0])).astype(np.int64)
+    monkeypatch.setattr("dkm.partition._cluster", lambda *arguments: uneven)
+    monkeypatch.setattr("dkm.partition.improved", lambda graph, labels, *arguments, **settings: labels)
+    for slack, expected in ((0.0, uneven), (0.01, uneven), (1.0, even)):
+        choice = choose(z, 2, {"even": even}, n_neighbors=10, slack=slack, seed=0)
+        assert choice.labels.tolist() == expected.tolist()
+    assert choice.modularity["even"] < choice.modularity["gmm"] - 0.01
+
+
 def test_few_points_have_few_neighbors():
     z = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
     assert chosen(z, 2).labels.shape == (6,)
