@@ -97,7 +97,7 @@ def test_the_choice_sees_what_was_given():
 
 def test_of_candidates_that_hang_together_alike_the_most_even_wins(monkeypatch):
     z, y = make_blobs([80, 20], 2, centers=[[0, 0], [9, 0]], cluster_std=0.5, random_state=0)
-    uneven, even = y.astype(np.int64), (z[:, 0] > np.median(z[:, 0])).astype(np.int64)
+    uneven, even = y.astype(np.int64), np.arange(100) % 2  # the clouds, and halves of both
     monkeypatch.setattr("dkm.partition._cluster", lambda *arguments: uneven)
     monkeypatch.setattr("dkm.partition.improved", lambda graph, labels, *arguments, **settings: labels)
     for slack, expected in ((0.0, uneven), (0.01, uneven), (1.0, even)):
