@@ -264,20 +264,26 @@ class Trainer:
         """Cluster the embedding: the step between the phases."""
         with self._signals.interruptible():
             z = evaluate.encode(self.autoencoder, self.batches)
-            start = initialize.Start(
-                torch.zeros_like(self.clustering.centroids), torch.zeros_like(self.clustering.assignments)
-            )
+            start: initialize.Start | None = None
             pretrained: Scores = {}
             if distributed.is_main():
                 start, pretrained = self._cluster_embedding(z)
-            for value in start:
-                distributed.broadcast_(value)
+            start = self._of_main(start)
         self._start_from(start, z)
         at = self.at
         at.pretrained = pretrained
         at.phase_idx, at.epoch, at.batch, at.step = 1, 0, 0, at.step + 1
         self._optimizer_state = None
         self._save()
+
+    def _of_main(self, start: initialize.Start | None) -> initialize.Start:
+        """Return rank 0's clusters on every rank; the others have None."""
+        if start is None:
+            clustering = self.clustering
+            start = initialize.Start(torch.zeros_like(clustering.centroids), torch.zeros_like(clustering.assignments))
+        for value in start:
+            distributed.broadcast_(value)
+        return start
 
     def _start_from(self, start: initialize.Start, z: Tensor) -> None:
         with torch.no_grad():
@@ -311,12 +317,11 @@ class Trainer:
         try:
             with self._signals.interruptible():
                 z = evaluate.encode(self.autoencoder, self.batches)
-                old = self.clustering.assignments
-                start = initialize.Start(torch.zeros_like(self.clustering.centroids), torch.zeros_like(old))
+                start: initialize.Start | None = None
                 if distributed.is_main():
-                    start = initialize.again(z, self.n_clusters, kind, self._init_sample(), seed, old)
-                for value in start:
-                    distributed.broadcast_(value)
+                    old, sample = self.clustering.assignments, self._init_sample()
+                    start = initialize.again(z, self.n_clusters, kind, sample, seed, old)
+                start = self._of_main(start)
         except BaseException:
             self.autoencoder.load_state_dict(kept)
             raise
