@@ -33,6 +33,7 @@ from dkm.config import (
     Config,
     FileData,
     NpyData,
+    NpzData,
     UserError,
     config_dir,
     describe,
@@ -215,7 +216,8 @@ def checked(job: DictConfig) -> Config:
     data.root = absolute(data.root)
     if isinstance(data, FileData):
         data.path = absolute(data.path)
-    if isinstance(data, NpyData) and data.labels is not None:
+    is_file = isinstance(data, NpyData) or (isinstance(data, NpzData) and (data.labels or "").endswith(".npy"))
+    if isinstance(data, FileData) and is_file and data.labels is not None:
         data.labels = absolute(data.labels)
     return config
 

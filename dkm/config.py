@@ -8,6 +8,7 @@ composed into these objects and refuses whatever does not fit. Nothing here impo
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import math
 from collections.abc import Iterator, Mapping
@@ -212,11 +213,101 @@ class NpyData(FileData):
 
 @dataclass
 class NpzData(FileData):
-    """An array in a ``.npz`` file, shaped as for ``npy``. ``labels``: the name of an array in the same file."""
+    """An array in a ``.npz`` file, shaped as for ``npy``, or a sparse matrix of ``scipy.sparse.save_npz``.
+
+    ``labels``: the name of an array in the same file, or a ``.npy`` file.
+    """
 
     name: str = "npz"
     # Which array holds the data. null: `x`, `X`, `data`, or the only one.
     array: str | None = None
+
+
+MISSING_VALUES = ("refuse", "drop", "median")
+DELIMITERS = ("comma", "semicolon", "tab", "pipe", "space")
+
+
+@dataclass
+class TableData(FileData):
+    """A table with named columns, all of them numbers. ``labels``: the name of a column."""
+
+    # The features; null: all columns but the labels, the id and those of `exclude`.
+    columns: list[str] | None = None
+    # Columns to leave out.
+    exclude: list[str] = field(default_factory=list)
+    # A column that is carried into the answers and is no feature. null: the first column if it has no name, as pandas
+    # writes its index.
+    id: str | None = None
+    # A row without a value: refuse | drop (leave it out) | median (of the column, kept with the model).
+    missing: str = "refuse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choice("data.missing", self.missing, MISSING_VALUES)
+        if self.columns is not None:
+            example = "for example data.columns=[age,income], or null for all"
+            require(len(self.columns) > 0, "data.columns", "[]", "one column or more", example)
+
+
+@dataclass
+class CsvData(TableData):
+    """A CSV file, also compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``)."""
+
+    name: str = "csv"
+    # comma | semicolon | tab | pipe | space; null: what the first line has most of.
+    delimiter: str | None = None
+    # Whether the first row has the names of the columns. null: unless it has only numbers. Without names the columns
+    # are called 0, 1, 2, ...
+    header: bool | None = None
+    encoding: str = "utf-8"
+    # What stands for a missing value, besides an empty cell, NA, NaN, null and the like.
+    missing_values: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delimiter is not None:
+            _choice("data.delimiter", self.delimiter, DELIMITERS)
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            example = "for example data.encoding=latin-1"
+            require(False, "data.encoding", self.encoding, "an encoding that Python knows", example)
+
+
+@dataclass
+class ParquetData(TableData):
+    """A Parquet file; needs pyarrow (``pip install 'dkm[parquet]'``)."""
+
+    name: str = "parquet"
+
+
+COLORS = ("auto", "gray", "rgb")
+
+
+@dataclass
+class ImageFolderData(FileData):
+    """PNG and JPEG images below a folder, however nested, each resized to one size.
+
+    ``labels``: ``folder`` takes the name of the folder below ``path`` that an image is in.
+    """
+
+    name: str = "image_folder"
+    # Height and width in pixels.
+    image_size: int = 32
+    # gray | rgb | auto: rgb if any image has colors.
+    color: str = "auto"
+    # The run ends if more than this fraction of the images cannot be read; fewer are listed and left out.
+    max_unreadable: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("data.image_size", self.image_size, 1, 32)
+        _choice("data.color", self.color, COLORS)
+        ok = 0 <= self.max_unreadable <= 1
+        example = "for example data.max_unreadable=0.01"
+        require(ok, "data.max_unreadable", self.max_unreadable, "a number from 0 to 1", example)
+        ok = self.labels in (None, "folder")
+        require(ok, "data.labels", self.labels, "null or folder", "for example data.labels=folder")
 
 
 # --- model --------------------------------------------------------------------------------------------------------
@@ -665,6 +756,8 @@ class EvaluationConfig:
     samples: int = 100_000
     # The silhouette compares all pairs of points: it is taken on a fixed random sample of at most this many.
     silhouette_samples: int = 10_000
+    # Whether k-means on the raw data is run too, the baseline; of wide data it takes minutes.
+    kmeans_raw: bool = True
 
     def __post_init__(self) -> None:
         _at_least("evaluation.every_epochs", self.every_epochs, 1, 10)
@@ -748,6 +841,9 @@ GROUPS: Mapping[str, Mapping[str, type]] = {
         "moons": MoonsData,
         "npy": NpyData,
         "npz": NpzData,
+        "csv": CsvData,
+        "parquet": ParquetData,
+        "image_folder": ImageFolderData,
     },
     "model": {"mlp": MLPConfig, "conv": ConvConfig},
     "clustering": {

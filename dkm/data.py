@@ -22,8 +22,9 @@ import math
 import os
 import tarfile
 import urllib.request
+import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -39,16 +40,31 @@ from dkm.config import (
     DataConfig,
     DigitsData,
     FileData,
+    ImageFolderData,
     MoonsData,
     NewsgroupsData,
     NpyData,
     NpzData,
+    TableData,
     TorchvisionData,
     UserError,
 )
-from dkm.files import NpyFiles, expand, find_file, input_error, one_line_errors, read_npy, reason
+from dkm.files import (
+    NpyFiles,
+    Part,
+    check_there,
+    expand,
+    find_file,
+    format_of,
+    input_error,
+    one_line_errors,
+    read_npy,
+    reason,
+)
+from dkm.images import ImageFolder
 from dkm.scaling import Array, Scaling, channels_first, row_slices, to_rows
-from dkm.stored import StoredArray, StoredRows
+from dkm.stored import SparseArray, StoredArray, StoredRows, load_sparse
+from dkm.tables import TableReader
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +89,15 @@ class Dataset:
     scaling: Scaling
     # Of the data as they were read (dtype, shape and bytes, before scaling) and of the labels.
     sha256: str
+    # What the labels were in the data, sorted: (n_classes,).
+    classes: Array | None = None
+    # (N,) where the rows were in the file, counted from 0, if some were left out.
+    position: npt.NDArray[np.int64] | None = None
+    # (N,) what names the rows: a column of a table, or the paths of images.
+    ids: Array | None = None
+    # The names of the columns of a table, and what fills their gaps (data.missing=median): (F,).
+    features: tuple[str, ...] | None = None
+    fill: npt.NDArray[np.float64] | None = None
 
     @property
     def n_samples(self) -> int:
@@ -83,19 +108,32 @@ class Dataset:
         return self.X.shape[1]
 
     @property
+    def labels(self) -> Array | None:
+        """The labels as they were in the data, (N,)."""
+        return self.y if self.y is None or self.classes is None else self.classes[self.y]
+
+    @property
     def n_classes(self) -> int | None:
         return None if self.y is None else int(self.y.max()) + 1
+
+
+_Rows = Array | StoredArray | SparseArray
 
 
 class _Raw(NamedTuple):
     """What the function of a data set returns."""
 
     # (N, F), or images (N, H, W), (N, C, H, W) or (N, H, W, C)
-    X: Array | StoredArray
+    X: _Rows
     labels: Array | None
     # None: unit for images, standard for tables
     scaling: str | None = None
     value_range: tuple[float, float] | None = None
+    # As in Dataset.
+    position: npt.NDArray[np.int64] | None = None
+    ids: Array | None = None
+    features: tuple[str, ...] | None = None
+    fill: npt.NDArray[np.float64] | None = None
 
 
 def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
@@ -113,12 +151,20 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     UserError
         If the data cannot be had, or are not rows or images of finite numbers.
     """
-    raw = _LOADERS[config.name](config)
     source = label_source = f"data={config.name}"
     if isinstance(config, FileData):
         source, label_source = f"data.path={config.path}", f"data.labels={config.labels}"
+    return _dataset(_LOADERS[config.name](config), config, source, label_source, scaling)
+
+
+def array_dataset(X: Array, config: DataConfig, source: str) -> Dataset:
+    """Return rows (N, F) or images in memory as ``load_dataset`` returns those of a file; ``source`` names them."""
+    return _dataset(_Raw(X, None), config, source, source, None)
+
+
+def _dataset(raw: _Raw, config: DataConfig, source: str, label_source: str, scaling: Scaling | None) -> Dataset:
     _check_shape(raw.X, source)
-    y = None if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
+    classes, y = (None, None) if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
     F, image_shape = math.prod(raw.X.shape[1:]), _image_shape(raw.X)
     if scaling is not None and scaling.n_features != F:
         expected = f"{scaling.n_features}, as in the data that the model was trained on"
@@ -133,24 +179,35 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
         pass
     if raw.labels is not None:
         _update(digest, raw.labels)
-    X: Tensor | StoredRows
-    if isinstance(raw.X, StoredArray):
-        X = StoredRows(raw.X, scaling)
-    else:
-        X = torch.from_numpy(scaling.apply(to_rows(raw.X)))
-    return Dataset(config.name, X, y, image_shape, scaling, digest.hexdigest())
+    return Dataset(
+        config.name,
+        _scaled(raw.X, scaling),
+        y,
+        image_shape,
+        scaling,
+        digest.hexdigest(),
+        classes=classes,
+        position=raw.position,
+        ids=raw.ids,
+        features=raw.features,
+        fill=raw.fill,
+    )
 
 
-def _image_shape(X: Array | StoredArray) -> tuple[int, int, int] | None:
+def _scaled(X: _Rows, scaling: Scaling) -> Tensor | StoredRows:
+    return torch.from_numpy(scaling.apply(to_rows(X))) if isinstance(X, np.ndarray) else StoredRows(X, scaling)
+
+
+def _image_shape(X: _Rows) -> tuple[int, int, int] | None:
     """Return (C, H, W) of images, None for a table."""
     shape = channels_first(np.empty((0, *X.shape[1:]))).shape[1:]
     return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
 
 
-def _chunks(X: Array | StoredArray) -> Iterator[Array]:
+def _chunks(X: _Rows) -> Iterator[Array]:
     """Yield all rows in order, cut at the same places whether they are in memory or on disk."""
     for rows in row_slices(X.shape):
-        yield X.read(rows.start, rows.stop) if isinstance(X, StoredArray) else X[rows]
+        yield X[rows] if isinstance(X, np.ndarray) else X.read(rows.start, rows.stop)
 
 
 def _update(digest: hashlib._Hash, array: Array) -> None:
@@ -158,7 +215,7 @@ def _update(digest: hashlib._Hash, array: Array) -> None:
     digest.update(np.ascontiguousarray(array).data)
 
 
-def _kind(array: Array | StoredArray) -> bytes:
+def _kind(array: _Rows) -> bytes:
     """Return what the SHA-256 of an array begins with, so that equal bytes of another kind differ."""
     return f"{array.dtype.str} {array.shape} ".encode()
 
@@ -166,7 +223,7 @@ def _kind(array: Array | StoredArray) -> bytes:
 # --- checks -------------------------------------------------------------------------------------------------
 
 
-def _check_shape(X: Array | StoredArray, source: str) -> None:
+def _check_shape(X: _Rows, source: str) -> None:
     if X.dtype.kind not in "biuf":
         found, expected = f"an array of {X.dtype}", "real numbers (bool, int, uint or float)"
         raise input_error(source, found, expected, "convert it, for example with X.astype(np.float32)")
@@ -178,7 +235,7 @@ def _check_shape(X: Array | StoredArray, source: str) -> None:
         raise input_error(source, f"no values (shape {X.shape})", "one row or more", "write it again")
 
 
-def _checked(X: Array | StoredArray, source: str, digest: hashlib._Hash, *, may_be_constant: bool) -> Iterator[Array]:
+def _checked(X: _Rows, source: str, digest: hashlib._Hash, *, may_be_constant: bool) -> Iterator[Array]:
     """Yield all rows in chunks, each checked and added to the SHA-256: one pass, with memory for a chunk."""
     digest.update(_kind(X))
     is_constant = len(X) > 1 and not may_be_constant  # as far as was seen
@@ -201,7 +258,7 @@ def _is_finite(chunk: Array) -> bool:
     return -limit <= float(chunk.min()) <= float(chunk.max()) <= limit
 
 
-def _not_finite(X: Array | StoredArray, source: str) -> UserError:
+def _not_finite(X: _Rows, source: str) -> UserError:
     n_bad, n_rows, first = 0, 0, ""
     for chunk in _chunks(X):
         rows = chunk.reshape(len(chunk), -1).astype(np.float64)
@@ -214,8 +271,8 @@ def _not_finite(X: Array | StoredArray, source: str) -> UserError:
     return input_error(source, found, "finite numbers", "replace them, or leave out their rows")
 
 
-def _encode_labels(labels: Array, n_samples: int, source: str) -> npt.NDArray[np.int64]:
-    """Return the labels as indices into their sorted distinct values."""
+def _encode_labels(labels: Array, n_samples: int, source: str) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Return the sorted distinct labels, and the labels as indices into them."""
     expected = "whole numbers, bools or strings"
     if labels.shape != (n_samples,):
         found, remedy = f"shape {labels.shape}", "give each row of the data one label"
@@ -227,7 +284,10 @@ def _encode_labels(labels: Array, n_samples: int, source: str) -> npt.NDArray[np
         if len(bad):
             found = f"{len(bad):,} labels like {labels[bad[0]]}, the first in row {bad[0]} (counted from 0)"
             raise input_error(source, found, expected, "give each row a class, or set data.labels=null")
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    if labels.dtype.kind == "f":
+        labels = labels.astype(np.int64)
+    classes, index = np.unique(labels, return_inverse=True)
+    return classes, index.astype(np.int64)
 
 
 # --- what comes with scikit-learn ---------------------------------------------------------------------------
@@ -395,10 +455,12 @@ def _unavailable(config: DataConfig, files: tuple[str, ...], error: BaseExceptio
 # --- the user's own files -----------------------------------------------------------------------------------
 
 
+def _labels_of_file(path: str) -> Array:
+    return read_npy(find_file("data.labels", path, "npy"), f"data.labels={path}")
+
+
 def _npy(config: NpyData) -> _Raw:
-    labels = None
-    if config.labels is not None:
-        labels = read_npy(find_file("data.labels", config.labels, "npy"), f"data.labels={config.labels}")
+    labels = None if config.labels is None else _labels_of_file(config.labels)
     files = NpyFiles("data.path", config.path)
     is_large = 4 * math.prod(files.shape) > _MOST_BYTES_IN_MEMORY
     if config.load == "disk" or (config.load == "auto" and is_large):
@@ -423,8 +485,25 @@ def _npz(config: NpzData) -> _Raw:
                     raise ValueError("it does not begin as an array does")
             return array
 
-        labels = None if config.labels is None else read("data.labels", config.labels)
+        labels = None
+        if config.labels is not None:
+            is_file = config.labels.endswith(".npy")
+            labels = _labels_of_file(config.labels) if is_file else read("data.labels", config.labels)
+        if config.array is None and SparseArray.is_in(names):
+            with one_line_errors(source):
+                sparse = SparseArray(load_sparse(path))
+            is_large = 4 * sparse.size > _MOST_BYTES_IN_MEMORY
+            return _Raw(sparse if is_large else sparse.read(0, len(sparse)), labels, scaling="l2")
         return _Raw(read("data.array", _choose_array(config, names)), labels)
+
+
+def has_array(path: str, name: str | None) -> bool:
+    """Return whether a ``.npz`` file has an array of this name."""
+    try:
+        with zipfile.ZipFile(expand(path)) as archive:
+            return f"{name}.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _choose_array(config: NpzData, names: list[str]) -> str | None:
@@ -433,6 +512,31 @@ def _choose_array(config: NpzData, names: list[str]) -> str | None:
     usual = [name for name in ("x", "X", "data") if name in names]
     others = [name for name in names if name != config.labels]
     return usual[0] if usual else others[0] if len(others) == 1 else None
+
+
+def _table(config: TableData) -> _Raw:
+    reader = TableReader(config)
+    part = reader.read()
+    n_left_out = reader.n_rows - len(part.position)
+    if n_left_out:
+        log.info("%s: %d of %d rows have a missing value and are left out", reader.source, n_left_out, reader.n_rows)
+    for name in reader.suspected_ids(part.X):
+        log.warning(
+            "%s: column %s has a different whole number in each row, as an id has, and is a feature; "
+            "data.id=%s or data.exclude=[%s] takes it out",
+            *(reader.source, name, name, name),
+        )
+    return _raw(part, features=reader.features, fill=reader.fill)
+
+
+def _image_folder(config: ImageFolderData) -> _Raw:
+    part = ImageFolder(config).read()
+    return _raw(part, value_range=(0.0, 255.0))
+
+
+def _raw(part: Part, **more: Any) -> _Raw:
+    is_whole = bool((part.position == np.arange(len(part.position))).all())
+    return _Raw(part.X, part.labels, position=None if is_whole else part.position, ids=part.ids, **more)
 
 
 # Each takes its own subclass of DataConfig; GROUPS in dkm.config has the same names.
@@ -444,4 +548,106 @@ _LOADERS: dict[str, Callable[[Any], _Raw]] = {
     "moons": _moons,
     "npy": _npy,
     "npz": _npz,
+    "csv": _table,
+    "parquet": _table,
+    "image_folder": _image_folder,
 }
+
+
+# --- rows to predict ----------------------------------------------------------------------------------------
+
+# Rows of a part: a multiple of what is encoded at once, so that rows get the same bits as in training.
+_PART_ROWS = 8 * 2048
+
+
+def option_for(path: str, key: str) -> str:
+    """Return which option of ``data`` reads a file or folder of the user's own, by what is in it.
+
+    Raises
+    ------
+    UserError
+        If there is nothing.
+    """
+    place = expand(path)
+    if place.is_dir():
+        return "npy" if any(place.glob("*.npy")) else "image_folder"
+    return format_of(check_there(place, f"{key}={path}", key)) or "csv"
+
+
+class InputReader:
+    """The rows of one file for a trained model, as they were read, in parts that fit memory.
+
+    Parameters
+    ----------
+    config : FileData
+        How to read it; its labels are carried along where there are any.
+    key : str
+        The setting that names the file, for messages.
+    features, fill : optional
+        See ``TableReader``.
+    n_channels : int, optional
+        Of the images of the model.
+    """
+
+    def __init__(
+        self,
+        config: FileData,
+        *,
+        key: str,
+        features: Sequence[str] | None,
+        fill: Sequence[float] | None,
+        n_channels: int | None,
+    ) -> None:
+        self.source = f"{key}={config.path}"
+        self._config = config
+        self._reader: TableReader | ImageFolder | None = None
+        if isinstance(config, TableData):
+            self._reader = TableReader(config, key=key, features=features, fill=fill)
+        elif isinstance(config, ImageFolderData):
+            self._reader = ImageFolder(config, key=key, n_channels=n_channels)
+        self.n_rows = 0
+
+    def parts(self) -> Iterator[Part]:
+        """Yield all rows, in parts of a multiple of ``CHUNK_ROWS``, the last one aside."""
+        return _joined(self._read(), _PART_ROWS)
+
+    def _read(self) -> Iterator[Part]:
+        if self._reader is not None:
+            yield from self._reader.parts(_PART_ROWS)
+            self.n_rows = self._reader.n_rows
+            return
+        raw = _LOADERS[self._config.name](self._config)
+        _check_shape(raw.X, self.source)
+        self.n_rows = len(raw.X)
+        for start in range(0, len(raw.X), _PART_ROWS):
+            stop = min(start + _PART_ROWS, len(raw.X))
+            X = raw.X[start:stop] if isinstance(raw.X, np.ndarray) else raw.X.read(start, stop)
+            labels = None if raw.labels is None else raw.labels[start:stop]
+            yield Part(X, np.arange(start, stop), None, labels)
+
+
+def _joined(parts: Iterable[Part], n_rows: int) -> Iterator[Part]:
+    """Yield the same rows in parts of ``n_rows``, the last one aside."""
+    kept: list[Part] = []
+    n_kept = 0
+    for part in parts:
+        kept.append(part)
+        n_kept += len(part.position)
+        while n_kept >= n_rows:
+            whole = _concatenated(kept)
+            yield _rows_of_part(whole, slice(0, n_rows))
+            kept, n_kept = [_rows_of_part(whole, slice(n_rows, None))], n_kept - n_rows
+    if n_kept:
+        yield _concatenated(kept)
+
+
+def _concatenated(parts: Sequence[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+    columns: list[Any] = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Part(*columns)
+
+
+def _rows_of_part(part: Part, rows: slice) -> Part:
+    columns: list[Any] = [None if values is None else values[rows] for values in part]
+    return Part(*columns)

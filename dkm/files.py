@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,11 +23,20 @@ import numpy.typing as npt
 from dkm.config import UserError
 
 # The second kind of zip archive is one without members.
-_FIRST_BYTES = {b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz"}
+_FIRST_BYTES = {b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz", b"PAR1": "parquet"}
 
 # What NumPy and zipfile were seen to raise on files with random bytes changed.
 _ARRAY_ERRORS = (EOFError, MemoryError, OSError, RuntimeError, SyntaxError, TokenError, TypeError, ValueError)
 _FILE_ERRORS = (*_ARRAY_ERRORS, BadZipFile, zlib.error)
+
+
+class Part(NamedTuple):
+    """Rows of a file, n of them, as they were read."""
+
+    X: npt.NDArray[Any]  # (n, F), or images (n, H, W), (n, C, H, W), (n, H, W, C)
+    position: npt.NDArray[np.int64]  # (n,) their positions in the file, counted from 0
+    ids: npt.NDArray[Any] | None = None  # (n,) text that names them
+    labels: npt.NDArray[Any] | None = None  # (n,)
 
 
 # --- messages -----------------------------------------------------------------------------------------------
@@ -102,8 +111,14 @@ def _shard_source(source: str, path: Path) -> str:
     return f"{source}: shard {path.name}"
 
 
-def _check_format(path: Path, source: str, file_format: str, remedy: str, key: str) -> None:
-    expected = f"a .{file_format} file"
+def check_there(path: Path, source: str, key: str, expected: str = "a file") -> bytes:
+    """Return the first bytes of a file that can be opened and is not empty.
+
+    Raises
+    ------
+    UserError
+        If there is no such file.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(max(map(len, _FIRST_BYTES)))
@@ -114,8 +129,18 @@ def _check_format(path: Path, source: str, file_format: str, remedy: str, key: s
         raise input_error(source, found, expected, remedy) from error
     if not head:
         raise input_error(source, "an empty file (0 bytes)", expected, "write or copy it again")
-    found_format = next((name for start, name in _FIRST_BYTES.items() if head.startswith(start)), None)
-    if found_format is None:
+    return head
+
+
+def format_of(head: bytes) -> str | None:
+    """Return npy, npz or parquet for the first bytes of such a file, None for another."""
+    return next((name for start, name in _FIRST_BYTES.items() if head.startswith(start)), None)
+
+
+def _check_format(path: Path, source: str, file_format: str, remedy: str, key: str) -> None:
+    expected = f"a .{file_format} file"
+    found_format = format_of(check_there(path, source, key, expected))
+    if found_format not in ("npy", "npz"):
         raise input_error(source, "neither a .npy nor a .npz file", expected, "write it with np.save or np.savez")
     if found_format != file_format:
         raise input_error(source, f"the content of a .{found_format} file", expected, remedy)

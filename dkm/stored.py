@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,9 @@ from torch import Tensor
 from dkm.config import UserError
 from dkm.files import NpyFiles, NpyHeader, input_error, reason
 from dkm.scaling import Array, Scaling, to_rows
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Index = npt.NDArray[np.int64]
 
@@ -176,6 +181,62 @@ class StoredArray:
         return input_error(self._files.source_of(header.path), found, expected, remedy)
 
 
+class SparseArray:
+    """A sparse matrix (N, F) in memory, whose rows are made dense when they are asked for; see ``StoredArray``."""
+
+    def __init__(self, matrix: sparse.csr_array) -> None:
+        self.dtype, self.shape = matrix.dtype, matrix.shape
+        self._matrix = matrix
+
+    @staticmethod
+    def is_in(names: Sequence[str]) -> bool:
+        """Return whether a ``.npz`` file with arrays of these names was written by ``scipy.sparse.save_npz``."""
+        return {"format", "shape", "data"} <= set(names)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows ``start`` to ``stop - 1``, in C order."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows {start} to {stop}: expected an ascending range within 0 to {len(self)}")
+        rows: Array = self._matrix[start:stop].toarray()
+        return rows
+
+    def pieces(self, rows: Index) -> Iterator[tuple[slice, Array]]:
+        """Yield the chosen rows in pieces, as ``StoredArray.pieces`` does."""
+        step = max(1, _PIECE_BYTES // (self.shape[1] * self.dtype.itemsize))
+        for begin in range(0, len(rows), step):
+            piece = slice(begin, begin + step)
+            yield piece, self._matrix[rows[piece]].toarray()
+
+    def check_unchanged(self) -> None:
+        """Nothing changes in memory."""
+
+
+def load_sparse(path: Path) -> sparse.csr_array:
+    """Return the matrix of a file of ``scipy.sparse.save_npz``, which holds no Python objects.
+
+    Raises
+    ------
+    ValueError
+        If its parts do not make a matrix.
+    """
+    from scipy import sparse
+
+    matrix = sparse.csr_array(sparse.load_npz(path))
+    matrix.check_format(full_check=True)
+    return matrix
+
+
 def _describe(n_bytes: int, modified_ns: int) -> str:
     return f"{n_bytes:,} bytes of {datetime.fromtimestamp(modified_ns / 1e9):%Y-%m-%d %H:%M:%S.%f}"
 
@@ -183,7 +244,7 @@ def _describe(n_bytes: int, modified_ns: int) -> str:
 class StoredRows:
     """The rows of a stored array as the network gets them: float32 (N, F), scaled, images with channels first."""
 
-    def __init__(self, array: StoredArray, scaling: Scaling) -> None:
+    def __init__(self, array: StoredArray | SparseArray, scaling: Scaling) -> None:
         self.shape = (len(array), math.prod(array.shape[1:]))
         self._array, self._scaling = array, scaling
 

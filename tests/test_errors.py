@@ -270,10 +270,13 @@ NOT_NULL = {key: option for option, key, setting in settings() if not str(settin
 NOT_NULL = {**{section.name: "" for section in fields(Config) if is_dataclass(section.default_factory)}, **NOT_NULL}
 
 
+OWN_FILES = ("npy", "npz", "csv", "parquet", "image_folder")
+
+
 @cache
 def plain(option: str) -> dict[str, Any]:
     """Return a config with this option, as it stands in a file."""
-    needed = ["data.path=x"] if option in ("data=npy", "data=npz") else []
+    needed = ["data.path=x"] if option.removeprefix("data=") in OWN_FILES else []
     return to_dict(compose(parse([*filter(None, [option]), *needed])).config)
 
 
@@ -303,6 +306,13 @@ def test_null_is_refused_where_it_has_no_meaning(key: str) -> None:
 RANGES = {
     "data.scaling=minmax": "expected one of none, unit, standard, l2",
     "data=npy data.load=ram": "expected one of auto, memory, disk",
+    "data=csv data.missing=mean": "expected one of refuse, drop, median",
+    "data=csv data.columns=[]": "expected one column or more",
+    "data=csv data.delimiter=semi": "did you mean data.delimiter=semicolon?",
+    "data=csv data.encoding=utf-88": "expected an encoding that Python knows",
+    "data=image_folder data.image_size=0": "expected a whole number, 1 or more",
+    "data=image_folder data.color=grey": "did you mean data.color=gray?",
+    "data=image_folder data.max_unreadable=1.1": "expected a number from 0 to 1",
     "data=mnist data.split=valid": "expected one of all, train, test",
     "data=newsgroups data.n_terms=0": "expected a whole number, 1 or more",
     "data=blobs data.n_samples=0": "expected a whole number, 1 or more",
@@ -409,6 +419,7 @@ def test_a_value_out_of_range_is_refused_on_the_command_line(override: str, refu
 
 def test_every_setting_that_has_a_range_has_a_case() -> None:
     free = {"data.root", "data.path", "data.labels", "data.array", "pretrain.cache", "resume"}
+    free |= {"data.exclude", "data.id", "data.missing_values"}
     limited = {key for _, key, setting in settings() if not str(setting.type).startswith("bool")} - free
     limited |= {"optimizer.nesterov", "clustering.self_paced"}
     assert {overrides.split(" ")[-1].partition("=")[0] for overrides in RANGES} == limited
