@@ -139,7 +139,7 @@ class DiskBatches:
         def read(window: int) -> tuple[Tensor, Tensor]:
             return self._read_blocks(windows[window])
 
-        for window, (rows, position) in enumerate(_one_ahead(read, range(skipped, self._n_windows)), skipped):
+        for window, (rows, position) in enumerate(one_ahead(read, range(skipped, self._n_windows)), skipped):
             # A stream apart from those of the augmentation, which end in the number of a batch.
             generator.manual_seed(stream_seed(self._seed, phase_idx, epoch, -1 - window))
             batches = torch.randperm(len(rows), generator=generator).tensor_split(self._batches_of[window])
@@ -158,7 +158,7 @@ class DiskBatches:
         def read(group: list[slice]) -> Tensor:
             return self._X.read(group[0].start, group[-1].stop)
 
-        for group, rows in zip(groups, _one_ahead(read, groups), strict=True):
+        for group, rows in zip(groups, one_ahead(read, groups), strict=True):
             for part in group:
                 chunk = rows[part.start - group[0].start : part.stop - group[0].start]
                 yield part, _to_device(chunk, self.device)
@@ -207,7 +207,7 @@ def _to_device(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device)
 
 
-def _one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+def one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """Yield ``work(item)`` for each item, computed in a thread while the caller is busy with the one before."""
     pool = ThreadPoolExecutor(max_workers=1)
     try:

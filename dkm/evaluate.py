@@ -19,6 +19,7 @@ from dkm import distributed, metrics
 from dkm.batches import Batches
 from dkm.config import EvaluationConfig
 from dkm.data import Dataset
+from dkm.exemplars import Contrast, Exemplars
 from dkm.kmeans import nearest_centroids, squared_distances_to
 from dkm.models import Autoencoder
 from dkm.stored import StoredRows
@@ -213,9 +214,15 @@ def centroid_figure(autoencoder: Autoencoder, centroids: Tensor, data: Dataset) 
 
 
 def final_figures(
-    data: Dataset, evaluator: Evaluator, z: Tensor, centroids: Tensor, clustering: Clustering
+    data: Dataset,
+    evaluator: Evaluator,
+    z: Tensor,
+    centroids: Tensor,
+    clustering: Clustering,
+    found: list[Exemplars],
+    found_contrast: Contrast | None,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (name, figure) for ``figures/`` at the end of a run."""
+    """Yield (name, figure) for ``figures/`` at the end of a run; the contrast is that of a table."""
     from dkm import figures
 
     K = len(centroids)
@@ -232,18 +239,19 @@ def final_figures(
             figures.contingency_map(metrics.contingency(data.y, clustering.labels, data.n_classes, K)),
         )
     if data.image_shape is not None:
-        images = _exemplars(data.image_shape, evaluator, clustering, K)
-        yield "exemplars", figures.exemplar_grid(images, sizes)
+        for name in Exemplars._fields:
+            rows = [getattr(exemplars, name) for exemplars in found]
+            if any(len(some) for some in rows):
+                images = _images_of(rows, data.image_shape, evaluator)
+                yield "exemplars" if name == "nearest" else f"exemplars_{name}", figures.exemplar_grid(images, sizes)
+    elif found_contrast is not None:
+        yield "features", figures.contrast_map(found_contrast.difference, data.features)
 
 
-def _exemplars(
-    image_shape: tuple[int, int, int], evaluator: Evaluator, clustering: Clustering, n_clusters: int
-) -> np.ndarray:
-    """Return the images nearest to each centroid (K, M, C, H, W), nan where a cluster has fewer."""
-    M = 10
-    images = np.full((n_clusters, M, *image_shape), np.nan, np.float32)
-    for k in range(n_clusters):
-        members = np.flatnonzero(clustering.labels == k)
-        nearest = members[np.argsort(clustering.distance[members], kind="stable")[:M]]
-        images[k, : len(nearest)] = evaluator.rows(nearest).reshape(-1, *image_shape)
+def _images_of(rows: list[np.ndarray], image_shape: tuple[int, int, int], evaluator: Evaluator) -> np.ndarray:
+    """Return the images (K, M, C, H, W) of K lists of rows, nan where a list is shorter than the longest."""
+    images = np.full((len(rows), max(map(len, rows)), *image_shape), np.nan, np.float32)
+    for k, some in enumerate(rows):
+        if len(some):
+            images[k, : len(some)] = evaluator.rows(some).reshape(-1, *image_shape)
     return images

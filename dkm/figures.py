@@ -187,6 +187,30 @@ def contingency_map(table: IntArray, class_names: Sequence[str] | None = None) -
 
 
 @_styled
+def contrast_map(difference: FloatArray, feature_names: Sequence[str] | None = None) -> Figure:
+    """Draw which features set each cluster apart, and in which direction.
+
+    Parameters
+    ----------
+    difference : float array, shape (K, F)
+        Standardized mean differences of a cluster to the rest; beyond +-3 the color is the same. Of more than 50
+        features, the 50 with the largest differences are drawn, in their own order.
+    feature_names : sequence of F strings, optional
+        The feature numbers by default.
+    """
+    K, F = difference.shape
+    size = np.abs(np.nan_to_num(difference)).max(axis=0)
+    shown = np.sort(np.argsort(-size, kind="stable")[:MAX_FEATURES])
+    title = "What sets each cluster apart" + (f": {MAX_FEATURES} of {F} features" if F > MAX_FEATURES else "")
+    values = np.clip(difference[:, shown], -3, 3)
+    figure, axes = _heat_map(values, "PuOr", title, "standardized mean difference", vmin=-3, vmax=3)
+    axes.set(xlabel="feature", ylabel="cluster")
+    _name_ticks(axes.xaxis, shown if feature_names is None else [feature_names[f] for f in shown])
+    _name_ticks(axes.yaxis, range(K))
+    return figure
+
+
+@_styled
 def decoded_profiles(profiles: FloatArray, feature_names: Sequence[str] | None = None) -> Figure:
     """Draw the decoded centroids of tabular data: what is typical of each cluster.
 
@@ -371,12 +395,18 @@ def _figure_with_axes(width: float, height: float, title: str) -> tuple[Figure, 
 
 
 def _heat_map(
-    values: FloatArray, cmap: str, title: str, meaning: str, *, vmin: float | None = None
+    values: FloatArray,
+    cmap: str,
+    title: str,
+    meaning: str,
+    *,
+    vmin: float | None = None,
+    vmax: float | None = None,
 ) -> tuple[Figure, Axes]:
     n_rows, n_columns = values.shape
     width, height = max(5.0, 0.45 * n_columns + 2.0), max(3.0, 0.35 * n_rows + 1.6)
     figure, axes = _figure_with_axes(min(width, MAX_WIDTH), min(height, MAX_HEIGHT), title)
-    heat = axes.imshow(values, cmap=cmap, vmin=vmin, aspect="auto", interpolation="nearest")
+    heat = axes.imshow(values, cmap=cmap, vmin=vmin, vmax=vmax, aspect="auto", interpolation="nearest")
     figure.colorbar(heat, ax=axes, label=meaning, pad=0.02)
     return figure, axes
 

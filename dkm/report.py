@@ -34,6 +34,8 @@ def table(raw: Scores | None, pretrained: Scores | None, final: Scores, *, name:
     columns = [column for column in _COLUMNS if column in final]
     lines = [" " * 30 + "".join(f"{_COLUMNS[column]:>11}" for column in columns)]
     for title, scores in rows.items():
-        values = (scores or {}).get
+        if scores is None:  # evaluation.kmeans_raw=false
+            continue
+        values = scores.get
         lines.append(f"{title:30}" + "".join(f"{_number(values(column)):>11}" for column in columns))
     return lines

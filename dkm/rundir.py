@@ -14,21 +14,23 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from dkm import distributed
+from dkm.answers import Answers, csv_parts
 from dkm.checkpoint import write_atomically
 from dkm.config import Config, dotted, to_dict
+from dkm.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
+from dkm.scaling import Scaling
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,7 +42,8 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 ASSIGNMENTS = "assignments.csv"
-_ROWS_AT_ONCE = 100_000
+EXEMPLARS = "exemplars.csv"
+FEATURES = "features.csv"
 
 _CONFIG_HEADER = """\
 # The resolved config of this run. Repeat it with
@@ -155,30 +158,14 @@ class RunDirectory:
     def write_result(self, result: Mapping[str, Any]) -> None:
         self._write(RESULT, json.dumps(result, indent=2) + "\n")
 
-    def write_assignments(
-        self, labels: np.ndarray, distance: np.ndarray, margin: np.ndarray | None, y: np.ndarray | None
-    ) -> None:
-        """Write one row per sample, all arguments of shape (N,); distances are Euclidean, in the embedding.
+    def write_answers(self, answers: Answers, found: Sequence[Exemplars]) -> None:
+        """Write one row per sample, see ``dkm.answers``, and the exemplars of each cluster."""
+        write_atomically(self.path / ASSIGNMENTS, csv_parts(answers))
+        self._write(EXEMPLARS, "".join(exemplar_lines(answers, found)))
 
-        ``margin`` is the distance to the second nearest centroid less that to the nearest; None with one cluster.
-        """
-        header = ["index", "cluster", "distance", "margin"] + ([] if y is None else ["label"])
-        columns = [np.arange(len(labels)), labels, distance, margin, *([] if y is None else [y])]
-
-        def parts() -> Iterator[bytes]:
-            yield (",".join(header) + "\n").encode()
-            for start in range(0, len(labels), _ROWS_AT_ONCE):
-                shown = [_csv_column(column, slice(start, start + _ROWS_AT_ONCE), len(labels)) for column in columns]
-                yield "".join(",".join(row) + "\n" for row in zip(*shown, strict=True)).encode()
-
-        write_atomically(self.path / ASSIGNMENTS, parts())
-
-    def write_model(self, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> None:
-        """Write ``model/``: the tensors as safetensors, the rest as JSON."""
-        (self.path / "model").mkdir(exist_ok=True)
-        cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(self.path / "model" / "weights.safetensors", safetensors.torch.save(cpu))
-        self._write("model/model.json", json.dumps({"format_version": 1, **description}, indent=2) + "\n")
+    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
+        """Write the features that set each cluster apart."""
+        self._write(FEATURES, "".join(feature_lines(contrast, names, scaling)))
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
@@ -262,15 +249,6 @@ class Unwritten(RunDirectory):
 
     def truncate_metrics(self, n_bytes: int) -> None:
         pass
-
-
-def _csv_column(values: np.ndarray | None, rows: slice, n_rows: int) -> list[str]:
-    """Return some rows of a column as text, with nine digits, which tell each float32 from the next."""
-    if values is None:
-        return [""] * len(range(n_rows)[rows])
-    if values.dtype.kind == "f":
-        return [f"{value:.9g}" for value in values[rows].tolist()]
-    return [str(value) for value in values[rows].tolist()]
 
 
 class _Console(logging.Handler):

@@ -180,8 +180,9 @@ def execute(plan: Plan) -> dict[str, Any]:
     several processes rank 0 alone reads and writes the run directory, and tells the others what they need.
     """
     from dkm.data import load_dataset
+    from dkm.devices import set_threads
     from dkm.rundir import RunDirectory, Unwritten
-    from dkm.trainer import Trainer, set_threads
+    from dkm.trainer import Trainer
 
     config, directory, _ = plan
     set_threads(config.threads)

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dkm import cache, checkpoint, distributed, evaluate, initialize, metrics, report
+from dkm import cache, checkpoint, distributed, evaluate, exemplars, initialize, metrics, report
+from dkm.answers import Answers
 from dkm.augment import build_augmentation
 from dkm.batches import build_batches, stream_seed
 from dkm.clustering import build_clustering
@@ -47,6 +47,7 @@ from dkm.config import (
     to_dict,
 )
 from dkm.data import Dataset
+from dkm.devices import deterministic, find_device, has_bf16, require_compiler
 from dkm.evaluate import Scores
 from dkm.interrupt import Interrupted, Signals, signals_handled
 from dkm.kmeans import assign, kmeans, lowest_inertia
@@ -55,6 +56,7 @@ from dkm.objective import LossTerms, Objective
 from dkm.optim import build_optimizer, learning_rate, reset_rows
 from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
 from dkm.rundir import RunDirectory, environment, peak_memory_bytes, processor, versions
+from dkm.saved import SavedModel
 from dkm.stored import StoredRows
 
 log = logging.getLogger(__name__)
@@ -98,9 +100,9 @@ class Trainer:
     def __init__(self, config: Config, data: Dataset) -> None:
         self.config = config
         self.n_clusters = _n_clusters(config, data)
-        self.device = _device(config.device)
+        self.device = find_device(config.device)
         if config.compile:
-            _require_compiler(self.device)
+            require_compiler(self.device)
         self.data = data
         self.batches = build_batches(data.X, config.batch_size, config.seed, self.device)
         self._require_rows_for_all()
@@ -149,7 +151,7 @@ class Trainer:
         """
         self.run_dir = run
         is_alone = not distributed.is_several()
-        with signals_handled(is_alone=is_alone) as self._signals, _deterministic(self.config.deterministic):
+        with signals_handled(is_alone=is_alone) as self._signals, deterministic(self.config.deterministic):
             self._start()
             try:
                 return self._run_to_result()
@@ -162,7 +164,7 @@ class Trainer:
     def _run_to_result(self) -> dict[str, Any]:
         try:
             with distributed.peers_needed():
-                if self.at.raw is None:
+                if self.at.raw is None and self.config.evaluation.kmeans_raw:
                     self._score_raw_data()
                 if self.at.phase_idx == 0:
                     self._pretrain()
@@ -211,7 +213,7 @@ class Trainer:
         ):
             if sample is not None:
                 log.info("%s %d of %d samples (%s)", what, len(sample), data.n_samples, key)
-        if self.config.precision == "bf16" and not _has_bf16(self.device):
+        if self.config.precision == "bf16" and not has_bf16(self.device):
             log.warning(
                 "precision=bf16: %s has no arithmetic for it and will be slower than with precision=fp32", self.device
             )
@@ -582,6 +584,10 @@ class Trainer:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", at.epoch)
         self._tick(phase)
 
+    def embed(self) -> Tensor:
+        """Return the embedding (N, D) of the training data."""
+        return evaluate.encode(self.autoencoder, self.batches)
+
     def _reassign(self) -> Tensor:
         """Give all points their nearest centroids, in a clean pass; return the embedding (N, D) that it found."""
         at, clustering = self.at, self.clustering
@@ -695,10 +701,17 @@ class Trainer:
             "kmeans_pretrained": at.pretrained,
         }
         run.write_result(result)
-        run.write_assignments(found.labels, found.distance, found.margin, data.y)
-        self._write_model()
+        position = np.arange(data.n_samples) if data.position is None else data.position
+        answers = Answers(position, data.ids, found.labels, found.distance, found.margin, data.labels)
+        chosen = exemplars.find(answers, self.n_clusters)
+        contrast = self._contrast(found.labels)
+        run.write_answers(answers, chosen)
+        if contrast is not None:
+            names = data.features or [str(feature) for feature in range(data.n_features)]
+            run.write_features(contrast, names, data.scaling)
+        self.saved_model(found.inertia).save(run.path / "model")
         if self.config.log.figures:
-            self._draw(z, found)
+            self._draw(z, found, chosen, contrast)
         run.scalars("result", at.step + 1, scores)
         run.hyperparameters(self.config, scores)
         run.update_manifest(status="completed", reason=None, seconds=at.seconds, peak_memory_bytes=peak_memory_bytes())
@@ -706,27 +719,41 @@ class Trainer:
             log.info("%s", line)
         return result
 
-    def _write_model(self) -> None:
-        """Write all that is needed to assign new data: weights, centroids, shapes and preprocessing."""
-        weights = {f"autoencoder.{name}": value for name, value in self.autoencoder.state_dict().items()}
-        description = {
-            "model": to_dict(self.config)["model"],
-            "n_features": self.data.n_features,
-            "image_shape": self.data.image_shape,
-            "latent_dim": self.latent_dim,
-            "n_clusters": self.n_clusters,
-            "scaling": self.data.scaling.to_dict(),
-            "data": self.data.name,
-        }
-        self.run_dir.write_model({**weights, "centroids": self.clustering.centroids.detach()}, description)
+    def saved_model(self, inertia: float) -> SavedModel:
+        """Return all that is needed to assign new data; ``inertia`` is that of the final clustering."""
+        data, settings = self.data, to_dict(self.config)
+        return SavedModel(
+            self.autoencoder,
+            self.clustering.centroids.detach(),
+            data.scaling,
+            data.image_shape,
+            data.features,
+            None if data.fill is None else tuple(data.fill.tolist()),
+            {key: value for key, value in settings["data"].items() if key not in ("name", "root", "path")},
+            inertia / (data.n_samples * self.latent_dim),
+            settings["model"],
+            data.name,
+        )
 
-    def _draw(self, z: Tensor, found: evaluate.Clustering) -> None:
+    def _contrast(self, labels: np.ndarray) -> exemplars.Contrast | None:
+        """Return what sets the clusters of a table apart; None for images, and of one cluster."""
+        if self.data.image_shape is not None or self.n_clusters == 1:
+            return None
+        return exemplars.contrast(self.evaluator.X, self.evaluator.sampled_labels(labels), self.n_clusters)
+
+    def _draw(
+        self,
+        z: Tensor,
+        found: evaluate.Clustering,
+        chosen: list[exemplars.Exemplars],
+        contrast: exemplars.Contrast | None,
+    ) -> None:
         from dkm.figures import figure_to_array, loss_curves, save_figure
 
         directory = self.run_dir.path / "figures"
         directory.mkdir(exist_ok=True)
         centroids = self.clustering.centroids.detach()
-        drawn = dict(evaluate.final_figures(self.data, self.evaluator, z, centroids, found))
+        drawn = dict(evaluate.final_figures(self.data, self.evaluator, z, centroids, found, chosen, contrast))
         drawn["loss_curves"] = loss_curves(self.run_dir.read_metrics())
         drawn["decoded_centroids"] = evaluate.centroid_figure(self.autoencoder, centroids, self.data)
         for name, figure in drawn.items():
@@ -862,85 +889,6 @@ def _n_clusters(config: Config, data: Dataset) -> int:
             f"clustering.n_clusters={K}: expected at most n_samples={data.n_samples}; lower it or load more data"
         )
     return K
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
-    if int(number or 0) >= count:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(f"device={name}: expected a device that is there ({', '.join(there)}); use device=auto")
-    if distributed.is_several() and kind != "cpu":
-        n_local = distributed.local_world_size()
-        if number or kind == "mps" or n_local > count:
-            raise UserError(
-                f"device={name} with {n_local} processes on this machine: expected one GPU for each, found {count}; "
-                "use device=cuda with as many processes as GPUs, or device=cpu"
-            )
-        torch.cuda.set_device(distributed.local_rank())
-        return torch.device(kind, distributed.local_rank())
-    return torch.device(name)
-
-
-def set_threads(n_threads: int | None) -> None:
-    """Set the CPU threads of this process; see ``Config.threads``."""
-    if n_threads is None:
-        from joblib import cpu_count  # knows affinity and container limits
-
-        n_local = distributed.local_world_size()
-        given = os.environ.get("OMP_NUM_THREADS")
-        if given is not None and (n_local == 1 or given != "1"):  # torchrun's own 1 is not the user's choice
-            return
-        n_threads = max(1, cpu_count(only_physical_cores=True) // n_local)
-        if n_local == 1:
-            n_threads = min(n_threads, torch.get_num_threads())
-    torch.set_num_threads(n_threads)
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return True  # unknown
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "arm_bf16"))
-
-
-def _require_compiler(device: torch.device) -> None:
-    """Refuse ``compile=true`` on a CPU without a C++ compiler before anything is written."""
-    if device.type != "cpu":
-        return
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise UserError(
-            "compile=true: found no C++ compiler, which torch.compile needs on a CPU; expected g++ or clang++ on the "
-            "PATH; install one or set compile=false"
-        ) from error
-
-
-@contextmanager
-def _deterministic(is_wanted: bool) -> Iterator[None]:
-    if not is_wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Unlike use_deterministic_algorithms, which does the same, this does not import the compiler, a second or two.
-    before = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("error")
-    # Filling memory that is about to be written anyway costs time and hides nothing here.
-    memory: Any = torch.utils.deterministic
-    fills, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(before)
-        memory.fill_uninitialized_memory = fills
 
 
 def _gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:

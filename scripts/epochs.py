@@ -20,10 +20,11 @@ from dkm import evaluate
 from dkm.compose import compose, parse
 from dkm.config import MLPConfig
 from dkm.data import Dataset, load_dataset
+from dkm.devices import deterministic
 from dkm.kmeans import kmeans
 from dkm.rundir import RunDirectory
 from dkm.scaling import Scaling
-from dkm.trainer import PHASES, Trainer, _deterministic
+from dkm.trainer import PHASES, Trainer
 
 _MNIST_SAMPLES, _MNIST_SHAPE = 70_000, (1, 28, 28)
 # No epoch or step is the last one, or one that is evaluated.
@@ -93,12 +94,12 @@ class OurEpochs:
         self._bar = tqdm(disable=True)
 
     def __call__(self) -> None:
-        with _deterministic(self.config.deterministic):
+        with deterministic(self.config.deterministic):
             self.trainer._train_epoch(self.phase, _NEVER, self._bar)
             self.trainer._end_epoch(self.phase, self.is_joint, self._bar)
 
     def steps(self) -> None:
-        with _deterministic(self.config.deterministic):
+        with deterministic(self.config.deterministic):
             self.trainer._train_epoch(self.phase, _NEVER, self._bar)
         self.trainer.at.batch = 0
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from dkm import clustering, evaluate
 from dkm.compose import compose, parse
 from dkm.data import load_dataset
+from dkm.devices import set_threads
 from dkm.rundir import RunDirectory
-from dkm.trainer import Trainer, set_threads
+from dkm.trainer import Trainer
 
 QUIET = ["log.figures=false", "log.tensorboard=false"]
 TINY = [

@@ -83,8 +83,8 @@ POINTS = {
     "in a checkpoint's write": Point("dkm.checkpoint", "write_atomically", 9),
     "while checkpoints are moved on": Point("os", "link", 5, after=True),
     "before the result": Point("dkm.rundir:RunDirectory", "write_result", 1),
-    "between result and assignments": Point("dkm.rundir:RunDirectory", "write_assignments", 1),
-    "before the model is written": Point("dkm.rundir:RunDirectory", "write_model", 1),
+    "between result and assignments": Point("dkm.rundir:RunDirectory", "write_answers", 1),
+    "before the model is written": Point("dkm.saved:SavedModel", "save", 1),
 }
 
 

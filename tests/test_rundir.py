@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dkm import rundir
+from dkm import answers
+from dkm.answers import Answers, csv_parts
 from dkm.checkpoint import write_atomically
-from dkm.rundir import RunDirectory
 
 
 def table(labels: np.ndarray, distance: np.ndarray, margin: np.ndarray | None, y: np.ndarray | None) -> bytes:
@@ -30,35 +30,33 @@ def table(labels: np.ndarray, distance: np.ndarray, margin: np.ndarray | None, y
 @pytest.mark.parametrize("has_margin", [False, True])
 @pytest.mark.parametrize("n_rows", [1, 999, 1000, 1001, 3500])
 def test_assignments_are_the_same_table_in_parts(
-    n_rows: int, has_margin: bool, has_labels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_rows: int, has_margin: bool, has_labels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rundir, "_ROWS_AT_ONCE", 1000)
+    monkeypatch.setattr(answers, "_ROWS_AT_ONCE", 1000)
     generator = np.random.default_rng(0)
     labels = generator.integers(10, size=n_rows)
     distance = generator.exponential(size=n_rows).astype(np.float32)
     distance[::7] *= np.float32(1e-20)
     margin = generator.exponential(size=n_rows).astype(np.float32) if has_margin else None
     y = generator.integers(3, size=n_rows) if has_labels else None
-    RunDirectory(tmp_path, tensorboard=False, progress="off").write_assignments(labels, distance, margin, y)
-    content = (tmp_path / "assignments.csv").read_bytes()
+    content = b"".join(csv_parts(Answers(np.arange(n_rows), None, labels, distance, margin, y)))
     assert content == table(labels, distance, margin, y)
     rows = list(csv.DictReader(io.StringIO(content.decode())))
     # Nine digits bring back each float32 exactly.
     assert np.array_equal(np.array([row["distance"] for row in rows]).astype(np.float32), distance)
-    assert [path.name for path in tmp_path.iterdir()] == ["assignments.csv"]
 
 
-def test_only_a_part_of_the_assignments_is_text_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "_ROWS_AT_ONCE", 100)
-    sizes: list[int] = []
+def test_only_a_part_of_the_assignments_is_text_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_ROWS_AT_ONCE", 100)
+    some = Answers(np.arange(250), None, np.zeros(250, np.int64), np.zeros(250, np.float32), None)
+    assert [part.count(b"\n") for part in csv_parts(some)] == [1, 100, 100, 50]
 
-    def record(path: Path, parts: Iterator[bytes]) -> None:
-        sizes.extend(part.count(b"\n") for part in parts)
 
-    monkeypatch.setattr(rundir, "write_atomically", record)
-    run = RunDirectory(tmp_path, tensorboard=False, progress="off")
-    run.write_assignments(np.zeros(250, np.int64), np.zeros(250, np.float32), None, None)
-    assert sizes == [1, 100, 100, 50]
+def test_text_in_a_cell_is_quoted_where_a_reader_needs_it() -> None:
+    ids = np.array(["plain", "a,b", 'say "x"', "two\nlines", "100%"])
+    some = Answers(np.arange(5), ids, np.zeros(5, np.int64), np.zeros(5, np.float32), None)
+    rows = list(csv.DictReader(io.StringIO(b"".join(csv_parts(some)).decode(), newline="")))
+    assert [row["id"] for row in rows] == ids.tolist()
 
 
 def broken() -> Iterator[bytes]:

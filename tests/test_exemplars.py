@@ -1,0 +1,73 @@
+"""What tells a person what a cluster is."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from dkm.answers import Answers
+from dkm.exemplars import contrast, exemplar_lines, feature_lines, find
+from dkm.scaling import Scaling
+
+LABELS = np.array([1, 0, 1, 1, 0, 3])
+DISTANCE = np.array([0.3, 0.2, 0.1, 0.2, 0.1, 0.5], np.float32)
+MARGIN = np.array([0.1, 0.4, 0.3, 0.2, 0.5, 0.6], np.float32)
+ANSWERS = Answers(np.arange(10, 16), np.array(list("abcdef")), LABELS, DISTANCE, MARGIN)
+
+
+def test_exemplars_are_the_nearest_and_the_least_certain_rows_of_each_cluster() -> None:
+    found = find(ANSWERS, 4)
+    assert [exemplars.nearest.tolist() for exemplars in found] == [[4, 1], [2, 3, 0], [], [5]]
+    assert [exemplars.least_certain.tolist() for exemplars in found] == [[1, 4], [0, 3, 2], [], [5]]
+    assert find(ANSWERS._replace(margin=None), 4)[1].least_certain.tolist() == []
+
+
+def test_their_table_names_the_rows_of_the_file() -> None:
+    rows = list(csv.DictReader(exemplar_lines(ANSWERS, find(ANSWERS, 4))))
+    assert rows[0] == {
+        "cluster": "0",
+        "kind": "nearest",
+        "rank": "1",
+        "index": "14",
+        "id": "e",
+        "distance": "0.100000001",
+        "margin": "0.5",
+    }
+    assert len(rows) == 2 * len(LABELS)
+
+
+def test_the_contrast_is_the_difference_of_means_in_pooled_standard_deviations() -> None:
+    generator = np.random.default_rng(0)
+    X = (generator.normal(size=(60, 3)) + 1e4).astype(np.float32)
+    labels = generator.integers(3, size=60)
+    found = contrast(X, labels, 3)
+    for k in range(3):
+        mine, rest = X[labels == k].astype(np.float64), X[labels != k].astype(np.float64)
+        pooled = np.sqrt((mine.var(0) * len(mine) + rest.var(0) * len(rest)) / 60)
+        np.testing.assert_allclose(found.difference[k], (mine.mean(0) - rest.mean(0)) / pooled, rtol=1e-6)
+        np.testing.assert_allclose(found.mean[k], mine.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(found.mean_of_others[k], rest.mean(0), rtol=1e-12)
+
+
+def test_a_constant_feature_sets_nothing_apart_and_an_empty_cluster_has_no_contrast() -> None:
+    X = np.array([[1, 0], [1, 0], [1, 5], [1, 5]], np.float32)
+    found = contrast(X, np.array([0, 0, 1, 1]), 3)
+    np.testing.assert_array_equal(found.difference[:2], [[0, -np.inf], [0, np.inf]])
+    assert np.isnan(found.difference[2]).all()
+
+
+def test_the_table_of_features_has_the_units_of_the_data() -> None:
+    X = np.array([[0.0, 7], [0, 9], [10, 7], [10, 9.5]])
+    scaling = Scaling.fit([X], "standard")
+    lines = feature_lines(contrast(scaling.apply(X), np.array([0, 0, 1, 1]), 3), ["age", "size, cm"], scaling)
+    rows = list(csv.DictReader(lines))
+    assert [(row["cluster"], row["feature"]) for row in rows] == [
+        ("0", "age"),
+        ("0", "size, cm"),
+        ("1", "age"),
+        ("1", "size, cm"),
+    ]
+    assert float(rows[0]["mean"]) == pytest.approx(0, abs=1e-6)
+    assert float(rows[0]["mean_of_others"]) == pytest.approx(10)
