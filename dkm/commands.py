@@ -1,0 +1,104 @@
+"""What the commands beside ``dkm.train`` share: KEY=VALUE words to a dataclass, and errors to one line and a code.
+
+Imports no torch: a wrong word answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from dkm.config import Failure, UserError, require
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+T = TypeVar("T")
+
+
+def main(work: Callable[[Sequence[str]], None], doc: str | None) -> None:
+    """Run a command on ``sys.argv`` and exit with its code, one of those of ``dkm.train``."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    words = sys.argv[1:]
+    try:
+        if not words or not {"-h", "--help"}.isdisjoint(words):
+            print((doc or "").strip())
+            raise SystemExit(0 if words else EXIT_USER_ERROR)
+        work(words)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from error
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        print("interrupted: nothing was written", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from error
+
+
+def parse_words(schema: type[T], words: Sequence[str], sections: Sequence[str] = ()) -> tuple[T, list[str]]:
+    """Return the dataclass that the words KEY=VALUE fill, and the words whose key is in one of ``sections``.
+
+    Values are taken as they stand: nothing in them needs to be quoted but for the shell.
+    """
+    known = {part.name: part for part in fields(schema)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    rest: list[str] = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"{word}: expected KEY=VALUE; for example {next(iter(known))}=VALUE")
+        if key.partition(".")[0] in sections and "." in key:
+            rest.append(word)
+            continue
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
+            raise UserError(f"{word}: expected a key of this command; {remedy}")
+        values[key] = _value(key, text, str(known[key].type))
+    for name, part in known.items():
+        if name not in values and part.default is MISSING and part.default_factory is MISSING:
+            raise UserError(f"{name}: missing; expected {name}=VALUE; add it to the command")
+    return schema(**values), rest
+
+
+def _value(key: str, text: str, annotation: str) -> Any:
+    if text == "null" and annotation.endswith("None"):
+        return None
+    kind = annotation.partition(" ")[0]
+    if kind == "bool":
+        require(text in ("true", "false"), key, text, "true or false", f"for example {key}=true")
+        return text == "true"
+    if kind == "int":
+        require(text.lstrip("-").isdecimal(), key, text, "a whole number", f"for example {key}=2")
+        return int(text)
+    return text
+
+
+@dataclass
+class PredictConfig:
+    """``dkm.predict``: which rows, of which file, get which answers."""
+
+    keys_of_data: ClassVar[str] = "data"
+    # A finished run, or its model/ folder.
+    run: str
+    # A file or folder of what the run was trained on: .npy, .npz, .csv, .parquet, images. `data.` keys say how it is
+    # read, where that differs from the run.
+    input: str
+    # .csv, .parquet or .npz.
+    output: str
+    overwrite: bool = False
+    # Also soft memberships, one column for each cluster; the embedding, one column for each dimension.
+    memberships: bool = False
+    embedding: bool = False
+    # auto | cpu | cuda | cuda:N | mps
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            require(self.threads >= 1, "threads", self.threads, "a whole number, 1 or more", "for example threads=4")

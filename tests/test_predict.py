@@ -1,0 +1,225 @@
+"""``dkm.predict``: the same answers as the run gave, for any input that holds the same rows, and every refusal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import sparse
+from sklearn.datasets import load_digits, make_blobs
+
+from dkm import data as data_module
+from dkm import predict, train
+
+QUICK = [
+    *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
+    *("clustering.n_init=2", "log.progress=off", "log.figures=false", "log.tensorboard=false", "threads=1"),
+]
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that runs a command in this process and returns its exit code."""
+
+    def run(module: Any, *words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["dkm", *words])
+        with pytest.raises(SystemExit) as caught:
+            module.main()
+            raise SystemExit(0)
+        return int(caught.value.code or 0)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    X, y = make_blobs(5000, 6, centers=4, random_state=0)
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    frame.insert(0, "customer", [f"c,{i:05d}" for i in range(len(X))])
+    frame["kind"] = [f"k{label}" for label in y]
+    frame.loc[[7, 4999], "b"] = np.nan
+    frame.to_csv(folder / "t.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(table: Path) -> Path:
+    words = ["data=csv", f"data.path={table / 't.csv'}", "data.id=customer", "data.labels=kind", "data.missing=median"]
+    assert train._main([*words, *QUICK, f"hydra.run.dir={table / 'run'}"]) == 0
+    return table / "run"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("part_rows", [2048, 4096, 8 * 2048])
+def test_predicting_the_training_file_repeats_the_assignments(
+    part_rows: int, run: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_module, "_PART_ROWS", part_rows)
+    predict.work([f"run={run}", f"input={table / 't.csv'}", f"output={tmp_path / 'o.csv'}", "threads=1"])
+    assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]
+
+
+def test_a_copied_model_folder_is_enough(run: Path, table: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "elsewhere")
+    predict.work([f"run={tmp_path / 'elsewhere'}", f"input={table / 't.csv'}", f"output={tmp_path / 'o.csv'}"])
+    assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
+
+
+def test_columns_are_matched_by_name(run: Path, table: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(table / "t.csv")
+    frame[["f", "kind", "e", "d", "c", "b", "a"]].assign(more="text").to_csv(tmp_path / "t.csv", index=False)
+    predict.work([f"run={run}", f"input={tmp_path / 't.csv'}", f"output={tmp_path / 'o.csv'}"])
+    expected = [{k: v for k, v in row.items() if k != "id"} for row in rows_of(run / "assignments.csv")]
+    assert rows_of(tmp_path / "o.csv") == expected
+
+
+def test_memberships_and_the_embedding_go_with_it(run: Path, table: Path, tmp_path: Path) -> None:
+    words = [f"run={run}", f"input={table / 't.csv'}", "memberships=true", "embedding=true", "threads=1"]
+    predict.work([*words, f"output={tmp_path / 'o.npz'}"])
+    predict.work([*words, f"output={tmp_path / 'o.csv'}"])
+    with np.load(tmp_path / "o.npz", allow_pickle=False) as found:
+        q, cluster = found["memberships"], found["cluster"]
+        assert found["embedding"].shape == (5000, 4)
+        assert found["ids"][3] == "c,00003"
+    np.testing.assert_allclose(q.sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(q.argmax(1), cluster)
+    first = rows_of(tmp_path / "o.csv")[0]
+    assert float(first["membership_2"]) == pytest.approx(float(q[0, 2]), rel=1e-6)
+    assert [name for name in first if name.startswith("z_")] == ["z_0", "z_1", "z_2", "z_3"]
+
+
+def test_parquet_has_the_same_columns(run: Path, table: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    pd.read_csv(table / "t.csv").to_parquet(tmp_path / "t.parquet")
+    predict.work([f"run={run}", f"input={tmp_path / 't.parquet'}", f"output={tmp_path / 'o.parquet'}", "threads=1"])
+    found, expected = pd.read_parquet(tmp_path / "o.parquet"), pd.read_csv(run / "assignments.csv")
+    assert list(found) == list(expected)
+    np.testing.assert_array_equal(found["cluster"], expected["cluster"])
+    np.testing.assert_array_equal(found["distance"], expected["distance"].astype(np.float32))
+    assert found["id"].tolist() == expected["id"].tolist()
+
+
+def arrays(kind: str, folder: Path) -> list[str]:
+    """Write an input of some kind; return the words of the run on it."""
+    X, images = make_blobs(300, 8, centers=4, random_state=0)[0], load_digits().images[:300]
+    if kind == "npy":
+        np.save(folder / "x.npy", X)
+    elif kind == "shards":
+        (folder / "x").mkdir()
+        np.save(folder / "x" / "0.npy", X[:100])
+        np.save(folder / "x" / "1.npy", X[100:])
+    elif kind == "npz images":
+        np.savez(folder / "x.npz", x=images, y=load_digits().target[:300])
+    elif kind == "sparse":
+        sparse.save_npz(folder / "x.npz", sparse.random_array((300, 40), density=0.2, random_state=0, format="csr"))
+    else:
+        for i, image in enumerate(images[:60]):
+            (folder / "x" / str(i % 3)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15).astype(np.uint8)).save(folder / "x" / str(i % 3) / f"{i}.png")
+    option = {"npy": "npy", "shards": "npy", "npz images": "npz", "sparse": "npz"}.get(kind, "image_folder")
+    suffix = {"npy": ".npy", "npz images": ".npz", "sparse": ".npz"}.get(kind, "")
+    return [f"data={option}", f"data.path={folder / f'x{suffix}'}"] + (
+        ["data.labels=y"] if kind == "npz images" else []
+    )
+
+
+@pytest.mark.parametrize("kind", ["npy", "shards", "npz images", "sparse", "image folder"])
+def test_every_kind_of_file_is_predicted_as_it_was_clustered(kind: str, tmp_path: Path) -> None:
+    words = arrays(kind, tmp_path)
+    assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    source = words[1].removeprefix("data.path=")
+    predict.work([f"run={tmp_path / 'run'}", f"input={source}", f"output={tmp_path / 'o.csv'}", "threads=1"])
+    assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "run" / "assignments.csv").read_bytes()
+
+
+# --- refused ------------------------------------------------------------------------------------------------
+
+
+def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
+    """Return words that are refused, and what is said."""
+    given = [f"run={run}", f"input={table / 't.csv'}", f"output={tmp / 'o.csv'}"]
+    np.save(tmp / "narrow.npy", np.zeros((3, 5)))
+    np.save(tmp / "text.npy", np.array([["a"] * 6]))
+    np.save(tmp / "nan.npy", np.full((3, 6), np.nan))
+    frame = pd.read_csv(table / "t.csv")
+    frame.drop(columns=["a", "d"]).to_csv(tmp / "short.csv", index=False)
+    frame.assign(c="x").to_csv(tmp / "words.csv", index=False)
+    (tmp / "there.csv").write_text("mine")
+    shutil.copytree(run / "model", tmp / "bad" / "model")
+    (tmp / "bad" / "model" / "weights.safetensors").write_bytes(b"no")
+    (tmp / "new" / "model").mkdir(parents=True)
+    (tmp / "new" / "model" / "model.json").write_text(json.dumps({"format_version": 2}))
+    (tmp / "new" / "model" / "weights.safetensors").write_bytes(b"")
+    (tmp / "plain").mkdir()
+    return {
+        "no words": (["run"], "run: expected KEY=VALUE"),
+        "unknown key": ([*given, "outputs=x"], "outputs=x: expected a key of this command; did you mean output?"),
+        "unknown key of data": ([*given, "data.idd=x"], "data.idd=x: expected a key of data=csv; the keys are"),
+        "no output": (given[:2], "output: missing; expected output=VALUE"),
+        "no run": (["run=nowhere", *given[1:]], "run=nowhere: no such folder"),
+        "no model": ([f"run={tmp / 'plain'}", *given[1:]], "no model.json in it; expected the model of a finished run"),
+        "damaged": ([f"run={tmp / 'bad'}", *given[1:]], "cannot be read"),
+        "newer": ([f"run={tmp / 'new'}", *given[1:]], "format version 2, this release reads 1"),
+        "no input": ([given[0], "input=t.csvv", given[2]], "input=t.csvv: no such file"),
+        "columns": ([given[0], f"input={tmp / 'short.csv'}", given[2]], "has no 2 columns a, d; its columns are"),
+        "text column": ([given[0], f"input={tmp / 'words.csv'}", given[2]], "column c: not only numbers"),
+        "features": ([given[0], f"input={tmp / 'narrow.npy'}", given[2]], "5 features; expected 6"),
+        "text": ([given[0], f"input={tmp / 'text.npy'}", given[2]], "an array of <U1; expected real numbers"),
+        "nan": ([given[0], f"input={tmp / 'nan.npy'}", given[2]], "a value that is NaN, infinite or too large"),
+        "exists": ([*given[:2], f"output={tmp / 'there.csv'}"], "there is such a file; expected a new one"),
+        "suffix": ([*given[:2], f"output={tmp / 'o.xls'}"], "the suffix '.xls'; expected one of .csv, .parquet, .npz"),
+        "folder": ([*given[:2], f"output={tmp / 'none' / 'o.csv'}"], "cannot be written (No such file or directory)"),
+        "flag": ([*given, "overwrite=yes"], "overwrite=yes: expected true or false"),
+        "threads": ([*given, "threads=0"], "threads=0: expected a whole number, 1 or more"),
+        "device": ([*given, "device=cuda:99"], "device=cuda:99: expected a device that is there"),
+    }
+
+
+CASES = [
+    *("no words", "unknown key", "unknown key of data", "no output", "no run", "no model", "damaged", "newer"),
+    *("no input", "columns", "text column", "features", "text", "nan", "exists", "suffix", "folder", "flag"),
+    *("threads", "device"),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_costs_one_line_and_leaves_no_output(
+    case: str, run: Path, table: Path, tmp_path: Path, call: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, expected = refusals(run, table, tmp_path)[case]
+    before = sorted(tmp_path.rglob("*"))
+    assert call(predict, *words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+def test_overwrite_replaces(run: Path, table: Path, tmp_path: Path) -> None:
+    (tmp_path / "o.csv").write_text("old")
+    predict.work([f"run={run}", f"input={table / 't.csv'}", f"output={tmp_path / 'o.csv'}", "overwrite=true"])
+    assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
+
+
+def test_without_words_the_command_explains_itself(call: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(predict, "--help") == 0
+    assert "python -m dkm.predict run=RUN input=FILE output=OUT.csv" in capsys.readouterr().out
