@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dkm.clustering import KMeansLoss, kmeans_loss
+    from dkm.estimator import DeepKMeans
     from dkm.regularization import l2_penalty
 
-__all__ = ["KMeansLoss", "kmeans_loss", "l2_penalty"]
+__all__ = ["DeepKMeans", "KMeansLoss", "kmeans_loss", "l2_penalty"]
 
 try:
     __version__ = version("dkm")
 except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0+unknown"
 
-_HOME = {"KMeansLoss": "dkm.clustering", "kmeans_loss": "dkm.clustering", "l2_penalty": "dkm.regularization"}
+_HOME = {
+    "DeepKMeans": "dkm.estimator",
+    "KMeansLoss": "dkm.clustering",
+    "kmeans_loss": "dkm.clustering",
+    "l2_penalty": "dkm.regularization",
+}
 
 
 def __getattr__(name: str) -> Any:

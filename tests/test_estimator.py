@@ -1,0 +1,150 @@
+"""`DeepKMeans`: scikit-learn's conventions, and the numbers of the command line."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from dkm import DeepKMeans, predict, train
+
+QUICK: dict[str, Any] = {
+    "hidden": (16,),
+    "pretrain_epochs": 2,
+    "joint_epochs": 2,
+    "n_init": 2,
+    "tol": 0,
+    "random_state": 0,
+}
+X, Y = make_blobs(300, 5, centers=4, random_state=0)
+
+
+def small(n_clusters: int = 4, **settings: Any) -> DeepKMeans:
+    return DeepKMeans(n_clusters, **(QUICK | settings))
+
+
+CHECKS = [(check.func.__name__, check) for _, check in estimator_checks_generator(small(3), legacy=True)]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
+def test_scikit_learns_own_check(check: Any) -> None:
+    check(small(3))
+
+
+@pytest.mark.parametrize("config", [None, ["optimizer=sgd", "joint.lr=0.01"], {"joint.lr": 0.001, "precision": "bf16"}])
+def test_the_labels_are_those_of_the_command_line_bit_for_bit(config: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    more = [] if config is None else config if isinstance(config, list) else [f"{k}={v}" for k, v in config.items()]
+    words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=4", "model.hidden=[16]", *more]
+    words += ["pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2", "log.figures=false"]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}", "log.progress=off"]) == 0
+    rows = np.genfromtxt(tmp_path / "run" / "assignments.csv", delimiter=",", names=True)
+    model = small(config=config).fit(X)
+    np.testing.assert_array_equal(model.labels_, rows["cluster"])
+    nearest = model.transform(X)[np.arange(len(X)), model.labels_]
+    np.testing.assert_allclose(nearest, rows["distance"], rtol=1e-5, atol=1e-6)
+    loaded = DeepKMeans.load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.cluster_centers_, model.cluster_centers_)
+    np.testing.assert_array_equal(loaded.predict(X), model.labels_)
+
+
+def test_images_are_augmented_and_scaled_as_images(tmp_path: Path) -> None:
+    digits = load_digits()
+    np.save(tmp_path / "x.npy", digits.images[:200])
+    words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=4", "model.hidden=[16]"]
+    words += ["pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2"]
+    words += ["log.figures=false", "log.progress=off"]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    rows = np.genfromtxt(tmp_path / "run" / "assignments.csv", delimiter=",", names=True)
+    model = small(image_shape=(1, 8, 8)).fit(digits.data[:200])
+    np.testing.assert_array_equal(model.labels_, rows["cluster"])
+    np.testing.assert_array_equal(model.predict(digits.data[:200]), model.labels_)
+
+
+def test_what_was_fitted_is_consistent() -> None:
+    model = small()
+    labels = model.fit_predict(X)
+    np.testing.assert_array_equal(labels, model.labels_)
+    np.testing.assert_array_equal(model.predict(X), labels)
+    distances = model.transform(X)
+    assert distances.shape == (300, 4)
+    np.testing.assert_array_equal(distances.argmin(1), labels)
+    gaps = model.embed(X)[:, None] - model.cluster_centers_[None]
+    np.testing.assert_allclose(distances, np.sqrt((gaps**2).sum(2)), rtol=1e-4, atol=1e-5)
+    assert model.inertia_ == pytest.approx((distances.min(1) ** 2).sum(), rel=1e-4)
+    assert (model.n_iter_, model.n_features_in_) == (2, 5)
+    assert -1 <= model.score(X) <= 1
+
+
+def test_it_works_in_a_pipeline_and_a_grid_search_without_labels() -> None:
+    search = GridSearchCV(make_pipeline(StandardScaler(), small()), {"deepkmeans__weight": [0.01, 0.1]}, cv=2)
+    search.fit(X)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.predict(X).shape == (300,)
+
+
+def test_names_of_pandas_columns_are_kept_and_checked() -> None:
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    model = small().fit(frame)
+    assert model.feature_names_in_.tolist() == list("abcde")
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[list("edcba")])
+    np.testing.assert_array_equal(model.get_feature_names_out(), [f"deepkmeans{k}" for k in range(4)])
+
+
+@pytest.mark.parametrize("copy", ["pickle", "joblib", "files"])
+def test_a_copy_predicts_the_same(copy: str, tmp_path: Path) -> None:
+    model = small().fit(X)
+    if copy == "pickle":
+        again = pickle.loads(pickle.dumps(model))
+    elif copy == "joblib":
+        joblib.dump(model, tmp_path / "m.joblib")
+        again = joblib.load(tmp_path / "m.joblib")
+    else:
+        model.save(tmp_path / "saved")
+        again = DeepKMeans.load(tmp_path / "saved")
+        np.save(tmp_path / "x.npy", X)
+        predict.work([f"run={tmp_path / 'saved'}", f"input={tmp_path / 'x.npy'}", f"output={tmp_path / 'o.csv'}"])
+        rows = np.genfromtxt(tmp_path / "o.csv", delimiter=",", names=True)
+        np.testing.assert_array_equal(rows["cluster"], model.labels_)
+    np.testing.assert_array_equal(again.embed(X), model.embed(X))
+    np.testing.assert_array_equal(again.predict(X), model.labels_)
+
+
+def test_an_int_seeds_and_a_random_state_draws() -> None:
+    np.testing.assert_array_equal(small().fit(X).embed(X), small().fit(X).embed(X))
+    first, second = (small(random_state=np.random.RandomState(1)).fit(X).embed(X) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, small().fit(X).embed(X))
+
+
+def test_what_a_run_refuses_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match=r"clustering.weight=-1.*: expected a finite number, 0 or more"):
+        small(weight=-1).fit(X)
+    with pytest.raises(ValueError, match="n_samples=300"):
+        small(400).fit(X)
+    with pytest.raises(ValueError, match=r"did you mean joint\.lr"):
+        small(config={"joint.lrr": 1}).fit(X)
+    with pytest.raises(ValueError, match="no such folder"):
+        DeepKMeans.load("nowhere")
+
+
+def test_nothing_is_written_and_the_threads_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads()
+    small(config=["threads=1"]).fit(X)
+    assert torch.get_num_threads() == before
+    assert list(tmp_path.iterdir()) == []
