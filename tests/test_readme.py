@@ -7,12 +7,17 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits, make_blobs
 
+from dkm import predict, train
 from dkm.clustering import kmeans_loss
 from dkm.compose import compose, parse
-from dkm.config import GROUPS, dotted
+from dkm.config import GROUPS, keys
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,6 +47,48 @@ def test_the_pieces_train_on_their_own() -> None:
     assert names["encoder"].weight.grad.abs().sum() > 0
 
 
+OWN_DATA = README.partition("## Your own data")[2].partition("\n## ")[0]
+
+
+@pytest.fixture
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the commands on the user's own data read, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    X, y = make_blobs(300, 3, centers=8, random_state=0)
+    frame = pd.DataFrame({"customer": [f"c{i}" for i in range(300)], "age": X[:, 0], "income": X[:, 1], "city": "Rome"})
+    frame.to_csv("customers.csv", index=False)
+    frame.to_parquet("customers.parquet")
+    frame.head(20).to_csv("new.csv", index=False)
+    np.save("points.npy", X)
+    np.savez("images.npz", x=load_digits().images[:300], y=y)
+    for i, image in enumerate(load_digits().images[:40]):
+        (tmp_path / "photos" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype(np.uint8)).save(tmp_path / "photos" / str(i % 2) / f"{i}.png")
+
+
+@pytest.mark.usefixtures("own_files")
+def test_the_commands_on_own_data_run() -> None:
+    commands = re.findall(r"^    python -m dkm\.train (.*)$", OWN_DATA, re.M)
+    assert {word for c in commands for word in c.split() if word.startswith("data=")} == {
+        f"data={name}" for name in ("csv", "parquet", "image_folder", "npy", "npz")
+    }
+    quick = ["model.hidden=[16]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.tensorboard=false"]
+    for number, command in enumerate(commands):
+        words = [*shlex.split(command), *quick, f"hydra.run.dir=run{number}", "log.progress=off"]
+        assert train._main([*words, f"log.figures={str(number == 0).lower()}"]) == 0
+    assert len(Path("run0/features.csv").read_text().splitlines()) == 1 + 8 * 2
+    assert Path("run0/figures/features.png").exists()
+    (command,) = re.findall(r"^    python -m dkm\.predict (.*)$", OWN_DATA, re.M)
+    predict.work([word.replace("RUN", "run0") for word in shlex.split(command)])
+    assert Path("clusters.csv").read_text().splitlines() == Path("run0/assignments.csv").read_text().splitlines()[:21]
+
+
+def test_the_estimator_of_the_readme_fits() -> None:
+    names: dict[str, Any] = {}
+    exec(BLOCKS[2], names)
+    assert names["model"].score(names["X"]) > 0.5
+
+
 # The others are run as a whole in test_config.py and test_resume.py.
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not re.search(r"--cfg|--multirun|--config-dir|resume=", c)])
 def test_each_command_composes(command: str) -> None:
@@ -59,10 +106,10 @@ def test_the_table_of_groups_is_complete() -> None:
 
 
 def test_the_table_of_keys_names_keys_that_exist() -> None:
-    known = dotted(compose(parse([])).config)
+    known = list(keys())
     table = README.partition("| key | default | meaning |")[2].partition("\n\n")[0]
-    keys = [name for row in table.splitlines()[2:] for name in re.findall(r"`([a-z_.]+)`", row.split("|")[1])]
-    for key in keys:
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`([a-z_.]+)`", row.split("|")[1])]
+    for key in named:
         assert any(name == key or name.endswith(key) for name in known), key
 
 
