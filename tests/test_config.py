@@ -84,9 +84,12 @@ def config_of(*arguments: str) -> Config:
     return compose(parse(arguments)).config
 
 
+OWN_FILES = ("npy", "npz", "csv", "parquet", "image_folder")
+
+
 @cache
 def config_with(group: str, option: str) -> Config:
-    return config_of(f"{group}={option}", *(["data.path=x"] if option in ("npy", "npz") else []))
+    return config_of(f"{group}={option}", *(["data.path=x"] if option in OWN_FILES else []))
 
 
 # --- files and dataclasses ----------------------------------------------------------------------------------------
@@ -255,6 +258,7 @@ def test_a_users_own_config_is_named_with_config_name(own: Path) -> None:
 # --- each option runs ---------------------------------------------------------------------------------------------
 
 NEEDS_FILES = {"mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10", "newsgroups"}
+NEEDS_FILES |= {"csv", "parquet", "image_folder"}  # which test_readme.py trains on
 RUNNABLE = [(group, option) for group, option in OPTIONS if option not in NEEDS_FILES]
 
 
@@ -313,8 +317,8 @@ def test_a_sweep_makes_one_run_for_each_seed(start: Start, images: Path) -> None
 # --- the command line ---------------------------------------------------------------------------------------------
 
 FLAGS = {
-    "--help": "data: blobs, cifar10, digits",
-    "-h": "data: blobs, cifar10, digits",
+    "--help": "data: blobs, cifar10, csv, digits",
+    "-h": "data: blobs, cifar10, csv, digits",
     "--hydra-help": "--multirun",
     "--version": "Hydra 1.",
     "--cfg job": "\nbatch_size: 256\n",
@@ -393,11 +397,13 @@ def test_importing_the_package_loads_no_torch(tmp_path: Path) -> None:
 
 def test_the_public_names_resolve_to_their_homes() -> None:
     from dkm.clustering import KMeansLoss, kmeans_loss
+    from dkm.estimator import DeepKMeans
     from dkm.regularization import l2_penalty
 
+    assert dkm.DeepKMeans is DeepKMeans
     assert dkm.KMeansLoss is KMeansLoss
     assert dkm.kmeans_loss is kmeans_loss
     assert dkm.l2_penalty is l2_penalty
-    assert {"KMeansLoss", "kmeans_loss", "l2_penalty"} == set(dkm.__all__) <= set(dir(dkm))
+    assert {"DeepKMeans", "KMeansLoss", "kmeans_loss", "l2_penalty"} == set(dkm.__all__) <= set(dir(dkm))
     with pytest.raises(AttributeError, match="module 'dkm' has no attribute 'nope'"):
         _ = dkm.nope

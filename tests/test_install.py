@@ -117,6 +117,7 @@ def test_the_installed_package_trains_from_an_empty_folder(command: str, runs: d
     assert files - events == {
         *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
+        *("exemplars.csv", "features.csv"),
         *("checkpoints/last.pt", "checkpoints/previous.pt", "model/weights.safetensors", "model/model.json"),
     }
     manifest = json.loads((path / "manifest.json").read_text())
