@@ -39,7 +39,7 @@ CHECKS = [(check.func.__name__, check) for _, check in estimator_checks_generato
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
 def test_scikit_learns_own_check(check: Any) -> None:
-    check(small(3))
+    check(small(3, pretrain_epochs=1, joint_epochs=1, n_init=1))
 
 
 @pytest.mark.parametrize("config", [None, ["optimizer=sgd", "joint.lr=0.01"], {"joint.lr": 0.001, "precision": "bf16"}])

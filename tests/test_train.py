@@ -392,12 +392,20 @@ def test_the_default_run_beats_k_means_on_digits(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_mnist_runs_from_its_files(data_root: Callable[[str], Path], tmp_path: Path) -> None:
     overrides = ["data=mnist", "data.split=test", f"data.root={data_root('MNIST/raw')}", "model.hidden=[128]"]
+    overrides += ["evaluation.silhouette_samples=1000", "log.figures=false", "log.tensorboard=false"]
     finished = start([*overrides, "pretrain.epochs=3", "joint.epochs=1", "clustering.n_init=2"], tmp_path / "run")
     assert finished.code == 0, finished.err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["n_samples"] == 10_000
     assert 0.5 < result["kmeans_raw"]["acc"] < 0.6  # 0.53 in the literature, on all 70,000
     assert result["acc"] > 0.4
+
+
+def test_the_baseline_on_the_raw_data_may_be_left_out(run: Path, labeled: list[str], tmp_path: Path) -> None:
+    finished = start([*labeled, "evaluation.kmeans_raw=false", "log.figures=false"], tmp_path / "run")
+    assert "raw data" not in finished.out
+    result, whole = (json.loads((path / "result.json").read_text()) for path in (tmp_path / "run", run))
+    assert result == whole | {"kmeans_raw": None}
 
 
 def test_pretraining_may_have_an_optimizer_of_its_own(run: Path, labeled: list[str], tmp_path: Path) -> None:
