@@ -102,3 +102,23 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if self.threads is not None:
             require(self.threads >= 1, "threads", self.threads, "a whole number, 1 or more", "for example threads=4")
+
+
+@dataclass
+class ExportConfig:
+    """``dkm.export``: which model, in which form."""
+
+    # A finished run, or its model/ folder.
+    run: str
+    # A folder that is made.
+    output: str
+    # torch | onnx | numpy
+    format: str = "torch"
+    # Real rows to compare on; null: the data of the run.
+    input: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        choices = ("torch", "onnx", "numpy")
+        remedy = "for example format=torch"
+        require(self.format in choices, "format", self.format, "one of " + ", ".join(choices), remedy)

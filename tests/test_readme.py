@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 
-from dkm import predict, train
+from dkm import export, predict, train
 from dkm.clustering import kmeans_loss
 from dkm.compose import compose, parse
 from dkm.config import GROUPS, keys
@@ -81,6 +81,9 @@ def test_the_commands_on_own_data_run() -> None:
     (command,) = re.findall(r"^    python -m dkm\.predict (.*)$", OWN_DATA, re.M)
     predict.work([word.replace("RUN", "run0") for word in shlex.split(command)])
     assert Path("clusters.csv").read_text().splitlines() == Path("run0/assignments.csv").read_text().splitlines()[:21]
+    (command,) = re.findall(r"^    python -m dkm\.export (.*)$", OWN_DATA, re.M)
+    export.work([word.replace("RUN", "run0") for word in shlex.split(command)])
+    assert Path("artifact/assign.py").exists()
 
 
 def test_the_estimator_of_the_readme_fits() -> None:

@@ -1,0 +1,320 @@
+"""Export the model of a run for use without this package:
+
+    python -m dkm.export run=RUN output=DIR format=torch
+
+Preprocessing, encoder and the nearest centroid in one artifact, with a short USAGE.md beside it. The formats are torch
+(``torch.export``, needs torch alone), onnx (any runtime, any number of rows; ``pip install 'dkm[onnx]'``) and numpy
+(an archive and a short module that needs NumPy alone; ``model=mlp`` only).
+
+    input=FILE       real rows to compare the artifact and the model on; by default the data of the run, where its
+                     config.yaml and the data are still there
+    overwrite=true   replace a folder that is there
+
+What comes out is what was compared: the largest difference is printed, and an artifact that differs is not kept.
+"""
+
+# Shapes: n rows, F input features, D latent, K clusters.
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dkm.commands import ExportConfig, parse_words
+from dkm.commands import main as run_command
+from dkm.compose import absolute, compose, parse
+from dkm.config import DataConfig, Failure, FileData, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dkm.saved import SavedModel
+
+# Rows that an artifact is compared on with the model.
+_N_COMPARED = 1000
+# The largest difference of a distance, relative to the largest distance, that rounding in float32 explains.
+_TOLERANCE = 1e-4
+
+_NUMPY_MODULE = '''\
+"""Assigns rows to clusters; needs NumPy alone. Written by dkm.export."""
+
+from pathlib import Path
+
+import numpy as np
+
+_FOLDER = Path(__file__).parent
+
+
+def load(path=_FOLDER / "model.npz"):
+    """Return the arrays of the model."""
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def predict(x, model=None):
+    """Return cluster (n,), distance to its centroid (n,), embedding (n, D) of rows x (n, F), as the data had them."""
+    m = load() if model is None else model
+    x = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) - m["shift"]) / m["scale"]
+    if m["is_l2"]:
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        x = x / np.where(length > 0, length, 1.0)
+    z = x.astype(np.float32)
+    n_layers = sum(name.startswith("weight_") for name in m)
+    for layer in range(n_layers):
+        z = z @ m[f"weight_{layer}"].T + m[f"bias_{layer}"]
+        if layer < n_layers - 1:
+            z = np.maximum(z, 0)
+    squared = np.square(z[:, None].astype(np.float64) - m["centroids"]).sum(2)
+    cluster = squared.argmin(1)
+    return cluster, np.sqrt(squared[np.arange(len(z)), cluster]).astype(np.float32), z
+'''
+
+_USAGE = {
+    "torch": """\
+import torch
+
+model = torch.export.load("model.pt2").module()
+cluster, distance, embedding = model(x)  # x: {dtype}, (n, {F})
+""",
+    "onnx": """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+cluster, distance, embedding = session.run(None, {{"x": x}})  # x: {dtype}, (n, {F})
+""",
+    "numpy": """\
+from assign import predict  # assign.py and model.npz in the same folder
+
+cluster, distance, embedding = predict(x)  # x: (n, {F})
+""",
+}
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    run_command(work, __doc__)
+
+
+def work(words: Sequence[str]) -> None:
+    """Export what the words say."""
+    export(parse_words(ExportConfig, words)[0])
+
+
+def export(config: ExportConfig) -> Path:
+    """Write the artifact and return its folder.
+
+    Raises
+    ------
+    UserError
+        If there is no model, nothing to compare on, or no place to write.
+    Failure
+        If the artifact does not give the model's answers; none is left then.
+    """
+    from dkm.saved import load_model
+
+    model = load_model(config.run)
+    folder = Path(absolute(config.output))
+    source = f"output={config.output}"
+    if folder.exists() and not config.overwrite:
+        raise UserError(f"{source}: there is such a folder; expected a new one; set overwrite=true to replace it")
+    if config.format == "numpy" and model.section["name"] != "mlp":
+        raise UserError("format=numpy: the model is convolutional; expected model=mlp; use format=torch or onnx")
+    rows = _rows(config, model)
+    beside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        beside.chmod(0o755)
+        write = {"torch": _write_torch, "onnx": _write_onnx, "numpy": _write_numpy}[config.format]
+        found = write(model, rows, beside)
+        difference = _compare(model, rows, found)
+        _write_usage(model, config.format, difference, len(rows), beside)
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.replace(folder)
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror or error}; expected a place to write; choose another") from error
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+    print(f"{folder}: compared on {len(rows):,} rows, largest difference of a distance {difference:.2g}")
+    return folder
+
+
+def _rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
+    """Return real rows (n, F), not yet scaled: of the file that is named, or of the data of the run."""
+    import numpy as np
+
+    from dkm.data import InputReader, load_dataset
+    from dkm.predict import data_config
+    from dkm.scaling import Scaling, to_rows
+
+    path, key = config.input, "input"
+    if path is None:
+        data = _data_of_run(Path(absolute(config.run)))
+        if not isinstance(data, FileData):
+            X = load_dataset(data, Scaling("none", model.scaling.n_features)).X
+            assert isinstance(X, torch.Tensor)
+            return X[:_N_COMPARED].numpy().astype(_dtype(model))
+        path, key = data.path, "data.path"
+    n_channels = None if model.image_shape is None else model.image_shape[0]
+    reader = InputReader(
+        data_config(path, model, ()), key=key, features=model.features, fill=model.fill, n_channels=n_channels
+    )
+    part = next(reader.parts())
+    rows: np.ndarray = np.ascontiguousarray(to_rows(part.X[:_N_COMPARED]), dtype=_dtype(model))
+    return rows
+
+
+def _dtype(model: SavedModel) -> str:
+    """Return what the artifact takes: tables may have large offsets, which float32 would round off."""
+    return "float64" if model.image_shape is None else "float32"
+
+
+def _data_of_run(run: Path) -> DataConfig:
+    """Return the data section of the run's config."""
+    if not (run / "config.yaml").is_file():
+        raise UserError("input=null: no config.yaml in the folder names its data; expected real rows; set input=FILE")
+    return compose(parse(["--config-dir", str(run), "--config-name", "config"])).config.data
+
+
+def assigner(model: SavedModel) -> torch.nn.Module:
+    """Return the whole way from rows as the data had them to (cluster, distance, embedding), as one module."""
+
+    class Assigner(torch.nn.Module):
+        shift: torch.Tensor
+        scale: torch.Tensor
+        centroids: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = model.autoencoder.encoder
+            self.is_l2 = model.scaling.kind == "l2"
+            # In float64, as in training: a large offset costs no digits.
+            self.register_buffer("shift", torch.tensor(model.scaling.shift, dtype=torch.float64))
+            self.register_buffer("scale", torch.tensor(model.scaling.scale, dtype=torch.float64))
+            self.register_buffer("centroids", model.centroids)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            rows = (x.double() - self.shift) / self.scale
+            if self.is_l2:
+                length = rows.square().sum(1, keepdim=True).sqrt()
+                rows = rows / torch.where(length > 0, length, torch.ones_like(length))
+            z = self.encoder(rows.float())
+            squared = (z.double()[:, None] - self.centroids.double()).square().sum(2)  # (n, K)
+            smallest, cluster = squared.min(1)
+            return cluster, smallest.sqrt().float(), z
+
+    return Assigner().eval()
+
+
+Found = tuple[Any, Any, Any]
+
+
+def _write_torch(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
+    x = torch.from_numpy(rows)
+    program = torch.export.export(assigner(model), (_several(x),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(program, folder / "model.pt2")
+    cluster, distance, z = torch.export.load(folder / "model.pt2").module()(x)
+    return cluster.numpy(), distance.numpy(), z.numpy()
+
+
+def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        missing = str(error.name)
+        raise UserError(
+            f"format=onnx: {missing} is not installed; expected the extra that writes ONNX; "
+            "install it: pip install 'dkm[onnx]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        torch.onnx.export(
+            assigner(model),
+            (_several(torch.from_numpy(rows)),),
+            folder / "model.onnx",
+            input_names=["x"],
+            output_names=["cluster", "distance", "embedding"],
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    cluster, distance, z = session.run(None, {"x": rows})
+    return cluster, distance, z
+
+
+def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
+    import numpy as np
+
+    layers = [layer for layer in model.autoencoder.encoder.children() if isinstance(layer, torch.nn.Linear)]
+    arrays: dict[str, np.ndarray] = {
+        "shift": np.array(model.scaling.shift),
+        "scale": np.array(model.scaling.scale),
+        "is_l2": np.array(model.scaling.kind == "l2"),
+        "centroids": model.centroids.numpy(),
+    }
+    for number, layer in enumerate(layers):
+        arrays |= {f"weight_{number}": layer.weight.numpy(), f"bias_{number}": layer.bias.numpy()}
+    np.savez(folder / "model.npz", allow_pickle=False, **arrays)
+    (folder / "assign.py").write_text(_NUMPY_MODULE, encoding="utf-8")
+    names: dict[str, Any] = {"__file__": str(folder / "assign.py")}
+    exec(compile(_NUMPY_MODULE, "assign.py", "exec"), names)  # what was just written, from above
+    found: Found = names["predict"](rows)
+    return found
+
+
+def _several(x: torch.Tensor) -> torch.Tensor:
+    """Return at least two rows: of one, the exporters would take the number to be fixed."""
+    return x if len(x) > 1 else x.repeat(2, 1)
+
+
+def _compare(model: SavedModel, rows: np.ndarray, found: Found) -> float:
+    """Return the largest difference of a distance from the model's; refuse what rounding does not explain."""
+    import numpy as np
+
+    from dkm.evaluate import cluster
+    from dkm.saved import scaled_rows
+
+    with torch.no_grad():
+        z = model.autoencoder.encode(torch.from_numpy(scaled_rows(model, rows, "input", np.arange(len(rows)))))
+    expected = cluster(z, model.centroids)
+    difference = float(np.abs(found[1] - expected.distance).max())
+    limit = _TOLERANCE * max(1.0, float(expected.distance.max()))
+    # Where two centroids are as near as rounding can tell, either is right.
+    is_clear = np.ones(len(rows), dtype=bool) if expected.margin is None else expected.margin > 2 * limit
+    n_other = int((found[0] != expected.labels)[is_clear].sum())
+    if not difference <= limit or n_other:
+        what = f"distances by {difference:.3g}, {n_other} clusters"
+        raise Failure(f"the artifact differs from the model: {what}; it was not kept")
+    return difference
+
+
+def _write_usage(model: SavedModel, name: str, difference: float, n_rows: int, folder: Path) -> None:
+    F, shape = model.scaling.n_features, model.image_shape
+    columns = "" if model.features is None else f"The columns of x, in this order: {', '.join(model.features)}.\n"
+    if model.fill is not None:
+        columns += f"Missing values are to be replaced by: {', '.join(f'{value:.9g}' for value in model.fill)}.\n"
+    if shape is not None:
+        columns += f"Each row is an image of shape {shape} (channels, height, width), flattened.\n"
+    code = _USAGE[name].format(F=F, dtype=_dtype(model))
+    text = (
+        f"# {model.n_clusters} clusters of {F} features\n\n```python\n{code}```\n\n{columns}"
+        "Values as the data had them: the scaling is inside. `distance` is Euclidean, to the centroid of the cluster,\n"
+        f"in the embedding. Compared with the model on {n_rows:,} rows: distances differ by at most {difference:.2g}.\n"
+    )
+    (folder / "USAGE.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""``dkm.export``: the artifact alone gives the run's answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.datasets import load_digits, make_blobs
+
+from dkm import export, train
+from dkm.config import Failure, UserError
+
+QUICK = [
+    *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
+    *("clustering.n_init=2", "log.progress=off", "log.figures=false", "log.tensorboard=false"),
+]
+KINDS = ("table", "images", "sparse", "conv")
+FORMATS = ("torch", "onnx", "numpy")
+X = make_blobs(300, 5, centers=4, random_state=0)[0] + 1e5  # a large offset
+IMAGES = load_digits().images[:200]
+COUNTS = sparse.random_array((200, 30), density=0.2, random_state=0, format="csr", dtype=np.float32)
+ROWS = {"table": X, "images": IMAGES.reshape(200, -1), "sparse": COUNTS.toarray(), "conv": IMAGES.reshape(200, -1)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    np.save(folder / "table.npy", X)
+    np.save(folder / "images.npy", IMAGES)
+    sparse.save_npz(folder / "sparse.npz", COUNTS)
+    words = {
+        "table": ["data=npy", f"data.path={folder / 'table.npy'}"],
+        "images": ["data=npy", f"data.path={folder / 'images.npy'}"],
+        "sparse": ["data=npz", f"data.path={folder / 'sparse.npz'}"],
+        "conv": ["data=npy", f"data.path={folder / 'images.npy'}", "model=conv", "model.filters=[2,2,2]"],
+    }
+    for kind, own in words.items():
+        quick = QUICK[1:] if kind == "conv" else QUICK
+        assert train._main([*own, *quick, f"hydra.run.dir={folder / kind}"]) == 0
+    return {kind: folder / kind for kind in words}
+
+
+def answers(folder: Path, name: str, rows: np.ndarray) -> tuple[Any, Any, Any]:
+    """Return what the artifact says, as USAGE.md tells a person to ask it."""
+    x = np.ascontiguousarray(rows)
+    if name == "torch":
+        cluster, distance, z = torch.export.load(folder / "model.pt2").module()(torch.from_numpy(x))
+        return cluster.numpy(), distance.numpy(), z.numpy()
+    if name == "onnx":
+        runtime = pytest.importorskip("onnxruntime")
+        session = runtime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        return tuple(session.run(None, {"x": x}))
+    spec = importlib.util.spec_from_file_location("assign", folder / "assign.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return tuple(module.predict(rows))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_artifact_gives_the_runs_answers_for_any_number_of_rows(
+    kind: str, name: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "onnx":
+        pytest.importorskip("onnxscript")
+    words = [f"run={runs[kind]}", f"output={tmp_path / 'out'}", f"format={name}"]
+    if (kind, name) == ("conv", "numpy"):
+        with pytest.raises(UserError, match="format=numpy: the model is convolutional; expected model=mlp"):
+            export.work(words)
+        return
+    export.work(words)
+    assert "largest difference of a distance" in capsys.readouterr().out
+    expected = np.genfromtxt(runs[kind] / "assignments.csv", delimiter=",", names=True)
+    rows = ROWS[kind].astype(np.float32 if kind in ("images", "conv") else np.float64)
+    for n in (1, 2, 57, len(rows)):
+        cluster, distance, z = answers(tmp_path / "out", name, rows[:n])
+        assert z.shape == (n, 4)
+        is_clear = expected["margin"][:n] > 1e-3
+        np.testing.assert_array_equal(cluster[is_clear], expected["cluster"][:n][is_clear])
+        np.testing.assert_allclose(distance, expected["distance"][:n], rtol=1e-4, atol=1e-5)
+    usage = (tmp_path / "out" / "USAGE.md").read_text()
+    assert f"(n, {rows.shape[1]})" in usage
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_artifact_needs_nothing_of_this_package(runs: dict[str, Path], tmp_path: Path) -> None:
+    export.work([f"run={runs['table']}", f"output={tmp_path / 'out'}", "format=numpy"])
+    np.save(tmp_path / "out" / "x.npy", X[:5])
+    code = "import sys, numpy as np; from assign import predict; predict(np.load('x.npy')); print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True, check=True)
+    assert not {"dkm", "torch"} & set(done.stdout.split())
+
+
+def test_rows_to_compare_on_may_be_named(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["table"] / "model", tmp_path / "model")
+    words = [f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}", "format=numpy"]
+    with pytest.raises(UserError, match=r"input=null: no config\.yaml in the folder"):
+        export.work(words)
+    np.save(tmp_path / "x.npy", X[:3])
+    export.work([*words, f"input={tmp_path / 'x.npy'}"])
+    assert "on 3 rows" in (tmp_path / "out" / "USAGE.md").read_text()
+
+
+def test_a_folder_that_is_there_is_kept(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    words = [f"run={runs['table']}", f"output={tmp_path / 'out'}", "format=numpy"]
+    with pytest.raises(UserError, match="there is such a folder; expected a new one; set overwrite=true"):
+        export.work(words)
+    assert (tmp_path / "out" / "mine").exists()
+    export.work([*words, "overwrite=true"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.npz", "assign.py", "USAGE.md"}
+
+
+def test_an_artifact_that_differs_is_not_kept(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = export._NUMPY_MODULE.replace("np.maximum(z, 0)", "z")
+    monkeypatch.setattr(export, "_NUMPY_MODULE", wrong)
+    with pytest.raises(Failure, match=r"the artifact differs from the model: distances by .* it was not kept"):
+        export.work([f"run={runs['table']}", f"output={tmp_path / 'out'}", "format=numpy"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format=tflite: expected one of torch, onnx, numpy"):
+        export.work(["run=x", f"output={tmp_path / 'out'}", "format=tflite"])
