@@ -13,7 +13,7 @@ run were: a table by the names of its columns, whatever their order. The output 
     device=cpu threads=4   where it runs
     data.KEY=VALUE         how the input is read, where that differs from the run: data.id=customer, data.missing=drop
 
-The input is read in parts, so it may be larger than memory (an .npz file and images are not).
+The input is read in parts, so it may be larger than memory. An .npz file is not, nor a .npy file in Fortran order.
 """
 
 # Shapes: n rows of a part, F input features, D latent, K clusters.
@@ -94,6 +94,7 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
 def data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
     """Return how to read a file for the model: as the run read its data, with what the words change."""
     from dkm.data import has_array, option_for
+    from dkm.files import NpyFiles
 
     option = option_for(path, "input")
     schema = GROUPS["data"][option]
@@ -103,6 +104,9 @@ def data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
     is_beside = issubclass(schema, TableData | ImageFolderData) or has_array(path, kept.get("labels"))
     if option == "npy" or not is_beside:
         kept["labels"] = None
+    if option == "npy":  # part by part, whatever its size; in Fortran order a row is not in one place
+        is_fortran = any(header.is_fortran for header in NpyFiles("input", path).headers)
+        kept["load"] = "memory" if is_fortran else "disk"
     structured = OmegaConf.structured(schema)
     try:
         structured = OmegaConf.merge(structured, OmegaConf.create(kept))

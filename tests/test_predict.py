@@ -149,6 +149,24 @@ def test_every_kind_of_file_is_predicted_as_it_was_clustered(kind: str, tmp_path
     assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "run" / "assignments.csv").read_bytes()
 
 
+def test_a_npy_file_is_read_in_parts_whatever_its_size(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = np.random.default_rng(0).normal(size=(5000, 6))
+    np.save(tmp_path / "c.npy", X)
+    np.save(tmp_path / "f.npy", np.asfortranarray(X))
+    monkeypatch.setattr(data_module, "_PART_ROWS", 2048)
+    sizes: list[int] = []
+    read = data_module.StoredArray.read
+    monkeypatch.setattr(
+        data_module.StoredArray, "read", lambda self, *rows: sizes.append(rows[1] - rows[0]) or read(self, *rows)
+    )
+    for name in ("c", "f"):  # a row of the second one lies scattered: it is read as a whole
+        predict.work([f"run={run}", f"input={tmp_path / f'{name}.npy'}", f"output={tmp_path / f'{name}.csv'}"])
+    assert sizes == [2048, 2048, 904]
+    assert (tmp_path / "c.csv").read_bytes() == (tmp_path / "f.csv").read_bytes()
+
+
 # --- refused ------------------------------------------------------------------------------------------------
 
 
