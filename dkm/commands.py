@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from dkm.config import Failure, UserError, require
 
@@ -83,7 +83,6 @@ def _value(key: str, text: str, annotation: str) -> Any:
 class PredictConfig:
     """``dkm.predict``: which rows, of which file, get which answers."""
 
-    keys_of_data: ClassVar[str] = "data"
     # A finished run, or its model/ folder.
     run: str
     # A file or folder of what the run was trained on: .npy, .npz, .csv, .parquet, images. `data.` keys say how it is

@@ -284,7 +284,6 @@ def _encode_labels(labels: Array, n_samples: int, source: str) -> tuple[Array, n
         if len(bad):
             found = f"{len(bad):,} labels like {labels[bad[0]]}, the first in row {bad[0]} (counted from 0)"
             raise input_error(source, found, expected, "give each row a class, or set data.labels=null")
-    if labels.dtype.kind == "f":
         labels = labels.astype(np.int64)
     classes, index = np.unique(labels, return_inverse=True)
     return classes, index.astype(np.int64)

@@ -88,9 +88,7 @@ class TableReader:
         check_there(self._path, self.source, key)
         self._format: _Csv | _Parquet
         with _one_line_errors(self.source):
-            self._format = (
-                _Csv(self._path, config, self.source) if isinstance(config, CsvData) else _Parquet(self._path)
-            )
+            self._format = _Csv(self._path, config) if isinstance(config, CsvData) else _Parquet(self._path)
         names = self._format.names
         self.id = self._id(names)
         self.features = self._chosen(names) if features is None else self._matched(names, features)
@@ -239,7 +237,7 @@ class TableReader:
         )
         remedy = "set data.missing=drop (leave out these rows) or median (fill the gaps), or data.exclude"
         if self._is_trained:
-            remedy = "complete them, or set missing=drop to leave out these rows"
+            remedy = "complete them, or set data.missing=drop to leave out these rows"
         return input_error(self.source, f"{found} (counted from 0)", "a value everywhere", remedy)
 
     def _names_with(self, gaps: Array) -> list[str]:
@@ -269,7 +267,7 @@ class TableReader:
 class _Csv:
     """How pandas reads a CSV file, compressed ones too."""
 
-    def __init__(self, path: Path, config: CsvData, source: str) -> None:
+    def __init__(self, path: Path, config: CsvData) -> None:
         import pandas as pd
 
         self._path = path

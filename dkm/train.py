@@ -28,14 +28,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm import distributed
+from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from dkm.compose import Command, Composed, OwnConfigs, checked, compose, explain, parse, set_up
 from dkm.config import Config, Failure, UserError, require
 
 if TYPE_CHECKING:
     from dkm.rundir import RunDirectory
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 
 class Plan(NamedTuple):
