@@ -20,7 +20,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from dkm import metrics
-from dkm.batches import CHUNK_ROWS
 from dkm.compose import compose, parse
 from dkm.config import Config, UserError
 from dkm.data import array_dataset
@@ -200,20 +199,16 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return float(metrics.modularity(graph, found.labels[chosen]) or 0.0)
 
     def _embedded(self, X: Any) -> Tensor:
-        return self._embed_rows(self._rows(X))
+        return self.model_.embed(self._rows(X))
 
     def _cluster(self, X: Any) -> tuple[Tensor, Clustering]:
         rows = self._rows(X)
-        return rows, cluster(self._embed_rows(rows), self.model_.centroids)
+        return rows, cluster(self.model_.embed(rows), self.model_.centroids)
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return torch.from_numpy(self.model_.scaling.apply(rows))
-
-    @torch.no_grad()
-    def _embed_rows(self, rows: Tensor) -> Tensor:
-        return torch.cat([self.model_.autoencoder.encode(piece) for piece in torch.split(rows, CHUNK_ROWS)])
 
     # --- files ---
 

@@ -151,8 +151,8 @@ def _rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
     """Return real rows (n, F), not yet scaled: of the file that is named, or of the data of the run."""
     import numpy as np
 
-    from dkm.data import InputReader, load_dataset
-    from dkm.predict import data_config
+    from dkm.data import load_dataset
+    from dkm.predict import input_reader
     from dkm.scaling import Scaling, to_rows
 
     path, key = config.input, "input"
@@ -163,11 +163,7 @@ def _rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
             assert isinstance(X, torch.Tensor)
             return X[:_N_COMPARED].numpy().astype(_dtype(model))
         path, key = data.path, "data.path"
-    n_channels = None if model.image_shape is None else model.image_shape[0]
-    reader = InputReader(
-        data_config(path, model, ()), key=key, features=model.features, fill=model.fill, n_channels=n_channels
-    )
-    part = next(reader.parts())
+    part = next(input_reader(path, model, key=key).parts())
     rows: np.ndarray = np.ascontiguousarray(to_rows(part.X[:_N_COMPARED]), dtype=_dtype(model))
     return rows
 
@@ -286,9 +282,8 @@ def _compare(model: SavedModel, rows: np.ndarray, found: Found) -> float:
     from dkm.evaluate import cluster
     from dkm.saved import scaled_rows
 
-    with torch.no_grad():
-        z = model.autoencoder.encode(torch.from_numpy(scaled_rows(model, rows, "input", np.arange(len(rows)))))
-    expected = cluster(z, model.centroids)
+    scaled = torch.from_numpy(scaled_rows(model, rows, "input", np.arange(len(rows))))
+    expected = cluster(model.embed(scaled), model.centroids)
     difference = float(np.abs(found[1] - expected.distance).max())
     limit = _TOLERANCE * max(1.0, float(expected.distance.max()))
     # Where two centroids are as near as rounding can tell, either is right.

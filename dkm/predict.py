@@ -36,9 +36,8 @@ from dkm.compose import absolute
 from dkm.config import GROUPS, FileData, ImageFolderData, TableData, UserError, describe
 
 if TYPE_CHECKING:
-    import torch
-
     from dkm.answers import Answers
+    from dkm.data import InputReader
     from dkm.files import Part
     from dkm.saved import SavedModel
 
@@ -70,7 +69,6 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
         If the input is not what the model takes, or the output cannot be written; no output is left then.
     """
     from dkm.answers import Writer
-    from dkm.data import InputReader
     from dkm.devices import find_device, set_threads
     from dkm.saved import load_model
 
@@ -78,20 +76,27 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
     device = find_device(config.device)
     model = load_model(config.run).to(device)
     output = Path(absolute(config.output))
-    data = data_config(config.input, model, reading)
-    n_channels = None if model.image_shape is None else model.image_shape[0]
-    reader = InputReader(data, key="input", features=model.features, fill=model.fill, n_channels=n_channels)
+    reader = input_reader(config.input, model, reading)
     n_rows = 0
     with Writer(output, f"output={config.output}", overwrite=config.overwrite) as writer:
-        for part in answers(model, reader.parts(), reader.source, device, config):
+        for part in answers(model, reader.parts(), reader.source, config):
             writer.write(part)
             n_rows += len(part.position)
     left_out = reader.n_rows - n_rows
-    print(f"{output}: {n_rows:,} rows" + (f", {left_out:,} left out for missing values" if left_out else ""))
+    print(f"{output}: {n_rows:,} rows" + (f", {left_out:,} left out" if left_out else ""))
     return n_rows
 
 
-def data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
+def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: str = "input") -> InputReader:
+    """Return what reads a file for the model; ``key`` names the file in messages, ``words`` as in ``predict``."""
+    from dkm.data import InputReader
+
+    n_channels = None if model.image_shape is None else model.image_shape[0]
+    data = _data_config(path, model, words)
+    return InputReader(data, key=key, features=model.features, fill=model.fill, n_channels=n_channels)
+
+
+def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
     """Return how to read a file for the model: as the run read its data, with what the words change."""
     from dkm.data import has_array, option_for
     from dkm.files import NpyFiles
@@ -102,7 +107,7 @@ def data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
     kept = {key: value for key, value in model.reading.items() if key in names}
     # Labels of the run are those of its own rows, unless they stand beside the rows that are read now.
     is_beside = issubclass(schema, TableData | ImageFolderData) or has_array(path, kept.get("labels"))
-    if option == "npy" or not is_beside:
+    if not is_beside:
         kept["labels"] = None
     if option == "npy":  # part by part, whatever its size; in Fortran order a row is not in one place
         is_fortran = any(header.is_fortran for header in NpyFiles("input", path).headers)
@@ -124,35 +129,31 @@ def data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
     return found
 
 
-def answers(
-    model: SavedModel, parts: Iterator[Part], source: str, device: torch.device, config: PredictConfig
-) -> Iterator[Answers]:
+def answers(model: SavedModel, parts: Iterator[Part], source: str, config: PredictConfig) -> Iterator[Answers]:
     """Yield the answers to each part of the input; the next part is read meanwhile."""
     import torch
 
     from dkm.answers import Answers
-    from dkm.batches import CHUNK_ROWS, one_ahead
+    from dkm.batches import one_ahead
     from dkm.evaluate import cluster
     from dkm.saved import scaled_rows
 
     def scaled(part: Part) -> tuple[Part, Any]:
         return part, scaled_rows(model, part.X, source, part.position)
 
-    with torch.no_grad():
-        for part, rows in one_ahead(scaled, parts):
-            pieces = torch.split(torch.from_numpy(rows), CHUNK_ROWS)
-            z = torch.cat([model.autoencoder.encode(piece.to(device)) for piece in pieces])
-            found = cluster(z, model.centroids)
-            yield Answers(
-                part.position,
-                part.ids,
-                found.labels,
-                found.distance,
-                found.margin,
-                part.labels,
-                model.memberships(z).cpu().numpy() if config.memberships else None,
-                z.cpu().numpy() if config.embedding else None,
-            )
+    for part, rows in one_ahead(scaled, parts):
+        z = model.embed(torch.from_numpy(rows))
+        found = cluster(z, model.centroids)
+        yield Answers(
+            part.position,
+            part.ids,
+            found.labels,
+            found.distance,
+            found.margin,
+            part.labels,
+            model.memberships(z).cpu().numpy() if config.memberships else None,
+            z.cpu().numpy() if config.embedding else None,
+        )
 
 
 if __name__ == "__main__":

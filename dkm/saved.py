@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from dkm.batches import CHUNK_ROWS
 from dkm.checkpoint import write_atomically
 from dkm.config import GROUPS, UserError
 from dkm.files import expand, input_error, reason
@@ -59,6 +60,12 @@ class SavedModel:
         """Return the model with its tensors on the device."""
         self.autoencoder.to(device)
         return SavedModel(**{**self.__dict__, "centroids": self.centroids.to(device)})
+
+    @torch.no_grad()
+    def embed(self, rows: Tensor) -> Tensor:
+        """Return the embedding (n, D) of scaled rows (n, F), in the chunks, and so with the bits, of training."""
+        pieces = torch.split(rows, CHUNK_ROWS)
+        return torch.cat([self.autoencoder.encode(piece.to(self.centroids.device)) for piece in pieces])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what goes into the file of the weights."""

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,29 @@ _PIECE_BYTES = 2**25
 _GAP_BYTES = 2**13
 
 
-class StoredArray:
+class _ReadArray:
+    """What the arrays have in common whose rows are read when they are asked for."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def _require_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows {start} to {stop}: expected an ascending range within 0 to {len(self)}")
+
+
+class StoredArray(_ReadArray):
     """An array (N, ...) in files, whose rows are read when they are asked for.
 
     Parameters
@@ -61,17 +83,6 @@ class StoredArray:
         self._first = np.concatenate([[0], np.cumsum(n_rows, dtype=np.int64)])
         self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
 
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def read(self, start: int, stop: int) -> Array:
         """Return rows ``start`` to ``stop - 1``, in C order.
 
@@ -82,8 +93,7 @@ class StoredArray:
         UserError
             If a file is gone or has become shorter.
         """
-        if not 0 <= start <= stop <= len(self):
-            raise IndexError(f"rows {start} to {stop}: expected an ascending range within 0 to {len(self)}")
+        self._require_range(start, stop)
         if start == stop:
             return np.empty((0, *self.shape[1:]), self.dtype)
         return self._read_runs(np.array([start]), np.array([stop]))
@@ -181,7 +191,7 @@ class StoredArray:
         return input_error(self._files.source_of(header.path), found, expected, remedy)
 
 
-class SparseArray:
+class SparseArray(_ReadArray):
     """A sparse matrix (N, F) in memory, whose rows are made dense when they are asked for; see ``StoredArray``."""
 
     def __init__(self, matrix: sparse.csr_array) -> None:
@@ -193,21 +203,9 @@ class SparseArray:
         """Return whether a ``.npz`` file with arrays of these names was written by ``scipy.sparse.save_npz``."""
         return {"format", "shape", "data"} <= set(names)
 
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
     def read(self, start: int, stop: int) -> Array:
         """Return rows ``start`` to ``stop - 1``, in C order."""
-        if not 0 <= start <= stop <= len(self):
-            raise IndexError(f"rows {start} to {stop}: expected an ascending range within 0 to {len(self)}")
+        self._require_range(start, stop)
         rows: Array = self._matrix[start:stop].toarray()
         return rows
 

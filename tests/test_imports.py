@@ -15,9 +15,9 @@ LAYERS = (
     {"config", "metrics", "interrupt"},
     {"compose", "kmeans", "scaling", "files", "augment", "models", "regularization", "checkpoint", "figures", "optim"}
     | {"distributed", "partition", "commands"},
-    {"clustering", "stored", "cache", "tables", "images", "answers", "saved", "devices"},
+    {"clustering", "stored", "cache", "tables", "images", "answers", "devices"},
     {"objective", "data", "batches", "exemplars"},
-    {"evaluate", "initialize", "rundir"},
+    {"evaluate", "initialize", "rundir", "saved"},
     {"report"},
     {"trainer"},
     {"resume", "predict", "estimator"},
