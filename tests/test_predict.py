@@ -76,6 +76,19 @@ def test_predicting_the_training_file_repeats_the_assignments(
     assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]
 
 
+def test_rows_that_are_left_out_move_no_other_row(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first part has a row too few, and is filled up from the next: the chunks are those of training."""
+    words = ["data=csv", f"data.path={table / 't.csv'}", "data.exclude=[customer,kind]", "data.missing=drop"]
+    assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    monkeypatch.setattr(data_module, "_PART_ROWS", 2048)
+    predict.work([f"run={tmp_path / 'run'}", f"input={table / 't.csv'}", f"output={tmp_path / 'o.csv'}", "threads=1"])
+    assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "run" / "assignments.csv").read_bytes()
+    assert "4,998 rows, 2 left out" in capsys.readouterr().out
+    assert [row["index"] for row in rows_of(tmp_path / "o.csv")[5:8]] == ["5", "6", "8"]
+
+
 def test_a_copied_model_folder_is_enough(run: Path, table: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "model", tmp_path / "elsewhere")
     predict.work([f"run={tmp_path / 'elsewhere'}", f"input={table / 't.csv'}", f"output={tmp_path / 'o.csv'}"])
