@@ -57,7 +57,7 @@ EXPERIMENTS = {
 # What one setting of the flagship changes, everything else as it is.
 VARIED = {
     "flagship_usps": (
-        *(f"clustering.weight={weight}" for weight in ("0.03", "0.1", "1.0", "3.0")),
+        *(f"clustering.weight={weight}" for weight in ("0.1", "0.3", "3.0", "10.0")),
         *(f"clustering.init={init}" for init in ("k-means++", "gmm", "spectral", "ward")),
         "clustering.centroids=mean",
         "clustering.centroids=fixed",
