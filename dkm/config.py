@@ -731,10 +731,14 @@ class JointConfig(PhaseConfig):
     lr: float = 1e-4
     # Stop when less than this fraction of the labels changed from one epoch to the next; 0: never.
     tolerance: float = 0.001
+    # Assignments, scores and the final model take the weights averaged over about this many epochs, exponentially.
+    # 0: the weights as the last step left them.
+    average_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _fraction("joint.tolerance", self.tolerance, "0.001")
+        _non_negative("joint.average_epochs", self.average_epochs, "4")
 
 
 @dataclass

@@ -14,7 +14,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ from dkm.interrupt import Interrupted, Signals, signals_handled
 from dkm.kmeans import assign, kmeans, lowest_inertia
 from dkm.models import build_autoencoder, mix_encoder
 from dkm.objective import LossTerms, Objective
-from dkm.optim import build_optimizer, learning_rate, reset_rows
+from dkm.optim import WeightAverage, build_optimizer, learning_rate, reset_rows
 from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
 from dkm.rundir import RunDirectory, environment, peak_memory_bytes, processor, versions
 from dkm.saved import SavedModel
@@ -128,8 +128,10 @@ class Trainer:
         self._centroids_before = torch.zeros(self.n_clusters, self.latent_dim)
         self._saved_at_s = time.monotonic()
         self._signals = Signals()
-        # What a checkpoint has for the phase's optimizer, until that is built.
+        # What a checkpoint has for the phase's optimizer and for the average, until they are built.
         self._optimizer_state: dict[str, Any] | None = None
+        self._average_state: list[Tensor] | None = None
+        self._average: WeightAverage | None = None
         self._metrics_bytes = 0
         self._is_restored = False
 
@@ -171,7 +173,11 @@ class Trainer:
                     self._initialize_clusters()
                 if isinstance(self.config.clustering, JointClusteringConfig):
                     self._run_phase(self.config.joint)
-                return self._finish()
+                with self._averaged():
+                    result = self._finish()
+                if self._average is not None:  # what the trainer has from here on is what was reported
+                    self._average.adopt()
+                return result
         except (Interrupted, distributed.RankLost, UserError):
             self._save()
             raise
@@ -329,6 +335,8 @@ class Trainer:
             raise
         self._start_from(start, z)
         reset_rows(self._optimizer, self.clustering.centroids, torch.arange(self.n_clusters))
+        if self._average is not None:
+            self._average.restart()
         log.info("joint: weights mixed with fresh ones and clustered anew before epoch %d", at.epoch + 1)
 
     # --- what earlier runs have done ---
@@ -415,7 +423,8 @@ class Trainer:
             self._clock_s = time.perf_counter()
             while at.epoch < phase.epochs and not at.is_stopped:
                 self._train_epoch(phase, n_steps, bar)
-                self._end_epoch(phase, is_joint, bar)
+                with self._averaged():
+                    self._end_epoch(phase, is_joint, bar)
                 if self._checkpoint_is_due():
                     self._save()
         self._tick(phase)
@@ -459,10 +468,35 @@ class Trainer:
         if self._optimizer_state is not None:
             self._optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
+        if clustering is not None and config.joint.average_epochs > 0:
+            n_steps = max(1.0, config.joint.average_epochs * self._n_batches)
+            everything = [*self.autoencoder.parameters(), clustering.centroids]
+            self._average = WeightAverage(everything, decay=1 - 1 / n_steps)
+            if self._average_state is not None:
+                self._average.load(self._average_state)
         # A fused optimizer leaves everything as it is while this is 1: the update after a non-finite loss is skipped
         # on the device, without the host waiting for each loss.
         self._is_broken = torch.zeros((), device=self.device)
         self._optimizer.found_inf = self._is_broken  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have network and centroids hold their average within the block, where there is one.
+
+        Centroids that the block sets, because they were dead or are means, are set beyond it too.
+        """
+        if self._average is None:
+            yield
+            return
+        centroids = self.clustering.centroids.detach()
+        with self._average.taken():
+            before = centroids.clone()
+            try:
+                yield
+            finally:
+                is_set = (centroids != before).any(1)
+                rows = centroids[is_set].clone()
+        centroids[is_set] = rows
 
     def _optimizer_of(self, phase: PhaseConfig) -> OptimizerConfig:
         own = phase.optimizer if isinstance(phase, PretrainConfig) else None
@@ -505,7 +539,8 @@ class Trainer:
         is_joint = at.phase_idx == 1
         if at.batch == 0:
             self._terms.fill_(math.nan)
-            self._centroids_before = self.clustering.centroids.detach().cpu().clone()
+            with self._averaged():
+                self._centroids_before = self.clustering.centroids.detach().cpu().clone()
         if is_joint:
             self.clustering.start_epoch(at.epoch)
             if self._is_reset_due():
@@ -515,7 +550,8 @@ class Trainer:
         with closing(self.batches.epoch(at.phase_idx, at.epoch, at.batch)) as batches:
             for number, batch in enumerate(batches, at.batch):
                 if is_joint and self.clustering.is_refresh_due(at.epoch * n_batches + number):
-                    self.clustering.refresh(evaluate.encode(self.autoencoder, self.batches, config.precision))
+                    with self._averaged():
+                        self.clustering.refresh(evaluate.encode(self.autoencoder, self.batches, config.precision))
                 x = batch.x  # (B, F)
                 if self.augment is not None:
                     seed = stream_seed(config.seed, at.phase_idx, at.epoch, number)
@@ -538,6 +574,8 @@ class Trainer:
                     with torch.no_grad(), self._autocast():
                         z = self.autoencoder.encode(x)
                     self.clustering.after_step(z)
+                if self._average is not None:
+                    self._average.update()
                 at.batch, at.step = number + 1, at.step + 1
                 bar.update()
                 if self._is_stop_agreed():
@@ -785,6 +823,7 @@ class Trainer:
             "autoencoder": self.autoencoder.state_dict(),
             "clustering": self.clustering.state_dict(),
             "optimizer": optimizer.state_dict() if optimizer is not None and in_phase else self._optimizer_state,
+            "average": self._average_state if self._average is None else self._average.state(),
             "terms": self._terms,
             "centroids_before": self._centroids_before,
             "metrics_bytes": self.run_dir.sync_metrics(),
@@ -808,6 +847,7 @@ class Trainer:
             self.autoencoder.load_state_dict(state["autoencoder"])
             self.clustering.load_state_dict(state["clustering"])
             self._optimizer_state = state["optimizer"]
+            self._average_state = state["average"]
             self._terms.copy_(state["terms"])
             self._centroids_before = state["centroids_before"]
             self._metrics_bytes = state["metrics_bytes"]

@@ -172,7 +172,7 @@ WAYS = {
     "targets without a decoder": ["clustering=dec", "clustering.update_interval=7"],
     "targets beside the reconstruction": ["clustering=idec"],
     "self-paced means": ["clustering.self_paced=true", "clustering.centroids=mean"],
-    "resets": ["clustering.reset_every=2"],
+    "resets": ["clustering.reset_every=2", "joint.average_epochs=2"],
     "no clustering": ["clustering=none"],
 }
 

@@ -383,6 +383,7 @@ RANGES = {
     "joint.epochs=-1": "expected a whole number, 0 or more",
     "joint.lr=-1": "expected a finite number above 0",
     "joint.schedule=onecycle": "expected one of constant, cosine, one_cycle; did you mean joint.schedule=one_cycle?",
+    "joint.average_epochs=-1": "expected a finite number, 0 or more",
     "joint.tolerance=1": "expected a number from 0 to below 1",
     "joint.tolerance=-0.1": "expected a number from 0 to below 1",
     "checkpoint.every_s=-1": "expected a finite number, 0 or more",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dkm.config import SCHEDULES, AdamConfig, AdamWConfig, SGDConfig
-from dkm.optim import build_optimizer, learning_rate, reset_rows
+from dkm.optim import WeightAverage, build_optimizer, learning_rate, reset_rows
 
 PEAK = 0.3
 # Two formulas for the same cosine in float64.
@@ -250,3 +250,48 @@ def test_reset_rows_before_the_first_step_has_nothing_to_forget(config):
     optimizer.step()
     build_optimizer(config, one_group(fresh), lr=0.1).step()
     assert torch.equal(p, fresh)
+
+
+# --- averages -----------------------------------------------------------------------------------------------
+
+
+def moved(average, weights, steps):
+    for step in steps:
+        with torch.no_grad():
+            weights.fill_(step)
+        average.update()
+
+
+def test_the_average_is_the_exponential_one():
+    weights = nn.Parameter(torch.zeros(2))
+    average = WeightAverage([weights], decay=0.75)
+    moved(average, weights, [4.0, 8.0])
+    expected = 0.75 * (0.75 * 0 + 0.25 * 4) + 0.25 * 8
+    assert average.state()[0].tolist() == [expected, expected]
+    assert weights.tolist() == [8.0, 8.0]
+
+
+def test_the_parameters_hold_the_average_within_the_block_whatever_happens_there():
+    weights = nn.Parameter(torch.zeros(1))
+    average = WeightAverage([weights], decay=0.5)
+    moved(average, weights, [4.0])
+    with pytest.raises(ValueError, match="within"), average.taken():
+        assert weights.item() == 2.0
+        raise ValueError("within")
+    assert weights.item() == 4.0
+    assert average.state()[0].item() == 2.0
+
+
+def test_the_average_begins_again_goes_on_and_is_adopted():
+    weights = nn.Parameter(torch.zeros(1))
+    average = WeightAverage([weights], decay=0.5)
+    moved(average, weights, [4.0, 8.0])
+    other = WeightAverage([weights], decay=0.5)
+    other.load(average.state())
+    moved(other, weights, [1.0])
+    assert other.state()[0].item() == 3.0  # (5 + 1) / 2
+    assert average.state()[0].item() == 5.0  # memory of its own
+    average.restart()
+    assert average.state()[0].item() == 1.0
+    other.adopt()
+    assert weights.item() == 3.0

@@ -106,6 +106,7 @@ METHODS = {
     "idec": ["clustering=idec"],
     "self-paced means": ["clustering.self_paced=true", "clustering.centroids=mean", "clustering.reconstruction=0"],
     "resets": ["clustering.reset_every=2", "clustering.initial_epochs=2"],
+    "averaged weights": ["joint.average_epochs=2", "clustering.centroids=mean"],
 }
 
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from dkm import evaluate
 from dkm.compose import compose, parse
 from dkm.data import load_dataset
-from dkm.rundir import RunDirectory
+from dkm.optim import WeightAverage
+from dkm.rundir import RunDirectory, Unwritten
 from dkm.trainer import Trainer
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
@@ -371,6 +372,47 @@ def test_a_revived_centroid_forgets_its_momentum(labeled: list[str], tmp_path: P
         trainer.clustering.centroids[3] = 1e3  # no point is near it any more
     trainer._end_epoch(config.joint, True, bar)
     assert (momentum != 0).any(1).tolist() == [k != 3 for k in range(10)]
+
+
+def test_averaged_weights_assign_and_are_the_model(labeled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a slow average, from the weights that each step left."""
+    seen: list[list[torch.Tensor]] = []
+    passes: list[torch.Tensor] = []
+    config = compose(parse([*labeled, "joint.average_epochs=2", "joint.lr=0.01", "clustering.revive=false"])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    live = [*trainer.autoencoder.parameters(), trainer.clustering.centroids]
+
+    def step(average: WeightAverage) -> None:
+        seen.append([p.detach().double().clone() for p in live])
+        update(average)
+
+    def look(z: torch.Tensor) -> Any:
+        passes.append(trainer.clustering.centroids.detach().clone())
+        return reassign(z)
+
+    update, reassign = WeightAverage.update, trainer.clustering.reassign
+    monkeypatch.setattr(WeightAverage, "update", step)
+    monkeypatch.setattr(trainer.clustering, "reassign", look)
+    start_of: list[list[torch.Tensor]] = []
+    build = trainer._build
+
+    def built(phase: Any) -> None:
+        build(phase)
+        start_of.append([p.detach().double().clone() for p in live])
+
+    monkeypatch.setattr(trainer, "_build", built)
+    trainer.run(Unwritten())
+    n_batches = trainer.batches.n_batches
+    assert len(seen) == config.joint.epochs * n_batches
+    decay = 1 - 1 / (2 * n_batches)
+    averages = start_of[-1]
+    for number, weights in enumerate(seen, 1):
+        averages = [decay * a + (1 - decay) * w for a, w in zip(averages, weights, strict=True)]
+        if number % n_batches == 0:
+            torch.testing.assert_close(passes[number // n_batches - 1].double(), averages[-1], rtol=1e-4, atol=1e-5)
+    for mine, expected in zip(live, averages, strict=True):
+        torch.testing.assert_close(mine.detach().double(), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(live[0].detach().double(), seen[-1][0], rtol=1e-4)
 
 
 # --- real data ----------------------------------------------------------------------------------------------------
