@@ -121,3 +121,21 @@ class ExportConfig:
         choices = ("torch", "onnx", "numpy")
         remedy = "for example format=torch"
         require(self.format in choices, "format", self.format, "one of " + ", ".join(choices), remedy)
+
+
+@dataclass
+class CompareConfig:
+    """``dkm.compare``: what beside the paths of the runs it is told."""
+
+    # Files to write: the table (.csv, .md), the picture (.png), the agreement of each two runs (.csv).
+    csv: str | None = None
+    markdown: str | None = None
+    figure: str | None = None
+    pairs: str | None = None
+    # One row for each run, not for each setting.
+    each: bool = False
+    # The score to sort by.
+    sort: str | None = None
+    # Compare the assignments of more than 100 runs too.
+    agreement: bool = False
+    overwrite: bool = False

@@ -36,6 +36,7 @@ MAX_ROOMY = 20  # names or counts that fit side by side in full size
 MAX_NAMED = 100  # names that fit side by side at all
 MAX_LETTERS = 24  # of a name
 MAX_FEATURES = 50
+MAX_GROUPS = 40  # of runs that are compared
 LABEL_CHANGE = "clusters/label_change"  # its key in metrics.jsonl
 # Ten colors that stay apart under color-vision deficiency (Petroff, arXiv:2107.02270).
 PALETTE = color_sequences["petroff10"]
@@ -382,6 +383,59 @@ def _curve(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[str, in
     return [(phase, step, value) for phase, step, value in points if value is not None and np.isfinite(value)]
 
 
+# --- several runs -------------------------------------------------------------------------------------------
+
+
+@_styled
+def comparison(
+    names: Sequence[str],
+    values: Mapping[str, Sequence[Sequence[float]]],
+    agreement: FloatArray | None = None,
+    run_names: Sequence[str] = (),
+) -> Figure:
+    """Draw the scores of groups of runs, every run a dot and the mean a bar, and how far the runs agree.
+
+    Parameters
+    ----------
+    names : sequence of G strings, G >= 1
+        The groups. The first 40 are drawn.
+    values : mapping of a score's name to G sequences of floats
+        One panel for each score; of each group the values of its runs.
+    agreement : float array, shape (R, R), optional
+        Adjusted Rand index of each two runs; nan is drawn as background. Up to 100 runs are drawn.
+    run_names : sequence of R strings
+    """
+    n_groups = min(len(names), MAX_GROUPS)
+    height = max(2.5, 0.28 * n_groups + 1.2)
+    has_map = agreement is not None and 2 <= len(agreement) <= MAX_NAMED
+    map_height = min(max(3.0, 0.16 * len(run_names) + 1.6), MAX_HEIGHT) if has_map else 0.0
+    figure = _figure(MAX_WIDTH if len(values) > 2 else 9.0, min(height + map_height, 2 * MAX_HEIGHT))
+    rows: Any = figure.subfigures(2, 1, height_ratios=(height, map_height)) if has_map else [figure]
+    panels = np.atleast_1d(rows[0].subplots(1, len(values), sharey=True))
+    for axes, (score, groups) in zip(panels, values.items(), strict=True):
+        for place, group in enumerate(groups[:n_groups]):
+            finite = [value for value in group if np.isfinite(value)]
+            axes.plot(finite, [place] * len(finite), "o", color=PALETTE[0], markersize=4, alpha=0.6, linewidth=0)
+            if finite:
+                mean = float(np.mean(finite))
+                axes.plot([mean, mean], [place - 0.3, place + 0.3], color="black", linewidth=1.5)
+        axes.set(title=score, ylim=(n_groups - 0.5, -0.5))
+        axes.locator_params(axis="x", nbins=4)
+        axes.grid(axis="x", alpha=0.3)
+    more = f" and {len(names) - n_groups} more" if len(names) > n_groups else ""
+    panels[0].set_yticks(range(n_groups), [_shortened(name, 48) for name in names[:n_groups]], parse_math=False)
+    panels[0].set_xlabel(f"dots: runs, bars: means{more}")
+    if agreement is not None and has_map:
+        axes = rows[1].add_subplot(title="Agreement between runs")
+        heat = axes.imshow(agreement, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        figure.colorbar(heat, ax=axes, label="adjusted Rand index", pad=0.02)
+        every = math.ceil(len(run_names) / (MAX_NAMED // 2))
+        shown = [_shortened(name, 60) for name in run_names[::every]]
+        axes.set_yticks(range(0, len(run_names), every), shown, parse_math=False, fontsize=_font_size(len(run_names)))
+        axes.set_xticks([])
+    return figure
+
+
 # --- frames, heat maps, names -------------------------------------------------------------------------------
 
 
@@ -417,12 +471,16 @@ def _font_size(n_names: int) -> int:
 
 def _name_ticks(axis: Axis, names: Iterable[object]) -> None:
     """Name the ticks 0, 1, ...: small and upright where they crowd, not all of them where they do not fit."""
-    texts = [name if len(name) <= MAX_LETTERS else name[: MAX_LETTERS - 3] + "..." for name in map(str, names)]
+    texts = [_shortened(str(name), MAX_LETTERS) for name in names]
     is_x = isinstance(axis, XAxis)
     every = math.ceil(len(texts) / (MAX_NAMED if is_x else MAX_NAMED // 2))
     is_crowded = len(texts) > MAX_ROOMY or max(map(len, texts)) > 3
     style: dict[str, Any] = {"fontsize": _font_size(len(texts)), "rotation": 90 if is_x and is_crowded else 0}
     axis.set_ticks(range(0, len(texts), every), texts[::every], parse_math=False, **style)
+
+
+def _shortened(name: str, n_letters: int) -> str:
+    return name if len(name) <= n_letters else name[: n_letters - 3] + "..."
 
 
 # --- output -------------------------------------------------------------------------------------------------

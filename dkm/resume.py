@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dkm.compose import Command, absolute, compose
 from dkm.config import GROUPS, RESUMABLE, Config, UserError, dotted
-from dkm.rundir import CONFIG, MANIFEST, read_json
+from dkm.rundir import read_json
+from dkm.runs import CONFIG, MANIFEST
 
 
 def named_run(value: str) -> Path:

@@ -30,20 +30,13 @@ from dkm.answers import Answers, csv_parts
 from dkm.checkpoint import write_atomically
 from dkm.config import Config, dotted, to_dict
 from dkm.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
+from dkm.runs import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, MANIFEST, METRICS, RESULT
 from dkm.scaling import Scaling
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
-
-CONFIG = "config.yaml"
-MANIFEST = "manifest.json"
-METRICS = "metrics.jsonl"
-RESULT = "result.json"
-ASSIGNMENTS = "assignments.csv"
-EXEMPLARS = "exemplars.csv"
-FEATURES = "features.csv"
 
 _CONFIG_HEADER = """\
 # The resolved config of this run. Repeat it with

@@ -284,7 +284,7 @@ def _job(cfg: DictConfig) -> float:
     the job again; with ``resume=auto`` the run then goes on.
     """
     from dkm.resume import with_config_of
-    from dkm.rundir import CONFIG
+    from dkm.runs import CONFIG
 
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)

@@ -12,6 +12,7 @@ from dkm.figures import (
     PALETTE,
     cluster_colors,
     cluster_sizes_bar,
+    comparison,
     contingency_map,
     decoded_profiles,
     embedding_map,
@@ -358,6 +359,39 @@ def test_loss_curves_of_nothing_say_so(records):
     figure = loss_curves(records)
     assert not figure.axes
     assert figure.texts[0].get_text() == "no losses recorded"
+
+
+# --- several runs -------------------------------------------------------------------------------------------
+
+
+def test_comparison_has_a_dot_for_each_run_and_a_bar_at_the_mean():
+    values = {"ACC": [[0.5, 0.75], [1.0], []], "seconds": [[3.0, 5.0], [2.0], [np.nan]]}
+    figure = comparison(["a", "b", "c"], values)
+    acc, seconds = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["ACC", "seconds"]
+    dots, bar = acc.lines[:2]
+    assert dots.get_xydata().tolist() == [[0.5, 0], [0.75, 0]]
+    assert list(bar.get_xdata()) == [0.625, 0.625]
+    assert list(seconds.lines[3].get_xdata()) == [2.0, 2.0]
+    assert len(acc.lines) == 5  # the last group has no values
+    assert tick_texts(acc.yaxis) == ["a", "b", "c"]
+
+
+def test_comparison_shows_who_agrees_with_whom():
+    ari = np.array([[1.0, 0.25], [0.25, 1.0]])
+    axes = comparison(["a"], {"ACC": [[0.5, 0.75]]}, ari, ["a, seed=0", "a, seed=1"]).axes[1]
+    np.testing.assert_array_equal(axes.images[0].get_array(), ari)
+    assert tick_texts(axes.yaxis) == ["a, seed=0", "a, seed=1"]
+
+
+@pytest.mark.parametrize("n_groups", [1, 40, 300])
+def test_comparison_of_many_groups_fits(n_groups):
+    n_runs = min(n_groups, 100)
+    agreement, names = np.full((n_runs, n_runs), 0.5), [f"run {i}" for i in range(n_runs)]
+    figure = comparison([f"group {i}" for i in range(n_groups)], {"ACC": [[0.5]] * n_groups}, agreement, names)
+    assert figure.get_size_inches()[1] <= 18
+    assert len(figure.axes[0].get_yticks()) == min(n_groups, 40)
+    figure_to_array(figure)
 
 
 # --- output -------------------------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ LAYERS = (
     {"config", "metrics", "interrupt"},
     {"compose", "kmeans", "scaling", "files", "augment", "models", "regularization", "checkpoint", "figures", "optim"}
     | {"distributed", "partition", "commands"},
-    {"clustering", "stored", "cache", "tables", "images", "answers", "devices"},
+    {"clustering", "stored", "cache", "tables", "images", "answers", "devices", "runs"},
     {"objective", "data", "batches", "exemplars"},
     {"evaluate", "initialize", "rundir", "saved"},
     {"report"},
     {"trainer"},
-    {"resume", "predict", "estimator"},
+    {"resume", "predict", "estimator", "compare"},
     {"train", "export"},
 )
 LAYER_OF = {module: number for number, modules in enumerate(LAYERS) for module in modules}
@@ -65,7 +65,18 @@ def test_no_module_imports_the_package_as_a_whole() -> None:
         assert own_imports(module) <= LAYER_OF.keys(), module
 
 
-QUICK_TO_IMPORT = ("__init__", "config", "compose", "commands", "train", "predict", "interrupt", "distributed")
+QUICK_TO_IMPORT = (
+    "__init__",
+    "config",
+    "compose",
+    "commands",
+    "train",
+    "predict",
+    "compare",
+    "runs",
+    "interrupt",
+    "distributed",
+)
 
 
 @pytest.mark.parametrize("module", QUICK_TO_IMPORT)

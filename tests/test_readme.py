@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 
-from dkm import export, predict, train
+from dkm import compare, export, predict, train
 from dkm.clustering import kmeans_loss
 from dkm.compose import compose, parse
 from dkm.config import GROUPS, keys
@@ -90,6 +90,18 @@ def test_the_estimator_of_the_readme_fits() -> None:
     names: dict[str, Any] = {}
     exec(BLOCKS[2], names)
     assert names["model"].score(names["X"]) > 0.5
+
+
+def test_the_command_that_compares_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = ["data=blobs", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "log.progress=off"]
+    for seed in (0, 1):
+        directory = f"hydra.run.dir=runs/{'sweep' if seed else 'day'}/{seed}"
+        words = [*quick, f"seed={seed}", directory, "log.figures=false", "log.tensorboard=false"]
+        assert train._main(words) == 0
+    (command,) = re.findall(r"^    python -m dkm\.compare (.*)$", README, re.M)
+    compare.work(shlex.split(command))
+    assert "2 runs of one setting: 2 completed" in capsys.readouterr().out
 
 
 # The others are run as a whole in test_config.py and test_resume.py.

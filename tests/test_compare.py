@@ -1,0 +1,367 @@
+"""``dkm.compare``: which runs belong together, what their numbers say, and what it makes of runs that are not whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.metrics import adjusted_rand_score
+
+from dkm import compare, runs, train
+from dkm.config import UserError
+from dkm.metrics import adjusted_rand_index
+
+SETTINGS = {
+    "clustering": {"name": "kmeans", "weight": 0.1},
+    "data": {"name": "digits", "root": "/here"},
+    "log": {"figures": True},
+}
+
+
+def make(
+    folder: Path,
+    *,
+    seed: int = 0,
+    weight: float = 0.1,
+    acc: float | None = 0.5,
+    status: str = "completed",
+    labels: Sequence[int] = (0, 1, 1, 0),
+    sha: str = "a" * 64,
+    **changes: Any,
+) -> Path:
+    """Write what a run leaves, with the numbers given."""
+    folder.mkdir(parents=True)
+    clustering = SETTINGS["clustering"] | {"weight": weight} | changes.pop("clustering", {})
+    settings = SETTINGS | {"clustering": clustering, "seed": seed} | changes
+    (folder / "config.yaml").write_text(json.dumps({"defaults": ["paths", "_self_"], **settings}), encoding="utf-8")
+    manifest = {
+        "status": status,
+        "reason": None if status == "completed" else "signal",
+        "seconds": {"pretrain": 1.0 + seed, "joint": 2.0},
+        "data": {"name": "digits", "sha256": sha, "shape": [4, 2]},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    record = {"phase": "joint", "epoch": 1, "step": 7, "metrics/acc": 0.25, "metrics/silhouette": 0.5}
+    (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    if status == "completed":
+        scores = {"silhouette": 0.5, "n_effective_clusters": 2.0} | ({} if acc is None else {"acc": acc})
+        result = scores | {"kmeans_raw": {"acc": 0.125, "ari": None}, "kmeans_pretrained": {"acc": 0.25}}
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+        lines = [f"{row},{cluster},0.5,0.25\n" for row, cluster in enumerate(labels)]
+        text = "".join(["index,cluster,distance,margin\n", *lines])
+        (folder / "assignments.csv").write_text(text, encoding="utf-8")
+    return folder
+
+
+def groups_of(*words: str | Path) -> list[compare.Group]:
+    paths, options = [str(w) for w in words if "=" not in str(w)], [str(w) for w in words if "=" in str(w)]
+    config, _ = compare.parse_words(compare.CompareConfig, options)
+    return compare.compare(paths, config)
+
+
+# --- groups and numbers -----------------------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for weight in (0.1, 1.0):
+        for seed in range(3):
+            make(tmp_path / f"{weight}-{seed}", seed=seed, weight=weight, acc=0.5 + seed / 10 + weight / 10)
+    low, high = groups_of(tmp_path)
+    assert (low.settings, high.settings) == ({"clustering.weight": 0.1}, {"clustering.weight": 1.0})
+    accs = [0.51, 0.61, 0.71]
+    assert low.scores["acc"] == pytest.approx((statistics.mean(accs), statistics.stdev(accs)))
+    assert low.scores["seconds"].mean == 4.0
+    assert low.scores["kmeans_raw.acc"].mean == 0.125
+    assert "kmeans_raw.ari" not in low.scores
+    out = capsys.readouterr().out
+    assert "6 runs of 2 settings: 6 completed" in out
+    assert "0.610 ± 0.100" in out
+
+
+def test_settings_that_move_no_number_make_no_groups(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b", seed=1, data={"name": "digits", "root": "/there"}, log={"figures": False}, resume="auto")
+    (group,) = groups_of(tmp_path)
+    assert group.settings == {}
+    assert len(group.runs) == 2
+
+
+def test_a_key_that_only_one_method_has_is_told_by_the_name_of_the_method(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b", clustering={"name": "dkm", "alpha": 1000.0})
+    make(tmp_path / "c", clustering={"name": "dkm", "alpha": 10.0})
+    settings = [group.settings for group in groups_of(tmp_path)]
+    assert settings == [
+        {"clustering.name": "kmeans", "clustering.alpha": "-"},
+        {"clustering.name": "dkm", "clustering.alpha": 1000.0},
+        {"clustering.name": "dkm", "clustering.alpha": 10.0},
+    ]
+
+
+def test_what_goes_with_another_key_of_its_section_is_not_told_twice(tmp_path: Path) -> None:
+    make(tmp_path / "a", batch_size=64)
+    make(tmp_path / "b", batch_size=256, data={"name": "usps", "root": "/here", "path": "usps.npz"})
+    assert list(groups_of(tmp_path)[0].settings) == ["data.name", "batch_size"]
+
+
+def test_each_gives_every_run_a_row(tmp_path: Path) -> None:
+    make(tmp_path / "a", seed=0, acc=0.5)
+    make(tmp_path / "b", seed=1, acc=0.75)
+    found = groups_of(tmp_path, "each=true")
+    assert [(group.settings["seed"], group.scores["acc"]) for group in found] == [(0, (0.5, None)), (1, (0.75, None))]
+
+
+@pytest.mark.parametrize(("name", "first"), [("acc", 1.0), ("seconds", 0.1)])
+def test_the_best_comes_first_when_sorted(name: str, first: float, tmp_path: Path) -> None:
+    make(tmp_path / "a", weight=0.1, seed=0, acc=0.5)
+    make(tmp_path / "b", weight=1.0, seed=5, acc=0.75)
+    assert groups_of(tmp_path, f"sort={name}")[0].settings == {"clustering.weight": first}
+
+
+def test_a_folder_is_searched_in_natural_order_and_no_run_is_taken_twice(tmp_path: Path) -> None:
+    for seed in (10, 9, 1):
+        make(tmp_path / "sweep" / f"seed={seed}", seed=seed)
+    make(tmp_path / "sweep" / "seed=1" / "inner")  # within a run
+    make(tmp_path / "other" / "x=1")
+    found = runs.find([str(tmp_path / "sweep"), str(tmp_path / "sweep" / "seed=9"), f"{tmp_path}/*/x=*"])
+    assert [str(path.relative_to(tmp_path)) for path in found] == [
+        "sweep/seed=1",
+        "sweep/seed=9",
+        "sweep/seed=10",
+        "other/x=1",
+    ]
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare.work([str(make(tmp_path / "seed=0")), "each=true"])
+    assert "1 run of one setting: 1 completed" in capsys.readouterr().out
+
+
+# --- agreement --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("K", [1, 2, 7, 40])
+def test_the_adjusted_rand_index_is_that_of_scikit_learn(K: int) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, K, 300)
+    for b in (rng.integers(0, 9, 300), np.where(rng.random(300) < 0.1, 0, (a * 3 + 1) % (K + 2)), a, np.zeros_like(a)):
+        assert adjusted_rand_index(a, b) == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
+        assert adjusted_rand_index(b, a) == pytest.approx(adjusted_rand_index(a, b), abs=1e-12)
+
+
+def test_the_agreement_of_a_row_is_the_mean_over_the_pairs_of_its_runs(tmp_path: Path) -> None:
+    labels = [(0, 0, 1, 1, 2, 2), (2, 2, 0, 0, 1, 1), (0, 1, 1, 1, 2, 2)]
+    for seed, some in enumerate(labels):
+        make(tmp_path / str(seed), seed=seed, labels=some)
+    make(tmp_path / "more", weight=1.0, labels=labels[0])
+    pairs = tmp_path / "pairs.csv"
+    group, single = groups_of(tmp_path, f"pairs={pairs}")
+    expected = [adjusted_rand_score(labels[i], labels[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert group.scores["agreement"] == pytest.approx((statistics.mean(expected), statistics.stdev(expected)))
+    assert "agreement" not in single.scores
+    with pairs.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert float(rows[1]["ari"]) == pytest.approx(expected[1])
+
+
+def test_runs_of_different_data_do_not_agree_and_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b", sha="b" * 64, data={"name": "other", "root": "/here"})
+    assert len(groups_of(tmp_path)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("warning: the runs are of different data sets, digits (aaaaaaaa)")
+    assert "1.000      -" in captured.out
+
+
+def test_many_runs_are_compared_pair_by_pair_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "_MOST_AGREEING", 2)
+    for seed in range(3):
+        make(tmp_path / str(seed), seed=seed)
+    assert "agreement" not in groups_of(tmp_path)[0].scores
+    assert groups_of(tmp_path, "agreement=true")[0].scores["agreement"].mean == 1.0
+
+
+# --- runs that are not whole ------------------------------------------------------------------------------------------
+
+
+def test_unfinished_runs_are_told_and_count_for_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "a", acc=0.5)
+    make(tmp_path / "b", seed=1, status="interrupted")
+    make(tmp_path / "c", seed=2, status="failed", weight=1.0)
+    started = tmp_path / "d"
+    (started / ".hydra").mkdir(parents=True)
+    (started / "config.yaml").write_text("seed: 3\n", encoding="utf-8")
+    first = groups_of(tmp_path)[0]
+    assert first.scores["acc"] == (0.5, None)
+    out = capsys.readouterr().out
+    assert "4 runs of 3 settings: 1 completed, 1 interrupted, 1 failed, 1 not started" in out
+    assert "1 of 2" in out
+    assert f"{tmp_path / 'b'}  interrupted  signal" in out
+    scores = groups_of(tmp_path, "each=true")[1].scores
+    assert scores["acc"] == (0.25, None)  # of its last evaluation
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.jsonl", '{"phase": "joint"}\n{"pha\n{"phase": "joint"}\n'),
+        ("metrics.jsonl", "[1]\n"),
+        ("result.json", "{"),
+        ("result.json", '{"kmeans_raw": 3}'),
+        ("manifest.json", "[]"),
+        ("manifest.json", '{"status": "completed", "seconds": 3}'),
+        ("config.yaml", "a: [\n"),
+        ("config.yaml", "a: !!python/object/apply:os.getcwd []\n"),
+        ("config.yaml", "3\n"),
+        ("config.yaml", ""),
+    ],
+)
+def test_a_damaged_run_is_named_and_left_out(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "good")
+    bad = make(tmp_path / "bad", seed=1)
+    (bad / name).write_text(text, encoding="utf-8")
+    (group,) = groups_of(tmp_path)
+    assert len(group.runs) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"warning: {bad}")
+
+
+def test_half_a_last_line_of_a_killed_run_is_no_damage(tmp_path: Path) -> None:
+    run = make(tmp_path / "a", status="running")
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"phase": "jo')
+    assert groups_of(tmp_path, "each=true")[0].scores["acc"].mean == 0.25
+
+
+def test_damaged_assignments_leave_out_the_agreement_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        make(tmp_path / str(seed), seed=seed)
+    (tmp_path / "1" / "assignments.csv").write_text("index,cluster\n0,x\n", encoding="utf-8")
+    (group,) = groups_of(tmp_path)
+    assert len(group.completed) == 3
+    assert group.scores["agreement"] == (1.0, None)
+    assert "left out of the agreement" in capsys.readouterr().err
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "PATH: missing"),
+        (["each=true"], "PATH: missing"),
+        (["nowhere"], "nowhere: no such folder"),
+        (["no*where"], "no*where: matches nothing"),
+        (["."], ".: no runs in it"),
+        (["run", "csvv=x"], "csvv=x: no such folder"),
+        (["run", "each=perhaps"], "each=perhaps: expected true or false"),
+        (["run", "sort=accuracy"], "sort=accuracy: expected a score of these runs; one of acc,"),
+        (["run", "csv=out.txt"], "csv=out.txt: expected a name ending in .csv"),
+        (["run", "figure=no/out.png"], "figure=no/out.png: expected a file in a folder that is there"),
+        (["run", "markdown=there.md"], "markdown=there.md: there is such a file"),
+        (["run", "pairs=out.csv"], "pairs=out.csv: expected two completed runs or more"),
+        (["damaged"], "PATH: none of the runs can be read"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "run")
+    (make(tmp_path / "damaged") / "result.json").write_text("{", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "there.md").touch()
+    monkeypatch.chdir(tmp_path / "empty" if words == ["."] else tmp_path)
+    with pytest.raises(UserError) as caught:
+        compare.work(words)
+    assert str(caught.value).startswith(expected)
+    assert not (tmp_path / "out.csv").exists()
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_files_hold_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        make(tmp_path / "runs" / str(seed), seed=seed, acc=0.5 + seed / 4)
+        make(tmp_path / "runs" / f"more{seed}", seed=seed, weight=1.0)
+    out = tmp_path / "out"
+    out.mkdir()
+    words = [f"csv={out}/t.csv", f"markdown={out}/t.md", f"figure={out}/t.png"]
+    compare.work([str(tmp_path / "runs"), *words])
+    with (out / "t.csv").open(newline="", encoding="utf-8") as file:
+        first, second = csv.DictReader(file)
+    assert (first["clustering.weight"], first["n_runs"], first["seeds"]) == ("0.1", "2", "0 1")
+    assert float(first["acc"]) == 0.625
+    assert float(first["acc_sd"]) == pytest.approx(statistics.stdev([0.5, 0.75]))
+    assert float(second["kmeans_pretrained.acc"]) == 0.25
+    markdown = (out / "t.md").read_text(encoding="utf-8")
+    assert "| clustering.weight | runs | ACC |" in markdown
+    assert "| 0.1 | 2 | 0.625 ± 0.177 |" in markdown
+    assert imread(out / "t.png").shape[1] >= 1080  # pixels: legible at a laptop's size
+    assert capsys.readouterr().out.count("written: ") == 3
+    with pytest.raises(UserError, match="overwrite=true"):
+        compare.work([str(tmp_path / "runs"), *words])
+    compare.work([str(tmp_path / "runs"), *words, "overwrite=true"])
+
+
+def test_runs_without_labels_are_compared_by_what_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "runs" / "a", acc=None)
+    make(tmp_path / "runs" / "b", acc=None, weight=1.0)
+    compare.work([str(tmp_path / "runs"), f"figure={tmp_path}/t.png"])
+    out = capsys.readouterr().out
+    assert "ACC" not in out
+    assert "sil. own" in out
+
+
+# --- the real thing ---------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_the_trainer_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.figures=false", "log.tensorboard=false"]
+    for seed in (0, 1):
+        words = [f"seed={seed}", f"hydra.run.dir={tmp_path / str(seed)}", "log.progress=off", "threads=1", *quick]
+        assert train._main(words) == 0
+    capsys.readouterr()
+    (group,) = groups_of(tmp_path)
+    assert [run.seed for run in group.runs] == [0, 1]
+    result = json.loads((tmp_path / "0" / "result.json").read_text(encoding="utf-8"))
+    assert group.runs[0].scores["acc"] == result["acc"]
+    assert {"acc", "modularity_data", "agreement", "seconds", "kmeans_raw.acc"} <= group.scores.keys()
+    assert "seed" not in group.runs[0].settings
+    assert group.runs[0].settings["clustering.weight"] == group.runs[1].settings["clustering.weight"]
+
+
+def test_a_thousand_runs_take_under_five_seconds(tmp_path: Path) -> None:
+    source = make(tmp_path / "source")
+    config = (source / "config.yaml").read_text(encoding="utf-8").replace('"seed": 0', '"seed": {seed}, "x": {x}')
+    config = config.replace("{", "{{").replace("}", "}}").replace("{{seed}}", "{seed}").replace("{{x}}", "{x}")
+    for number in range(1000):
+        run = tmp_path / "many" / f"run{number}"
+        run.mkdir(parents=True)
+        text = config.format(seed=number % 5, x=number // 5)
+        (run / "config.yaml").write_text(text, encoding="utf-8")
+        for name in ("manifest.json", "result.json", "metrics.jsonl"):
+            (run / name).hardlink_to(source / name)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "dkm.compare", str(tmp_path / "many")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # time of the processor: others on the machine do not count
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 5
+    assert "1000 runs of 200 settings: 1000 completed" in done.stdout
