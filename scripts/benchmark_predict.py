@@ -1,27 +1,44 @@
 """Times the prediction of clusters: encode 70,000 x 784 with the default network and find the nearest of k centroids.
 
 ``encoder`` is the bare forward pass without gradient, in chunks of the same number of rows; ``to_encoder`` is how many
-times as long the whole prediction takes. All take turns. The data are noise, in float32.
+times as long the rest takes. ``command`` is what ``python -m dkm.predict`` does from reading an .npy file to a whole
+.csv, without the start of Python; ``memory`` how much more it had resident at its peak for four times the rows. All
+take turns. The data are noise, in float32.
 
     python scripts/benchmark_predict.py [--repeats 5] [--json FILE]
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dkm.batches import CHUNK_ROWS, Batches, build_batches
+from dkm.commands import PredictConfig
+from dkm.config import MLPConfig
 from dkm.evaluate import encode
 from dkm.kmeans import nearest_centroids
 from dkm.models import Autoencoder, mlp_autoencoder
+from dkm.predict import predict as predict_file
+from dkm.saved import SavedModel
+from dkm.scaling import Scaling
 from epochs import random_images, rows_of
 from timing import Report, Row, options_parser, read_options, take_turns
 
 _HIDDEN, _LATENT_DIM = (500, 500, 2000), 10
+_SHAPE = (1, 28, 28)
 
 
 def predict(autoencoder: Autoencoder, batches: Batches, centroids: Tensor) -> Tensor:
@@ -34,6 +51,28 @@ def encode_only(autoencoder: Autoencoder, X: Tensor) -> None:
         autoencoder.encoder(rows)
 
 
+def command(folder: Path, n_files: int = 1) -> None:
+    """Predict one of the files of the folder as the command line does."""
+    config = PredictConfig(str(folder / "model"), str(folder / f"{n_files}.npy"), str(folder / "o.csv"), overwrite=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        predict_file(config)
+
+
+def peak_bytes(folder: Path, n_files: int) -> int:
+    """Return the peak of the resident memory of a process that predicts."""
+    code = "import sys; from dkm import predict, rundir; predict.work(sys.argv[1:]); print(rundir.peak_memory_bytes())"
+    words = [f"run={folder / 'model'}", f"input={folder / f'{n_files}.npy'}", f"output={folder / 'o.csv'}"]
+    command = [sys.executable, "-c", code, *words, "overwrite=true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def save_model(autoencoder: Autoencoder, folder: Path) -> None:
+    section = asdict(MLPConfig(hidden=list(_HIDDEN)))
+    centroids, scaling = torch.randn(_LATENT_DIM, _LATENT_DIM), Scaling("unit", math.prod(_SHAPE))
+    SavedModel(autoencoder, centroids, scaling, _SHAPE, None, None, {}, 1.0, section).save(folder)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=5)
     options = read_options(parser, argv)
@@ -44,12 +83,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     centroids = {f"k={k}": torch.randn(k, _LATENT_DIM) for k in (10, 100, 1000)}
     works |= {name: partial(predict, autoencoder, batches, c) for name, c in centroids.items()}
     report = Report(options.json, precision="fp32", chunk=CHUNK_ROWS)
-    turns = take_turns(works, repeats=options.repeats)
-    rows: list[Row] = []
-    for name in works:
-        rate = len(X) / turns.median_s(name)
-        rows.append({"work": name, "rows_per_s": rate, "ratio": {"to_encoder": turns.ratio(f"{name}/encoder")}})
-    report.add("predict", f"Prediction of {len(X):,} x {X.shape[1]}", rows)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        save_model(autoencoder, folder / "model")
+        images = X.numpy().reshape(-1, *_SHAPE)
+        for n_files in (1, 4):
+            np.save(folder / f"{n_files}.npy", np.concatenate([images] * n_files))
+        works["command"] = partial(command, folder)
+        turns = take_turns(works, repeats=options.repeats)
+        rows: list[Row] = []
+        for work in works:
+            rate = len(X) / turns.median_s(work)
+            rows.append({"work": work, "rows_per_s": rate, "ratio": {"to_encoder": turns.ratio(f"{work}/encoder")}})
+        report.add("predict", f"Prediction of {len(X):,} x {X.shape[1]}", rows)
+        one, four = (peak_bytes(folder, n_files) for n_files in (1, 4))
+        memory: list[Row] = [{"rows": len(X), "peak_mb": one / 1e6, "ratio": {"four_times_the_rows": four / one}}]
+        report.add("memory", "Peak resident memory of the command", memory)
     report.write()
 
 

@@ -128,7 +128,13 @@ def test_benchmark_step(tmp_path: Path) -> None:
 
 def test_benchmark_predict(tmp_path: Path) -> None:
     found = run_quickly("benchmark_predict", tmp_path / "predict.json")
-    assert [row["work"] for row in found["predict"]] == ["encoder", "k=10", "k=100", "k=1000"]
+    assert [row["work"] for row in found["predict"]] == ["encoder", "k=10", "k=100", "k=1000", "command"]
+    assert found["memory"][0]["peak_mb"] > 10
+
+
+def test_benchmark_csv(tmp_path: Path) -> None:
+    found = run_quickly("benchmark_csv", tmp_path / "csv.json")
+    assert found["csv"][0]["ratio"].keys() == {"reader/pandas", "data set/pandas"}
 
 
 @pytest.mark.filterwarnings("ignore")  # ClustPy's own
