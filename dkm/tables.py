@@ -211,19 +211,29 @@ class TableReader:
         example = f"{str(column.iloc[row])[:40]!r} in row {start + row:,} (counted from 0)"
         some = "column" if len(wrong) == 1 else f"{len(wrong)} columns,"
         found = f"{some} {_listed(wrong)}: not only numbers, the first that is none is {example}"
-        remedy = f"set data.exclude=[{','.join(wrong)}], or encode them as numbers"
+        is_text = len(bad) == len(column)
+        # A different text in each row.
+        names = [name for name in wrong[:1] if self.id is None and is_text and 1 < len(column) == column.nunique()]
+        settings = [f"data.id={name}" for name in names]
+        if len(wrong) > len(names):
+            settings.append(self._excluding([name for name in wrong if name not in names]))
+        remedy = f"set {' '.join(settings)}, or encode them as numbers"
         if 0 < len(bad) < len(column) / 2:
             remedy += f"; if this stands for a missing value, data.missing_values=[{str(column.iloc[row])[:40]!r}]"
         if self._is_trained:
             remedy = "write numbers there, as in the data that the model was trained on"
         raise input_error(self.source, found, "numbers", remedy)
 
+    def _excluding(self, names: Sequence[str]) -> str:
+        """Return the setting that leaves these columns out too."""
+        return f"data.exclude=[{','.join([*self._config.exclude, *names])}]"
+
     def _medians(self, X: Array) -> npt.NDArray[np.float64]:
         empty = np.isnan(X).all(axis=0)
         if empty.any():
             names = [name for name, is_empty in zip(self.features, np.atleast_1d(empty), strict=True) if is_empty]
             found = f"no values at all in {_listed(names)}"
-            raise input_error(self.source, found, "columns with values", f"set data.exclude=[{','.join(names)}]")
+            raise input_error(self.source, found, "columns with values", f"set {self._excluding(names)}")
         medians: npt.NDArray[np.float64] = np.nanmedian(X.astype(np.float64, copy=False), axis=0)
         return medians
 

@@ -148,7 +148,9 @@ def test_a_large_offset_keeps_its_digits_until_it_is_scaled(tmp_path: Path) -> N
 def test_columns_of_text_are_named_with_the_first_bad_row_and_the_remedy(tmp_path: Path) -> None:
     text = message(tmp_path)
     assert "2 columns, customer, city: not only numbers, the first that is none is 'c000' in row 0" in text
-    assert text.endswith("set data.exclude=[customer,city], or encode them as numbers")
+    assert text.endswith("set data.id=customer data.exclude=[city], or encode them as numbers")
+    text = message(tmp_path, id="customer", exclude=["age"])
+    assert text.endswith("set data.exclude=[age,city], or encode them as numbers")
 
 
 def test_a_few_cells_of_text_may_stand_for_missing_values(tmp_path: Path) -> None:
