@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _N_SHOWN = 20
+# Points of the figure of silhouettes, which compares all pairs, and of the projector.
+_N_SILHOUETTES, _N_PROJECTED = 2000, 5000
 # Of the graph on the data in which clusterings are compared.
 _N_NEIGHBORS = 20
 # Numbers in a sample of rows from disk: 1 GiB in float32.
@@ -55,6 +57,12 @@ def sample_rows(n_samples: int, limit: int) -> Tensor | None:
         return None
     generator = torch.Generator().manual_seed(0)
     return torch.randperm(n_samples, generator=generator)[:limit].sort().values
+
+
+def _picks(n_samples: int, limit: int) -> np.ndarray:
+    """Return ``sample_rows`` as an array, also of all rows."""
+    sample = sample_rows(n_samples, limit)
+    return np.arange(n_samples) if sample is None else sample.numpy()
 
 
 def sample_of(data: Dataset, limit: int) -> Tensor | None:
@@ -108,19 +116,19 @@ class Evaluator:
 
     def __init__(self, data: Dataset, batches: Batches, n_clusters: int, config: EvaluationConfig) -> None:
         self.sample = sample_of(data, config.samples)
-        self._data = data
-        self._batches = batches
+        self.data = data
+        self.batches = batches
         self._n_clusters = n_clusters
         self._silhouette_samples = config.silhouette_samples
 
     @cached_property
     def X(self) -> np.ndarray:
         """The rows of the sample in the space of the data."""
-        return self._batches.take(self.sample).cpu().numpy()
+        return self.batches.take(self.sample).cpu().numpy()
 
     def rows(self, index: np.ndarray) -> np.ndarray:
         """Return rows (M, F) of the data."""
-        return self._batches.take(torch.from_numpy(index)).cpu().numpy()
+        return self.batches.take(torch.from_numpy(index)).cpu().numpy()
 
     def sampled(self, z: Tensor) -> np.ndarray:
         """Return the rows of the sample of z (N, D)."""
@@ -143,8 +151,8 @@ class Evaluator:
             undefined.
         """
         scores: Scores = {}
-        if self._data.y is not None:
-            scores |= metrics.label_scores(self._data.y, labels)
+        if self.data.y is not None:
+            scores |= metrics.label_scores(self.data.y, labels)
         scores |= self._label_free(Z, labels)
         scores["n_effective_clusters"] = metrics.effective_clusters(metrics.cluster_sizes(labels, self._n_clusters))
         if on_data:
@@ -189,28 +197,90 @@ def smallest_centroid_distance(centroids: Tensor) -> float | None:
 
 
 @torch.no_grad()
-def reconstruction_figure(autoencoder: Autoencoder, data: Dataset, batches: Batches) -> Any:
-    """Draw fixed samples beside their reconstructions; None for data that are not images."""
-    if data.image_shape is None:
-        return None
+def pictures(
+    autoencoder: Autoencoder,
+    evaluator: Evaluator,
+    z: Tensor,
+    centroids: Tensor,
+    found: Clustering | None,
+    before: np.ndarray | None,
+) -> Iterator[tuple[str, Any]]:
+    """Yield (name, figure) of what training looks like at an evaluation.
+
+    z (N, D) is the embedding, ``found`` its clusters in the joint phase, ``before`` (N,) those of an earlier
+    evaluation.
+    """
     from dkm import figures
 
-    picks = torch.linspace(0, data.n_samples - 1, min(_N_SHOWN, data.n_samples)).long()
-    x = batches.take(picks)
-    pair = [t.view(-1, *data.image_shape).cpu().numpy() for t in (x, autoencoder.decode(autoencoder.encode(x)))]
-    return figures.reconstruction_pairs(*pair)
+    data, batches, K = evaluator.data, evaluator.batches, len(centroids)
+    if data.image_shape is not None:
+        picks = torch.linspace(0, data.n_samples - 1, min(_N_SHOWN, data.n_samples)).long()
+        x = batches.take(picks)
+        pair = [t.view(-1, *data.image_shape).cpu().numpy() for t in (x, autoencoder.decode(autoencoder.encode(x)))]
+        yield "reconstructions", figures.reconstruction_pairs(*pair)
+    if found is None:
+        return
+    yield "decoded_centroids", centroid_figure(autoencoder, centroids, data, metrics.cluster_sizes(found.labels, K))
+    yield "embedding", _map(evaluator, z, centroids, found)
+    if data.y is not None and data.n_classes is not None:
+        table = metrics.contingency(data.y, found.labels, data.n_classes, K)
+        yield "contingency", figures.contingency_map(table)
+    elif before is not None:
+        table = metrics.contingency(before, found.labels, K, K)
+        title = "Clusters of the last evaluation with pictures, and now"
+        yield "agreement", figures.contingency_map(table, title=title, rows="cluster before")
+
+
+def _map(evaluator: Evaluator, z: Tensor, centroids: Tensor, found: Clustering) -> Any:
+    from dkm import figures
+
+    labels = evaluator.sampled_labels(found.labels)
+    return figures.embedding_map(evaluator.sampled(z), labels, centroids.cpu().numpy(), title="Embedding")
 
 
 @torch.no_grad()
-def centroid_figure(autoencoder: Autoencoder, centroids: Tensor, data: Dataset) -> Any:
-    """Draw the decoded centroids: images, or profiles over the features of a table."""
+def centroid_figure(autoencoder: Autoencoder, centroids: Tensor, data: Dataset, sizes: np.ndarray) -> Any:
+    """Draw the decoded centroids, with the sizes (K,) of their clusters: images, or profiles over the features."""
     from dkm import figures
 
     decoded = autoencoder.decode(centroids)
     if data.image_shape is None:
-        return figures.decoded_profiles(decoded.cpu().numpy())
+        return figures.decoded_profiles(decoded.cpu().numpy(), data.features, sizes)
     images = decoded.view(-1, *data.image_shape).cpu().numpy()
-    return figures.image_grid(images, n_columns=10, titles=[str(k) for k in range(len(images))])
+    return figures.image_grid(images, n_columns=10, titles=[f"{k}: {size:,}" for k, size in enumerate(sizes)])
+
+
+@torch.no_grad()
+def projection(
+    autoencoder: Autoencoder, evaluator: Evaluator, z: Tensor, centroids: Tensor, found: Clustering
+) -> tuple[np.ndarray, dict[str, list[object]], np.ndarray | None]:
+    """Return what the projector shows: a sample of the points, always the same, and the centroids behind them.
+
+    Returns
+    -------
+    Z : float array of shape (n + K, D)
+    columns : dict of lists of n + K
+        kind (point or centroid), index, cluster, label where there are some, margin.
+    images : float array of shape (n + K, C, H, W)
+        Of image data, the centroids decoded; else None.
+    """
+    data, K = evaluator.data, len(centroids)
+    rows = _picks(data.n_samples, _N_PROJECTED)
+    columns: dict[str, list[object]] = {
+        "cluster": [*found.labels[rows].tolist(), *range(K)],
+        "kind": [*["point"] * len(rows), *["centroid"] * K],
+        "index": [*rows.tolist(), *[""] * K],
+    }
+    if data.y is not None:
+        columns["label"] = [*data.y[rows].tolist(), *[""] * K]
+    if found.margin is not None:
+        columns["margin"] = [*(f"{margin:.4g}" for margin in found.margin[rows]), *[""] * K]
+    Z = torch.cat([z[torch.from_numpy(rows).to(z.device)], centroids]).cpu().numpy()
+    images = None
+    if data.image_shape is not None:
+        decoded = autoencoder.decode(centroids).cpu().numpy()
+        images = np.concatenate([evaluator.rows(rows), decoded]).reshape(-1, *data.image_shape)
+    return Z, columns, images
 
 
 def final_figures(
@@ -227,11 +297,13 @@ def final_figures(
 
     K = len(centroids)
     sizes = metrics.cluster_sizes(clustering.labels, K)
-    labels = evaluator.sampled_labels(clustering.labels)
-    yield (
-        "embedding",
-        figures.embedding_map(evaluator.sampled(z), labels, centroids.cpu().numpy(), title="Embedding"),
-    )
+    yield "embedding", _map(evaluator, z, centroids, clustering)
+    picks = _picks(len(z), _N_SILHOUETTES)
+    silhouettes = metrics.silhouettes(z[torch.from_numpy(picks).to(z.device)].cpu().numpy(), clustering.labels[picks])
+    if silhouettes is not None:
+        yield "silhouettes", figures.silhouette_plot(silhouettes, clustering.labels[picks], K)
+    if clustering.margin is not None:
+        yield "margins", figures.margin_histogram(clustering.margin, clustering.labels, K)
     yield "cluster_sizes", figures.cluster_sizes_bar(sizes)
     if data.y is not None and data.n_classes is not None:
         yield (

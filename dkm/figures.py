@@ -23,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from PIL import Image
 
 from dkm.metrics import hungarian_order
 
@@ -161,7 +162,13 @@ def cluster_sizes_bar(sizes: IntArray) -> Figure:
 
 
 @_styled
-def contingency_map(table: IntArray, class_names: Sequence[str] | None = None) -> Figure:
+def contingency_map(
+    table: IntArray,
+    class_names: Sequence[str] | None = None,
+    *,
+    title: str = "Classes and clusters",
+    rows: str = "class",
+) -> Figure:
     """Draw which classes went to which clusters; the best one-to-one match lies on the diagonal.
 
     Parameters
@@ -171,13 +178,15 @@ def contingency_map(table: IntArray, class_names: Sequence[str] | None = None) -
         clusters, the counts stand in the cells.
     class_names : sequence of n_classes strings, optional
         The class numbers by default.
+    title, rows : str
+        Other words where the rows are no classes.
     """
     n_classes, K = table.shape
     order = hungarian_order(table)
     table = table[:, order]
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    figure, axes = _heat_map(share, "Blues", "Classes and clusters", "share of the class", vmin=0)
-    axes.set(xlabel="cluster", ylabel="class")
+    figure, axes = _heat_map(share, "Blues", title, f"share of the {rows}", vmin=0)
+    axes.set(xlabel="cluster", ylabel=rows)
     _name_ticks(axes.xaxis, order)
     _name_ticks(axes.yaxis, range(n_classes) if class_names is None else class_names)
     if max(n_classes, K) <= MAX_ROOMY:
@@ -212,7 +221,9 @@ def contrast_map(difference: FloatArray, feature_names: Sequence[str] | None = N
 
 
 @_styled
-def decoded_profiles(profiles: FloatArray, feature_names: Sequence[str] | None = None) -> Figure:
+def decoded_profiles(
+    profiles: FloatArray, feature_names: Sequence[str] | None = None, sizes: IntArray | None = None
+) -> Figure:
     """Draw the decoded centroids of tabular data: what is typical of each cluster.
 
     Parameters
@@ -222,6 +233,8 @@ def decoded_profiles(profiles: FloatArray, feature_names: Sequence[str] | None =
         drawn, in their own order.
     feature_names : sequence of F strings, optional
         The feature numbers by default.
+    sizes : int array, shape (K,), optional
+        Samples of each cluster, told beside its number.
     """
     K, F = profiles.shape
     shown = np.sort(np.argsort(-profiles.std(axis=0), kind="stable")[:MAX_FEATURES])
@@ -229,7 +242,65 @@ def decoded_profiles(profiles: FloatArray, feature_names: Sequence[str] | None =
     figure, axes = _heat_map(profiles[:, shown], "viridis", title, "decoded value")
     axes.set(xlabel="feature", ylabel="cluster")
     _name_ticks(axes.xaxis, shown if feature_names is None else [feature_names[f] for f in shown])
-    _name_ticks(axes.yaxis, range(K))
+    _name_ticks(axes.yaxis, range(K) if sizes is None else [f"{k}: {size:,}" for k, size in enumerate(sizes)])
+    return figure
+
+
+@_styled
+def silhouette_plot(silhouettes: FloatArray, labels: IntArray, n_clusters: int) -> Figure:
+    """Draw the silhouette of each point, cluster by cluster, the highest first: how well the points fit.
+
+    Parameters
+    ----------
+    silhouettes : float array, shape (N,), values in [-1, 1]
+    labels : int array, shape (N,), values 0 to n_clusters - 1
+        A cluster without points has no place.
+    """
+    figure, axes = _figure_with_axes(7.0, min(max(3.5, 0.3 * n_clusters + 1.5), MAX_HEIGHT), "Silhouettes")
+    order = np.lexsort((-silhouettes, labels))
+    values, sorted_labels = silhouettes[order], labels[order]
+    present, starts, counts = np.unique(sorted_labels, return_index=True, return_counts=True)
+    gap = max(1.0, 0.01 * len(values))
+    colors = cluster_colors(n_clusters)
+    middles = []
+    for place, (k, start, count) in enumerate(zip(present, starts, counts, strict=True)):
+        top = start + place * gap
+        axes.fill_betweenx(
+            [top, *(top + 1 + np.arange(count))],
+            0,
+            [values[start], *values[start : start + count]],
+            color=colors[k],
+            linewidth=0,
+            step="pre",
+        )
+        middles.append(top + count / 2)
+    mean = float(silhouettes.mean())
+    axes.axvline(mean, color="black", linestyle="--", linewidth=1, label=f"mean: {mean:.3f}")
+    axes.set(xlabel="silhouette", ylabel="cluster", xlim=(min(-0.1, silhouettes.min()), 1))
+    axes.set_ylim(len(values) + len(present) * gap, -gap)
+    every = math.ceil(len(present) / (MAX_NAMED // 2))
+    axes.set_yticks(middles[::every], [str(k) for k in present[::every]], fontsize=_font_size(len(present)))
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+@_styled
+def margin_histogram(margin: FloatArray, labels: IntArray, n_clusters: int) -> Figure:
+    """Draw how far the points are from changing their cluster: all of them, and the medians of the clusters.
+
+    Parameters
+    ----------
+    margin : float array, shape (N,), values >= 0
+        How much farther the second nearest centroid is than the nearest.
+    labels : int array, shape (N,), values 0 to n_clusters - 1
+    """
+    figure, axes = _figure_with_axes(7.0, 3.6, "Margins: how much farther the second nearest centroid is")
+    axes.hist(margin, bins=60, color=PALETTE[0], alpha=0.7)
+    colors = cluster_colors(n_clusters)
+    top = axes.get_ylim()[1]
+    for k in np.unique(labels):
+        axes.plot([np.median(margin[labels == k])], [0.97 * top], "v", color=colors[k], markersize=7)
+    axes.set(xlabel="margin; triangles: medians of the clusters", ylabel="samples", ylim=(0, top))
     return figure
 
 
@@ -436,6 +507,36 @@ def comparison(
     return figure
 
 
+@_styled
+def selection(
+    n_clusters: Sequence[int], values: Mapping[str, Sequence[Sequence[float]]], chosen: int, plausible: Sequence[int]
+) -> Figure:
+    """Draw scores over the number of clusters: a dot for each run, a line through the means.
+
+    Parameters
+    ----------
+    n_clusters : sequence of G ints
+    values : mapping of a score's name to G sequences of floats
+        One panel for each score.
+    chosen : int
+        The number that is recommended, marked by a line; the other ``plausible`` ones are shaded.
+    """
+    n_columns = min(3, len(values))
+    n_rows = math.ceil(len(values) / n_columns)
+    figure = _figure(4.0 * n_columns, 2.8 * n_rows)
+    for place, (score, groups) in enumerate(values.items()):
+        axes = figure.add_subplot(n_rows, n_columns, place + 1, title=score, xlabel="clusters")
+        for k in plausible:
+            axes.axvspan(k - 0.4, k + 0.4, color=PALETTE[1], alpha=0.2, linewidth=0)
+        axes.axvline(chosen, color=PALETTE[1], linewidth=1.5)
+        for k, group in zip(n_clusters, groups, strict=True):
+            axes.plot([k] * len(group), group, "o", color=PALETTE[0], markersize=4, alpha=0.5, linewidth=0)
+        means = [float(np.mean(group)) if group else math.nan for group in groups]
+        axes.plot(n_clusters, means, color=PALETTE[0], linewidth=1.2)
+        axes.locator_params(axis="x", integer=True)
+    return figure
+
+
 # --- frames, heat maps, names -------------------------------------------------------------------------------
 
 
@@ -507,7 +608,11 @@ def save_figure(figure: Figure, path: Path) -> None:
     path : Path
         In an existing folder; an existing file is replaced.
     """
+    save_pixels(figure_to_array(figure), path)
+
+
+def save_pixels(pixels: npt.NDArray[np.uint8], path: Path) -> None:
+    """Write what ``figure_to_array`` returned as PNG, whole or not at all."""
     beside = path.with_name(f".{path.name}.tmp")
-    # matplotlib would name its version in the metadata.
-    figure.savefig(beside, format="png", dpi=DPI, metadata={"Software": None})
+    Image.fromarray(pixels).save(beside, format="png", dpi=(DPI, DPI))
     beside.replace(path)

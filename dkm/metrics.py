@@ -300,20 +300,38 @@ def _is_scorable(Z: FloatArray, labels: IntArray) -> bool:
     return bool(1 < n_nonempty < len(Z) and np.isfinite(Z).all() and (Z.min(axis=0) < Z.max(axis=0)).any())
 
 
-def _silhouette(Z: FloatArray, labels: IntArray, max_samples: int, seed: int) -> float | None:
-    """Mean silhouette over a random sample, which may hold fewer clusters than the data."""
-    from sklearn import config_context
-    from sklearn.metrics import silhouette_score
+def silhouettes(Z: FloatArray, labels: IntArray) -> FloatArray | None:
+    """Return how well each point fits its cluster, compared with the nearest other one.
 
-    if len(Z) > max_samples:
-        sample = np.random.default_rng(seed).choice(len(Z), max_samples, replace=False)
-        Z, labels = Z[sample], labels[sample]
+    Parameters
+    ----------
+    Z : float array, shape (N, D), N >= 1
+        The points; all pairs are compared.
+    labels : int array, shape (N,)
+
+    Returns
+    -------
+    float array, shape (N,), values in [-1, 1], or None where undefined; see `label_free_scores`
+    """
+    from sklearn import config_context
+    from sklearn.metrics import silhouette_samples
+
     if not _is_scorable(Z, labels):
         return None
     # Centered, in float64: scikit-learn expands |a - b|^2, which loses digits for points far from the origin.
     Z = Z.astype(np.float64)
     with config_context(working_memory=_SILHOUETTE_MIB):
-        return float(silhouette_score(Z - Z.mean(axis=0), labels))
+        found: FloatArray = silhouette_samples(Z - Z.mean(axis=0), labels)
+    return found
+
+
+def _silhouette(Z: FloatArray, labels: IntArray, max_samples: int, seed: int) -> float | None:
+    """Mean silhouette over a random sample, which may hold fewer clusters than the data."""
+    if len(Z) > max_samples:
+        sample = np.random.default_rng(seed).choice(len(Z), max_samples, replace=False)
+        Z, labels = Z[sample], labels[sample]
+    found = silhouettes(Z, labels)
+    return None if found is None else float(found.mean())
 
 
 def _dispersion_scores(Z: FloatArray, labels: IntArray) -> tuple[float | None, float | None]:

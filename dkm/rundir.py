@@ -1,4 +1,4 @@
-"""The run directory: config, manifest, metrics, TensorBoard, log.
+"""The run directory: config, manifest, metrics, log.
 
 Everything is written so that a killed run leaves whole files. Times and paths go into the manifest and the log only, so
 that two equal runs have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
@@ -18,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -28,13 +27,11 @@ from tqdm import tqdm
 from dkm import distributed
 from dkm.answers import Answers, csv_parts
 from dkm.checkpoint import write_atomically
-from dkm.config import Config, dotted, to_dict
+from dkm.config import Config, to_dict
+from dkm.dashboard import Dashboard, NoDashboard
 from dkm.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, MANIFEST, METRICS, RESULT
 from dkm.scaling import Scaling
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +66,10 @@ class RunDirectory:
         self._is_quiet = progress == "off"
         self.manifest: dict[str, Any] = {}
         self._tensorboard = tensorboard
-        self._writer: SummaryWriter | None = None
+        self.dashboard: Dashboard = NoDashboard()
         self._handlers: list[logging.Handler] = []
+        # What this process has warned about.
+        self.warnings: list[str] = []
 
     # --- start and end ---
 
@@ -80,17 +79,11 @@ class RunDirectory:
             text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
             self._write(CONFIG, _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text)
         if self._tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Events after the checkpoint are written again; purge_step makes TensorBoard forget their first writing.
-            has_events = any(self.path.glob("events.out.tfevents*"))
-            first = 0 if step is None else step + 1
-            self._writer = SummaryWriter(str(self.path), purge_step=first if has_events else None)
+            self.dashboard = Dashboard(self.path, step)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self.dashboard.close()
+        self.dashboard = NoDashboard()
         for handler in self._handlers:
             logging.getLogger("dkm").removeHandler(handler)
             handler.close()
@@ -107,7 +100,7 @@ class RunDirectory:
         console = _Console(logging.WARNING if self._is_quiet else logging.INFO)
         if self.shows_bars:  # the bar tells the progress
             console.addFilter(lambda record: not getattr(record, "is_progress", False))
-        self._handlers = [to_file, console]
+        self._handlers = [to_file, console, _Collector(self.warnings)]
         for handler in self._handlers:
             logger.addHandler(handler)
 
@@ -129,8 +122,7 @@ class RunDirectory:
 
     def sync_metrics(self) -> int:
         """Make sure that what was written is on disk; return its size in bytes, for the checkpoint."""
-        if self._writer is not None:
-            self._writer.flush()
+        self.dashboard.flush()
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
             return file.tell()
@@ -163,59 +155,6 @@ class RunDirectory:
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
 
-    # --- TensorBoard ---
-
-    def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
-        """Write tags ``phase/group/name``; a None is a gap in the curve."""
-        if self._writer is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(f"{phase}/{name}", value, step)
-
-    def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
-        """Show the cluster sizes (K,) as a histogram whose bar k is the size of cluster k."""
-        if self._writer is not None:
-            index = np.arange(len(sizes))
-            self._writer.add_histogram_raw(
-                tag,
-                min=0,
-                max=len(sizes),
-                num=sum(sizes),
-                sum=float(np.dot(index, sizes)),
-                sum_squares=float(np.dot(index**2, sizes)),
-                bucket_limits=(index + 1.0).tolist(),
-                bucket_counts=list(sizes),
-                global_step=step,
-            )
-
-    def image(self, tag: str, step: int, image: np.ndarray) -> None:
-        """Show an image, uint8 (H, W, 3)."""
-        if self._writer is not None:
-            self._writer.add_image(tag, image, step, dataformats="HWC")
-
-    def text(self, tag: str, text: str) -> None:
-        if self._writer is not None:
-            self._writer.add_text(tag, "    " + text.replace("\n", "\n    "), 0)  # indented: Markdown keeps it as it is
-
-    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None]) -> None:
-        """Write the HParams entry into this run itself; ``SummaryWriter.add_hparams`` would make a sub-run.
-
-        ``metrics`` are those that ``scalars`` wrote under ``result``.
-        """
-        if self._writer is None:
-            return
-        from torch.utils.tensorboard.summary import hparams
-
-        settings = {
-            key: value if isinstance(value, bool | int | float | str) else str(value)
-            for key, value in dotted(config).items()
-            if not key.startswith(("checkpoint.", "log.", "resume"))
-        }
-        shown = {f"result/{name}": value for name, value in metrics.items() if value is not None}
-        file_writer = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
-        for summary in hparams(settings, shown):  # type: ignore[no-untyped-call]
-            file_writer.add_summary(summary)
-
 
 class Unwritten(RunDirectory):
     """The run directory as the ranks have it that do not own it: what they would write goes nowhere."""
@@ -242,6 +181,17 @@ class Unwritten(RunDirectory):
 
     def truncate_metrics(self, n_bytes: int) -> None:
         pass
+
+
+class _Collector(logging.Handler):
+    """Keeps the warnings."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(record.getMessage())
 
 
 class _Console(logging.Handler):

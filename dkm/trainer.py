@@ -35,6 +35,7 @@ from dkm.config import (
     RESUMABLE,
     AdamWConfig,
     Config,
+    Failure,
     JointClusteringConfig,
     L2PenaltyConfig,
     OptimizerConfig,
@@ -134,6 +135,8 @@ class Trainer:
         self._average: WeightAverage | None = None
         self._metrics_bytes = 0
         self._is_restored = False
+        # Of the last evaluation with pictures in this process.
+        self._labels_before: np.ndarray | None = None
 
     # --- the run ---
 
@@ -201,8 +204,8 @@ class Trainer:
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
         self.run_dir.update_manifest(**manifest)
         if self.run_dir.is_written and not self._is_restored:
-            self.run_dir.text("config", (self.run_dir.path / "config.yaml").read_text(encoding="utf-8"))
-            self.run_dir.text("manifest", (self.run_dir.path / "manifest.json").read_text(encoding="utf-8"))
+            self.run_dir.dashboard.text("config", (self.run_dir.path / "config.yaml").read_text(encoding="utf-8"))
+            self.run_dir.dashboard.text("manifest", (self.run_dir.path / "manifest.json").read_text(encoding="utf-8"))
         n_parameters = sum(p.numel() for p in self.autoencoder.parameters())
         where = f"{self.device}, {torch.get_num_threads()} threads"
         if distributed.is_several():
@@ -362,6 +365,22 @@ class Trainer:
                 "seconds": at.seconds["pretrain"],
             }
             self._keep(key, state)
+
+    def pretrained_embedding(self) -> Tensor:
+        """Return the embedding (N, D) that a run of this config had after the pretraining, from ``pretrain.cache``.
+
+        Raises
+        ------
+        Failure
+            If the cache has no such pretraining.
+        """
+        found = self._cached(self._key("pretrained"))
+        if found is None:
+            raise Failure(
+                f"pretrain.cache={self.config.pretrain.cache}: has no pretraining of this config; train again"
+            )
+        self.autoencoder.load_state_dict(found["autoencoder"])
+        return evaluate.encode(self.autoencoder, self.batches)
 
     def _take_over(self, pretrained: dict[str, Any]) -> None:
         at = self.at
@@ -607,17 +626,21 @@ class Trainer:
         losses = self._losses()
         bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
         record: dict[str, Any] | None = None
+        found: evaluate.Clustering | None = None
         if self._is_evaluated(phase, at.epoch + 1) or is_settled:
             with self._signals.interruptible():
                 if z is None or self.config.precision != "fp32":
                     z = evaluate.encode(self.autoencoder, self.batches)
                 if self.run_dir.is_written:
-                    record = self._evaluate(phase, is_joint, losses, z)
+                    found = evaluate.cluster(z, self.clustering.centroids.detach()) if is_joint else None
+                    record = self._evaluate(phase, found, losses, z)
         at.epoch, at.batch, at.pass_info, at.is_stopped = at.epoch + 1, 0, {}, is_settled
         if record is None:
-            self.run_dir.scalars(phase.section, at.step, losses)
+            self.run_dir.dashboard.scalars(phase.section, at.step, losses)
         else:
-            self._write(phase, record)
+            self._write(record)
+            if z is not None and (is_settled or self._is_pictured(phase, at.epoch)):
+                self._show_pictures(record, z, found)
         if is_settled:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", at.epoch)
         self._tick(phase)
@@ -646,6 +669,14 @@ class Trainer:
     def _is_evaluated(self, phase: PhaseConfig, epoch: int) -> bool:
         return epoch % self.config.evaluation.every_epochs == 0 or epoch in (1, phase.epochs)
 
+    def _is_pictured(self, phase: PhaseConfig, epoch: int) -> bool:
+        """Of the evaluations the first, second, fourth, eighth, ... and the last have pictures, which take time."""
+        settings = self.config.log
+        if not (settings.tensorboard and settings.figures):
+            return False
+        number = 0 if epoch == 1 else epoch // self.config.evaluation.every_epochs
+        return epoch in (1, phase.epochs) or (number & (number - 1)) == 0
+
     # --- numbers ---
 
     def _losses(self) -> dict[str, float]:
@@ -663,16 +694,20 @@ class Trainer:
         return {"loss/total": sum(weighted.values()), **raw, **weighted}
 
     @torch.no_grad()
-    def _evaluate(self, phase: PhaseConfig, is_joint: bool, losses: dict[str, float], z: Tensor) -> dict[str, Any]:
-        """Return the record of this epoch for ``metrics.jsonl``, z (N, D) the clean embedding; writes nothing."""
+    def _evaluate(
+        self, phase: PhaseConfig, found: evaluate.Clustering | None, losses: dict[str, float], z: Tensor
+    ) -> dict[str, Any]:
+        """Return the record of this epoch for ``metrics.jsonl``; writes nothing.
+
+        z (N, D) is the clean embedding, ``found`` its clusters in the joint phase.
+        """
         at = self.at
         record: dict[str, Any] = {"phase": phase.section, "epoch": at.epoch + 1, "step": at.step, **losses}
         record["optimizer/lr"] = self._optimizer.param_groups[0]["lr"]
         record["optimizer/gradient_norm"] = None if (n := self._terms[-1, -1].item()) != n else n
         record["embedding/variance"] = evaluate.embedding_variance(z)
-        if is_joint:
+        if found is not None:
             centroids = self.clustering.centroids
-            found = evaluate.cluster(z, centroids)
             moved = (centroids.cpu() - self._centroids_before).square().sum(1).sqrt()
             record["clusters/label_change"] = at.pass_info["label_change"]
             record["clusters/n_dead"] = at.pass_info["n_dead"]
@@ -681,6 +716,7 @@ class Trainer:
             record["clusters/smallest_centroid_distance"] = evaluate.smallest_centroid_distance(centroids)
             record["clusters/sizes"] = metrics.cluster_sizes(found.labels, self.n_clusters).tolist()
             scores = self.evaluator.scores(self.evaluator.sampled(z), found.labels, found.inertia)
+            scores["modularity_data"] = self.evaluator.modularity_data(found.labels)
             record |= {f"metrics/{name}": value for name, value in scores.items()}
         return record
 
@@ -688,34 +724,29 @@ class Trainer:
         run, phase, step = self.run_dir, record["phase"], record["step"]
         run.append_metrics(record)
         scalars = {k: v for k, v in record.items() if k not in ("phase", "epoch", "step", "clusters/sizes")}
-        run.scalars(phase, step, scalars)
+        run.dashboard.scalars(phase, step, scalars)
         if "clusters/sizes" in record:
-            run.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
+            run.dashboard.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
+            run.dashboard.baselines(step, {"kmeans_raw": self.at.raw, "kmeans_pretrained": self.at.pretrained})
 
-    def _write(self, phase: PhaseConfig, record: dict[str, Any]) -> None:
+    def _write(self, record: dict[str, Any]) -> None:
         self._write_numbers(record)
-        if self.config.log.tensorboard and self.config.log.figures:
-            from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
-
-            for name, figure in self._pictures(phase):
-                tag = f"{phase.section}/images/{name}"
-                self.run_dir.image(tag, record["step"], figure_to_array(figure))
         scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
         terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
-        line = f"{phase.section} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
+        line = f"{record['phase']} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
         if scores:
             line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
         log.info("%s", line, extra={"is_progress": True})
 
-    def _pictures(self, phase: PhaseConfig) -> Iterator[tuple[str, Any]]:
-        pairs = evaluate.reconstruction_figure(self.autoencoder, self.data, self.batches)
-        if pairs is not None:
-            yield "reconstructions", pairs
-        if phase is self.config.joint:
-            yield (
-                "decoded_centroids",
-                evaluate.centroid_figure(self.autoencoder, self.clustering.centroids, self.data),
-            )
+    def _show_pictures(self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None) -> None:
+        from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
+
+        pictures = evaluate.pictures(
+            self.autoencoder, self.evaluator, z, self.clustering.centroids.detach(), found, self._labels_before
+        )
+        for name, figure in pictures:
+            self.run_dir.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_array(figure))
+        self._labels_before = None if found is None else found.labels
 
     # --- the end ---
 
@@ -750,11 +781,14 @@ class Trainer:
         self.saved_model(found.inertia).save(run.path / "model")
         if self.config.log.figures:
             self._draw(z, found, chosen, contrast)
-        run.scalars("result", at.step + 1, scores)
-        run.hyperparameters(self.config, scores)
+        run.dashboard.scalars("result", at.step + 1, scores)
+        run.dashboard.hyperparameters(self.config, scores)
         run.update_manifest(status="completed", reason=None, seconds=at.seconds, peak_memory_bytes=peak_memory_bytes())
-        for line in report.table(at.raw, at.pretrained, scores, name=self.config.clustering.name):
+        table = report.table(at.raw, at.pretrained, scores, name=self.config.clustering.name)
+        for line in table:
             log.info("%s", line)
+        run.dashboard.text("table", "\n".join(table), at.step + 1)
+        run.dashboard.text("warnings", "\n".join(run.warnings) or "none", at.step + 1)
         return result
 
     def saved_model(self, inertia: float) -> SavedModel:
@@ -786,17 +820,22 @@ class Trainer:
         chosen: list[exemplars.Exemplars],
         contrast: exemplars.Contrast | None,
     ) -> None:
-        from dkm.figures import figure_to_array, loss_curves, save_figure
+        from dkm.figures import figure_to_array, loss_curves, save_pixels
 
         directory = self.run_dir.path / "figures"
         directory.mkdir(exist_ok=True)
-        centroids = self.clustering.centroids.detach()
+        centroids, step = self.clustering.centroids.detach(), self.at.step + 1
         drawn = dict(evaluate.final_figures(self.data, self.evaluator, z, centroids, found, chosen, contrast))
         drawn["loss_curves"] = loss_curves(self.run_dir.read_metrics())
-        drawn["decoded_centroids"] = evaluate.centroid_figure(self.autoencoder, centroids, self.data)
+        sizes = metrics.cluster_sizes(found.labels, self.n_clusters)
+        drawn["decoded_centroids"] = evaluate.centroid_figure(self.autoencoder, centroids, self.data, sizes)
         for name, figure in drawn.items():
-            save_figure(figure, directory / f"{name}.png")
-            self.run_dir.image(f"result/images/{name}", self.at.step + 1, figure_to_array(figure))
+            pixels = figure_to_array(figure)
+            save_pixels(pixels, directory / f"{name}.png")
+            self.run_dir.dashboard.image(f"result/images/{name}", step, pixels)
+        if self.config.log.tensorboard:
+            shown = evaluate.projection(self.autoencoder, self.evaluator, z, centroids, found)
+            self.run_dir.dashboard.projector(*shown)
 
     # --- checkpoints ---
 

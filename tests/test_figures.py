@@ -20,8 +20,11 @@ from dkm.figures import (
     figure_to_array,
     image_grid,
     loss_curves,
+    margin_histogram,
     reconstruction_pairs,
     save_figure,
+    selection,
+    silhouette_plot,
 )
 
 MANY = [1, 10, 100]
@@ -212,6 +215,44 @@ def test_names_are_cut_to_length_and_never_read_as_formulas():
     figure_to_array(figure)  # would raise at the undefined symbol
 
 
+def test_contingency_map_may_compare_two_clusterings():
+    figure = contingency_map(np.eye(3, dtype=int), title="before and now", rows="cluster before")
+    assert figure.axes[0].get_title() == "before and now"
+    assert figure.axes[0].get_ylabel() == "cluster before"
+
+
+def test_decoded_profiles_tell_the_sizes():
+    figure = decoded_profiles(np.random.default_rng(0).random((2, 3)), sizes=np.array([1200, 7]))
+    assert tick_texts(figure.axes[0].yaxis) == ["0: 1,200", "1: 7"]
+
+
+def test_silhouette_plot_has_the_points_of_each_cluster_from_high_to_low():
+    silhouettes = np.array([0.1, 0.9, -0.2, 0.5, 0.4])
+    figure = silhouette_plot(silhouettes, np.array([0, 2, 0, 2, 2]), 3)
+    axes = figure.axes[0]
+    assert tick_texts(axes.yaxis) == ["0", "2"]
+    first, second = (np.unique(patch.get_paths()[0].vertices[:, 0]).tolist() for patch in axes.collections)
+    assert first == [-0.2, 0.0, 0.1]
+    assert second == [0.0, 0.4, 0.5, 0.9]
+    assert axes.get_legend().get_texts()[0].get_text() == "mean: 0.340"
+
+
+def test_margin_histogram_counts_all_points_and_marks_the_medians():
+    margin = np.array([0.0, 1.0, 2.0, 4.0])
+    axes = margin_histogram(margin, np.array([0, 0, 0, 1]), 2).axes[0]
+    assert sum(patch.get_height() for patch in axes.patches) == 4
+    assert [line.get_xdata()[0] for line in axes.lines] == [1.0, 4.0]
+
+
+@pytest.mark.parametrize("n_clusters", MANY)
+def test_silhouettes_and_margins_of_many_clusters_fit(n_clusters):
+    labels = np.arange(300) % n_clusters
+    values = np.linspace(-1, 1, 300)
+    for figure in (silhouette_plot(values, labels, n_clusters), margin_histogram(values + 1, labels, n_clusters)):
+        assert figure.get_size_inches()[1] <= 9
+        figure_to_array(figure)
+
+
 # --- images -------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +423,15 @@ def test_comparison_shows_who_agrees_with_whom():
     axes = comparison(["a"], {"ACC": [[0.5, 0.75]]}, ari, ["a, seed=0", "a, seed=1"]).axes[1]
     np.testing.assert_array_equal(axes.images[0].get_array(), ari)
     assert tick_texts(axes.yaxis) == ["a, seed=0", "a, seed=1"]
+
+
+def test_selection_has_a_dot_for_each_run_and_marks_the_choice():
+    figure = selection([2, 3], {"a": [[0.5, 0.7], [0.9]], "b": [[], [1.0]]}, 3, [2, 3])
+    first = figure.axes[0]
+    assert len(first.patches) == 2  # the plausible numbers
+    assert first.lines[0].get_xdata()[0] == 3
+    assert first.lines[1].get_xydata().tolist() == [[2, 0.5], [2, 0.7]]
+    np.testing.assert_allclose(first.lines[-1].get_xydata(), [[2, 0.6], [3, 0.9]])
 
 
 @pytest.mark.parametrize("n_groups", [1, 40, 300])

@@ -280,9 +280,11 @@ def test_tensorboard_has_the_dashboard(run: Path) -> None:
     assert tags["histograms"] == ["joint/clusters/sizes"]
     assert {
         *("pretrain/images/reconstructions", "joint/images/reconstructions", "joint/images/decoded_centroids"),
-        *("result/images/embedding", "result/images/contingency"),
+        *("joint/images/embedding", "joint/images/contingency"),
+        *("result/images/embedding", "result/images/contingency", "result/images/silhouettes", "result/images/margins"),
     } <= set(tags["images"])
-    assert {"config/text_summary", "manifest/text_summary"} <= set(tags["tensors"])
+    texts = ("config", "manifest", "table", "warnings")
+    assert {f"{text}/text_summary" for text in texts} <= set(tags["tensors"])
     # Losses are shown for every epoch, whatever the evaluations are.
     assert [event.step for event in events.Scalars("pretrain/loss/total")] == [5, 10, 15, 20]
     sizes = events.Histograms("joint/clusters/sizes")[-1].histogram_value

@@ -1,0 +1,136 @@
+"""``dkm.dashboard``: charts of curves that are there, lines of the baselines, what TensorBoard's projector reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dkm import train
+from dkm.dashboard import COMPARED, Dashboard, NoDashboard, layout, mosaic
+
+SMALL = [
+    *("model.hidden=[16]", "batch_size=64", "pretrain.epochs=4", "joint.epochs=8", "joint.tolerance=0", "threads=1"),
+    *("clustering.n_init=2", "evaluation.every_epochs=1", "log.progress=off"),
+]
+
+
+def small_run(folder: Path, *words: str) -> Path:
+    np.savez(folder / "x.npz", x=load_digits().images[:200], y=load_digits().target[:200])
+    data = ["data=npz", f"data.path={folder / 'x.npz'}", "clustering.n_clusters=10"]
+    assert train._main([*data, *SMALL, *words, f"hydra.run.dir={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("labeled"), "data.labels=y")
+
+
+def events_of(run: Path) -> Any:
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def records_of(run: Path, phase: str) -> list[dict[str, Any]]:
+    records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [record for record in records if record["phase"] == phase]
+
+
+def test_every_curve_of_every_chart_is_there(run: Path) -> None:
+    tags = events_of(run).Tags()["scalars"]
+    for charts in layout().values():
+        for title, (kind, patterns) in charts.items():
+            assert kind == "Multiline"
+            for pattern in patterns:
+                assert any(re.fullmatch(pattern, tag) for tag in tags), (title, pattern)
+
+
+def test_the_charts_are_written_once(run: Path) -> None:
+    content = events_of(run).PluginTagToContent("custom_scalars")
+    assert list(content) == ["custom_scalars__config__"]
+
+
+def test_the_lines_of_the_baselines_go_along(run: Path) -> None:
+    events = events_of(run)
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    steps = [record["step"] for record in records_of(run, "joint")]
+    for baseline in ("kmeans_raw", "kmeans_pretrained"):
+        for name in COMPARED:
+            line = events.Scalars(f"baseline/{baseline}/{name}")
+            assert [point.step for point in line] == steps
+            assert [point.value for point in line] == pytest.approx([result[baseline][name]] * len(line))
+
+
+def test_the_modularity_is_that_of_each_evaluation(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert records_of(run, "joint")[-1]["metrics/modularity_data"] == result["modularity_data"]
+
+
+def test_pictures_are_drawn_at_evaluations_ever_farther_apart(run: Path) -> None:
+    events = events_of(run)
+    n_batches = 4
+    joint = [image.step for image in events.Images("joint/images/embedding")]
+    start = 4 * n_batches + 1
+    assert joint == [start + epoch * n_batches for epoch in (1, 2, 4, 8)]
+    assert len(events.Images("pretrain/images/reconstructions")) == 3
+
+
+def test_without_labels_the_agreement_with_the_evaluation_before_is_drawn(tmp_path: Path) -> None:
+    run = small_run(tmp_path, "data.labels=null")
+    images = set(events_of(run).Tags()["images"])
+    assert "joint/images/agreement" in images
+    assert not any("contingency" in tag for tag in images)
+    header = (run / "projector" / "metadata.tsv").read_text(encoding="utf-8").splitlines()[0]
+    assert header.split("\t") == ["cluster", "kind", "index", "margin"]
+
+
+def test_the_table_and_the_warnings_are_texts(run: Path) -> None:
+    events = events_of(run)
+    table = events.Tensors("table/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "final (kmeans)" in table
+    assert events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0].decode().strip() == "none"
+
+
+def test_the_projector_reads_points_centroids_and_pictures(run: Path) -> None:
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+    from tensorboard.plugins.projector.projector_plugin import _read_tensor_tsv_file
+
+    config = text_format.Parse((run / "projector_config.pbtxt").read_text(encoding="utf-8"), ProjectorConfig())
+    (embedding,) = config.embeddings
+    Z = _read_tensor_tsv_file(str(run / embedding.tensor_path))
+    assert Z.shape == tuple(embedding.tensor_shape) == (210, 10)
+    lines = (run / embedding.metadata_path).read_text(encoding="utf-8").splitlines()
+    assert lines[0].split("\t") == ["cluster", "kind", "index", "label", "margin"]
+    assert len(lines) == 1 + 210
+    assert [line.split("\t")[1] for line in lines[1:]] == ["point"] * 200 + ["centroid"] * 10
+    clusters = [row.split(",")[1] for row in (run / "assignments.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    assert [line.split("\t")[0] for line in lines[1:201]] == clusters
+    sprite = imread(run / embedding.sprite.image_path)
+    assert sprite.shape[:2] == (15 * 8, 15 * 8)
+    assert list(embedding.sprite.single_image_dim) == [8, 8]
+    np.testing.assert_allclose(sprite[:8, 8:16, 0] * 16, load_digits().images[1], atol=0.04)
+
+
+def test_nothing_is_written_where_nothing_is_wanted(tmp_path: Path) -> None:
+    run = small_run(tmp_path, "log.tensorboard=false")
+    assert not list(run.glob("events*"))
+    assert not (run / "projector").exists()
+    names = {name for name in vars(Dashboard) if not name.startswith("_")}
+    assert names - {"baselines"} <= vars(NoDashboard).keys()  # which writes scalars
+
+
+def test_mosaic_tiles_to_the_right_and_down() -> None:
+    images = np.stack([np.full((1, 2, 3), level) for level in (0.0, 0.5, 1.0, 2.0, -1.0)])
+    tiles = mosaic(images, 3)
+    assert tiles.shape == (6, 9, 3)
+    assert tiles[::2, ::3, 0].tolist() == [[0, 128, 255], [255, 0, 0], [0, 0, 0]]
