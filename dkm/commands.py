@@ -139,3 +139,35 @@ class CompareConfig:
     # Compare the assignments of more than 100 runs too.
     agreement: bool = False
     overwrite: bool = False
+
+
+@dataclass
+class SelectConfig:
+    """``dkm.select``: which numbers of clusters are tried, and where."""
+
+    # A range 2-12, or a list 2,4,8.
+    k: str
+    # Of the runs for each number.
+    seeds: str = "0,1,2"
+    # A folder for the runs and the answer; null: a new one under runs/select. One that is there is gone on with.
+    output: str | None = None
+    # Runs at a time; more than one needs the extra `sweep`.
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        numbers("k", self.k, "2-12", least=2)
+        numbers("seeds", self.seeds, "0,1,2", least=0)
+        require(self.jobs >= 1, "jobs", self.jobs, "a whole number, 1 or more", "for example jobs=2")
+
+
+def numbers(key: str, text: str, example: str, *, least: int) -> list[int]:
+    """Return the whole numbers of ``2-12`` or ``2,4,8``, in order and each once."""
+    found: set[int] = set()
+    for piece in text.split(","):
+        first, dash, last = piece.partition("-")
+        is_number = first.isdecimal() and (not dash or last.isdecimal())
+        require(is_number, key, text, "a range or a list of whole numbers", f"for example {key}={example}")
+        found |= set(range(int(first), int(last if dash else first) + 1))
+    require(bool(found), key, text, "a range that goes up", f"for example {key}={example}")
+    require(min(found) >= least, key, text, f"numbers of {least} or more", f"for example {key}={example}")
+    return sorted(found)

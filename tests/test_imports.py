@@ -13,7 +13,19 @@ import dkm
 PACKAGE = Path(dkm.__file__).parent
 LAYERS = (
     {"config", "metrics", "interrupt"},
-    {"compose", "kmeans", "scaling", "files", "augment", "models", "regularization", "checkpoint", "figures", "optim"}
+    {
+        "compose",
+        "kmeans",
+        "scaling",
+        "files",
+        "augment",
+        "models",
+        "regularization",
+        "checkpoint",
+        "figures",
+        "optim",
+        "dashboard",
+    }
     | {"distributed", "partition", "commands"},
     {"clustering", "stored", "cache", "tables", "images", "answers", "devices", "runs"},
     {"objective", "data", "batches", "exemplars"},
@@ -21,7 +33,7 @@ LAYERS = (
     {"report"},
     {"trainer"},
     {"resume", "predict", "estimator", "compare"},
-    {"train", "export"},
+    {"train", "export", "select"},
 )
 LAYER_OF = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 
-from dkm import compare, export, predict, train
+from dkm import compare, export, predict, select, train
 from dkm.clustering import kmeans_loss
 from dkm.compose import compose, parse
 from dkm.config import GROUPS, keys
@@ -102,6 +102,16 @@ def test_the_command_that_compares_runs(tmp_path: Path, monkeypatch: pytest.Monk
     (command,) = re.findall(r"^    python -m dkm\.compare (.*)$", README, re.M)
     compare.work(shlex.split(command))
     assert "2 runs of one setting: 2 completed" in capsys.readouterr().out
+
+
+def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = re.findall(r"^    python -m dkm\.select (.*)$", README, re.M)
+    monkeypatch.setattr(select, "_train", lambda words, folder, ks, seeds, n_jobs: trained.append((ks, seeds)))
+    monkeypatch.setattr(select, "collect", lambda folder, ks, seeds: 1 / 0)
+    trained: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        select.work(shlex.split(command))
+    assert trained == [([2], [0, 1, 2]), (list(range(3, 13)), [0, 1, 2])]
 
 
 # The others are run as a whole in test_config.py and test_resume.py.

@@ -1,0 +1,172 @@
+"""``dkm.select``: which runs it trains, what it makes of their scores, and every refusal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.metrics import adjusted_rand_score
+
+from dkm import runs, select
+from dkm.commands import SelectConfig, numbers
+from dkm.config import Failure, UserError
+
+QUICK = [
+    *("data=blobs", "data.n_samples=300", "data.n_blobs=4", "data.n_features=6", "model.hidden=[16]"),
+    *("pretrain.epochs=3", "joint.epochs=2", "clustering.n_init=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("select") / "out"
+    select.work(["k=3-5", "seeds=0,1", f"output={path}", *QUICK])
+    return path
+
+
+def test_every_number_and_seed_has_a_run_from_one_pretraining(folder: Path) -> None:
+    found = [runs.read(path) for path in runs.find([str(folder)])]
+    assert [(run.settings["clustering.n_clusters"], run.seed) for run in found] == [
+        (k, seed) for k in (3, 4, 5) for seed in (0, 1)
+    ]
+    assert {run.settings["model.latent_dim"] for run in found} == {10}
+    assert len(list((folder / "cache").glob("pretrained-*.pt"))) == 2
+    manifests = [json.loads((run.path / "manifest.json").read_text(encoding="utf-8")) for run in found]
+    assert [bool(manifest.get("pretrained_by")) for manifest in manifests] == [False, False, True, True, True, True]
+
+
+def test_the_files_hold_scores_and_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = json.loads((folder / "select.json").read_text(encoding="utf-8"))
+    assert answer["n_clusters"] == 4
+    assert answer["reason"]
+    with (folder / "select.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["k"] for row in rows] == ["3", "4", "5"]
+    found = [runs.read(folder / "k4" / f"seed{seed}").scores for seed in (0, 1)]
+    for name in ("modularity_data", "silhouette", "davies_bouldin", "reconstruction"):
+        mean = sum(scores[name] or 0 for scores in found) / 2
+        assert float(rows[1][name]) == pytest.approx(mean)
+    labels = [
+        np.loadtxt(folder / "k4" / f"seed{s}" / "assignments.csv", int, delimiter=",", skiprows=1, usecols=1)
+        for s in (0, 1)
+    ]
+    assert float(rows[1]["agreement_seeds"]) == pytest.approx(adjusted_rand_score(*labels))
+    assert len(answer["scores"]["4"]["agreement_halves"]) == 2
+    assert imread(folder / "select.png").shape[1] > 1000
+
+
+def test_a_second_call_trains_only_what_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[Any] = []
+    train = select._train
+    monkeypatch.setattr(select, "_train", lambda *arguments: trained.append(arguments[2]) or train(*arguments))
+    before = (folder / "select.csv").read_bytes()
+    select.work(["k=3-5", "seeds=0,1", f"output={folder}", *QUICK])
+    assert trained == []
+    assert (folder / "select.csv").read_bytes() == before
+    select.work(["k=4,6", "seeds=0,1", f"output={folder}", *QUICK])
+    assert trained == [[6]]
+    out = capsys.readouterr().out
+    assert "k=6, seed=1: modularity on the data 0." in out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "k: missing"),
+        (["k=2-"], "k=2-: expected a range or a list of whole numbers"),
+        (["k=1-4"], "k=1-4: expected numbers of 2 or more"),
+        (["k=5-2"], "k=5-2: expected a range that goes up"),
+        (["k=2,x"], "k=2,x: expected a range or a list"),
+        (["k=2-4", "seeds=-1"], "seeds=-1: expected a range or a list of whole numbers"),
+        (["k=2-4", "jobs=0"], "jobs=0: expected a whole number, 1 or more"),
+        (["k=2-4", "seed=3"], "seed=3: expected no such key"),
+        (["k=2-4", "clustering.n_clusters=3"], "clustering.n_clusters=3: expected no such key"),
+        (["k=2-4", "--multirun"], "--multirun: expected KEY=VALUE"),
+        (["k=2-4", "pretrain.epoch=3"], "pretrain.epoch"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        select.work(words)
+    assert str(caught.value).startswith(expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_clusters_than_rows_are_refused_by_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dkm-select"])
+    with pytest.raises(SystemExit) as caught:
+        select.work(["k=500", "seeds=0", "output=out", *QUICK])
+    assert caught.value.code == 2
+    assert capfd.readouterr().err.startswith("error: clustering.n_clusters=500: expected at most n_samples=300")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2-5", [2, 3, 4, 5]), ("8,2,4", [2, 4, 8]), ("3,2-4", [2, 3, 4]), ("7", [7])]
+)
+def test_numbers(text: str, expected: list[int]) -> None:
+    assert numbers("k", text, "2-12", least=2) == expected
+    assert SelectConfig(k=text).seeds == "0,1,2"
+
+
+# --- the choice -------------------------------------------------------------------------------------------------------
+
+
+def scores_of(**columns: Mapping[int, list[float]]) -> dict[int, select.Scores]:
+    ks = next(iter(columns.values())).keys()
+    return {k: {name: columns[name][k] if name in columns else [] for name in select._SCORES} for k in ks}
+
+
+SEEDS_AGREE = {2: [0.9], 3: [0.95], 4: [0.99], 5: [0.7]}
+
+
+def test_the_highest_modularity_is_recommended_where_it_stands_out() -> None:
+    modularity = {2: [0.4, 0.41, 0.4], 3: [0.6, 0.6, 0.6], 4: [0.7, 0.71, 0.7], 5: [0.65, 0.6, 0.66]}
+    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=SEEDS_AGREE))
+    assert (found.n_clusters, found.plausible, found.warnings) == (4, [4], [])
+    assert found.reason == "modularity on the data 0.703, the highest, 0.99"
+
+
+def test_of_numbers_that_modularity_does_not_tell_apart_the_best_agreement_decides() -> None:
+    modularity = {2: [0.4] * 3, 3: [0.693] * 3, 4: [0.7] * 3, 5: [0.69, 0.72, 0.66]}
+    agree = {2: [1.0], 3: [0.95], 4: [0.8], 5: [0.9]}
+    halves = {2: [1.0], 3: [0.95], 4: [0.7], 5: [0.9]}
+    scores = scores_of(modularity_data=modularity, agreement_seeds=agree, agreement_halves=halves)
+    found = select.recommend(scores)
+    assert (found.n_clusters, found.plausible) == (3, [3, 4, 5])  # 5 is within the noise of its own seeds
+    assert found.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("modularity", "agreement", "expected"),
+    [
+        ({2: [0.1], 3: [0.5], 4: [0.2]}, 0.9, "fewer than 3 seeds"),
+        ({2: [0.5] * 3, 3: [0.5] * 3, 4: [0.5] * 3, 5: [0.5] * 3}, 0.9, "4 numbers are as plausible"),
+        ({2: [0.1] * 3, 3: [0.5] * 3, 4: [0.2] * 3}, 0.6, "clusterings with 3 clusters agree only to 0.60"),
+        ({2: [0.1] * 3, 3: [0.2] * 3, 4: [0.15] * 3}, 0.9, "a modularity of 0.20 says"),
+        ({2: [0.5] * 3, 3: [0.4] * 3}, 0.9, "2 is at the end of the range"),
+    ],
+)
+def test_weak_evidence_is_called_so(modularity: dict[int, list[float]], agreement: float, expected: str) -> None:
+    agree = {k: [agreement] for k in modularity}
+    doubts = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=agree)).warnings
+    assert any(doubt.startswith(expected) for doubt in doubts)
+
+
+def test_without_any_modularity_there_is_no_answer() -> None:
+    with pytest.raises(Failure, match="undefined for every run"):
+        select.recommend(scores_of(modularity_data={2: [], 3: []}))
