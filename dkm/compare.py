@@ -133,7 +133,7 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
         print(f"warning: {warning}", file=sys.stderr)
     is_asked = config.agreement or config.pairs is not None
     n_completed = sum(run.is_completed for run in found)
-    agreement = _agreement(found) if is_asked or n_completed <= _MOST_AGREEING else None
+    agreement = agreement_of(found) if is_asked or n_completed <= _MOST_AGREEING else None
     groups = _scored(_grouped(found, each=config.each), agreement, each=config.each)
     if config.sort is not None:
         groups = _sorted(groups, config.sort)
@@ -141,6 +141,12 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
     print("\n".join(report.lines(_text_table)))
     _write_files(config, groups, agreement, report)
     return groups
+
+
+def sweep_table(folder: Path) -> str:
+    """Return all runs in a folder as CSV, one row for each."""
+    groups = _grouped(_readable(runs.find([str(folder)])), each=True)
+    return _csv_text(_csv_rows(_scored(groups, None, each=True)))
 
 
 def _readable(paths: Sequence[Path]) -> list[Run]:
@@ -229,7 +235,7 @@ def _sorted(groups: list[Group], name: str) -> list[Group]:
 # --- agreement --------------------------------------------------------------------------------------------------------
 
 
-def _agreement(found: Sequence[Run]) -> Agreement | None:
+def agreement_of(found: Sequence[Run]) -> Agreement | None:
     """Return the adjusted Rand index of each two completed runs."""
     import numpy as np
 

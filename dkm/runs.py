@@ -26,6 +26,7 @@ RESULT = "result.json"
 ASSIGNMENTS = "assignments.csv"
 EXEMPLARS = "exemplars.csv"
 FEATURES = "features.csv"
+SWEEP = "sweep.csv"
 
 COMPLETED = "completed"
 # libyaml, which is ten times as fast, where PyYAML was built with it.
@@ -94,12 +95,17 @@ def find(words: Sequence[str]) -> list[Path]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Yield the runs in a folder, itself or anywhere below; there are no runs within runs."""
-    for place, folders, files in os.walk(folder):
-        if MANIFEST in files or (CONFIG in files and ".hydra" in folders):
+    for place, folders, _ in os.walk(folder):
+        if is_run(Path(place)):
             folders.clear()
             yield Path(place)
         else:
             folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, which may have just begun."""
+    return (folder / MANIFEST).is_file() or ((folder / CONFIG).is_file() and (folder / ".hydra").is_dir())
 
 
 def _natural(path: str | Path) -> list[tuple[int, int | str]]:
@@ -128,6 +134,7 @@ def read(path: Path) -> Run:
         whole = result or {}
         baselines = {name: flatten(whole[name]) for name in ("kmeans_raw", "kmeans_pretrained") if whole.get(name)}
         scores = _numbers(whole if result else _last_scores(records))
+        scores["reconstruction"] = records[-1].get("loss/reconstruction") if records else None
         total = sum(seconds.values()) if seconds else None
         seed = settings.pop("seed", None)
         why = manifest.get("reason")

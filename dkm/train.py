@@ -8,12 +8,15 @@ Exit codes: 0 done, 2 the user's input is wrong (one line), 1 anything else, 130
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dkm import distributed
 from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
-from dkm.compose import Command, Composed, OwnConfigs, checked, compose, explain, parse, set_up
+from dkm.compose import Command, Composed, OwnConfigs, absolute, checked, compose, explain, parse, set_up
 from dkm.config import Config, Failure, UserError, require
 
 if TYPE_CHECKING:
@@ -230,7 +233,9 @@ def _run_hydra(command: Command) -> int:
     OwnConfigs.extra_dir = command.extra_dir
     is_sweep = _is_sweep(command)
     sys.argv = [sys.argv[0], *command.overrides]
-    JobReturn.return_value = JobReturn.return_value.getter(_return_value)  # type: ignore[method-assign,attr-defined]
+    jobs: dict[str, JobReturn] = {}  # those of a sweep, by their directories
+    getter = JobReturn.return_value.getter(lambda job: _noted(job, jobs))  # type: ignore[attr-defined]
+    JobReturn.return_value = getter  # type: ignore[method-assign]
     start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
     try:
         if is_sweep:
@@ -242,7 +247,7 @@ def _run_hydra(command: Command) -> int:
     except OSError as error:
         where = f"hydra.sweep.dir={error.filename}"
         raise UserError(f"{where}: {error.strerror}; expected a place to write; choose another") from error
-    return 0
+    return _end_of_sweep(jobs) if is_sweep else 0
 
 
 def _check_sweep(command: Command) -> None:
@@ -270,11 +275,40 @@ def _quiet_about_what_an_interrupt_leaves() -> None:
     os.environ["PYTHONWARNINGS"] = ",".join([*given, "ignore:resource_tracker:UserWarning"])
 
 
-def _return_value(job: JobReturn) -> Any:
-    """What a job returned or raised, without the line about its overrides that Hydra puts before an error."""
-    if job.status is JobStatus.FAILED:
-        raise job._return_value
-    return job._return_value
+def _noted(job: JobReturn, jobs: dict[str, JobReturn]) -> Any:
+    """Return what a job of a sweep returned, nan if it failed: the other runs go on."""
+    assert job.hydra_cfg is not None
+    jobs[job.hydra_cfg.hydra.runtime.output_dir] = job
+    return math.nan if job.status is JobStatus.FAILED else job._return_value
+
+
+def _end_of_sweep(jobs: Mapping[str, JobReturn]) -> int:
+    """Write ``sweep.csv``, tell which runs failed and why, and return the exit code."""
+    from dkm import checkpoint
+    from dkm.compare import sweep_table
+    from dkm.runs import SWEEP
+
+    if not jobs:
+        return 0
+    failed = {place: job._return_value for place, job in jobs.items() if job.status is JobStatus.FAILED}
+    errors = list(failed.values())
+    is_one_mistake = len({str(error) for error in errors}) == 1 and isinstance(errors[0], UserError)
+    if len(failed) == len(jobs) and is_one_mistake:
+        raise errors[0]
+    config = next(iter(jobs.values())).hydra_cfg
+    assert config is not None
+    directory = Path(absolute(config.hydra.sweep.dir))
+    with contextlib.suppress(UserError):  # no run got as far as to have a directory
+        checkpoint.write_atomically(directory / SWEEP, sweep_table(directory).encode())
+        print(f"written: {directory / SWEEP}")
+    for place, error in failed.items():
+        if not isinstance(error, UserError | Failure):
+            traceback.print_exception(error)
+        text = " ".join(str(error).split())
+        print(f"error: {text if text.startswith(place) else f'{place}: {text}'}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} runs failed; the others are whole", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _job(cfg: DictConfig) -> float:

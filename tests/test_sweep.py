@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -126,9 +127,31 @@ def test_a_loss_that_is_not_finite_is_one_line_with_its_run(tmp_path: Path) -> N
     wild = ["optimizer=sgd", "pretrain.lr=1e30,1e-3", "pretrain.schedule=constant"]
     finished = train(["--multirun", *SMALL, *wild, f"hydra.sweep.dir={tmp_path / 'sweep'}"], tmp_path / "log")
     assert finished.code == 1
-    assert finished.err.startswith(f"error: {tmp_path / 'sweep' / '0'}: the reconstruction loss is ")
-    assert finished.err.count("\n") == 1
+    first, last = finished.err.splitlines()
+    assert first.startswith(f"error: {tmp_path / 'sweep' / '0'}: the reconstruction loss is ")
+    assert last == "1 of 2 runs failed; the others are whole"
     assert json.loads((tmp_path / "sweep" / "1" / "manifest.json").read_text())["status"] == "completed"
+    with (tmp_path / "sweep" / "sweep.csv").open(newline="", encoding="utf-8") as file:
+        failed, completed = csv.DictReader(file)
+    assert (failed["pretrain.lr"], failed["n_completed"], failed["modularity_data"]) == ("1e+30", "0", "")
+    assert (completed["pretrain.lr"], completed["n_completed"]) == ("0.001", "1")
+    assert float(completed["modularity_data"]) > 0
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_runs_go_on_where_others_cannot(launcher: str, tmp_path: Path) -> None:
+    """There are 60 rows, and so no 100 clusters."""
+    words = ["--multirun", *SMALL, "clustering.n_clusters=100,5,200,4", f"hydra/launcher={launcher}"]
+    sweep = tmp_path / "sweep"
+    words.append(f"hydra.sweep.dir={sweep}")
+    finished = train(words, tmp_path / "log") if launcher == "basic" else start(words)
+    assert finished.code == 1
+    lines = finished.err.splitlines()
+    assert lines[0].startswith(f"error: {sweep / '0'}: clustering.n_clusters=100: expected at most n_samples=60")
+    assert lines[1].startswith(f"error: {sweep / '2'}: clustering.n_clusters=200: expected at most n_samples=60")
+    assert lines[2] == "2 of 4 runs failed; the others are whole"
+    with (sweep / "sweep.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["clustering.n_clusters"] for row in csv.DictReader(file)] == ["5", "4"]
 
 
 def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
