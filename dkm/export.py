@@ -80,18 +80,18 @@ _USAGE = {
 import torch
 
 model = torch.export.load("model.pt2").module()
-cluster, distance, embedding = model(x)  # x: {dtype}, (n, {F})
+cluster, distance, embedding = model(x)  # x: {dtype} tensor, (n, {F})
 """,
     "onnx": """\
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-cluster, distance, embedding = session.run(None, {{"x": x}})  # x: {dtype}, (n, {F})
+cluster, distance, embedding = session.run(None, {{"x": x}})  # x: {dtype} array, (n, {F})
 """,
     "numpy": """\
 from assign import predict  # assign.py and model.npz in the same folder
 
-cluster, distance, embedding = predict(x)  # x: (n, {F})
+cluster, distance, embedding = predict(x)  # x: array, (n, {F})
 """,
 }
 
