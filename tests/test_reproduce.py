@@ -125,11 +125,11 @@ def test_a_variation_of_an_experiment_has_settings_of_its_own(monkeypatch: pytes
 
 
 def test_one_configuration_serves_the_flagship_on_all_images() -> None:
-    """Apart from the data and the epochs."""
+    """Apart from the data and the steps, which are the epochs and, on digits, the size of a batch."""
     settings = []
     for name in ("mnist", "usps", "digits"):
         config = dotted(compose(parse([f"experiment=flagship_{name}"])).config)
-        own = ("data.", "pretrain.epochs", "joint.epochs")
+        own = ("data.", "pretrain.epochs", "joint.epochs", "batch_size")
         settings.append({key: value for key, value in config.items() if not key.startswith(own)})
     assert settings[0] == settings[1] == settings[2]
 

@@ -135,10 +135,11 @@ def test_the_run_directory_has_every_file(run: Path) -> None:
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     names = {name for name in names if not name.startswith("events.out.tfevents")}
     figures = ("embedding", "cluster_sizes", "contingency", "decoded_centroids", "exemplars", "loss_curves")
-    figures += ("exemplars_least_certain",)
+    figures += ("exemplars_least_certain", "silhouettes", "margins")
     assert names == {
         *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
         "exemplars.csv",
+        *("projector_config.pbtxt", "projector/tensors.tsv", "projector/metadata.tsv", "projector/sprite.png"),
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
         *("checkpoints/last.pt", "checkpoints/previous.pt", "model/weights.safetensors", "model/model.json"),
         *(f"figures/{name}.png" for name in figures),
