@@ -44,7 +44,7 @@ def layout() -> dict[str, dict[str, list[Any]]]:
         "Loss": {
             "pretraining, weighted terms": chart("pretrain/loss/total", "pretrain/loss_weighted/.*"),
             "joint phase, weighted terms": chart("joint/loss/total", "joint/loss_weighted/.*"),
-            "joint phase, raw terms": chart("joint/loss/(reconstruction|clustering|l2)"),
+            "joint phase, raw terms": chart("joint/loss/(reconstruction|clustering)"),
         },
         "Scores and baselines": scores,
         "Scores in the embedding": {
