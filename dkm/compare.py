@@ -146,7 +146,7 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
 def sweep_table(folder: Path) -> str:
     """Return all runs in a folder as CSV, one row for each."""
     groups = _grouped(_readable(runs.find([str(folder)])), each=True)
-    return _csv_text(_csv_rows(_scored(groups, None, each=True)))
+    return csv_text(_csv_rows(_scored(groups, None, each=True)))
 
 
 def _readable(paths: Sequence[Path]) -> list[Run]:
@@ -212,7 +212,7 @@ def _scored(groups: list[Group], agreement: Agreement | None, *, each: bool) -> 
                     values.setdefault(name, []).append(value)
         group.scores = {name: _values(some) for name, some in values.items()}
         if agreement is not None and not each:
-            own = _agreements(agreement, group.completed)
+            own = agreements_in(agreement, group.completed)
             if own:
                 group.scores["agreement"] = _values(own)
     return groups
@@ -268,7 +268,7 @@ def _assignments(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     return frame["index"].to_numpy(), frame["cluster"].to_numpy()
 
 
-def _agreements(agreement: Agreement, some: Sequence[Run]) -> list[float]:
+def agreements_in(agreement: Agreement, some: Sequence[Run]) -> list[float]:
     """Return the agreement of each two of some runs."""
     import numpy as np
 
@@ -312,7 +312,7 @@ def _report(groups: Sequence[Group], agreement: Agreement | None) -> Report:
 def _table(groups: Sequence[Group]) -> Table:
     settings = list(groups[0].settings)
     scores = [name for name in _SHOWN if any(name in group.scores for group in groups)]
-    is_each = any(key == "seed" for key in settings)
+    is_each = "seed" in settings
     head = [*settings, *([] if is_each else ["runs"]), *(_SHOWN[name] for name in scores)]
     rows = []
     for group in groups:
@@ -370,7 +370,8 @@ def _markdown_table(table: Table) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def _csv_text(rows: Sequence[Sequence[object]]) -> str:
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as the text of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -430,9 +431,9 @@ def _write_files(config: CompareConfig, groups: list[Group], agreement: Agreemen
             elif key == "markdown":
                 write_atomically(path, ("\n".join(report.lines(_markdown_table)) + "\n").encode())
             elif key == "csv":
-                write_atomically(path, _csv_text(_csv_rows(groups)).encode())
+                write_atomically(path, csv_text(_csv_rows(groups)).encode())
             elif agreement is not None:
-                write_atomically(path, _csv_text(_pair_rows(agreement)).encode())
+                write_atomically(path, csv_text(_pair_rows(agreement)).encode())
             else:
                 raise UserError(f"pairs={config.pairs}: expected two completed runs or more; leave it out")
         except OSError as error:

@@ -17,8 +17,6 @@ the clusters on the data, and how far clusterings agree, between seeds and betwe
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import statistics
@@ -28,7 +26,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,17 +45,11 @@ _DEFAULTS = {
     "log.progress": "off",
 }
 _OURS = ("clustering.n_clusters", "seed", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
-# Scores of a run, and whether the highest is the best.
-_SCORES = {
-    "modularity_data": True,
-    "silhouette": True,
-    "davies_bouldin": False,
-    "calinski_harabasz": True,
-    "n_effective_clusters": True,
-    "reconstruction": False,
-    "agreement_seeds": True,
-    "agreement_halves": True,
-}
+# Scores of the files.
+_SCORES = (
+    *("modularity_data", "silhouette", "davies_bouldin", "calinski_harabasz", "n_effective_clusters"),
+    *("reconstruction", "agreement_seeds", "agreement_halves"),
+)
 _SHOWN = ("modularity_data", "agreement_seeds", "agreement_halves", "silhouette", "davies_bouldin")
 # Restarts of k-means on each half, and rows of a half.
 _N_INIT, _HALF_ROWS = 10, 5000
@@ -112,7 +103,7 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
     # The first number fills the cache of pretrainings, one for each seed, for the others to take.
     for some in ([ks[0]], ks[1:]):
-        missing = [k for k in some if not all(_is_completed(directory_of(folder, k, seed)) for seed in seeds)]
+        missing = [k for k in some if not all(_completed(directory_of(folder, k, seed)) for seed in seeds)]
         if missing:
             _train(words, folder, missing, seeds, config.jobs)
     scores = collect(folder, ks, seeds)
@@ -170,9 +161,8 @@ def _told(folder: Path, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, i
     """Print those of the runs that have completed; return the others."""
     left = []
     for k, seed in waiting:
-        directory = directory_of(folder, k, seed)
-        if _is_completed(directory):
-            run = runs.read(directory)
+        run = _completed(directory_of(folder, k, seed))
+        if run is not None:
             score = run.scores.get("modularity_data")
             shown = "-" if score is None else f"{score:.4f}"
             print(f"k={k}, seed={seed}: modularity on the data {shown}, {run.seconds or 0:.0f} s", flush=True)
@@ -186,11 +176,13 @@ def directory_of(folder: Path, k: int, seed: int) -> Path:
     return folder / f"k{k}" / f"seed{seed}"
 
 
-def _is_completed(directory: Path) -> bool:
+def _completed(directory: Path) -> runs.Run | None:
+    """Return the run that has completed there."""
     try:
-        return runs.is_run(directory) and runs.read(directory).is_completed
+        run = runs.read(directory) if runs.is_run(directory) else None
     except runs.DamagedRun:
-        return False
+        return None
+    return run if run is not None and run.is_completed else None
 
 
 # --- the scores -------------------------------------------------------------------------------------------------------
@@ -198,7 +190,7 @@ def _is_completed(directory: Path) -> bool:
 
 def collect(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, Scores]:
     """Return for each number the scores of its runs, and of each two of them or each two halves the agreement."""
-    from dkm.compare import agreement_of
+    from dkm.compare import agreement_of, agreements_in
 
     found: dict[int, Scores] = {}
     halves = _agreement_of_halves(folder, ks, seeds)
@@ -212,7 +204,7 @@ def collect(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, 
                     scores[name].append(value)
         agreement = agreement_of(own)
         if agreement is not None:
-            scores["agreement_seeds"] = [agreement.ari[i, j] for i, j in combinations(range(len(own)), 2)]
+            scores["agreement_seeds"] = agreements_in(agreement, own)
         scores["agreement_halves"] = halves[k]
         found[k] = scores
     return found
@@ -335,15 +327,14 @@ def _lines(scores: Mapping[int, Scores], found: Recommendation) -> list[str]:
 
 def _write(folder: Path, scores: Mapping[int, Scores], found: Recommendation) -> None:
     from dkm.checkpoint import write_atomically
+    from dkm.compare import csv_text
     from dkm.figures import save_figure, selection
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["k", *(column for name in _SCORES for column in (name, f"{name}_sd"))])
+    rows: list[list[object]] = [["k", *(column for name in _SCORES for column in (name, f"{name}_sd"))]]
     for k, own in scores.items():
-        writer.writerow([k, *(f"{value:.9g}" for name in _SCORES for value in _mean_and_sd(own[name]))])
+        rows.append([k, *(f"{value:.9g}" for name in _SCORES for value in _mean_and_sd(own[name]))])
     try:
-        write_atomically(folder / "select.csv", text.getvalue().encode())
+        write_atomically(folder / "select.csv", csv_text(rows).encode())
         content = {**found._asdict(), "scores": {str(k): own for k, own in scores.items()}}
         write_atomically(folder / "select.json", (json.dumps(content, indent=2) + "\n").encode())
         panels = {name: [own[name] for own in scores.values()] for name in _SHOWN}
