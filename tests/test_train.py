@@ -418,6 +418,28 @@ def test_averaged_weights_assign_and_are_the_model(labeled: list[str], monkeypat
     assert not torch.allclose(live[0].detach().double(), seen[-1][0], rtol=1e-4)
 
 
+def test_a_centroid_revived_in_the_average_is_revived_beyond_it(labeled: list[str], tmp_path: Path) -> None:
+    quiet = ["log.tensorboard=false", "log.figures=false", "evaluation.every_epochs=100", "joint.average_epochs=2"]
+    config = compose(parse([*labeled, *quiet])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    trainer.run_dir = RunDirectory(tmp_path, tensorboard=False, progress="off")
+    with torch.no_grad():
+        trainer.clustering.centroids.copy_(evaluate.encode(trainer.autoencoder, trainer.batches)[:10])
+        trainer.clustering.centroids[3] = 1e3
+    trainer.at.phase_idx, trainer.at.epoch = 1, 1
+    trainer._clock_s = 0.0
+    trainer._build(config.joint)
+    before = trainer.clustering.centroids.detach().clone()
+    with trainer._averaged():
+        trainer._end_epoch(config.joint, True, tqdm(disable=True))
+        revived = trainer.clustering.centroids[3].detach().clone()
+    after = trainer.clustering.centroids.detach()
+    assert revived.abs().max() < 1e3
+    torch.testing.assert_close(after[3], revived, rtol=0, atol=0)
+    others = [k for k in range(10) if k != 3]
+    torch.testing.assert_close(after[others], before[others], rtol=0, atol=0)
+
+
 # --- real data ----------------------------------------------------------------------------------------------------
 
 
