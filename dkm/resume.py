@@ -12,7 +12,7 @@ from pathlib import Path
 from dkm.compose import Command, absolute, compose
 from dkm.config import GROUPS, RESUMABLE, Config, UserError, dotted
 from dkm.rundir import read_json
-from dkm.runs import CONFIG, MANIFEST
+from dkm.runs import COMPLETED, CONFIG, MANIFEST, is_in_use
 
 
 def named_run(value: str) -> Path:
@@ -31,7 +31,8 @@ def named_run(value: str) -> Path:
 def unfinished_run(wanted: Config, directory: Path) -> Path | None:
     """Return the run that ``resume=auto`` means, None to start anew.
 
-    ``directory`` itself if there is a run in it, else the newest unfinished run of the same config beside it.
+    ``directory`` itself if there is a run in it, else the newest unfinished run of the same config beside it in which
+    no process is training.
     """
     if (directory / CONFIG).is_file():
         return directory
@@ -39,7 +40,7 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
     unfinished: list[tuple[str, Path]] = []
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
         manifest = read_json(manifest_path) or {}
-        if manifest.get("status") == "completed":
+        if manifest.get("status") == COMPLETED or is_in_use(manifest_path.parent):
             continue
         try:
             saved = compose(_command_of(manifest_path.parent, [])).config

@@ -27,10 +27,10 @@ from tqdm import tqdm
 from dkm import distributed
 from dkm.answers import Answers, csv_parts
 from dkm.checkpoint import write_atomically
-from dkm.config import Config, to_dict
+from dkm.config import Config, UserError, to_dict
 from dkm.dashboard import Dashboard, NoDashboard
 from dkm.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
-from dkm.runs import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, MANIFEST, METRICS, RESULT
+from dkm.runs import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, RESULT, claim
 from dkm.scaling import Scaling
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,12 @@ class RunDirectory:
         tqdm.set_lock(threading.RLock())
         logger = logging.getLogger("dkm")
         logger.setLevel(logging.INFO)
-        to_file = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        to_file = logging.FileHandler(self.path / LOG, encoding="utf-8")
+        assert to_file.stream is not None
+        if not claim(to_file.stream):
+            to_file.close()
+            what = "expected a run that has ended, a process is training in it; wait for it or stop it"
+            raise UserError(f"resume={self.path}: {what}")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         console = _Console(logging.WARNING if self._is_quiet else logging.INFO)
         if self.shows_bars:  # the bar tells the progress

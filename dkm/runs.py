@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -27,8 +27,16 @@ ASSIGNMENTS = "assignments.csv"
 EXEMPLARS = "exemplars.csv"
 FEATURES = "features.csv"
 SWEEP = "sweep.csv"
+LOG = "train.log"
 
 COMPLETED = "completed"
+# Locks of files, where the system has them.
+try:
+    import fcntl as _fcntl
+except ImportError:
+    fcntl: Any = None
+else:
+    fcntl = _fcntl
 # libyaml, which is ten times as fast, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What moves no number of a run.
@@ -125,7 +133,7 @@ def read(path: Path) -> Run:
     settings = _settings(path)
     manifest = _json(path / MANIFEST) if (path / MANIFEST).exists() else {}
     result = _json(path / RESULT) if (path / RESULT).exists() else None
-    records = _records(path / METRICS)
+    evaluations = records(path / METRICS)
     status = str(manifest.get("status", "not started"))
     if status == COMPLETED and result is None:
         raise DamagedRun(f"{path}: completed, but there is no {RESULT}")
@@ -133,14 +141,39 @@ def read(path: Path) -> Run:
     try:
         whole = result or {}
         baselines = {name: flatten(whole[name]) for name in ("kmeans_raw", "kmeans_pretrained") if whole.get(name)}
-        scores = _numbers(whole if result else _last_scores(records))
-        scores["reconstruction"] = records[-1].get("loss/reconstruction") if records else None
+        scores = _numbers(whole if result else _last_scores(evaluations))
+        scores["reconstruction"] = evaluations[-1].get("loss/reconstruction") if evaluations else None
         total = sum(seconds.values()) if seconds else None
         seed = settings.pop("seed", None)
         why = manifest.get("reason")
         return Run(path, status, why, settings, seed, scores, baselines, total, manifest.get("data", {}))
     except (AttributeError, TypeError) as error:
         raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
+
+
+def claim(file: IO[Any]) -> bool:
+    """Lock a file against other processes until it is closed or this one ends; return False if another one has it.
+
+    Where there are no locks of files, as on Windows, nobody is kept out.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def is_in_use(path: Path) -> bool:
+    """Return whether a process is training in a run directory: it has claimed the log."""
+    try:
+        with (path / LOG).open("rb") as file:
+            return not claim(file)
+    except OSError:
+        return False
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -163,7 +196,7 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def records(path: Path) -> list[dict[str, Any]]:
     """Return the evaluations so far; a killed run may have left half of a last line."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []

@@ -7,10 +7,15 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from processes import OPTIMIZER, Finished, Point, train
+
+from dkm import runs
+from dkm.rundir import RunDirectory
+from dkm.train import _main as main
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 PRETRAIN_EPOCHS, JOINT_EPOCHS, BATCHES = 3, 5, 4
@@ -270,3 +275,44 @@ def test_auto_starts_anew_where_there_is_nothing_to_resume(
     run = tmp_path / "run"
     assert start([*overrides, "resume=auto"], run, None).code == 0
     assert_same(run, reference)
+
+
+def test_a_run_in_which_a_process_is_training_is_left_alone(
+    overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
+    """Two processes would write over each other's files: neither by name nor by resume=auto is it taken up."""
+    run, new = tmp_path / "one", tmp_path / "new"
+    assert start(overrides, run, Point(*OPTIMIZER, 20)).code == -signal.SIGKILL
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with (run / "train.log").open("a") as log:
+        assert runs.claim(log)
+        assert runs.is_in_use(run)
+        finished = resume(run)
+        assert finished.code == 2
+        assert finished.err.startswith(
+            f"error: resume={run}: expected a run that has ended, a process is training in it"
+        )
+        finished = start([*overrides, "resume=auto"], new, None)
+        assert finished.code == 0, finished.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert_same(new, reference)
+    assert not runs.is_in_use(run)
+    assert resume(run).code == 0
+    assert_same(run, reference)
+
+
+def test_a_run_is_in_use_while_it_trains(overrides: list[str], tmp_path: Path) -> None:
+    seen = []
+
+    class Watching(RunDirectory):
+        def write_result(self, result: Any) -> None:
+            seen.append(runs.is_in_use(self.path))
+            super().write_result(result)
+
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dkm.rundir.RunDirectory", Watching)
+        assert main([*overrides, f"hydra.run.dir={run}", "log.tensorboard=false"]) == 0
+    assert seen == [True]
+    assert not runs.is_in_use(run)
+    assert not runs.is_in_use(tmp_path / "nothing")
