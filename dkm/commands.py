@@ -6,11 +6,13 @@ Imports no torch: a wrong word answers at once.
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from dkm.config import Failure, UserError, require
 
@@ -36,7 +38,10 @@ def main(work: Callable[[Sequence[str]], None], doc: str | None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
     except (KeyboardInterrupt, BrokenPipeError) as error:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print(
+            f"interrupted: {error if isinstance(error, KeyboardInterrupt) and error.args else 'nothing was written'}",
+            file=sys.stderr,
+        )
         raise SystemExit(EXIT_INTERRUPTED) from error
 
 
@@ -77,6 +82,52 @@ def _value(key: str, text: str, annotation: str) -> Any:
         require(text.lstrip("-").isdecimal(), key, text, "a whole number", f"for example {key}=2")
         return int(text)
     return text
+
+
+def words_of_runs(
+    overrides: Sequence[str],
+    refused: Sequence[str],
+    instead: str,
+    folder: Path,
+    n_jobs: int,
+    defaults: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return the overrides for ``dkm.train`` that all runs of a command have, which only their scores are wanted of.
+
+    Parameters
+    ----------
+    overrides
+        The user's, which go before ours.
+    refused, instead
+        Keys that the command sets itself, and what to do instead.
+    folder
+        Where they keep the pretrainings that they share.
+    n_jobs
+        Runs at a time, which share the cores.
+    defaults
+        Of the command, beside those of all.
+    """
+    keys = [word.partition("=")[0].lstrip("+~") for word in overrides]
+    for key, word in zip(keys, overrides, strict=True):
+        if word.startswith("-") or "=" not in word:
+            raise UserError(f"{word}: expected KEY=VALUE, as dkm.train takes it; leave it out")
+        if key in refused:
+            raise UserError(f"{word}: expected no such key, {instead}")
+    from joblib import cpu_count  # knows affinity and container limits
+
+    # A pretraining is shared by runs with the same number of threads.
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    n_cores = int(given) if given.isdecimal() else cpu_count(only_physical_cores=True)
+    ours = {
+        "evaluation.kmeans_raw": "false",
+        "log.figures": "false",
+        "log.tensorboard": "false",
+        "log.progress": "off",
+        "pretrain.cache": str(folder / "cache"),
+        "threads": str(max(1, n_cores // n_jobs)),
+        **(defaults or {}),
+    }
+    return [*overrides, *(f"{key}={value}" for key, value in ours.items() if key not in keys)]
 
 
 @dataclass
@@ -158,6 +209,59 @@ class SelectConfig:
         numbers("k", self.k, "2-12", least=2)
         numbers("seeds", self.seeds, "0,1,2", least=0)
         require(self.jobs >= 1, "jobs", self.jobs, "a whole number, 1 or more", "for example jobs=2")
+
+
+# Label-free scores that settings can be searched by, and which way is better.
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "modularity_data": "maximize",
+    "silhouette": "maximize",
+    "calinski_harabasz": "maximize",
+    "davies_bouldin": "minimize",
+}
+OBJECTIVES_OF_LABELS: dict[str, Literal["maximize", "minimize"]] = {
+    "acc": "maximize",
+    "nmi": "maximize",
+    "ari": "maximize",
+}
+
+
+@dataclass
+class TuneConfig:
+    """``dkm.tune``: how many trials, towards what, and where."""
+
+    # Of the whole study, those of an earlier call among them.
+    trials: int = 50
+    # A folder for the trials and the answer; null: a new one under runs/tune. A study that is there is gone on with.
+    output: str | None = None
+    # modularity_data | silhouette | calinski_harabasz | davies_bouldin; with allow_labels=true also acc | nmi | ari
+    objective: str = "modularity_data"
+    allow_labels: bool = False
+    # End trials that are worse than the median at the same epoch.
+    prune: bool = True
+    # Trials at a time.
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.trials >= 1, "trials", self.trials, "a whole number, 1 or more", "for example trials=50")
+        require(self.jobs >= 1, "jobs", self.jobs, "a whole number, 1 or more", "for example jobs=2")
+        choices = ", ".join(OBJECTIVES)
+        if self.objective in OBJECTIVES_OF_LABELS:
+            what = "a score that needs no labels, as they would choose the settings"
+            remedy = f"choose one of {choices}, or say allow_labels=true"
+            require(self.allow_labels, "objective", self.objective, what, remedy)
+        else:
+            is_known = self.objective in OBJECTIVES
+            require(is_known, "objective", self.objective, f"one of {choices}", "for example objective=modularity_data")
+
+    @property
+    def is_by_labels(self) -> bool:
+        """Whether labels choose."""
+        return self.objective in OBJECTIVES_OF_LABELS
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """Which way is better."""
+        return (OBJECTIVES | OBJECTIVES_OF_LABELS)[self.objective]
 
 
 def numbers(key: str, text: str, example: str, *, least: int) -> list[int]:

@@ -23,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from dkm.metrics import hungarian_order
@@ -36,6 +37,7 @@ MAX_WIDTH, MAX_HEIGHT = 12.0, 9.0  # inches: 1440 x 1080 pixels, a laptop's scre
 MAX_ROOMY = 20  # names or counts that fit side by side in full size
 MAX_NAMED = 100  # names that fit side by side at all
 MAX_LETTERS = 24  # of a name
+MAX_TITLE = 40  # letters over a panel
 MAX_FEATURES = 50
 MAX_GROUPS = 40  # of runs that are compared
 LABEL_CHANGE = "clusters/label_change"  # its key in metrics.jsonl
@@ -534,6 +536,66 @@ def selection(
         means = [float(np.mean(group)) if group else math.nan for group in groups]
         axes.plot(n_clusters, means, color=PALETTE[0], linewidth=1.2)
         axes.locator_params(axis="x", integer=True)
+    return figure
+
+
+def search(
+    numbers: Sequence[int],
+    values: Sequence[float],
+    is_pruned: Sequence[bool],
+    settings: Mapping[str, Sequence[Any]],
+    *,
+    logarithmic: Sequence[str],
+    objective: str,
+    is_maximized: bool,
+) -> Figure:
+    """Draw the trials of a search: the objective over their numbers with the best so far, and over each setting.
+
+    Parameters
+    ----------
+    numbers, values, is_pruned : sequences of T
+        The trials, in the order of their numbers; of pruned ones, which are drawn hollow, the last value.
+    settings : mapping of a setting's name to T values
+        One panel for each: numbers on an axis, anything else as names.
+    logarithmic : sequence of names
+        Settings on a logarithmic axis.
+    """
+    n_panels = len(settings) + 1
+    n_columns = min(3, n_panels)
+    n_rows = math.ceil(n_panels / n_columns)
+    figure = _figure(4.0 * n_columns, 2.8 * n_rows)
+    y = np.asarray(values, dtype=float)
+    pruned = np.asarray(is_pruned, dtype=bool)
+
+    def draw(place: int, x: npt.NDArray[Any], title: str) -> Axes:
+        axes: Axes = figure.add_subplot(n_rows, n_columns, place, title=_shortened(title, MAX_TITLE), ylabel=objective)
+        axes.scatter(x[~pruned], y[~pruned], s=16, color=PALETTE[0], linewidths=1)
+        axes.scatter(x[pruned], y[pruned], s=16, facecolors="none", edgecolors=PALETTE[0], linewidths=1)
+        if not pruned.all():
+            best = np.flatnonzero(~pruned)[(y[~pruned] if is_maximized else -y[~pruned]).argmax()]
+            axes.scatter(x[best], y[best], s=90, facecolors="none", edgecolors=PALETTE[1], linewidths=2)
+        return axes
+
+    order = np.asarray(numbers)
+    axes = draw(1, order, "trials (hollow: pruned)")
+    done = y[~pruned]
+    best_so_far = np.maximum.accumulate(done) if is_maximized else np.minimum.accumulate(done)
+    axes.plot(order[~pruned], best_so_far, color=PALETTE[1], linewidth=1.2, drawstyle="steps-post")
+    axes.locator_params(axis="x", integer=True)
+    for place, (name, its) in enumerate(settings.items(), start=2):
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in its):
+            axes = draw(place, np.asarray(its, dtype=float), name)
+            if name in logarithmic:
+                axes.set_xscale("log")
+                axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            names = sorted({str(value) for value in its})
+            axes = draw(place, np.asarray([names.index(str(value)) for value in its]), name)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+            if sum(map(len, names)) <= MAX_LETTERS:
+                axes.set_xticks(range(len(names)), names, parse_math=False)
+            else:
+                _name_ticks(axes.xaxis, names)
     return figure
 
 

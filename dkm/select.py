@@ -18,7 +18,6 @@ the clusters on the data, and how far clusterings agree, between seeds and betwe
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -30,20 +29,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dkm import runs
-from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers, parse_words
+from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers, parse_words, words_of_runs
 from dkm.commands import main as run_command
 from dkm.compose import absolute, compose, parse
 from dkm.config import Config, Failure, UserError
 
-# Settings that the runs need to be comparable, unless others are given. The embedding has the same number of
-# dimensions for all numbers of clusters, so that they share a pretraining.
-_DEFAULTS = {
-    "model.latent_dim": "10",
-    "evaluation.kmeans_raw": "false",
-    "log.figures": "false",
-    "log.tensorboard": "false",
-    "log.progress": "off",
-}
+# The embedding has the same number of dimensions for all numbers of clusters, so that they share a pretraining.
+_DEFAULTS = {"model.latent_dim": "10"}
 _OURS = ("clustering.n_clusters", "seed", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
 # Scores of the files.
 _SCORES = (
@@ -98,7 +90,8 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     """
     ks, seeds = numbers("k", config.k, "", least=2), numbers("seeds", config.seeds, "", least=0)
     folder = Path(absolute(config.output or f"runs/select/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
-    words = _words(overrides, folder, config.jobs)
+    instead = "dkm.select sets it; use k=, seeds= or output="
+    words = words_of_runs(overrides, _OURS, instead, folder, config.jobs, _DEFAULTS)
     compose(parse([*words, f"clustering.n_clusters={ks[0]}"]))  # a wrong one is refused before anything is written
     print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
     # The first number fills the cache of pretrainings, one for each seed, for the others to take.
@@ -115,24 +108,6 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
 
 
 # --- the runs ---------------------------------------------------------------------------------------------------------
-
-
-def _words(overrides: Sequence[str], folder: Path, n_jobs: int) -> list[str]:
-    """Return the overrides of every run."""
-    keys = [word.partition("=")[0].lstrip("+~") for word in overrides]
-    for key, word in zip(keys, overrides, strict=True):
-        if word.startswith("-") or "=" not in word:
-            raise UserError(f"{word}: expected KEY=VALUE, as dkm.train takes it; leave it out")
-        if key in _OURS:
-            raise UserError(f"{word}: expected no such key, dkm.select sets it; use k=, seeds= or output=")
-    from joblib import cpu_count  # knows affinity and container limits
-
-    # A pretraining is shared by runs with the same number of threads.
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    n_cores = int(given) if given.isdecimal() else cpu_count(only_physical_cores=True)
-    threads = max(1, n_cores // n_jobs)
-    ours = _DEFAULTS | {"pretrain.cache": str(folder / "cache"), "threads": str(threads)}
-    return [*overrides, *(f"{key}={value}" for key, value in ours.items() if key not in keys)]
 
 
 def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequence[int], n_jobs: int) -> None:
@@ -152,7 +127,7 @@ def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequenc
     if code == EXIT_USER_ERROR:
         raise SystemExit(EXIT_USER_ERROR)  # it has said why
     if code == EXIT_INTERRUPTED or code < 0:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"the same command with output={folder} goes on")
     if code != 0:
         raise Failure(f"{folder}: a run failed, see above; the same command with output={folder} goes on")
 

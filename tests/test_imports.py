@@ -26,14 +26,14 @@ LAYERS = (
         "optim",
         "dashboard",
     }
-    | {"distributed", "partition", "commands"},
+    | {"distributed", "partition", "commands", "space"},
     {"clustering", "stored", "cache", "tables", "images", "answers", "devices", "runs"},
     {"objective", "data", "batches", "exemplars"},
     {"evaluate", "initialize", "rundir", "saved"},
     {"report"},
     {"trainer"},
     {"resume", "predict", "estimator", "compare"},
-    {"train", "export", "select"},
+    {"train", "export", "select", "tune"},
 )
 LAYER_OF = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 
@@ -102,4 +102,4 @@ def test_what_answers_a_wrong_override_imports_nothing_slow(module: str) -> None
 def test_only_the_modules_below_the_command_line_are_free_of_its_config() -> None:
     """Hydra and OmegaConf stay at the edge: the numerical modules take dataclasses."""
     edge = {name for name in LAYER_OF if {"hydra", "omegaconf"} & {i.split(".")[0] for i in imports(parse(name))}}
-    assert edge <= {"config", "compose", "train", "rundir", "predict", "export"}
+    assert edge <= {"config", "compose", "train", "rundir", "predict", "export", "space"}

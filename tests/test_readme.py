@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 
-from dkm import compare, export, predict, select, train
+from dkm import compare, export, predict, select, train, tune
 from dkm.clustering import kmeans_loss
 from dkm.compose import compose, parse
 from dkm.config import GROUPS, keys
@@ -112,6 +112,21 @@ def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(mon
     with pytest.raises(ZeroDivisionError):
         select.work(shlex.split(command))
     assert trained == [([2], [0, 1, 2]), (list(range(3, 13)), [0, 1, 2])]
+
+
+def test_the_command_that_searches_settings_searches_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (command,) = re.findall(r"^    python -m dkm\.tune (.*)$", README, re.M)
+    studies: list[tune.Study] = []
+    monkeypatch.setattr(tune, "_run", studies.append)
+    monkeypatch.setattr(tune, "_answer", lambda study: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tune.work([*shlex.split(command), f"output={tmp_path / 'out'}"])
+    (study,) = studies
+    assert study.config.trials == 40
+    assert list(study.space) == ["clustering.weight", "clustering.init"]
+    assert study.start == {"clustering.weight": 0.1, "clustering.init": "k-means++"}
 
 
 # The others are run as a whole in test_config.py and test_resume.py.

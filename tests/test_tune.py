@@ -1,0 +1,336 @@
+"""``dkm.tune``: what it varies, which trials it runs, what a kill leaves, and every refusal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from dkm import runs, tune
+from dkm.commands import TuneConfig
+from dkm.config import Failure, UserError
+from dkm.space import Choices, Interval, space_of
+
+optuna = pytest.importorskip("optuna")
+
+QUICK = [
+    *("data=blobs", "data.n_samples=300", "data.n_blobs=4", "data.n_features=6", "model.hidden=[16]"),
+    *("pretrain.epochs=3", "joint.epochs=4", "joint.tolerance=0", "clustering.n_init=2", "evaluation.every_epochs=1"),
+]
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "tune.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# --- what varies ---
+
+
+def test_hydras_words_for_sweeps_make_the_space() -> None:
+    words = [
+        "a=1,2,x",
+        "b=range(2,8,3)",
+        "c=interval(1,3)",
+        "d=tag(log,interval(0.1,10))",
+        "e=int(interval(1,4))",
+        "f=3",
+    ]
+    space, fixed = space_of([*words, "g=[1,2],[3]", "h=[1,2]"])
+    assert space == {
+        "a": Choices(("1", "2", "x")),
+        "b": Choices(("2", "5")),
+        "c": Interval(1.0, 3.0, is_log=False, is_int=False),
+        "d": Interval(0.1, 10.0, is_log=True, is_int=False),
+        "e": Interval(1, 4, is_log=False, is_int=True),
+        "g": Choices(("[1,2]", "[3]")),
+    }
+    assert fixed == ["f=3", "h=[1,2]"]
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "expected"),
+    [
+        (Choices(("0.1", "1")), 0.1, "0.1"),
+        (Choices(("true", "false")), True, "true"),
+        (Choices(("[1,2]", "[3]")), [1, 2], "[1,2]"),
+        (Choices(("a", "b")), "c", None),
+        (Interval(0.1, 1.0, False, False), 0.1, 0.1),
+        (Interval(0.1, 1.0, False, False), 2.0, None),
+        (Interval(0.1, 1.0, False, False), None, None),
+        (Interval(0, 1, False, True), True, None),
+    ],
+)
+def test_a_setting_as_it_is_is_found_in_the_space(
+    dimension: Choices | Interval, value: object, expected: object
+) -> None:
+    assert dimension.holds(value) == expected
+
+
+def test_an_interval_of_a_whole_number_is_one_of_whole_numbers() -> None:
+    space: dict[str, Any] = {"clustering.n_init": Interval(1.5, 6.0, is_log=False, is_int=False)}
+    start, n_epochs = tune._checked(space, [*QUICK])
+    assert space == {"clustering.n_init": Interval(2, 6, is_log=False, is_int=True)}
+    assert start == {"clustering.n_init": 2}
+    assert n_epochs == 4
+
+
+# --- a study ---
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of choices, one of which every trial fails with: a rate that diverges."""
+    path = tmp_path_factory.mktemp("tune") / "out"
+    tune.work(["trials=9", f"output={path}", "joint.lr=0.0001,0.001,1e30", *QUICK])
+    return path
+
+
+def test_a_space_of_choices_is_run_through_once_the_settings_as_they_are_first(folder: Path) -> None:
+    rows = table(folder)
+    assert [row["joint.lr"] for row in rows] == ["0.0001", "0.001", "1e+30"]
+    assert [row["state"] for row in rows] == ["complete", "complete", "fail"]
+
+
+def test_a_trial_is_a_run_and_the_objective_its_score(folder: Path) -> None:
+    rows = table(folder)
+    for number in (0, 1):
+        run = runs.read(folder / "trials" / str(number))
+        assert run.is_completed
+        assert float(rows[number]["modularity_data"]) == pytest.approx(run.scores["modularity_data"])
+    assert len(list((folder / "cache").glob("pretrained-*.pt"))) == 1
+
+
+def test_a_failed_trial_says_why_and_ends_nothing(folder: Path) -> None:
+    assert "expected finite losses" in table(folder)[2]["error"]
+    assert runs.read(folder / "trials" / "2").status == "failed"
+
+
+def test_the_answer_is_the_best_completed_trial(folder: Path) -> None:
+    answer = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
+    best = max(table(folder)[:2], key=lambda row: float(row["modularity_data"]))
+    assert answer["best"]["trial"] == int(best["trial"])
+    assert answer["best"]["settings"] == {"joint.lr": best["joint.lr"]}
+    assert answer["trials"] == {"complete": 2, "pruned": 0, "fail": 1}
+    assert answer["labels_chose"] is False
+    assert imread(folder / "tune.png").shape[1] > 500
+
+
+def test_a_finished_study_is_only_told_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tune, "_started", pytest.fail)
+    before = (folder / "tune.csv").read_bytes()
+    tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,0.001,1e30", *QUICK])
+    assert (folder / "tune.csv").read_bytes() == before
+    assert "the settings as they are: 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["joint.lr=0.0001,0.001", *QUICK], "the study there has space"),
+        (["joint.lr=0.0001,0.001,1e30", *QUICK, "batch_size=32"], "nothing where this call has batch_size=32"),
+        (["joint.lr=0.0001,0.001,1e30", *QUICK, "objective=silhouette"], 'the study there has objective "modularity'),
+    ],
+)
+def test_another_study_in_the_folder_is_refused_and_kept(folder: Path, words: list[str], expected: str) -> None:
+    before = (folder / "study.db").read_bytes()
+    with pytest.raises(UserError) as caught:
+        tune.work(["trials=9", f"output={folder}", *words])
+    assert expected in str(caught.value)
+    assert (folder / "study.db").read_bytes() == before
+
+
+def test_a_study_that_another_process_is_at_is_refused(folder: Path) -> None:
+    with (folder / "study.db").open("ab") as file:
+        assert runs.claim(file)
+        with pytest.raises(UserError, match="expected a study that no other process is at"):
+            tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,0.001,1e30", *QUICK])
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """The trials are those of a study that was left alone, the one under way among them."""
+    words = ["trials=3", *QUICK, "clustering.weight=tag(log,interval(0.1,10))", "joint.epochs=8", "prune=false"]
+    tune.work([*words, f"output={tmp_path / 'whole'}"])
+    command = [sys.executable, "-m", "dkm.tune", *words, f"output={tmp_path / 'killed'}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    under_way = tmp_path / "killed" / "trials" / "1" / runs.METRICS
+    deadline = time.monotonic() + 120
+    while not under_way.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert under_way.exists()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    tune.work([*words, f"output={tmp_path / 'killed'}"])
+    whole, killed = (
+        [(r["state"], r["modularity_data"], r["clustering.weight"]) for r in table(tmp_path / name)]
+        for name in ("whole", "killed")
+    )
+    assert killed == whole
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    command = [sys.executable, "-m", "dkm.tune", "trials=2", f"output={folder}", *QUICK, "joint.epochs=5000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    under_way = folder / "trials" / "0" / runs.METRICS
+    deadline = time.monotonic() + 120
+    while not under_way.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.decode() == f"interrupted: the same command with output={folder} goes on\n"
+    assert runs.read(folder / "trials" / "0").status == "interrupted"
+
+
+class Trials:
+    """Stands for the runs: writes what a run would, by the weight that it was given."""
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        given = dict(word.partition("=")[::2] for word in command[3:])
+        self.directory, self.weight = Path(given["hydra.run.dir"]), float(given["clustering.weight"])
+        self.directory.mkdir(parents=True)
+        records = [
+            {"phase": "joint", "epoch": epoch, "metrics/modularity_data": -self.weight} for epoch in (0, 1, 2, 4)
+        ]
+        (self.directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (self.directory / "config.yaml").write_text("seed: 0\n")
+        (self.directory / "manifest.json").write_text('{"status": "completed"}')
+        (self.directory / "result.json").write_text(json.dumps({"modularity_data": -self.weight}))
+        self.signals: list[int] = []
+        self.returncode = 0
+
+    def poll(self) -> int:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+        self.returncode = 130
+
+
+class Failing(Trials):
+    """Stands for a run that fails, beside warnings."""
+
+    def __init__(self, command: list[str], **streams: Any) -> None:
+        super().__init__(command)
+        streams["stderr"].write(b"warning: slow\nerror: no space left\nand more\n")
+        self.returncode = 1
+
+
+def test_a_trial_worse_than_the_median_is_pruned_after_the_warm_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began: list[Trials] = []
+    monkeypatch.setattr(tune.subprocess, "Popen", lambda *a, **k: began.append(Trials(*a, **k)) or began[-1])
+    weights = ",".join(map(str, range(1, 8)))
+    tune.work(["trials=20", f"output={tmp_path / 'out'}", *QUICK, f"clustering.weight={weights}"])
+    rows = table(tmp_path / "out")
+    by_weight = {row["clustering.weight"]: row["state"] for row in rows}
+    # The settings as they are, 0.1, are no point of the space: 1 to 5 complete, and 6 is worse than their median.
+    assert [by_weight[str(weight)] for weight in range(1, 8)] == ["complete"] * 5 + ["pruned"] * 2
+    assert [trial.signals for trial in began] == [[]] * 5 + [[signal.SIGINT]] * 2
+    assert "trial 6: pruned in epoch 1; clustering.weight=" in capsys.readouterr().out  # the warm-up is epoch 0
+    study = optuna.load_study(study_name="dkm", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
+    assert list(study.trials[6].intermediate_values) == [0, 1]
+
+
+@pytest.mark.slow
+def test_two_at_a_time_begin_when_the_first_has_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, they would make the same pretraining side by side."""
+    words = ["trials=3", f"output={tmp_path / 'out'}", "jobs=2", *QUICK, "clustering.weight=0.1,0.2,0.3"]
+    tune.work(words)
+    manifests = [json.loads((tmp_path / "out" / "trials" / str(n) / "manifest.json").read_text()) for n in range(3)]
+    assert [bool(manifest.get("pretrained_by")) for manifest in manifests] == [False, True, True]
+    assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 3
+
+
+# --- labels ---
+
+
+def test_labels_choose_only_when_told_to_and_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"objective=acc: expected a score that needs no labels.*allow_labels=true"):
+        tune.work(["objective=acc", *QUICK])
+    output = tmp_path / "out"
+    answer = tune.tune(
+        TuneConfig(trials=1, output=str(output), objective="acc", allow_labels=True), [*QUICK, "clustering.weight=1,2"]
+    )
+    assert "LABELS CHOOSE" in capsys.readouterr().err
+    assert answer["labels_chose"] is True
+    assert answer["best"]["value"] == runs.read(output / "trials" / "0").scores["acc"]
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trials=0"], "trials=0: expected a whole number, 1 or more"),
+        (["jobs=0"], "jobs=0: expected a whole number, 1 or more"),
+        (["objective=inertia"], "objective=inertia: expected one of modularity_data, silhouette"),
+        (["resume=auto"], "resume=auto: expected no such key"),
+        (["--multirun"], "--multirun: expected KEY=VALUE"),
+        (["clustering.weigth=1,2"], "clustering.weigth"),
+        (["clustering.weight=1,-2"], "clustering.weight=-2"),
+        (["clustering.weight=interval(2,1)"], "clustering.weight=interval(2,1): expected an interval that goes up"),
+        (
+            ["clustering.weight=tag(log,interval(0,1))"],
+            "clustering.weight=tag(log,interval(0,1)): expected a logarithmic",
+        ),
+        (["clustering.weight=glob(*)"], "clustering.weight=glob(*): expected choices"),
+        (["clustering.weight=1,2", "clustering.weight=3,4"], "clustering.weight=3,4: expected each key once"),
+        (["clustering=kmeans,kmean"], "clustering=kmean: expected one of"),
+        (["seed=interval(0,"], "seed=interval(0,: expected an override KEY=VALUE"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        tune.work([*words, *QUICK])
+    assert str(caught.value).startswith(expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_first_run_refuses_ends_the_study_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"clustering\.n_clusters=500: expected at most n_samples=300"):
+        tune.work(["output=" + str(tmp_path / "out"), *QUICK, "clustering.n_clusters=500"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune.subprocess, "Popen", Failing)
+    with pytest.raises(Failure, match=r"out: the first 3 trials failed, the last one: no space left"):
+        tune.work([f"output={tmp_path / 'out'}", *QUICK])
+    assert (tmp_path / "out" / "study.db").exists()
+
+
+def test_a_storage_that_is_no_study_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(UserError, match=r"study\.db: cannot be read"):
+        tune.work([f"output={tmp_path}", *QUICK])
+    (tmp_path / "study.db").unlink()
+    sqlite3.connect(tmp_path / "study.db").close()
+    optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="dkm", direction="maximize").ask()
+    with pytest.raises(UserError, match="the study there was made by something else"):
+        tune.work([f"output={tmp_path}", *QUICK])
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match=r"out: .*; expected a place to write"):
+        tune.work([f"output={tmp_path / 'out'}", *QUICK])
