@@ -679,6 +679,7 @@ class NoAugmentationConfig(AugmentationConfig):
 REDUCTIONS = ("mean", "sum")
 SCHEDULES = ("constant", "cosine", "one_cycle")
 PROGRESS = ("auto", "bar", "plain", "off")
+MAPS = ("pca", "tsne", "umap")
 
 
 @dataclass
@@ -776,9 +777,12 @@ class LogConfig:
     figures: bool = True
     # bar | plain (one line per evaluation) | off; auto: bar on a terminal, plain elsewhere.
     progress: str = "auto"
+    # The embedding's two dimensions in pictures. pca | tsne | umap (needs the extra `umap`): seconds for each picture.
+    map: str = "pca"
 
     def __post_init__(self) -> None:
         _choice("log.progress", self.progress, PROGRESS)
+        _choice("log.map", self.map, MAPS)
 
 
 @dataclass

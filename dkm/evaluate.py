@@ -204,11 +204,12 @@ def pictures(
     centroids: Tensor,
     found: Clustering | None,
     before: np.ndarray | None,
+    method: str,
 ) -> Iterator[tuple[str, Any]]:
     """Yield (name, figure) of what training looks like at an evaluation.
 
     z (N, D) is the embedding, ``found`` its clusters in the joint phase, ``before`` (N,) those of an earlier
-    evaluation.
+    evaluation; ``method`` is how the embedding is laid out, see ``dkm.planar``.
     """
     from dkm import figures
 
@@ -221,7 +222,7 @@ def pictures(
     if found is None:
         return
     yield "decoded_centroids", centroid_figure(autoencoder, centroids, data, metrics.cluster_sizes(found.labels, K))
-    yield "embedding", _map(evaluator, z, centroids, found)
+    yield "embedding", _map(evaluator, z, centroids, found, method)
     if data.y is not None and data.n_classes is not None:
         table = metrics.contingency(data.y, found.labels, data.n_classes, K)
         yield "contingency", figures.contingency_map(table)
@@ -231,11 +232,12 @@ def pictures(
         yield "agreement", figures.contingency_map(table, title=title, rows="cluster before")
 
 
-def _map(evaluator: Evaluator, z: Tensor, centroids: Tensor, found: Clustering) -> Any:
+def _map(evaluator: Evaluator, z: Tensor, centroids: Tensor, found: Clustering, method: str) -> Any:
     from dkm import figures
 
     labels = evaluator.sampled_labels(found.labels)
-    return figures.embedding_map(evaluator.sampled(z), labels, centroids.cpu().numpy(), title="Embedding")
+    Z = evaluator.sampled(z)
+    return figures.embedding_map(Z, labels, centroids.cpu().numpy(), method=method)
 
 
 @torch.no_grad()
@@ -291,13 +293,17 @@ def final_figures(
     clustering: Clustering,
     found: list[Exemplars],
     found_contrast: Contrast | None,
+    method: str,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (name, figure) for ``figures/`` at the end of a run; the contrast is that of a table."""
+    """Yield (name, figure) for ``figures/`` at the end of a run.
+
+    The contrast is that of a table, ``method`` how the embedding is laid out.
+    """
     from dkm import figures
 
     K = len(centroids)
     sizes = metrics.cluster_sizes(clustering.labels, K)
-    yield "embedding", _map(evaluator, z, centroids, clustering)
+    yield "embedding", _map(evaluator, z, centroids, clustering, method)
     picks = _picks(len(z), _N_SILHOUETTES)
     silhouettes = metrics.silhouettes(z[torch.from_numpy(picks).to(z.device)].cpu().numpy(), clustering.labels[picks])
     if silhouettes is not None:

@@ -27,6 +27,7 @@ from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from dkm.metrics import hungarian_order
+from dkm.planar import MAX_POINTS, plane
 
 # N samples, D dimensions, K clusters, M exemplars of each, F features, C channels, H height, W width
 IntArray = npt.NDArray[np.integer[Any]]
@@ -82,11 +83,12 @@ def embedding_map(
     labels: IntArray,
     centroids: FloatArray,
     *,
-    max_points: int = 5000,
+    method: str = "pca",
+    max_points: int | None = None,
     seed: int = 0,
     title: str = "Embedding",
 ) -> Figure:
-    """Draw the first two principal components of the embedding, with the centroids projected into them.
+    """Draw the embedding in two dimensions, with the centroids.
 
     Parameters
     ----------
@@ -96,30 +98,28 @@ def embedding_map(
         Their clusters.
     centroids : float array, shape (K, D)
         Drawn as crosses with the cluster's number.
-    max_points : int
-        Of more samples than this, a random choice is drawn, and its components are used.
+    method : str
+        pca, tsne or umap; see ``dkm.planar.plane``.
+    max_points : int, optional
+        Of more samples than this, a random choice is laid out and drawn; as many as the method is fast with.
     seed : int
-        Of that choice, and of the jitter that stands in for the second axis where D = 1.
+        Of that choice, and of the layout.
     """
     rng = np.random.default_rng(seed)
+    max_points = max_points or MAX_POINTS[method]
     if len(Z) > max_points:
         sample = rng.choice(len(Z), max_points, replace=False)
         Z, labels = Z[sample], labels[sample]
-    K, D = centroids.shape
-    mean = Z.mean(axis=0, dtype=np.float64)
-    components, variance = _principal_components(Z - mean)
-    points, crosses = (Z - mean) @ components.T, (centroids - mean) @ components.T  # (N, 2), (K, 2)
+    K = len(centroids)
+    points, crosses, names = plane(Z, centroids, method=method, seed=seed)
 
     width, height, cross_size = (7.0, 6.0, 7) if K <= MAX_ROOMY else (10.5, MAX_HEIGHT, 6)
     figure, axes = _figure_with_axes(width, height, title)
-    axes.set_xlabel(f"component 1 ({variance[0]:.0%} of the variance)")
-    if D > 1:
-        axes.set_ylabel(f"component 2 ({variance[1]:.0%} of the variance)")
-        axes.set_aspect("equal", adjustable="datalim")
-    else:
-        points[:, 1] = rng.uniform(-1, 1, len(points))
-        axes.set_ylabel("jitter")
+    axes.set(xlabel=names[0], ylabel=names[1])
+    if names[1] == "jitter":
         axes.set_yticks([])
+    else:
+        axes.set_aspect("equal", adjustable="datalim")
     axes.scatter(points[:, 0], points[:, 1], 10, cluster_colors(K)[labels], alpha=0.7, linewidths=0)
     axes.plot(*crosses.T, "X", color="black", markeredgecolor="white", markersize=cross_size)
     outline = withStroke(linewidth=2, foreground="white")
@@ -127,17 +127,6 @@ def embedding_map(
         text = axes.annotate(str(k), (x, y), (4, 3), textcoords="offset points", path_effects=[outline])
         text.set(weight="bold", fontsize=_font_size(K))
     return figure
-
-
-def _principal_components(centered: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Two leading directions (2, D), their largest entries positive, and shares of the variance (2,)."""
-    _, singular, directions = np.linalg.svd(centered, full_matrices=False)
-    components, variance = np.zeros((2, centered.shape[1])), np.zeros(2)  # zero where N or D is below two
-    components[: len(directions)] = directions[:2]
-    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
-    if singular.any():
-        variance[: len(singular)] = (singular[:2] / np.linalg.norm(singular)) ** 2
-    return np.where(largest < 0, -components, components), variance
 
 
 @_styled

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dkm import cache, checkpoint, distributed, evaluate, exemplars, initialize, metrics, report
+from dkm import cache, checkpoint, distributed, evaluate, exemplars, initialize, metrics, planar, report
 from dkm.answers import Answers
 from dkm.augment import build_augmentation
 from dkm.batches import build_batches, stream_seed
@@ -104,6 +104,9 @@ class Trainer:
         self.device = find_device(config.device)
         if config.compile:
             require_compiler(self.device)
+        if config.log.figures and not planar.is_available(config.log.map):
+            what = f"log.map={config.log.map}: expected its package"
+            raise UserError(f"{what}; install it: pip install 'dkm[{config.log.map}]', or choose log.map=tsne")
         self.data = data
         self.batches = build_batches(data.X, config.batch_size, config.seed, self.device)
         self._require_rows_for_all()
@@ -741,9 +744,9 @@ class Trainer:
     def _show_pictures(self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None) -> None:
         from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
 
-        pictures = evaluate.pictures(
-            self.autoencoder, self.evaluator, z, self.clustering.centroids.detach(), found, self._labels_before
-        )
+        centroids, method = self.clustering.centroids.detach(), self.config.log.map
+        before = self._labels_before
+        pictures = evaluate.pictures(self.autoencoder, self.evaluator, z, centroids, found, before, method)
         for name, figure in pictures:
             self.run_dir.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_array(figure))
         self._labels_before = None if found is None else found.labels
@@ -825,7 +828,8 @@ class Trainer:
         directory = self.run_dir.path / "figures"
         directory.mkdir(exist_ok=True)
         centroids, step = self.clustering.centroids.detach(), self.at.step + 1
-        drawn = dict(evaluate.final_figures(self.data, self.evaluator, z, centroids, found, chosen, contrast))
+        method = self.config.log.map
+        drawn = dict(evaluate.final_figures(self.data, self.evaluator, z, centroids, found, chosen, contrast, method))
         drawn["loss_curves"] = loss_curves(self.run_dir.read_metrics())
         sizes = metrics.cluster_sizes(found.labels, self.n_clusters)
         drawn["decoded_centroids"] = evaluate.centroid_figure(self.autoencoder, centroids, self.data, sizes)

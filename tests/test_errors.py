@@ -390,6 +390,7 @@ RANGES = {
     "evaluation.every_epochs=0": "expected a whole number, 1 or more",
     "evaluation.silhouette_samples=1": "expected a whole number, 2 or more",
     "log.progress=none": "expected one of auto, bar, plain, off",
+    "log.map=mds": "expected one of pca, tsne, umap",
     "batch_size=0": "expected a whole number, 1 or more",
     "seed=-1": "expected a whole number from 0 to 2147483647",
     "seed=2147483648": "expected a whole number from 0 to 2147483647",

@@ -102,6 +102,13 @@ def test_embedding_map_shows_the_principal_components_and_their_variance():
     assert np.linalg.norm(crosses_of(figure)) == pytest.approx(np.linalg.norm(Z.mean(axis=0)))
 
 
+def test_embedding_map_names_the_axes_of_other_layouts():
+    Z, labels, centroids = embedding()
+    axes = embedding_map(Z, labels, centroids, method="tsne").axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("t-SNE 1", "t-SNE 2")
+    assert len(points_of(axes.figure)) == 150
+
+
 def test_embedding_map_has_no_arbitrary_sign():
     Z, labels, centroids = embedding()
     mirrored = points_of(embedding_map(-Z, labels, -centroids))

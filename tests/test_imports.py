@@ -12,7 +12,7 @@ import dkm
 
 PACKAGE = Path(dkm.__file__).parent
 LAYERS = (
-    {"config", "metrics", "interrupt"},
+    {"config", "metrics", "interrupt", "planar"},
     {
         "compose",
         "kmeans",
