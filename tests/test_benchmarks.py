@@ -137,6 +137,18 @@ def test_benchmark_csv(tmp_path: Path) -> None:
     assert found["csv"][0]["ratio"].keys() == {"reader/pandas", "data set/pandas"}
 
 
+@pytest.mark.slow
+def test_benchmark_logging(tmp_path: Path) -> None:
+    found = run_quickly("benchmark_logging", tmp_path / "logging.json")
+    assert [row["data"] for row in found["runs"]] == ["digits", "70,000 images"]
+
+
+@pytest.mark.slow
+def test_benchmark_sweep(tmp_path: Path) -> None:
+    found = run_quickly("benchmark_sweep", tmp_path / "sweep.json")
+    assert found["sweep"][0]["ratio"].keys() == {"two/one"}
+
+
 @pytest.mark.filterwarnings("ignore")  # ClustPy's own
 def test_benchmark_clustpy(tmp_path: Path) -> None:
     pytest.importorskip("clustpy")

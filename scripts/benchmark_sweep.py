@@ -1,0 +1,47 @@
+"""Times a sweep of 12 short runs on two workers, ``hydra/launcher=joblib``, against the same sweep on one.
+
+The runs are digits with 20 epochs of pretraining and 10 of the joint phase. One worker has all cores for each run,
+two have half of them each.
+
+    python scripts/benchmark_sweep.py [--repeats 3] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from tempfile import TemporaryDirectory
+
+import torch
+
+from timing import Report, options_parser, read_options, take_turns
+
+_RUN = ("data=digits", "pretrain.epochs=20", "joint.epochs=10", "joint.tolerance=0", "log.progress=off")
+_QUICK = ("pretrain.epochs=1", "joint.epochs=1", "model.hidden=[8]", "clustering.n_init=1", "log.figures=false")
+
+
+def sweep(words: Sequence[str]) -> None:
+    """Sweep in a folder that is new each time."""
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "dkm.train", "--multirun", *words, f"hydra.sweep.dir={folder}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = options_parser(__doc__, repeats=3)
+    options = read_options(parser, argv)
+    n_runs = 2 if options.quick else 12
+    words = [*_RUN, *(_QUICK if options.quick else ()), f"seed=range({n_runs})"]
+    threads = torch.get_num_threads()
+    two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"threads={max(1, threads // 2)}"]
+    works = {"one": partial(sweep, [*words, f"threads={threads}"]), "two": partial(sweep, [*words, *two])}
+    report = Report(options.json)
+    turns = take_turns(works, repeats=options.repeats, is_warm=True)
+    report.add("sweep", f"A sweep of {n_runs} runs", [{"runs": n_runs, **turns.row("two/one")}])
+    report.write()
+
+
+if __name__ == "__main__":
+    main()
