@@ -1,0 +1,170 @@
+"""Measures how often ``dkm.select`` finds the number of classes of data sets where it is known but not given.
+
+    python scripts/measure_select.py [NAMES]
+
+For each data set every number is trained with five seeds, with the default settings of the application. Five cases are
+made of them, each the answer from three of the seeds: 0, 1, 2, then 1, 2, 3, and so on around; they share runs and are
+not independent. What other scores alone would have chosen is told beside it. Labels are seen by nothing but the last
+column. Runs go to runs/select, which is gone on with; real data are looked for in $DKM_DATA_ROOT, else ./data.
+Writes docs/select/NAME.json and docs/select.md.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from dkm import select
+from dkm.commands import numbers
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "runs" / "select"
+RESULTS = ROOT / "docs" / "select"
+TABLE = ROOT / "docs" / "select.md"
+N_SEEDS, N_OF_CASE = 5, 3
+# Scores that could choose alone, and whether more is better.
+ALONE = {
+    "modularity_data": True,
+    "silhouette": True,
+    "calinski_harabasz": True,
+    "davies_bouldin": False,
+    "agreement_seeds": True,
+    "agreement_halves": True,
+}
+
+
+class Set(NamedTuple):
+    """A data set with a known number of classes, and the numbers that are tried."""
+
+    n_classes: int
+    k: str
+    words: tuple[str, ...]
+
+
+def blobs(n: int) -> Set:
+    """Balls that touch: the default ones lie so far apart that any score finds their number."""
+    words = ("data=blobs", f"data.n_blobs={n}", "data.n_features=8", "data.blob_std=3.0")
+    return Set(n, "2-24", words)
+
+
+SETS = {
+    "digits": Set(10, "2-16", ("data=digits",)),
+    **{f"blobs{n}": blobs(n) for n in (3, 5, 8, 12, 20)},
+    "usps": Set(10, "2-16", ("data=npz", "data.path=${data.root}/usps.npz", "data.labels=y", "precision=bf16")),
+    "mnist_test": Set(10, "2-16", ("data=mnist", "data.split=test", "precision=bf16")),
+}
+
+
+def main() -> int:
+    """Train what is missing, measure, and write the table of all that is there."""
+    names = sys.argv[1].split(",") if len(sys.argv) > 1 else list(SETS)
+    unknown = [name for name in names if name not in SETS]
+    if unknown or len(sys.argv) > 2:
+        print(
+            f"error: {(unknown or sys.argv[2:])[0]}: expected [NAMES]; the names are {', '.join(SETS)}", file=sys.stderr
+        )
+        return 2
+    for name in names:
+        known = SETS[name]
+        command = [
+            sys.executable,
+            "-m",
+            "dkm.select",
+            f"k={known.k}",
+            f"seeds=0-{N_SEEDS - 1}",
+            f"output={RUNS / name}",
+        ]
+        code = subprocess.run(command, check=False).returncode
+        if code != 0:
+            return code
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(measure(name), indent=2) + "\n"
+        (RESULTS / f"{name}.json").write_text(content, encoding="utf-8")
+        found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
+        TABLE.write_text(table({key: found[key] for key in SETS if key in found}), encoding="utf-8")
+    print(f"written: {TABLE}")
+    return 0
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Return the answer of each case, and what each score alone would have chosen."""
+    known = SETS[name]
+    cases = []
+    for first in range(N_SEEDS):
+        seeds = [(first + i) % N_SEEDS for i in range(N_OF_CASE)]
+        scores = select.collect(RUNS / name, numbers("k", known.k, "", least=2), seeds)
+        found = select.recommend(scores)
+        cases.append(
+            {
+                "seeds": seeds,
+                "recommended": found.n_clusters,
+                "plausible": found.plausible,
+                "warnings": found.warnings,
+                "alone": {score: best(scores, score, is_more_better=more) for score, more in ALONE.items()},
+                "scores": {score: {k: fmean(its[score]) for k, its in scores.items() if its[score]} for score in ALONE},
+            }
+        )
+    return {"n_classes": known.n_classes, "k": known.k, "words": list(known.words), "cases": cases}
+
+
+def best(scores: Mapping[int, select.Scores], name: str, *, is_more_better: bool) -> int:
+    """Return the number with the best mean of a score."""
+    means = {k: fmean(own[name]) for k, own in scores.items() if own[name]}
+    return (max if is_more_better else min)(means, key=means.__getitem__)
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return docs/select.md."""
+    lines = [
+        "# How often dkm.select finds the number of classes",
+        "",
+        "Written by `python scripts/measure_select.py`; do not edit. Each data set has five cases, each the answer",
+        "from three of five seeds: they share runs and are not independent. *Exact* and *within one* count the cases",
+        "in which the recommended number is that of the classes, or next to it; *plausible* those in which it is among",
+        "the numbers that the evidence does not tell apart; *warned* those with a warning. Of each score alone: the",
+        "cases within one.",
+        "",
+        f"| data | classes | tried | recommended | exact | within one | plausible | warned | {' | '.join(ALONE)} |",
+        "|---" * (8 + len(ALONE)) + "|",
+    ]
+    total = dict.fromkeys(("exact", "near", *ALONE), 0)
+    n_cases = 0
+    for name, own in found.items():
+        n, cases = own["n_classes"], own["cases"]
+        answers = [case["recommended"] for case in cases]
+        exact, near = sum(k == n for k in answers), within_one(answers, n)
+        plausible = sum(n in case["plausible"] for case in cases)
+        warned = sum(bool(case["warnings"]) for case in cases)
+        alone = {score: within_one([case["alone"][score] for case in cases], n) for score in ALONE}
+        for key, value in {"exact": exact, "near": near, **alone}.items():
+            total[key] += value
+        n_cases += len(cases)
+        cells = [name, n, own["k"], ", ".join(map(str, answers)), exact, near, plausible, warned, *alone.values()]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    sums = [
+        "all",
+        "",
+        "",
+        "",
+        total["exact"],
+        f"{total['near']} of {n_cases}",
+        "",
+        "",
+        *(total[score] for score in ALONE),
+    ]
+    lines.append(f"| {' | '.join(map(str, sums))} |")
+    return "\n".join(lines) + "\n"
+
+
+def within_one(answers: Sequence[int], n_classes: int) -> int:
+    """Return how many answers are the number of classes or next to it."""
+    return sum(abs(answer - n_classes) <= 1 for answer in answers)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
