@@ -176,6 +176,8 @@ def _opened(config: TuneConfig, folder: Path, overrides: Sequence[str]) -> Study
     if not space:
         keys = [word.partition("=")[0] for word in fixed]
         space, _ = space_of([word for word in _SPACE if word.partition("=")[0] not in keys])
+    if not space:
+        raise UserError(f"{fixed[-1]}: expected a setting that varies; for example {_SPACE[0]}")
     known, n_epochs = _checked(space, fixed)
     points = {key: space[key].holds(value) for key, value in known.items()}
     start = points if len(points) == len(space) and None not in points.values() else None
