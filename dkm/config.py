@@ -85,7 +85,7 @@ def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
-SCALINGS = ("none", "unit", "standard", "l2")
+SCALINGS = ("none", "unit", "symmetric", "standard", "l2")
 SPLITS = ("all", "train", "test")
 LOADS = ("auto", "memory", "disk")
 
@@ -97,9 +97,9 @@ class DataConfig:
     name: str = MISSING
     # Where data sets are cached and looked for.
     root: str = "${oc.env:DKM_DATA_ROOT,./data}"
-    # none | unit (one range for all features, to [0, 1]) | standard (each feature to mean 0, variance 1) |
-    # l2 (each row to length 1). null: what suits the data set (unit for images, standard for tables, none for text).
-    # Fitted once on the training data and stored with the model.
+    # none | unit (one range for all features, to [0, 1]) | symmetric (to [-1, 1]) | standard (each feature to mean 0,
+    # variance 1) | l2 (each row to length 1). null: what suits the data set (unit for images, standard for tables, none
+    # for text). Fitted once on the training data and stored with the model.
     scaling: str | None = None
 
     def __post_init__(self) -> None:

@@ -217,7 +217,8 @@ def pictures(
     if data.image_shape is not None:
         picks = torch.linspace(0, data.n_samples - 1, min(_N_SHOWN, data.n_samples)).long()
         x = batches.take(picks)
-        pair = [t.view(-1, *data.image_shape).cpu().numpy() for t in (x, autoencoder.decode(autoencoder.encode(x)))]
+        both = (x, autoencoder.decode(autoencoder.encode(x)))
+        pair = [data.scaling.for_pictures(t.view(-1, *data.image_shape).cpu().numpy()) for t in both]
         yield "reconstructions", figures.reconstruction_pairs(*pair)
     if found is None:
         return
@@ -248,7 +249,7 @@ def centroid_figure(autoencoder: Autoencoder, centroids: Tensor, data: Dataset, 
     decoded = autoencoder.decode(centroids)
     if data.image_shape is None:
         return figures.decoded_profiles(decoded.cpu().numpy(), data.features, sizes)
-    images = decoded.view(-1, *data.image_shape).cpu().numpy()
+    images = data.scaling.for_pictures(decoded.view(-1, *data.image_shape).cpu().numpy())
     return figures.image_grid(images, n_columns=10, titles=[f"{k}: {size:,}" for k, size in enumerate(sizes)])
 
 
@@ -282,6 +283,7 @@ def projection(
     if data.image_shape is not None:
         decoded = autoencoder.decode(centroids).cpu().numpy()
         images = np.concatenate([evaluator.rows(rows), decoded]).reshape(-1, *data.image_shape)
+        images = data.scaling.for_pictures(images)
     return Z, columns, images
 
 
@@ -331,5 +333,6 @@ def _images_of(rows: list[np.ndarray], image_shape: tuple[int, int, int], evalua
     images = np.full((len(rows), max(map(len, rows)), *image_shape), np.nan, np.float32)
     for k, some in enumerate(rows):
         if len(some):
-            images[k, : len(some)] = evaluator.rows(some).reshape(-1, *image_shape)
+            rows_of_k = evaluator.rows(some).reshape(-1, *image_shape)
+            images[k, : len(some)] = evaluator.data.scaling.for_pictures(rows_of_k)
     return images

@@ -79,7 +79,8 @@ class Scaling:
         kind : one of `dkm.config.SCALINGS`
             See `DataConfig.scaling`.
         value_range : (low, high), optional
-            What ``unit`` maps to [0, 1] where it is known by definition; else the range of the data.
+            What ``unit`` maps to [0, 1], and ``symmetric`` to [-1, 1], where it is known by definition; else the range
+            of the data.
 
         Raises
         ------
@@ -92,9 +93,11 @@ class Scaling:
         first = next(chunks)
         chunks = itertools.chain([first], chunks)
         F = first.shape[1]
-        if kind == "unit":
+        if kind in ("unit", "symmetric"):
             low, high = value_range or _range(chunks)
-            return cls(kind, F, (low,), (high - low or 1.0,))
+            if kind == "unit":
+                return cls(kind, F, (low,), (high - low or 1.0,))
+            return cls(kind, F, ((low + high) / 2,), ((high - low) / 2 or 1.0,))
         if kind == "standard":
             shift, scale = _mean_and_deviation(chunks)
             return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
@@ -121,6 +124,10 @@ class Scaling:
                 part /= np.where(length > 0, length, 1.0)
             scaled[rows] = part
         return scaled
+
+    def for_pictures(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return scaled images of any shape with values in [0, 1] where the scaling knows the range."""
+        return np.float32(0.5) * (images + np.float32(1.0)) if self.kind == "symmetric" else images
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; floats survive it exactly."""

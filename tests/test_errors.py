@@ -304,7 +304,7 @@ def test_null_is_refused_where_it_has_no_meaning(key: str) -> None:
 # --- ranges -------------------------------------------------------------------------------------------------------
 
 RANGES = {
-    "data.scaling=minmax": "expected one of none, unit, standard, l2",
+    "data.scaling=minmax": "expected one of none, unit, symmetric, standard, l2",
     "data=npy data.load=ram": "expected one of auto, memory, disk",
     "data=csv data.missing=mean": "expected one of refuse, drop, median",
     "data=csv data.columns=[]": "expected one column or more",

@@ -13,7 +13,7 @@ import dkm.scaling
 from dkm.scaling import Scaling, row_slices, to_rows
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
-KINDS = ("none", "unit", "standard", "l2")
+KINDS = ("none", "unit", "symmetric", "standard", "l2")
 
 
 def test_unit_scaling_maps_the_range_of_all_values_to_0_and_1() -> None:
@@ -24,6 +24,18 @@ def test_unit_scaling_maps_the_range_of_all_values_to_0_and_1() -> None:
 def test_unit_scaling_uses_a_known_range_rather_than_the_observed_one() -> None:
     X = np.array([[51, 102]], dtype=np.uint8)
     np.testing.assert_array_equal(Scaling.fit([X], "unit", (0, 255)).apply(X), np.float32([[0.2, 0.4]]))
+
+
+def test_symmetric_scaling_maps_the_range_to_minus_1_and_1_and_pictures_see_it_from_0_to_1() -> None:
+    X = np.array([[51, 255]], dtype=np.uint8)
+    scaling = Scaling.fit([X], "symmetric", (0, 255))
+    scaled = scaling.apply(X)
+    np.testing.assert_allclose(scaled, [[-0.6, 1]], rtol=1e-6)
+    np.testing.assert_allclose(scaling.for_pictures(scaled), [[0.2, 1]], rtol=1e-6)
+    np.testing.assert_array_equal(Scaling.fit([X], "symmetric").apply(X), [[-1, 1]])
+    assert Scaling.fit([np.full((2, 2), 7.0)], "symmetric").apply(np.full((1, 2), 7.0)).tolist() == [[0, 0]]
+    unit = Scaling.fit([X], "unit", (0, 255))
+    np.testing.assert_array_equal(unit.for_pictures(unit.apply(X)), unit.apply(X))
 
 
 def test_standard_scaling_gives_each_feature_mean_0_and_variance_1() -> None:
@@ -155,5 +167,5 @@ def test_scaling_refuses_another_number_of_features() -> None:
 
 
 def test_scaling_refuses_an_unknown_kind() -> None:
-    with pytest.raises(ValueError, match=r"kind='minmax': expected one of none, unit, standard, l2"):
+    with pytest.raises(ValueError, match=r"kind='minmax': expected one of none, unit, symmetric, standard, l2"):
         Scaling.fit([TABLE], "minmax")

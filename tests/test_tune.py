@@ -292,7 +292,10 @@ def test_labels_choose_only_when_told_to_and_loudly(tmp_path: Path, capsys: pyte
         ),
         (["clustering.weight=glob(*)"], "clustering.weight=glob(*): expected choices"),
         (["clustering.weight=1,2", "clustering.weight=3,4"], "clustering.weight=3,4: expected each key once"),
-        (["clustering.weight=1", "clustering.init=gmm", "joint.lr=0.001"], "evaluation.every_epochs=1: expected a setting"),
+        (
+            ["clustering.weight=1", "clustering.init=gmm", "joint.lr=0.001"],
+            "evaluation.every_epochs=1: expected a setting",
+        ),
         (["clustering=kmeans,kmean"], "clustering=kmean: expected one of"),
         (["seed=interval(0,"], "seed=interval(0,: expected an override KEY=VALUE"),
     ],
