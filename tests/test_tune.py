@@ -92,36 +92,33 @@ def test_an_interval_of_a_whole_number_is_one_of_whole_numbers() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of choices, one of which every trial fails with: a rate that diverges."""
     path = tmp_path_factory.mktemp("tune") / "out"
-    tune.work(["trials=9", f"output={path}", "joint.lr=0.0001,0.001,1e30", *QUICK])
+    tune.work(["trials=9", f"output={path}", "joint.lr=0.0001,1e30", *QUICK])
     return path
 
 
 def test_a_space_of_choices_is_run_through_once_the_settings_as_they_are_first(folder: Path) -> None:
     rows = table(folder)
-    assert [row["joint.lr"] for row in rows] == ["0.0001", "0.001", "1e+30"]
-    assert [row["state"] for row in rows] == ["complete", "complete", "fail"]
+    assert [row["joint.lr"] for row in rows] == ["0.0001", "1e+30"]
+    assert [row["state"] for row in rows] == ["complete", "fail"]
 
 
 def test_a_trial_is_a_run_and_the_objective_its_score(folder: Path) -> None:
-    rows = table(folder)
-    for number in (0, 1):
-        run = runs.read(folder / "trials" / str(number))
-        assert run.is_completed
-        assert float(rows[number]["modularity_data"]) == pytest.approx(run.scores["modularity_data"])
+    run = runs.read(folder / "trials" / "0")
+    assert run.is_completed
+    assert float(table(folder)[0]["modularity_data"]) == pytest.approx(run.scores["modularity_data"])
     assert len(list((folder / "cache").glob("pretrained-*.pt"))) == 1
 
 
 def test_a_failed_trial_says_why_and_ends_nothing(folder: Path) -> None:
-    assert "expected finite losses" in table(folder)[2]["error"]
-    assert runs.read(folder / "trials" / "2").status == "failed"
+    assert "expected finite losses" in table(folder)[1]["error"]
+    assert runs.read(folder / "trials" / "1").status == "failed"
 
 
 def test_the_answer_is_the_best_completed_trial(folder: Path) -> None:
     answer = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
-    best = max(table(folder)[:2], key=lambda row: float(row["modularity_data"]))
-    assert answer["best"]["trial"] == int(best["trial"])
-    assert answer["best"]["settings"] == {"joint.lr": best["joint.lr"]}
-    assert answer["trials"] == {"complete": 2, "pruned": 0, "fail": 1}
+    assert answer["best"]["trial"] == 0
+    assert answer["best"]["settings"] == {"joint.lr": "0.0001"}
+    assert answer["trials"] == {"complete": 1, "pruned": 0, "fail": 1}
     assert answer["labels_chose"] is False
     assert imread(folder / "tune.png").shape[1] > 500
 
@@ -131,7 +128,7 @@ def test_a_finished_study_is_only_told_again(
 ) -> None:
     monkeypatch.setattr(tune, "_started", pytest.fail)
     before = (folder / "tune.csv").read_bytes()
-    tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,0.001,1e30", *QUICK])
+    tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
     assert (folder / "tune.csv").read_bytes() == before
     assert "the settings as they are: 0." in capsys.readouterr().out
 
@@ -139,9 +136,9 @@ def test_a_finished_study_is_only_told_again(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["joint.lr=0.0001,0.001", *QUICK], "the study there has space"),
-        (["joint.lr=0.0001,0.001,1e30", *QUICK, "batch_size=32"], "nothing where this call has batch_size=32"),
-        (["joint.lr=0.0001,0.001,1e30", *QUICK, "objective=silhouette"], 'the study there has objective "modularity'),
+        (["joint.lr=0.0001,0.01", *QUICK], "the study there has space"),
+        (["joint.lr=0.0001,1e30", *QUICK, "batch_size=32"], "nothing where this call has batch_size=32"),
+        (["joint.lr=0.0001,1e30", *QUICK, "objective=silhouette"], 'the study there has objective "modularity'),
     ],
 )
 def test_another_study_in_the_folder_is_refused_and_kept(folder: Path, words: list[str], expected: str) -> None:
@@ -156,7 +153,7 @@ def test_a_study_that_another_process_is_at_is_refused(folder: Path) -> None:
     with (folder / "study.db").open("ab") as file:
         assert runs.claim(file)
         with pytest.raises(UserError, match="expected a study that no other process is at"):
-            tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,0.001,1e30", *QUICK])
+            tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
 
 
 @pytest.mark.slow
