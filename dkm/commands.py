@@ -37,11 +37,11 @@ def main(work: Callable[[Sequence[str]], None], doc: str | None) -> None:
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-    except (KeyboardInterrupt, BrokenPipeError) as error:
-        print(
-            f"interrupted: {error if isinstance(error, KeyboardInterrupt) and error.args else 'nothing was written'}",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {error if error.args else 'nothing was written'}", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from error
+    except BrokenPipeError as error:  # of a reader such as head
+        sys.stdout = None  # what is left to print has nowhere to go
         raise SystemExit(EXIT_INTERRUPTED) from error
 
 
@@ -84,6 +84,12 @@ def _value(key: str, text: str, annotation: str) -> Any:
     return text
 
 
+def quoted(path: Path) -> str:
+    """Return a path as the value of an override, which a comma or a space in it would end otherwise."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
 def words_of_runs(
     overrides: Sequence[str],
     refused: Sequence[str],
@@ -123,7 +129,7 @@ def words_of_runs(
         "log.figures": "false",
         "log.tensorboard": "false",
         "log.progress": "off",
-        "pretrain.cache": str(folder / "cache"),
+        "pretrain.cache": quoted(folder / "cache"),
         "threads": str(max(1, n_cores // n_jobs)),
         **(defaults or {}),
     }

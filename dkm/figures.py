@@ -535,6 +535,7 @@ def search(
     settings: Mapping[str, Sequence[Any]],
     *,
     logarithmic: Sequence[str],
+    orders: Mapping[str, Sequence[str]],
     objective: str,
     is_maximized: bool,
 ) -> Figure:
@@ -548,6 +549,8 @@ def search(
         One panel for each: numbers on an axis, anything else as names.
     logarithmic : sequence of names
         Settings on a logarithmic axis.
+    orders : mapping of a setting's name to its values
+        In the order in which they are to stand.
     """
     n_panels = len(settings) + 1
     n_columns = min(3, n_panels)
@@ -578,7 +581,7 @@ def search(
                 axes.set_xscale("log")
                 axes.xaxis.set_minor_formatter(NullFormatter())
         else:
-            names = sorted({str(value) for value in its})
+            names = list(orders.get(name, sorted({str(value) for value in its})))
             axes = draw(place, np.asarray([names.index(str(value)) for value in its]), name)
             axes.set_xlim(-0.5, len(names) - 0.5)
             if sum(map(len, names)) <= MAX_LETTERS:

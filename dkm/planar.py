@@ -42,13 +42,16 @@ def plane(Z: FloatArray, centroids: FloatArray, *, method: str = "pca", seed: in
         Projected into the plane of the points' principal components; laid out with the points by the other methods,
         in whose maps distances between clusters mean little.
     method : str
-        pca, tsne or umap. The last two are replaced by pca where there are fewer than ten points or one dimension.
+        pca, tsne or umap. The last two are replaced by pca where there are fewer than ten points, one dimension, or
+        nothing but equal points.
     seed : int
         Of the layout, and of the jitter that stands in for the second axis where D = 1.
     """
-    if method == "pca" or len(Z) < _FEWEST or Z.shape[1] < 2:
+    if method == "pca" or len(Z) < _FEWEST or Z.shape[1] < 2 or np.ptp(Z, axis=0).max() == 0:
         return _principal(Z, centroids, seed)
-    together = np.vstack([Z, centroids]).astype(np.float32)
+    together = np.vstack([Z, centroids]).astype(np.float64)
+    together -= together.mean(axis=0)
+    together = (together / np.ptp(together, axis=0).max()).astype(np.float32)  # neither changes who is near whom
     if method == "tsne":
         from sklearn.manifold import TSNE
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from dkm import distributed
 from dkm.answers import Answers, csv_parts
 from dkm.checkpoint import write_atomically
-from dkm.config import Config, UserError, to_dict
+from dkm.config import Config, to_dict
 from dkm.dashboard import Dashboard, NoDashboard
 from dkm.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, RESULT, claim
@@ -89,8 +89,8 @@ class RunDirectory:
             handler.close()
         self._handlers = []
 
-    def open_log(self) -> None:
-        """Send what ``dkm`` logs to ``train.log`` and to the terminal."""
+    def open_log(self) -> bool:
+        """Send what ``dkm`` logs to ``train.log`` and to the terminal; return False if another process does."""
         # tqdm's own lock is a semaphore of the system too: a warning, when a worker of a sweep is killed and leaves it.
         tqdm.set_lock(threading.RLock())
         logger = logging.getLogger("dkm")
@@ -99,8 +99,7 @@ class RunDirectory:
         assert to_file.stream is not None
         if not claim(to_file.stream):
             to_file.close()
-            what = "expected a run that has ended, a process is training in it; wait for it or stop it"
-            raise UserError(f"resume={self.path}: {what}")
+            return False
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         console = _Console(logging.WARNING if self._is_quiet else logging.INFO)
         if self.shows_bars:  # the bar tells the progress
@@ -108,6 +107,7 @@ class RunDirectory:
         self._handlers = [to_file, console, _Collector(self.warnings)]
         for handler in self._handlers:
             logger.addHandler(handler)
+        return True
 
     # --- manifest ---
 
@@ -172,8 +172,8 @@ class Unwritten(RunDirectory):
     def open(self, config: Config, *, step: int | None) -> None:
         pass
 
-    def open_log(self) -> None:
-        pass
+    def open_log(self) -> bool:
+        return True
 
     def update_manifest(self, **entries: Any) -> None:
         pass

@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ SWEEP = "sweep.csv"
 LOG = "train.log"
 
 COMPLETED = "completed"
+# Tries at a lock, and seconds between them.
+_CLAIMS, _CLAIM_PAUSE_S = 5, 0.1
 # Locks of files, where the system has them.
 try:
     import fcntl as _fcntl
@@ -152,14 +155,31 @@ def read(path: Path) -> Run:
 
 
 def claim(file: IO[Any]) -> bool:
-    """Lock a file against other processes until it is closed or this one ends; return False if another one has it.
+    """Lock a file until it is closed, by this process and those that inherit it; return False if another one has it.
 
     Where there are no locks of files, as on Windows, nobody is kept out.
     """
+    for _ in range(_CLAIMS):
+        if _lock(file, shared=False):
+            return True
+        time.sleep(_CLAIM_PAUSE_S)  # it may be one that only asked
+    return False
+
+
+def is_claimed(path: Path) -> bool:
+    """Return whether a process has claimed a file."""
+    try:
+        with path.open("rb") as file:
+            return not _lock(file, shared=True)
+    except OSError:
+        return False
+
+
+def _lock(file: IO[Any], *, shared: bool) -> bool:
     if fcntl is None:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
@@ -169,11 +189,7 @@ def claim(file: IO[Any]) -> bool:
 
 def is_in_use(path: Path) -> bool:
     """Return whether a process is training in a run directory: it has claimed the log."""
-    try:
-        with (path / LOG).open("rb") as file:
-            return not claim(file)
-    except OSError:
-        return False
+    return is_claimed(path / LOG)
 
 
 def _settings(path: Path) -> dict[str, Any]:

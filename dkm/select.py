@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dkm import runs
-from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers, parse_words, words_of_runs
+from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers, parse_words, quoted, words_of_runs
 from dkm.commands import main as run_command
 from dkm.compose import absolute, compose, parse
 from dkm.config import Config, Failure, UserError
@@ -113,7 +113,7 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
 def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequence[int], n_jobs: int) -> None:
     command = [sys.executable, "-m", "dkm.train", "--multirun", *words]
     command += [f"clustering.n_clusters={','.join(map(str, ks))}", f"seed={','.join(map(str, seeds))}", "resume=auto"]
-    command += [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=k${clustering.n_clusters}/seed${seed}"]
+    command += [f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=k${clustering.n_clusters}/seed${seed}"]
     command.append("hydra/hydra_logging=disabled")
     if n_jobs > 1:
         command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}"]

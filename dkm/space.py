@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +30,7 @@ class Choices:
 
     def holds(self, value: object) -> str | None:
         """Return a value of the config as a value of the trial, None if it is not one of these."""
-        text = f"{value}".lower() if isinstance(value, bool) else f"{value}".replace(" ", "")
-        return text if text in self.values else None
+        return next((text for text in self.values if _parsed(text) == value), None)
 
     def samples(self) -> tuple[str, ...]:
         """Return values that a config can be checked with."""
@@ -61,7 +62,38 @@ class Interval:
         return str(self.low), str(self.high)
 
 
+def _parsed(text: str) -> object:
+    """Return what a value on the command line means."""
+    return OverridesParser.create().parse_override(f"key={text}").value()
+
+
 Space = Mapping[str, Choices | Interval]
+
+
+def n_points(space: Space) -> float:
+    """Return how many points a space has, infinity where there is an interval."""
+    return math.prod(len(d.values) if isinstance(d, Choices) else math.inf for d in space.values())
+
+
+def points(space: Space) -> Iterator[dict[str, Any]]:
+    """Yield every point of a space of choices."""
+    for values in itertools.product(*(dimension.samples() for dimension in space.values())):
+        yield dict(zip(space, values, strict=True))
+
+
+def whole_numbers(key: str, interval: Interval) -> Interval:
+    """Return the interval of the whole numbers in another one.
+
+    Raises
+    ------
+    UserError
+        If there are none.
+    """
+    low, high = math.ceil(interval.low), math.floor(interval.high)
+    if low > high:
+        given = f"{key}=interval({interval.low:g},{interval.high:g})"
+        raise UserError(f"{given}: expected whole numbers in it, as the setting is one; widen it")
+    return Interval(low, high, interval.is_log, is_int=True)
 
 
 def space_of(overrides: Sequence[str]) -> tuple[dict[str, Choices | Interval], list[str]]:

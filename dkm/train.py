@@ -208,9 +208,12 @@ def _opened(run: RunDirectory, plan: Plan) -> dict[str, Any] | None:
 
     try:
         plan.directory.mkdir(parents=True, exist_ok=True)
+        if not run.open_log():
+            key = "resume" if plan.composed is None else "hydra.run.dir"
+            what = "expected a run that has ended, a process is training in it; wait for it or stop it"
+            raise UserError(f"{key}={plan.directory}: {what}")
         if plan.composed is not None:
             _write_hydra_files(plan.directory / ".hydra", plan.composed)
-        run.open_log()
     except OSError as error:
         raise UserError(
             f"hydra.run.dir={plan.directory}: {error.strerror}; expected a place to write; choose another"

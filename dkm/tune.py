@@ -20,15 +20,14 @@ pruned, failed ones do not end the study. Writes ``study.db`` (Optuna's), ``tune
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
+import random
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -37,11 +36,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from dkm import runs
-from dkm.commands import EXIT_USER_ERROR, TuneConfig, parse_words, words_of_runs
+from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, TuneConfig, parse_words, quoted, words_of_runs
 from dkm.commands import main as run_command
 from dkm.compose import absolute, compose, parse
-from dkm.config import Failure, UserError, flatten
-from dkm.space import Choices, Interval, Space, space_of
+from dkm.config import GROUPS, Failure, UserError, flatten, kind_of
+from dkm.space import Choices, Interval, Space, n_points, points, space_of, whole_numbers
 
 if TYPE_CHECKING:
     import optuna
@@ -53,10 +52,12 @@ _SPACE = (
     "joint.lr=tag(log,interval(0.00003,0.001))",
 )
 _OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
-_STORAGE = "study.db"
+_STORAGE, _LOCK = "study.db", "study.lock"
 _POLL_S = 0.2
 # Joint epochs, as a part of all, before a trial may be pruned; trials before that.
 _WARM_UP, _N_UNPRUNED = 0.2, 5
+# A space of choices with at most so many times the points that there are trials is drawn from without repetition.
+_REPEATABLE = 10
 # Trials that fail, and nothing else yet, before the study gives up.
 _FAILURES_AT_START = 3
 # Seconds that an interrupted run has to write its checkpoint.
@@ -69,19 +70,24 @@ class Study(NamedTuple):
 
     config: TuneConfig
     folder: Path
-    # Overrides of every trial.
+    # Overrides of every trial, and those of them that are the user's.
     words: Sequence[str]
+    own_words: Sequence[str]
     space: Space
     # The settings as they are, of those that vary; None where they are no point of the space.
     start: Mapping[str, Any] | None
     # Of the joint phase: how many before a trial may be pruned, and how many in all.
     n_warm_up: int
     n_epochs: int
-    study: optuna.Study
+    study: optuna.Study = None  # type: ignore[assignment]  # until it is opened
 
     def directory_of(self, number: int) -> Path:
         """Return where the run of a trial is."""
         return self.folder / "trials" / str(number)
+
+    def log_of(self, number: int) -> Path:
+        """Return where what its run says on the terminal is kept."""
+        return self.folder / "trials" / f"{number}.log"
 
 
 @dataclass
@@ -91,15 +97,18 @@ class Running:
     trial: optuna.Trial
     directory: Path
     process: subprocess.Popen[bytes]
-    errors: IO[bytes]
+    # What it says; claimed by this process and by the run, so that a study which goes on knows that it still trains.
+    log: IO[bytes]
     # The last epoch whose score Optuna knows.
     epoch: int
     is_pruned: bool = False
+    # Bytes of metrics.jsonl that were read.
+    n_read: int = 0
 
     def interrupt(self) -> None:
         """Let the run write a checkpoint and end."""
         with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGTERM)
 
 
 def main() -> None:
@@ -125,33 +134,63 @@ def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
     Failure
         If no trial comes to an end.
     """
+    optuna = _optuna()
+    from sqlalchemy.exc import SQLAlchemyError
+
     folder = Path(absolute(config.output or f"runs/tune/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+    plan = _planned(config, folder, overrides)
     is_new = not folder.exists()
-    study = _opened(config, folder, overrides)
-    print(f"{config.trials} trials in {folder}", flush=True)
-    for line in _cautions(config):
-        print(f"warning: {line}", file=sys.stderr, flush=True)
     try:
-        with (folder / _STORAGE).open("ab") as file:
-            if not runs.claim(file):
-                raise UserError(
-                    f"output={folder}: expected a study that no other process is at; wait for it or stop it"
-                )
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("ab")
+    except OSError as error:
+        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
+    with lock:
+        if not runs.claim(lock):
+            what = "expected a study that no other process is at; wait for it or stop it"
+            raise UserError(f"output={folder}: {what}")
+        try:
+            study = plan._replace(study=_study(plan))
+            print(f"{config.trials} trials in {folder}", flush=True)
+            for line in _cautions(study):
+                print(f"warning: {line}", file=sys.stderr, flush=True)
             _run(study)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"the same command with output={folder} goes on") from error
-    except UserError:
-        if is_new:  # the first trial found what is wrong
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+            return _answered(study)
+        except KeyboardInterrupt as error:
+            if error.args:
+                raise
+            raise KeyboardInterrupt(f"the same command with output={folder} goes on") from error
+        except UserError:
+            if is_new:  # what is wrong was found at the first trial
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            raise Failure(f"{folder / _STORAGE}: {runs.in_short(error)}; what was written before is kept") from error
+        except OSError as error:
+            where = error.filename or folder
+            raise Failure(f"{where}: {error.strerror}; what was written before is kept") from error
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("dkm.tune: expected the package optuna; install it: pip install 'dkm[optuna]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _answered(study: Study) -> dict[str, Any]:
+    """Write, print and return the answer."""
+    _write_trials(study)
     answer = _answer(study)
     _write(study, answer)
     print("\n".join(_lines(study, answer)))
-    print(f"written: {study.folder}/tune.csv, tune.json, tune.png")
     return answer
 
 
-def _cautions(config: TuneConfig) -> Iterator[str]:
+def _cautions(study: Study) -> Iterator[str]:
+    config = study.config
     if config.is_by_labels:
         yield f"LABELS CHOOSE: objective={config.objective} is of the labels; such a score is no result of clustering"
     elif config.objective != "modularity_data":
@@ -159,35 +198,29 @@ def _cautions(config: TuneConfig) -> Iterator[str]:
             f"objective={config.objective} is taken in each trial's own embedding, which the joint phase can make as "
             "compact as it likes; modularity_data compares trials"
         )
+    if study.start is None:
+        yield "the settings as they are lie outside of what is searched, so no trial has them to compare with"
 
 
 # --- the study --------------------------------------------------------------------------------------------------------
 
 
-def _opened(config: TuneConfig, folder: Path, overrides: Sequence[str]) -> Study:
-    """Check everything, then make the study or open the one that is there."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("dkm.tune: expected the package optuna; install it: pip install 'dkm[optuna]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def _planned(config: TuneConfig, folder: Path, overrides: Sequence[str]) -> Study:
+    """Check everything that can be checked before anything is written; the study itself is still missing."""
     words = words_of_runs(overrides, _OURS, "dkm.tune sets it; use output=", folder, config.jobs)
     space, fixed = space_of(words)
     if not space:
         keys = [word.partition("=")[0] for word in fixed]
         space, _ = space_of([word for word in _SPACE if word.partition("=")[0] not in keys])
     if not space:
-        raise UserError(f"{fixed[-1]}: expected a setting that varies; for example {_SPACE[0]}")
+        given = next(word for word in reversed(overrides) if word in fixed)
+        raise UserError(f"{given}: expected a setting that varies; for example {_SPACE[0]}")
     known, n_epochs = _checked(space, fixed)
-    points = {key: space[key].holds(value) for key, value in known.items()}
-    start = points if len(points) == len(space) and None not in points.values() else None
-    settings = {
-        "objective": config.objective,
-        "space": {key: asdict(dimension) for key, dimension in space.items()},
-        "words": sorted(word for word in fixed if word in overrides),  # ours depend on the machine
-    }
-    study = _study(config, folder, settings)
-    return Study(config, folder, fixed, space, start, math.ceil(n_epochs * _WARM_UP), n_epochs, study)
+    start = {key: space[key].holds(value) for key, value in known.items()}
+    is_point = len(start) == len(space) and None not in start.values()
+    own = [word for word in fixed if word in overrides]
+    n_warm_up = math.ceil(n_epochs * _WARM_UP)
+    return Study(config, folder, fixed, own, space, start if is_point else None, n_warm_up, n_epochs)
 
 
 def _checked(space: dict[str, Choices | Interval], words: Sequence[str]) -> tuple[dict[str, Any], int]:
@@ -200,39 +233,39 @@ def _checked(space: dict[str, Choices | Interval], words: Sequence[str]) -> tupl
     n_epochs : int
         Of the joint phase.
     """
-    firsts = {key: dimension.samples()[0] for key, dimension in space.items()}
-    plain = None
-    with contextlib.suppress(UserError):  # what varies may be required, such as the number of clusters
-        plain = compose(parse(words)).config
-    settings = flatten(asdict(plain)) if plain else {}
     for key, dimension in space.items():
-        if isinstance(dimension, Interval) and isinstance(settings.get(key), int) and not dimension.is_int:
-            space[key] = dimension = Interval(
-                math.ceil(dimension.low), math.floor(dimension.high), dimension.is_log, True
-            )
-            firsts[key] = str(dimension.low)
+        if isinstance(dimension, Interval) and not dimension.is_int and kind_of(key).startswith("a whole number"):
+            space[key] = whole_numbers(key, dimension)
+    firsts = {key: dimension.samples()[0] for key, dimension in space.items()}
     for key, dimension in space.items():
         for value in dimension.samples():
             tried = firsts | {key: value}
             config = compose(parse([*words, *(f"{name}={text}" for name, text in tried.items())])).config
+    settings = {}
+    with contextlib.suppress(UserError):  # what varies may be required, such as the number of clusters
+        settings = flatten(asdict(compose(parse(words)).config))
+    settings |= {group: settings[f"{group}.name"] for group in GROUPS if f"{group}.name" in settings}
     return {key: settings[key] for key in space if key in settings}, config.joint.epochs
 
 
-def _study(config: TuneConfig, folder: Path, settings: Mapping[str, Any]) -> optuna.Study:
+def _study(plan: Study) -> optuna.Study:
+    """Make Optuna's study, or open the one that is there."""
     import optuna
     from sqlalchemy.engine import URL
     from sqlalchemy.exc import SQLAlchemyError
 
-    path = folder / _STORAGE
+    path = plan.folder / _STORAGE
     url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
     remedy = "expected a study with the same words; choose another folder"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
+    settings = {
+        "objective": plan.config.objective,
+        "space": {key: asdict(dimension) for key, dimension in plan.space.items()},
+        "words": sorted(plan.own_words),
+    }
+    settings = json.loads(json.dumps(settings))  # as the study keeps them
     try:
         study = optuna.create_study(
-            storage=url, study_name="dkm", direction=config.direction, load_if_exists=True, sampler=_sampler(0)
+            storage=url, study_name="dkm", direction=plan.config.direction, load_if_exists=True, sampler=_sampler(0)
         )
         was = study.user_attrs.get("settings")
         if was is None and not study.trials:
@@ -241,11 +274,10 @@ def _study(config: TuneConfig, folder: Path, settings: Mapping[str, Any]) -> opt
     except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise UserError(f"{path}: cannot be read ({runs.in_short(error)}); {remedy}") from error
     if was is None:
-        raise UserError(f"output={folder}: the study there was made by something else; {remedy}")
-    for key, value in json.loads(json.dumps(settings)).items():  # tuples are lists in the study
-        old = json.loads(json.dumps(was[key]))
-        if old != value:
-            raise UserError(f"output={folder}: the study there has {_difference(key, old, value)}; {remedy}")
+        raise UserError(f"output={plan.folder}: the study there was made by something else; {remedy}")
+    for key, value in settings.items():
+        if was[key] != value:
+            raise UserError(f"output={plan.folder}: the study there has {_difference(key, was[key], value)}; {remedy}")
     return study
 
 
@@ -274,21 +306,21 @@ def _run(study: Study) -> None:
 
     own = study.study
     own.pruner = optuna.pruners.MedianPruner(n_startup_trials=_N_UNPRUNED)
-    if not own.trials:
-        _enqueue(study)
+    _enqueue(study)
     trials = own.get_trials(deepcopy=False)
     interrupted = [trial for trial in trials if trial.state is TrialState.RUNNING]
     n_begun = sum(trial.state is not TrialState.WAITING for trial in trials)
-    n_wanted = min(study.config.trials, _n_points(study.space))
+    n_wanted = min(study.config.trials, n_points(study.space))
+    # The first trial makes the pretraining that the others take.
+    is_pretrained = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
     running: list[Running] = []
     try:
         while running or interrupted or n_begun < n_wanted:
-            # The first trial makes the pretraining that the others take.
-            is_pretrained = n_begun > len(running) or any(one.epoch >= 0 for one in running)
+            is_pretrained = is_pretrained or any(one.epoch >= 0 for one in running)
             n_slots = study.config.jobs if is_pretrained else 1
             while len(running) < n_slots and (interrupted or n_begun < n_wanted):
                 if interrupted:
-                    running.append(_continued(study, interrupted.pop(0)))
+                    running += _continued(study, interrupted.pop(0))
                 else:
                     own.sampler = _sampler(n_begun)
                     running.append(_started(study, own.ask()))
@@ -299,39 +331,47 @@ def _run(study: Study) -> None:
                 _report(study, one)
                 if has_ended:
                     running.remove(one)
-                    _told(study, one)
+                    with one.log:
+                        _told(study, one)
+                    is_pretrained = is_pretrained or one.process.returncode == 0
     finally:
         _stop(running)
 
 
 def _enqueue(study: Study) -> None:
-    """Let the settings as they are come first; of a space with no more points than trials, every point once."""
-    if study.start is not None:
-        study.study.enqueue_trial(dict(study.start))
-    if _n_points(study.space) <= study.config.trials:
-        for values in itertools.product(*(dimension.samples() for dimension in study.space.values())):
-            point = dict(zip(study.space, values, strict=True))
-            if point != study.start:
-                study.study.enqueue_trial(point)
+    """Let the settings as they are come first, and of not too large a space of choices every point at most once."""
+    wanted = [] if study.start is None else [dict(study.start)]
+    n = n_points(study.space)
+    if n <= _REPEATABLE * study.config.trials:
+        others = [point for point in points(study.space) if point != study.start]
+        if n > study.config.trials:
+            random.Random(0).shuffle(others)
+        wanted += others
+    for point in wanted[: study.config.trials]:
+        study.study.enqueue_trial(point, skip_if_exists=True)
 
 
-def _n_points(space: Space) -> float:
-    return math.prod(len(d.values) if isinstance(d, Choices) else math.inf for d in space.values())
-
-
-def _continued(study: Study, frozen: optuna.trial.FrozenTrial) -> Running:
-    """Go on with a trial that was under way when the study was killed."""
+def _continued(study: Study, frozen: optuna.trial.FrozenTrial) -> list[Running]:
+    """Go on with a trial that was under way when the study was killed; it may have been about to be pruned."""
     import optuna
+    from optuna.trial import TrialState
 
-    directory = study.directory_of(frozen.number)
-    while runs.is_in_use(directory):  # its process outlived the study's
+    trial = optuna.Trial(study.study, frozen._trial_id)  # Optuna has no public way back to a trial
+    if runs.is_claimed(study.log_of(frozen.number)):
+        print(f"trial {frozen.number}: still trains; waiting for it", flush=True)
+    while runs.is_claimed(study.log_of(frozen.number)):  # its process outlived the study's
         time.sleep(_POLL_S)
+    epoch = max(frozen.intermediate_values, default=-1)
+    if _is_hopeless(study, trial, epoch):
+        study.study.tell(trial, state=TrialState.PRUNED)
+        print(f"trial {frozen.number}: pruned in epoch {epoch}; {_shown(frozen.params)}", flush=True)
+        return []
+    directory = study.directory_of(frozen.number)
     is_begun = (directory / runs.CONFIG).is_file()
     if not is_begun:
         shutil.rmtree(directory, ignore_errors=True)
     study.study.sampler = _sampler(frozen.number)
-    trial = optuna.Trial(study.study, frozen._trial_id)  # Optuna has no public way back to a trial
-    return _started(study, trial, epoch=max(frozen.intermediate_values, default=-1), resume=is_begun)
+    return [_started(study, trial, epoch=epoch, resume=is_begun)]
 
 
 def _started(study: Study, trial: optuna.Trial, *, epoch: int = -1, resume: bool = False) -> Running:
@@ -339,29 +379,38 @@ def _started(study: Study, trial: optuna.Trial, *, epoch: int = -1, resume: bool
     directory = study.directory_of(trial.number)
     command = [sys.executable, "-m", "dkm.train", *study.words, *(f"{key}={value}" for key, value in values.items())]
     # Not for a new one: it might take up an equal trial that was pruned.
-    command += [f"hydra.run.dir={directory}", *(["resume=auto"] if resume else [])]
-    errors = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the run goes on
+    command += [f"hydra.run.dir={quoted(directory)}", *(["resume=auto"] if resume else [])]
+    directory.parent.mkdir(exist_ok=True)
+    log = study.log_of(trial.number).open("w+b")
+    runs.claim(log)
     # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
-    return Running(trial, directory, process, errors, epoch)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+    return Running(trial, directory, process, log, epoch)
 
 
 def _report(study: Study, one: Running) -> None:
     """Tell Optuna the scores of the evaluations since the last time; interrupt the run if it says so."""
-    if one.is_pruned:
+    path = one.directory / runs.METRICS
+    n_bytes = path.stat().st_size if path.exists() else 0
+    if one.is_pruned or n_bytes == one.n_read:
         return
+    one.n_read = n_bytes
     with contextlib.suppress(runs.DamagedRun):
-        for record in runs.records(one.directory / runs.METRICS):
+        for record in runs.records(path):
             epoch, value = record["epoch"], record.get(f"metrics/{study.config.objective}")
             if record["phase"] != "joint" or epoch <= one.epoch or value is None:
                 continue
             one.epoch = epoch
             one.trial.report(value, epoch)
-            is_early = study.n_warm_up <= epoch < study.n_epochs
-            if study.config.prune and is_early and one.trial.should_prune():
+            if _is_hopeless(study, one.trial, epoch):
                 one.is_pruned = True
                 one.interrupt()
                 return
+
+
+def _is_hopeless(study: Study, trial: optuna.Trial, epoch: int) -> bool:
+    """Return whether a trial is to be pruned, after an evaluation that is neither too early nor the last."""
+    return study.config.prune and study.n_warm_up <= epoch < study.n_epochs and trial.should_prune()
 
 
 def _told(study: Study, one: Running) -> None:
@@ -371,10 +420,14 @@ def _told(study: Study, one: Running) -> None:
     ------
     UserError, Failure
         If nothing but failures is to be expected.
+    KeyboardInterrupt
+        If somebody else interrupted the run, which can go on.
     """
     from optuna.trial import TrialState
 
-    own = study.study
+    own, number = study.study, one.trial.number
+    if one.process.returncode == EXIT_INTERRUPTED and not one.is_pruned:
+        raise KeyboardInterrupt(f"trial {number} was; the same command with output={study.folder} goes on")
     value, why = _outcome(study, one)
     if one.is_pruned:
         own.tell(one.trial, state=TrialState.PRUNED)
@@ -387,8 +440,8 @@ def _told(study: Study, one: Running) -> None:
         own.tell(one.trial, value)
         best = own.best_trial
         said = f"{study.config.objective} {value:.4f}"
-        said += f" (best {best.value:.4f})" if best.number != one.trial.number else ""
-    print(f"trial {one.trial.number}: {said}; {_shown(one.trial.params)}", flush=True)
+        said += f" (best {best.value:.4f})" if best.number != number else ""
+    print(f"trial {number}: {said}; {_shown(one.trial.params)}", flush=True)
     ended = [trial.state for trial in own.get_trials(deepcopy=False) if trial.state.is_finished()]
     if set(ended) == {TrialState.FAIL}:
         if one.process.returncode == EXIT_USER_ERROR:
@@ -399,9 +452,8 @@ def _told(study: Study, one: Running) -> None:
 
 def _outcome(study: Study, one: Running) -> tuple[float | None, str]:
     """Return the objective of a run that has ended; if there is none, None and why."""
-    one.errors.seek(0)
-    said = one.errors.read().decode(errors="replace").strip().splitlines()
-    one.errors.close()
+    one.log.seek(0)
+    said = one.log.read().decode(errors="replace").strip().splitlines()
     if one.process.returncode != 0:
         lines = [line for line in said if line.startswith("error: ")] or said or ["it said nothing"]
         return None, lines[-1].removeprefix("error: ")
@@ -424,7 +476,7 @@ def _stop(running: Sequence[Running]) -> None:
         except subprocess.TimeoutExpired:
             one.process.kill()
             one.process.wait()
-        one.errors.close()
+        one.log.close()
 
 
 def _shown(params: Mapping[str, Any]) -> str:
@@ -460,37 +512,53 @@ def _answer(study: Study) -> dict[str, Any]:
     }
 
 
-def _write(study: Study, answer: Mapping[str, Any]) -> None:
+def _write_trials(study: Study) -> None:
+    """Write ``tune.csv``: every trial that has ended."""
     from dkm.checkpoint import write_atomically
     from dkm.compare import csv_text
-    from dkm.figures import save_figure, search
 
-    trials = [trial for trial in study.study.get_trials(deepcopy=False) if trial.state.is_finished()]
     rows: list[list[object]] = [["trial", "state", study.config.objective, *study.space, "seconds", "error"]]
-    for trial in trials:
-        seconds = trial.duration.total_seconds() if trial.duration else math.nan
+    for trial in _ended(study):
         params = [trial.params.get(key, "") for key in study.space]
         value = "" if trial.value is None else f"{trial.value:.9g}"
-        state = trial.state.name.lower()
-        rows.append([trial.number, state, value, *params, f"{seconds:.1f}", trial.user_attrs.get("error", "")])
-    try:
-        write_atomically(study.folder / "tune.csv", csv_text(rows).encode())
-        write_atomically(study.folder / "tune.json", (json.dumps(answer, indent=2) + "\n").encode())
-        seen = [trial for trial in trials if trial.value is not None]
-        figure = search(
-            [trial.number for trial in seen],
-            [float(trial.value) for trial in seen if trial.value is not None],
-            [trial.state.name == "PRUNED" for trial in seen],
-            {key: [trial.params[key] for trial in seen] for key in study.space},
-            logarithmic=[key for key, d in study.space.items() if isinstance(d, Interval) and d.is_log],
-            objective=study.config.objective,
-            is_maximized=study.config.direction == "maximize",
+        seconds = _seconds(study.directory_of(trial.number))
+        rows.append(
+            [trial.number, trial.state.name.lower(), value, *params, seconds, trial.user_attrs.get("error", "")]
         )
-        save_figure(figure, study.folder / "tune.png")
-    except OSError as error:
-        raise UserError(
-            f"output={study.folder}: {error.strerror}; expected a place to write; choose another"
-        ) from error
+    write_atomically(study.folder / "tune.csv", csv_text(rows).encode())
+
+
+def _ended(study: Study) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in study.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def _seconds(directory: Path) -> str:
+    """Return the seconds of training of a run, as far as they are known."""
+    try:
+        seconds = runs.read(directory).seconds
+    except runs.DamagedRun:
+        seconds = None
+    return "" if seconds is None else f"{seconds:.1f}"
+
+
+def _write(study: Study, answer: Mapping[str, Any]) -> None:
+    """Write ``tune.json`` and ``tune.png``."""
+    from dkm.checkpoint import write_atomically
+    from dkm.figures import save_figure, search
+
+    write_atomically(study.folder / "tune.json", (json.dumps(answer, indent=2) + "\n").encode())
+    seen = [(trial, trial.value) for trial in _ended(study) if trial.value is not None]
+    figure = search(
+        [trial.number for trial, _ in seen],
+        [value for _, value in seen],
+        [trial.state.name == "PRUNED" for trial, _ in seen],
+        {key: [trial.params[key] for trial, _ in seen] for key in study.space},
+        logarithmic=[key for key, d in study.space.items() if isinstance(d, Interval) and d.is_log],
+        orders={key: d.values for key, d in study.space.items() if isinstance(d, Choices)},
+        objective=study.config.objective,
+        is_maximized=study.config.direction == "maximize",
+    )
+    save_figure(figure, study.folder / "tune.png")
 
 
 def _lines(study: Study, answer: Mapping[str, Any]) -> list[str]:
@@ -507,8 +575,8 @@ def _lines(study: Study, answer: Mapping[str, Any]) -> list[str]:
     as_they_are = next((t for t in done if study.start is not None and t.params == dict(study.start)), None)
     against = "" if as_they_are is None else f"; the settings as they are: {as_they_are.value:.4f}"
     lines.append(f"best: trial {best['trial']}, {study.config.objective} {best['value']:.4f}{against}")
-    ours = ("log.", "pretrain.cache=", "threads=", "seed=", "evaluation.kmeans_raw=")
-    words = [word for word in study.words if not word.startswith(ours)]
+    lines.append(f"written: {study.folder}/tune.csv, tune.json, tune.png")
+    words = [word for word in study.own_words if not word.startswith("seed=")]
     words += [f"{key}={value}" for key, value in best["settings"].items()]
     lines.append(
         "The best of many is partly luck; over seeds: "

@@ -71,14 +71,8 @@ def main() -> int:
         return 2
     for name in names:
         known = SETS[name]
-        command = [
-            sys.executable,
-            "-m",
-            "dkm.select",
-            f"k={known.k}",
-            f"seeds=0-{N_SEEDS - 1}",
-            f"output={RUNS / name}",
-        ]
+        command = [sys.executable, "-m", "dkm.select", f"k={known.k}", f"seeds=0-{N_SEEDS - 1}"]
+        command += [f"output={RUNS / name}", *known.words]
         code = subprocess.run(command, check=False).returncode
         if code != 0:
             return code

@@ -29,16 +29,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        found = next(match for line in server.stderr if (match := re.search(r"http://\S+", line)))
-        yield _with_projector(found.group())
-        server.terminate()
+        try:
+            found = next(match for line in server.stderr if (match := re.search(r"http://\S+", line)))
+            yield _with_projector(found.group())
+        finally:
+            server.terminate()
 
 
 def _with_projector(address: str) -> str:
     """Wait until the server knows of the projector: the first page asked for does not have it."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with urllib.request.urlopen(f"{address}data/plugins_listing") as answer:
+        with urllib.request.urlopen(f"{address}data/plugins_listing", timeout=30) as answer:
             if json.load(answer)["projector"]["enabled"]:
                 return address
         time.sleep(0.2)

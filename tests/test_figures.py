@@ -444,29 +444,33 @@ def test_selection_has_a_dot_for_each_run_and_marks_the_choice():
 
 @pytest.mark.parametrize(("is_maximized", "best"), [(True, 2), (False, 0)])
 def test_search_marks_the_best_completed_trial(is_maximized, best):
-    settings = {"lr": [0.1, 0.01, 1.0, 0.5], "init": ["b", "a", "b", "a"]}
+    settings = {"lr": [0.1, 0.01, 1.0, 0.5], "n": ["10", "2", "10", "2"], "init": ["b", "a", "b", "a"]}
     figure = search(
         [0, 1, 2, 4],
         [0.2, 0.3, 0.4, 0.9],
         [False, False, False, True],
         settings,
         logarithmic=["lr"],
+        orders={"n": ["2", "10", "18"]},
         objective="score",
         is_maximized=is_maximized,
     )
-    trials, lr, init = figure.axes
-    for axes, x in ((trials, [0, 1, 2, 4]), (lr, settings["lr"]), (init, [1, 0, 1, 0])):
+    trials, lr, n, init = figure.axes
+    for axes, x in ((trials, [0, 1, 2, 4]), (lr, settings["lr"]), (n, [1, 0, 1, 0]), (init, [1, 0, 1, 0])):
         done, pruned, ring = axes.collections
         assert done.get_offsets()[:, 0].tolist() == pytest.approx(x[:3])
         assert pruned.get_offsets().tolist() == [pytest.approx([x[3], 0.9])]
         assert ring.get_offsets().tolist() == [pytest.approx([x[best], [0.2, 0.3, 0.4][best]])]
     assert trials.lines[0].get_ydata().tolist() == ([0.2, 0.3, 0.4] if is_maximized else [0.2, 0.2, 0.2])
     assert lr.get_xscale() == "log"
-    assert [label.get_text() for label in init.get_xticklabels()] == ["a", "b"]
+    assert tick_texts(init.xaxis) == ["a", "b"]
+    assert tick_texts(n.xaxis) == ["2", "10", "18"]
 
 
 def test_search_with_nothing_but_pruned_trials_is_drawn():
-    search([3], [0.5], [True], {"x": [1]}, logarithmic=[], objective="score", is_maximized=True)
+    figure = search([3], [0.5], [True], {"x": [1]}, logarithmic=[], orders={}, objective="score", is_maximized=True)
+    assert figure.axes[1].collections[1].get_offsets().tolist() == [[1, 0.5]]
+    assert len(figure.axes[1].collections) == 2  # no ring around a best one
 
 
 @pytest.mark.parametrize("n_groups", [1, 40, 300])

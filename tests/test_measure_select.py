@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from dkm import runs
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -63,5 +65,8 @@ def test_it_measures_the_answers_of_real_runs(
     assert study.main() == 0
     found = json.loads((tmp_path / "results" / "four.json").read_text())
     assert [case["seeds"] for case in found["cases"]] == [[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 0], [4, 0, 1]]
-    assert {case["recommended"] for case in found["cases"]} <= {3, 4}
+    assert found["cases"][0]["recommended"] == 4
+    (run,) = {str(runs.read(path).settings["data.name"]) for path in runs.find([str(tmp_path / "runs" / "four")])}
+    assert run == "blobs"
+    assert found["cases"][0]["scores"]["modularity_data"].keys() == {"3", "4"}
     assert "| four | 4 | 3-4 |" in (tmp_path / "select.md").read_text()

@@ -45,6 +45,12 @@ def test_too_few_points_or_dimensions_are_shown_by_components(n: int, D: int) ->
     assert np.isfinite(found.points).all()
 
 
+def test_equal_points_are_shown_by_components() -> None:
+    """t-SNE would end the whole process."""
+    found = planar.plane(np.ones((50, 3), np.float32), np.zeros((2, 3), np.float32), method="tsne")
+    assert found.axes[0].startswith("component 1")
+
+
 def test_twelve_points_are_enough_for_tsne() -> None:
     Z, _, centroids = clouds()
     assert planar.plane(Z[:12], centroids, method="tsne").axes[0] == "t-SNE 1"

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.image import imread
 
 from dkm import runs, tune
@@ -69,6 +71,9 @@ def test_hydras_words_for_sweeps_make_the_space() -> None:
         (Interval(0.1, 1.0, False, False), 2.0, None),
         (Interval(0.1, 1.0, False, False), None, None),
         (Interval(0, 1, False, True), True, None),
+        (Choices(("1", "2")), 1.0, "1"),
+        (Choices(("1e-3",)), 0.001, "1e-3"),
+        (Choices(("null", "5")), None, "null"),
     ],
 )
 def test_a_setting_as_it_is_is_found_in_the_space(
@@ -78,10 +83,15 @@ def test_a_setting_as_it_is_is_found_in_the_space(
 
 
 def test_an_interval_of_a_whole_number_is_one_of_whole_numbers() -> None:
-    space: dict[str, Any] = {"clustering.n_init": Interval(1.5, 6.0, is_log=False, is_int=False)}
+    space: dict[str, Any] = {
+        "clustering.n_init": Interval(1.5, 6.0, is_log=False, is_int=False),
+        "clustering.n_clusters": Interval(2.0, 5.0, is_log=False, is_int=False),  # null as it is
+        "clustering": Choices(("kmeans", "dkm")),
+    }
     start, n_epochs = tune._checked(space, [*QUICK])
-    assert space == {"clustering.n_init": Interval(2, 6, is_log=False, is_int=True)}
-    assert start == {"clustering.n_init": 2}
+    assert space["clustering.n_init"] == Interval(2, 6, is_log=False, is_int=True)
+    assert space["clustering.n_clusters"] == Interval(2, 5, is_log=False, is_int=True)
+    assert start == {"clustering.n_init": 2, "clustering.n_clusters": None, "clustering": "kmeans"}
     assert n_epochs == 4
 
 
@@ -130,7 +140,11 @@ def test_a_finished_study_is_only_told_again(
     before = (folder / "tune.csv").read_bytes()
     tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
     assert (folder / "tune.csv").read_bytes() == before
-    assert "the settings as they are: 0." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the settings as they are: 0." in out
+    assert out.splitlines()[-1].startswith(
+        "The best of many is partly luck; over seeds: python -m dkm.train --multirun"
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +164,7 @@ def test_another_study_in_the_folder_is_refused_and_kept(folder: Path, words: li
 
 
 def test_a_study_that_another_process_is_at_is_refused(folder: Path) -> None:
-    with (folder / "study.db").open("ab") as file:
+    with (folder / "study.lock").open("ab") as file:
         assert runs.claim(file)
         with pytest.raises(UserError, match="expected a study that no other process is at"):
             tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
@@ -198,11 +212,13 @@ class Trials:
 
     def __init__(self, command: list[str], **_: Any) -> None:
         given = dict(word.partition("=")[::2] for word in command[3:])
-        self.directory, self.weight = Path(given["hydra.run.dir"]), float(given["clustering.weight"])
-        self.directory.mkdir(parents=True)
-        records = [
-            {"phase": "joint", "epoch": epoch, "metrics/modularity_data": -self.weight} for epoch in (0, 1, 2, 4)
-        ]
+        (place,) = [word for word in command if word.startswith("hydra.run.dir=")]
+        self.directory = Path(str(OverridesParser.create().parse_override(place).value()))
+        self.weight = float(given["clustering.weight"])
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # What is bad in the first epochs recovers later.
+        values = {0: -self.weight, 1: -self.weight, 2: 0.0, 4: -self.weight}
+        records = [{"phase": "joint", "epoch": e, "metrics/modularity_data": value} for e, value in values.items()]
         (self.directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         (self.directory / "config.yaml").write_text("seed: 0\n")
         (self.directory / "manifest.json").write_text('{"status": "completed"}')
@@ -213,9 +229,17 @@ class Trials:
     def poll(self) -> int:
         return self.returncode
 
+    def wait(self, timeout: float | None = None) -> int:
+        return self.returncode
+
     def send_signal(self, number: int) -> None:
         self.signals.append(number)
         self.returncode = 130
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, runs_are: Any) -> None:
+    """Let what stands for the runs be started in their place; nobody else's processes."""
+    monkeypatch.setattr(tune, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": runs_are}))
 
 
 class Failing(Trials):
@@ -231,17 +255,108 @@ def test_a_trial_worse_than_the_median_is_pruned_after_the_warm_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began: list[Trials] = []
-    monkeypatch.setattr(tune.subprocess, "Popen", lambda *a, **k: began.append(Trials(*a, **k)) or began[-1])
+    stand_in(monkeypatch, lambda *a, **k: began.append(Trials(*a, **k)) or began[-1])
     weights = ",".join(map(str, range(1, 8)))
     tune.work(["trials=20", f"output={tmp_path / 'out'}", *QUICK, f"clustering.weight={weights}"])
     rows = table(tmp_path / "out")
     by_weight = {row["clustering.weight"]: row["state"] for row in rows}
     # The settings as they are, 0.1, are no point of the space: 1 to 5 complete, and 6 is worse than their median.
     assert [by_weight[str(weight)] for weight in range(1, 8)] == ["complete"] * 5 + ["pruned"] * 2
-    assert [trial.signals for trial in began] == [[]] * 5 + [[signal.SIGINT]] * 2
+    assert [trial.signals for trial in began] == [[]] * 5 + [[signal.SIGTERM]] * 2
     assert "trial 6: pruned in epoch 1; clustering.weight=" in capsys.readouterr().out  # the warm-up is epoch 0
     study = optuna.load_study(study_name="dkm", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
     assert list(study.trials[6].intermediate_values) == [0, 1]
+
+
+@pytest.mark.parametrize("number", [0, 12, None])
+def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
+    number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More trials than Optuna's sampler needs to learn from; stopped as this one ends, None: the first to be pruned."""
+    stand_in(monkeypatch, Trials)
+    monkeypatch.setattr(tune, "_POLL_S", 0.0)
+    words = ["trials=16", *QUICK, "clustering.weight=tag(log,interval(0.1,10))"]
+    tune.work([*words, f"output={tmp_path / 'whole'}"])
+    whole = table(tmp_path / "whole")
+    assert {row["state"] for row in whole} == {"complete", "pruned"}
+    if number is None:
+        number = next(int(row["trial"]) for row in whole if row["state"] == "pruned")
+    told = tune._told
+
+    def stop(study: tune.Study, one: tune.Running) -> None:
+        if one.trial.number == number:
+            raise KeyboardInterrupt
+        told(study, one)
+
+    monkeypatch.setattr(tune, "_told", stop)
+    with pytest.raises(KeyboardInterrupt, match="the same command with output="):
+        tune.work([*words, f"output={tmp_path / 'stopped'}"])
+    monkeypatch.setattr(tune, "_told", told)
+    tune.work([*words, f"output={tmp_path / 'stopped'}"])
+    assert table(tmp_path / "stopped") == whole
+
+
+def test_a_run_that_outlived_its_study_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(monkeypatch, Trials)
+    monkeypatch.setattr(tune, "_told", lambda study, one: 1 / 0)
+    words = ["trials=2", f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"]
+    with pytest.raises(ZeroDivisionError):
+        tune.work(words)
+    monkeypatch.undo()
+    stand_in(monkeypatch, Trials)
+    log = (tmp_path / "out" / "trials" / "0.log").open("ab")
+    assert runs.claim(log)
+    monkeypatch.setattr(tune.time, "sleep", lambda seconds: log.close())
+    tune.work(words)
+    assert "trial 0: still trains; waiting for it" in capsys.readouterr().out
+    assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
+
+
+def test_a_run_that_somebody_else_interrupts_goes_on_with_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Trials):
+        def __init__(self, command: list[str], **streams: Any) -> None:
+            super().__init__(command)
+            self.returncode = 130
+
+    words = ["trials=2", f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"]
+    stand_in(monkeypatch, Interrupted)
+    with pytest.raises(KeyboardInterrupt, match="trial 0 was; the same command"):
+        tune.work(words)
+    stand_in(monkeypatch, Trials)
+    tune.work(words)
+    assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
+
+
+def test_more_trials_of_a_space_of_choices_are_other_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, Trials)
+    monkeypatch.setattr(tune, "_POLL_S", 0.0)
+    words = [f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2,3", "clustering.init=gmm,ward,k-means++"]
+    for n_trials, n_seen in ((5, 5), (8, 8), (20, 9)):
+        tune.work([f"trials={n_trials}", *words])
+        seen = [(row["clustering.weight"], row["clustering.init"]) for row in table(tmp_path / "out")]
+        assert len(seen) == len(set(seen)) == n_seen
+
+
+def test_a_comma_in_the_path_is_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, Trials)
+    answer = tune.tune(TuneConfig(trials=2, output=str(tmp_path / "a, 'b'")), [*QUICK, "clustering.weight=1,2"])
+    assert list(answer["best"]["settings"]) == ["clustering.weight"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, Trials)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "study.db")
+
+    monkeypatch.setattr(tune, "_report", fail)
+    with pytest.raises(Failure, match=r"study\.db: No space left on device; what was written before is kept"):
+        tune.work([f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"])
+    assert (tmp_path / "out" / "study.db").exists()
 
 
 @pytest.mark.slow
@@ -282,6 +397,7 @@ def test_labels_choose_only_when_told_to_and_loudly(tmp_path: Path, capsys: pyte
         (["--multirun"], "--multirun: expected KEY=VALUE"),
         (["clustering.weigth=1,2"], "clustering.weigth"),
         (["clustering.weight=1,-2"], "clustering.weight=-2"),
+        (["clustering.n_init=interval(1.2,1.8)"], "clustering.n_init=interval(1.2,1.8): expected whole numbers in it"),
         (["clustering.weight=interval(2,1)"], "clustering.weight=interval(2,1): expected an interval that goes up"),
         (
             ["clustering.weight=tag(log,interval(0,1))"],
@@ -314,7 +430,7 @@ def test_what_the_first_run_refuses_ends_the_study_and_leaves_nothing(tmp_path: 
 
 
 def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune.subprocess, "Popen", Failing)
+    stand_in(monkeypatch, Failing)
     with pytest.raises(Failure, match=r"out: the first 3 trials failed, the last one: no space left"):
         tune.work([f"output={tmp_path / 'out'}", *QUICK])
     assert (tmp_path / "out" / "study.db").exists()
