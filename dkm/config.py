@@ -85,7 +85,7 @@ def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
-SCALINGS = ("none", "unit", "symmetric", "standard", "l2")
+SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2")
 SPLITS = ("all", "train", "test")
 LOADS = ("auto", "memory", "disk")
 
@@ -97,9 +97,10 @@ class DataConfig:
     name: str = MISSING
     # Where data sets are cached and looked for.
     root: str = "${oc.env:DKM_DATA_ROOT,./data}"
-    # none | unit (one range for all features, to [0, 1]) | symmetric (to [-1, 1]) | standard (each feature to mean 0,
-    # variance 1) | l2 (each row to length 1). null: what suits the data set (unit for images, standard for tables, none
-    # for text). Fitted once on the training data and stored with the model.
+    # none | unit (one range for all features, to [0, 1]) | symmetric (to [-1, 1]) | rms (divided by one number, so that
+    # squares are 1 on average) | standard (each feature to mean 0, variance 1) | l2 (each row to length 1). null: what
+    # suits the data set (unit for images, standard for tables, none for text). Fitted once on the training data and
+    # stored with the model.
     scaling: str | None = None
 
     def __post_init__(self) -> None:
@@ -313,15 +314,22 @@ class ImageFolderData(FileData):
 # --- model --------------------------------------------------------------------------------------------------------
 
 
+INITIAL_WEIGHTS = ("fan_in", "glorot")
+
+
 @dataclass
 class ModelConfig:
     name: str = MISSING
     # Dimensions of the embedding; null: the number of clusters, as in the papers.
     latent_dim: int | None = None
+    # fan_in (uniform, +-1/sqrt(inputs): torch's and the DEC family's) | glorot (uniform, +-sqrt(6/(inputs + outputs)):
+    # TensorFlow's, and so of the codes of DKM and DCN). Biases are zero.
+    initial_weights: str = "fan_in"
 
     def __post_init__(self) -> None:
         if self.latent_dim is not None:
             _at_least("model.latent_dim", self.latent_dim, 1, 10)
+        _choice("model.initial_weights", self.initial_weights, INITIAL_WEIGHTS)
 
 
 @dataclass

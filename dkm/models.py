@@ -48,12 +48,23 @@ def build_autoencoder(
     # Layers draw their initial weights from the global generator, which is left as it was found.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if isinstance(config, MLPConfig):
-            return mlp_autoencoder(n_features, config.hidden, latent_dim)
-        assert isinstance(config, ConvConfig)
-        if image_shape is None:
-            raise UserError("model=conv: expected image data, got rows of a table; use model=mlp")
-        return conv_autoencoder(image_shape, config.filters, latent_dim)
+        autoencoder = _build(config, n_features, image_shape, latent_dim)
+        if config.initial_weights == "glorot":
+            for layer in autoencoder.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                    nn.init.xavier_uniform_(layer.weight)
+        return autoencoder
+
+
+def _build(
+    config: ModelConfig, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int
+) -> Autoencoder:
+    if isinstance(config, MLPConfig):
+        return mlp_autoencoder(n_features, config.hidden, latent_dim)
+    assert isinstance(config, ConvConfig)
+    if image_shape is None:
+        raise UserError("model=conv: expected image data, got rows of a table; use model=mlp")
+    return conv_autoencoder(image_shape, config.filters, latent_dim)
 
 
 @torch.no_grad()

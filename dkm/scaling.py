@@ -75,7 +75,7 @@ class Scaling:
         ----------
         chunks : iterable of arrays of finite real numbers, shape (n, F)
             All rows, in order and at least one; read once, and no further than the scaling needs. An array in memory
-            may be a single chunk. Other cuts may change the last bits of ``standard``.
+            may be a single chunk. Other cuts may change the last bits of ``standard`` and ``rms``.
         kind : one of `dkm.config.SCALINGS`
             See `DataConfig.scaling`.
         value_range : (low, high), optional
@@ -98,6 +98,8 @@ class Scaling:
             if kind == "unit":
                 return cls(kind, F, (low,), (high - low or 1.0,))
             return cls(kind, F, ((low + high) / 2,), ((high - low) / 2 or 1.0,))
+        if kind == "rms":
+            return cls(kind, F, (0.0,), (_root_mean_square(chunks),))
         if kind == "standard":
             shift, scale = _mean_and_deviation(chunks)
             return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
@@ -126,8 +128,12 @@ class Scaling:
         return scaled
 
     def for_pictures(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return scaled images of any shape with values in [0, 1] where the scaling knows the range."""
-        return np.float32(0.5) * (images + np.float32(1.0)) if self.kind == "symmetric" else images
+        """Return scaled images of any shape, from 0 to 1: by the range where it is known, else by the largest value."""
+        if self.kind == "symmetric":
+            return np.float32(0.5) * (images + np.float32(1.0))
+        if self.kind == "rms":
+            return images / (images.max(initial=0.0) or np.float32(1.0))
+        return images
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; floats survive it exactly."""
@@ -147,6 +153,16 @@ def _to_float64(X: Array) -> npt.NDArray[np.float64]:
 def _range(chunks: Iterable[Array]) -> tuple[float, float]:
     lows, highs = zip(*((float(chunk.min()), float(chunk.max())) for chunk in chunks), strict=True)
     return min(lows), max(highs)
+
+
+def _root_mean_square(chunks: Iterable[Array]) -> float:
+    """Return that of all values, 1 where all are 0."""
+    n, total = 0, 0.0
+    for chunk in chunks:
+        part = _to_float64(chunk)
+        n += part.size
+        total += float(np.square(part, out=part).sum())
+    return math.sqrt(total / n) or 1.0
 
 
 def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -63,6 +63,8 @@ from dkm.stored import StoredRows
 log = logging.getLogger(__name__)
 
 PHASES = ("pretrain", "joint")
+# Settings that caches of earlier versions do not know, with what these did: left out of a key where they are that.
+_YOUNGER_THAN_CACHES = {"model.initial_weights": "fan_in"}
 _TERMS = LossTerms._fields
 # Several processes agree to stop at every so many steps: a request has a second to spare, a message each step has not.
 _STEPS_BETWEEN_POLLS = 8
@@ -413,6 +415,9 @@ class Trainer:
         if config.pretrain.cache is None:
             return None
         settings = dotted(config)
+        for key, before in _YOUNGER_THAN_CACHES.items():
+            if settings.get(key) == before:
+                del settings[key]
         sections = ["evaluation.", "batch_size", "seed", "precision", "compile", "deterministic"]
         if kind == "raw":
             sections += ["clustering.n_init", "clustering.init_samples"]

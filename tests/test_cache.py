@@ -145,7 +145,8 @@ def keys(*overrides: str) -> tuple[str | None, str | None]:
 
 BOTH = ["data.generator_seed=1", "data.scaling=none", "seed=1", "evaluation.samples=50", "batch_size=8"]
 PRETRAINED = [
-    *("model.hidden=[8]", "model.latent_dim=2", "augmentation=affine", "regularization=none", "loss.reduction=sum"),
+    *("model.hidden=[8]", "model.latent_dim=2", "model.initial_weights=glorot", "augmentation=affine"),
+    *("regularization=none", "loss.reduction=sum"),
     *("pretrain.epochs=4", "pretrain.lr=0.1", "pretrain.schedule=cosine", "pretrain.optimizer=sgd", "optimizer=sgd"),
 ]
 RAW = ["clustering.n_init=3", "clustering.init_samples=50"]
@@ -174,6 +175,13 @@ def test_the_clusters_count_for_the_raw_data_and_through_the_latent_dimensions()
 def test_the_optimizer_of_the_joint_phase_does_not_count_where_pretraining_has_its_own() -> None:
     own = "pretrain.optimizer=adam"
     assert keys(own) == keys(own, "optimizer=sgd")
+
+
+def test_a_setting_that_is_younger_than_a_cache_counts_where_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys("model.initial_weights=fan_in")
+    assert before == keys()
+    monkeypatch.setattr("dkm.trainer._YOUNGER_THAN_CACHES", {})
+    assert keys()[0] != before[0]
 
 
 def test_without_a_folder_there_is_no_key() -> None:

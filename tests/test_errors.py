@@ -304,7 +304,7 @@ def test_null_is_refused_where_it_has_no_meaning(key: str) -> None:
 # --- ranges -------------------------------------------------------------------------------------------------------
 
 RANGES = {
-    "data.scaling=minmax": "expected one of none, unit, symmetric, standard, l2",
+    "data.scaling=minmax": "expected one of none, unit, symmetric, rms, standard, l2",
     "data=npy data.load=ram": "expected one of auto, memory, disk",
     "data=csv data.missing=mean": "expected one of refuse, drop, median",
     "data=csv data.columns=[]": "expected one column or more",
@@ -323,6 +323,7 @@ RANGES = {
     "data=blobs data.blob_std=0": "expected a finite number above 0",
     "data=moons data.noise=-0.1": "expected a finite number, 0 or more",
     "model.latent_dim=0": "expected a whole number, 1 or more",
+    "model.initial_weights=he": "expected one of fan_in, glorot",
     "model.hidden=[0]": "expected widths of 1 or more",
     "model.hidden=[8,-8]": "expected widths of 1 or more",
     "model=conv model.filters=[1,2]": "expected three whole numbers of 1 or more",

@@ -51,6 +51,19 @@ def test_the_default_mlp_is_that_of_the_papers_and_its_mirror():
     assert autoencoder.latent_dim == 10
 
 
+@pytest.mark.parametrize("config", [MLPConfig(initial_weights="glorot"), ConvConfig(initial_weights="glorot")])
+def test_glorots_weights_are_uniform_by_inputs_and_outputs(config):
+    autoencoder = build_autoencoder(config, 784, (1, 28, 28), 10, seed=0)
+    for layer in layers_with_weights(autoencoder):
+        field = layer.weight[0, 0].numel() if layer.weight.dim() > 2 else 1
+        bound = math.sqrt(6 / (field * (layer.weight.shape[0] + layer.weight.shape[1])))
+        assert 0.95 * bound < layer.weight.abs().max().item() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+        assert not layer.bias.any()
+    again = build_autoencoder(config, 784, (1, 28, 28), 10, seed=0)
+    assert all(map(torch.equal, again.parameters(), autoencoder.parameters()))
+
+
 def test_relu_stands_between_the_linear_layers_and_at_no_end():
     between = ["Linear", "ReLU", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
     autoencoder = default_mlp()

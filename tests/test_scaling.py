@@ -13,7 +13,7 @@ import dkm.scaling
 from dkm.scaling import Scaling, row_slices, to_rows
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
-KINDS = ("none", "unit", "symmetric", "standard", "l2")
+KINDS = ("none", "unit", "symmetric", "rms", "standard", "l2")
 
 
 def test_unit_scaling_maps_the_range_of_all_values_to_0_and_1() -> None:
@@ -36,6 +36,17 @@ def test_symmetric_scaling_maps_the_range_to_minus_1_and_1_and_pictures_see_it_f
     assert Scaling.fit([np.full((2, 2), 7.0)], "symmetric").apply(np.full((1, 2), 7.0)).tolist() == [[0, 0]]
     unit = Scaling.fit([X], "unit", (0, 255))
     np.testing.assert_array_equal(unit.for_pictures(unit.apply(X)), unit.apply(X))
+
+
+def test_rms_scaling_divides_by_one_number_so_that_squares_are_1_on_average() -> None:
+    X = np.random.default_rng(0).normal(3, [1, 20, 0], size=(500, 3))
+    scaling = Scaling.fit([X[:200], X[200:]], "rms")
+    scaled = scaling.apply(X)
+    assert np.square(scaled.astype(np.float64)).mean() == pytest.approx(1)
+    np.testing.assert_allclose(scaled, X / np.sqrt(np.square(X).mean()), rtol=1e-6)
+    assert Scaling.fit([np.zeros((2, 2))], "rms").scale == (1.0,)
+    np.testing.assert_array_equal(scaling.for_pictures(np.float32([[0, 1], [3, 4]])), [[0, 0.25], [0.75, 1]])
+    np.testing.assert_array_equal(scaling.for_pictures(np.zeros((1, 2), np.float32)), [[0, 0]])
 
 
 def test_standard_scaling_gives_each_feature_mean_0_and_variance_1() -> None:
@@ -167,5 +178,5 @@ def test_scaling_refuses_another_number_of_features() -> None:
 
 
 def test_scaling_refuses_an_unknown_kind() -> None:
-    with pytest.raises(ValueError, match=r"kind='minmax': expected one of none, unit, symmetric, standard, l2"):
+    with pytest.raises(ValueError, match=r"kind='minmax': expected one of none, unit, symmetric, rms, standard, l2"):
         Scaling.fit([TABLE], "minmax")
