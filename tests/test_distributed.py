@@ -177,7 +177,11 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+# In the default suite those of which each touches what no other one does.
+USUAL = ("a penalty", "a convolution", "running means", "targets beside the reconstruction", "resets")
+
+
+@pytest.mark.parametrize("way", [way if way in USUAL else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
 def test_two_ranks_equal_one_with(way: str, overrides: list[str], tmp_path: Path) -> None:
     words = [w for w in overrides if way != "a convolution" or not w.startswith("model.")] + WAYS[way]
     one, two = both_ways(words, tmp_path)

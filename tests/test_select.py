@@ -62,6 +62,7 @@ def test_the_files_hold_scores_and_answer(folder: Path, capsys: pytest.CaptureFi
     assert imread(folder / "select.png").shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_only_what_is_missing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_workers_of_joblib_give_the_bytes_of_a_plain_sweep(plain: Path, tmp_path
     assert (plain / "0" / "metrics.jsonl").read_bytes() != (plain / "1" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_jobs_of_submitit_give_the_same_bytes_even_when_queued_again(plain: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     preempted = "+hydra.callbacks.preempted._target_=processes.Preempted"  # job 1, once
@@ -113,7 +114,7 @@ def test_a_run_of_another_config_is_not_gone_on_with(plain: Path, tmp_path: Path
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("launcher", ["basic", *LAUNCHERS])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_a_mistake_that_a_job_finds_is_one_line(launcher: str, tmp_path: Path) -> None:
     missing = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=2"]
     sweep = ["--multirun", *missing, "seed=0", f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
@@ -138,7 +139,7 @@ def test_a_loss_that_is_not_finite_is_one_line_with_its_run(tmp_path: Path) -> N
     assert float(completed["modularity_data"]) > 0
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_runs_go_on_where_others_cannot(launcher: str, tmp_path: Path) -> None:
     """There are 60 rows, and so no 100 clusters."""
     words = ["--multirun", *SMALL, "clustering.n_clusters=100,5,200,4", f"hydra/launcher={launcher}"]
