@@ -71,6 +71,13 @@ def parse_words(schema: type[T], words: Sequence[str], sections: Sequence[str] =
     return schema(**values), rest
 
 
+def parse_own(schema: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
+    """Return the dataclass that those of the words KEY=VALUE fill whose key it has, and the other words."""
+    known = {part.name for part in fields(schema)}  # type: ignore[arg-type]
+    own = [word for word in words if word.partition("=")[0] in known]
+    return parse_words(schema, own)[0], [word for word in words if word not in own]
+
+
 def _value(key: str, text: str, annotation: str) -> Any:
     if text == "null" and annotation.endswith("None"):
         return None

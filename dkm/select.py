@@ -23,13 +23,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dkm import runs
-from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers, parse_words, quoted, words_of_runs
+from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers, parse_own, quoted, words_of_runs
 from dkm.commands import main as run_command
 from dkm.compose import absolute, compose, parse
 from dkm.config import Config, Failure, UserError
@@ -72,10 +71,7 @@ def main() -> None:
 
 def work(words: Sequence[str]) -> None:
     """Choose as the words say."""
-    known = {part.name for part in fields(SelectConfig)}
-    own = [word for word in words if word.partition("=")[0] in known]
-    config, _ = parse_words(SelectConfig, own)
-    select(config, [word for word in words if word not in own])
+    select(*parse_own(SelectConfig, words))
 
 
 def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:

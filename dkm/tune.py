@@ -30,13 +30,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from dkm import runs
-from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, TuneConfig, parse_words, quoted, words_of_runs
+from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, TuneConfig, parse_own, quoted, words_of_runs
 from dkm.commands import main as run_command
 from dkm.compose import absolute, compose, parse
 from dkm.config import GROUPS, Failure, UserError, flatten, kind_of
@@ -118,10 +118,7 @@ def main() -> None:
 
 def work(words: Sequence[str]) -> None:
     """Search as the words say."""
-    known = {part.name for part in fields(TuneConfig)}
-    own = [word for word in words if word.partition("=")[0] in known]
-    config, _ = parse_words(TuneConfig, own)
-    tune(config, [word for word in words if word not in own])
+    tune(*parse_own(TuneConfig, words))
 
 
 def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
