@@ -21,7 +21,8 @@ from torch import Tensor
 
 from dkm.batches import CHUNK_ROWS
 from dkm.checkpoint import write_atomically
-from dkm.config import GROUPS, UserError
+from dkm.config import GROUPS, Config, UserError, to_dict
+from dkm.data import Dataset
 from dkm.files import expand, input_error, reason
 from dkm.models import Autoencoder, build_autoencoder
 from dkm.scaling import Array, Scaling, to_rows
@@ -51,6 +52,25 @@ class SavedModel:
     section: Mapping[str, Any]
     # The name of the data set, for information.
     data: str = ""
+
+    @classmethod
+    def of(
+        cls, config: Config, data: Dataset, autoencoder: Autoencoder, centroids: Tensor, inertia: float
+    ) -> SavedModel:
+        """Return the model of a run; ``inertia`` is that of its final clustering."""
+        settings = to_dict(config)
+        return cls(
+            autoencoder,
+            centroids,
+            data.scaling,
+            data.image_shape,
+            data.features,
+            None if data.fill is None else tuple(data.fill.tolist()),
+            {key: value for key, value in settings["data"].items() if key not in ("name", "root", "path")},
+            inertia / (data.n_samples * centroids.shape[1]),
+            settings["model"],
+            data.name,
+        )
 
     @property
     def n_clusters(self) -> int:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dkm import cache, checkpoint, distributed, evaluate, exemplars, initialize, metrics, planar, report
-from dkm.answers import Answers
+from dkm import checkpoint, distributed, evaluate, initialize, metrics, planar, report
 from dkm.augment import build_augmentation
 from dkm.batches import build_batches, stream_seed
+from dkm.cache import Cache
 from dkm.clustering import build_clustering
 from dkm.config import (
     GROUPS,
     RESUMABLE,
-    AdamWConfig,
     Config,
     Failure,
     JointClusteringConfig,
@@ -42,29 +41,26 @@ from dkm.config import (
     PhaseConfig,
     PretrainConfig,
     UserError,
-    WeightDecayConfig,
     dotted,
     flatten,
     to_dict,
 )
 from dkm.data import Dataset
-from dkm.devices import deterministic, find_device, has_bf16, require_compiler
+from dkm.devices import deterministic, find_device, require_compiler
 from dkm.evaluate import Scores
 from dkm.interrupt import Interrupted, Signals, signals_handled
 from dkm.kmeans import assign, kmeans, lowest_inertia
 from dkm.models import build_autoencoder, mix_encoder
 from dkm.objective import LossTerms, Objective
 from dkm.optim import WeightAverage, build_optimizer, learning_rate, reset_rows
+from dkm.position import Position
+from dkm.recorder import Recorder
 from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
-from dkm.rundir import RunDirectory, environment, peak_memory_bytes, processor, versions
+from dkm.rundir import RunDirectory, versions
 from dkm.saved import SavedModel
-from dkm.stored import StoredRows
 
 log = logging.getLogger(__name__)
 
-PHASES = ("pretrain", "joint")
-# Settings that caches of earlier versions do not know, with what these did: left out of a key where they are that.
-_YOUNGER_THAN_CACHES = {"model.initial_weights": "fan_in"}
 _TERMS = LossTerms._fields
 # Several processes agree to stop at every so many steps: a request has a second to spare, a message each step has not.
 _STEPS_BETWEEN_POLLS = 8
@@ -72,23 +68,6 @@ _STEPS_BETWEEN_POLLS = 8
 
 class NonFiniteLoss(Exception):
     """A loss term became nan or inf; the update was not made."""
-
-
-@dataclass
-class Position:
-    """Where a run stands, with what must survive until the end of the epoch. Builtins and CPU tensors only."""
-
-    phase_idx: int = 0
-    epoch: int = 0  # finished epochs of the phase
-    batch: int = 0  # finished batches of the epoch
-    step: int = 0  # finished optimizer steps of the run; setting the centroids counts as one
-    is_stopped: bool = False  # the joint phase met its tolerance
-    # What the pass over the data at the end of the epoch found; empty until then.
-    pass_info: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    raw: Scores | None = None  # scores of k-means on the raw data
-    pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
-    cache_key: str | None = None  # under which this run's pretraining may be kept; see ``pretrain.cache``
 
 
 class Trainer:
@@ -126,6 +105,7 @@ class Trainer:
             self._given_start = initialize.read(kind.init_file, data.n_samples, self.n_clusters, self.latent_dim)
         self.weight = kind.weight if isinstance(kind, JointClusteringConfig) else 0.0
         self.evaluator = evaluate.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
+        self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.at = Position()
         self._n_batches = self.batches.n_batches
         # One row per step of the epoch: the terms, and the gradient norm where it was taken. Read once per epoch, so
@@ -140,8 +120,6 @@ class Trainer:
         self._average: WeightAverage | None = None
         self._metrics_bytes = 0
         self._is_restored = False
-        # Of the last evaluation with pictures in this process.
-        self._labels_before: np.ndarray | None = None
 
     # --- the run ---
 
@@ -160,9 +138,10 @@ class Trainer:
             The data changed while the run read them; a checkpoint was written.
         """
         self.run_dir = run
+        self.recorder = Recorder(run, self.config, self.evaluator, self.autoencoder, self.clustering)
         is_alone = not distributed.is_several()
         with signals_handled(is_alone=is_alone) as self._signals, deterministic(self.config.deterministic):
-            self._start()
+            self.recorder.start(self._init_sample(), metrics_bytes=self._metrics_bytes, is_resumed=self._is_restored)
             try:
                 return self._run_to_result()
             except BaseException as error:
@@ -190,61 +169,14 @@ class Trainer:
             self._save()
             raise
 
-    def _start(self) -> None:
-        self.run_dir.truncate_metrics(self._metrics_bytes)
-        data = self.data
-        manifest = {
-            **environment(),
-            "device": str(self.device),
-            "processor": processor(self.device),
-            "precision": self.config.precision,
-            "data": {"name": data.name, "sha256": data.sha256, "shape": list(data.X.shape)},
-            "seed": self.config.seed,
-            "status": "running",
-            "reason": None,
-        }
-        earlier = self.run_dir.read_manifest()
-        if earlier:
-            manifest["started"] = earlier.get("started", manifest["started"])
-        manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
-        self.run_dir.update_manifest(**manifest)
-        if self.run_dir.is_written and not self._is_restored:
-            self.run_dir.dashboard.text("config", (self.run_dir.path / "config.yaml").read_text(encoding="utf-8"))
-            self.run_dir.dashboard.text("manifest", (self.run_dir.path / "manifest.json").read_text(encoding="utf-8"))
-        n_parameters = sum(p.numel() for p in self.autoencoder.parameters())
-        where = f"{self.device}, {torch.get_num_threads()} threads"
-        if distributed.is_several():
-            where = f"{distributed.world_size()} processes, each {where}"
-        log.info(
-            "%s: %d samples, %d features, scaling %s%s; %d clusters, %d latent dimensions, %d parameters; %s",
-            *(data.name, data.n_samples, data.n_features, data.scaling.kind),
-            ", read from disk" if isinstance(data.X, StoredRows) else "",
-            *(self.n_clusters, self.latent_dim, n_parameters, where),
-        )
-        for what, key, sample in (
-            ("k-means takes", "clustering.init_samples", self._init_sample()),
-            ("scores that look at distances take", "evaluation.samples", self.evaluator.sample),
-        ):
-            if sample is not None:
-                log.info("%s %d of %d samples (%s)", what, len(sample), data.n_samples, key)
-        if self.config.precision == "bf16" and not has_bf16(self.device):
-            log.warning(
-                "precision=bf16: %s has no arithmetic for it and will be slower than with precision=fp32", self.device
-            )
-        decays = isinstance(self.config.regularization, WeightDecayConfig) and self.config.regularization.strength > 0
-        if isinstance(self.config.optimizer, AdamWConfig) and decays:
-            log.info(
-                "optimizer=adamw decays the weights apart from the gradient, which is not the L2 regularization that "
-                "regularization=l2_penalty, or weight_decay under adam and sgd, trains with"
-            )
-
     def _score_raw_data(self) -> None:
         """Find the scores of k-means on the data themselves, the baseline; rank 0 has them."""
-        key = self._key("raw")
-        found = self._cached(key)
+        key = self.cache.key("raw")
+        found = self.cache.find(key)
         if found is None:
             self.at.raw = self._cluster_raw_data()
-            self._keep(key, {"scores": self.at.raw})
+            if self.run_dir.is_written:
+                self.cache.keep(key, {"scores": self.at.raw})
         else:
             self.at.raw = found["scores"]
             log.info("k-means on the raw data: %s (from pretrain.cache)", report.line(found["scores"]))
@@ -351,16 +283,16 @@ class Trainer:
 
     def _pretrain(self) -> None:
         """Pretrain the autoencoder, or take over what a run has left that pretrained the same."""
-        at, key = self.at, self._key("pretrained")
+        at, key = self.at, self.cache.key("pretrained")
         if at.epoch == at.batch == 0:
-            found = self._cached(key)
+            found = self.cache.find(key)
             if found is not None:
                 self._take_over(found)
                 return
             at.cache_key = key
         self._run_phase(self.config.pretrain)
         # A run that was made longer, or went on on another machine, is not what the key says.
-        if key is not None and at.cache_key == key:
+        if self.run_dir.is_written and key is not None and at.cache_key == key:
             state = {
                 "autoencoder": self.autoencoder.state_dict(),
                 "run": str(self.run_dir.path),
@@ -369,7 +301,7 @@ class Trainer:
                 "step": at.step,
                 "seconds": at.seconds["pretrain"],
             }
-            self._keep(key, state)
+            self.cache.keep(key, state)
 
     def pretrained_embedding(self) -> Tensor:
         """Return the embedding (N, D) that a run of this config had after the pretraining, from ``pretrain.cache``.
@@ -379,7 +311,7 @@ class Trainer:
         Failure
             If the cache has no such pretraining.
         """
-        found = self._cached(self._key("pretrained"))
+        found = self.cache.find(self.cache.key("pretrained"))
         if found is None:
             raise Failure(
                 f"pretrain.cache={self.config.pretrain.cache}: has no pretraining of this config; train again"
@@ -393,48 +325,10 @@ class Trainer:
         at.epoch, at.step = pretrained["epoch"], pretrained["step"]
         at.seconds["pretrain"] = pretrained["seconds"]
         for record in pretrained["metrics"]:
-            self._write_numbers(record)
+            self.recorder.numbers(record, at)
         self._save()
         self.run_dir.update_manifest(seconds=at.seconds, pretrained_by=pretrained["run"])
         log.info("pretrain: %d epochs taken over from pretrain.cache (%.0f s there)", at.epoch, at.seconds["pretrain"])
-
-    def _cached(self, key: str | None) -> dict[str, Any] | None:
-        """Return what is kept under the key, on every rank."""
-        if key is None:
-            return None
-        folder = Path(str(self.config.pretrain.cache))
-        return distributed.state_of_main(distributed.on_main(lambda: cache.load(folder, key)))
-
-    def _keep(self, key: str | None, state: dict[str, Any]) -> None:
-        if key is not None and self.run_dir.is_written:
-            cache.save(Path(str(self.config.pretrain.cache)), key, state)
-
-    def _key(self, kind: str) -> str | None:
-        """Return the name in the cache of what this run computes with its present threads and device."""
-        config = self.config
-        if config.pretrain.cache is None:
-            return None
-        settings = dotted(config)
-        for key, before in _YOUNGER_THAN_CACHES.items():
-            if settings.get(key) == before:
-                del settings[key]
-        sections = ["evaluation.", "batch_size", "seed", "precision", "compile", "deterministic"]
-        if kind == "raw":
-            sections += ["clustering.n_init", "clustering.init_samples"]
-            special: list[Any] = [self.n_clusters]
-        else:
-            sections += ["model.", "augmentation.", "regularization.", "loss.", "pretrain."]
-            sections += ["optimizer."] if config.pretrain.optimizer is None else []
-            special = [self.latent_dim, isinstance(self.data.X, StoredRows)]  # of which batches are drawn otherwise
-        found = versions()
-        parts = {
-            "settings": {k: v for k, v in settings.items() if k.startswith(tuple(sections)) and k != "pretrain.cache"},
-            "data": [self.data.sha256, list(self.data.X.shape), self.data.image_shape, self.data.scaling.to_dict()],
-            kind: special,
-            "versions": {name: found[name] for name in ("dkm", "torch", "numpy")},
-            "machine": [processor(self.device), torch.get_num_threads(), distributed.world_size()],
-        }
-        return cache.key_of(kind, parts)
 
     # --- a phase ---
 
@@ -646,9 +540,9 @@ class Trainer:
         if record is None:
             self.run_dir.dashboard.scalars(phase.section, at.step, losses)
         else:
-            self._write(record)
+            self.recorder.evaluation(record, at)
             if z is not None and (is_settled or self._is_pictured(phase, at.epoch)):
-                self._show_pictures(record, z, found)
+                self.recorder.pictures(record, z, found)
         if is_settled:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", at.epoch)
         self._tick(phase)
@@ -728,123 +622,31 @@ class Trainer:
             record |= {f"metrics/{name}": value for name, value in scores.items()}
         return record
 
-    def _write_numbers(self, record: dict[str, Any]) -> None:
-        run, phase, step = self.run_dir, record["phase"], record["step"]
-        run.append_metrics(record)
-        scalars = {k: v for k, v in record.items() if k not in ("phase", "epoch", "step", "clusters/sizes")}
-        run.dashboard.scalars(phase, step, scalars)
-        if "clusters/sizes" in record:
-            run.dashboard.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
-            run.dashboard.baselines(step, {"kmeans_raw": self.at.raw, "kmeans_pretrained": self.at.pretrained})
-
-    def _write(self, record: dict[str, Any]) -> None:
-        self._write_numbers(record)
-        scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
-        terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
-        line = f"{record['phase']} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
-        if scores:
-            line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
-        log.info("%s", line, extra={"is_progress": True})
-
-    def _show_pictures(self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None) -> None:
-        from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
-
-        centroids, method = self.clustering.centroids.detach(), self.config.log.map
-        before = self._labels_before
-        pictures = evaluate.pictures(self.autoencoder, self.evaluator, z, centroids, found, before, method)
-        for name, figure in pictures:
-            self.run_dir.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_array(figure))
-        self._labels_before = None if found is None else found.labels
-
     # --- the end ---
 
     def _finish(self) -> dict[str, Any]:
         """Take the labels from one more full pass and write everything that a finished run has."""
-        run, data, centroids = self.run_dir, self.data, self.clustering.centroids.detach()
+        at = self.at
         with self._signals.interruptible():
             z = evaluate.encode(self.autoencoder, self.batches)
-            if not run.is_written:
+            if not self.run_dir.is_written:
                 return {}
-            found = evaluate.cluster(z, centroids)
+            found = evaluate.cluster(z, self.clustering.centroids.detach())
             scores = self.evaluator.scores(self.evaluator.sampled(z), found.labels, found.inertia, on_data=True)
-        at = self.at
         result: dict[str, Any] = {
             **scores,
             "n_clusters": self.n_clusters,
-            "n_samples": data.n_samples,
+            "n_samples": self.data.n_samples,
             "joint_epochs": at.epoch if isinstance(self.config.clustering, JointClusteringConfig) else 0,
             "steps": at.step,
-            "kmeans_raw": at.raw,
-            "kmeans_pretrained": at.pretrained,
+            **at.baselines,
         }
-        run.write_result(result)
-        position = np.arange(data.n_samples) if data.position is None else data.position
-        answers = Answers(position, data.ids, found.labels, found.distance, found.margin, data.labels)
-        chosen = exemplars.find(answers, self.n_clusters)
-        contrast = self._contrast(found.labels)
-        run.write_answers(answers, chosen)
-        if contrast is not None:
-            names = data.features or [str(feature) for feature in range(data.n_features)]
-            run.write_features(contrast, names, data.scaling)
-        self.saved_model(found.inertia).save(run.path / "model")
-        if self.config.log.figures:
-            self._draw(z, found, chosen, contrast)
-        run.dashboard.scalars("result", at.step + 1, scores)
-        run.dashboard.hyperparameters(self.config, scores)
-        run.update_manifest(status="completed", reason=None, seconds=at.seconds, peak_memory_bytes=peak_memory_bytes())
-        table = report.table(at.raw, at.pretrained, scores, name=self.config.clustering.name)
-        for line in table:
-            log.info("%s", line)
-        run.dashboard.text("table", "\n".join(table), at.step + 1)
-        run.dashboard.text("warnings", "\n".join(run.warnings) or "none", at.step + 1)
+        self.recorder.finish(result, scores, z, found, at)
         return result
 
     def saved_model(self, inertia: float) -> SavedModel:
         """Return all that is needed to assign new data; ``inertia`` is that of the final clustering."""
-        data, settings = self.data, to_dict(self.config)
-        return SavedModel(
-            self.autoencoder,
-            self.clustering.centroids.detach(),
-            data.scaling,
-            data.image_shape,
-            data.features,
-            None if data.fill is None else tuple(data.fill.tolist()),
-            {key: value for key, value in settings["data"].items() if key not in ("name", "root", "path")},
-            inertia / (data.n_samples * self.latent_dim),
-            settings["model"],
-            data.name,
-        )
-
-    def _contrast(self, labels: np.ndarray) -> exemplars.Contrast | None:
-        """Return what sets the clusters of a table apart; None for images, and of one cluster."""
-        if self.data.image_shape is not None or self.n_clusters == 1:
-            return None
-        return exemplars.contrast(self.evaluator.X, self.evaluator.sampled_labels(labels), self.n_clusters)
-
-    def _draw(
-        self,
-        z: Tensor,
-        found: evaluate.Clustering,
-        chosen: list[exemplars.Exemplars],
-        contrast: exemplars.Contrast | None,
-    ) -> None:
-        from dkm.figures import figure_to_array, loss_curves, save_pixels
-
-        directory = self.run_dir.path / "figures"
-        directory.mkdir(exist_ok=True)
-        centroids, step = self.clustering.centroids.detach(), self.at.step + 1
-        method = self.config.log.map
-        drawn = dict(evaluate.final_figures(self.data, self.evaluator, z, centroids, found, chosen, contrast, method))
-        drawn["loss_curves"] = loss_curves(self.run_dir.read_metrics())
-        sizes = metrics.cluster_sizes(found.labels, self.n_clusters)
-        drawn["decoded_centroids"] = evaluate.centroid_figure(self.autoencoder, centroids, self.data, sizes)
-        for name, figure in drawn.items():
-            pixels = figure_to_array(figure)
-            save_pixels(pixels, directory / f"{name}.png")
-            self.run_dir.dashboard.image(f"result/images/{name}", step, pixels)
-        if self.config.log.tensorboard:
-            shown = evaluate.projection(self.autoencoder, self.evaluator, z, centroids, found)
-            self.run_dir.dashboard.projector(*shown)
+        return SavedModel.of(self.config, self.data, self.autoencoder, self.clustering.centroids.detach(), inertia)
 
     # --- checkpoints ---
 
@@ -909,7 +711,7 @@ class Trainer:
                 f"expected what a run of this version writes; start a new run"
             ) from error
         self._is_restored = True
-        phase = PHASES[self.at.phase_idx]
+        phase = self.at.phase
         log.info("resumed in %s at epoch %d, batch %d, step %d", phase, self.at.epoch, self.at.batch, self.at.step)
 
     def _check_origin(self, state: dict[str, Any], directory: Path) -> None:
@@ -950,15 +752,15 @@ class Trainer:
             name = next((n for n in names if n != "total"), "total")
             value = done[batch, _TERMS.index(name)].item()
             raise NonFiniteLoss(
-                f"the {name} loss is {value} in phase {PHASES[self.at.phase_idx]}, epoch {self.at.epoch + 1}, step "
+                f"the {name} loss is {value} in phase {self.at.phase}, epoch {self.at.epoch + 1}, step "
                 f"{self.at.step - self.at.batch + batch + 1}; expected finite losses; the update was not made and the "
-                f"last good checkpoint is kept; lower {PHASES[self.at.phase_idx]}.lr or look at the data's scale"
+                f"last good checkpoint is kept; lower {self.at.phase}.lr or look at the data's scale"
             )
         parameters = [*self.autoencoder.parameters(), self.clustering.centroids]
         if not torch.stack([p.detach().isfinite().all() for p in parameters]).all():
             raise NonFiniteLoss(
-                f"a weight became nan or inf in phase {PHASES[self.at.phase_idx]}, epoch {self.at.epoch + 1}, up to "
-                f"step {self.at.step}; the last good checkpoint is kept; lower {PHASES[self.at.phase_idx]}.lr"
+                f"a weight became nan or inf in phase {self.at.phase}, epoch {self.at.epoch + 1}, up to "
+                f"step {self.at.step}; the last good checkpoint is kept; lower {self.at.phase}.lr"
             )
 
 

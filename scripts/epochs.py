@@ -22,9 +22,10 @@ from dkm.config import MLPConfig
 from dkm.data import Dataset, load_dataset
 from dkm.devices import deterministic
 from dkm.kmeans import kmeans
+from dkm.position import PHASES
 from dkm.rundir import RunDirectory
 from dkm.scaling import Scaling
-from dkm.trainer import PHASES, Trainer
+from dkm.trainer import Trainer
 
 _MNIST_SAMPLES, _MNIST_SHAPE = 70_000, (1, 28, 28)
 # No epoch or step is the last one, or one that is evaluated.

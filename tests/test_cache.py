@@ -140,7 +140,7 @@ def keys(*overrides: str) -> tuple[str | None, str | None]:
         given.remove("data.n_samples=120")
     config = compose(parse([*given, "pretrain.cache=x", *overrides])).config
     trainer = Trainer(config, load_dataset(config.data))
-    return trainer._key("pretrained"), trainer._key("raw")
+    return trainer.cache.key("pretrained"), trainer.cache.key("raw")
 
 
 BOTH = ["data.generator_seed=1", "data.scaling=none", "seed=1", "evaluation.samples=50", "batch_size=8"]
@@ -180,7 +180,7 @@ def test_the_optimizer_of_the_joint_phase_does_not_count_where_pretraining_has_i
 def test_a_setting_that_is_younger_than_a_cache_counts_where_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys("model.initial_weights=fan_in")
     assert before == keys()
-    monkeypatch.setattr("dkm.trainer._YOUNGER_THAN_CACHES", {})
+    monkeypatch.setattr("dkm.cache._YOUNGER", {})
     assert keys()[0] != before[0]
 
 

@@ -27,10 +27,11 @@ LAYERS = (
         "dashboard",
     }
     | {"distributed", "partition", "commands", "space"},
-    {"clustering", "stored", "cache", "tables", "images", "answers", "devices", "runs"},
+    {"clustering", "stored", "tables", "images", "answers", "devices", "runs"},
     {"objective", "data", "batches", "exemplars"},
     {"evaluate", "initialize", "rundir", "saved"},
-    {"report"},
+    {"report", "cache", "position"},
+    {"recorder"},
     {"trainer"},
     {"resume", "predict", "estimator", "compare"},
     {"train", "export", "select", "tune"},

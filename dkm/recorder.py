@@ -1,0 +1,235 @@
+"""What a run tells of itself: its start, each evaluation, pictures on the way, and all that a finished run has.
+
+The trainer says when and hands over what it found. Nothing here changes a number of the run.
+"""
+
+# Shapes: N samples, D latent, K clusters.
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dkm import distributed, evaluate, exemplars, metrics, report
+from dkm.answers import Answers
+from dkm.clustering import KMeansClustering
+from dkm.config import AdamWConfig, Config, WeightDecayConfig
+from dkm.devices import has_bf16
+from dkm.evaluate import Evaluator, Scores
+from dkm.models import Autoencoder
+from dkm.position import Position
+from dkm.rundir import RunDirectory, environment, peak_memory_bytes, processor
+from dkm.saved import SavedModel
+from dkm.stored import StoredRows
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes what one run has to tell into its directory, its dashboard and its log.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    config : Config
+    evaluator : Evaluator
+        Of the run's data.
+    autoencoder, clustering : nn.Module
+        As they are when a method is called.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: Config,
+        evaluator: Evaluator,
+        autoencoder: Autoencoder,
+        clustering: KMeansClustering,
+    ) -> None:
+        self.run = run
+        self._config = config
+        self._evaluator = evaluator
+        self._data = evaluator.data
+        self._autoencoder = autoencoder
+        self._clustering = clustering
+        # Of the last evaluation with pictures in this process.
+        self._labels_before: np.ndarray | None = None
+
+    @property
+    def _centroids(self) -> Tensor:
+        return self._clustering.centroids.detach()
+
+    # --- the start ---
+
+    def start(self, init_sample: Tensor | None, *, metrics_bytes: int, is_resumed: bool) -> None:
+        """Say what is going to be trained, on what.
+
+        Parameters
+        ----------
+        init_sample : Tensor, optional
+            The rows that k-means sees, None for all.
+        metrics_bytes : int
+            What the checkpoint knows of ``metrics.jsonl``; what lies behind it is cut off.
+        is_resumed : bool
+            The run goes on from a checkpoint.
+        """
+        run, config, data, device = self.run, self._config, self._data, self._centroids.device
+        run.truncate_metrics(metrics_bytes)
+        manifest = {
+            **environment(),
+            "device": str(device),
+            "processor": processor(device),
+            "precision": config.precision,
+            "data": {"name": data.name, "sha256": data.sha256, "shape": list(data.X.shape)},
+            "seed": config.seed,
+            "status": "running",
+            "reason": None,
+        }
+        earlier = run.read_manifest()
+        if earlier:
+            manifest["started"] = earlier.get("started", manifest["started"])
+        manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
+        run.update_manifest(**manifest)
+        if run.is_written and not is_resumed:
+            run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
+            run.dashboard.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
+        self._say_what(init_sample)
+        self._advise()
+
+    def _say_what(self, init_sample: Tensor | None) -> None:
+        data, (K, D) = self._data, self._centroids.shape
+        where = f"{self._centroids.device}, {torch.get_num_threads()} threads"
+        if distributed.is_several():
+            where = f"{distributed.world_size()} processes, each {where}"
+        log.info(
+            "%s: %d samples, %d features, scaling %s%s; %d clusters, %d latent dimensions, %d parameters; %s",
+            *(data.name, data.n_samples, data.n_features, data.scaling.kind),
+            ", read from disk" if isinstance(data.X, StoredRows) else "",
+            *(K, D, sum(p.numel() for p in self._autoencoder.parameters()), where),
+        )
+        for what, key, sample in (
+            ("k-means takes", "clustering.init_samples", init_sample),
+            ("scores that look at distances take", "evaluation.samples", self._evaluator.sample),
+        ):
+            if sample is not None:
+                log.info("%s %d of %d samples (%s)", what, len(sample), data.n_samples, key)
+
+    def _advise(self) -> None:
+        config, device = self._config, self._centroids.device
+        if config.precision == "bf16" and not has_bf16(device):
+            log.warning(
+                "precision=bf16: %s has no arithmetic for it and will be slower than with precision=fp32", device
+            )
+        decays = isinstance(config.regularization, WeightDecayConfig) and config.regularization.strength > 0
+        if isinstance(config.optimizer, AdamWConfig) and decays:
+            log.info(
+                "optimizer=adamw decays the weights apart from the gradient, which is not the L2 regularization that "
+                "regularization=l2_penalty, or weight_decay under adam and sgd, trains with"
+            )
+
+    # --- on the way ---
+
+    def numbers(self, record: dict[str, Any], at: Position) -> None:
+        """Write a record of ``metrics.jsonl``, and its curves."""
+        run, phase, step = self.run, record["phase"], record["step"]
+        run.append_metrics(record)
+        scalars = {k: v for k, v in record.items() if k not in ("phase", "epoch", "step", "clusters/sizes")}
+        run.dashboard.scalars(phase, step, scalars)
+        if "clusters/sizes" in record:
+            run.dashboard.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
+            run.dashboard.baselines(step, at.baselines)
+
+    def evaluation(self, record: dict[str, Any], at: Position) -> None:
+        """Write the record of an evaluation, and say it."""
+        self.numbers(record, at)
+        scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
+        terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
+        line = f"{record['phase']} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
+        if scores:
+            line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
+        log.info("%s", line, extra={"is_progress": True})
+
+    def pictures(self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None) -> None:
+        """Show the pictures of an evaluation: z (N, D), the clean embedding, and its clusters in the joint phase."""
+        from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
+
+        centroids, method, before = self._centroids, self._config.log.map, self._labels_before
+        drawn = evaluate.pictures(self._autoencoder, self._evaluator, z, centroids, found, before, method)
+        for name, figure in drawn:
+            self.run.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_array(figure))
+        self._labels_before = None if found is None else found.labels
+
+    # --- the end ---
+
+    def finish(
+        self, result: dict[str, Any], scores: Scores, z: Tensor, found: evaluate.Clustering, at: Position
+    ) -> None:
+        """Write everything that a finished run has.
+
+        Parameters
+        ----------
+        result : dict
+            The content of ``result.json``, of which ``scores`` are those of the final clustering.
+        z : Tensor of shape (N, D)
+        found : evaluate.Clustering
+            The final clusters of z.
+        at : Position
+        """
+        run, data, config = self.run, self._data, self._config
+        run.write_result(result)
+        position = np.arange(data.n_samples) if data.position is None else data.position
+        answers = Answers(position, data.ids, found.labels, found.distance, found.margin, data.labels)
+        chosen = exemplars.find(answers, len(self._centroids))
+        contrast = self._contrast(found.labels)
+        run.write_answers(answers, chosen)
+        if contrast is not None:
+            names = data.features or [str(feature) for feature in range(data.n_features)]
+            run.write_features(contrast, names, data.scaling)
+        SavedModel.of(config, data, self._autoencoder, self._centroids, found.inertia).save(run.path / "model")
+        step = at.step + 1
+        if config.log.figures:
+            self._draw(z, found, chosen, contrast, step)
+        run.dashboard.scalars("result", step, scores)
+        run.dashboard.hyperparameters(config, scores)
+        run.update_manifest(status="completed", reason=None, seconds=at.seconds, peak_memory_bytes=peak_memory_bytes())
+        table = report.table(at.raw, at.pretrained, scores, name=config.clustering.name)
+        for line in table:
+            log.info("%s", line)
+        run.dashboard.text("table", "\n".join(table), step)
+        run.dashboard.text("warnings", "\n".join(run.warnings) or "none", step)
+
+    def _contrast(self, labels: np.ndarray) -> exemplars.Contrast | None:
+        """Return what sets the clusters of a table apart; None for images, and of one cluster."""
+        K = len(self._centroids)
+        if self._data.image_shape is not None or K == 1:
+            return None
+        return exemplars.contrast(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
+
+    def _draw(
+        self,
+        z: Tensor,
+        found: evaluate.Clustering,
+        chosen: list[exemplars.Exemplars],
+        contrast: exemplars.Contrast | None,
+        step: int,
+    ) -> None:
+        from dkm.figures import figure_to_array, loss_curves, save_pixels
+
+        directory = self.run.path / "figures"
+        directory.mkdir(exist_ok=True)
+        autoencoder, evaluator, centroids = self._autoencoder, self._evaluator, self._centroids
+        settings = self._config.log
+        drawn = dict(evaluate.final_figures(self._data, evaluator, z, centroids, found, chosen, contrast, settings.map))
+        drawn["loss_curves"] = loss_curves(self.run.read_metrics())
+        sizes = metrics.cluster_sizes(found.labels, len(centroids))
+        drawn["decoded_centroids"] = evaluate.centroid_figure(autoencoder, centroids, self._data, sizes)
+        for name, figure in drawn.items():
+            pixels = figure_to_array(figure)
+            save_pixels(pixels, directory / f"{name}.png")
+            self.run.dashboard.image(f"result/images/{name}", step, pixels)
+        if settings.tensorboard:
+            self.run.dashboard.projector(*evaluate.projection(autoencoder, evaluator, z, centroids, found))
