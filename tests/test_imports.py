@@ -33,7 +33,7 @@ LAYERS = (
     {"report", "cache", "position"},
     {"recorder"},
     {"trainer"},
-    {"resume", "predict", "estimator", "compare"},
+    {"resume", "predict", "estimator", "compare", "trials"},
     {"train", "export", "select", "tune"},
 )
 LAYER_OF = {module: number for number, modules in enumerate(LAYERS) for module in modules}

@@ -119,7 +119,7 @@ def test_the_command_that_searches_settings_searches_what_it_says(
 ) -> None:
     (command,) = re.findall(r"^    python -m dkm\.tune (.*)$", README, re.M)
     studies: list[tune.Study] = []
-    monkeypatch.setattr(tune, "_run", studies.append)
+    monkeypatch.setattr(tune, "run_trials", studies.append)
     monkeypatch.setattr(tune, "_answer", lambda study: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tune.work([*shlex.split(command), f"output={tmp_path / 'out'}"])

@@ -18,7 +18,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.image import imread
 
-from dkm import runs, tune
+from dkm import runs, trials, tune
 from dkm.commands import TuneConfig
 from dkm.config import Failure, UserError
 from dkm.space import Choices, Interval, space_of
@@ -136,7 +136,7 @@ def test_the_answer_is_the_best_completed_trial(folder: Path) -> None:
 def test_a_finished_study_is_only_told_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tune, "_started", pytest.fail)
+    monkeypatch.setattr(trials, "_started", pytest.fail)
     before = (folder / "tune.csv").read_bytes()
     tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
     assert (folder / "tune.csv").read_bytes() == before
@@ -239,7 +239,7 @@ class Trials:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, runs_are: Any) -> None:
     """Let what stands for the runs be started in their place; nobody else's processes."""
-    monkeypatch.setattr(tune, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": runs_are}))
+    monkeypatch.setattr(trials, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": runs_are}))
 
 
 class Failing(Trials):
@@ -274,24 +274,24 @@ def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
 ) -> None:
     """More trials than Optuna's sampler needs to learn from; stopped as this one ends, None: the first to be pruned."""
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(tune, "_POLL_S", 0.0)
+    monkeypatch.setattr(trials, "_POLL_S", 0.0)
     words = ["trials=16", *QUICK, "clustering.weight=tag(log,interval(0.1,10))"]
     tune.work([*words, f"output={tmp_path / 'whole'}"])
     whole = table(tmp_path / "whole")
     assert {row["state"] for row in whole} == {"complete", "pruned"}
     if number is None:
         number = next(int(row["trial"]) for row in whole if row["state"] == "pruned")
-    told = tune._told
+    told = trials._told
 
-    def stop(study: tune.Study, one: tune.Running) -> None:
+    def stop(study: trials.Study, one: trials.Running) -> None:
         if one.trial.number == number:
             raise KeyboardInterrupt
         told(study, one)
 
-    monkeypatch.setattr(tune, "_told", stop)
+    monkeypatch.setattr(trials, "_told", stop)
     with pytest.raises(KeyboardInterrupt, match="the same command with output="):
         tune.work([*words, f"output={tmp_path / 'stopped'}"])
-    monkeypatch.setattr(tune, "_told", told)
+    monkeypatch.setattr(trials, "_told", told)
     tune.work([*words, f"output={tmp_path / 'stopped'}"])
     assert table(tmp_path / "stopped") == whole
 
@@ -300,7 +300,7 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(tune, "_told", lambda study, one: 1 / 0)
+    monkeypatch.setattr(trials, "_told", lambda study, one: 1 / 0)
     words = ["trials=2", f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"]
     with pytest.raises(ZeroDivisionError):
         tune.work(words)
@@ -308,7 +308,7 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     stand_in(monkeypatch, Trials)
     log = (tmp_path / "out" / "trials" / "0.log").open("ab")
     assert runs.claim(log)
-    monkeypatch.setattr(tune.time, "sleep", lambda seconds: log.close())
+    monkeypatch.setattr(trials.time, "sleep", lambda seconds: log.close())
     tune.work(words)
     assert "trial 0: still trains; waiting for it" in capsys.readouterr().out
     assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
@@ -333,7 +333,7 @@ def test_a_run_that_somebody_else_interrupts_goes_on_with_the_study(
 
 def test_more_trials_of_a_space_of_choices_are_other_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(tune, "_POLL_S", 0.0)
+    monkeypatch.setattr(trials, "_POLL_S", 0.0)
     words = [f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2,3", "clustering.init=gmm,ward,k-means++"]
     for n_trials, n_seen in ((5, 5), (8, 8), (20, 9)):
         tune.work([f"trials={n_trials}", *words])
@@ -353,7 +353,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path: Path, monkeyp
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device", "study.db")
 
-    monkeypatch.setattr(tune, "_report", fail)
+    monkeypatch.setattr(trials, "_report", fail)
     with pytest.raises(Failure, match=r"study\.db: No space left on device; what was written before is kept"):
         tune.work([f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"])
     assert (tmp_path / "out" / "study.db").exists()
