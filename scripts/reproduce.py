@@ -11,11 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scipy.stats import spearmanr
+
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "reproduce"
 RESULTS = ROOT / "docs" / "results"
 TABLE = ROOT / "docs" / "results.md"
 SCORES = ("acc", "nmi", "ari")
+# A run that ends so much below the best of its data set ended badly: another partition, not another detail.
+BAD = 0.02
+# Scores that need no labels, and whether the high or the low ones are the good ones.
+LABEL_FREE = {
+    "modularity_data": 1,
+    "silhouette_data": 1,
+    "silhouette": 1,
+    "davies_bouldin": -1,
+    "calinski_harabasz": 1,
+    "n_effective_clusters": 1,
+}
 # What a reader needs of the manifest; the rest is of the machine.
 KEPT = ("versions", "git", "threads", "processes", "processor", "device", "precision", "data", "seed", "seconds")
 
@@ -190,12 +203,12 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         machines = sorted({f"{run['processor']}, {run['threads']} threads, {run['precision']}" for run in kept})
         lines.append(f"| {' | '.join([name, *before, seconds, '; '.join(machines), EXPERIMENTS[name].source])} |")
     for base in VARIED:
-        lines += _variations(base, runs)
+        names = [name for name in runs if base in (name, EXPERIMENTS[name].base)]
+        lines += _variations(base, names, runs) + _bad_runs([run["result"] for name in names for run in runs[name]])
     return "\n".join([*lines, ""])
 
 
-def _variations(base: str, runs: dict[str, list[dict[str, Any]]]) -> list[str]:
-    names = [name for name in runs if base in (name, EXPERIMENTS[name].base)]
+def _variations(base: str, names: Sequence[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     if len(names) < 2 or base not in names:
         return []
     lines = ["", f"## {base}, one setting changed", ""]
@@ -206,6 +219,27 @@ def _variations(base: str, runs: dict[str, list[dict[str, Any]]]) -> list[str]:
         what = "nothing" if name == base else f"`{EXPERIMENTS[name].method}`"
         cells = [what, str(len(kept)), mean_and_sd(acc), f"{min(acc):.3f}", mean_and_sd(nmi)]
         lines.append(f"| {' | '.join([*cells, mean_and_sd(modularity, digits=4)])} |")
+    return lines
+
+
+def _bad_runs(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Tell how well scores without labels know the runs of one data set that ended badly; nothing if none did."""
+    best = max((result["acc"] for result in results), default=0.0)
+    bad = [result for result in results if result["acc"] < best - BAD]
+    good = [result for result in results if result["acc"] >= best - BAD]
+    if not bad:
+        return []
+    lines = [
+        "",
+        f"Of these {len(results)} runs {len(bad)} ended badly, more than {BAD} below the highest ACC. How often a",
+        "bad one has the worse score of a bad and a good one (0.5: chance), and the rank correlation with ACC:",
+        *("", "| score without labels | bad is worse | rank correlation |", "|---|---|---|"),
+    ]
+    for score, sign in LABEL_FREE.items():
+        worse, better = ([sign * result[score] for result in some] for some in (bad, good))
+        often = statistics.mean((b < g) + (b == g) / 2 for b in worse for g in better)
+        correlation = spearmanr([sign * r[score] for r in results], [r["acc"] for r in results]).statistic
+        lines.append(f"| {score} | {often:.2f} | {correlation:+.2f} |")
     return lines
 
 

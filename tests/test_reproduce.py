@@ -87,7 +87,8 @@ def test_the_table_has_mean_and_deviation_extremes_and_the_gap(reproduce: Module
 
 def test_variations_stand_beside_what_they_vary(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(acc: float) -> dict[str, object]:
-        scores = {"acc": acc, "nmi": 0.25, "ari": 0.125, "modularity_data": acc / 2}
+        label_free = dict.fromkeys(reproduce.LABEL_FREE, acc / 2)
+        scores = {"acc": acc, "nmi": 0.25, "ari": 0.125, **label_free}
         parts = {"kmeans_raw": {"acc": 0.1}, "kmeans_pretrained": {"acc": 0.2}}
         machine = {"processor": "a processor", "threads": 2, "precision": "fp32"}
         return {"result": {**scores, **parts}, "seconds": {"joint": 1.0}, **machine}
@@ -99,6 +100,20 @@ def test_variations_stand_beside_what_they_vary(reproduce: ModuleType, monkeypat
     assert "| `seed=1` | 2 | 0.500 ± 0.141 | 0.400 | 0.250 ± 0.000 | 0.2500 ± 0.0707 |" in text
     assert text.count("| debug") == 2  # not in the tables above
     assert "one setting changed" not in reproduce.table({"debug": [run(0.5)]})
+
+
+def test_scores_without_labels_are_asked_which_runs_ended_badly(reproduce: ModuleType) -> None:
+    def result(acc: float, modularity: float, bouldin: float) -> dict[str, float]:
+        others = dict.fromkeys(reproduce.LABEL_FREE, acc)
+        return others | {"acc": acc, "modularity_data": modularity, "davies_bouldin": bouldin}
+
+    good = [result(0.95, 0.7, 0.3), result(0.96, 0.5, 0.2)]
+    assert reproduce._bad_runs(good) == []
+    # Low modularity is bad: one of two pairs has the bad run below. High Davies-Bouldin is bad: both have it above.
+    _, said, _, *lines = reproduce._bad_runs([*good, result(0.9, 0.6, 0.4)])
+    assert said.startswith("Of these 3 runs 1 ended badly, more than 0.02 below")
+    assert "| modularity_data | 0.50 | -0.50 |" in lines
+    assert "| davies_bouldin | 1.00 | +1.00 |" in lines
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["debug", "one"], ["debug", "0", "more"]])
