@@ -89,11 +89,11 @@ class Recorder:
             "status": "running",
             "reason": None,
         }
+        # What an earlier process of the run has found out is kept: when it started, what pretraining took.
         earlier = run.read_manifest()
-        if earlier:
-            manifest["started"] = earlier.get("started", manifest["started"])
+        manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
-        run.update_manifest(**manifest)
+        run.update_manifest(**earlier | manifest)
         if run.is_written and not is_resumed:
             run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
             run.dashboard.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))

@@ -90,6 +90,11 @@ def with_config_of(run: Path, config: Config) -> Config:
                 f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as {phase.section}.schedule="
                 f"{phase.schedule} depends on it; leave the override out or start a new run"
             )
+        if before[key] != after[key] and phase is saved.joint and getattr(saved.clustering, "self_paced", False):
+            raise UserError(
+                f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as with clustering.self_paced=true "
+                "they say how fast far points are taken in; leave the override out or start a new run"
+            )
         if before[key] > after[key]:
             raise UserError(
                 f"{key}={after[key]}: expected {before[key]} or more, as in {run / CONFIG}; a resumed run is only made "

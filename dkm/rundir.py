@@ -74,10 +74,15 @@ class RunDirectory:
     # --- start and end ---
 
     def open(self, config: Config, *, step: int | None) -> None:
-        """Start writing; ``step`` is that of the checkpoint to continue from, None for a new start."""
-        if not (self.path / CONFIG).exists():
-            text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
-            self._write(CONFIG, _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text)
+        """Start writing; ``step`` is that of the checkpoint to continue from, None for a new start.
+
+        A run that goes on with more epochs, say, has them in its ``config.yaml`` from here on.
+        """
+        text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+        text = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text
+        path = self.path / CONFIG
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            self._write(CONFIG, text)
         if self._tensorboard:
             self.dashboard = Dashboard(self.path, step)
 

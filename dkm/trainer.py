@@ -722,6 +722,12 @@ class Trainer:
                     f"{directory / 'config.yaml'}: {key}={mine.get(key)}, but the checkpoint was written with "
                     f"{theirs.get(key)}; expected the same config; restore the file or start a new run"
                 )
+        n_epochs, n_before = mine["pretrain.epochs"], theirs["pretrain.epochs"]
+        if n_epochs != n_before and state["position"]["phase_idx"] > 0:
+            raise UserError(
+                f"pretrain.epochs={n_epochs}: expected {n_before}, as the pretraining of {directory} has ended; leave "
+                "the override out or start a new run"
+            )
         if state["data_sha256"] != self.data.sha256:
             raise UserError(
                 f"data={self.data.name}: the data changed since the run began (SHA-256 {self.data.sha256[:12]}..., "

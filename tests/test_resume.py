@@ -255,6 +255,41 @@ def test_more_joint_epochs_continue_a_finished_run(overrides: list[str], referen
     assert (run / "result.json").read_bytes() == (reference / "result.json").read_bytes()
 
 
+def test_a_longer_run_that_is_killed_goes_on_to_its_new_end(
+    overrides: list[str], reference: Path, tmp_path: Path
+) -> None:
+    """Its ``config.yaml`` is the one that it goes on with."""
+    run = tmp_path / "run"
+    every = "evaluation.every_epochs=1"
+    assert start([*overrides, every, "joint.epochs=2"], run, None).code == 0
+    killed = resume(run, Point(*OPTIMIZER, 5), f"joint.epochs={JOINT_EPOCHS}")
+    assert killed.code == -signal.SIGKILL
+    assert resume(run).code == 0
+    assert (run / "result.json").read_bytes() == (reference / "result.json").read_bytes()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["samples_per_second"].keys() == {"pretrain", "joint"}  # that of the first process is kept
+
+
+NOT_LONGER = {
+    "clustering.self_paced=true": ("joint.epochs=9", "as with clustering.self_paced=true they say how fast"),
+    "pretrain.schedule=constant": ("pretrain.epochs=9", "as the pretraining of RUN has ended; leave the override out"),
+}
+
+
+@pytest.mark.parametrize("setting", NOT_LONGER)
+def test_what_would_change_steps_already_taken_is_not_made_longer(
+    setting: str, overrides: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert start([*overrides, setting], run, None).code == 0
+    override, line = NOT_LONGER[setting]
+    refused = resume(run, None, override)
+    assert refused.code == 2
+    assert refused.err.startswith(f"error: {override}: expected ")
+    assert line.replace("RUN", str(run)) in refused.err
+    assert refused.err.count("\n") == 1
+
+
 def test_auto_finds_the_unfinished_run_of_the_same_config(
     overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:
