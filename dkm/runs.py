@@ -199,6 +199,11 @@ def _settings(path: Path) -> dict[str, Any]:
         settings = flatten(content)
     except (OSError, AttributeError, ValueError, yaml.YAMLError) as error:
         raise DamagedRun(f"{path / CONFIG}: cannot be read ({in_short(error)})") from error
+    return moving_numbers(settings)
+
+
+def moving_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the settings, by their dotted keys, that move a number of a run."""
     return {key: value for key, value in settings.items() if not key.startswith(_WITHOUT_EFFECT)}
 
 

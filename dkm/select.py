@@ -18,6 +18,8 @@ the clusters on the data, and how far clusterings agree, between seeds and betwe
 from __future__ import annotations
 
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,7 +33,7 @@ from dkm import runs
 from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers, parse_own, quoted, words_of_runs
 from dkm.commands import main as run_command
 from dkm.compose import absolute, compose, parse
-from dkm.config import Config, Failure, UserError
+from dkm.config import Config, Failure, UserError, dotted
 
 # The embedding has the same number of dimensions for all numbers of clusters, so that they share a pretraining.
 _DEFAULTS = {"model.latent_dim": "10"}
@@ -45,6 +47,10 @@ _SHOWN = ("modularity_data", "agreement_seeds", "agreement_halves", "silhouette"
 # Restarts of k-means on each half, and rows of a half.
 _N_INIT, _HALF_ROWS = 10, 5000
 _POLL_S = 0.5
+# Seconds that an interrupted sweep has to write its checkpoints.
+_PATIENCE_S = 60.0
+# Settings in which the runs of a folder may differ.
+_MAY_DIFFER = ("clustering.n_clusters", "seed", "device", "threads")
 # The rule and its doubts; see `recommend`.
 _SLACK = 0.01
 _FEW_SEEDS, _MANY_PLAUSIBLE = 3, 3
@@ -88,13 +94,16 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     folder = Path(absolute(config.output or f"runs/select/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     instead = "dkm.select sets it; use k=, seeds= or output="
     words = words_of_runs(overrides, _OURS, instead, folder, config.jobs, _DEFAULTS)
-    compose(parse([*words, f"clustering.n_clusters={ks[0]}"]))  # a wrong one is refused before anything is written
+    # A wrong one is refused before anything is written.
+    wanted = compose(parse([*words, f"clustering.n_clusters={ks[0]}"])).config
+    _require_same(folder, ks, seeds, wanted)
     print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
     # The first number fills the cache of pretrainings, one for each seed, for the others to take.
     for some in ([ks[0]], ks[1:]):
         missing = [k for k in some if not all(_completed(directory_of(folder, k, seed)) for seed in seeds)]
         if missing:
             _train(words, folder, missing, seeds, config.jobs)
+        _require_one_data(folder, some, seeds)
     scores = collect(folder, ks, seeds)
     found = recommend(scores)
     _write(folder, scores, found)
@@ -106,6 +115,39 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
 # --- the runs ---------------------------------------------------------------------------------------------------------
 
 
+def _require_same(folder: Path, ks: Sequence[int], seeds: Sequence[int], wanted: Config) -> None:
+    """Refuse a folder with runs of other settings; these are the same but for the number and the seed."""
+    settings = _comparable(runs.moving_numbers(dotted(wanted)))
+    for k in ks:
+        for seed in seeds:
+            run = _completed(directory_of(folder, k, seed))
+            for key, its in _comparable({} if run is None else run.settings).items():
+                if settings.get(key) != its:
+                    where = directory_of(folder, k, seed)
+                    what = f"expected {its} as in {where}, which is gone on with"
+                    raise UserError(f"{key}={settings.get(key)}: {what}; choose another output=")
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _MAY_DIFFER}
+
+
+def _require_one_data(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> None:
+    """Refuse a folder whose runs are of different data: a file may have changed between two calls."""
+    found: dict[str, Path] = {}
+    for k in ks:
+        for seed in seeds:
+            run = _completed(directory_of(folder, k, seed))
+            if run is not None and run.data.get("sha256"):
+                found.setdefault(str(run.data["sha256"]), run.path)
+    if len(found) > 1:
+        first, second, *_ = found.values()
+        raise UserError(
+            f"output={folder}: {first} and {second} are of different data; expected the same data for all runs; choose "
+            "another output="
+        )
+
+
 def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequence[int], n_jobs: int) -> None:
     command = [sys.executable, "-m", "dkm.train", "--multirun", *words]
     command += [f"clustering.n_clusters={','.join(map(str, ks))}", f"seed={','.join(map(str, seeds))}", "resume=auto"]
@@ -114,18 +156,37 @@ def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequenc
     if n_jobs > 1:
         command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}"]
     waiting = [(k, seed) for k in ks for seed in seeds]
-    with subprocess.Popen(command) as process:
+    goes_on = f"the same command with output={folder} goes on"
+    # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
         while process.poll() is None:
             time.sleep(_POLL_S)
             waiting = _told(folder, waiting)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(goes_on) from error
+    finally:
+        _stop(process)
     _told(folder, waiting)
     code = process.returncode
     if code == EXIT_USER_ERROR:
         raise SystemExit(EXIT_USER_ERROR)  # it has said why
     if code == EXIT_INTERRUPTED or code < 0:
-        raise KeyboardInterrupt(f"the same command with output={folder} goes on")
+        raise KeyboardInterrupt(goes_on)
     if code != 0:
-        raise Failure(f"{folder}: a run failed, see above; the same command with output={folder} goes on")
+        raise Failure(f"{folder}: a run failed, see above; {goes_on}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a sweep that is under way, and the processes that it started; its runs write their checkpoints."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _told(folder: Path, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -201,7 +262,11 @@ def _agreement_of_halves(folder: Path, ks: Sequence[int], seeds: Sequence[int]) 
         config = _config_of(directory_of(folder, ks[0], seed))
         set_threads(config.threads)
         data = data or load_dataset(config.data)
-        z = Trainer(config, data).pretrained_embedding()
+        try:
+            z = Trainer(config, data).pretrained_embedding()
+        except Failure as error:  # the runs are there, but their cache is not, or is of another version or machine
+            print(f"warning: seed {seed}: no agreement between halves ({error})", file=sys.stderr)
+            continue
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
         size = min(len(z) // 2, _HALF_ROWS)
         halves = z[order[:size]], z[order[size : 2 * size]]
@@ -287,7 +352,9 @@ def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
 def _lines(scores: Mapping[int, Scores], found: Recommendation) -> list[str]:
     lines = ["", f"{'k':>4}" + "".join(f"{name:>20}" for name in _SHOWN)]
     for k, own in scores.items():
-        cells = [f"{mean:.4f} ± {sd:.4f}" for mean, sd in (_mean_and_sd(own[name]) for name in _SHOWN)]
+        cells = [
+            "-" if mean != mean else f"{mean:.4f} ± {sd:.4f}" for mean, sd in (_mean_and_sd(own[n]) for n in _SHOWN)
+        ]
         mark = " <-" if k == found.n_clusters else ""
         lines.append(f"{k:>4}" + "".join(f"{cell:>20}" for cell in cells) + mark)
     others = [str(k) for k in found.plausible if k != found.n_clusters]

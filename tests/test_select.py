@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +81,70 @@ def test_a_second_call_trains_only_what_is_missing(
     assert trained == [[6]]
     out = capsys.readouterr().out
     assert "k=6, seed=1: modularity on the data 0." in out
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("data.n_samples=301", "data.n_samples=301: expected 300 as in OUT/k3/seed0, which is gone on with"),
+        ("joint.lr=0.01", "joint.lr=0.01: expected 0.0001 as in OUT/k3/seed0, which is gone on with"),
+        ("data=moons", "data.name=moons: expected blobs as in OUT/k3/seed0, which is gone on with"),
+    ],
+)
+def test_runs_of_other_settings_are_not_gone_on_with(word: str, expected: str, folder: Path) -> None:
+    words = [w for w in QUICK if w.partition("=")[0] != word.partition("=")[0]]
+    words = [w for w in words if "moons" not in word or w not in ("data.n_blobs=4", "data.n_features=6")]
+    with pytest.raises(UserError) as caught:
+        select.work(["k=3-7", "seeds=0,1", f"output={folder}", *words, word])
+    assert str(caught.value).startswith(expected.replace("OUT", str(folder)))
+
+
+def test_runs_of_other_data_are_not_weighed_together(tmp_path: Path) -> None:
+    """A file of the same name with other content."""
+    for name, digest in (("k3/seed0", "a"), ("k3/seed1", "b")):
+        run = tmp_path / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text("seed: 0\n")
+        (run / "manifest.json").write_text(json.dumps({"status": "completed", "data": {"sha256": digest}}))
+        (run / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"k3/seed0 and .*k3/seed1 are of different data; expected the same data"):
+        select._require_one_data(tmp_path, [3], [0, 1])
+
+
+def test_without_its_pretrainings_the_halves_are_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a new version of torch, say, whose pretraining would be another one."""
+    moved = tmp_path / "out"
+    shutil.copytree(folder, moved)
+    for run in moved.glob("k*/seed*"):
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+        (run / "config.yaml").write_text(text.replace(str(folder / "cache"), str(tmp_path / "no cache")))
+    select.work(["k=3-5", "seeds=0,1", f"output={moved}", *QUICK])
+    captured = capsys.readouterr()
+    assert captured.err.count("no agreement between halves (pretrain.cache=") == 2
+    answer = json.loads((moved / "select.json").read_text(encoding="utf-8"))
+    assert answer["n_clusters"] == 4
+    assert answer["scores"]["4"]["agreement_halves"] == []
+    assert " nan" not in captured.out
+
+
+def test_a_stop_reaches_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "dkm.select", "k=3", "seeds=0", f"output={out}", *QUICK, "joint.epochs=100000"]
+    command += ["joint.tolerance=0", "evaluation.every_epochs=1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    metrics = out / "k3" / "seed0" / runs.METRICS
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and b'"joint"' in metrics.read_bytes()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"interrupted: the same command with output={out} goes on\n" in err
+    assert runs.read(out / "k3" / "seed0").status == "interrupted"
 
 
 @pytest.mark.parametrize(
