@@ -177,7 +177,7 @@ def _grouped(found: Sequence[Run], *, each: bool) -> list[Group]:
     keys = dict.fromkeys(key for settings in texts for key in settings)
     # A key that only one method has differs from none; the method's name does.
     differing = [key for key in keys if len({settings[key] for settings in texts if key in settings}) > 1]
-    differing = _without_copies(differing, texts)
+    differing = _without_those_of_an_option(differing, texts)
     groups: dict[Any, Group] = {}
     for number, (run, settings) in enumerate(zip(found, texts, strict=True)):
         key = number if each else tuple(sorted(settings.items()))
@@ -188,14 +188,16 @@ def _grouped(found: Sequence[Run], *, each: bool) -> list[Group]:
     return list(groups.values())
 
 
-def _without_copies(differing: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
-    """Leave out a key that goes with an earlier one of its section, as ``data.path`` does with ``data.name``."""
-    kept: dict[tuple[str, ...], str] = {}
-    for key in differing:
+def _without_those_of_an_option(differing: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Leave out a key that goes with the option of its section, as ``data.path`` does with ``data.name``."""
+
+    def pattern(key: str) -> list[int]:
         values = [settings.get(key, "") for settings in texts]
         order = list(dict.fromkeys(values))
-        kept.setdefault((key.partition(".")[0], *(str(order.index(value)) for value in values)), key)
-    return list(kept.values())
+        return [order.index(value) for value in values]
+
+    options = {key.partition(".")[0]: pattern(key) for key in differing if key.endswith(".name")}
+    return [k for k in differing if k.endswith(".name") or pattern(k) != options.get(k.partition(".")[0])]
 
 
 def _scored(groups: list[Group], agreement: Agreement | None, *, each: bool) -> list[Group]:

@@ -108,7 +108,13 @@ def test_a_key_that_only_one_method_has_is_told_by_the_name_of_the_method(tmp_pa
     ]
 
 
-def test_what_goes_with_another_key_of_its_section_is_not_told_twice(tmp_path: Path) -> None:
+def test_settings_of_a_section_that_differ_together_are_all_told(tmp_path: Path) -> None:
+    make(tmp_path / "a", clustering={"name": "kmeans", "init": "k-means++", "weight": 0.1})
+    make(tmp_path / "b", clustering={"name": "kmeans", "init": "auto", "weight": 1.0})
+    assert groups_of(tmp_path)[0].settings.keys() == {"clustering.init", "clustering.weight"}
+
+
+def test_what_goes_with_the_option_of_its_section_is_not_told_twice(tmp_path: Path) -> None:
     make(tmp_path / "a", batch_size=64)
     make(tmp_path / "b", batch_size=256, data={"name": "usps", "root": "/here", "path": "usps.npz"})
     assert list(groups_of(tmp_path)[0].settings) == ["data.name", "batch_size"]
