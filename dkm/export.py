@@ -75,6 +75,8 @@ def predict(x, model=None):
     return cluster, np.sqrt(squared[np.arange(len(z)), cluster]).astype(np.float32), z
 '''
 
+# What an export of any format, and its use, leaves in its folder: all that is ever replaced.
+_WRITTEN = {"USAGE.md", "model.pt2", "model.onnx", "model.npz", "assign.py", "__pycache__"}
 _USAGE = {
     "torch": """\
 import torch
@@ -123,6 +125,10 @@ def export(config: ExportConfig) -> Path:
     source = f"output={config.output}"
     if folder.exists() and not config.overwrite:
         raise UserError(f"{source}: there is such a folder; expected a new one; set overwrite=true to replace it")
+    others = sorted({path.name for path in folder.iterdir()} - _WRITTEN) if folder.is_dir() else []
+    if others:
+        what = f"there is more than an artifact in it ({others[0]}), which would be lost"
+        raise UserError(f"{source}: {what}; expected a new folder, or an artifact to replace; choose another")
     if config.format == "numpy" and model.section["name"] != "mlp":
         raise UserError("format=numpy: the model is convolutional; expected model=mlp; use format=torch or onnx")
     rows = _rows(config, model)

@@ -118,6 +118,10 @@ def test_a_folder_that_is_there_is_kept(runs: dict[str, Path], tmp_path: Path) -
     with pytest.raises(UserError, match="there is such a folder; expected a new one; set overwrite=true"):
         export.work(words)
     assert (tmp_path / "out" / "mine").exists()
+    with pytest.raises(UserError, match=r"there is more than an artifact in it \(mine\), which would be lost"):
+        export.work([*words, "overwrite=true"])
+    (tmp_path / "out" / "mine").unlink()
+    export.work([*words, "overwrite=true"])
     export.work([*words, "overwrite=true"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.npz", "assign.py", "USAGE.md"}
 
