@@ -178,6 +178,8 @@ class _Parquet:
 
     def write(self, answers: Answers) -> None:
         columns = answers.columns()
+        if answers.labels is not None:  # whole numbers in this part may be followed by words in the next
+            columns["label"] = answers.labels.astype(str)
         arrays = {
             name: self._pyarrow.nulls(len(answers.position), self._pyarrow.float32())
             if column is None

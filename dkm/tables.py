@@ -178,6 +178,7 @@ class TableReader:
         if gaps.any() and config.missing == "drop":
             is_kept = np.logical_not(gaps).all(axis=1)
         elif gaps.any() and self.fill is not None:
+            X = X if X.flags.writeable else X.copy()  # of a single column pandas shows its own memory
             np.copyto(X, self.fill, where=gaps, casting="same_kind")
         elif gaps.any():
             raise self._missing(gaps, index)

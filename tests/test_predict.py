@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits, make_blobs
 
 from dkm import data as data_module
 from dkm import predict, train
+from dkm.answers import Answers, Writer
 
 QUICK = [
     *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
@@ -116,6 +117,14 @@ def test_memberships_and_the_embedding_go_with_it(run: Path, table: Path, tmp_pa
     first = rows_of(tmp_path / "o.csv")[0]
     assert float(first["membership_2"]) == pytest.approx(float(q[0, 2]), rel=1e-6)
     assert [name for name in first if name.startswith("z_")] == ["z_0", "z_1", "z_2", "z_3"]
+
+
+def test_labels_that_turn_into_words_in_a_later_part_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    with Writer(tmp_path / "o.parquet", "output=o.parquet", overwrite=False) as writer:
+        for labels in (np.array([1, 2]), np.array(["a", "b"])):
+            writer.write(Answers(np.arange(2), None, np.zeros(2, np.int64), np.ones(2), None, labels))
+    assert pd.read_parquet(tmp_path / "o.parquet")["label"].tolist() == ["1", "2", "a", "b"]
 
 
 def test_parquet_has_the_same_columns(run: Path, table: Path, tmp_path: Path) -> None:

@@ -69,6 +69,12 @@ def test_gaps_are_filled_with_the_median_of_the_column(tmp_path: Path) -> None:
     assert reader.fill.tolist() == [42.0, 2.5]
 
 
+def test_the_gaps_of_a_single_column_are_filled(tmp_path: Path) -> None:
+    """Of one column pandas shows its own memory, which cannot be written to."""
+    part, _ = read(tmp_path, columns=["income"], missing="median")
+    assert part.X[2].tolist() == [2.5]
+
+
 def test_a_trained_models_columns_are_found_by_name_in_any_order_and_its_medians_fill(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("extra,income,age\nx,,1\ny,5,2\n", encoding="utf-8")
     config = CsvData(path=str(tmp_path / "t.csv"), id="customer", missing="median")
