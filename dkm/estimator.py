@@ -46,12 +46,13 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         How the clusters are found that the joint training starts from; see ``clustering.init``.
     n_init : int
         Restarts of k-means, of which the best is taken.
-    weight : float
-        Of the k-means loss beside the reconstruction error; see ``clustering.weight``.
+    weight : float, optional
+        Of the clustering loss beside the reconstruction error, see ``clustering.weight``; that of the method if None,
+        0.1 for k-means.
     latent_dim : int, optional
         Dimensions of the embedding; the number of clusters if None.
-    hidden : sequence of int
-        Widths of the encoder's inner layers.
+    hidden : sequence of int, optional
+        Widths of the encoder's inner layers; 500, 500 and 2000 if None.
     pretrain_epochs, joint_epochs : int
         Epochs of the two phases.
     batch_size : int
@@ -87,9 +88,9 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         *,
         init: str = "k-means++",
         n_init: int = 20,
-        weight: float = 0.1,
+        weight: float | None = None,
         latent_dim: int | None = None,
-        hidden: Sequence[int] = (500, 500, 2000),
+        hidden: Sequence[int] | None = None,
         pretrain_epochs: int = 100,
         joint_epochs: int = 50,
         batch_size: int = 256,
@@ -133,7 +134,9 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             if self.image_shape is not None:
                 rows = rows.reshape(len(rows), *self.image_shape)
             with threads(config.threads):
-                trainer = Trainer(config, array_dataset(rows, config.data, "X"))
+                data = array_dataset(rows, config.data, "X")
+                self._require_image_shape(data.image_shape)
+                trainer = Trainer(config, data)
                 trainer.run(Unwritten())
                 found = cluster(trainer.embed(), trainer.clustering.centroids.detach())
         except UserError as error:
@@ -146,6 +149,14 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self._n_features_out = len(self.cluster_centers_)
         return self
 
+    def _require_image_shape(self, found: tuple[int, int, int] | None) -> None:
+        given = self.image_shape
+        if given is not None and found not in (tuple(given), (1, *given)):
+            raise ValueError(
+                f"image_shape={tuple(given)}: expected (C, H, W), but it would be read as {found}; give the channels "
+                "first, and the columns of X in that order"
+            )
+
     def _composed(self) -> Config:
         """Return the config that the command line would have composed."""
         given = self.config if self.config is not None else ()
@@ -157,15 +168,16 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             "clustering.n_clusters": self.n_clusters,
             "clustering.init": self.init,
             "clustering.n_init": self.n_init,
-            "clustering.weight": self.weight,
             "model.latent_dim": self.latent_dim,
-            "model.hidden": list(self.hidden),
             "pretrain.epochs": self.pretrain_epochs,
             "joint.epochs": self.joint_epochs,
             "joint.tolerance": self.tol,
             "batch_size": self.batch_size,
             "seed": int(seed),
         }
+        # Not every method has a weight, nor every network these layers.
+        own |= {} if self.weight is None else {"clustering.weight": self.weight}
+        own |= {} if self.hidden is None else {"model.hidden": list(self.hidden)}
         fixed = ["data=npy", "data.path=X", "log.progress=off", "evaluation.kmeans_raw=false"]
         return compose(parse([*fixed, *(f"{key}={_shown(value)}" for key, value in own.items()), *words])).config
 

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from dkm import DeepKMeans, predict, train
+from dkm.config import dotted
 
 QUICK: dict[str, Any] = {
     "hidden": (16,),
@@ -27,6 +28,14 @@ QUICK: dict[str, Any] = {
     "random_state": 0,
 }
 X, Y = make_blobs(300, 5, centers=4, random_state=0)
+
+
+# What another method or network has of its own stays so.
+OTHERS: dict[str, Any] = {
+    "dec": {"clustering.name": "dec", "clustering.weight": 1.0, "model.hidden": [500, 500, 2000]},
+    "dkm": {"clustering.name": "dkm", "clustering.weight": 0.01},
+    "none": {"clustering.name": "none"},
+}
 
 
 def small(n_clusters: int = 4, **settings: Any) -> DeepKMeans:
@@ -40,6 +49,26 @@ CHECKS = [(check.func.__name__, check) for _, check in estimator_checks_generato
 @pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
 def test_scikit_learns_own_check(check: Any) -> None:
     check(small(3, pretrain_epochs=1, joint_epochs=1, n_init=1))
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_another_method_has_its_own_weight(method: str) -> None:
+    settings = dotted(DeepKMeans(4, config={"clustering": method})._composed())
+    assert {key: settings[key] for key in OTHERS[method]} == OTHERS[method]
+
+
+def test_another_network_has_its_own_layers() -> None:
+    images = load_digits().data[:60]
+    model = small(hidden=None, image_shape=(1, 8, 8), config=["model=conv"]).fit(images)
+    np.testing.assert_array_equal(model.predict(images), model.labels_)
+
+
+def test_channels_that_come_last_are_refused() -> None:
+    images = np.random.default_rng(0).random((30, 8 * 8 * 3))
+    with pytest.raises(ValueError, match=r"image_shape=\(8, 8, 3\): expected \(C, H, W\), but it would be read as"):
+        small(image_shape=(8, 8, 3)).fit(images)
+    model = small(image_shape=(3, 8, 8)).fit(images)
+    np.testing.assert_array_equal(model.predict(images), model.labels_)
 
 
 @pytest.mark.parametrize("config", [None, ["optimizer=sgd", "joint.lr=0.01"], {"joint.lr": 0.001, "precision": "bf16"}])
