@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,7 @@ class Cache:
         if kind == "raw":
             sections += ["clustering.n_init", "clustering.init_samples"]
             special: list[Any] = [self._n_clusters]
+            special += [True] if isinstance(data.X, StoredRows) else []  # of which smaller samples are taken
         else:
             sections += ["model.", "augmentation.", "regularization.", "loss.", "pretrain."]
             sections += ["optimizer."] if config.pretrain.optimizer is None else []
@@ -114,6 +116,9 @@ def save(folder: Path, key: str, state: dict[str, Any]) -> None:
     """Keep ``state`` (tensors and builtin containers); a folder that cannot be written to is only warned about."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(folder / f"{key}.pt", checkpoint.serialized(state))
+        # Two runs may finish the same pretraining at the same time.
+        beside = folder / f"{key}.{os.getpid()}.pt"
+        checkpoint.write_atomically(beside, checkpoint.serialized(state))
+        beside.replace(folder / f"{key}.pt")
     except OSError as error:
         log.warning("pretrain.cache=%s: cannot be written to (%s); choose another folder", folder, error.strerror)

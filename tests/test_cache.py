@@ -6,6 +6,7 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
 
@@ -182,6 +183,19 @@ def test_a_setting_that_is_younger_than_a_cache_counts_where_it_differs(monkeypa
     assert before == keys()
     monkeypatch.setattr("dkm.cache._YOUNGER", {})
     assert keys()[0] != before[0]
+
+
+def test_rows_on_disk_have_keys_of_their_own(tmp_path: Path) -> None:
+    """Batches are drawn otherwise, and smaller samples of many features."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 4)).astype(np.float32))
+    of = []
+    for load in ("memory", "disk"):
+        words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", f"data.load={load}", "clustering.n_clusters=3"]
+        config = compose(parse([*words, "pretrain.cache=x"])).config
+        trainer = Trainer(config, load_dataset(config.data))
+        of.append((trainer.cache.key("pretrained"), trainer.cache.key("raw")))
+    assert of[0][0] != of[1][0]
+    assert of[0][1] != of[1][1]
 
 
 def test_without_a_folder_there_is_no_key() -> None:
