@@ -18,7 +18,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -208,17 +208,18 @@ def _to_device(x: Tensor, device: torch.device) -> Tensor:
 
 
 def one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Yield ``work(item)`` for each item, computed in a thread while the caller is busy with the one before."""
+    """Yield ``work(item)`` for each item; a thread fetches and computes it while the caller has the one before."""
+    remaining = iter(items)
+
+    def following() -> list[T]:
+        return [work(item) for item in islice(remaining, 1)]
+
     pool = ThreadPoolExecutor(max_workers=1)
     try:
-        pending: Future[T] | None = None
-        for item in items:
-            following = pool.submit(work, item)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
+        pending: Future[list[T]] = pool.submit(following)
+        while done := pending.result():
+            pending = pool.submit(following)
+            yield from done
     finally:
         pool.shutdown(cancel_futures=True)  # waits for what has begun; nobody wants the rest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dkm import batches, distributed
-from dkm.batches import Batches, DiskBatches, MemoryBatches, batch_indices, build_batches, stream_seed
+from dkm.batches import Batches, DiskBatches, MemoryBatches, batch_indices, build_batches, one_ahead, stream_seed
 from dkm.config import UserError
 from dkm.files import NpyFiles
 from dkm.scaling import Scaling
@@ -377,3 +377,28 @@ def test_files_that_changed_are_refused_before_a_pass(use: str, tmp_path: Path) 
 def test_the_data_decide_where_batches_come_from(tmp_path: Path) -> None:
     assert isinstance(build_batches(torch.from_numpy(X), 32, 0, CPU), MemoryBatches)
     assert isinstance(build_batches(stored(X, tmp_path / "shards"), 32, 0, CPU), DiskBatches)
+
+
+def test_one_ahead_fetches_and_computes_in_a_thread_in_order() -> None:
+    fetched: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(4):
+            fetched.append(threading.get_ident())
+            yield item
+
+    found = list(one_ahead(lambda item: (item * 10, threading.get_ident()), items()))
+    assert [value for value, _ in found] == [0, 10, 20, 30]
+    assert {ident for _, ident in found} == set(fetched)
+    assert threading.get_ident() not in fetched
+
+
+def test_one_ahead_hands_on_what_fetching_raises() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("the file is gone")
+
+    ahead = one_ahead(lambda item: item, items())
+    assert next(ahead) == 1
+    with pytest.raises(OSError, match="the file is gone"):
+        next(ahead)
