@@ -242,8 +242,9 @@ class KMeansClustering(KMeansLoss):
         minimize it in closed form | left as they are. ASPC-DA's released code fixes them.
     n_epochs : int, optional
         With it, points are self-paced as in ASPC-DA: after ``epoch`` epochs those whose squared distance is at least
-        the mean plus ``epoch / n_epochs`` standard deviations of all are left out of the loss. It is divided by the
-        fraction of the data that counts (the authors' code: of the batch), so that it stays a mean over points.
+        the mean plus ``epoch / n_epochs`` standard deviations of all are left out of the loss. (The authors' code
+        begins one epoch later, with the mean alone after the first.) It is divided by the fraction of the data that
+        counts (the authors' code: of the batch), so that it stays a mean over points.
     norm_weight : float
         Of ``-|z|^2`` in the loss. With 1 it is that of SR-K-means, ``mean(|z - c|^2 - |z|^2)``, which an embedding
         cannot lower by shrinking towards the origin.
@@ -288,7 +289,11 @@ class KMeansClustering(KMeansLoss):
         self.register_buffer("point_weights", torch.ones(n_samples if n_epochs is not None else 0))
 
     def start(self, z: Tensor) -> None:
-        """Take notice that the joint phase begins with the clean embedding z (N, D); centroids and labels are set."""
+        """Take notice that centroids and labels were set to clusters of the clean embedding z (N, D).
+
+        At the beginning of the joint phase, and where it clusters anew.
+        """
+        self.point_weights.fill_(1.0)  # those of self-pacing are of other clusters
 
     def start_epoch(self, epoch: int) -> None:
         """Take notice that a joint epoch begins, or goes on after a restart; ``epoch`` have ended before."""

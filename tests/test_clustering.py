@@ -978,3 +978,14 @@ def test_descent_on_the_divergence_sharpens_the_assignments():
         losses.append(loss.item())
     assert all(b < a for a, b in pairwise(losses))
     assert log_soft_assignments(points, clustering.centroids).exp().amax(1).mean() > first
+
+
+def test_a_new_start_forgets_which_points_counted_for_the_clusters_before() -> None:
+    z = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    clustering = KMeansClustering(3, 2, 50, hold_assignments=True, revive=False, n_epochs=10)
+    with torch.no_grad():
+        clustering.centroids.copy_(z[:3])
+    clustering.reassign(z)
+    assert (clustering.point_weights == 0).any()
+    clustering.start(z)
+    assert clustering.point_weights.tolist() == [1.0] * 50
