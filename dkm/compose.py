@@ -219,6 +219,10 @@ def checked(job: DictConfig) -> Config:
     is_file = isinstance(data, NpyData) or (isinstance(data, NpzData) and (data.labels or "").endswith(".npy"))
     if isinstance(data, FileData) and is_file and data.labels is not None:
         data.labels = absolute(data.labels)
+    if config.clustering.init_file is not None:
+        config.clustering.init_file = absolute(config.clustering.init_file)
+    if config.pretrain.cache is not None:
+        config.pretrain.cache = absolute(config.pretrain.cache)
     return config
 
 

@@ -120,6 +120,7 @@ class Trainer:
         self._average: WeightAverage | None = None
         self._metrics_bytes = 0
         self._is_restored = False
+        self._is_step_half_done = False
 
     # --- the run ---
 
@@ -244,10 +245,11 @@ class Trainer:
         kind, seed = self.config.clustering, self.config.seed
         restarts = initialize.restarts(z, self.n_clusters, kind, self._init_sample(), seed)
         plain = initialize.of_all_points(z, lowest_inertia(restarts))
-        scores = self.evaluator.scores(
-            self.evaluator.sampled(z), plain.labels.cpu().numpy(), plain.inertia, on_data=True
-        )
-        log.info("k-means on the embedding: %s", report.line(scores))
+        scores: Scores = {}
+        if self.run_dir.is_written:
+            Z, labels = self.evaluator.sampled(z), plain.labels.cpu().numpy()
+            scores = self.evaluator.scores(Z, labels, plain.inertia, on_data=True)
+            log.info("k-means on the embedding: %s", report.line(scores))
         return initialize.start(z, restarts, kind, self._given_start, seed), scores
 
     def _is_reset_due(self) -> bool:
@@ -492,9 +494,11 @@ class Trainer:
                     self._terms[number, -1] = _gradient_norm(self._optimizer)
                 self._optimizer.step()
                 if is_joint and self.clustering.has_running_means:
+                    self._is_step_half_done = True
                     with torch.no_grad(), self._autocast():
                         z = self.autoencoder.encode(x)
                     self.clustering.after_step(z)
+                    self._is_step_half_done = False
                 if self._average is not None:
                     self._average.update()
                 at.batch, at.step = number + 1, at.step + 1
@@ -529,7 +533,7 @@ class Trainer:
         bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
         record: dict[str, Any] | None = None
         found: evaluate.Clustering | None = None
-        if self._is_evaluated(phase, at.epoch + 1) or is_settled:
+        if self._is_evaluated(phase, at.epoch + 1) or (is_settled and not self._is_for_nobody):
             with self._signals.interruptible():
                 if z is None or self.config.precision != "fp32":
                     z = evaluate.encode(self.autoencoder, self.batches)
@@ -568,7 +572,14 @@ class Trainer:
             log.info("joint: epoch %d: %d dead centroids, %d revived", at.epoch + 1, found.n_dead, len(found.revived))
         return z
 
+    @property
+    def _is_for_nobody(self) -> bool:
+        """Whether nothing is written and no other process waits for this one's part of a pass."""
+        return not self.run_dir.is_written and not distributed.is_several()
+
     def _is_evaluated(self, phase: PhaseConfig, epoch: int) -> bool:
+        if self._is_for_nobody:
+            return False
         return epoch % self.config.evaluation.every_epochs == 0 or epoch in (1, phase.epochs)
 
     def _is_pictured(self, phase: PhaseConfig, epoch: int) -> bool:
@@ -627,6 +638,8 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         """Take the labels from one more full pass and write everything that a finished run has."""
         at = self.at
+        if self._is_for_nobody:
+            return {}
         with self._signals.interruptible():
             z = evaluate.encode(self.autoencoder, self.batches)
             if not self.run_dir.is_written:
@@ -665,6 +678,8 @@ class Trainer:
     def _save(self) -> None:
         self._raise_if_broken()  # on every rank: one whose peer stopped for a non-finite loss does so for that reason
         if not self.run_dir.is_written:  # rank 0 has the same state
+            return
+        if self._is_step_half_done:  # a rank was lost: the last checkpoint is a whole state, this is none
             return
         optimizer = getattr(self, "_optimizer", None)
         in_phase = self.at.batch > 0 or self.at.epoch > 0
@@ -784,6 +799,9 @@ def _n_clusters(config: Config, data: Dataset) -> int:
         raise UserError(
             f"clustering.n_clusters={K}: expected at most n_samples={data.n_samples}; lower it or load more data"
         )
+    for key in ("init_samples", "partition_samples"):
+        if (value := getattr(config.clustering, key)) < K:
+            raise UserError(f"clustering.{key}={value}: expected at least the number of clusters, {K}; raise it")
     return K
 
 
