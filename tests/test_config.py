@@ -302,6 +302,16 @@ def test_the_config_of_a_run_repeats_it_from_anywhere(
     assert yaml.safe_load((again / "config.yaml").read_text()) == yaml.safe_load(text)
 
 
+def test_paths_are_absolute_so_that_a_run_goes_on_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["pretrain.cache=cache", "clustering.init=file", "clustering.init_file=start.npy", "data.root=data"]
+    config = compose(parse(words)).config
+    assert (config.pretrain.cache, config.data.root) == (str(tmp_path / "cache"), str(tmp_path / "data"))
+    assert config.clustering.init_file == str(tmp_path / "start.npy")
+
+
 def test_a_sweep_makes_one_run_for_each_seed(start: Start, images: Path) -> None:
     tiny = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", *QUIET, "data.labels=y", f"data.path={images}"]
     done = start("--multirun", "data=npz", *tiny, "seed=0,1", "hydra.sweep.dir=sweep")

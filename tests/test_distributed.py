@@ -260,6 +260,21 @@ def test_rank_0_writes_a_checkpoint_of_the_step_in_which_another_rank_died(
     assert_equal(run, reference)
 
 
+@pytest.mark.slow
+def test_a_step_that_a_death_leaves_half_done_is_done_anew(overrides: list[str], tmp_path: Path) -> None:
+    """DCN's centroids move after the optimizer's step, together: between the two there is no state to go on from."""
+    words = [*(o for o in overrides if not o.startswith("clustering.")), "clustering=dcn", "clustering.n_init=2"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert train([*words, f"hydra.run.dir={whole}"], tmp_path / "log").code == 0
+    points = {1: Point("dkm.clustering:DCNClustering", "after_step", 3)}
+    main, _ = train_ranks([*words, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
+    assert main.code == 1
+    assert position_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES + 1
+    resumed = train([f"resume={run}"], tmp_path / "log")
+    assert resumed.code == 0, resumed.err
+    assert_equal(run, whole)
+
+
 def test_the_others_end_when_rank_0_dies(overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     points = {0: Point(*OPTIMIZER, DURING_JOINT)}

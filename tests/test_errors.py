@@ -560,6 +560,8 @@ def test_a_config_directory_that_is_a_file_is_refused(tmp_path: Path, refuse: Re
 # --- what the data and the machine allow --------------------------------------------------------------------------
 
 UNFIT = {
+    "data=digits clustering.init_samples=5": "clustering.init_samples=5: expected at least the number of clusters, 10",
+    "data=digits clustering.partition_samples=9": "clustering.partition_samples=9: expected at least the number of ",
     "data=blobs data.n_samples=30 clustering.n_clusters=50": "clustering.n_clusters=50: expected at most n_samples=30",
     "data=blobs model=conv": "model=conv: expected image data, got rows of a table; use model=mlp",
     "data=blobs augmentation=affine": "augmentation=affine: expected image data, got rows of a table; "
