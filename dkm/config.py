@@ -387,7 +387,7 @@ class ClusteringConfig:
     init: str = "k-means++"
     # With init=file, a .npy file of the cluster of each point, integers (N,), or of centroids, floats (K, D).
     init_file: str | None = None
-    # Restarts of k-means, on the raw data and on the embedding; the one with the lowest inertia wins.
+    # Restarts of k-means: on the raw data the one with the lowest inertia wins, on the embedding see balance_slack.
     n_init: int = 20
     # Restarts on the embedding whose inertia is within this fraction of the lowest count as equal, and the one with the
     # most even cluster sizes wins: two classes under one centroid and another one halved show in the sizes, hardly in
@@ -816,7 +816,7 @@ class Config:
     device: str = "auto"
     # fp32 | bf16 (autocast; distances stay in fp32)
     precision: str = "fp32"
-    # torch.compile for the training step: it pays on GPUs and in long runs, and takes a minute or so at the start.
+    # torch.compile for the training step. It takes 20 s or more at the start and gained nothing on a CPU.
     compile: bool = False
     # CPU threads. null: OMP_NUM_THREADS, else all cores that this process may use, shared with the other processes of
     # a torchrun job on the machine. The number of threads decides the last bits of the results.

@@ -40,6 +40,18 @@ class FakeClock:
         return run
 
 
+def test_the_two_forms_of_l2_are_compared_under_each_optimizer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module("measure_l2")
+    monkeypatch.setattr(module, "N_STEPS", 5)
+    module.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| `sgd`", "| `adam`", "| `adamw`"]
+    in_float64 = [float(row[1]) for row in rows]
+    assert max(in_float64[:2]) < 1e-12 < 1e-4 < in_float64[2]
+
+
 # --- timing -------------------------------------------------------------------------------------------------------
 
 

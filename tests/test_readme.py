@@ -43,6 +43,7 @@ def test_the_ten_lines_are_the_loss() -> None:
 def test_the_pieces_train_on_their_own() -> None:
     names: dict[str, Any] = {}
     exec(BLOCKS[1], names)
+    assert len(names["optimizer"].param_groups[0]["params"]) == 5  # two weights, two biases, the centroids
     assert names["clustering"].centroids.grad.abs().sum() > 0
     assert names["encoder"].weight.grad.abs().sum() > 0
 
@@ -96,7 +97,7 @@ def test_the_command_that_compares_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     quick = ["data=blobs", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "log.progress=off"]
     for seed in (0, 1):
-        directory = f"hydra.run.dir=runs/{'sweep' if seed else 'day'}/{seed}"
+        directory = f"hydra.run.dir=runs/{'sweeps/day' if seed else 'digits_kmeans'}/{seed}"
         words = [*quick, f"seed={seed}", directory, "log.figures=false", "log.tensorboard=false"]
         assert train._main(words) == 0
     (command,) = re.findall(r"^    python -m dkm\.compare (.*)$", README, re.M)
@@ -117,12 +118,12 @@ def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(mon
 def test_the_command_that_searches_settings_searches_what_it_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (command,) = re.findall(r"^    python -m dkm\.tune (.*)$", README, re.M)
+    (command,) = re.findall(r"^    python -m dkm\.tune (.*\\\n.*)$", README, re.M)
     studies: list[tune.Study] = []
     monkeypatch.setattr(tune, "run_trials", studies.append)
     monkeypatch.setattr(tune, "_answer", lambda study: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        tune.work([*shlex.split(command), f"output={tmp_path / 'out'}"])
+        tune.work([*shlex.split(command.replace("\\\n", "")), f"output={tmp_path / 'out'}"])
     (study,) = studies
     assert study.config.trials == 40
     assert list(study.space) == ["clustering.weight", "clustering.init"]
