@@ -12,17 +12,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from tqdm import tqdm
 
 from dkm import checkpoint, distributed, evaluate, initialize, metrics, planar, report
@@ -31,15 +28,11 @@ from dkm.batches import build_batches, stream_seed
 from dkm.cache import Cache
 from dkm.clustering import build_clustering
 from dkm.config import (
-    GROUPS,
     RESUMABLE,
     Config,
     Failure,
     JointClusteringConfig,
-    L2PenaltyConfig,
-    OptimizerConfig,
     PhaseConfig,
-    PretrainConfig,
     UserError,
     dotted,
     flatten,
@@ -50,12 +43,12 @@ from dkm.devices import deterministic, find_device, require_compiler
 from dkm.evaluate import Scores
 from dkm.interrupt import Interrupted, Signals, signals_handled
 from dkm.kmeans import assign, kmeans, lowest_inertia
+from dkm.learner import Learner
 from dkm.models import build_autoencoder, mix_encoder
-from dkm.objective import LossTerms, Objective
-from dkm.optim import WeightAverage, build_optimizer, learning_rate, reset_rows
+from dkm.objective import LossTerms
+from dkm.optim import learning_rate, reset_rows
 from dkm.position import Position
 from dkm.recorder import Recorder
-from dkm.regularization import l2_penalty, parameter_groups, regularized_parameters
 from dkm.rundir import RunDirectory, versions
 from dkm.saved import SavedModel
 
@@ -103,7 +96,6 @@ class Trainer:
         self._given_start: np.ndarray | None = None
         if kind.init_file is not None:
             self._given_start = initialize.read(kind.init_file, data.n_samples, self.n_clusters, self.latent_dim)
-        self.weight = kind.weight if isinstance(kind, JointClusteringConfig) else 0.0
         self.evaluator = evaluate.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.at = Position()
@@ -114,10 +106,9 @@ class Trainer:
         self._centroids_before = torch.zeros(self.n_clusters, self.latent_dim)
         self._saved_at_s = time.monotonic()
         self._signals = Signals()
-        # What a checkpoint has for the phase's optimizer and for the average, until they are built.
-        self._optimizer_state: dict[str, Any] | None = None
-        self._average_state: list[Tensor] | None = None
-        self._average: WeightAverage | None = None
+        # Of the phase that is under way; until it is, what a checkpoint has of it.
+        self._learner: Learner | None = None
+        self._learner_state: dict[str, Any] = {"optimizer": None, "average": None}
         self._metrics_bytes = 0
         self._is_restored = False
         self._is_step_half_done = False
@@ -163,8 +154,9 @@ class Trainer:
                     self._run_phase(self.config.joint)
                 with self._averaged():
                     result = self._finish()
-                if self._average is not None:  # what the trainer has from here on is what was reported
-                    self._average.adopt()
+                average = None if self._learner is None else self._learner.average
+                if average is not None:  # what the trainer has from here on is what was reported
+                    average.adopt()
                 return result
         except (Interrupted, distributed.RankLost, UserError):
             self._save()
@@ -222,7 +214,7 @@ class Trainer:
         at = self.at
         at.pretrained = pretrained
         at.phase_idx, at.epoch, at.batch, at.step = 1, 0, 0, at.step + 1
-        self._optimizer_state = None
+        self._learner = None
         self._save()
 
     def _of_main(self, start: initialize.Start | None) -> initialize.Start:
@@ -276,9 +268,9 @@ class Trainer:
             self.autoencoder.load_state_dict(kept)
             raise
         self._start_from(start, z)
-        reset_rows(self._optimizer, self.clustering.centroids, torch.arange(self.n_clusters))
-        if self._average is not None:
-            self._average.restart()
+        reset_rows(self.learner.optimizer, self.clustering.centroids, torch.arange(self.n_clusters))
+        if self.learner.average is not None:
+            self.learner.average.restart()
         log.info("joint: weights mixed with fresh ones and clustered anew before epoch %d", at.epoch + 1)
 
     # --- what earlier runs have done ---
@@ -334,16 +326,41 @@ class Trainer:
 
     # --- a phase ---
 
+    @property
+    def learner(self) -> Learner:
+        """The learning of the phase that is under way."""
+        assert self._learner is not None
+        return self._learner
+
+    def begin(self, phase: PhaseConfig) -> None:
+        """Make ready for steps of the phase, with what a checkpoint has of it."""
+
+        def note(seconds: float) -> None:
+            log.info("compile: the first step of the %s phase took %.1f s", phase.section, seconds)
+            known = self.run_dir.manifest.get("compile_seconds", {})
+            self.run_dir.update_manifest(compile_seconds={**known, phase.section: round(seconds, 1)})
+
+        self._learner = None  # lets go of the last phase's hooks on the same parameters
+        self._learner = Learner(
+            self.config, phase, self.autoencoder, self.clustering, n_batches=self._n_batches, on_compiled=note
+        )
+        self._learner.load(self._learner_state)
+        self._learner_state = {"optimizer": None, "average": None}
+        self._clock_s = time.perf_counter()
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Have network and centroids hold their average within the block, where the phase has one."""
+        return nullcontext() if self._learner is None else self._learner.averaged()
+
     def _run_phase(self, phase: PhaseConfig) -> None:
         """Train until the last epoch or, in the joint phase, until the labels have settled."""
         at = self.at
         is_joint = at.phase_idx == 1
-        self._build(phase)
+        self.begin(phase)
         n_steps = phase.epochs * self._n_batches
         done = at.epoch * self._n_batches + at.batch
         hidden = not self.run_dir.shows_bars
         with tqdm(total=n_steps, initial=done, desc=phase.section, unit="step", leave=False, disable=hidden) as bar:
-            self._clock_s = time.perf_counter()
             while at.epoch < phase.epochs and not at.is_stopped:
                 self._train_epoch(phase, n_steps, bar)
                 with self._averaged():
@@ -360,105 +377,11 @@ class Trainer:
             },
         )
 
-    def _build(self, phase: PhaseConfig) -> None:
-        """Build the phase's objective and optimizer, with the state of the checkpoint if it is from this phase."""
-        config, kind = self.config, self.config.regularization
-        clustering = self.clustering if phase is config.joint else None
-        reconstruction = 1.0
-        if clustering is not None and isinstance(config.clustering, JointClusteringConfig):
-            reconstruction = config.clustering.reconstruction
-        self.autoencoder.decoder.requires_grad_(reconstruction > 0)
-        parameters = [p for p in self.autoencoder.parameters() if p.requires_grad]
-        learns = clustering is not None and clustering.centroids.requires_grad
-        centroids = self.clustering.centroids if learns else None
-        if centroids is not None:
-            parameters.append(centroids)
-        self._regularized = regularized_parameters(kind, self.autoencoder, centroids)
-        self._strength = getattr(kind, "strength", 0.0)
-        is_penalty = isinstance(kind, L2PenaltyConfig) and self._strength > 0
-        self._objective = Objective(
-            self.autoencoder,
-            clustering,
-            weight=self.weight,
-            reconstruction=reconstruction,
-            reduction=config.loss.reduction,
-            penalized=self._regularized if is_penalty else (),
-            strength=self._strength,
-        )
-        self._forward = self._wrapped(phase)
-        groups = parameter_groups(kind, parameters, self._regularized)
-        self._optimizer = build_optimizer(self._optimizer_of(phase), groups, phase.lr)
-        if self._optimizer_state is not None:
-            self._optimizer.load_state_dict(self._optimizer_state)
-            self._optimizer_state = None
-        if clustering is not None and config.joint.average_epochs > 0:
-            n_steps = max(1.0, config.joint.average_epochs * self._n_batches)
-            everything = [*self.autoencoder.parameters(), clustering.centroids]
-            self._average = WeightAverage(everything, decay=1 - 1 / n_steps)
-            if self._average_state is not None:
-                self._average.load(self._average_state)
-        # A fused optimizer leaves everything as it is while this is 1: the update after a non-finite loss is skipped
-        # on the device, without the host waiting for each loss.
-        self._is_broken = torch.zeros((), device=self.device)
-        self._optimizer.found_inf = self._is_broken  # type: ignore[attr-defined]
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Have network and centroids hold their average within the block, where there is one.
-
-        Centroids that the block sets, because they were dead or are means, are set beyond it too.
-        """
-        if self._average is None:
-            yield
-            return
-        centroids = self.clustering.centroids.detach()
-        with self._average.taken():
-            before = centroids.clone()
-            try:
-                yield
-            finally:
-                is_set = (centroids != before).any(1)
-                rows = centroids[is_set].clone()
-        centroids[is_set] = rows
-
-    def _optimizer_of(self, phase: PhaseConfig) -> OptimizerConfig:
-        own = phase.optimizer if isinstance(phase, PretrainConfig) else None
-        return self.config.optimizer if own is None else GROUPS["optimizer"][own](name=own)
-
-    def _wrapped(self, phase: PhaseConfig) -> Callable[..., LossTerms]:
-        """Return the objective as a step calls it: gradients averaged over the processes, compiled."""
-        self._forward = self._objective  # lets go of the last phase's hooks on the same parameters
-        forward: Callable[..., LossTerms] = self._objective
-        if distributed.is_several():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers does something else
-                forward = DistributedDataParallel(
-                    self._objective,
-                    device_ids=[self.device] if self.device.type == "cuda" else None,
-                    broadcast_buffers=False,  # every rank has the same assignments already
-                    gradient_as_bucket_view=True,
-                )
-        if not self.config.compile:
-            return forward
-        compiled = torch.compile(forward)
-
-        def timed(*batch: Any) -> LossTerms:
-            start_s = time.perf_counter()
-            terms: LossTerms = compiled(*batch)
-            seconds = time.perf_counter() - start_s
-            log.info("compile: the first step of the %s phase took %.1f s", phase.section, seconds)
-            known = self.run_dir.manifest.get("compile_seconds", {})
-            self.run_dir.update_manifest(compile_seconds={**known, phase.section: round(seconds, 1)})
-            self._forward = compiled
-            return terms
-
-        return timed
-
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _train_epoch(self, phase: PhaseConfig, n_steps: int, bar: tqdm[Any]) -> None:
-        config, at, n_batches = self.config, self.at, self._n_batches
+        config, at, n_batches, learner = self.config, self.at, self._n_batches, self.learner
         is_joint = at.phase_idx == 1
         if at.batch == 0:
             self._terms.fill_(math.nan)
@@ -479,28 +402,26 @@ class Trainer:
                 if self.augment is not None:
                     seed = stream_seed(config.seed, at.phase_idx, at.epoch, number)
                     x = self.augment(x, seed, first=batch.first, n_rows=batch.n_rows)
-                lr = learning_rate(phase.schedule, phase.lr, at.epoch * n_batches + number, n_steps)
-                for group in self._optimizer.param_groups:
-                    group["lr"] = lr
+                learner.set_lr(learning_rate(phase.schedule, phase.lr, at.epoch * n_batches + number, n_steps))
                 share = len(x) * distributed.world_size() / batch.n_rows
                 with self._autocast():
-                    local: LossTerms = self._forward(x, batch.rows, share)
-                self._optimizer.zero_grad()
+                    local = learner.forward(x, batch.rows, share)
+                learner.optimizer.zero_grad()
                 local.total.backward()  # type: ignore[no-untyped-call]
                 terms = distributed.mean_(torch.stack(local).detach())
                 self._terms[number, : len(_TERMS)] = terms
-                torch.maximum(self._is_broken, (~terms[0].isfinite()).float(), out=self._is_broken)
+                torch.maximum(learner.is_broken, (~terms[0].isfinite()).float(), out=learner.is_broken)
                 if is_evaluated and number == n_batches - 1:
-                    self._terms[number, -1] = _gradient_norm(self._optimizer)
-                self._optimizer.step()
+                    self._terms[number, -1] = learner.gradient_norm()
+                learner.optimizer.step()
                 if is_joint and self.clustering.has_running_means:
                     self._is_step_half_done = True
                     with torch.no_grad(), self._autocast():
                         z = self.autoencoder.encode(x)
                     self.clustering.after_step(z)
                     self._is_step_half_done = False
-                if self._average is not None:
-                    self._average.update()
+                if learner.average is not None:
+                    learner.average.update()
                 at.batch, at.step = number + 1, at.step + 1
                 bar.update()
                 if self._is_stop_agreed():
@@ -529,7 +450,7 @@ class Trainer:
         if is_joint and not at.pass_info:
             z = self._reassign()
         is_settled = is_joint and at.pass_info["label_change"] < self.config.joint.tolerance
-        losses = self._losses()
+        losses = self.learner.losses(self._terms[:, : len(_TERMS)])
         bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
         record: dict[str, Any] | None = None
         found: evaluate.Clustering | None = None
@@ -562,7 +483,7 @@ class Trainer:
         with self._signals.interruptible():
             z = evaluate.encode(self.autoencoder, self.batches, self.config.precision)
         found = clustering.reassign(z)
-        reset_rows(self._optimizer, clustering.centroids, found.revived)
+        reset_rows(self.learner.optimizer, clustering.centroids, found.revived)
         at.pass_info = {"label_change": found.change, "n_dead": found.n_dead, "n_revived": len(found.revived)}
         if found.n_dead:
             # Which of equally badly served points is taken may depend on the hardware. After the state of rank 0 is
@@ -592,20 +513,6 @@ class Trainer:
 
     # --- numbers ---
 
-    def _losses(self) -> dict[str, float]:
-        """Return the epoch's mean losses, raw and weighted; under weight decay L2 is that of the epoch's end."""
-        means = dict(zip(_TERMS, self._terms[:, : len(_TERMS)].double().mean(0).tolist(), strict=True))
-        weights = {"reconstruction": self._objective.reconstruction}
-        if self._objective.clustering is not None:
-            weights["clustering"] = self.weight
-        if self._regularized:
-            weights["l2"] = self._strength
-            with torch.no_grad():
-                means["l2"] = means["l2"] or l2_penalty(self._regularized).item()
-        weighted = {f"loss_weighted/{name}": weight * means[name] for name, weight in weights.items()}
-        raw = {f"loss/{name}": means[name] for name in weights}
-        return {"loss/total": sum(weighted.values()), **raw, **weighted}
-
     @torch.no_grad()
     def _evaluate(
         self, phase: PhaseConfig, found: evaluate.Clustering | None, losses: dict[str, float], z: Tensor
@@ -616,7 +523,7 @@ class Trainer:
         """
         at = self.at
         record: dict[str, Any] = {"phase": phase.section, "epoch": at.epoch + 1, "step": at.step, **losses}
-        record["optimizer/lr"] = self._optimizer.param_groups[0]["lr"]
+        record["optimizer/lr"] = self.learner.lr
         record["optimizer/gradient_norm"] = None if (n := self._terms[-1, -1].item()) != n else n
         record["embedding/variance"] = evaluate.embedding_variance(z)
         if found is not None:
@@ -681,14 +588,11 @@ class Trainer:
             return
         if self._is_step_half_done:  # a rank was lost: the last checkpoint is a whole state, this is none
             return
-        optimizer = getattr(self, "_optimizer", None)
-        in_phase = self.at.batch > 0 or self.at.epoch > 0
         state = {
             "position": asdict(self.at),
             "autoencoder": self.autoencoder.state_dict(),
             "clustering": self.clustering.state_dict(),
-            "optimizer": optimizer.state_dict() if optimizer is not None and in_phase else self._optimizer_state,
-            "average": self._average_state if self._average is None else self._average.state(),
+            **(self._learner_state if self._learner is None else self._learner.state()),
             "terms": self._terms,
             "centroids_before": self._centroids_before,
             "metrics_bytes": self.run_dir.sync_metrics(),
@@ -711,8 +615,7 @@ class Trainer:
             self.at = Position(**state["position"])
             self.autoencoder.load_state_dict(state["autoencoder"])
             self.clustering.load_state_dict(state["clustering"])
-            self._optimizer_state = state["optimizer"]
-            self._average_state = state["average"]
+            self._learner_state = {name: state[name] for name in self._learner_state}
             self._terms.copy_(state["terms"])
             self._centroids_before = state["centroids_before"]
             self._metrics_bytes = state["metrics_bytes"]
@@ -803,8 +706,3 @@ def _n_clusters(config: Config, data: Dataset) -> int:
         if (value := getattr(config.clustering, key)) < K:
             raise UserError(f"clustering.{key}={value}: expected at least the number of clusters, {K}; raise it")
     return K
-
-
-def _gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return nn.utils.get_total_norm(grads)

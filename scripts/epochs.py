@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from dkm import evaluate
 from dkm.compose import compose, parse
-from dkm.config import MLPConfig
+from dkm.config import JointClusteringConfig, MLPConfig
 from dkm.data import Dataset, load_dataset
 from dkm.devices import deterministic
 from dkm.kmeans import kmeans
@@ -81,6 +80,8 @@ class OurEpochs:
         self.config = compose(parse([*fixed, *overrides])).config
         self.phase = self.config.joint if phase == "joint" else self.config.pretrain
         self.is_joint = phase == "joint"
+        kind = self.config.clustering
+        self.weight = kind.weight if isinstance(kind, JointClusteringConfig) else 0.0
         trainer = self.trainer = Trainer(self.config, data)
         trainer.run_dir = RunDirectory(Path(gettempdir()), tensorboard=False, progress="off")  # nothing is written
         trainer.at.phase_idx = PHASES.index(phase)
@@ -90,8 +91,7 @@ class OurEpochs:
             with torch.no_grad():
                 trainer.clustering.centroids.copy_(found.centroids)
                 trainer.clustering.assignments.copy_(found.labels)
-        trainer._build(self.phase)
-        trainer._clock_s = time.perf_counter()
+        trainer.begin(self.phase)
         self._bar = tqdm(disable=True)
 
     def __call__(self) -> None:
@@ -116,7 +116,7 @@ class BareEpochs:
         trainer, config = ours.trainer, ours.config
         assert isinstance(config.model, MLPConfig)
         widths = [trainer.data.n_features, *config.model.hidden, trainer.latent_dim]
-        self._X, self._batch_size, self._weight = rows_of(trainer.data), config.batch_size, trainer.weight
+        self._X, self._batch_size, self._weight = rows_of(trainer.data), config.batch_size, ours.weight
         self._is_bf16 = config.precision == "bf16"
         self._encoder, self._decoder = _layers(widths), _layers(widths[::-1])
         self._centroids = nn.Parameter(trainer.clustering.centroids.detach().clone())

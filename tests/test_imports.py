@@ -29,6 +29,7 @@ LAYERS = (
     | {"distributed", "partition", "commands", "space"},
     {"clustering", "stored", "tables", "images", "answers", "devices", "runs"},
     {"objective", "data", "batches", "exemplars"},
+    {"learner"},
     {"evaluate", "initialize", "rundir", "saved"},
     {"report", "cache", "position"},
     {"recorder"},

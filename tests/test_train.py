@@ -365,11 +365,10 @@ def test_a_revived_centroid_forgets_its_momentum(labeled: list[str], tmp_path: P
         trainer.clustering.centroids.copy_(z[:10])
         trainer.clustering.assignments.copy_(torch.arange(300) % 10)  # every centroid is pulled in the first epoch
     trainer.at.phase_idx, trainer.at.epoch = 1, 1
-    trainer._clock_s = 0.0
-    trainer._build(config.joint)
+    trainer.begin(config.joint)
     bar = tqdm(disable=True)
     trainer._train_epoch(config.joint, 100, bar)
-    momentum = trainer._optimizer.state[trainer.clustering.centroids]["exp_avg"]
+    momentum = trainer.learner.optimizer.state[trainer.clustering.centroids]["exp_avg"]
     assert (momentum != 0).any(1).all()
     with torch.no_grad():
         trainer.clustering.centroids[3] = 1e3  # no point is near it any more
@@ -397,13 +396,13 @@ def test_averaged_weights_assign_and_are_the_model(labeled: list[str], monkeypat
     monkeypatch.setattr(WeightAverage, "update", step)
     monkeypatch.setattr(trainer.clustering, "reassign", look)
     start_of: list[list[torch.Tensor]] = []
-    build = trainer._build
+    build = trainer.begin
 
     def built(phase: Any) -> None:
         build(phase)
         start_of.append([p.detach().double().clone() for p in live])
 
-    monkeypatch.setattr(trainer, "_build", built)
+    monkeypatch.setattr(trainer, "begin", built)
     trainer.run(Unwritten())
     n_batches = trainer.batches.n_batches
     assert len(seen) == config.joint.epochs * n_batches
@@ -427,8 +426,7 @@ def test_a_centroid_revived_in_the_average_is_revived_beyond_it(labeled: list[st
         trainer.clustering.centroids.copy_(evaluate.encode(trainer.autoencoder, trainer.batches)[:10])
         trainer.clustering.centroids[3] = 1e3
     trainer.at.phase_idx, trainer.at.epoch = 1, 1
-    trainer._clock_s = 0.0
-    trainer._build(config.joint)
+    trainer.begin(config.joint)
     before = trainer.clustering.centroids.detach().clone()
     with trainer._averaged():
         trainer._end_epoch(config.joint, True, tqdm(disable=True))
