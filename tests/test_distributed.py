@@ -661,6 +661,7 @@ def test_torchrun_trains_what_one_process_trains(
     assert out.count("k-means on the raw data:") == out.count("pretrain epoch 1:") == 1
 
 
+@pytest.mark.slow
 def test_interrupting_torchrun_leaves_a_run_to_resume(torchrun: Start, overrides: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = torchrun(*overrides, f"hydra.run.dir={run}", "pretrain.epochs=100000")
