@@ -57,8 +57,10 @@ _SHOWN = {
 _LOW_IS_BETTER = ("davies_bouldin", "inertia", "seconds")
 # More runs than this are compared pair by pair only if that is asked for.
 _MOST_AGREEING = 100
-# More than this, and the matrix of agreements is no reading matter.
+# More than this, and the matrix of agreements, or a column of settings for each row, is no reading matter.
 _MOST_IN_MATRIX = 12
+# More settings than this stand in a table of their own.
+_MOST_SETTINGS = 5
 _MOST_UNFINISHED = 20
 
 
@@ -86,13 +88,11 @@ class Group:
     def completed(self) -> list[Run]:
         return [run for run in self.runs if run.is_completed]
 
-    @property
-    def name(self) -> str:
-        """The settings in a few words: the last part of a key where that is enough."""
-        ends = [key.rpartition(".")[2] for key in self.settings]
-        keys = [end if ends.count(end) == 1 else key for end, key in zip(ends, self.settings, strict=True)]
-        values = map(_shown, self.settings.values())
-        return ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)) or "all"
+    def name(self, keys: Sequence[str]) -> str:
+        """Return these of its settings in a few words: the last part of a key where that is enough."""
+        ends = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
+        words = [end if ends.count(end) == 1 else key for end, key in zip(ends, keys, strict=True)]
+        return ", ".join(f"{word}={_shown(self.settings[key])}" for word, key in zip(words, keys, strict=True)) or "all"
 
 
 class Agreement(NamedTuple):
@@ -303,6 +303,11 @@ def _report(groups: Sequence[Group], agreement: Agreement | None) -> Report:
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     settings = f"{len(groups)} settings" if len(groups) > 1 else "one setting"
     parts = [(f"{len(found)} {'run' if len(found) == 1 else 'runs'} of {settings}: {counts}", _table(groups))]
+    if len(groups[0].settings) > _MOST_SETTINGS:
+        if len(groups) <= _MOST_IN_MATRIX:
+            parts.append(("All settings that differ, by the numbers of the rows:", _settings_table(groups)))
+        else:
+            parts[0] = (f"{parts[0][0]} (the settings that tell them apart; csv=FILE.csv has all)", parts[0][1])
     unfinished = [run for run in found if not run.is_completed]
     if unfinished:
         parts.append(("Not completed, and in no mean:", _unfinished_table(unfinished)))
@@ -311,14 +316,35 @@ def _report(groups: Sequence[Group], agreement: Agreement | None) -> Report:
     return Report(parts)
 
 
+def telling_settings(groups: Sequence[Group]) -> list[str]:
+    """Return a few of the settings that differ, enough to tell the groups apart: each the one that parts them most."""
+    keys = list(groups[0].settings)
+    told: list[str] = []
+
+    def n_parts(key: str) -> int:
+        return len({tuple(_shown(group.settings[k]) for k in (*told, key)) for group in groups})
+
+    while (left := [key for key in keys if key not in told]) and (not told or n_parts(told[-1]) < len(groups)):
+        told.append(max(left, key=lambda key: (n_parts(key), key.endswith(".name"))))  # of equal ones the first
+    return [key for key in keys if key in told]
+
+
+def _settings_table(groups: Sequence[Group]) -> Table:
+    """Return what differs, one row for each setting and one column for each row of the table of scores."""
+    head = ["", *(str(number) for number in range(1, len(groups) + 1))]
+    return [head, *([key, *(_shown(group.settings[key]) for group in groups)] for key in groups[0].settings)]
+
+
 def _table(groups: Sequence[Group]) -> Table:
     settings = list(groups[0].settings)
+    is_each, is_long = "seed" in settings, len(settings) > _MOST_SETTINGS
+    if is_long:
+        settings = [key for key in telling_settings(groups) if key != "seed"] + (["seed"] if is_each else [])
     scores = [name for name in _SHOWN if any(name in group.scores for group in groups)]
-    is_each = "seed" in settings
-    head = [*settings, *([] if is_each else ["runs"]), *(_SHOWN[name] for name in scores)]
+    head = [*([""] if is_long else []), *settings, *([] if is_each else ["runs"]), *(_SHOWN[name] for name in scores)]
     rows = []
-    for group in groups:
-        cells = [_shown(group.settings[key]) for key in settings]
+    for number, group in enumerate(groups, 1):
+        cells = [*([str(number)] if is_long else []), *(_shown(group.settings[key]) for key in settings)]
         if not is_each:
             n, n_completed = len(group.runs), len(group.completed)
             cells.append(str(n) if n == n_completed else f"{n_completed} of {n}")
@@ -452,8 +478,9 @@ def _draw(groups: list[Group], agreement: Agreement | None, path: Path) -> None:
     values = {_SHOWN[name]: [_of_runs(group, name) for group in groups] for name in scores}
     order = [] if agreement is None else _rows_by_group(groups, agreement)
     ari = None if agreement is None else agreement.ari[order][:, order]
-    run_names = [] if agreement is None else [_run_name(groups, agreement.runs[i]) for i in order]
-    save_figure(comparison([group.name for group in groups], values, ari, run_names), path)
+    keys = telling_settings(groups)
+    run_names = [] if agreement is None else [_run_name(groups, agreement.runs[i], keys) for i in order]
+    save_figure(comparison([group.name(keys) for group in groups], values, ari, run_names), path)
 
 
 def _of_runs(group: Group, name: str) -> list[float]:
@@ -466,9 +493,9 @@ def _rows_by_group(groups: Sequence[Group], agreement: Agreement) -> list[int]:
     return [position[run.path] for group in groups for run in group.runs if run.path in position]
 
 
-def _run_name(groups: Sequence[Group], run: Run) -> str:
+def _run_name(groups: Sequence[Group], run: Run, keys: Sequence[str]) -> str:
     group = next(group for group in groups if run in group.runs)
-    return group.name if "seed" in group.settings else f"{group.name}, seed={run.seed}"
+    return group.name(keys) if "seed" in keys else f"{group.name(keys)}, seed={run.seed}"
 
 
 if __name__ == "__main__":

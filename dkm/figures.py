@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from dkm.metrics import hungarian_order
@@ -579,6 +579,8 @@ def search(
             axes = draw(place, np.asarray(its, dtype=float), name)
             if name in logarithmic:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))  # it may span less than a power of 10
+                axes.xaxis.set_major_formatter("{x:g}")
                 axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             names = list(orders.get(name, sorted({str(value) for value in its})))

@@ -43,7 +43,7 @@ else:
 # libyaml, which is ten times as fast, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What moves no number of a run.
-_WITHOUT_EFFECT = ("resume", "checkpoint.", "log.", "data.root", "pretrain.cache")
+_WITHOUT_EFFECT = ("resume", "checkpoint.", "log.", "data.root", "pretrain.cache", "evaluation.every_epochs")
 
 
 class DamagedRun(Exception):

@@ -120,6 +120,25 @@ def test_what_goes_with_the_option_of_its_section_is_not_told_twice(tmp_path: Pa
     assert list(groups_of(tmp_path)[0].settings) == ["data.name", "batch_size"]
 
 
+def test_many_settings_that_differ_stand_in_a_table_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joint = {"lr": 0.1, "epochs": 5, "tolerance": 0.0}
+    make(tmp_path / "a", clustering={"name": "kmeans"}, joint=joint, batch_size=64, data={"name": "digits"})
+    make(tmp_path / "b", clustering={"name": "dkm"}, joint={**joint, "lr": 0.2}, batch_size=8, data={"name": "usps"})
+    joint = {"lr": 0.3, "epochs": 6, "tolerance": 0.5}
+    make(tmp_path / "c", clustering={"name": "dkm"}, joint=joint, batch_size=8, data={"name": "usps"})
+    groups = groups_of(tmp_path)
+    assert len(groups[0].settings) == 6
+    assert compare.telling_settings(groups) == ["joint.lr"]
+    assert groups[2].name(["clustering.name", "joint.lr"]) == "clustering=dkm, lr=0.3"
+    _, _, head, *rest = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["joint.lr", "runs", "ACC"]
+    assert rest[1].split()[:3] == ["2", "0.2", "1"]
+    assert "All settings that differ, by the numbers of the rows:" in rest
+    assert ["clustering.name", "kmeans", "dkm", "dkm"] in [line.split() for line in rest]
+
+
 def test_each_gives_every_run_a_row(tmp_path: Path) -> None:
     make(tmp_path / "a", seed=0, acc=0.5)
     make(tmp_path / "b", seed=1, acc=0.75)
