@@ -69,6 +69,20 @@ def test_gaps_are_filled_with_the_median_of_the_column(tmp_path: Path) -> None:
     assert reader.fill.tolist() == [42.0, 2.5]
 
 
+@pytest.mark.parametrize(("late", "kind"), [("2.5", "f"), ("yes", "U")])
+def test_a_column_may_change_its_type_far_down(late: str, kind: str, tmp_path: Path) -> None:
+    """pandas reads by pieces, and says of labels only in a warning that whole numbers turned into words."""
+    n_rows = 300_000
+    lines = [f"{row},1,1\n" for row in range(n_rows - 1)]
+    (tmp_path / "t.csv").write_text("".join(["x,y,label\n", *lines, f"0,0.5,{late}\n"]), encoding="utf-8")
+    reader = TableReader(CsvData(path=str(tmp_path / "t.csv"), labels="label"))
+    part = reader.read()
+    assert part.X.shape == (n_rows, 2)
+    assert part.X[-1].tolist() == [0, 0.5]
+    assert part.labels.dtype.kind == kind
+    assert [str(label) for label in part.labels[[0, -1]]] == [{"f": "1.0", "U": "1"}[kind], late]
+
+
 def test_the_gaps_of_a_single_column_are_filled(tmp_path: Path) -> None:
     """Of one column pandas shows its own memory, which cannot be written to."""
     part, _ = read(tmp_path, columns=["income"], missing="median")
