@@ -118,14 +118,11 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
 def _require_same(folder: Path, ks: Sequence[int], seeds: Sequence[int], wanted: Config) -> None:
     """Refuse a folder with runs of other settings; these are the same but for the number and the seed."""
     settings = _comparable(runs.moving_numbers(dotted(wanted)))
-    for k in ks:
-        for seed in seeds:
-            run = _completed(directory_of(folder, k, seed))
-            for key, its in _comparable({} if run is None else run.settings).items():
-                if settings.get(key) != its:
-                    where = directory_of(folder, k, seed)
-                    what = f"expected {its} as in {where}, which is gone on with"
-                    raise UserError(f"{key}={settings.get(key)}: {what}; choose another output=")
+    for run in _completed_of(folder, ks, seeds):
+        for key, its in _comparable(run.settings).items():
+            if settings.get(key) != its:
+                what = f"expected {its} as in {run.path}, which is gone on with"
+                raise UserError(f"{key}={settings.get(key)}: {what}; choose another output=")
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,11 +132,9 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _require_one_data(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> None:
     """Refuse a folder whose runs are of different data: a file may have changed between two calls."""
     found: dict[str, Path] = {}
-    for k in ks:
-        for seed in seeds:
-            run = _completed(directory_of(folder, k, seed))
-            if run is not None and run.data.get("sha256"):
-                found.setdefault(str(run.data["sha256"]), run.path)
+    for run in _completed_of(folder, ks, seeds):
+        if run.data.get("sha256"):
+            found.setdefault(str(run.data["sha256"]), run.path)
     if len(found) > 1:
         first, second, *_ = found.values()
         raise UserError(
@@ -215,6 +210,12 @@ def _completed(directory: Path) -> runs.Run | None:
     except runs.DamagedRun:
         return None
     return run if run is not None and run.is_completed else None
+
+
+def _completed_of(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> list[runs.Run]:
+    """Return those of the runs that have completed."""
+    found = (_completed(directory_of(folder, k, seed)) for k in ks for seed in seeds)
+    return [run for run in found if run is not None]
 
 
 # --- the scores -------------------------------------------------------------------------------------------------------
