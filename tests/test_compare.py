@@ -90,7 +90,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row(tmp_path: Path, capsys: 
 
 def test_settings_that_move_no_number_make_no_groups(tmp_path: Path) -> None:
     make(tmp_path / "a")
-    make(tmp_path / "b", seed=1, data={"name": "digits", "root": "/there"}, log={"figures": False}, resume="auto")
+    more = {"log": {"figures": False}, "resume": "auto", "evaluation": {"every_epochs": 5}}
+    make(tmp_path / "b", seed=1, data={"name": "digits", "root": "/there"}, **more)
     (group,) = groups_of(tmp_path)
     assert group.settings == {}
     assert len(group.runs) == 2
