@@ -175,6 +175,7 @@ class _Parquet:
         self._pyarrow, self._parquet = pyarrow, parquet
         self._path = path
         self._writer: Any = None
+        self._waiting: list[Any] = []
 
     def write(self, answers: Answers) -> None:
         columns = answers.columns()
@@ -189,10 +190,19 @@ class _Parquet:
         table = self._pyarrow.table(arrays)
         if self._writer is None:
             self._writer = self._parquet.ParquetWriter(self._path, table.schema)
-        self._writer.write_table(table)
+        self._waiting.append(table)
+        if sum(table.num_rows for table in self._waiting) >= _ROWS_AT_ONCE:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        # Readers of Parquet take groups of rows, which many small ones make slow.
+        self._writer.write_table(self._pyarrow.concat_tables(self._waiting), row_group_size=2 * _ROWS_AT_ONCE)
+        self._waiting.clear()
 
     def close(self) -> None:
         if self._writer is not None:
+            if self._waiting:
+                self._write_group()
             self._writer.close()
 
 

@@ -555,8 +555,11 @@ _LOADERS: dict[str, Callable[[Any], _Raw]] = {
 
 # --- rows to predict ----------------------------------------------------------------------------------------
 
-# Rows of a part: a multiple of what is encoded at once, so that rows get the same bits as in training.
-_PART_ROWS = 8 * 2048
+# Rows of a part: a multiple of what is encoded at once, so that rows get the same bits as in training. At most so many,
+# and of an array no more than so many values (16 MiB as float32): scaled rows are still in the cache when encoded.
+_CHUNK_ROWS = 2048
+_PART_ROWS = 8 * _CHUNK_ROWS
+_PART_VALUES = 2**22
 
 
 def option_for(path: str, key: str) -> str:
@@ -608,18 +611,22 @@ class InputReader:
 
     def parts(self) -> Iterator[Part]:
         """Yield all rows, in parts of a multiple of ``CHUNK_ROWS``, the last one aside."""
-        return _joined(self._read(), _PART_ROWS)
+        if self._reader is None:
+            return self._array_parts()
+        return _joined(self._table_parts(self._reader), _PART_ROWS)
 
-    def _read(self) -> Iterator[Part]:
-        if self._reader is not None:
-            yield from self._reader.parts(_PART_ROWS)
-            self.n_rows = self._reader.n_rows
-            return
+    def _table_parts(self, reader: TableReader | ImageFolder) -> Iterator[Part]:
+        yield from reader.parts(_PART_ROWS)
+        self.n_rows = reader.n_rows
+
+    def _array_parts(self) -> Iterator[Part]:
         raw = _LOADERS[self._config.name](self._config)
         _check_shape(raw.X, self.source)
         self.n_rows = len(raw.X)
-        for start in range(0, len(raw.X), _PART_ROWS):
-            stop = min(start + _PART_ROWS, len(raw.X))
+        n_chunks = _PART_VALUES // (_CHUNK_ROWS * math.prod(raw.X.shape[1:]))
+        n_part = min(max(n_chunks, 1) * _CHUNK_ROWS, _PART_ROWS)
+        for start in range(0, len(raw.X), n_part):
+            stop = min(start + n_part, len(raw.X))
             X = raw.X[start:stop] if isinstance(raw.X, np.ndarray) else raw.X.read(start, stop)
             labels = None if raw.labels is None else raw.labels[start:stop]
             yield Part(X, np.arange(start, stop), None, labels)
@@ -635,7 +642,8 @@ def _joined(parts: Iterable[Part], n_rows: int) -> Iterator[Part]:
         while n_kept >= n_rows:
             whole = _concatenated(kept)
             yield _rows_of_part(whole, slice(0, n_rows))
-            kept, n_kept = [_rows_of_part(whole, slice(n_rows, None))], n_kept - n_rows
+            n_kept -= n_rows
+            kept = [_rows_of_part(whole, slice(n_rows, None))] if n_kept else []
     if n_kept:
         yield _concatenated(kept)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,9 @@ import torch
 
 from dkm import distributed
 from dkm.config import UserError
+
+# Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def find_device(name: str) -> torch.device:
@@ -53,6 +58,18 @@ def set_threads(n_threads: int | None) -> None:
         if n_local == 1:
             n_threads = min(n_threads, torch.get_num_threads())
     torch.set_num_threads(n_threads)
+
+
+def keep_freed_memory() -> None:
+    """Tell the GNU C library to keep what is freed for what is asked for next, up to 1 GiB; elsewhere do nothing.
+
+    The activations of a chunk come and go. Each time that their memory goes back to the system, the next chunk pays a
+    page fault for every 4 KiB of it: of 70,000 rows a tenth of a second in 1.3.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, 2**30)
+        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that is allowed
 
 
 @contextmanager

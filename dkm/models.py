@@ -89,7 +89,7 @@ def mlp_autoencoder(n_features: int, hidden: Sequence[int], latent_dim: int) -> 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        layers += [_zero_bias(nn.Linear(n_in, n_out)), nn.ReLU()]
+        layers += [_zero_bias(nn.Linear(n_in, n_out)), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -121,16 +121,20 @@ def conv_autoencoder(image_shape: tuple[int, int, int], filters: Sequence[int], 
     up: list[nn.Module] = []
     for level, (kernel, padding) in enumerate(zip(kernels, paddings, strict=True)):
         n_in, n_out = channels[level], channels[level + 1]
-        down += [_zero_bias(nn.Conv2d(n_in, n_out, kernel, stride=2, padding=padding)), nn.ReLU()]
+        down += [_zero_bias(nn.Conv2d(n_in, n_out, kernel, stride=2, padding=padding)), nn.ReLU(inplace=True)]
         # What a stride of 2 rounded away on the way down is added on the way up.
         grown = [(side - 1) * 2 + kernel - 2 * pad for side, pad in zip(sides[level + 1], padding, strict=True)]
         extra = (sides[level][0] - grown[0], sides[level][1] - grown[1])
         layer = nn.ConvTranspose2d(n_out, n_in, kernel, stride=2, padding=padding, output_padding=extra)
-        up = [nn.ReLU(), _zero_bias(layer), *up]
+        up = [nn.ReLU(inplace=True), _zero_bias(layer), *up]
     deepest = (filters[-1], *sides[-1])
     n_flat = filters[-1] * sides[-1][0] * sides[-1][1]
     encoder = nn.Sequential(*down, nn.Flatten(), _zero_bias(nn.Linear(n_flat, latent_dim)))
     decoder = nn.Sequential(
-        _zero_bias(nn.Linear(latent_dim, n_flat)), nn.ReLU(), nn.Unflatten(1, deepest), *up[1:], nn.Flatten()
+        _zero_bias(nn.Linear(latent_dim, n_flat)),
+        nn.ReLU(inplace=True),
+        nn.Unflatten(1, deepest),
+        *up[1:],
+        nn.Flatten(),
     )
     return Autoencoder(encoder, decoder, latent_dim)

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -69,10 +69,11 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
         If the input is not what the model takes, or the output cannot be written; no output is left then.
     """
     from dkm.answers import Writer
-    from dkm.devices import find_device, set_threads
+    from dkm.devices import find_device, keep_freed_memory, set_threads
     from dkm.saved import load_model
 
     set_threads(config.threads)
+    keep_freed_memory()
     device = find_device(config.device)
     model = load_model(config.run).to(device)
     output = Path(absolute(config.output))
@@ -130,7 +131,10 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
 
 
 def answers(model: SavedModel, parts: Iterator[Part], source: str, config: PredictConfig) -> Iterator[Answers]:
-    """Yield the answers to each part of the input; the next part is read meanwhile."""
+    """Yield the answers to each part of the input; the next part is read meanwhile.
+
+    Read, not scaled: scaling beside the encoder, which keeps every core busy, costs it more time than it takes.
+    """
     import torch
 
     from dkm.answers import Answers
@@ -138,10 +142,11 @@ def answers(model: SavedModel, parts: Iterator[Part], source: str, config: Predi
     from dkm.evaluate import cluster
     from dkm.saved import scaled_rows
 
-    def scaled(part: Part) -> tuple[Part, Any]:
-        return part, scaled_rows(model, part.X, source, part.position)
+    def as_read(part: Part) -> Part:
+        return part
 
-    for part, rows in one_ahead(scaled, parts):
+    for part in one_ahead(as_read, parts):
+        rows = scaled_rows(model, part.X, source, part.position)
         z = model.embed(torch.from_numpy(rows))
         found = cluster(z, model.centroids)
         yield Answers(

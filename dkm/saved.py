@@ -195,7 +195,7 @@ def scaled_rows(model: SavedModel, X: Array, source: str, index: Array) -> Array
         raise input_error(source, f"{rows.shape[1]} features", expected, "give it data of the same kind")
     with np.errstate(over="ignore"):
         scaled = model.scaling.apply(rows)
-    if not np.isfinite(scaled.sum()) and not np.isfinite(scaled).all():
+    if not torch.from_numpy(scaled).sum().isfinite() and not np.isfinite(scaled).all():
         row, column = np.argwhere(~np.isfinite(scaled))[0]
         where = f"row {index[row]:,}, column {column} (counted from 0)"
         found = f"a value that is NaN, infinite or too large for float32 in {where}"

@@ -117,10 +117,16 @@ class Scaling:
             raise ValueError(f"X has {X.shape[1]} features: expected {self.n_features}, as when fitted")
         scaled = np.empty(X.shape, dtype=np.float32)
         shift, scale = np.array(self.shift), np.array(self.scale)
+        is_shifted, is_scaled = bool((shift != 0).any()), bool((scale != 1).any())
+        if not (is_shifted or is_scaled or self.kind == "l2"):
+            scaled[...] = X
+            return scaled
         for rows in _slices(X.shape, _PIECE_VALUES):
             part = _to_float64(X[rows])
-            part -= shift
-            part /= scale
+            if is_shifted:
+                part -= shift
+            if is_scaled:
+                part /= scale
             if self.kind == "l2":
                 length = np.linalg.norm(part, axis=1, keepdims=True)
                 part /= np.where(length > 0, length, 1.0)

@@ -140,7 +140,8 @@ def test_benchmark_step(tmp_path: Path) -> None:
 
 def test_benchmark_predict(tmp_path: Path) -> None:
     found = run_quickly("benchmark_predict", tmp_path / "predict.json")
-    assert [row["work"] for row in found["predict"]] == ["encoder", "k=10", "k=100", "k=1000", "command"]
+    works = ["encoder", "k=10", "k=100", "k=1000", "command", "command uint8"]
+    assert [row["work"] for row in found["predict"]] == works
     assert found["memory"][0]["peak_mb"] > 10
 
 
