@@ -85,7 +85,7 @@ def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
-SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2")
+SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
 SPLITS = ("all", "train", "test")
 LOADS = ("auto", "memory", "disk")
 
@@ -98,9 +98,9 @@ class DataConfig:
     # Where data sets are cached and looked for.
     root: str = "${oc.env:DKM_DATA_ROOT,./data}"
     # none | unit (one range for all features, to [0, 1]) | symmetric (to [-1, 1]) | rms (divided by one number, so that
-    # squares are 1 on average) | standard (each feature to mean 0, variance 1) | l2 (each row to length 1). null: what
-    # suits the data set (unit for images, standard for tables, none for text). Fitted once on the training data and
-    # stored with the model.
+    # squares are 1 on average) | standard (each feature to mean 0, variance 1) | l2 (each row to length 1) | row_rms
+    # (each row to mean square 1). null: what suits the data set (unit for images, standard for tables, row_rms for text
+    # and sparse matrices). Fitted once on the training data and stored with the model.
     scaling: str | None = None
 
     def __post_init__(self) -> None:

@@ -400,7 +400,7 @@ def _newsgroups(config: NewsgroupsData) -> _Raw:
         raise input_error(f"data.root={_root(config)}", found, expected, remedy) from error
     paths = sorted(posts)  # 20news-bydate-PART/GROUP/NUMBER
     X = TfidfVectorizer(max_features=config.n_terms, dtype=np.float32).fit_transform(map(posts.get, paths))
-    return _Raw(X.toarray(), np.array([path.split("/")[1] for path in paths]), scaling="none")
+    return _Raw(X.toarray(), np.array([path.split("/")[1] for path in paths]), scaling="row_rms")
 
 
 def _read_posts(packed: bytes) -> dict[str, str]:
@@ -492,7 +492,7 @@ def _npz(config: NpzData) -> _Raw:
             with one_line_errors(source):
                 sparse = SparseArray(load_sparse(path))
             is_large = 4 * sparse.size > _MOST_BYTES_IN_MEMORY
-            return _Raw(sparse if is_large else sparse.read(0, len(sparse)), labels, scaling="l2")
+            return _Raw(sparse if is_large else sparse.read(0, len(sparse)), labels, scaling="row_rms")
         return _Raw(read("data.array", _choose_array(config, names)), labels)
 
 

@@ -61,8 +61,8 @@ def predict(x, model=None):
     """Return cluster (n,), distance to its centroid (n,), embedding (n, D) of rows x (n, F), as the data had them."""
     m = load() if model is None else model
     x = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) - m["shift"]) / m["scale"]
-    if m["is_l2"]:
-        length = np.linalg.norm(x, axis=1, keepdims=True)
+    if m["row_length"]:
+        length = np.linalg.norm(x, axis=1, keepdims=True) / m["row_length"]
         x = x / np.where(length > 0, length, 1.0)
     z = x.astype(np.float32)
     n_layers = sum(name.startswith("weight_") for name in m)
@@ -197,7 +197,7 @@ def assigner(model: SavedModel) -> torch.nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.encoder = model.autoencoder.encoder
-            self.is_l2 = model.scaling.kind == "l2"
+            self.row_length = model.scaling.row_length
             # In float64, as in training: a large offset costs no digits.
             self.register_buffer("shift", torch.tensor(model.scaling.shift, dtype=torch.float64))
             self.register_buffer("scale", torch.tensor(model.scaling.scale, dtype=torch.float64))
@@ -205,8 +205,8 @@ def assigner(model: SavedModel) -> torch.nn.Module:
 
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             rows = (x.double() - self.shift) / self.scale
-            if self.is_l2:
-                length = rows.square().sum(1, keepdim=True).sqrt()
+            if self.row_length:
+                length = rows.square().sum(1, keepdim=True).sqrt() / self.row_length
                 rows = rows / torch.where(length > 0, length, torch.ones_like(length))
             z = self.encoder(rows.float())
             squared = (z.double()[:, None] - self.centroids.double()).square().sum(2)  # (n, K)
@@ -263,7 +263,7 @@ def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
     arrays: dict[str, np.ndarray] = {
         "shift": np.array(model.scaling.shift),
         "scale": np.array(model.scaling.scale),
-        "is_l2": np.array(model.scaling.kind == "l2"),
+        "row_length": np.array(model.scaling.row_length),
         "centroids": model.centroids.numpy(),
     }
     for number, layer in enumerate(layers):

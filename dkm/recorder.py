@@ -196,6 +196,9 @@ class Recorder:
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores)
         run.update_manifest(status="completed", reason=None, seconds=at.seconds, peak_memory_bytes=peak_memory_bytes())
+        if doubt := report.doubt(at.raw, scores, len(self._centroids)):
+            log.info("in doubt: %s", doubt)
+            run.warnings.append(doubt)
         table = report.table(at.raw, at.pretrained, scores, name=config.clustering.name)
         for line in table:
             log.info("%s", line)

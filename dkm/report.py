@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dkm.evaluate import Scores
 
+# Effective clusters of what is as good as one; and how much less modularity on the data is more than its noise.
+_COLLAPSED, _LOST_MODULARITY = 1.5, 0.05
+
 _COLUMNS = {
     "acc": "ACC",
     "nmi": "NMI",
@@ -26,6 +29,31 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def doubt(raw: Scores | None, final: Scores, n_clusters: int) -> str | None:
+    """Return what speaks against the final clustering without labels, in one line; None if nothing does.
+
+    Parameters
+    ----------
+    raw : dict, optional
+        Of k-means on the data as they are.
+    """
+    effective = final["n_effective_clusters"]
+    if n_clusters > 1 and effective is not None and effective < _COLLAPSED:
+        return (
+            f"nearly all rows are in one of the {n_clusters} clusters: the embedding has collapsed; "
+            "try data.scaling=rms or row_rms, a smaller clustering.weight or regularization.strength, or a longer "
+            "pretraining"
+        )
+    before = None if raw is None else raw.get("modularity_data")
+    after = final.get("modularity_data")
+    if before is not None and after is not None and after < before - _LOST_MODULARITY:
+        return (
+            f"the clusters hang together less in the data (modularity {after:.3f}) than those of k-means on the raw "
+            f"data ({before:.3f}): train longer (pretrain.epochs), try other settings, or take k-means"
+        )
+    return None
 
 
 def table(raw: Scores | None, pretrained: Scores | None, final: Scores, *, name: str) -> list[str]:

@@ -59,7 +59,7 @@ def to_rows(X: Array) -> Array:
 
 @dataclass(frozen=True)
 class Scaling:
-    """``(X - shift) / scale``, fitted once and kept with the model; ``l2`` divides each row by its length."""
+    """``(X - shift) / scale``, fitted once and kept with the model; ``l2`` and ``row_rms`` give rows one length."""
 
     kind: str
     n_features: int
@@ -118,7 +118,7 @@ class Scaling:
         scaled = np.empty(X.shape, dtype=np.float32)
         shift, scale = np.array(self.shift), np.array(self.scale)
         is_shifted, is_scaled = bool((shift != 0).any()), bool((scale != 1).any())
-        if not (is_shifted or is_scaled or self.kind == "l2"):
+        if not (is_shifted or is_scaled or self.row_length):
             scaled[...] = X
             return scaled
         for rows in _slices(X.shape, _PIECE_VALUES):
@@ -127,11 +127,16 @@ class Scaling:
                 part -= shift
             if is_scaled:
                 part /= scale
-            if self.kind == "l2":
-                length = np.linalg.norm(part, axis=1, keepdims=True)
+            if self.row_length:
+                length = np.linalg.norm(part, axis=1, keepdims=True) / self.row_length
                 part /= np.where(length > 0, length, 1.0)
             scaled[rows] = part
         return scaled
+
+    @property
+    def row_length(self) -> float:
+        """The length that each row is given, but rows of zeros; 0 where rows keep their own."""
+        return {"l2": 1.0, "row_rms": math.sqrt(self.n_features)}.get(self.kind, 0.0)
 
     def for_pictures(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return scaled images of any shape, from 0 to 1: by the range where it is known, else by the largest value."""

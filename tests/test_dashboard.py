@@ -97,7 +97,8 @@ def test_the_table_and_the_warnings_are_texts(run: Path) -> None:
     events = events_of(run)
     table = events.Tensors("table/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "final (kmeans)" in table
-    assert events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0].decode().strip() == "none"
+    warnings = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert warnings.startswith("the clusters hang together less in the data")  # after so few epochs
 
 
 def test_the_projector_reads_points_centroids_and_pictures(run: Path) -> None:

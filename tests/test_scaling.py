@@ -13,7 +13,7 @@ import dkm.scaling
 from dkm.scaling import Scaling, row_slices, to_rows
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
-KINDS = ("none", "unit", "symmetric", "rms", "standard", "l2")
+KINDS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
 
 
 def test_unit_scaling_maps_the_range_of_all_values_to_0_and_1() -> None:
@@ -78,6 +78,12 @@ def test_scaling_survives_an_offset_that_float32_cannot_hold(kind: str) -> None:
 def test_l2_scaling_gives_rows_of_length_1_and_leaves_a_zero_row() -> None:
     X = np.array([[3, 4], [0, 0], [-5, 0]])
     np.testing.assert_array_equal(Scaling.fit([X], "l2").apply(X), np.float32([[0.6, 0.8], [0, 0], [-1, 0]]))
+
+
+def test_row_rms_scaling_gives_rows_of_mean_square_1_and_leaves_a_zero_row() -> None:
+    X = np.array([[3, 4], [0, 0], [-5, 0]])
+    expected = np.sqrt(2) * np.array([[0.6, 0.8], [0, 0], [-1, 0]])
+    np.testing.assert_allclose(Scaling.fit([X], "row_rms").apply(X), expected, rtol=1e-7)
 
 
 # --- in chunks ----------------------------------------------------------------------------------------------
@@ -178,5 +184,5 @@ def test_scaling_refuses_another_number_of_features() -> None:
 
 
 def test_scaling_refuses_an_unknown_kind() -> None:
-    with pytest.raises(ValueError, match=r"kind='minmax': expected one of none, unit, symmetric, rms, standard, l2"):
+    with pytest.raises(ValueError, match=f"kind='minmax': expected one of {', '.join(KINDS)}"):
         Scaling.fit([TABLE], "minmax")

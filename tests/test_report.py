@@ -1,0 +1,31 @@
+"""What a run says of its scores at the end."""
+
+import pytest
+
+from dkm import report
+from dkm.evaluate import Scores
+
+
+def scores(modularity: float | None, effective: float | None) -> Scores:
+    return {"modularity_data": modularity, "n_effective_clusters": effective}
+
+
+@pytest.mark.parametrize(
+    ("raw", "final", "n_clusters", "told"),
+    [
+        (0.78, scores(0.82, 9.9), 10, None),
+        (0.78, scores(0.75, 9.9), 10, None),  # no more than noise
+        (0.78, scores(0.12, 8.0), 10, "the clusters hang together less in the data (modularity 0.120) than those of"),
+        (0.78, scores(0.0, 1.0), 10, "nearly all rows are in one of the 10 clusters: the embedding has collapsed"),
+        (None, scores(0.0, 1.2), 10, "nearly all rows are in one of the 10 clusters"),
+        (None, scores(0.1, 9.0), 10, None),
+        (0.0, scores(0.0, 1.0), 1, None),
+        (0.78, scores(None, 9.9), 10, None),
+    ],
+)
+def test_a_clustering_that_is_in_doubt_is_told(
+    raw: float | None, final: Scores, n_clusters: int, told: str | None
+) -> None:
+    found = report.doubt(None if raw is None else scores(raw, 9.0), final, n_clusters)
+    assert (found is None) == (told is None)
+    assert found is None or (found.startswith(told or "") and "\n" not in found)
