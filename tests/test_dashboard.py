@@ -98,7 +98,7 @@ def test_the_table_and_the_warnings_are_texts(run: Path) -> None:
     table = events.Tensors("table/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "final (kmeans)" in table
     warnings = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert warnings.startswith("the clusters hang together less in the data")  # after so few epochs
+    assert "the clusters hang together less in the data" in warnings  # after so few epochs
 
 
 def test_the_projector_reads_points_centroids_and_pictures(run: Path) -> None:
