@@ -102,7 +102,7 @@ def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
                 raise
             raise KeyboardInterrupt(f"the same command with output={folder} goes on") from error
         except UserError:
-            if is_new:  # what is wrong was found at the first trial
+            if is_new and not any(folder.glob("trials/*/checkpoints/*")):  # wrong from the first trial on
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:

@@ -432,6 +432,19 @@ def test_what_the_first_run_refuses_ends_the_study_and_leaves_nothing(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_run_refuses_later_leaves_what_it_had_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_trials(study: trials.Study) -> None:
+        checkpoints = study.directory_of(0) / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "last.pt").touch()
+        raise UserError("data.path=f.npy: changed while it was used")
+
+    monkeypatch.setattr(tune, "run_trials", run_trials)
+    with pytest.raises(UserError, match="changed while it was used"):
+        tune.work([*QUICK, f"output={tmp_path / 'study'}"])
+    assert (tmp_path / "study" / "trials" / "0" / "checkpoints" / "last.pt").exists()
+
+
 def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, Failing)
     with pytest.raises(Failure, match=r"out: the first 3 trials failed, the last one: no space left"):
