@@ -17,6 +17,7 @@ from PIL import Image
 from scipy import sparse
 from sklearn.datasets import load_digits, make_blobs
 
+from dkm import answers as answers_module
 from dkm import data as data_module
 from dkm import predict, train
 from dkm.answers import Answers, Writer
@@ -125,6 +126,19 @@ def test_labels_that_turn_into_words_in_a_later_part_are_written(tmp_path: Path)
         for labels in (np.array([1, 2]), np.array(["a", "b"])):
             writer.write(Answers(np.arange(2), None, np.zeros(2, np.int64), np.ones(2), None, labels))
     assert pd.read_parquet(tmp_path / "o.parquet")["label"].tolist() == ["1", "2", "a", "b"]
+
+
+def test_parquet_has_large_groups_of_rows_whatever_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow import parquet
+
+    monkeypatch.setattr(answers_module, "_ROWS_AT_ONCE", 5)
+    with Writer(tmp_path / "o.parquet", "output=o.parquet", overwrite=False) as writer:
+        for start in (0, 3, 6):
+            rows = np.arange(start, start + 3)
+            writer.write(Answers(rows, None, rows, rows.astype(np.float32), None))
+    file = parquet.ParquetFile(tmp_path / "o.parquet")
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [6, 3]
+    assert file.read()["index"].to_pylist() == list(range(9))
 
 
 def test_parquet_has_the_same_columns(run: Path, table: Path, tmp_path: Path) -> None:

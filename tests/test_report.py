@@ -1,5 +1,8 @@
 """What a run says of its scores at the end."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from dkm import report
@@ -29,3 +32,12 @@ def test_a_clustering_that_is_in_doubt_is_told(
     found = report.doubt(None if raw is None else scores(raw, 9.0), final, n_clusters)
     assert (found is None) == (told is None)
     assert found is None or (found.startswith(told or "") and "\n" not in found)
+
+
+def test_no_recorded_run_is_in_doubt() -> None:
+    """As README says."""
+    paths = sorted((Path(__file__).parents[1] / "docs" / "results").glob("*/*.json"))
+    assert paths
+    for path in paths:
+        result = json.loads(path.read_text(encoding="utf-8"))["result"]
+        assert report.doubt(result["kmeans_raw"], result, result["n_clusters"]) is None, path
