@@ -1,7 +1,9 @@
 """Times a sweep of 12 short runs on two workers, ``hydra/launcher=joblib``, against the same sweep on one.
 
-The runs are digits with 20 epochs of pretraining and 10 of the joint phase. One worker has all cores for each run,
-two have half of them each.
+The runs are digits with 20 epochs of pretraining and 10 of the joint phase. Two workers have half of the cores each
+(``two``). One worker is timed with as many threads as each of them (``one``, the same runs to the last bit) and with
+all cores (``wide``): the first ratio is what a second worker adds, the second what a person gains who would otherwise
+have let each run have the whole machine.
 
     python scripts/benchmark_sweep.py [--repeats 3] [--json FILE]
 """
@@ -35,11 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     n_runs = 2 if options.quick else 12
     words = [*_RUN, *(_QUICK if options.quick else ()), f"seed=range({n_runs})"]
     threads = torch.get_num_threads()
-    two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"threads={max(1, threads // 2)}"]
-    works = {"one": partial(sweep, [*words, f"threads={threads}"]), "two": partial(sweep, [*words, *two])}
+    half = [*words, f"threads={max(1, threads // 2)}"]
+    works = {
+        "one": partial(sweep, half),
+        "wide": partial(sweep, [*words, f"threads={threads}"]),
+        "two": partial(sweep, [*half, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+    }
     report = Report(options.json)
     turns = take_turns(works, repeats=options.repeats, is_warm=True)
-    report.add("sweep", f"A sweep of {n_runs} runs", [{"runs": n_runs, **turns.row("two/one")}])
+    report.add("sweep", f"A sweep of {n_runs} runs", [{"runs": n_runs, **turns.row("two/one", "two/wide")}])
     report.write()
 
 

@@ -159,7 +159,7 @@ def test_benchmark_logging(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_benchmark_sweep(tmp_path: Path) -> None:
     found = run_quickly("benchmark_sweep", tmp_path / "sweep.json")
-    assert found["sweep"][0]["ratio"].keys() == {"two/one"}
+    assert found["sweep"][0]["ratio"].keys() == {"two/one", "two/wide"}
 
 
 @pytest.mark.filterwarnings("ignore")  # ClustPy's own
