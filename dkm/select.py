@@ -86,25 +86,30 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     Raises
     ------
     UserError
-        If a word is wrong, or the folder cannot be written to.
+        If a word is wrong, the data do not have that many rows, or the folder cannot be written to or is of other data.
     Failure
-        If a run fails; what is finished is gone on with by the same command.
+        If no number has all of its runs; what is finished is gone on with by the same command.
     """
     ks, seeds = numbers("k", config.k, "", least=2), numbers("seeds", config.seeds, "", least=0)
     folder = Path(absolute(config.output or f"runs/select/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     instead = "dkm.select sets it; use k=, seeds= or output="
     words = words_of_runs(overrides, _OURS, instead, folder, config.jobs, _DEFAULTS)
     # A wrong one is refused before anything is written.
-    wanted = compose(parse([*words, f"clustering.n_clusters={ks[0]}"])).config
+    wanted = compose(parse([*words, f"clustering.n_clusters={ks[-1]}"])).config
     _require_same(folder, ks, seeds, wanted)
+    sha256 = _checked_data(wanted)
+    _require_data(folder, ks, seeds, sha256)
     print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
     # The first number fills the cache of pretrainings, one for each seed, for the others to take.
     for some in ([ks[0]], ks[1:]):
         missing = [k for k in some if not all(_completed(directory_of(folder, k, seed)) for seed in seeds)]
         if missing:
             _train(words, folder, missing, seeds, config.jobs)
-        _require_one_data(folder, some, seeds)
-    scores = collect(folder, ks, seeds)
+            _require_data(folder, missing, seeds, sha256)  # which may have changed meanwhile
+        lost = [_why_lost(directory_of(folder, ks[0], seed), folder) for seed in seeds]
+        if all(lost):  # a pretraining that diverges, say
+            raise Failure(f"{folder}: every run with k={ks[0]} is lost; {lost[0]}")
+    scores = collect(folder, _whole(folder, ks, seeds), seeds)
     found = recommend(scores)
     _write(folder, scores, found)
     print("\n".join(_lines(scores, found)))
@@ -129,21 +134,71 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in _MAY_DIFFER}
 
 
-def _require_one_data(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> None:
-    """Refuse a folder whose runs are of different data: a file may have changed between two calls."""
-    found: dict[str, Path] = {}
+def _checked_data(wanted: Config) -> str:
+    """Return the SHA-256 of the data; refuse what a run would refuse when it sees them, such as too many clusters."""
+    from dkm.data import load_dataset
+    from dkm.trainer import Trainer
+
+    data = load_dataset(wanted.data)
+    Trainer(wanted, data)
+    return data.sha256
+
+
+def _require_data(folder: Path, ks: Sequence[int], seeds: Sequence[int], sha256: str) -> None:
+    """Refuse a folder with runs of other data: a file may have changed between two calls."""
     for run in _completed_of(folder, ks, seeds):
-        if run.data.get("sha256"):
-            found.setdefault(str(run.data["sha256"]), run.path)
-    if len(found) > 1:
-        first, second, *_ = found.values()
-        raise UserError(
-            f"output={folder}: {first} and {second} are of different data; expected the same data for all runs; choose "
-            "another output="
-        )
+        if run.data.get("sha256") != sha256:
+            what = f"{run.path} is of other data than there are now; expected the same for all runs"
+            raise UserError(f"output={folder}: {what}; choose another output=")
+
+
+def _whole(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> list[int]:
+    """Return the numbers that have all of their runs, and name the others.
+
+    Raises
+    ------
+    Failure
+        If there is no such number, or a run is missing that has not failed: the sweep was killed.
+    """
+    whole, warnings = [], []
+    for k in ks:
+        lost = [why for seed in seeds if (why := _why_lost(directory_of(folder, k, seed), folder))]
+        if lost:
+            warnings.append(f"k={k} is left out: {'; '.join(lost)}")
+        else:
+            whole.append(k)
+    if not whole:
+        raise Failure(f"{folder}: no number has all of its runs; {warnings[0]}")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return whole
+
+
+def _why_lost(directory: Path, folder: Path) -> str | None:
+    """Return why a run cannot be weighed; None if it can.
+
+    Raises
+    ------
+    Failure
+        If it is neither whole nor failed.
+    """
+    try:
+        run = runs.read(directory) if runs.is_run(directory) else None
+    except runs.DamagedRun as error:
+        return str(error)
+    if run is not None and run.is_completed:
+        return None
+    if run is None or run.status != "failed":
+        raise Failure(f"{directory}: did not end, see above; {_goes_on(folder)}")
+    return f"{directory} failed: {run.reason}"
+
+
+def _goes_on(folder: Path) -> str:
+    return f"the same command with output={folder} goes on"
 
 
 def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequence[int], n_jobs: int) -> None:
+    """Train the runs that are missing; some of them may fail."""
     command = [sys.executable, "-m", "dkm.train", "--multirun", *words]
     command += [f"clustering.n_clusters={','.join(map(str, ks))}", f"seed={','.join(map(str, seeds))}", "resume=auto"]
     command += [f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=k${clustering.n_clusters}/seed${seed}"]
@@ -151,7 +206,6 @@ def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequenc
     if n_jobs > 1:
         command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}"]
     waiting = [(k, seed) for k in ks for seed in seeds]
-    goes_on = f"the same command with output={folder} goes on"
     # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
     process = subprocess.Popen(command, start_new_session=True)
     try:
@@ -159,17 +213,17 @@ def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequenc
             time.sleep(_POLL_S)
             waiting = _told(folder, waiting)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(goes_on) from error
+        raise KeyboardInterrupt(_goes_on(folder)) from error
     finally:
         _stop(process)
     _told(folder, waiting)
     code = process.returncode
     if code == EXIT_USER_ERROR:
         raise SystemExit(EXIT_USER_ERROR)  # it has said why
-    if code == EXIT_INTERRUPTED or code < 0:
-        raise KeyboardInterrupt(goes_on)
-    if code != 0:
-        raise Failure(f"{folder}: a run failed, see above; {goes_on}")
+    if code in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+        raise KeyboardInterrupt(_goes_on(folder))
+    if code < 0:
+        raise Failure(f"{folder}: the sweep was killed ({signal.Signals(-code).name}); {_goes_on(folder)}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

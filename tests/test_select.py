@@ -99,16 +99,73 @@ def test_runs_of_other_settings_are_not_gone_on_with(word: str, expected: str, f
     assert str(caught.value).startswith(expected.replace("OUT", str(folder)))
 
 
-def test_runs_of_other_data_are_not_weighed_together(tmp_path: Path) -> None:
-    """A file of the same name with other content."""
-    for name, digest in (("k3/seed0", "a"), ("k3/seed1", "b")):
-        run = tmp_path / name
-        run.mkdir(parents=True)
-        (run / "config.yaml").write_text("seed: 0\n")
-        (run / "manifest.json").write_text(json.dumps({"status": "completed", "data": {"sha256": digest}}))
-        (run / "result.json").write_text("{}")
-    with pytest.raises(UserError, match=r"k3/seed0 and .*k3/seed1 are of different data; expected the same data"):
-        select._require_one_data(tmp_path, [3], [0, 1])
+def run_in(folder: Path, k: int, seed: int, **manifest: Any) -> Path:
+    """Write what `select` reads of a run."""
+    run = select.directory_of(folder, k, seed)
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(f"seed: {seed}\n")
+    (run / "manifest.json").write_text(json.dumps({"status": "completed", **manifest}))
+    (run / "result.json").write_text("{}")
+    return run
+
+
+def test_runs_of_data_that_changed_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of the same name with other content: nothing is trained, whichever number has runs."""
+    X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    words = ["data=npy", f"data.path={tmp_path}/X.npy", *QUICK[4:], f"output={tmp_path}/out"]
+    select.work(["k=2", "seeds=0", *words])
+    capsys.readouterr()
+    np.save(tmp_path / "X.npy", X[::-1])
+    monkeypatch.setattr(select, "_train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(UserError, match=r"k2/seed0 is of other data than there are now; .* choose another output="):
+        select.work(["k=2-4", "seeds=0", *words])
+
+
+def test_a_number_with_a_failed_or_damaged_run_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k, seed in ((2, 0), (2, 1), (3, 0), (4, 1), (5, 0), (5, 1)):
+        run_in(tmp_path, k, seed)
+    run_in(tmp_path, 3, 1, status="failed", reason="loss is nan")
+    damaged = run_in(tmp_path, 4, 0)
+    (damaged / "metrics.jsonl").write_text("{\n{}\n")
+    assert select._whole(tmp_path, [2, 3, 4, 5], [0, 1]) == [2, 5]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"warning: k=3 is left out: {tmp_path}/k3/seed1 failed: loss is nan"
+    assert second.startswith(f"warning: k=4 is left out: {damaged}/metrics.jsonl: cannot be read")
+    with pytest.raises(Failure, match=r"no number has all of its runs; k=3 is left out: .*: loss is nan"):
+        select._whole(tmp_path, [3], [0, 1])
+
+
+def test_a_run_that_was_killed_is_no_reason_to_leave_its_number_out(tmp_path: Path) -> None:
+    run_in(tmp_path, 2, 0)
+    run_in(tmp_path, 3, 0, status="running")
+    with pytest.raises(Failure, match=f"k3/seed0: did not end, see above; the same command with output={tmp_path}"):
+        select._whole(tmp_path, [2, 3], [0])
+    with pytest.raises(Failure, match="k4/seed0: did not end"):
+        select._whole(tmp_path, [2, 4], [0])
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "error", "expected"),
+    [
+        (signal.SIGKILL, Failure, r"the sweep was killed \(SIGKILL\); .* goes on"),
+        (signal.SIGINT, KeyboardInterrupt, r"the same command with output=.* goes on"),
+    ],
+)
+def test_a_sweep_that_dies_says_of_what(
+    signal_number: signal.Signals,
+    error: type[BaseException],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kill = [sys.executable, "-c", f"import os, signal; os.kill(os.getpid(), {int(signal_number)})"]
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: popen(kill, **options))
+    with pytest.raises(error, match=expected):
+        select._train([], tmp_path, [2], [0], 1)
 
 
 def test_without_its_pretrainings_the_halves_are_left_out(
@@ -173,15 +230,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_clusters_than_rows_are_refused_by_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_more_clusters_than_rows_are_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["dkm-select"])
-    with pytest.raises(SystemExit) as caught:
-        select.work(["k=500", "seeds=0", "output=out", *QUICK])
-    assert caught.value.code == 2
-    assert capfd.readouterr().err.startswith("error: clustering.n_clusters=500: expected at most n_samples=300")
+    with pytest.raises(UserError, match=r"clustering.n_clusters=301: expected at most n_samples=300"):
+        select.work(["k=2-301", "seeds=0", "output=out", *QUICK])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
