@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import color_sequences, colormaps, rc_context
+from matplotlib import color_sequences, colormaps, rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,19 +44,15 @@ MAX_GROUPS = 40  # of runs that are compared
 LABEL_CHANGE = "clusters/label_change"  # its key in metrics.jsonl
 # Ten colors that stay apart under color-vision deficiency (Petroff, arXiv:2107.02270).
 PALETTE = color_sequences["petroff10"]
+# matplotlib's defaults, whatever style the user has, but for these.
 _styled = rc_context(
-    {
+    {key: value for key, value in rcParamsDefault.items() if not key.startswith("backend")}
+    | {
         "font.family": "DejaVu Sans",  # ships with matplotlib
         "font.size": 9,
         "axes.titlesize": 10,
-        "axes.facecolor": "white",
-        "axes.edgecolor": "black",
-        "axes.labelcolor": "black",
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "text.color": "black",
-        "xtick.color": "black",
-        "ytick.color": "black",
     }
 )
 
@@ -528,6 +524,7 @@ def selection(
     return figure
 
 
+@_styled
 def search(
     numbers: Sequence[int],
     values: Sequence[float],

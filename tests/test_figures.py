@@ -1,19 +1,23 @@
 """`dkm.figures`: what stands in the pictures, equal bytes from equal arrays, and the extremes of K and N."""
 
+import inspect
 import subprocess
 import sys
 from io import BytesIO
 
 import numpy as np
 import pytest
+from matplotlib import style
 from matplotlib.image import imread
 
+from dkm import figures
 from dkm.figures import (
     PALETTE,
     cluster_colors,
     cluster_sizes_bar,
     comparison,
     contingency_map,
+    contrast_map,
     decoded_profiles,
     embedding_map,
     exemplar_grid,
@@ -524,6 +528,50 @@ def test_figures_never_load_pyplot():
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"
+
+
+def samples():
+    """Every figure there is, by the name of its function."""
+    Z, labels, centroids = embedding()
+    records = [
+        {"phase": "joint", "step": step, "loss/total": 1.0, "clusters/label_change": 0.5 / step} for step in (1, 2, 3)
+    ]
+    return {
+        "embedding_map": lambda: embedding_map(Z, labels, centroids),
+        "cluster_sizes_bar": lambda: cluster_sizes_bar(np.array([3, 0, 2])),
+        "contingency_map": lambda: contingency_map(np.array([[3, 1], [0, 2]])),
+        "contrast_map": lambda: contrast_map(np.array([[0.5, -1.0], [0.1, 2.0]]), ["a", "b"]),
+        "decoded_profiles": lambda: decoded_profiles(np.array([[0.5, -1.0], [0.1, 2.0]]), ["a", "b"]),
+        "silhouette_plot": lambda: silhouette_plot(np.linspace(-0.5, 1, 9), np.arange(9) % 3, 3),
+        "margin_histogram": lambda: margin_histogram(np.linspace(0, 1, 9), np.arange(9) % 3, 3),
+        "image_grid": lambda: image_grid(gray(0, 0.5, 1), n_columns=2, titles=["a", "b", "c"]),
+        "reconstruction_pairs": lambda: reconstruction_pairs(gray(0, 1), gray(0.5, 1)),
+        "exemplar_grid": lambda: exemplar_grid(gray(0, 1)[:, None], np.array([4, 2])),
+        "loss_curves": lambda: loss_curves(records),
+        "comparison": lambda: comparison(["a", "b"], {"ACC": [[0.5, 0.7], [0.9]]}, np.eye(3), ["a", "a", "b"]),
+        "selection": lambda: selection([2, 3], {"a": [[0.5, 0.7], [0.9]]}, 3, [2, 3]),
+        "search": lambda: search(
+            *([0, 1], [0.5, 0.7], [False, True], {"x": [1, 2]}),
+            logarithmic=[],
+            orders={},
+            objective="score",
+            is_maximized=True,
+        ),
+    }
+
+
+def test_the_samples_are_of_every_figure():
+    found = inspect.getmembers(figures, lambda its: inspect.isfunction(its) and its.__module__ == figures.__name__)
+    own = {name for name, function in found if function.__annotations__.get("return") == "Figure"}
+    assert samples().keys() == {name for name in own if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", samples())
+def test_a_style_of_the_users_own_changes_no_figure(name):
+    draw = samples()[name]
+    plain = figure_to_array(draw())
+    with style.context("dark_background"):
+        np.testing.assert_array_equal(figure_to_array(draw()), plain)
 
 
 def test_figures_leave_the_style_of_the_process_alone():
