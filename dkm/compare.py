@@ -5,11 +5,12 @@
 A PATH is a run directory, a folder with runs anywhere below (of a sweep, or of many), or a glob of these. Runs that
 differ in nothing but the seed make one row: mean and standard deviation (of a sample) of their scores, and
 ``agreement``, the mean adjusted Rand index between the assignments of each two of them, which needs no labels. Runs
-that did not complete are told apart with their last scores and count for no mean. ``mod. data`` and ``agreement``
-compare clusterings of one data set without labels; scores that are taken in the embedding (``sil. own``) do not.
+that did not complete are told apart with their last scores and count for no mean, and of several runs of one seed only
+the last one counts. ``mod. data`` and ``agreement`` compare clusterings of one data set without labels; scores that are
+taken in the embedding (``sil. own``) do not.
 
     each=true            one row for each run
-    sort=acc             the best first, by a column of the table (davies_bouldin, inertia, seconds: the lowest)
+    sort=acc             the best first, by any score (davies_bouldin, inertia, reconstruction, seconds: the lowest)
     csv=FILE.csv         the table with every score
     markdown=FILE.md     what is printed, for a report
     figure=FILE.png      the scores of each run, and how far the runs agree
@@ -27,8 +28,8 @@ import io
 import json
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,7 +55,7 @@ _SHOWN = {
     "seconds": "seconds",
     "agreement": "agreement",
 }
-_LOW_IS_BETTER = ("davies_bouldin", "inertia", "seconds")
+_LOW_IS_BETTER = ("davies_bouldin", "inertia", "reconstruction", "seconds")
 # More runs than this are compared pair by pair only if that is asked for.
 _MOST_AGREEING = 100
 # More than this, and the matrix of agreements, or a column of settings for each row, is no reading matter.
@@ -62,6 +63,8 @@ _MOST_IN_MATRIX = 12
 # More settings than this stand in a table of their own.
 _MOST_SETTINGS = 5
 _MOST_UNFINISHED = 20
+# Of a run that did not get as far as to read its data.
+_NO_SHA256 = "-"
 
 
 class Values(NamedTuple):
@@ -87,6 +90,12 @@ class Group:
     @property
     def completed(self) -> list[Run]:
         return [run for run in self.runs if run.is_completed]
+
+    @property
+    def counted(self) -> list[Run]:
+        """Return the completed runs, of several with one seed the last: they repeat one another."""
+        last = {run.path if run.seed is None else run.seed: run for run in self.completed}
+        return list(last.values())
 
     def name(self, keys: Sequence[str]) -> str:
         """Return these of its settings in a few words: the last part of a key where that is enough."""
@@ -129,12 +138,12 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
         raise UserError("PATH: missing; expected run directories, or folders with runs in them; add one")
     _check_files(config)
     found = _readable(runs.find(paths))
-    for warning in _warnings(found):
-        print(f"warning: {warning}", file=sys.stderr)
     is_asked = config.agreement or config.pairs is not None
     n_completed = sum(run.is_completed for run in found)
     agreement = agreement_of(found) if is_asked or n_completed <= _MOST_AGREEING else None
     groups = _scored(_grouped(found, each=config.each), agreement, each=config.each)
+    for warning in _warnings(found, groups):
+        print(f"warning: {warning}", file=sys.stderr)
     if config.sort is not None:
         groups = _sorted(groups, config.sort)
     report = _report(groups, agreement)
@@ -160,12 +169,17 @@ def _readable(paths: Sequence[Path]) -> list[Run]:
     return found
 
 
-def _warnings(found: Sequence[Run]) -> list[str]:
+def _warnings(found: Sequence[Run], groups: Sequence[Group]) -> Iterator[str]:
     data = {run.data["sha256"]: str(run.data.get("name")) for run in found if run.data.get("sha256")}
-    if len(data) < 2:
-        return []
-    names = ", ".join(f"{name} ({sha[:8]})" for sha, name in data.items())
-    return [f"the runs are of different data sets, {names}: their scores do not compare"]
+    if len(data) > 1:
+        names = ", ".join(f"{name} ({sha[:8]})" for sha, name in data.items())
+        yield f"the runs are of different data sets, {names}: their scores do not compare"
+    counted = {run.path for group in groups for run in group.counted}
+    repeated = [run for group in groups for run in group.completed if run.path not in counted]
+    if repeated:
+        which = f"{repeated[0].path}, seed {repeated[0].seed}"
+        others = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
+        yield f"{which}{others}: repeated with the same settings later, and in no mean"
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -173,6 +187,7 @@ def _warnings(found: Sequence[Run]) -> list[str]:
 
 def _grouped(found: Sequence[Run], *, each: bool) -> list[Group]:
     """Put runs together that differ in the seed alone, in the order in which they were found."""
+    found = _told_apart_by_data(found)
     texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in found]
     keys = dict.fromkeys(key for settings in texts for key in settings)
     # A key that only one method has differs from none; the method's name does.
@@ -186,6 +201,24 @@ def _grouped(found: Sequence[Run], *, each: bool) -> list[Group]:
             groups[key] = Group(own | {"seed": run.seed} if each else own)
         groups[key].runs.append(run)
     return list(groups.values())
+
+
+def _told_apart_by_data(found: Sequence[Run]) -> list[Run]:
+    """Give the runs the SHA-256 of their data as a setting, where equal settings do not mean equal data.
+
+    A file may have changed from one run to the next.
+    """
+    seen: dict[str, set[str]] = {}
+    for run in found:
+        settings = json.dumps(run.settings, sort_keys=True)
+        seen.setdefault(settings, set()).add(_sha256(run))
+    if all(len(digests - {_NO_SHA256}) < 2 for digests in seen.values()):
+        return list(found)
+    return [replace(run, settings={**run.settings, "data.sha256": _sha256(run)[:8]}) for run in found]
+
+
+def _sha256(run: Run) -> str:
+    return str(run.data.get("sha256", _NO_SHA256))
 
 
 def _without_those_of_an_option(differing: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
@@ -203,7 +236,7 @@ def _without_those_of_an_option(differing: Sequence[str], texts: Sequence[Mappin
 def _scored(groups: list[Group], agreement: Agreement | None, *, each: bool) -> list[Group]:
     """Fill in the scores of the completed runs; of a group without any those of its unfinished ones."""
     for group in groups:
-        counted = group.completed or (group.runs if each else [])
+        counted = group.counted or (group.runs if each else [])
         values: dict[str, list[float]] = {}
         for run in counted:
             flat = dict(run.scores) | {"seconds": run.seconds}
@@ -214,7 +247,7 @@ def _scored(groups: list[Group], agreement: Agreement | None, *, each: bool) -> 
                     values.setdefault(name, []).append(value)
         group.scores = {name: _values(some) for name, some in values.items()}
         if agreement is not None and not each:
-            own = agreements_in(agreement, group.completed)
+            own = agreements_in(agreement, group.counted)
             if own:
                 group.scores["agreement"] = _values(own)
     return groups
@@ -346,8 +379,8 @@ def _table(groups: Sequence[Group]) -> Table:
     for number, group in enumerate(groups, 1):
         cells = [*([str(number)] if is_long else []), *(_shown(group.settings[key]) for key in settings)]
         if not is_each:
-            n, n_completed = len(group.runs), len(group.completed)
-            cells.append(str(n) if n == n_completed else f"{n_completed} of {n}")
+            n, n_counted = len(group.runs), len(group.counted)
+            cells.append(str(n) if n == n_counted else f"{n_counted} of {n}")
         elif not group.completed:
             cells[-1] += f" ({group.runs[0].status})"
         cells += [str(group.scores[name]) if name in group.scores else "-" for name in scores]
@@ -356,11 +389,23 @@ def _table(groups: Sequence[Group]) -> Table:
 
 
 def _unfinished_table(unfinished: Sequence[Run]) -> Table:
-    rows = [["run", "status", "why"]]
-    rows += [[str(run.path), run.status, run.reason or ""] for run in unfinished[:_MOST_UNFINISHED]]
+    """Return what became of the runs, with the scores of their last evaluations."""
+    shown = unfinished[:_MOST_UNFINISHED]
+    scores = [name for name in _SHOWN if any(run.scores.get(name) is not None for run in shown)]
+    rows = [["run", "status", *(_SHOWN[name] for name in scores), "why"]]
+    for run in shown:
+        values = [run.scores.get(name) for name in scores]
+        cells = ["-" if value is None else str(Values(value, None)) for value in values]
+        rows.append([str(run.path), run.status, *cells, _why(run)])
     if len(unfinished) > _MOST_UNFINISHED:
-        rows.append([f"and {len(unfinished) - _MOST_UNFINISHED} more", "", ""])
+        rows.append([f"and {len(unfinished) - _MOST_UNFINISHED} more", *[""] * (len(rows[0]) - 1)])
     return rows
+
+
+def _why(run: Run) -> str:
+    if run.status == "running" and not runs.is_in_use(run.path):
+        return "no process is training it: killed, or on another machine"
+    return run.reason or ""
 
 
 def _matrix(agreement: Agreement) -> Table:
@@ -445,6 +490,8 @@ def _check_files(config: CompareConfig) -> None:
             raise UserError(f"{given}: expected a name ending in {_SUFFIXES[key]}; correct it")
         if path.is_dir() or not path.parent.is_dir():
             raise UserError(f"{given}: expected a file in a folder that is there; choose another")
+        if list(_files(config).values()).count(path) > 1:
+            raise UserError(f"{given}: expected one file for each key; choose another")
         if path.exists() and not config.overwrite:
             raise UserError(f"{given}: there is such a file; expected a new one; set overwrite=true to replace it")
 
@@ -455,6 +502,8 @@ def _write_files(config: CompareConfig, groups: list[Group], agreement: Agreemen
     for key, path in _files(config).items():
         try:
             if key == "figure":
+                if not any(group.completed for group in groups):
+                    raise UserError(f"figure={config.figure}: expected a completed run to draw; leave it out")
                 _draw(groups, agreement, path)
             elif key == "markdown":
                 write_atomically(path, ("\n".join(report.lines(_markdown_table)) + "\n").encode())
@@ -484,7 +533,7 @@ def _draw(groups: list[Group], agreement: Agreement | None, path: Path) -> None:
 
 
 def _of_runs(group: Group, name: str) -> list[float]:
-    values = [run.seconds if name == "seconds" else run.scores.get(name) for run in group.completed]
+    values = [run.seconds if name == "seconds" else run.scores.get(name) for run in group.counted]
     return [value for value in values if value is not None]
 
 

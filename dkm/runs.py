@@ -89,7 +89,7 @@ def find(words: Sequence[str]) -> list[Path]:
     UserError
         If a word names nothing, or a folder has no runs.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # as the words spell them, by where they lie
     for word in words:
         path = expand(word)
         is_pattern = not path.exists() and glob.has_magic(word)
@@ -100,8 +100,9 @@ def find(words: Sequence[str]) -> list[Path]:
             if not is_pattern and not path.is_dir():
                 what = "no such folder"
             raise input_error(word, what, "run directories, or folders with runs in them", "correct the path")
-        found |= dict.fromkeys(runs)
-    return list(found)
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import adjusted_rand_score
 
-from dkm import compare, runs, train
+from dkm import compare, figures, runs, train
 from dkm.config import UserError
 from dkm.metrics import adjusted_rand_index
 
@@ -147,10 +148,12 @@ def test_each_gives_every_run_a_row(tmp_path: Path) -> None:
     assert [(group.settings["seed"], group.scores["acc"]) for group in found] == [(0, (0.5, None)), (1, (0.75, None))]
 
 
-@pytest.mark.parametrize(("name", "first"), [("acc", 1.0), ("seconds", 0.1)])
+@pytest.mark.parametrize(("name", "first"), [("acc", 1.0), ("seconds", 0.1), ("reconstruction", 0.1)])
 def test_the_best_comes_first_when_sorted(name: str, first: float, tmp_path: Path) -> None:
-    make(tmp_path / "a", weight=0.1, seed=0, acc=0.5)
-    make(tmp_path / "b", weight=1.0, seed=5, acc=0.75)
+    low = make(tmp_path / "a", weight=0.1, seed=0, acc=0.5)
+    high = make(tmp_path / "b", weight=1.0, seed=5, acc=0.75)
+    for run, error in ((low, 0.25), (high, 0.5)):
+        (run / "metrics.jsonl").write_text(json.dumps({"loss/reconstruction": error}) + "\n", encoding="utf-8")
     assert groups_of(tmp_path, f"sort={name}")[0].settings == {"clustering.weight": first}
 
 
@@ -159,13 +162,40 @@ def test_a_folder_is_searched_in_natural_order_and_no_run_is_taken_twice(tmp_pat
         make(tmp_path / "sweep" / f"seed={seed}", seed=seed)
     make(tmp_path / "sweep" / "seed=1" / "inner")  # within a run
     make(tmp_path / "other" / "x=1")
-    found = runs.find([str(tmp_path / "sweep"), str(tmp_path / "sweep" / "seed=9"), f"{tmp_path}/*/x=*"])
+    words = ["sweep", "sweep/seed=9", "sweep/../sweep", "*/x=*"]
+    found = runs.find([*(f"{tmp_path}/{word}" for word in words), os.path.relpath(tmp_path / "sweep")])
     assert [str(path.relative_to(tmp_path)) for path in found] == [
         "sweep/seed=1",
         "sweep/seed=9",
         "sweep/seed=10",
         "other/x=1",
     ]
+
+
+def test_of_runs_that_repeat_one_another_the_last_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, acc in (("1", 0.25), ("2", 0.5), ("3", 0.75)):
+        make(tmp_path / name, acc=acc)
+    make(tmp_path / "4", seed=1, acc=0.25, labels=(0, 1, 0, 1))
+    (group,) = groups_of(tmp_path)
+    assert group.scores["acc"] == pytest.approx((0.5, statistics.stdev([0.75, 0.25])))
+    assert group.scores["agreement"].sd is None  # one pair of seeds
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"warning: {tmp_path}/1, seed 0 and 1 more: repeated with the same settings later")
+    assert "2 of 4" in captured.out
+    assert len(groups_of(tmp_path, "each=true")) == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_equal_settings_on_other_data_are_another_row(tmp_path: Path) -> None:
+    """A file of the same name that has changed since."""
+    make(tmp_path / "a", acc=0.25)
+    make(tmp_path / "b", seed=1, acc=0.75, sha="b" * 64)
+    started = make(tmp_path / "c", seed=2, status="running")
+    (started / "manifest.json").unlink()
+    (started / ".hydra").mkdir()
+    first, second, _ = groups_of(tmp_path)
+    assert (first.settings, second.settings) == ({"data.sha256": "aaaaaaaa"}, {"data.sha256": "bbbbbbbb"})
+    assert (first.scores["acc"].mean, second.scores["acc"].mean) == (0.25, 0.75)
 
 
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,9 +265,21 @@ def test_unfinished_runs_are_told_and_count_for_no_mean(tmp_path: Path, capsys: 
     out = capsys.readouterr().out
     assert "4 runs of 3 settings: 1 completed, 1 interrupted, 1 failed, 1 not started" in out
     assert "1 of 2" in out
-    assert f"{tmp_path / 'b'}  interrupted  signal" in out
+    cells = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(str(tmp_path))}
+    assert cells[f"{tmp_path}/b"] == ["interrupted", "0.250", "0.500", "signal"]  # of its last evaluation
     scores = groups_of(tmp_path, "each=true")[1].scores
-    assert scores["acc"] == (0.25, None)  # of its last evaluation
+    assert scores["acc"] == (0.25, None)
+
+
+def test_a_run_whose_process_is_gone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "a")
+    running = make(tmp_path / "b", seed=1, status="running")
+    with (running / "train.log").open("wb") as file:
+        assert runs.claim(file)
+        groups_of(tmp_path)
+        assert "no process" not in capsys.readouterr().out
+    groups_of(tmp_path)
+    assert "no process is training it: killed, or on another machine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -299,6 +341,8 @@ def test_damaged_assignments_leave_out_the_agreement_alone(tmp_path: Path, capsy
         (["run", "csvv=x"], "csvv=x: no such folder"),
         (["run", "each=perhaps"], "each=perhaps: expected true or false"),
         (["run", "sort=accuracy"], "sort=accuracy: expected a score of these runs; one of acc,"),
+        (["run", "csv=out.csv", "pairs=./out.csv"], "csv=out.csv: expected one file for each key"),
+        (["unfinished", "figure=out.png"], "figure=out.png: expected a completed run to draw"),
         (["run", "csv=out.txt"], "csv=out.txt: expected a name ending in .csv"),
         (["run", "figure=no/out.png"], "figure=no/out.png: expected a file in a folder that is there"),
         (["run", "markdown=there.md"], "markdown=there.md: there is such a file"),
@@ -311,6 +355,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     make(tmp_path / "run")
     (make(tmp_path / "damaged") / "result.json").write_text("{", encoding="utf-8")
+    make(tmp_path / "unfinished", status="interrupted")
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.md").touch()
     monkeypatch.chdir(tmp_path / "empty" if words == ["."] else tmp_path)
@@ -347,13 +392,21 @@ def test_the_files_hold_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     compare.work([str(tmp_path / "runs"), *words, "overwrite=true"])
 
 
-def test_runs_without_labels_are_compared_by_what_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_without_labels_are_compared_by_what_they_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "runs" / "a", acc=None)
     make(tmp_path / "runs" / "b", acc=None, weight=1.0)
+    titles: list[str] = []
+    drawn = figures.comparison
+    monkeypatch.setattr(
+        figures, "comparison", lambda names, values, *rest: titles.extend(values) or drawn(names, values, *rest)
+    )
     compare.work([str(tmp_path / "runs"), f"figure={tmp_path}/t.png"])
     out = capsys.readouterr().out
     assert "ACC" not in out
     assert "sil. own" in out
+    assert titles == ["sil. own", "eff. K", "seconds"]
 
 
 # --- the real thing ---------------------------------------------------------------------------------------------------
