@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from dkm import distributed
 from dkm.config import ClusteringConfig, DCNConfig, DECConfig, DKMConfig, KMeansConfig
-from dkm.kmeans import assign, kmeans, nearest_centroids, squared_distances_to
+from dkm.kmeans import assign, kmeans, nearest_centroids, squared_distances_to, sums_and_sizes
 
 # Rows of as many numbers torch adds up on all cores.
 _WIDE = 16
@@ -107,10 +107,14 @@ class _Rows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+    def forward(table: Tensor, index: Tensor) -> Tensor:
+        return table.index_select(0, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        table, index = inputs
         ctx.save_for_backward(index)
         ctx.shape = table.shape
-        return table.index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -207,7 +211,8 @@ class KMeansLoss(nn.Module):
     @torch.no_grad()
     def assign(self, z: Tensor) -> Tensor:
         """Return the nearest centroid of each point of z (N, D): (N,) int64."""
-        return nearest_centroids(z, self.centroids)[:, 0]
+        z, centroids = _in_full_precision(z, self.centroids)
+        return nearest_centroids(z, centroids)[:, 0]
 
     def extra_repr(self) -> str:
         K, D = self.centroids.shape
@@ -353,9 +358,8 @@ class KMeansClustering(KMeansLoss):
 
     def _set_to_means(self, z: Tensor) -> None:
         """Minimize the loss over the centroids; one without a point that counts stays."""
-        K, weights = len(self.centroids), self.point_weights if len(self.point_weights) > 0 else z.new_ones(len(z))
-        weighted = torch.cat([z, z.new_ones(len(z), 1)], 1).double() * weights[:, None]
-        sums = weighted.new_zeros(K, z.shape[1] + 1).index_add_(0, self.assignments, weighted)  # (K, D + 1)
+        weights = self.point_weights if len(self.point_weights) > 0 else None
+        sums = sums_and_sizes(z, self.assignments, len(self.centroids), weights)
         means = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)
         self.centroids.copy_(torch.where(sums[:, -1:] > 0, means, self.centroids.double()))
 
@@ -421,11 +425,8 @@ class DCNClustering(KMeansClustering):
     def after_step(self, z: Tensor) -> None:
         z = z.float()
         labels = self.assign(z)
-        # One exchange for sums and sizes, in float64: the same means on every rank, up to the order of the sum.
-        added = z.new_zeros(*self.centroids.shape, dtype=torch.float64)
-        added = torch.cat([added, added.new_zeros(len(added), 1)], 1)  # (K, D + 1)
-        added.index_add_(0, labels, torch.cat([z, z.new_ones(len(z), 1)], 1).double())
-        distributed.sum_(added)
+        added = sums_and_sizes(z, labels, len(self.centroids))
+        distributed.sum_(added)  # the same means on every rank, up to the order of the sum
         sizes = added[:, -1]
         total = self.counts + sizes
         means = (self.counts[:, None] * self.centroids + added[:, :-1]) / total.clamp(min=1)[:, None]

@@ -158,7 +158,7 @@ class PredictConfig:
     # Also soft memberships, one column for each cluster; the embedding, one column for each dimension.
     memberships: bool = False
     embedding: bool = False
-    # auto | cpu | cuda | cuda:N | mps
+    # auto | cpu | cuda | cuda:N
     device: str = "auto"
     threads: int | None = None
 

@@ -812,7 +812,7 @@ class Config:
 
     batch_size: int = 256
     seed: int = 0
-    # auto (cuda, mps, else cpu) | cpu | cuda | cuda:N | mps
+    # auto (cuda, else cpu) | cpu | cuda | cuda:N; mps is known, and refused
     device: str = "auto"
     # fp32 | bf16 (autocast; distances stay in fp32)
     precision: str = "fp32"
@@ -838,7 +838,7 @@ class Config:
         )
         kind, _, number = self.device.partition(":")
         ok = self.device in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and number.isdecimal())
-        require(ok, "device", self.device, "one of auto, cpu, cuda, cuda:N, mps", "for example device=cpu")
+        require(ok, "device", self.device, "one of auto, cpu, cuda, cuda:N", "for example device=cpu")
         _choice("precision", self.precision, ("fp32", "bf16"))
         if self.threads is not None:
             _at_least("threads", self.threads, 1, 4)

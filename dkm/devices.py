@@ -27,15 +27,18 @@ def find_device(name: str) -> torch.device:
         If it is not there.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if kind == "mps":
+        what = "expected a device with float64 arithmetic, which sums of clusters and scores need"
+        raise UserError(f"device=mps: {what}; use device=cpu")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count()}[kind]
     if int(number or 0) >= count:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise UserError(f"device={name}: expected a device that is there ({', '.join(there)}); use device=auto")
     if distributed.is_several() and kind != "cpu":
         n_local = distributed.local_world_size()
-        if number or kind == "mps" or n_local > count:
+        if number or n_local > count:
             raise UserError(
                 f"device={name} with {n_local} processes on this machine: expected one GPU for each, found {count}; "
                 "use device=cuda with as many processes as GPUs, or device=cpu"

@@ -65,10 +65,10 @@ def _picks(n_samples: int, limit: int) -> np.ndarray:
     return np.arange(n_samples) if sample is None else sample.numpy()
 
 
-def sample_of(data: Dataset, limit: int) -> Tensor | None:
-    """Return ``sample_rows`` of a data set; of rows that stay on disk no more than take 1 GiB."""
+def sample_of(data: Dataset, limit: int, least: int = 1) -> Tensor | None:
+    """Return ``sample_rows`` of a data set; of rows that stay on disk no more than take 1 GiB, or ``least``."""
     if isinstance(data.X, StoredRows):
-        limit = min(limit, max(1, _SAMPLE_NUMEL // data.n_features))
+        limit = min(limit, max(least, _SAMPLE_NUMEL // data.n_features))
     return sample_rows(data.n_samples, limit)
 
 
@@ -156,7 +156,8 @@ class Evaluator:
         scores |= self._label_free(Z, labels)
         scores["n_effective_clusters"] = metrics.effective_clusters(metrics.cluster_sizes(labels, self._n_clusters))
         if on_data:
-            scores["silhouette_data"] = self._label_free(self.X, labels)["silhouette"]
+            mine = self.sampled_labels(labels)
+            scores["silhouette_data"] = metrics.silhouette(self.X, mine, max_samples=self._silhouette_samples)
             scores["modularity_data"] = self.modularity_data(labels)
         return scores | {"inertia": inertia}
 
@@ -215,7 +216,8 @@ def pictures(
 
     data, batches, K = evaluator.data, evaluator.batches, len(centroids)
     if data.image_shape is not None:
-        picks = torch.linspace(0, data.n_samples - 1, min(_N_SHOWN, data.n_samples)).long()
+        n_shown = min(_N_SHOWN, data.n_samples)
+        picks = torch.arange(n_shown) * (data.n_samples - 1) // max(n_shown - 1, 1)
         x = batches.take(picks)
         both = (x, autoencoder.decode(autoencoder.encode(x)))
         pair = [data.scaling.for_pictures(t.view(-1, *data.image_shape).cpu().numpy()) for t in both]

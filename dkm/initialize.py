@@ -110,7 +110,7 @@ def again(z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor |
     """Cluster z (N, D) by k-means once more, each cluster in the place of the one of ``old`` (N,) that it resembles."""
     rows = torch.arange(len(z)) if sample is None else sample
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    seen = z[rows[order[:_RESET_SAMPLES]].to(z.device)]
+    seen = z[rows[order[: max(_RESET_SAMPLES, n_clusters)]].to(z.device)]
     centroids = kmeans(seen, n_clusters, n_init=config.n_init, seed=seed).centroids
     labels = assign(z, centroids).labels
     table = metrics.contingency(old.cpu().numpy(), labels.cpu().numpy(), n_clusters, n_clusters)

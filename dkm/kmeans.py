@@ -100,7 +100,7 @@ def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tenso
             nearest[:, start:stop], surplus[start:stop] = found_in(chunk)
             start = stop
     nearest = nearest.T
-    if len(centroids) == 1 or z.device.type == "mps" or surplus.amin() > 0:  # mps has no float64; nan is not above 0
+    if len(centroids) == 1 or surplus.amin() > 0:  # nan is not above 0
         return nearest
     search = _nearest_by_difference if z.dtype == torch.float64 else nearest_centroids
     for rows in torch.split((~(surplus > 0)).nonzero()[:, 0], _AGAIN_ROWS):
@@ -257,7 +257,7 @@ def kmeans_restarts(
     Parameters
     ----------
     z : Tensor of shape (N, D), floating point
-        N >= n_clusters.
+        N >= n_clusters. Half precision is computed in float32.
     init : {"k-means++", "random"}
         ``random`` starts from distinct random points.
 
@@ -269,6 +269,7 @@ def kmeans_restarts(
     N = len(z)
     if not 1 <= n_clusters <= N:
         raise ValueError(f"n_clusters={n_clusters}: expected 1 to n_samples={N}")
+    z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
     generator = torch.Generator().manual_seed(seed)
     origin = z.mean(0)
     z = z - origin
@@ -319,12 +320,29 @@ def means_of_parts(z: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
 
     An empty part gets one of the points that are farthest from the means of theirs.
     """
-    sums = z.new_zeros(n_clusters, z.shape[1], dtype=torch.float64).index_add_(0, labels, z.double())
-    sizes = torch.bincount(labels, minlength=n_clusters)
-    means = (sums / sizes.clamp(min=1)[:, None]).to(z.dtype)
-    empty = (sizes == 0).nonzero()[:, 0]
+    sums = sums_and_sizes(z, labels, n_clusters)
+    means = (sums[:, :-1] / sums[:, -1:].clamp(min=1)).to(z.dtype)
+    empty = (sums[:, -1] == 0).nonzero()[:, 0]
     means[empty] = z[squared_distances_to(z, means, labels).topk(len(empty)).indices]
     return means
+
+
+def sums_and_sizes(z: Tensor, labels: Tensor, n_clusters: int, weights: Tensor | None = None) -> Tensor:
+    """Return the sums of the parts of z (N, D) with ``labels`` (N,), and in a last column their sizes.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (N,), optional
+        How much each point counts; 1 without them.
+
+    Returns
+    -------
+    float64 Tensor of shape (K, D + 1)
+    """
+    ones = z.new_ones(len(z), 1)
+    points = torch.cat([z, ones], 1).double()  # (N, D + 1)
+    points = points if weights is None else points * weights[:, None]
+    return points.new_zeros(n_clusters, points.shape[1]).index_add_(0, labels, points)
 
 
 def _random_points(z: Tensor, n_clusters: int, n_restarts: int, generator: torch.Generator) -> Tensor:

@@ -153,14 +153,17 @@ class Learner:
             yield
             return
         centroids = self._centroids
-        with self.average.taken():
-            before = centroids.clone()
-            try:
-                yield
-            finally:
-                is_set = (centroids != before).any(1)
-                rows = centroids[is_set].clone()
-        centroids[is_set] = rows
+        is_set, rows = torch.zeros(len(centroids), dtype=torch.bool, device=centroids.device), centroids[:0]
+        try:
+            with self.average.taken():
+                before = centroids.clone()
+                try:
+                    yield
+                finally:
+                    is_set = (centroids != before).any(1)
+                    rows = centroids[is_set].clone()
+        finally:  # also where the block was interrupted after it had set some
+            centroids[is_set] = rows
 
     # --- numbers ---
 

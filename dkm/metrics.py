@@ -237,7 +237,7 @@ def label_free_scores(
     """
     davies_bouldin, calinski_harabasz = _dispersion_scores(Z, labels)
     return {
-        "silhouette": _silhouette(Z, labels, max_samples, seed),
+        "silhouette": silhouette(Z, labels, max_samples=max_samples, seed=seed),
         "davies_bouldin": davies_bouldin,
         "calinski_harabasz": calinski_harabasz,
         "n_effective_clusters": effective_clusters(cluster_sizes(labels, n_clusters)),
@@ -325,8 +325,11 @@ def silhouettes(Z: FloatArray, labels: IntArray) -> FloatArray | None:
     return found
 
 
-def _silhouette(Z: FloatArray, labels: IntArray, max_samples: int, seed: int) -> float | None:
-    """Mean silhouette over a random sample, which may hold fewer clusters than the data."""
+def silhouette(Z: FloatArray, labels: IntArray, *, max_samples: int, seed: int = 0) -> float | None:
+    """Return the mean silhouette over a random sample, which may hold fewer clusters than the data.
+
+    Arguments and None as in `label_free_scores`.
+    """
     if len(Z) > max_samples:
         sample = np.random.default_rng(seed).choice(len(Z), max_samples, replace=False)
         Z, labels = Z[sample], labels[sample]

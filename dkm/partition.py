@@ -165,8 +165,12 @@ def _cluster(z: np.ndarray, n_clusters: int, method: str, n_neighbors: int, seed
 
     if n_clusters == 1:
         return np.zeros(len(z), np.int64)
+    if n_clusters == len(z):  # fewer eigenvectors than points is what `spectral` can have
+        return np.arange(len(z))
     if method == "gmm":
-        model = GaussianMixture(n_clusters, n_init=_GMM_N_INIT, random_state=seed)
+        # What is added to the variances is a millionth of those of the points, where these are small.
+        scale = min(1.0, float(z.var(0).mean())) or 1.0
+        model = GaussianMixture(n_clusters, n_init=_GMM_N_INIT, reg_covar=1e-6 * scale, random_state=seed)
     elif method == "spectral":
         n_neighbors = min(n_neighbors, len(z))
         model = SpectralClustering(n_clusters, affinity="nearest_neighbors", n_neighbors=n_neighbors, random_state=seed)

@@ -48,10 +48,13 @@ class _HalfSquares(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor) -> Tensor:
-        ctx.save_for_backward(p)
+    def forward(p: Tensor) -> Tensor:
         flat = p.flatten()
         return torch.dot(flat, flat) / 2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

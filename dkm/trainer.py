@@ -111,7 +111,7 @@ class Trainer:
         self._learner_state: dict[str, Any] = {"optimizer": None, "average": None}
         self._metrics_bytes = 0
         self._is_restored = False
-        self._is_step_half_done = False
+        self._is_state_half_done = False
 
     # --- the run ---
 
@@ -177,7 +177,8 @@ class Trainer:
 
     def _cluster_raw_data(self) -> Scores:
         start_s = time.perf_counter()
-        K, kind, sample = self.n_clusters, self.config.clustering, self._init_sample()
+        K, kind = self.n_clusters, self.config.clustering
+        sample = evaluate.sample_of(self.data, kind.init_samples, least=K)
         scores: Scores = {}
         with self._signals.interruptible():
             centroids = torch.zeros(K, self.data.n_features, device=self.device)
@@ -198,8 +199,8 @@ class Trainer:
         return scores
 
     def _init_sample(self) -> Tensor | None:
-        """Return the rows that k-means sees, None for all."""
-        return evaluate.sample_of(self.data, self.config.clustering.init_samples)
+        """Return the rows of the embedding that k-means sees, None for all."""
+        return evaluate.sample_rows(self.data.n_samples, self.config.clustering.init_samples)
 
     def _initialize_clusters(self) -> None:
         """Cluster the embedding: the step between the phases."""
@@ -244,9 +245,18 @@ class Trainer:
             log.info("k-means on the embedding: %s", report.line(scores))
         return initialize.start(z, restarts, kind, self._given_start, seed), scores
 
+    @property
+    def _reset_every(self) -> int | None:
+        return getattr(self.config.clustering, "reset_every", None)
+
     def _is_reset_due(self) -> bool:
-        every = getattr(self.config.clustering, "reset_every", None)
+        every = self._reset_every
         return every is not None and self.at.batch == 0 < self.at.epoch and self.at.epoch % every == 0
+
+    def _is_reset_ahead(self, phase: PhaseConfig, epoch: int) -> bool:
+        """Whether a reset follows when ``epoch`` epochs have ended; labels that have settled are its reason."""
+        every = self._reset_every
+        return every is not None and math.ceil(epoch / every) * every < phase.epochs
 
     def _reset(self) -> None:
         """Mix fresh weights into the encoder and cluster its embedding anew (BRB); all of it, or nothing."""
@@ -363,8 +373,11 @@ class Trainer:
         with tqdm(total=n_steps, initial=done, desc=phase.section, unit="step", leave=False, disable=hidden) as bar:
             while at.epoch < phase.epochs and not at.is_stopped:
                 self._train_epoch(phase, n_steps, bar)
+                self._raise_if_broken()
+                losses = self.learner.losses(self._terms[:, : len(_TERMS)])
+                bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
                 with self._averaged():
-                    self._end_epoch(phase, is_joint, bar)
+                    self._end_epoch(phase, is_joint, losses)
                 if self._checkpoint_is_due():
                     self._save()
         self._tick(phase)
@@ -391,6 +404,7 @@ class Trainer:
             self.clustering.start_epoch(at.epoch)
             if self._is_reset_due():
                 self._reset()
+                self._is_state_half_done = True  # until a step has ended: resumed here it would be reset once more
         is_evaluated = self._is_evaluated(phase, at.epoch + 1)
         # ------------------------------------------------------------------------------------------------------------
         with closing(self.batches.epoch(at.phase_idx, at.epoch, at.batch)) as batches:
@@ -415,11 +429,11 @@ class Trainer:
                     self._terms[number, -1] = learner.gradient_norm()
                 learner.optimizer.step()
                 if is_joint and self.clustering.has_running_means:
-                    self._is_step_half_done = True
+                    self._is_state_half_done = True
                     with torch.no_grad(), self._autocast():
                         z = self.autoencoder.encode(x)
                     self.clustering.after_step(z)
-                    self._is_step_half_done = False
+                self._is_state_half_done = False
                 if learner.average is not None:
                     learner.average.update()
                 at.batch, at.step = number + 1, at.step + 1
@@ -442,16 +456,14 @@ class Trainer:
             return True
         return False
 
-    def _end_epoch(self, phase: PhaseConfig, is_joint: bool, bar: tqdm[Any]) -> None:
-        """Look at the epoch's losses, update the assignments, and evaluate where it is due."""
-        self._raise_if_broken()
+    def _end_epoch(self, phase: PhaseConfig, is_joint: bool, losses: dict[str, float]) -> None:
+        """Update the assignments, and evaluate where it is due."""
         at = self.at
         z: Tensor | None = None
         if is_joint and not at.pass_info:
             z = self._reassign()
         is_settled = is_joint and at.pass_info["label_change"] < self.config.joint.tolerance
-        losses = self.learner.losses(self._terms[:, : len(_TERMS)])
-        bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
+        is_settled = is_settled and not self._is_reset_ahead(phase, at.epoch + 1)
         record: dict[str, Any] | None = None
         found: evaluate.Clustering | None = None
         if self._is_evaluated(phase, at.epoch + 1) or (is_settled and not self._is_for_nobody):
@@ -485,12 +497,16 @@ class Trainer:
         found = clustering.reassign(z)
         reset_rows(self.learner.optimizer, clustering.centroids, found.revived)
         at.pass_info = {"label_change": found.change, "n_dead": found.n_dead, "n_revived": len(found.revived)}
-        if found.n_dead:
-            # Which of equally badly served points is taken may depend on the hardware. After the state of rank 0 is
-            # whole: this finds out that a rank is gone, and then rank 0 writes a checkpoint.
+        # What decides is that of rank 0: which points are nearest or served worst may depend on the hardware. After the
+        # state of rank 0 is whole: this finds out that a rank is gone, and then rank 0 writes a checkpoint.
+        numbers = torch.tensor(list(at.pass_info.values()), dtype=torch.float64, device=self.device)
+        distributed.broadcast_(numbers)
+        change, n_dead, n_revived = numbers.tolist()
+        at.pass_info = {"label_change": change, "n_dead": int(n_dead), "n_revived": int(n_revived)}
+        if n_dead:
             distributed.broadcast_(clustering.centroids.detach())
             distributed.broadcast_(clustering.assignments)
-            log.info("joint: epoch %d: %d dead centroids, %d revived", at.epoch + 1, found.n_dead, len(found.revived))
+            log.info("joint: epoch %d: %d dead centroids, %d revived", at.epoch + 1, n_dead, n_revived)
         return z
 
     @property
@@ -586,7 +602,7 @@ class Trainer:
         self._raise_if_broken()  # on every rank: one whose peer stopped for a non-finite loss does so for that reason
         if not self.run_dir.is_written:  # rank 0 has the same state
             return
-        if self._is_step_half_done:  # a rank was lost: the last checkpoint is a whole state, this is none
+        if self._is_state_half_done:  # a rank was lost: the last checkpoint is a whole state, this is none
             return
         state = {
             "position": asdict(self.at),

@@ -454,6 +454,30 @@ def test_initialize_depends_on_the_seed_alone():
     assert not torch.equal(first.centroids, other.centroids)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_many_points_in_half_precision_give_finite_centroids(dtype):
+    """Sums of 40,000 of them are beyond the largest number of float16."""
+    z = torch.tensor([[-5.0], [5.0]]).repeat(20_000, 1).to(dtype)
+    loss = KMeansLoss(2, 1)
+    labels = loss.initialize(z, n_init=1)
+    assert loss.centroids.flatten().sort().values.tolist() == [-5.0, 5.0]
+    assert (loss.assign(z) == labels).all()
+
+
+def test_points_in_double_precision_are_assigned_as_the_loss_takes_them():
+    z = torch.randn(20, 3, dtype=torch.float64)
+    loss = KMeansLoss(4, 3)
+    torch.testing.assert_close(loss(z), (z - loss.centroids[loss.assign(z)]).square().sum(1).mean())
+
+
+@pytest.mark.parametrize("n_points", [20, clustering._MANY])
+def test_the_loss_has_a_gradient_under_torch_func(n_points):
+    z, centroids = torch.randn(n_points, 3), torch.randn(4, 3)
+    found = torch.func.grad(kmeans_loss, argnums=(0, 1))(z, centroids)
+    z.requires_grad_(), centroids.requires_grad_()
+    torch.testing.assert_close(found, torch.autograd.grad(kmeans_loss(z, centroids), (z, centroids)))
+
+
 def test_the_centroids_travel_in_the_state_dict():
     first, second, z = KMeansLoss(4, 3), KMeansLoss(4, 3), normal(10, 3).float()
     assert list(first.state_dict()) == ["centroids"]

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from dkm import clustering, evaluate
 from dkm.compose import compose, parse
+from dkm.config import UserError
 from dkm.data import load_dataset
-from dkm.devices import set_threads
+from dkm.devices import find_device, set_threads
 from dkm.rundir import RunDirectory
 from dkm.trainer import Trainer
 
@@ -200,3 +201,14 @@ def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
     assert "compile_seconds" not in manifest_of(tmp_path / "False")
     # Sums are taken in another order, over 32 steps of float32.
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+# --- devices ------------------------------------------------------------------------------------------------------
+
+
+def test_a_device_without_float64_is_refused_and_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert find_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"device=mps: expected a device with float64 arithmetic.*use device=cpu"):
+        find_device("mps")

@@ -47,6 +47,22 @@ def test_spectral_clustering_sees_what_hangs_together(samples):
     assert adjusted_rand_score(y, parts_of(z.astype(np.float32), 2, "spectral", samples=samples)) > 0.98
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3])
+def test_the_scale_of_the_points_does_not_matter(method, scale):
+    """A fresh encoder on rows of length 1 makes an embedding with a standard deviation of 5e-4."""
+    z, y = make_blobs(300, 4, centers=4, cluster_std=0.5, random_state=0)
+    assert adjusted_rand_score(y, parts_of((scale * z).astype(np.float32), 4, method)) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_as_many_parts_as_points_or_equal_points_are_no_trouble(method):
+    assert sorted(parts_of(np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32), 12, method)) == [
+        *range(12)
+    ]
+    assert set(parts_of(np.ones((12, 2), np.float32), 3, method)) <= {0, 1, 2}
+
+
 def test_a_graph_in_pieces_is_no_trouble():
     z = np.concatenate([np.zeros((30, 2)), 100 + np.zeros((30, 2))]) + np.random.default_rng(0).normal(size=(60, 2))
     labels = parts_of(z.astype(np.float32), 2, "spectral", n_neighbors=5)

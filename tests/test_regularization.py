@@ -28,6 +28,11 @@ def normal(*shape, seed=0):
 # --- the penalty --------------------------------------------------------------------------------------------
 
 
+def test_the_penalty_has_a_gradient_under_torch_func():
+    weights = torch.randn(3, 4)
+    torch.testing.assert_close(torch.func.grad(lambda w: l2_penalty([w]))(weights), weights)
+
+
 def test_penalty_is_half_the_sum_of_squares():
     parameters = [torch.tensor([[1.0, -2.0], [3.0, 0.0]]), torch.tensor([4.0]), torch.tensor(2.0)]
     penalty = l2_penalty(parameters)

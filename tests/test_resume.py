@@ -14,6 +14,8 @@ import pytest
 from processes import OPTIMIZER, Finished, Point, train
 
 from dkm import runs
+from dkm.batches import MemoryBatches
+from dkm.config import UserError
 from dkm.rundir import RunDirectory
 from dkm.train import _main as main
 
@@ -137,6 +139,53 @@ def test_a_reset_is_made_whole_or_not_at_all(number: int, overrides: list[str], 
     assert finished.code == 0, finished.err
     assert_same(cut, whole)
     assert (whole / "train.log").read_text(encoding="utf-8").count("clustered anew") == 2
+
+
+@pytest.mark.parametrize("evaluation", [3, 4])
+def test_centroids_that_an_interrupted_evaluation_had_set_stay_set(
+    evaluation: int, overrides: list[str], tmp_path: Path
+) -> None:
+    """The pass that set them, within averaged weights, is not made again."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start([*overrides, *METHODS["averaged weights"]], whole, None).code == 0
+    point = Point("dkm.evaluate:Evaluator", "scores", evaluation, signal.SIGINT)
+    assert start([*overrides, *METHODS["averaged weights"]], cut, point).code == 130
+    finished = resume(cut)
+    assert finished.code == 0, finished.err
+    assert_same(cut, whole)
+
+
+def test_a_reset_is_not_made_twice_where_its_first_step_fails(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    words = [*overrides, *METHODS["resets"], "log.progress=off", "log.tensorboard=false"]
+    assert main([*words, f"hydra.run.dir={whole}"]) == 0
+    with monkeypatch.context() as patched:
+        epoch = MemoryBatches.epoch
+
+        def changed(batches: MemoryBatches, phase_idx: int, number: int, first: int = 0) -> Any:
+            if (phase_idx, number) == (1, 2):
+                raise UserError("the data changed")
+            return epoch(batches, phase_idx, number, first)
+
+        patched.setattr(MemoryBatches, "epoch", changed)
+        with pytest.raises(UserError, match="the data changed"):
+            main([*words, f"hydra.run.dir={cut}"])
+    assert main([f"resume={cut}", "log.progress=off"]) == 0
+    assert_same(cut, whole)
+
+
+def test_labels_that_settle_before_a_reset_do_not_end_the_run(overrides: list[str], tmp_path: Path) -> None:
+    words = [
+        "joint.tolerance=0.99",
+        "clustering.reset_every=3",
+        "log.progress=off",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    assert main([*overrides, *words]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert result["joint_epochs"] == 4  # the reset comes before the fourth epoch, and after it they may settle
 
 
 @pytest.mark.parametrize("every_s", ["0", "1000"])

@@ -76,7 +76,8 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "kmeans", counted(trainer.kmeans))
         patch.setattr(initialize, "kmeans_restarts", counted(initialize.kmeans_restarts))
-        patch.setattr(logger, "level", logging.INFO)
+        level = logger.level
+        logger.setLevel(logging.INFO)  # which, unlike the attribute, forgets what it has found disabled
         logger.addHandler(handler)
         try:
             run = RunDirectory(path, tensorboard=False, progress="off")
@@ -85,6 +86,7 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
             one.run(run)
         finally:
             logger.removeHandler(handler)
+            logger.setLevel(level)
     return Sampled(one, json.loads((path / "result.json").read_text()), path, seen, records)
 
 
@@ -112,6 +114,26 @@ def all_rows(one: Trainer) -> np.ndarray:
 
 
 # --- which rows ---------------------------------------------------------------------------------------------------
+
+
+def test_wide_rows_on_disk_starve_k_means_on_the_data_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And not below the number of clusters; the embedding is in memory already."""
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
+    words = ["data=npy", f"data.path={tmp_path}/X.npy", "data.load=disk", "clustering.n_clusters=5", "model.hidden=[4]"]
+    config = compose(parse([*words, "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1"])).config
+    monkeypatch.setattr(evaluate, "_SAMPLE_NUMEL", 8 * 3)
+    seen: list[int] = []
+    for owner, name in ((trainer, "kmeans"), (initialize, "kmeans_restarts")):
+        function = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda z, *rest, function=function, **more: seen.append(len(z)) or function(z, *rest, **more)
+        )
+    found = Trainer(config, load_dataset(config.data))
+    run = RunDirectory(tmp_path / "run", tensorboard=False, progress="off")
+    run.path.mkdir()
+    run.open(config, step=None)
+    found.run(run)
+    assert seen == [5, 60]
 
 
 def test_a_sample_is_fixed_sorted_and_distinct() -> None:
