@@ -26,12 +26,16 @@ _PROJECTOR = "projector"
 BASELINES = ("kmeans_raw", "kmeans_pretrained")
 # Scores that have the lines of the baselines beside them; those taken in the embedding compare with nothing.
 COMPARED = ("acc", "nmi", "ari", "modularity_data", "n_effective_clusters")
+_OF_LABELS = ("acc", "nmi", "ari")
 # Of the settings, what is no hyper-parameter.
 _NOT_TUNED = ("checkpoint.", "log.", "evaluation.", "resume", "device", "threads", "data.root", "data.path", "compile")
 
 
-def layout() -> dict[str, dict[str, list[Any]]]:
-    """Return the charts of Custom Scalars: each of several curves, by their tags."""
+def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
+    """Return the charts of Custom Scalars: each of several curves, by their tags.
+
+    Those of the labels are left out where there are none; TensorBoard adds up the charts of several runs.
+    """
 
     def chart(*tags: str) -> list[Any]:
         return ["Multiline", list(tags)]
@@ -39,6 +43,7 @@ def layout() -> dict[str, dict[str, list[Any]]]:
     scores = {
         name: chart(f"joint/metrics/{name}", *(f"baseline/{baseline}/{name}" for baseline in BASELINES))
         for name in COMPARED
+        if has_labels or name not in _OF_LABELS
     }
     return {
         "Loss": {
@@ -74,9 +79,11 @@ class Dashboard:
         The run directory.
     step : int, optional
         That of the checkpoint to continue from: what was written after it is forgotten. None for a new start.
+    has_labels : bool
+        There are curves of the labels to lay out.
     """
 
-    def __init__(self, path: Path, step: int | None) -> None:
+    def __init__(self, path: Path, step: int | None, *, has_labels: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         has_events = any(path.glob("events.out.tfevents*"))
@@ -84,7 +91,7 @@ class Dashboard:
         self._path = path
         self._writer: SummaryWriter = SummaryWriter(str(path), purge_step=first if has_events else None)
         if step is None:
-            self._writer.add_custom_scalars(layout())
+            self._writer.add_custom_scalars(layout(has_labels=has_labels))
 
     def close(self) -> None:
         self._writer.close()

@@ -228,7 +228,7 @@ def pictures(
     yield "embedding", _map(evaluator, z, centroids, found, method)
     if data.y is not None and data.n_classes is not None:
         table = metrics.contingency(data.y, found.labels, data.n_classes, K)
-        yield "contingency", figures.contingency_map(table)
+        yield "contingency", figures.contingency_map(table, _class_names(data))
     elif before is not None:
         table = metrics.contingency(before, found.labels, K, K)
         title = "Clusters of the last evaluation with pictures, and now"
@@ -276,8 +276,8 @@ def projection(
         "kind": [*["point"] * len(rows), *["centroid"] * K],
         "index": [*rows.tolist(), *[""] * K],
     }
-    if data.y is not None:
-        columns["label"] = [*data.y[rows].tolist(), *[""] * K]
+    if data.labels is not None:
+        columns["label"] = [*(_on_one_line(label) for label in data.labels[rows]), *[""] * K]
     if found.margin is not None:
         columns["margin"] = [*(f"{margin:.4g}" for margin in found.margin[rows]), *[""] * K]
     Z = torch.cat([z[torch.from_numpy(rows).to(z.device)], centroids]).cpu().numpy()
@@ -287,6 +287,16 @@ def projection(
         images = np.concatenate([evaluator.rows(rows), decoded]).reshape(-1, *data.image_shape)
         images = data.scaling.for_pictures(images)
     return Z, columns, images
+
+
+def _class_names(data: Dataset) -> list[str] | None:
+    """Return what the classes are called in the data."""
+    return None if data.classes is None else [str(name) for name in data.classes]
+
+
+def _on_one_line(label: object) -> str:
+    """Return a label without what would end its cell in the projector's table."""
+    return " ".join(str(label).split())
 
 
 def final_figures(
@@ -316,10 +326,8 @@ def final_figures(
         yield "margins", figures.margin_histogram(clustering.margin, clustering.labels, K)
     yield "cluster_sizes", figures.cluster_sizes_bar(sizes)
     if data.y is not None and data.n_classes is not None:
-        yield (
-            "contingency",
-            figures.contingency_map(metrics.contingency(data.y, clustering.labels, data.n_classes, K)),
-        )
+        table = metrics.contingency(data.y, clustering.labels, data.n_classes, K)
+        yield "contingency", figures.contingency_map(table, _class_names(data))
     if data.image_shape is not None:
         for name in Exemplars._fields:
             rows = [getattr(exemplars, name) for exemplars in found]

@@ -9,6 +9,7 @@ pictures are wanted, because matplotlib is slow to load.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -634,6 +635,7 @@ def _name_ticks(axis: Axis, names: Iterable[object]) -> None:
 
 
 def _shortened(name: str, n_letters: int) -> str:
+    name = " ".join(name.split())
     return name if len(name) <= n_letters else name[: n_letters - 3] + "..."
 
 
@@ -649,7 +651,9 @@ def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
         RGB.
     """
     canvas: Any = FigureCanvasAgg(figure)  # its methods carry no types
-    canvas.draw()
+    with warnings.catch_warnings():  # a letter that the font has not is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        canvas.draw()
     return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
 
 

@@ -7,6 +7,7 @@ The trainer says when and hands over what it found. Nothing here changes a numbe
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -93,6 +94,7 @@ class Recorder:
         earlier = run.read_manifest()
         manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
+        run.warnings[:0] = [text for text in earlier.get("warnings", []) if text not in run.warnings]
         run.update_manifest(**earlier | manifest)
         if run.is_written and not is_resumed:
             run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
@@ -195,7 +197,6 @@ class Recorder:
             self._draw(z, found, chosen, contrast, step)
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores)
-        run.update_manifest(status="completed", reason=None, seconds=at.seconds, peak_memory_bytes=peak_memory_bytes())
         if doubt := report.doubt(at.raw, scores, len(self._centroids)):
             log.info("in doubt: %s", doubt)
             run.warnings.append(doubt)
@@ -203,6 +204,21 @@ class Recorder:
         for line in table:
             log.info("%s", line)
         run.dashboard.text("table", "\n".join(table), step)
+        self.end("completed", None, at)
+
+    def end(self, status: str, reason: str | None, at: Position) -> None:
+        """Write how the run ended: ``completed``, or interrupted or failed for a reason."""
+        run = self.run
+        run.update_manifest(
+            status=status,
+            reason=reason,
+            warnings=run.warnings,
+            seconds=at.seconds,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+        # Behind the last step that there can be, not in the place of the manifest of the start.
+        step = at.step + 1
+        run.dashboard.text("manifest", json.dumps(run.manifest, indent=2), step)
         run.dashboard.text("warnings", "\n".join(run.warnings) or "none", step)
 
     def _contrast(self, labels: np.ndarray) -> exemplars.Contrast | None:

@@ -68,15 +68,16 @@ class RunDirectory:
         self._tensorboard = tensorboard
         self.dashboard: Dashboard = NoDashboard()
         self._handlers: list[logging.Handler] = []
-        # What this process has warned about.
+        # What the run has warned about, and an earlier process of it.
         self.warnings: list[str] = []
 
     # --- start and end ---
 
-    def open(self, config: Config, *, step: int | None) -> None:
+    def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
         """Start writing; ``step`` is that of the checkpoint to continue from, None for a new start.
 
-        A run that goes on with more epochs, say, has them in its ``config.yaml`` from here on.
+        ``has_labels`` tells which curves there will be. A run that goes on with more epochs, say, has them in its
+        ``config.yaml`` from here on.
         """
         text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
         text = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text
@@ -84,7 +85,7 @@ class RunDirectory:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             self._write(CONFIG, text)
         if self._tensorboard:
-            self.dashboard = Dashboard(self.path, step)
+            self.dashboard = Dashboard(self.path, step, has_labels=has_labels)
 
     def close(self) -> None:
         self.dashboard.close()
@@ -174,7 +175,7 @@ class Unwritten(RunDirectory):
     def __init__(self) -> None:
         super().__init__(Path(os.devnull), tensorboard=False, progress="off")
 
-    def open(self, config: Config, *, step: int | None) -> None:
+    def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
         pass
 
     def open_log(self) -> bool:

@@ -196,7 +196,7 @@ def execute(plan: Plan) -> dict[str, Any]:
         state = distributed.state_of_main(distributed.on_main(lambda: _opened(run, plan)))
         if state is not None:
             distributed.jointly(lambda: trainer.restore(state, directory))
-        run.open(config, step=None if state is None else trainer.at.step)
+        run.open(config, step=None if state is None else trainer.at.step, has_labels=trainer.data.y is not None)
         return trainer.run(run)
     finally:
         run.close()

@@ -139,7 +139,7 @@ class Trainer:
             except BaseException as error:
                 status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 reason = "signal" if isinstance(error, Interrupted) else f"{type(error).__name__}: {error}"
-                run.update_manifest(status=status, reason=reason, seconds=self.at.seconds)
+                self.recorder.end(status, reason, self.at)
                 raise
 
     def _run_to_result(self) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dkm import train
+from dkm import figures, train
+from dkm.config import Failure
 from dkm.dashboard import COMPARED, Dashboard, NoDashboard, layout, mosaic
+from dkm.trainer import NonFiniteLoss, Trainer
 
 SMALL = [
     *("model.hidden=[16]", "batch_size=64", "pretrain.epochs=4", "joint.epochs=8", "joint.tolerance=0", "threads=1"),
@@ -45,18 +49,45 @@ def records_of(run: Path, phase: str) -> list[dict[str, Any]]:
     return [record for record in records if record["phase"] == phase]
 
 
-def test_every_curve_of_every_chart_is_there(run: Path) -> None:
-    tags = events_of(run).Tags()["scalars"]
-    for charts in layout().values():
+@pytest.fixture(scope="module")
+def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("unlabeled"), "data.labels=null")
+
+
+@pytest.mark.parametrize("name", ["run", "unlabeled"])
+def test_every_curve_of_every_chart_is_there(name: str, request: pytest.FixtureRequest) -> None:
+    tags = events_of(request.getfixturevalue(name)).Tags()["scalars"]
+    for charts in layout(has_labels=name == "run").values():
         for title, (kind, patterns) in charts.items():
             assert kind == "Multiline"
             for pattern in patterns:
                 assert any(re.fullmatch(pattern, tag) for tag in tags), (title, pattern)
 
 
-def test_the_charts_are_written_once(run: Path) -> None:
-    content = events_of(run).PluginTagToContent("custom_scalars")
-    assert list(content) == ["custom_scalars__config__"]
+def charts_of(run: Path) -> list[dict[str, list[str]]]:
+    """The layouts that its events have: titles of charts by their groups."""
+    from google.protobuf import json_format
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+    found = []
+    for text in events_of(run).Tensors("custom_scalars__config__"):
+        groups = json_format.MessageToDict(Layout.FromString(text.tensor_proto.string_val[0]))["category"]
+        found.append({group["title"]: [chart["title"] for chart in group["chart"]] for group in groups})
+    return found
+
+
+def test_the_charts_are_written_once(run: Path, tmp_path: Path) -> None:
+    (charts,) = charts_of(run)
+    assert charts["Scores and baselines"] == list(COMPARED)
+    resumed = tmp_path / "run"
+    shutil.copytree(run, resumed)
+    assert train._main([f"resume={resumed}", "joint.epochs=9"]) == 0
+    assert charts_of(resumed) == [charts]
+
+
+def test_without_labels_there_are_no_charts_of_them(unlabeled: Path) -> None:
+    (charts,) = charts_of(unlabeled)
+    assert charts["Scores and baselines"] == ["modularity_data", "n_effective_clusters"]
 
 
 def test_the_lines_of_the_baselines_go_along(run: Path) -> None:
@@ -84,8 +115,8 @@ def test_pictures_are_drawn_at_evaluations_ever_farther_apart(run: Path) -> None
     assert len(events.Images("pretrain/images/reconstructions")) == 3
 
 
-def test_without_labels_the_agreement_with_the_evaluation_before_is_drawn(tmp_path: Path) -> None:
-    run = small_run(tmp_path, "data.labels=null")
+def test_without_labels_the_agreement_with_the_evaluation_before_is_drawn(unlabeled: Path) -> None:
+    run = unlabeled
     images = set(events_of(run).Tags()["images"])
     assert "joint/images/agreement" in images
     assert not any("contingency" in tag for tag in images)
@@ -99,6 +130,53 @@ def test_the_table_and_the_warnings_are_texts(run: Path) -> None:
     assert "final (kmeans)" in table
     warnings = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "the clusters hang together less in the data" in warnings  # after so few epochs
+
+
+def test_the_manifest_is_shown_as_it_is_in_the_end(run: Path) -> None:
+    begun, ended = (
+        text.tensor_proto.string_val[0].decode() for text in events_of(run).Tensors("manifest/text_summary")
+    )
+    assert '"status": "running"' in begun
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert json.loads(ended) == manifest
+    assert manifest["status"] == "completed"
+
+
+def test_a_run_that_fails_tells_its_warnings_and_a_resumed_one_those_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        logging.getLogger("dkm").warning("something is odd")
+        raise NonFiniteLoss("the loss is nan")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_finish", broken)
+        with pytest.raises(Failure):
+            small_run(tmp_path)
+    run = tmp_path / "run"
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["status"], manifest["warnings"]) == ("failed", ["something is odd"])
+    (text,) = events_of(run).Tensors("warnings/text_summary")
+    assert "something is odd" in text.tensor_proto.string_val[0].decode()
+    assert train._main([f"resume={run}"]) == 0
+    warnings = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["warnings"]
+    assert warnings[0] == "something is odd"
+    assert len(warnings) == 2  # and that it is in doubt
+
+
+def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[Any] = []
+    drawn = figures.contingency_map
+    monkeypatch.setattr(
+        figures, "contingency_map", lambda table, names=None, **more: named.append(names) or drawn(table, names, **more)
+    )
+    X, y = load_digits(n_class=3, return_X_y=True)
+    np.savez(tmp_path / "x.npz", x=X, y=np.array(["gold\tmedal", "silver", "青銅"])[y])
+    words = ["data=npz", f"data.path={tmp_path / 'x.npz'}", "data.labels=y", *SMALL, "joint.epochs=1"]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert named == [["gold\tmedal", "silver", "青銅"]] * 2  # on the way, and at the end
+    lines = (tmp_path / "run" / "projector" / "metadata.tsv").read_text(encoding="utf-8").splitlines()
+    assert {line.split("\t")[3] for line in lines[1:]} == {"gold medal", "silver", "青銅", ""}
 
 
 def test_the_projector_reads_points_centroids_and_pictures(run: Path) -> None:

@@ -81,7 +81,7 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
         logger.addHandler(handler)
         try:
             run = RunDirectory(path, tensorboard=False, progress="off")
-            run.open(config, step=None)
+            run.open(config, step=None, has_labels=False)
             one = Trainer(config, load_dataset(config.data))
             one.run(run)
         finally:
@@ -131,7 +131,7 @@ def test_wide_rows_on_disk_starve_k_means_on_the_data_alone(monkeypatch: pytest.
     found = Trainer(config, load_dataset(config.data))
     run = RunDirectory(tmp_path / "run", tensorboard=False, progress="off")
     run.path.mkdir()
-    run.open(config, step=None)
+    run.open(config, step=None, has_labels=False)
     found.run(run)
     assert seen == [5, 60]
 
