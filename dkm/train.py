@@ -17,6 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm import distributed
-from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, quoted
 from dkm.compose import Command, Composed, OwnConfigs, absolute, checked, compose, explain, parse, set_up
 from dkm.config import Config, Failure, UserError, require
 
@@ -235,29 +236,43 @@ def _run_hydra(command: Command) -> int:
     set_up()
     OwnConfigs.extra_dir = command.extra_dir
     is_sweep = _is_sweep(command)
-    sys.argv = [sys.argv[0], *command.overrides]
+    overrides, directory = command.overrides, None
+    if is_sweep:
+        directory = _check_sweep(command)
+        if directory is not None:  # the time in its name is that of now, once and for all
+            overrides = [*overrides, f"hydra.sweep.dir={quoted(directory)}"]
+        _quiet_about_what_an_interrupt_leaves()
+    sys.argv = [sys.argv[0], *overrides]
     jobs: dict[str, JobReturn] = {}  # those of a sweep, by their directories
     getter = JobReturn.return_value.getter(lambda job: _noted(job, jobs))  # type: ignore[attr-defined]
     JobReturn.return_value = getter  # type: ignore[method-assign]
     start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
     try:
-        if is_sweep:
-            _check_sweep(command)
-            _quiet_about_what_an_interrupt_leaves()
         start(_job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error
     except OSError as error:
         where = f"hydra.sweep.dir={error.filename}"
         raise UserError(f"{where}: {error.strerror}; expected a place to write; choose another") from error
+    except BrokenExecutor as error:  # of joblib's workers
+        why = "a worker of the sweep was killed, which often means that there was not enough memory"
+        if directory is None:
+            raise Failure(f"{why}; runs that had ended are whole") from error
+        _write_sweep(directory)
+        goes_on = f"the same command with resume=auto hydra.sweep.dir={directory} goes on"
+        raise Failure(f"{directory}: {why}; runs that had ended are whole; {goes_on}") from error
     return _end_of_sweep(jobs) if is_sweep else 0
 
 
-def _check_sweep(command: Command) -> None:
-    """Compose every run of a sweep before the first one starts; other sweepers than Hydra's basic one choose later."""
+def _check_sweep(command: Command) -> Path | None:
+    """Compose every run of a sweep before the first one starts; return where they go.
+
+    Other sweepers than Hydra's basic one choose the runs later: then None.
+    """
     overrides = [word for word in command.overrides if "=" in word]
     if any(override.startswith("hydra/sweeper=") for override in overrides):
-        return
+        return None
+    directory: Path | None = None
     parsed = OverridesParser.create().parse_overrides(overrides)
     for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
         for job in batch:
@@ -267,6 +282,8 @@ def _check_sweep(command: Command) -> None:
                 raise UserError("hydra/launcher: expected Slurm, found no srun; start it on a machine of the cluster")
             is_known = config.resume in (None, "auto")
             require(is_known, "resume", config.resume, "null or auto in a sweep", "resume its runs one by one")
+            directory = directory or Path(absolute(composed.hydra.sweep.dir))
+    return directory
 
 
 def _quiet_about_what_an_interrupt_leaves() -> None:
@@ -287,10 +304,6 @@ def _noted(job: JobReturn, jobs: dict[str, JobReturn]) -> Any:
 
 def _end_of_sweep(jobs: Mapping[str, JobReturn]) -> int:
     """Write ``sweep.csv``, tell which runs failed and why, and return the exit code."""
-    from dkm import checkpoint
-    from dkm.compare import sweep_table
-    from dkm.runs import SWEEP
-
     if not jobs:
         return 0
     failed = {place: job._return_value for place, job in jobs.items() if job.status is JobStatus.FAILED}
@@ -300,10 +313,7 @@ def _end_of_sweep(jobs: Mapping[str, JobReturn]) -> int:
         raise errors[0]
     config = next(iter(jobs.values())).hydra_cfg
     assert config is not None
-    directory = Path(absolute(config.hydra.sweep.dir))
-    with contextlib.suppress(UserError):  # no run got as far as to have a directory
-        checkpoint.write_atomically(directory / SWEEP, sweep_table(directory).encode())
-        print(f"written: {directory / SWEEP}")
+    _write_sweep(Path(absolute(config.hydra.sweep.dir)))
     for place, error in failed.items():
         if not isinstance(error, UserError | Failure):
             traceback.print_exception(error)
@@ -312,6 +322,17 @@ def _end_of_sweep(jobs: Mapping[str, JobReturn]) -> int:
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed; the others are whole", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write_sweep(directory: Path) -> None:
+    """Write ``sweep.csv``, if a run got as far as to have a directory."""
+    from dkm import checkpoint
+    from dkm.compare import sweep_table
+    from dkm.runs import SWEEP
+
+    with contextlib.suppress(UserError):
+        checkpoint.write_atomically(directory / SWEEP, sweep_table(directory).encode())
+        print(f"written: {directory / SWEEP}")
 
 
 def _job(cfg: DictConfig) -> float:

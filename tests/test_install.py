@@ -134,7 +134,7 @@ def test_module_and_script_do_the_same(runs: dict[str, Path]) -> None:
 # --- the scripts --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["train.sh", "test.sh"])
+@pytest.mark.parametrize("name", ["train.sh", "test.sh", "sweep.sh", "reproduce.sh"])
 def test_a_script_can_be_executed(name: str) -> None:
     assert os.access(SCRIPTS / name, os.X_OK)
     assert (SCRIPTS / name).read_text().startswith("#!/usr/bin/env bash\n")
@@ -152,6 +152,8 @@ FAKE_PYTHON = """\
 echo "$*" >> "$CALLS"
 if [[ "$1 $2" == "-m venv" ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
 if [[ "$1 $2" == "-m pip" ]]; then exit "${PIP_EXIT:-0}"; fi
+if [[ "$2" == "${REAL:-}"* && -n "${REAL:-}" ]]; then exec "$REAL_PYTHON" "$@"; fi
+if [[ "$2" == dkm.train ]]; then exit "${TRAIN_EXIT:-0}"; fi
 """
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -218,6 +220,29 @@ def test_the_environment_of_another_checkout_is_not_taken_for_ones_own(script: S
     moved = checkout.rename(checkout.with_name("moved"))
     checkout.symlink_to(moved)
     assert f"--editable {moved}" in script("../../moved/scripts/train.sh").stdout
+
+
+@pytest.mark.parametrize(("code", "has_table"), [("0", True), ("1", True), ("2", False), ("130", False)])
+def test_a_sweep_makes_its_table_if_there_are_runs(code: str, has_table: bool, script: Script) -> None:
+    script("train.sh")
+    done = script("sweep.sh", "seed=0,1", "hydra.sweep.dir=here", TRAIN_EXIT=code)
+    assert done.returncode == int(code)
+    train, *compare = done.stdout.splitlines()
+    assert train == "-m dkm.train --multirun seed=0,1 hydra.sweep.dir=here"
+    files = "csv=here/table.csv markdown=here/table.md figure=here/table.png overwrite=true"
+    assert compare == ([f"-m dkm.compare here {files}"] if has_table else [])
+
+
+def test_a_sweep_without_a_folder_gets_one_of_its_own(script: Script, tmp_path: Path) -> None:
+    quick = ["data=blobs", "data.n_samples=60", "model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1"]
+    more = ["clustering.n_init=1", "log.figures=false", "log.tensorboard=false", "log.progress=off"]
+    script("train.sh")
+    done = script("sweep.sh", "seed=0,1", *quick, *more, REAL="dkm.", REAL_PYTHON=sys.executable)
+    assert (done.returncode, done.stderr) == (0, "")
+    [folder] = (tmp_path / "runs" / "sweeps").iterdir()
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"0", "1", "multirun.yaml", "sweep.csv", "table.csv", "table.md", "table.png"}
+    assert "| runs | ACC |" in (folder / "table.md").read_text(encoding="utf-8")
 
 
 def test_the_tests_need_their_extra_and_bring_what_training_needs(script: Script, checkout: Path) -> None:

@@ -173,6 +173,30 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
     assert (process.returncode, err) == (130, "interrupted\n")
 
 
+def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    """As by the system where memory runs out: the workers hold no Python that could say so."""
+    sweep = tmp_path / "sweep"
+    endless = [*SWEEP, "pretrain.epochs=1000000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = subprocess.Popen(
+        command([*endless, f"hydra.sweep.dir={sweep}"]),
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("pretrain epoch 1:"))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    worker = next(pid for pid in children if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {sweep}: a worker of the sweep was killed")
+    assert line.endswith(f"the same command with resume=auto hydra.sweep.dir={sweep} goes on")
+    assert (sweep / "sweep.csv").is_file()
+
+
 LEAK = """
 import sys
 from joblib.externals.loky.backend import resource_tracker
