@@ -97,7 +97,9 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     # A wrong one is refused before anything is written.
     wanted = compose(parse([*words, f"clustering.n_clusters={ks[-1]}"])).config
     _require_same(folder, ks, seeds, wanted)
-    sha256 = _checked_data(wanted)
+    from dkm.trainer import require_trainable  # late: a wrong word answers without torch
+
+    sha256 = require_trainable(wanted)
     _require_data(folder, ks, seeds, sha256)
     print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
     # The first number fills the cache of pretrainings, one for each seed, for the others to take.
@@ -132,16 +134,6 @@ def _require_same(folder: Path, ks: Sequence[int], seeds: Sequence[int], wanted:
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in _MAY_DIFFER}
-
-
-def _checked_data(wanted: Config) -> str:
-    """Return the SHA-256 of the data; refuse what a run would refuse when it sees them, such as too many clusters."""
-    from dkm.data import load_dataset
-    from dkm.trainer import Trainer
-
-    data = load_dataset(wanted.data)
-    Trainer(wanted, data)
-    return data.sha256
 
 
 def _require_data(folder: Path, ks: Sequence[int], seeds: Sequence[int], sha256: str) -> None:

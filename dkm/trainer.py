@@ -38,7 +38,7 @@ from dkm.config import (
     flatten,
     to_dict,
 )
-from dkm.data import Dataset
+from dkm.data import Dataset, load_dataset
 from dkm.devices import deterministic, find_device, require_compiler
 from dkm.evaluate import Scores
 from dkm.interrupt import Interrupted, Signals, signals_handled
@@ -702,6 +702,18 @@ class Trainer:
                 f"a weight became nan or inf in phase {self.at.phase}, epoch {self.at.epoch + 1}, up to "
                 f"step {self.at.step}; the last good checkpoint is kept; lower {self.at.phase}.lr"
             )
+
+
+def require_trainable(config: Config) -> str:
+    """Return the SHA-256 of the data; refuse what a run would refuse when it sees them, such as too many clusters.
+
+    Raises
+    ------
+    UserError
+    """
+    data = load_dataset(config.data)
+    Trainer(config, data)
+    return data.sha256
 
 
 # --- what the machine and the data allow --------------------------------------------------------------------------

@@ -51,6 +51,8 @@ class Study(NamedTuple):
     # Of the joint phase: how many before a trial may be pruned, and how many in all.
     n_warm_up: int
     n_epochs: int
+    # Of the data; None where they vary.
+    sha256: str | None = None
     study: optuna.Study = None  # type: ignore[assignment]  # until it is opened
 
     def directory_of(self, number: int) -> Path:

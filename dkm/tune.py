@@ -80,6 +80,7 @@ def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
     folder = Path(absolute(config.output or f"runs/tune/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     plan = _planned(config, folder, overrides)
+    plan = plan._replace(sha256=_sha256(plan))
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,6 +190,16 @@ def _checked(space: dict[str, Choices | Interval], words: Sequence[str]) -> tupl
     return {key: settings[key] for key in space if key in settings}, config.joint.epochs
 
 
+def _sha256(plan: Study) -> str | None:
+    """Return what tells the data from others, None where they vary; refuse what the first run would refuse."""
+    from dkm.trainer import require_trainable  # late: a wrong word answers without torch
+
+    if any(key.partition(".")[0] == "data" for key in plan.space):
+        return None
+    firsts = [f"{key}={dimension.samples()[0]}" for key, dimension in plan.space.items()]
+    return require_trainable(compose(parse([*plan.words, *firsts])).config)
+
+
 def _study(plan: Study) -> optuna.Study:
     """Make Optuna's study, or open the one that is there."""
     import optuna
@@ -202,6 +213,7 @@ def _study(plan: Study) -> optuna.Study:
         "objective": plan.config.objective,
         "space": {key: asdict(dimension) for key, dimension in plan.space.items()},
         "words": sorted(plan.own_words),
+        "data_sha256": plan.sha256,
     }
     settings = json.loads(json.dumps(settings))  # as the study keeps them
     try:
@@ -216,6 +228,9 @@ def _study(plan: Study) -> optuna.Study:
         raise UserError(f"{path}: cannot be read ({runs.in_short(error)}); {remedy}") from error
     if was is None:
         raise UserError(f"output={plan.folder}: the study there was made by something else; {remedy}")
+    if was.setdefault("data_sha256", plan.sha256) != plan.sha256:
+        what = "the study there is of other data than there are now; expected the same for all trials"
+        raise UserError(f"output={plan.folder}: {what}; choose another folder")
     for key, value in settings.items():
         if was[key] != value:
             raise UserError(f"output={plan.folder}: the study there has {_difference(key, was[key], value)}; {remedy}")

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 
-from dkm import compare, export, predict, select, train, tune
+from dkm import compare, export, predict, select, train, trainer, tune
 from dkm.clustering import kmeans_loss
 from dkm.compose import compose, parse
-from dkm.config import GROUPS, keys
+from dkm.config import GROUPS, Config, keys
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,11 +108,15 @@ def test_the_command_that_compares_runs(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     (command,) = re.findall(r"^    python -m dkm\.select (.*)$", README, re.M)
     monkeypatch.setattr(select, "_train", lambda words, folder, ks, seeds, n_jobs: trained.append((ks, seeds)))
+    monkeypatch.setattr(trainer, "require_trainable", lambda config: checked.append(config) or "the SHA-256")
+    monkeypatch.setattr(select, "_why_lost", lambda *_: None)
     monkeypatch.setattr(select, "collect", lambda folder, ks, seeds: 1 / 0)
+    checked: list[Config] = []
     trained: list[Any] = []
     with pytest.raises(ZeroDivisionError):
         select.work(shlex.split(command))
     assert trained == [([2], [0, 1, 2]), (list(range(3, 13)), [0, 1, 2])]
+    assert [config.clustering.n_clusters for config in checked] == [12]
 
 
 def test_the_command_that_searches_settings_searches_what_it_says(
@@ -120,6 +124,7 @@ def test_the_command_that_searches_settings_searches_what_it_says(
 ) -> None:
     (command,) = re.findall(r"^    python -m dkm\.tune (.*\\\n.*)$", README, re.M)
     studies: list[tune.Study] = []
+    monkeypatch.setattr(trainer, "require_trainable", lambda config: "the SHA-256")
     monkeypatch.setattr(tune, "run_trials", studies.append)
     monkeypatch.setattr(tune, "_answer", lambda study: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.image import imread
@@ -443,6 +444,19 @@ def test_what_a_run_refuses_later_leaves_what_it_had_trained(tmp_path: Path, mon
     with pytest.raises(UserError, match="changed while it was used"):
         tune.work([*QUICK, f"output={tmp_path / 'study'}"])
     assert (tmp_path / "study" / "trials" / "0" / "checkpoints" / "last.pt").exists()
+
+
+def test_a_study_of_data_that_changed_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the same name with other content: nothing more is trained."""
+    X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    data = ["data=npy", f"data.path={tmp_path}/X.npy", "clustering.n_clusters=3"]
+    words = [*data, *(word for word in QUICK if not word.startswith("data")), f"output={tmp_path}/out"]
+    tune.work(["trials=1", "joint.lr=0.001,0.01", *words])
+    np.save(tmp_path / "X.npy", X[::-1])
+    monkeypatch.setattr(tune, "run_trials", lambda _: pytest.fail("trained"))
+    with pytest.raises(UserError, match=r"the study there is of other data than there are now; .* choose another"):
+        tune.work(["trials=2", "joint.lr=0.001,0.01", *words])
 
 
 def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
