@@ -9,7 +9,7 @@ baselines. tensorboard is imported where it is used, because it takes long to lo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ _PROJECTOR = "projector"
 BASELINES = ("kmeans_raw", "kmeans_pretrained")
 # Scores that have the lines of the baselines beside them; those taken in the embedding compare with nothing.
 COMPARED = ("acc", "nmi", "ari", "modularity_data", "n_effective_clusters")
+# Of the hyper-parameters, what tells runs apart if nothing else does.
+_ALWAYS_SHOWN = ("clustering.n_clusters", "clustering.name", "seed")
 _OF_LABELS = ("acc", "nmi", "ari")
 # Of the settings, what is no hyper-parameter.
 _NOT_TUNED = ("checkpoint.", "log.", "evaluation.", "resume", "device", "threads", "data.root", "data.path", "compile")
@@ -134,11 +136,17 @@ class Dashboard:
         """Show lines as they stand."""
         self._writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)  # indented: Markdown keeps it as it is
 
-    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None]) -> None:
+    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()) -> None:
         """Write the HParams entry into this run itself; ``SummaryWriter.add_hparams`` would make a sub-run.
 
-        ``metrics`` are those that ``scalars`` wrote under ``result``.
+        Parameters
+        ----------
+        metrics : mapping
+            Those that ``scalars`` wrote under ``result``.
+        given : container of keys
+            Settings that somebody chose: TensorBoard shows these columns first, and a few more.
         """
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
         from torch.utils.tensorboard.summary import hparams
 
         settings = {
@@ -147,8 +155,14 @@ class Dashboard:
             if not key.startswith(_NOT_TUNED)
         }
         shown = {f"result/{name}": value for name, value in metrics.items() if value is not None}
+        experiment, *session = hparams(settings, shown)  # type: ignore[no-untyped-call]
+        plugin_data = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin_data.content)
+        for info in content.experiment.hparam_infos:  # what `differs` comes first, and all else goes by the alphabet
+            info.differs = info.name in given or info.name in _ALWAYS_SHOWN
+        plugin_data.content = content.SerializeToString()
         file_writer = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
-        for summary in hparams(settings, shown):  # type: ignore[no-untyped-call]
+        for summary in (experiment, *session):
             file_writer.add_summary(summary)
 
     def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None:
@@ -218,7 +232,7 @@ class NoDashboard(Dashboard):
     def text(self, tag: str, text: str, step: int = 0) -> None:
         pass
 
-    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None]) -> None:
+    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()) -> None:
         pass
 
     def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None:

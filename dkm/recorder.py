@@ -196,7 +196,7 @@ class Recorder:
         if config.log.figures:
             self._draw(z, found, chosen, contrast, step)
         run.dashboard.scalars("result", step, scores)
-        run.dashboard.hyperparameters(config, scores)
+        run.dashboard.hyperparameters(config, scores, run.given_settings())
         if doubt := report.doubt(at.raw, scores, len(self._centroids)):
             log.info("in doubt: %s", doubt)
             run.warnings.append(doubt)

@@ -27,10 +27,10 @@ from tqdm import tqdm
 from dkm import distributed
 from dkm.answers import Answers, csv_parts
 from dkm.checkpoint import write_atomically
-from dkm.config import Config, to_dict
+from dkm.config import GROUPS, Config, to_dict
 from dkm.dashboard import Dashboard, NoDashboard
 from dkm.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
-from dkm.runs import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, RESULT, claim
+from dkm.runs import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT, claim
 from dkm.scaling import Scaling
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,13 @@ class RunDirectory:
         for handler in self._handlers:
             logger.addHandler(handler)
         return True
+
+    def given_settings(self) -> set[str]:
+        """Return the keys of the settings that the command line gave, as Hydra has noted them beside the run."""
+        path = self.path / OVERRIDES
+        words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+        keys = {str(word).partition("=")[0].lstrip("+~") for word in words}
+        return {f"{key}.name" if key in GROUPS else key for key in keys}
 
     # --- manifest ---
 

@@ -29,6 +29,7 @@ EXEMPLARS = "exemplars.csv"
 FEATURES = "features.csv"
 SWEEP = "sweep.csv"
 LOG = "train.log"
+OVERRIDES = ".hydra/overrides.yaml"
 
 COMPLETED = "completed"
 # Tries at a lock, and seconds between them.

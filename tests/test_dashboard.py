@@ -179,6 +179,18 @@ def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.
     assert {line.split("\t")[3] for line in lines[1:]} == {"gold medal", "silver", "青銅", ""}
 
 
+def test_settings_that_were_given_are_the_first_columns(run: Path) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    content = events_of(run).SummaryMetadata("_hparams_/experiment").plugin_data.content
+    infos = HParamsPluginData.FromString(content).experiment.hparam_infos
+    assert len(infos) > 30
+    first = {info.name for info in infos if info.differs}
+    always = {"clustering.n_clusters", "clustering.name", "seed"}
+    given = {"batch_size", "clustering.n_init", "data.labels", "data.name", "model.hidden", "pretrain.epochs"}
+    assert first == always | given | {"joint.epochs", "joint.tolerance"}
+
+
 def test_the_projector_reads_points_centroids_and_pictures(run: Path) -> None:
     from google.protobuf import text_format
     from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
