@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,16 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a server that shows one small run."""
-    run = small_run(tmp_path_factory.mktemp("browser"), "data.labels=y")
+    yield from _served(small_run(tmp_path_factory.mktemp("browser"), "data.labels=y"))
+
+
+@pytest.fixture(scope="module")
+def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of one that shows a run without labels, as of a person's own data."""
+    yield from _served(small_run(tmp_path_factory.mktemp("unlabeled")))
+
+
+def _served(run: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
@@ -85,15 +95,26 @@ def open_all(page: Any) -> None:
 
 @tab("custom_scalars")
 def test_every_chart_of_the_layout_has_its_curves(opened: Any) -> None:
-    open_all(opened)
-    titles = [title for charts in layout(has_labels=True).values() for title in charts]
+    expect_charts(opened, has_labels=True)
+
+
+def test_without_labels_every_chart_has_its_curves_too(page: Any, unlabeled: str) -> None:
+    page.goto("about:blank")
+    page.goto(f"{unlabeled}#custom_scalars")
+    expect_charts(page, has_labels=False)
+
+
+def expect_charts(page: Any, *, has_labels: bool) -> None:
+    """See all charts and no others, each with curves."""
+    open_all(page)
+    titles = [title for charts in layout(has_labels=has_labels).values() for title in charts]
     for title in titles:
-        opened.get_by_text(title, exact=True).first.wait_for(state="attached")
-    opened.get_by_text("Matches (").nth(len(titles) - 1).wait_for(state="attached")
-    found = opened.get_by_text("Matches (").all_inner_texts()
+        page.get_by_text(title, exact=True).first.wait_for(state="attached")
+    page.get_by_text("Matches (").nth(len(titles) - 1).wait_for(state="attached")
+    found = page.get_by_text("Matches (").all_inner_texts()
     assert len(found) == len(titles)
     assert not [text for text in found if "(0)" in text]
-    opened.locator("vz-line-chart2 path").first.wait_for(state="attached")
+    page.locator("vz-line-chart2 path").first.wait_for(state="attached")
 
 
 @tab("scalars")
@@ -131,6 +152,7 @@ def test_the_projector_has_points_centroids_and_columns(opened: Any) -> None:
 def test_settings_and_scores_are_in_the_table(opened: Any) -> None:
     for name in ("batch_size", "clustering.weight", "result/acc", "Trial ID"):
         opened.get_by_text(name).first.wait_for(state="attached")
+    opened.get_by_text("data.labels").nth(1).wait_for(state="attached")  # a column too, because it was given
 
 
 @tab("text")
