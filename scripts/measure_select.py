@@ -15,12 +15,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from dkm import select
 from dkm.commands import numbers
+from dkm.config import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "select"
@@ -88,10 +90,11 @@ def main() -> int:
 def measure(name: str) -> dict[str, Any]:
     """Return the answer of each case, and what each score alone would have chosen."""
     known = SETS[name]
+    all_scores = select.collect(RUNS / name, numbers("k", known.k, "", least=2), range(N_SEEDS))
     cases = []
     for first in range(N_SEEDS):
         seeds = [(first + i) % N_SEEDS for i in range(N_OF_CASE)]
-        scores = select.collect(RUNS / name, numbers("k", known.k, "", least=2), seeds)
+        scores = {k: of_seeds(its, seeds) for k, its in all_scores.items()}
         found = select.recommend(scores)
         cases.append(
             {
@@ -104,6 +107,19 @@ def measure(name: str) -> dict[str, Any]:
             }
         )
     return {"n_classes": known.n_classes, "k": known.k, "words": list(known.words), "cases": cases}
+
+
+def of_seeds(scores: select.Scores, seeds: Sequence[int]) -> select.Scores:
+    """Return those of the scores of all seeds that are of some, or of two of them."""
+    pairs = list(combinations(range(N_SEEDS), 2))
+    found = {}
+    for name, values in scores.items():
+        places = [pairs.index((min(pair), max(pair))) for pair in combinations(seeds, 2)]
+        places = places if name == "agreement_seeds" else list(seeds)
+        if values and len(values) != (len(pairs) if name == "agreement_seeds" else N_SEEDS):
+            raise Failure(f"{name}: {len(values)} values; expected one for each seed, or each two")
+        found[name] = [values[place] for place in places] if values else []
+    return found
 
 
 def best(scores: Mapping[int, select.Scores], name: str, *, is_more_better: bool) -> int:

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from dkm import runs
+from dkm.config import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,6 +42,22 @@ def test_the_table_counts_cases(study: ModuleType) -> None:
     assert lines[-2] == "| four | 4 | 2-9 | 4, 5, 7 | 1 | 2 | 2 | 1 | 2 | 2 | 2 | 2 | 2 | 2 |"
     assert lines[-1] == "| all |  |  |  | 1 | 2 of 3 |  |  | 2 | 2 | 2 | 2 | 2 | 2 |"
     assert lines[-3].count("|") == lines[-1].count("|")
+
+
+def test_a_case_has_the_scores_of_its_seeds_and_pairs(study: ModuleType) -> None:
+    pairs = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
+    scores = {
+        "modularity_data": [0.0, 1.0, 2.0, 3.0, 4.0],
+        "agreement_seeds": [10.0 * i + j for i, j in pairs],
+        "silhouette": [],
+    }
+    assert study.of_seeds(scores, [3, 4, 0]) == {
+        "modularity_data": [3.0, 4.0, 0.0],
+        "agreement_seeds": [34.0, 3.0, 4.0],
+        "silhouette": [],
+    }
+    with pytest.raises(Failure, match="silhouette: 4 values"):
+        study.of_seeds({"silhouette": [0.0] * 4}, [0, 1, 2])
 
 
 def test_less_is_better_where_it_is(study: ModuleType) -> None:
