@@ -26,13 +26,11 @@ import torch
 from torch import Tensor
 
 from dkm import distributed
-from dkm.stored import StoredRows
+from dkm.stored import CHUNK_ROWS, StoredRows
 
 S = TypeVar("S")
 T = TypeVar("T")
 
-# Rows that are encoded at once: large enough for the matrix products, small enough for the 2,000-wide layer.
-CHUNK_ROWS = 2048
 _WINDOW_BYTES = 2**26
 # Of 1 MiB each, a size that disks read well.
 _BLOCKS_PER_WINDOW = 64

@@ -63,7 +63,7 @@ from dkm.files import (
 )
 from dkm.images import ImageFolder
 from dkm.scaling import Array, Scaling, channels_first, row_slices, to_rows
-from dkm.stored import SparseArray, StoredArray, StoredRows, load_sparse
+from dkm.stored import CHUNK_ROWS, SparseArray, StoredArray, StoredRows, load_sparse
 from dkm.tables import TableReader
 
 log = logging.getLogger(__name__)
@@ -557,8 +557,7 @@ _LOADERS: dict[str, Callable[[Any], _Raw]] = {
 
 # Rows of a part: a multiple of what is encoded at once, so that rows get the same bits as in training. At most so many,
 # and of an array no more than so many values (16 MiB as float32): scaled rows are still in the cache when encoded.
-_CHUNK_ROWS = 2048
-_PART_ROWS = 8 * _CHUNK_ROWS
+_PART_ROWS = 8 * CHUNK_ROWS
 _PART_VALUES = 2**22
 
 
@@ -623,8 +622,8 @@ class InputReader:
         raw = _LOADERS[self._config.name](self._config)
         _check_shape(raw.X, self.source)
         self.n_rows = len(raw.X)
-        n_chunks = _PART_VALUES // (_CHUNK_ROWS * math.prod(raw.X.shape[1:]))
-        n_part = min(max(n_chunks, 1) * _CHUNK_ROWS, _PART_ROWS)
+        n_chunks = _PART_VALUES // (CHUNK_ROWS * math.prod(raw.X.shape[1:]))
+        n_part = min(max(n_chunks, 1) * CHUNK_ROWS, _PART_ROWS)
         for start in range(0, len(raw.X), n_part):
             stop = min(start + n_part, len(raw.X))
             X = raw.X[start:stop] if isinstance(raw.X, np.ndarray) else raw.X.read(start, stop)

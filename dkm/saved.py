@@ -19,13 +19,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dkm.batches import CHUNK_ROWS
 from dkm.checkpoint import write_atomically
 from dkm.config import GROUPS, Config, UserError, to_dict
 from dkm.data import Dataset
 from dkm.files import expand, input_error, reason
 from dkm.models import Autoencoder, build_autoencoder
 from dkm.scaling import Array, Scaling, to_rows
+from dkm.stored import CHUNK_ROWS
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 FORMAT_VERSION = 1

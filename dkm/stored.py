@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Index = npt.NDArray[np.int64]
 
+# Rows that are encoded at once: large enough for the matrix products, small enough for the 2,000-wide layer. Rows get
+# the same bits only in the same chunks.
+CHUNK_ROWS = 2048
 # Memory for a piece of chosen rows as they are read, with the rows between them.
 _PIECE_BYTES = 2**25
 # Chosen rows that are less than this apart are read together: the bytes cost about what another call would.

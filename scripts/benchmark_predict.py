@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dkm.batches import CHUNK_ROWS, Batches, build_batches
+from dkm.batches import Batches, build_batches
 from dkm.commands import PredictConfig
 from dkm.config import MLPConfig
 from dkm.evaluate import encode
@@ -35,6 +35,7 @@ from dkm.models import Autoencoder, mlp_autoencoder
 from dkm.predict import predict as predict_file
 from dkm.saved import SavedModel
 from dkm.scaling import Scaling
+from dkm.stored import CHUNK_ROWS
 from epochs import random_images, rows_of
 from timing import Report, Row, options_parser, read_options, take_turns
 
