@@ -237,17 +237,17 @@ def _run_hydra(command: Command) -> int:
     OwnConfigs.extra_dir = command.extra_dir
     is_sweep = _is_sweep(command)
     overrides, directory = command.overrides, None
-    if is_sweep:
-        directory = _check_sweep(command)
-        if directory is not None:  # the time in its name is that of now, once and for all
-            overrides = [*overrides, f"hydra.sweep.dir={quoted(directory)}"]
-        _quiet_about_what_an_interrupt_leaves()
-    sys.argv = [sys.argv[0], *overrides]
     jobs: dict[str, JobReturn] = {}  # those of a sweep, by their directories
     getter = JobReturn.return_value.getter(lambda job: _noted(job, jobs))  # type: ignore[attr-defined]
     JobReturn.return_value = getter  # type: ignore[method-assign]
     start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
     try:
+        if is_sweep:
+            directory = _check_sweep(command)
+            if directory is not None:  # the time in its name is that of now, once and for all
+                overrides = [*overrides, f"hydra.sweep.dir={quoted(directory)}"]
+            _quiet_about_what_an_interrupt_leaves()
+        sys.argv = [sys.argv[0], *overrides]
         start(_job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error

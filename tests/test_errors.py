@@ -395,9 +395,9 @@ RANGES = {
     "batch_size=0": "expected a whole number, 1 or more",
     "seed=-1": "expected a whole number from 0 to 2147483647",
     "seed=2147483648": "expected a whole number from 0 to 2147483647",
-    "device=tpu": "expected one of auto, cpu, cuda, cuda:N, mps",
-    "device=cuda:x": "expected one of auto, cpu, cuda, cuda:N, mps",
-    "device=": "expected one of auto, cpu, cuda, cuda:N, mps",
+    "device=tpu": "expected one of auto, cpu, cuda, cuda:N",
+    "device=cuda:x": "expected one of auto, cpu, cuda, cuda:N",
+    "device=": "expected one of auto, cpu, cuda, cuda:N",
     "precision=fp16": "expected one of fp32, bf16",
 }
 
