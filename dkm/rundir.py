@@ -68,7 +68,7 @@ class RunDirectory:
         self._tensorboard = tensorboard
         self.dashboard: Dashboard = NoDashboard()
         self._handlers: list[logging.Handler] = []
-        # What the run has warned about, and an earlier process of it.
+        # What the run has warned about, in this process and in earlier ones.
         self.warnings: list[str] = []
 
     # --- start and end ---

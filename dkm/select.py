@@ -102,15 +102,19 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     sha256 = require_trainable(wanted)
     _require_data(folder, ks, seeds, sha256)
     print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
-    # The first number fills the cache of pretrainings, one for each seed, for the others to take.
-    for some in ([ks[0]], ks[1:]):
+
+    def train_missing(some: Sequence[int]) -> None:
         missing = [k for k in some if not all(_completed(directory_of(folder, k, seed)) for seed in seeds)]
         if missing:
             _train(words, folder, missing, seeds, config.jobs)
             _require_data(folder, missing, seeds, sha256)  # which may have changed meanwhile
-        lost = [_why_lost(directory_of(folder, ks[0], seed), folder) for seed in seeds]
-        if all(lost):  # a pretraining that diverges, say
-            raise Failure(f"{folder}: every run with k={ks[0]} is lost; {lost[0]}")
+
+    # The first number fills the cache of pretrainings, one for each seed, for the others to take.
+    train_missing(ks[:1])
+    lost = [_why_lost(directory_of(folder, ks[0], seed), folder) for seed in seeds]
+    if all(lost):  # a pretraining that diverges, say
+        raise Failure(f"{folder}: every run with k={ks[0]} is lost; {lost[0]}")
+    train_missing(ks[1:])
     scores = collect(folder, _whole(folder, ks, seeds), seeds)
     found = recommend(scores)
     _write(folder, scores, found)

@@ -155,15 +155,20 @@ def test_runs_go_on_where_others_cannot(launcher: str, tmp_path: Path) -> None:
         assert [row["clustering.n_clusters"] for row in csv.DictReader(file)] == ["5", "4"]
 
 
-def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
-    endless = [*SWEEP, "pretrain.epochs=1000000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    process = subprocess.Popen(
-        command([*endless, f"hydra.sweep.dir={tmp_path / 'sweep'}"]),
+def endless_sweep(sweep: Path) -> subprocess.Popen[str]:
+    """Start two runs, each in a worker of joblib's, that would train for days."""
+    words = [*SWEEP, "pretrain.epochs=1000000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    return subprocess.Popen(
+        command([*words, f"hydra.sweep.dir={sweep}"]),
         env=environment(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
+    process = endless_sweep(tmp_path / "sweep")
     assert process.stdout is not None
     lines = (line for line in process.stdout if line.startswith("pretrain epoch 1:"))
     assert [next(lines)[:16] for _ in range(2)] == ["pretrain epoch 1"] * 2  # both runs train
@@ -176,14 +181,7 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
 def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Path) -> None:
     """As by the system where memory runs out: the workers hold no Python that could say so."""
     sweep = tmp_path / "sweep"
-    endless = [*SWEEP, "pretrain.epochs=1000000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    process = subprocess.Popen(
-        command([*endless, f"hydra.sweep.dir={sweep}"]),
-        env=environment(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = endless_sweep(sweep)
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("pretrain epoch 1:"))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
