@@ -204,7 +204,9 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         lines.append(f"| {' | '.join([name, *before, seconds, '; '.join(machines), EXPERIMENTS[name].source])} |")
     for base in VARIED:
         names = [name for name in runs if base in (name, EXPERIMENTS[name].base)]
-        lines += _variations(base, names, runs) + _bad_runs([run["result"] for name in names for run in runs[name]])
+        lines += _variations(base, names, runs)
+        lines += _initializations(base, runs)
+        lines += _bad_runs([run["result"] for name in names for run in runs[name]])
     return "\n".join([*lines, ""])
 
 
@@ -219,6 +221,34 @@ def _variations(base: str, names: Sequence[str], runs: dict[str, list[dict[str, 
         what = "nothing" if name == base else f"`{EXPERIMENTS[name].method}`"
         cells = [what, str(len(kept)), mean_and_sd(acc), f"{min(acc):.3f}", mean_and_sd(nmi)]
         lines.append(f"| {' | '.join([*cells, mean_and_sd(modularity, digits=4)])} |")
+    return lines
+
+
+def _initializations(base: str, runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Tell how often each initialization ends as well as the best of them with the same seed; ``base`` has ``auto``."""
+    of_init = {}
+    for name, experiment in EXPERIMENTS.items():
+        key, _, init = experiment.method.partition("=")
+        if experiment.base == base and key == "clustering.init":
+            of_init[init] = {run["seed"]: run["result"] for run in runs.get(name, ())}
+    auto = {run["seed"]: run["result"] for run in runs.get(base, ())}
+    seeds = sorted(set(auto).intersection(*of_init.values()))
+    if not of_init or not seeds:
+        return []
+    rows = {f"`{init}`": [results[seed] for seed in seeds] for init, results in of_init.items()}
+    # What a person could do who has the time to train them all.
+    chosen = [max(ran, key=lambda result: result["modularity_data"]) for ran in zip(*rows.values(), strict=True)]
+    rows[f"of these {len(of_init)} the run of the highest modularity on the data"] = chosen
+    rows["`auto`"] = [auto[seed] for seed in seeds]
+    ends = {row: [result["acc"] for result in results] for row, results in rows.items()}
+    best = [max(accs) for accs in zip(*ends.values(), strict=True)]
+    lines = [
+        *("", f"How often an initialization is right, which is at most {BAD} below the best ACC with the same seed:"),
+        *("", "| `clustering.init` | right | ACC | min |", "|---|---|---|---|"),
+    ]
+    for row, accs in ends.items():
+        right = sum(acc >= top - BAD for acc, top in zip(accs, best, strict=True))
+        lines.append(f"| {row} | {right} of {len(seeds)} | {mean_and_sd(accs)} | {min(accs):.3f} |")
     return lines
 
 

@@ -86,20 +86,42 @@ def test_the_table_has_mean_and_deviation_extremes_and_the_gap(reproduce: Module
 
 
 def test_variations_stand_beside_what_they_vary(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(acc: float) -> dict[str, object]:
+    def run(acc: float, seed: int = 0) -> dict[str, object]:
         label_free = dict.fromkeys(reproduce.LABEL_FREE, acc / 2)
         scores = {"acc": acc, "nmi": 0.25, "ari": 0.125, **label_free}
         parts = {"kmeans_raw": {"acc": 0.1}, "kmeans_pretrained": {"acc": 0.2}}
         machine = {"processor": "a processor", "threads": 2, "precision": "fp32"}
-        return {"result": {**scores, **parts}, "seconds": {"joint": 1.0}, **machine}
+        return {"seed": seed, "result": {**scores, **parts}, "seconds": {"joint": 1.0}, **machine}
 
     monkeypatch.setattr(reproduce, "VARIED", {"debug": ("seed=1",)})
     reproduce.EXPERIMENTS["debug_seed_1"] = reproduce.Experiment(2, "seed=1", base="debug", overrides=("seed=1",))
-    text = reproduce.table({"debug": [run(0.5)], "debug_seed_1": [run(0.4), run(0.6)]})
+    text = reproduce.table({"debug": [run(0.5)], "debug_seed_1": [run(0.4), run(0.6, 1)]})
     assert "| nothing | 1 | 0.500 | 0.500 | 0.250 | 0.2500 |" in text
     assert "| `seed=1` | 2 | 0.500 ± 0.141 | 0.400 | 0.250 ± 0.000 | 0.2500 ± 0.0707 |" in text
     assert text.count("| debug") == 2  # not in the tables above
     assert "one setting changed" not in reproduce.table({"debug": [run(0.5)]})
+
+
+def test_an_initialization_is_right_where_it_ends_with_the_best_of_its_seed(reproduce: ModuleType) -> None:
+    def run(seed: int, acc: float, modularity: float) -> dict[str, object]:
+        return {"seed": seed, "result": {"acc": acc, "modularity_data": modularity}}
+
+    for init in ("gmm", "ward"):
+        word = f"clustering.init={init}"
+        reproduce.EXPERIMENTS[f"debug_{init}"] = reproduce.Experiment(2, word, base="debug", overrides=(word,))
+    runs = {
+        "debug": [run(0, 0.79, 0.5), run(1, 0.9, 0.7), run(2, 1.0, 0.9)],
+        "debug_gmm": [run(0, 0.8, 0.5), run(1, 0.6, 0.6)],
+        "debug_ward": [run(0, 0.5, 0.6), run(1, 0.7, 0.3)],
+    }
+    # Seed 2 has not been run with all of them. The higher modularity is that of ward, then that of gmm.
+    assert reproduce._initializations("debug", runs)[-4:] == [
+        "| `gmm` | 1 of 2 | 0.700 ± 0.141 | 0.600 |",
+        "| `ward` | 0 of 2 | 0.600 ± 0.141 | 0.500 |",
+        "| of these 2 the run of the highest modularity on the data | 0 of 2 | 0.550 ± 0.071 | 0.500 |",
+        "| `auto` | 2 of 2 | 0.845 ± 0.078 | 0.790 |",
+    ]
+    assert reproduce._initializations("debug", {"debug": runs["debug"]}) == []
 
 
 def test_scores_without_labels_are_asked_which_runs_ended_badly(reproduce: ModuleType) -> None:
