@@ -122,7 +122,7 @@ def embedding_map(
     outline = withStroke(linewidth=2, foreground="white")
     for k, (x, y) in enumerate(crosses[:MAX_NAMED]):
         text = axes.annotate(str(k), (x, y), (4, 3), textcoords="offset points", path_effects=[outline])
-        text.set(weight="bold", fontsize=_font_size(K))
+        text.set(weight="bold", fontsize=_font_size(K), in_layout=False)
     return figure
 
 
@@ -163,7 +163,7 @@ def contingency_map(
     ----------
     table : int array, shape (n_classes, K)
         Samples of each class in each cluster. The color is the share of the class; up to 20 classes and
-        clusters, the counts stand in the cells.
+        clusters, the counts stand in the cells that are not empty.
     class_names : sequence of n_classes strings, optional
         The class numbers by default.
     title, rows : str
@@ -178,9 +178,10 @@ def contingency_map(
     _name_ticks(axes.xaxis, order)
     _name_ticks(axes.yaxis, range(n_classes) if class_names is None else class_names)
     if max(n_classes, K) <= MAX_ROOMY:
-        for (row, column), count in np.ndenumerate(table):
+        for row, column in np.argwhere(table):
             color = "white" if share[row, column] > share.max() / 2 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+            cell = axes.text(column, row, str(table[row, column]), ha="center", va="center", fontsize=7, color=color)
+            cell.set_in_layout(False)  # which has not to make room for it
     return figure
 
 
