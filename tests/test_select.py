@@ -20,7 +20,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from dkm import runs, select
 from dkm.commands import SelectConfig, numbers
+from dkm.compose import compose, parse
 from dkm.config import Failure, UserError
+from dkm.trainer import require_trainable
 
 QUICK = [
     *("data=blobs", "data.n_samples=300", "data.n_blobs=4", "data.n_features=6", "model.hidden=[16]"),
@@ -109,19 +111,24 @@ def run_in(folder: Path, k: int, seed: int, **manifest: Any) -> Path:
     return run
 
 
-def test_runs_of_data_that_changed_are_not_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_data_that_changed_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of the same name with other content: nothing is trained, whichever number has runs."""
     X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     np.save(tmp_path / "X.npy", X)
-    words = ["data=npy", f"data.path={tmp_path}/X.npy", *QUICK[4:], f"output={tmp_path}/out"]
-    select.work(["k=2", "seeds=0", *words])
-    capsys.readouterr()
+    words = ["data=npy", f"data.path={tmp_path}/X.npy", *QUICK[4:]]
+    sha256 = require_trainable(compose(parse([*words, "clustering.n_clusters=2"])).config)
+    run_in(tmp_path / "out", 2, 0, data={"sha256": sha256})
+
+    def train(*_: object) -> None:
+        raise Failure("trained")
+
+    monkeypatch.setattr(select, "_train", train)
+    words = ["k=2-4", "seeds=0", *words, f"output={tmp_path}/out"]
+    with pytest.raises(Failure, match="trained"):
+        select.work(words)
     np.save(tmp_path / "X.npy", X[::-1])
-    monkeypatch.setattr(select, "_train", lambda *_: pytest.fail("trained"))
     with pytest.raises(UserError, match=r"k2/seed0 is of other data than there are now; .* choose another output="):
-        select.work(["k=2-4", "seeds=0", *words])
+        select.work(words)
 
 
 def test_a_number_with_a_failed_or_damaged_run_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

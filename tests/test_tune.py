@@ -452,11 +452,13 @@ def test_a_study_of_data_that_changed_is_not_gone_on_with(tmp_path: Path, monkey
     np.save(tmp_path / "X.npy", X)
     data = ["data=npy", f"data.path={tmp_path}/X.npy", "clustering.n_clusters=3"]
     words = [*data, *(word for word in QUICK if not word.startswith("data")), f"output={tmp_path}/out"]
-    tune.work(["trials=1", "joint.lr=0.001,0.01", *words])
+    stand_in(monkeypatch, Trials)
+    tune.work(["trials=1", "clustering.weight=0.1,1.0", *words])
+    tune.work(["trials=1", "clustering.weight=0.1,1.0", *words])
     np.save(tmp_path / "X.npy", X[::-1])
     monkeypatch.setattr(tune, "run_trials", lambda _: pytest.fail("trained"))
     with pytest.raises(UserError, match=r"the study there is of other data than there are now; .* choose another"):
-        tune.work(["trials=2", "joint.lr=0.001,0.01", *words])
+        tune.work(["trials=2", "clustering.weight=0.1,1.0", *words])
 
 
 def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
