@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _N_SHOWN = 20
+# Pictures both of an evaluation in the joint phase and of the end of a run.
+SHARED = ("decoded_centroids", "embedding", "contingency")
 # Points of the figure of silhouettes, which compares all pairs, and of the projector.
 _N_SILHOUETTES, _N_PROJECTED = 2000, 5000
 # Of the graph on the data in which clusterings are compared.
@@ -206,11 +208,14 @@ def pictures(
     found: Clustering | None,
     before: np.ndarray | None,
     method: str,
+    *,
+    is_last: bool = False,
 ) -> Iterator[tuple[str, Any]]:
     """Yield (name, figure) of what training looks like at an evaluation.
 
     z (N, D) is the embedding, ``found`` its clusters in the joint phase, ``before`` (N,) those of an earlier
-    evaluation; ``method`` is how the embedding is laid out, see ``dkm.planar``.
+    evaluation; ``method`` is how the embedding is laid out, see ``dkm.planar``. After the last evaluation the end of
+    the run draws ``SHARED``, and here they are left out.
     """
     from dkm import figures
 
@@ -224,15 +229,17 @@ def pictures(
         yield "reconstructions", figures.reconstruction_pairs(*pair)
     if found is None:
         return
-    yield "decoded_centroids", centroid_figure(autoencoder, centroids, data, metrics.cluster_sizes(found.labels, K))
-    yield "embedding", _map(evaluator, z, centroids, found, method)
-    if data.y is not None and data.n_classes is not None:
-        table = metrics.contingency(data.y, found.labels, data.n_classes, K)
-        yield "contingency", figures.contingency_map(table, _class_names(data))
-    elif before is not None:
+    if not is_last:
+        sizes = metrics.cluster_sizes(found.labels, K)
+        yield "decoded_centroids", centroid_figure(autoencoder, centroids, data, sizes)
+        yield "embedding", _map(evaluator, z, centroids, found, method)
+    if data.y is None and before is not None:
         table = metrics.contingency(before, found.labels, K, K)
         title = "Clusters of the last evaluation with pictures, and now"
         yield "agreement", figures.contingency_map(table, title=title, rows="cluster before")
+    elif data.y is not None and data.n_classes is not None and not is_last:
+        table = metrics.contingency(data.y, found.labels, data.n_classes, K)
+        yield "contingency", figures.contingency_map(table, _class_names(data))
 
 
 def _map(evaluator: Evaluator, z: Tensor, centroids: Tensor, found: Clustering, method: str) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from dkm import distributed, evaluate, exemplars, metrics, report
 from dkm.answers import Answers
 from dkm.clustering import KMeansClustering
-from dkm.config import AdamWConfig, Config, WeightDecayConfig
+from dkm.config import AdamWConfig, Config, JointClusteringConfig, WeightDecayConfig
 from dkm.devices import has_bf16
 from dkm.evaluate import Evaluator, Scores
 from dkm.models import Autoencoder
@@ -155,12 +155,18 @@ class Recorder:
             line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
         log.info("%s", line, extra={"is_progress": True})
 
-    def pictures(self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None) -> None:
-        """Show the pictures of an evaluation: z (N, D), the clean embedding, and its clusters in the joint phase."""
+    def pictures(
+        self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None, *, is_last: bool = False
+    ) -> None:
+        """Show the pictures of an evaluation: z (N, D), the clean embedding, and its clusters in the joint phase.
+
+        After the last one ``finish`` follows, which shows those that both have.
+        """
         from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
 
         centroids, method, before = self._centroids, self._config.log.map, self._labels_before
-        drawn = evaluate.pictures(self._autoencoder, self._evaluator, z, centroids, found, before, method)
+        seen = (self._autoencoder, self._evaluator, z, centroids, found, before, method)
+        drawn = evaluate.pictures(*seen, is_last=is_last)
         for name, figure in drawn:
             self.run.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_array(figure))
         self._labels_before = None if found is None else found.labels
@@ -194,7 +200,7 @@ class Recorder:
         SavedModel.of(config, data, self._autoencoder, self._centroids, found.inertia).save(run.path / "model")
         step = at.step + 1
         if config.log.figures:
-            self._draw(z, found, chosen, contrast, step)
+            self._draw(z, found, chosen, contrast, at)
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores, run.given_settings())
         if doubt := report.doubt(at.raw, scores, len(self._centroids)):
@@ -234,7 +240,7 @@ class Recorder:
         found: evaluate.Clustering,
         chosen: list[exemplars.Exemplars],
         contrast: exemplars.Contrast | None,
-        step: int,
+        at: Position,
     ) -> None:
         from dkm.figures import figure_to_array, loss_curves, save_pixels
 
@@ -246,9 +252,13 @@ class Recorder:
         drawn["loss_curves"] = loss_curves(self.run.read_metrics())
         sizes = metrics.cluster_sizes(found.labels, len(centroids))
         drawn["decoded_centroids"] = evaluate.centroid_figure(autoencoder, centroids, self._data, sizes)
+        # The evaluation after the last epoch has left these to us.
+        shared = evaluate.SHARED if isinstance(self._config.clustering, JointClusteringConfig) and at.epoch else ()
         for name, figure in drawn.items():
             pixels = figure_to_array(figure)
             save_pixels(pixels, directory / f"{name}.png")
-            self.run.dashboard.image(f"result/images/{name}", step, pixels)
+            self.run.dashboard.image(f"result/images/{name}", at.step + 1, pixels)
+            if name in shared:
+                self.run.dashboard.image(f"joint/images/{name}", at.step, pixels)
         if settings.tensorboard:
             self.run.dashboard.projector(*evaluate.projection(autoencoder, evaluator, z, centroids, found))

@@ -479,7 +479,8 @@ class Trainer:
         else:
             self.recorder.evaluation(record, at)
             if z is not None and (is_settled or self._is_pictured(phase, at.epoch)):
-                self.recorder.pictures(record, z, found)
+                is_last = is_joint and (is_settled or at.epoch == phase.epochs)
+                self.recorder.pictures(record, z, found, is_last=is_last)
         if is_settled:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", at.epoch)
         self._tick(phase)

@@ -113,6 +113,13 @@ def test_pictures_are_drawn_at_evaluations_ever_farther_apart(run: Path) -> None
     start = 4 * n_batches + 1
     assert joint == [start + epoch * n_batches for epoch in (1, 2, 4, 8)]
     assert len(events.Images("pretrain/images/reconstructions")) == 3
+    # What the last evaluation and the end have in common is drawn once.
+    assert [image.step for image in events.Images("joint/images/reconstructions")] == joint
+    for name in ("decoded_centroids", "embedding", "contingency"):
+        *_, last = events.Images(f"joint/images/{name}")
+        [end] = events.Images(f"result/images/{name}")
+        assert (last.step, end.step) == (joint[-1], joint[-1] + 1)
+        assert last.encoded_image_string == end.encoded_image_string
 
 
 def test_without_labels_the_agreement_with_the_evaluation_before_is_drawn(unlabeled: Path) -> None:
@@ -172,7 +179,7 @@ def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.
     )
     X, y = load_digits(n_class=3, return_X_y=True)
     np.savez(tmp_path / "x.npz", x=X, y=np.array(["gold\tmedal", "silver", "青銅"])[y])
-    words = ["data=npz", f"data.path={tmp_path / 'x.npz'}", "data.labels=y", *SMALL, "joint.epochs=1"]
+    words = ["data=npz", f"data.path={tmp_path / 'x.npz'}", "data.labels=y", *SMALL, "joint.epochs=2"]
     assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert named == [["gold\tmedal", "silver", "青銅"]] * 2  # on the way, and at the end
     lines = (tmp_path / "run" / "projector" / "metadata.tsv").read_text(encoding="utf-8").splitlines()
