@@ -1,41 +1,100 @@
-"""Times whole runs with all of the logging, at its default intervals, against the same runs without any.
+"""Times what the logging of whole runs takes, at its default intervals: TensorBoard, pictures, and loading both.
 
-``all`` is ``python -m dkm.train`` as it is: TensorBoard, pictures, progress. ``none`` has log.tensorboard=false,
-log.figures=false and log.progress=off. Both evaluate as often. The seconds are those of the process, from the start of
-Python to its end. Digits with the default settings; images as large as MNIST, of noise, with few epochs, of which an
-evaluation is a larger part than in a long run.
+The logging is timed inside the run, call by call, and ``rest`` is all else that the process takes from the start of
+Python to its end: their ratio is what a run with logging takes longer than one without. (Runs with and without it lie
+a few per cent apart by themselves, which is what there is to be measured.) Digits with the default settings; images as
+large as MNIST, of noise, with few epochs, of which an evaluation is a larger part than in a long run.
 
     python scripts/benchmark_logging.py [--repeats 3] [--json FILE]
 """
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
-from collections.abc import Sequence
-from functools import partial
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
+from dkm.compose import compose, parse
+from dkm.dashboard import Dashboard
+from dkm.recorder import Recorder
+from dkm.train import Plan, execute
 from epochs import random_images, rows_of
-from timing import Report, Row, options_parser, read_options, take_turns
+from timing import Report, Row, Turns, options_parser, read_options
 
-_SILENT = ("log.tensorboard=false", "log.figures=false", "log.progress=off")
 _QUICK = ("pretrain.epochs=1", "joint.epochs=1", "model.hidden=[8]", "clustering.n_init=1", "evaluation.samples=300")
 
 
-def train(words: Sequence[str]) -> None:
-    """Train in a folder that is new each time."""
+class Stopwatch:
+    """Adds up the seconds in ``running`` blocks; one within another counts once."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        started_s = time.perf_counter()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self.seconds += time.perf_counter() - started_s
+
+    def time(self, owner: type, *names: str) -> None:
+        """Let it run in these methods."""
+        for name in names:
+            setattr(owner, name, self._timed(getattr(owner, name)))
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def timed(*args: Any, **more: Any) -> Any:
+            with self.running():
+                return method(*args, **more)
+
+        return timed
+
+
+def measure(directory: Path, words: Sequence[str]) -> None:
+    """Train in this process, and print the seconds of logging as the last line."""
+    watch = Stopwatch()
+    with watch.running():
+        import dkm.figures  # noqa: F401 - matplotlib
+    watch.time(Recorder, "pictures", "_draw")
+    watch.time(Dashboard, "__init__", *(name for name in vars(Dashboard) if not name.startswith("_")))
+    composed = compose(parse(words))
+    execute(Plan(composed.config, directory, composed))
+    print(watch.seconds)
+
+
+def turn(words: Sequence[str]) -> tuple[float, float]:
+    """Train in a folder that is new; return the seconds of logging and of the rest."""
     with TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "dkm.train", *words, f"hydra.run.dir={folder}/run"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, __file__, "--measure", f"{folder}/run", *words]
+        started_s = time.perf_counter()
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        total_s = time.perf_counter() - started_s
+    logging_s = float(done.stdout.splitlines()[-1])
+    return logging_s, total_s - logging_s
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=3)
+    parser.add_argument("--measure", nargs="+", help="only train, FOLDER WORDS..., and print the seconds of logging")
     options = read_options(parser, argv)
+    if options.measure is not None:
+        folder, *words = options.measure
+        measure(Path(folder), words)
+        return
     report = Report(options.json)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
@@ -44,10 +103,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = {"digits": ["data=digits"], "70,000 images": [*large, "joint.tolerance=0", "precision=bf16"]}
         rows: list[Row] = []
         for name, words in settings.items():
-            own = [*words, *(_QUICK if options.quick else ())]
-            works = {"all": partial(train, own), "none": partial(train, [*own, *_SILENT])}
-            turns = take_turns(works, repeats=options.repeats, is_warm=True)
-            rows.append({"data": name, **turns.row("all/none")})
+            turns = [turn([*words, *(_QUICK if options.quick else ())]) for _ in range(options.repeats)]
+            times_s = dict(zip(("logging", "rest"), zip(*turns, strict=True), strict=True))
+            rows.append({"data": name, **Turns(times_s).row("logging/rest")})
         report.add("runs", "Whole runs", rows)
     report.write()
 
