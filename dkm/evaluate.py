@@ -229,15 +229,15 @@ def pictures(
         yield "reconstructions", figures.reconstruction_pairs(*pair)
     if found is None:
         return
-    if not is_last:
-        sizes = metrics.cluster_sizes(found.labels, K)
-        yield "decoded_centroids", centroid_figure(autoencoder, centroids, data, sizes)
-        yield "embedding", _map(evaluator, z, centroids, found, method)
     if data.y is None and before is not None:
         table = metrics.contingency(before, found.labels, K, K)
         title = "Clusters of the last evaluation with pictures, and now"
         yield "agreement", figures.contingency_map(table, title=title, rows="cluster before")
-    elif data.y is not None and data.n_classes is not None and not is_last:
+    if is_last:
+        return
+    yield "decoded_centroids", centroid_figure(autoencoder, centroids, data, metrics.cluster_sizes(found.labels, K))
+    yield "embedding", _map(evaluator, z, centroids, found, method)
+    if data.y is not None and data.n_classes is not None:
         table = metrics.contingency(data.y, found.labels, data.n_classes, K)
         yield "contingency", figures.contingency_map(table, _class_names(data))
 
