@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +129,14 @@ class Dashboard:
             global_step=step,
         )
 
-    def image(self, tag: str, step: int, image: np.ndarray) -> None:
-        """Show an image, uint8 (H, W, 3)."""
-        self._writer.add_image(tag, image, step, dataformats="HWC")
+    def image(self, tag: str, step: int, png: bytes) -> None:
+        """Show an RGB image, the content of a PNG file; ``SummaryWriter.add_image`` would encode it once more."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = Image.open(BytesIO(png)).size
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+        self._add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Show lines as they stand."""
@@ -161,9 +167,8 @@ class Dashboard:
         for info in content.experiment.hparam_infos:  # what `differs` comes first, and all else goes by the alphabet
             info.differs = info.name in given or info.name in _ALWAYS_SHOWN
         plugin_data.content = content.SerializeToString()
-        file_writer = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
         for summary in (experiment, *session):
-            file_writer.add_summary(summary)
+            self._add_summary(summary)
 
     def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None:
         """Show points in the projector.
@@ -199,6 +204,9 @@ class Dashboard:
         )
         (self._path / "projector_config.pbtxt").write_text(text, encoding="utf-8")
 
+    def _add_summary(self, summary: Any, step: int | None = None) -> None:
+        self._writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
+
 
 def mosaic(images: np.ndarray, side: int) -> np.ndarray:
     """Return images (N, C, H, W) in [0, 1], ``side`` to a row and as many rows, as uint8 (side * H, side * W, 3)."""
@@ -226,7 +234,7 @@ class NoDashboard(Dashboard):
     def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
         pass
 
-    def image(self, tag: str, step: int, image: np.ndarray) -> None:
+    def image(self, tag: str, step: int, png: bytes) -> None:
         pass
 
     def text(self, tag: str, text: str, step: int = 0) -> None:

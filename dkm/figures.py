@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from dkm.metrics import hungarian_order
@@ -42,6 +43,7 @@ MAX_LETTERS = 24  # of a name
 MAX_TITLE = 40  # letters over a panel
 MAX_FEATURES = 50
 MAX_GROUPS = 40  # of runs that are compared
+LEFT, RIGHT, BOTTOM, TOP = 0.85, 0.15, 0.65, 0.35  # inches around a panel: room for numbers, a label and a title
 LABEL_CHANGE = "clusters/label_change"  # its key in metrics.jsonl
 # Ten colors that stay apart under color-vision deficiency (Petroff, arXiv:2107.02270).
 PALETTE = color_sequences["petroff10"]
@@ -52,6 +54,7 @@ _styled = rc_context(
         "font.family": "DejaVu Sans",  # ships with matplotlib
         "font.size": 9,
         "axes.titlesize": 10,
+        "axes.titley": 1.0,  # where it would be put after a search for what may be in its way
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
@@ -173,10 +176,12 @@ def contingency_map(
     order = hungarian_order(table)
     table = table[:, order]
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    figure, axes = _heat_map(share, "Blues", title, f"share of the {rows}", vmin=0)
+    names = [str(name) for name in (range(n_classes) if class_names is None else class_names)]
+    has_names = max(map(len, names)) > 3
+    figure, axes = _heat_map(share, "Blues", title, f"share of the {rows}", has_names=has_names, vmin=0)
     axes.set(xlabel="cluster", ylabel=rows)
     _name_ticks(axes.xaxis, order)
-    _name_ticks(axes.yaxis, range(n_classes) if class_names is None else class_names)
+    _name_ticks(axes.yaxis, names)
     if max(n_classes, K) <= MAX_ROOMY:
         for row, column in np.argwhere(table):
             color = "white" if share[row, column] > share.max() / 2 else "black"
@@ -408,7 +413,7 @@ def loss_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     records : sequence of mappings
         Lines of metrics.jsonl: ``phase``, ``step``, ``loss/...`` (unweighted terms), ``clusters/label_change``.
         What a record lacks or has as None is left out. A panel is logarithmic where its values are positive
-        and span more than a factor of two.
+        and span more than a factor of five.
     """
     terms = dict.fromkeys(key for record in records for key in record if key.startswith("loss/"))
     curves = {key: curve for key in (*terms, LABEL_CHANGE) if (curve := _curve(records, key))}
@@ -419,7 +424,10 @@ def loss_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
 
     n_columns = min(3, len(curves))
     n_rows = math.ceil(len(curves) / n_columns)
-    figure = _figure(4.0 * n_columns, 2.5 * n_rows)
+    width, height = 4.0, 2.7  # of a panel
+    figure = _framed_figure(n_columns * width, n_rows * height)
+    across, down = LEFT + RIGHT, BOTTOM + TOP
+    figure.subplots_adjust(wspace=across / (width - across), hspace=down / (height - down))
     phases = list(dict.fromkeys(record["phase"] for record in records))
     changes = [after["step"] for before, after in pairwise(records) if before["phase"] != after["phase"]]
     for n, (key, curve) in enumerate(curves.items()):
@@ -431,8 +439,9 @@ def loss_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         for step in changes:
             axes.axvline(step, color="black", linestyle=":", linewidth=1)
         heights = [value for _, _, value in curve]
-        if 0 < 2 * min(heights) < max(heights):
+        if 0 < 5 * min(heights) < max(heights):
             axes.set_yscale("log")
+            _number_powers(axes.yaxis, (1.0, 2.0, 5.0) if max(heights) < 50 * min(heights) else (1.0,))
     figure.axes[0].legend(frameon=False)
     return figure
 
@@ -578,9 +587,7 @@ def search(
             axes = draw(place, np.asarray(its, dtype=float), name)
             if name in logarithmic:
                 axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))  # it may span less than a power of 10
-                axes.xaxis.set_major_formatter("{x:g}")
-                axes.xaxis.set_minor_formatter(NullFormatter())
+                _number_powers(axes.xaxis, (1.0, 3.0))  # it may span less than a power of 10
         else:
             names = list(orders.get(name, sorted({str(value) for value in its})))
             axes = draw(place, np.asarray([names.index(str(value)) for value in its]), name)
@@ -596,11 +603,19 @@ def search(
 
 
 def _figure(width: float, height: float) -> Figure:
+    """Return a figure that makes room for all that stands in it, which takes as long as drawing it again."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
 
 
+def _framed_figure(width: float, height: float, *, right: float = RIGHT) -> Figure:
+    """Return a figure with fixed margins: of equal pictures of a run, the frames lie on each other."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure.subplots_adjust(LEFT / width, BOTTOM / height, 1 - right / width, 1 - TOP / height)
+    return figure
+
+
 def _figure_with_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    figure = _figure(width, height)
+    figure = _framed_figure(width, height)
     return figure, figure.add_subplot(title=title)
 
 
@@ -610,14 +625,17 @@ def _heat_map(
     title: str,
     meaning: str,
     *,
+    has_names: bool = True,
     vmin: float | None = None,
     vmax: float | None = None,
 ) -> tuple[Figure, Axes]:
     n_rows, n_columns = values.shape
     width, height = max(5.0, 0.45 * n_columns + 2.0), max(3.0, 0.35 * n_rows + 1.6)
-    figure, axes = _figure_with_axes(min(width, MAX_WIDTH), min(height, MAX_HEIGHT), title)
+    size = min(width, MAX_WIDTH), min(height, MAX_HEIGHT)
+    figure = _figure(*size) if has_names else _framed_figure(*size, right=0.7)
+    axes = figure.add_subplot(title=title)
     heat = axes.imshow(values, cmap=cmap, vmin=vmin, vmax=vmax, aspect="auto", interpolation="nearest")
-    figure.colorbar(heat, ax=axes, label=meaning, pad=0.02)
+    figure.colorbar(heat, ax=axes, label=meaning, fraction=0.05, pad=0.02, aspect=5 * size[1])
     return figure, axes
 
 
@@ -635,6 +653,13 @@ def _name_ticks(axis: Axis, names: Iterable[object]) -> None:
     axis.set_ticks(range(0, len(texts), every), texts[::every], parse_math=False, **style)
 
 
+def _number_powers(axis: Axis, subs: Sequence[float]) -> None:
+    """Name these multiples of the powers of ten on a logarithmic axis, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
 def _shortened(name: str, n_letters: int) -> str:
     name = " ".join(name.split())
     return name if len(name) <= n_letters else name[: n_letters - 3] + "..."
@@ -644,7 +669,7 @@ def _shortened(name: str, n_letters: int) -> str:
 
 
 def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
-    """Render a figure for TensorBoard's ``add_image(..., dataformats="HWC")``.
+    """Render a figure.
 
     Returns
     -------
@@ -658,19 +683,26 @@ def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
     return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
 
 
+def figure_to_png(figure: Figure) -> bytes:
+    """Return the content of a PNG file; equal figures give equal bytes."""
+    png = BytesIO()
+    Image.fromarray(figure_to_array(figure)).save(png, format="png", dpi=(DPI, DPI))
+    return png.getvalue()
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all; equal figures give equal bytes.
+    """Write a figure as PNG, whole or not at all.
 
     Parameters
     ----------
     path : Path
         In an existing folder; an existing file is replaced.
     """
-    save_pixels(figure_to_array(figure), path)
+    save_png(figure_to_png(figure), path)
 
 
-def save_pixels(pixels: npt.NDArray[np.uint8], path: Path) -> None:
-    """Write what ``figure_to_array`` returned as PNG, whole or not at all."""
+def save_png(png: bytes, path: Path) -> None:
+    """Write what ``figure_to_png`` returned, whole or not at all."""
     beside = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(pixels).save(beside, format="png", dpi=(DPI, DPI))
+    beside.write_bytes(png)
     beside.replace(path)

@@ -162,13 +162,13 @@ class Recorder:
 
         After the last one ``finish`` follows, which shows those that both have.
         """
-        from dkm.figures import figure_to_array  # matplotlib, only where there is something to draw
+        from dkm.figures import figure_to_png  # matplotlib, only where there is something to draw
 
         centroids, method, before = self._centroids, self._config.log.map, self._labels_before
         seen = (self._autoencoder, self._evaluator, z, centroids, found, before, method)
         drawn = evaluate.pictures(*seen, is_last=is_last)
         for name, figure in drawn:
-            self.run.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_array(figure))
+            self.run.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_png(figure))
         self._labels_before = None if found is None else found.labels
 
     # --- the end ---
@@ -242,7 +242,7 @@ class Recorder:
         contrast: exemplars.Contrast | None,
         at: Position,
     ) -> None:
-        from dkm.figures import figure_to_array, loss_curves, save_pixels
+        from dkm.figures import figure_to_png, loss_curves, save_png
 
         directory = self.run.path / "figures"
         directory.mkdir(exist_ok=True)
@@ -255,10 +255,10 @@ class Recorder:
         # The evaluation after the last epoch has left these to us.
         shared = evaluate.SHARED if isinstance(self._config.clustering, JointClusteringConfig) and at.epoch else ()
         for name, figure in drawn.items():
-            pixels = figure_to_array(figure)
-            save_pixels(pixels, directory / f"{name}.png")
-            self.run.dashboard.image(f"result/images/{name}", at.step + 1, pixels)
+            png = figure_to_png(figure)
+            save_png(png, directory / f"{name}.png")
+            self.run.dashboard.image(f"result/images/{name}", at.step + 1, png)
             if name in shared:
-                self.run.dashboard.image(f"joint/images/{name}", at.step, pixels)
+                self.run.dashboard.image(f"joint/images/{name}", at.step, png)
         if settings.tensorboard:
             self.run.dashboard.projector(*evaluate.projection(autoencoder, evaluator, z, centroids, found))

@@ -503,6 +503,49 @@ def test_saved_figures_are_equal_to_the_byte_and_leave_nothing_beside(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
+def wide_silhouettes(n_clusters):
+    values = np.linspace(-1, 1, 2 * n_clusters)
+    return silhouette_plot(values, np.arange(2 * n_clusters) % n_clusters, n_clusters)
+
+
+FRAMED = {
+    "embedding_map": lambda K: embedding_map(
+        *(1e4 * part if n != 1 else part for n, part in enumerate(embedding(n_clusters=K)))
+    ),
+    "cluster_sizes_bar": lambda K: cluster_sizes_bar(np.full(K, 999_999)),
+    "contingency_map": lambda K: contingency_map(np.full((K, K), 99_999), [f"{k:03}" for k in range(K)]),
+    "named contingency_map": lambda K: contingency_map(np.ones((K, K), int), ["W" * 40] * K),
+    "silhouette_plot": wide_silhouettes,
+    "margin_histogram": lambda K: margin_histogram(np.linspace(0, 1e5, 10 * K), np.arange(10 * K) % K, K),
+    "loss_curves": lambda K: loss_curves(
+        [
+            {"phase": "joint", "step": 10**6 * n, "loss/a": n * 1e-4, "loss/b": 10.0**-n, "loss/c": 1e4 * n}
+            for n in range(K)
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("n_clusters", MANY)
+@pytest.mark.parametrize("name", FRAMED)
+def test_nothing_reaches_beyond_the_edge_of_a_picture(name, n_clusters):
+    figure = FRAMED[name](n_clusters)
+    figure_to_array(figure)
+    inside = figure.get_tightbbox()  # inches
+    width, height = figure.get_size_inches()
+    assert inside.x0 >= 0 and inside.y0 >= 0
+    assert inside.x1 <= width and inside.y1 <= height
+
+
+def test_the_frames_of_a_runs_pictures_lie_on_each_other():
+    small, large = (
+        embedding_map(factor * Z, labels, factor * C) for Z, labels, C in [embedding()] for factor in (1, 1e5)
+    )
+    for figure in (small, large):
+        figure_to_array(figure)
+    assert small.axes[0].get_position().bounds == large.axes[0].get_position().bounds
+
+
 def test_save_figure_replaces_an_older_file(tmp_path):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
