@@ -309,20 +309,32 @@ def image_grid(images: FloatArray, *, n_columns: int, titles: Sequence[str] | No
     ----------
     images : float array, shape (N, C, H, W), N >= 1, C = 1 (gray) or 3 (RGB)
         Values in [0, 1]; others are clipped. NaN is drawn as background.
+    n_columns : int
+        More where the rows would not fit on a screen.
     titles : sequence of at most N short strings, optional
         One above each image.
     """
     N, _, H, W = images.shape
-    n_columns = min(n_columns, N)
     gap = _gap(W)
-    inch = _inches_per_pixel(min(1.0, MAX_WIDTH / n_columns), W + gap)
-    row_gap = gap if titles is None else math.ceil(0.2 / inch)  # room for a line of text
+    title_height = 0.0 if titles is None else 0.2  # room for a line of text
+    n_columns = min(n_columns, N)
+    while n_columns < N and math.ceil(N / n_columns) * (_cell(n_columns) * H / W + title_height) > MAX_HEIGHT:
+        n_columns += 1
+    inch = _inches_per_pixel(_cell(n_columns), W + gap)
+    row_gap = gap if titles is None else math.ceil(title_height / inch)
     row, column = np.divmod(np.arange(N), n_columns)
     tops, lefts = row_gap + row * (H + row_gap), gap + column * (W + gap)
     figure, axes = _figure_of_images(images, tops, lefts, inch)
+    longest = max((len(text) for text in titles or ()), default=0)
+    font_size = min(8.0, max(4.0, 120 * _cell(n_columns) / max(longest, 1)))  # a letter is 1/120 inch wide to a point
     for n, text in enumerate(titles or ()):
-        axes.text(lefts[n] + W / 2, tops[n] - 0.03 / inch, text, ha="center", va="bottom", fontsize=8)
+        axes.text(lefts[n] + W / 2, tops[n] - 0.03 / inch, text, ha="center", va="bottom", fontsize=font_size)
     return figure
+
+
+def _cell(n_columns: int) -> float:
+    """Width of an image with its gap, in inches."""
+    return min(1.0, MAX_WIDTH / n_columns)
 
 
 def reconstruction_pairs(x: FloatArray, x_hat: FloatArray) -> Figure:

@@ -312,6 +312,14 @@ def test_image_grid_shrinks_many_large_images_to_the_width_of_a_screen():
     assert figure_to_array(image_grid(gray(*[0.5] * 40, size=96), n_columns=40)).shape[1] <= 1500
 
 
+@pytest.mark.parametrize("n_images", [20, 100, 300])
+def test_image_grid_fits_on_a_screen(n_images):
+    images = gray(*[0.5] * n_images, size=28)
+    height, width, _ = figure_to_array(image_grid(images, n_columns=10, titles=["99: 1,000"] * n_images)).shape
+    assert height <= 1.1 * figures.MAX_HEIGHT * figures.DPI
+    assert width <= 1.1 * figures.MAX_WIDTH * figures.DPI
+
+
 def test_image_grid_refuses_two_channels():
     with pytest.raises(ValueError, match=r"shape \(5, 2, 4, 4\), so 2 channels: expected 1 \(gray\) or 3"):
         image_grid(np.zeros((5, 2, 4, 4)), n_columns=2)
