@@ -12,7 +12,7 @@ import codecs
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -948,18 +948,30 @@ def flatten(container: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def keys() -> Iterator[str]:
-    """Yield every dotted key that some configuration has."""
+    """Yield every dotted key that some configuration has, without the names of groups."""
+    names = {f"{group}.name" for group in GROUPS}
+    return (key for key in defaults() if key not in names)
+
+
+def defaults() -> dict[str, Any]:
+    """Return every dotted key that some configuration has, with its default in one of those that have it."""
+    found: dict[str, Any] = {}
     for part in fields(Config):
-        default = part.default_factory() if callable(part.default_factory) else None
+        default = _default(part)
         if part.name in GROUPS:
             schemas: list[Any] = [*GROUPS[part.name].values()]
         elif is_dataclass(default):
             schemas = [type(default)]
         else:
-            yield part.name
+            found[part.name] = default
             continue
-        for name in sorted({f.name for schema in schemas for f in fields(schema)} - {"name"}):
-            yield f"{part.name}.{name}"
+        own = {field.name: _default(field) for schema in schemas for field in fields(schema)}
+        found |= {f"{part.name}.{name}": own[name] for name in sorted(own)}
+    return found
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def unknown_key(key: str, shown: str | None = None) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dkm.config import Config, dotted
+from dkm.config import Config, defaults, dotted
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -84,16 +84,22 @@ class Dashboard:
         That of the checkpoint to continue from: what was written after it is forgotten. None for a new start.
     has_labels : bool
         There are curves of the labels to lay out.
+
+    Attributes
+    ----------
+    is_new : bool
+        There were no events of the run before.
     """
 
     def __init__(self, path: Path, step: int | None, *, has_labels: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         has_events = any(path.glob("events.out.tfevents*"))
+        self.is_new = not has_events
         first = 0 if step is None else step + 1
         self._path = path
         self._writer: SummaryWriter = SummaryWriter(str(path), purge_step=first if has_events else None)
-        if step is None:
+        if self.is_new or step is None:
             self._writer.add_custom_scalars(layout(has_labels=has_labels))
 
     def close(self) -> None:
@@ -145,23 +151,30 @@ class Dashboard:
     def hyperparameters(self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()) -> None:
         """Write the HParams entry into this run itself; ``SummaryWriter.add_hparams`` would make a sub-run.
 
+        Of several runs TensorBoard takes the columns of any one. So every run has them all: also the settings of
+        other methods and data sets, and metrics that are undefined here.
+
         Parameters
         ----------
         metrics : mapping
-            Those that ``scalars`` wrote under ``result``.
+            Those that ``scalars`` wrote under ``result``; None where one is undefined.
         given : container of keys
             Settings that somebody chose: TensorBoard shows these columns first, and a few more.
         """
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
         from torch.utils.tensorboard.summary import hparams
 
-        settings = {
-            key: value if isinstance(value, bool | int | float | str) else str(value)
-            for key, value in dotted(config).items()
-            if not key.startswith(_NOT_TUNED)
-        }
-        shown = {f"result/{name}": value for name, value in metrics.items() if value is not None}
-        experiment, *session = hparams(settings, shown)  # type: ignore[no-untyped-call]
+        def cells(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                key: value if isinstance(value, bool | int | float | str) else str(value)
+                for key, value in values.items()
+                if not key.startswith(_NOT_TUNED)
+            }
+
+        settings = dotted(config)
+        columns = dict.fromkeys(f"result/{name}" for name in metrics)
+        experiment, *_ = hparams(cells(defaults() | settings), columns)  # type: ignore[no-untyped-call]
+        _, *session = hparams(cells(settings), {})  # type: ignore[no-untyped-call]
         plugin_data = experiment.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin_data.content)
         for info in content.experiment.hparam_infos:  # what `differs` comes first, and all else goes by the alphabet
@@ -179,7 +192,7 @@ class Dashboard:
         columns : mapping of name to N values
             What points can be colored and found by; two columns or more.
         images : float array, shape (N, C, H, W), optional
-            Values in [0, 1]; left out where they would not fit into the picture that TensorBoard takes.
+            Values in [0, 1]; shown smaller where they would not fit into the picture that TensorBoard takes.
         """
         from PIL import Image
 
@@ -192,7 +205,9 @@ class Dashboard:
         (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         sprite = ""
         side = math.ceil(math.sqrt(N))
-        if images is not None and side * max(images.shape[2:]) <= _SPRITE_PIXELS:
+        if images is not None:
+            every = math.ceil(side * max(images.shape[2:]) / _SPRITE_PIXELS)
+            images = images[:, :, ::every, ::every]
             _, _, H, W = images.shape
             Image.fromarray(mosaic(images, side)).save(folder / "sprite.png")
             sprite = (
@@ -220,7 +235,7 @@ class NoDashboard(Dashboard):
     """Writes nothing."""
 
     def __init__(self) -> None:
-        pass
+        self.is_new = False
 
     def close(self) -> None:
         pass

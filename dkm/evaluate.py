@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _N_SHOWN = 20
-# Pictures both of an evaluation in the joint phase and of the end of a run.
-SHARED = ("decoded_centroids", "embedding", "contingency")
 # Points of the figure of silhouettes, which compares all pairs, and of the projector.
 _N_SILHOUETTES, _N_PROJECTED = 2000, 5000
 # Of the graph on the data in which clusterings are compared.
@@ -208,14 +206,11 @@ def pictures(
     found: Clustering | None,
     before: np.ndarray | None,
     method: str,
-    *,
-    is_last: bool = False,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (name, figure) of what training looks like at an evaluation.
+    """Yield (name, figure) of what training looks like at an evaluation, and at the end.
 
-    z (N, D) is the embedding, ``found`` its clusters in the joint phase, ``before`` (N,) those of an earlier
-    evaluation; ``method`` is how the embedding is laid out, see ``dkm.planar``. After the last evaluation the end of
-    the run draws ``SHARED``, and here they are left out.
+    z (N, D) is the embedding, ``found`` its clusters, None in pretraining, ``before`` (N,) those of an earlier
+    evaluation; ``method`` is how the embedding is laid out, see ``dkm.planar``.
     """
     from dkm import figures
 
@@ -233,25 +228,16 @@ def pictures(
         table = metrics.contingency(before, found.labels, K, K)
         title = "Clusters of the last evaluation with pictures, and now"
         yield "agreement", figures.contingency_map(table, title=title, rows="cluster before")
-    if is_last:
-        return
-    yield "decoded_centroids", centroid_figure(autoencoder, centroids, data, metrics.cluster_sizes(found.labels, K))
-    yield "embedding", _map(evaluator, z, centroids, found, method)
+    yield "decoded_centroids", _centroid_figure(autoencoder, centroids, data, metrics.cluster_sizes(found.labels, K))
+    mine, its = evaluator.sampled(z), evaluator.sampled_labels(found.labels)
+    yield "embedding", figures.embedding_map(mine, its, centroids.cpu().numpy(), method=method)
     if data.y is not None and data.n_classes is not None:
         table = metrics.contingency(data.y, found.labels, data.n_classes, K)
         yield "contingency", figures.contingency_map(table, _class_names(data))
 
 
-def _map(evaluator: Evaluator, z: Tensor, centroids: Tensor, found: Clustering, method: str) -> Any:
-    from dkm import figures
-
-    labels = evaluator.sampled_labels(found.labels)
-    Z = evaluator.sampled(z)
-    return figures.embedding_map(Z, labels, centroids.cpu().numpy(), method=method)
-
-
 @torch.no_grad()
-def centroid_figure(autoencoder: Autoencoder, centroids: Tensor, data: Dataset, sizes: np.ndarray) -> Any:
+def _centroid_figure(autoencoder: Autoencoder, centroids: Tensor, data: Dataset, sizes: np.ndarray) -> Any:
     """Draw the decoded centroids, with the sizes (K,) of their clusters: images, or profiles over the features."""
     from dkm import figures
 
@@ -314,17 +300,12 @@ def final_figures(
     clustering: Clustering,
     found: list[Exemplars],
     found_contrast: Contrast | None,
-    method: str,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (name, figure) for ``figures/`` at the end of a run.
-
-    The contrast is that of a table, ``method`` how the embedding is laid out.
-    """
+    """Yield (name, figure) of what is drawn at the end of a run only; the contrast is that of a table."""
     from dkm import figures
 
     K = len(centroids)
     sizes = metrics.cluster_sizes(clustering.labels, K)
-    yield "embedding", _map(evaluator, z, centroids, clustering, method)
     picks = _picks(len(z), _N_SILHOUETTES)
     silhouettes = metrics.silhouettes(z[torch.from_numpy(picks).to(z.device)].cpu().numpy(), clustering.labels[picks])
     if silhouettes is not None:
@@ -332,9 +313,6 @@ def final_figures(
     if clustering.margin is not None:
         yield "margins", figures.margin_histogram(clustering.margin, clustering.labels, K)
     yield "cluster_sizes", figures.cluster_sizes_bar(sizes)
-    if data.y is not None and data.n_classes is not None:
-        table = metrics.contingency(data.y, clustering.labels, data.n_classes, K)
-        yield "contingency", figures.contingency_map(table, _class_names(data))
     if data.image_shape is not None:
         for name in Exemplars._fields:
             rows = [getattr(exemplars, name) for exemplars in found]

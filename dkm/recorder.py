@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dkm import distributed, evaluate, exemplars, metrics, report
+from dkm import distributed, evaluate, exemplars, report
 from dkm.answers import Answers
 from dkm.clustering import KMeansClustering
 from dkm.config import AdamWConfig, Config, JointClusteringConfig, WeightDecayConfig
@@ -96,7 +97,7 @@ class Recorder:
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
         run.warnings[:0] = [text for text in earlier.get("warnings", []) if text not in run.warnings]
         run.update_manifest(**earlier | manifest)
-        if run.is_written and not is_resumed:
+        if run.is_written and (run.dashboard.is_new or not is_resumed):
             run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
             run.dashboard.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
         self._say_what(init_sample)
@@ -155,21 +156,17 @@ class Recorder:
             line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
         log.info("%s", line, extra={"is_progress": True})
 
-    def pictures(
-        self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None, *, is_last: bool = False
-    ) -> None:
-        """Show the pictures of an evaluation: z (N, D), the clean embedding, and its clusters in the joint phase.
-
-        After the last one ``finish`` follows, which shows those that both have.
-        """
+    def pictures(self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None) -> None:
+        """Show the pictures of an evaluation: z (N, D), the clean embedding, and its clusters in the joint phase."""
         from dkm.figures import figure_to_png  # matplotlib, only where there is something to draw
 
-        centroids, method, before = self._centroids, self._config.log.map, self._labels_before
-        seen = (self._autoencoder, self._evaluator, z, centroids, found, before, method)
-        drawn = evaluate.pictures(*seen, is_last=is_last)
-        for name, figure in drawn:
+        for name, figure in self._pictures(z, found):
             self.run.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_png(figure))
         self._labels_before = None if found is None else found.labels
+
+    def _pictures(self, z: Tensor, found: evaluate.Clustering | None) -> Iterator[tuple[str, Any]]:
+        method, before = self._config.log.map, self._labels_before
+        return evaluate.pictures(self._autoencoder, self._evaluator, z, self._centroids, found, before, method)
 
     # --- the end ---
 
@@ -199,13 +196,19 @@ class Recorder:
             run.write_features(contrast, names, data.scaling)
         SavedModel.of(config, data, self._autoencoder, self._centroids, found.inertia).save(run.path / "model")
         step = at.step + 1
+        if not isinstance(config.clustering, JointClusteringConfig):
+            run.dashboard.baselines(at.step, at.baselines)
         if config.log.figures:
             self._draw(z, found, chosen, contrast, at)
+        if config.log.tensorboard:
+            shown = evaluate.projection(self._autoencoder, self._evaluator, z, self._centroids, found)
+            run.dashboard.projector(*shown)
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores, run.given_settings())
         if doubt := report.doubt(at.raw, scores, len(self._centroids)):
             log.info("in doubt: %s", doubt)
             run.warnings.append(doubt)
+        log.info("run directory: %s", run.path)
         table = report.table(at.raw, at.pretrained, scores, name=config.clustering.name)
         for line in table:
             log.info("%s", line)
@@ -246,19 +249,12 @@ class Recorder:
 
         directory = self.run.path / "figures"
         directory.mkdir(exist_ok=True)
-        autoencoder, evaluator, centroids = self._autoencoder, self._evaluator, self._centroids
-        settings = self._config.log
-        drawn = dict(evaluate.final_figures(self._data, evaluator, z, centroids, found, chosen, contrast, settings.map))
-        drawn["loss_curves"] = loss_curves(self.run.read_metrics())
-        sizes = metrics.cluster_sizes(found.labels, len(centroids))
-        drawn["decoded_centroids"] = evaluate.centroid_figure(autoencoder, centroids, self._data, sizes)
-        # The evaluation after the last epoch has left these to us.
-        shared = evaluate.SHARED if isinstance(self._config.clustering, JointClusteringConfig) and at.epoch else ()
-        for name, figure in drawn.items():
+        has_joint_phase = isinstance(self._config.clustering, JointClusteringConfig) and at.epoch > 0
+        pictures = dict(self._pictures(z, found))
+        finals = evaluate.final_figures(self._data, self._evaluator, z, self._centroids, found, chosen, contrast)
+        for name, figure in {**pictures, **dict(finals), "loss_curves": loss_curves(self.run.read_metrics())}.items():
             png = figure_to_png(figure)
             save_png(png, directory / f"{name}.png")
             self.run.dashboard.image(f"result/images/{name}", at.step + 1, png)
-            if name in shared:
+            if has_joint_phase and name in pictures:  # the evaluation after the last epoch has left them to us
                 self.run.dashboard.image(f"joint/images/{name}", at.step, png)
-        if settings.tensorboard:
-            self.run.dashboard.projector(*evaluate.projection(autoencoder, evaluator, z, centroids, found))

@@ -478,9 +478,9 @@ class Trainer:
             self.run_dir.dashboard.scalars(phase.section, at.step, losses)
         else:
             self.recorder.evaluation(record, at)
-            if z is not None and (is_settled or self._is_pictured(phase, at.epoch)):
-                is_last = is_joint and (is_settled or at.epoch == phase.epochs)
-                self.recorder.pictures(record, z, found, is_last=is_last)
+            is_last = is_joint and (is_settled or at.epoch == phase.epochs)  # the end draws these pictures, and more
+            if z is not None and not is_last and self._is_pictured(phase, at.epoch):
+                self.recorder.pictures(record, z, found)
         if is_settled:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", at.epoch)
         self._tick(phase)

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dkm import figures, train
+from dkm.compose import compose, parse
 from dkm.config import Failure
 from dkm.dashboard import COMPARED, Dashboard, NoDashboard, layout, mosaic
 from dkm.trainer import NonFiniteLoss, Trainer
@@ -115,7 +116,7 @@ def test_pictures_are_drawn_at_evaluations_ever_farther_apart(run: Path) -> None
     assert len(events.Images("pretrain/images/reconstructions")) == 2
     # What the last evaluation and the end have in common is drawn once.
     assert [image.step for image in events.Images("joint/images/reconstructions")] == joint
-    for name in ("decoded_centroids", "embedding", "contingency"):
+    for name in ("reconstructions", "decoded_centroids", "embedding", "contingency"):
         *_, last = events.Images(f"joint/images/{name}")
         [end] = events.Images(f"result/images/{name}")
         assert (last.step, end.step) == (joint[-1], joint[-1] + 1)
@@ -125,7 +126,8 @@ def test_pictures_are_drawn_at_evaluations_ever_farther_apart(run: Path) -> None
 def test_without_labels_the_agreement_with_the_evaluation_before_is_drawn(unlabeled: Path) -> None:
     run = unlabeled
     images = set(events_of(run).Tags()["images"])
-    assert "joint/images/agreement" in images
+    assert {"joint/images/agreement", "result/images/agreement"} <= images
+    assert (run / "figures" / "agreement.png").exists()
     assert not any("contingency" in tag for tag in images)
     header = (run / "projector" / "metadata.tsv").read_text(encoding="utf-8").splitlines()[0]
     assert header.split("\t") == ["cluster", "kind", "index", "margin"]
@@ -196,6 +198,58 @@ def test_settings_that_were_given_are_the_first_columns(run: Path) -> None:
     always = {"clustering.n_clusters", "clustering.name", "seed"}
     given = {"batch_size", "clustering.n_init", "data.labels", "data.name", "model.hidden", "pretrain.epochs"}
     assert first == always | given | {"joint.epochs", "joint.tolerance"}
+
+
+def test_every_run_has_the_columns_of_all(tmp_path: Path) -> None:
+    """TensorBoard takes those of any one run: this one's must do for a run of DKM whose silhouette is defined."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    board = Dashboard(tmp_path, None, has_labels=False)
+    config = compose(parse(["clustering=kmeans"])).config
+    board.hyperparameters(config, {"modularity_data": 0.5, "silhouette": None})
+    board.close()
+    metadata = events_of(tmp_path).summary_metadata
+    whole = HParamsPluginData.FromString(metadata["_hparams_/experiment"].plugin_data.content).experiment
+    assert {"clustering.alpha", "clustering.weight", "optimizer.momentum"} <= {info.name for info in whole.hparam_infos}
+    assert {info.name.tag for info in whole.metric_infos} == {"result/modularity_data", "result/silhouette"}
+    content = metadata["_hparams_/session_start_info"].plugin_data.content
+    own = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert own["clustering.weight"].number_value == 0.1
+    assert "clustering.alpha" not in own
+
+
+def test_a_run_that_begins_to_log_when_it_is_resumed_has_its_charts_and_texts(tmp_path: Path) -> None:
+    run = small_run(tmp_path, "log.tensorboard=false")
+    assert train._main([f"resume={run}", "joint.epochs=9", "log.tensorboard=true"]) == 0
+    (charts,) = charts_of(run)
+    assert "Loss" in charts
+    assert events_of(run).Tensors("config/text_summary")
+
+
+def test_a_run_without_a_joint_phase_shows_its_baselines(tmp_path: Path) -> None:
+    run = small_run(tmp_path, "clustering=none", "data.labels=y")
+    events = events_of(run)
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    (point,) = events.Scalars("baseline/kmeans_pretrained/acc")
+    assert point.value == pytest.approx(result["kmeans_pretrained"]["acc"])
+
+
+def test_large_pictures_are_smaller_in_the_projector(tmp_path: Path) -> None:
+    board = Dashboard(tmp_path, None, has_labels=False)
+    images = np.linspace(0, 1, 4 * 5000 * 4).reshape(4, 1, 5000, 4)
+    board.projector(np.zeros((4, 2)), {"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}, images)
+    board.close()
+    sprite = imread(tmp_path / "projector" / "sprite.png")
+    assert sprite.shape[:2] == (5000, 4)  # two images of 2,500 pixels a side
+    text = (tmp_path / "projector_config.pbtxt").read_text(encoding="utf-8")
+    assert "single_image_dim: 2 single_image_dim: 2500" in text
+
+
+def test_without_figures_there_is_still_a_projector(tmp_path: Path) -> None:
+    run = small_run(tmp_path, "log.figures=false")
+    assert (run / "projector" / "tensors.tsv").exists()
+    assert not (run / "figures").exists()
+    assert not events_of(run).Tags()["images"]
 
 
 def test_the_projector_reads_points_centroids_and_pictures(run: Path) -> None:

@@ -118,6 +118,7 @@ def test_the_installed_package_trains_from_an_empty_folder(command: str, runs: d
         *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
         *("exemplars.csv", "features.csv"),
+        *("projector_config.pbtxt", "projector/metadata.tsv", "projector/tensors.tsv"),
         *("checkpoints/last.pt", "checkpoints/previous.pt", "model/weights.safetensors", "model/model.json"),
     }
     manifest = json.loads((path / "manifest.json").read_text())
