@@ -26,6 +26,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,9 +94,10 @@ class Group:
 
     @property
     def counted(self) -> list[Run]:
-        """Return the completed runs, of several with one seed the last: they repeat one another."""
-        last = {run.path if run.seed is None else run.seed: run for run in self.completed}
-        return list(last.values())
+        """Return the completed runs, of several with one seed the one begun last: they repeat one another."""
+        ordered = sorted(self.completed, key=lambda run: run.started)
+        last = {run.path if run.seed is None else run.seed: run for run in ordered}
+        return [run for run in self.completed if run in last.values()]
 
     def name(self, keys: Sequence[str]) -> str:
         """Return these of its settings in a few words: the last part of a key where that is enough."""
@@ -488,11 +490,11 @@ def _check_files(config: CompareConfig) -> None:
         given = f"{key}={getattr(config, key)}"
         if path.suffix != _SUFFIXES[key]:
             raise UserError(f"{given}: expected a name ending in {_SUFFIXES[key]}; correct it")
-        if path.is_dir() or not path.parent.is_dir():
+        if os.path.isdir(path) or not os.path.isdir(path.parent):  # noqa: PTH112  # pathlib raises for a name too long
             raise UserError(f"{given}: expected a file in a folder that is there; choose another")
         if list(_files(config).values()).count(path) > 1:
             raise UserError(f"{given}: expected one file for each key; choose another")
-        if path.exists() and not config.overwrite:
+        if os.path.exists(path) and not config.overwrite:  # noqa: PTH110
             raise UserError(f"{given}: there is such a file; expected a new one; set overwrite=true to replace it")
 
 

@@ -71,6 +71,8 @@ class Run:
     seconds: float | None
     # Name, SHA-256 and shape of the data, as far as the run got.
     data: Mapping[str, Any]
+    # When, in ISO 8601; empty where it is not known.
+    started: str = ""
 
     @property
     def is_completed(self) -> bool:
@@ -93,12 +95,13 @@ def find(words: Sequence[str]) -> list[Path]:
     found: dict[Path, Path] = {}  # as the words spell them, by where they lie
     for word in words:
         path = expand(word)
-        is_pattern = not path.exists() and glob.has_magic(word)
+        # os.path says no where pathlib raises: of a name too long, of a folder that may not be looked into.
+        is_pattern = not os.path.exists(path) and glob.has_magic(word)  # noqa: PTH110
         places = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural) if is_pattern else [path]  # noqa: PTH207
         runs = [run for place in places for run in _below(place)]
         if not runs:
             what = "matches nothing" if is_pattern and not places else "no runs in it"
-            if not is_pattern and not path.is_dir():
+            if not is_pattern and not os.path.isdir(path):  # noqa: PTH112
                 what = "no such folder"
             raise input_error(word, what, "run directories, or folders with runs in them", "correct the path")
         for run in runs:
@@ -118,7 +121,8 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is that of a run, which may have just begun."""
-    return (folder / MANIFEST).is_file() or ((folder / CONFIG).is_file() and (folder / ".hydra").is_dir())
+    has_config = os.path.isfile(folder / CONFIG) and os.path.isdir(folder / ".hydra")  # noqa: PTH112, PTH113
+    return has_config or os.path.isfile(folder / MANIFEST)  # noqa: PTH113
 
 
 def _natural(path: str | Path) -> list[tuple[int, int | str]]:
@@ -151,7 +155,8 @@ def read(path: Path) -> Run:
         total = sum(seconds.values()) if seconds else None
         seed = settings.pop("seed", None)
         why = manifest.get("reason")
-        return Run(path, status, why, settings, seed, scores, baselines, total, manifest.get("data", {}))
+        data, started = manifest.get("data", {}), str(manifest.get("started", ""))
+        return Run(path, status, why, settings, seed, scores, baselines, total, data, started)
     except (AttributeError, TypeError) as error:
         raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
 

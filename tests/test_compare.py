@@ -172,9 +172,13 @@ def test_a_folder_is_searched_in_natural_order_and_no_run_is_taken_twice(tmp_pat
     ]
 
 
-def test_of_runs_that_repeat_one_another_the_last_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, acc in (("1", 0.25), ("2", 0.5), ("3", 0.75)):
-        make(tmp_path / name, acc=acc)
+def test_of_runs_that_repeat_one_another_the_one_begun_last_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, acc, hour in (("1", 0.25, 1), ("2", 0.75, 5), ("3", 0.5, 3)):
+        path = make(tmp_path / name, acc=acc) / "manifest.json"
+        started = f"2026-01-31T0{hour}:00:00+00:00"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"started": started}))
     make(tmp_path / "4", seed=1, acc=0.25, labels=(0, 1, 0, 1))
     (group,) = groups_of(tmp_path)
     assert group.scores["acc"] == pytest.approx((0.5, statistics.stdev([0.75, 0.25])))
@@ -251,6 +255,13 @@ def test_many_runs_are_compared_pair_by_pair_only_when_asked(tmp_path: Path, mon
 
 
 # --- runs that are not whole ------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_too_long_is_a_mistake_like_any_other() -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        compare.work(["x" * 300])
+    with pytest.raises(UserError, match="expected a file in a folder that is there"):
+        compare.work(["runs", "csv=" + "x" * 300 + "/out.csv"])
 
 
 def test_unfinished_runs_are_told_and_count_for_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
