@@ -9,13 +9,15 @@ import functools
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import (
     ConfigCompositionException,
@@ -187,6 +189,7 @@ def compose(command: Command) -> Composed:
     OwnConfigs.extra_dir = command.extra_dir
     try:
         with (
+            _no_other_hydra(),
             warnings.catch_warnings(),
             hydra.initialize_config_dir(str(command.config_path), job_name="train", version_base="1.3"),
         ):
@@ -207,6 +210,17 @@ def compose(command: Command) -> Composed:
         shown = " or ".join(files if isinstance(error, UnicodeError) else groups)
         raise UserError(f"{shown}: {error}; expected the name of an option that is a text file; correct it") from error
     return Composed(config, job, hydra_part)
+
+
+@contextmanager
+def _no_other_hydra() -> Iterator[None]:
+    """Compose as if nobody had set up Hydra: the caller may be a job of it, of ours or of another application."""
+    theirs = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = theirs
 
 
 def checked(job: DictConfig) -> Config:

@@ -21,7 +21,7 @@ _COLUMNS = {
 
 
 def line(scores: Scores) -> str:
-    shown = ("acc", "nmi", "ari") if "acc" in scores else ("silhouette", "davies_bouldin", "n_effective_clusters")
+    shown = ("acc", "nmi", "ari") if "acc" in scores else ("modularity_data", "silhouette", "n_effective_clusters")
     return ", ".join(f"{_COLUMNS[name]} {_number(scores[name])}" for name in shown)
 
 

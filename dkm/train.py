@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -341,26 +340,43 @@ def _write_sweep(directory: Path) -> None:
 
 
 def _job(cfg: DictConfig) -> float:
-    """One run of a sweep; returns the objective, to be maximized: the silhouette, which needs no labels.
+    """One run of a sweep; returns the objective, to be maximized: the modularity on the data, which needs no labels.
 
     A launcher may call it in another process or on another machine, and again in the same directory when it has queued
     the job again; with ``resume=auto`` the run then goes on.
     """
     from dkm.resume import with_config_of
-    from dkm.runs import CONFIG
+    from dkm.runs import CONFIG, LOG
 
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     if config.resume == "auto" and (directory / CONFIG).is_file():
-        GlobalHydra.instance().clear()  # else the run's own config could not be composed inside of a sweep
         config = with_config_of(directory, config)
-    else:
-        require_new(directory, besides=(".hydra",))  # which Hydra has just written
+        if (scores := _scores_of_completed(directory, config)) is not None:
+            return _objective(scores)
+    else:  # Hydra has just written the first, and a run that was killed as it began left the others
+        require_new(directory, besides=(".hydra", LOG, f"{CONFIG}.tmp"))
     try:
-        silhouette = _explained(Plan(config, directory))["silhouette"]
+        return _objective(_explained(Plan(config, directory)))
     except Failure as error:
         raise Failure(f"{directory}: {error}") from error
-    return -1.0 if silhouette is None else float(silhouette)
+
+
+def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] | None:
+    """Return the scores of a run of so many epochs that is there and complete; else None."""
+    from dkm import runs
+
+    try:
+        run = runs.read(directory)
+    except runs.DamagedRun:
+        return None
+    epochs = {"pretrain.epochs": config.pretrain.epochs, "joint.epochs": config.joint.epochs}
+    return run.scores if run.is_completed and epochs.items() <= run.settings.items() else None
+
+
+def _objective(scores: Mapping[str, Any]) -> float:
+    modularity = scores["modularity_data"]
+    return -1.0 if modularity is None else float(modularity)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,29 @@ def test_runs_go_on_where_others_cannot(launcher: str, tmp_path: Path) -> None:
         assert [row["clustering.n_clusters"] for row in csv.DictReader(file)] == ["5", "4"]
 
 
+def test_a_sweep_that_is_repeated_leaves_completed_runs_alone(tmp_path: Path) -> None:
+    words = ["--multirun", *SMALL, "seed=0,1", "resume=auto", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert train(words, tmp_path / "log").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "sweep").glob("*/*.json")}
+    (tmp_path / "sweep" / "1" / "result.json").unlink()
+    assert train(words, tmp_path / "log").code == 0
+    assert (tmp_path / "sweep" / "0" / "manifest.json").read_bytes() == before[
+        tmp_path / "sweep" / "0" / "manifest.json"
+    ]
+    manifest = json.loads((tmp_path / "sweep" / "1" / "manifest.json").read_text())
+    assert manifest["n_resumed"] == 1  # what is damaged is done again
+    assert (tmp_path / "sweep" / "1" / "result.json").exists()
+
+
+def test_what_a_run_that_was_killed_as_it_began_has_left_is_no_run(tmp_path: Path) -> None:
+    directory = tmp_path / "sweep" / "0"
+    directory.mkdir(parents=True)
+    (directory / "train.log").touch()
+    words = ["--multirun", *SMALL, "seed=0", "resume=auto", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert train(words, tmp_path / "log").code == 0
+    assert json.loads((directory / "manifest.json").read_text())["status"] == "completed"
+
+
 def endless_sweep(sweep: Path) -> subprocess.Popen[str]:
     """Start two runs, each in a worker of joblib's, that would train for days."""
     words = [*SWEEP, "pretrain.epochs=1000000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
