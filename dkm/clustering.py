@@ -197,9 +197,12 @@ class KMeansLoss(nn.Module):
             raise ValueError(f"expected n_clusters and latent_dim of 1 or more, got {n_clusters} and {latent_dim}")
         self.centroids = nn.Parameter(torch.randn(n_clusters, latent_dim))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Return ``kmeans_loss(z, self.centroids)`` for z (N, D)."""
-        return kmeans_loss(z, self.centroids)
+    def forward(self, z: Tensor, assignments: Tensor | None = None) -> Tensor:
+        """Return ``kmeans_loss(z, self.centroids, assignments)`` for z (N, D).
+
+        ``assignments`` (N,), integers, are what ``assign`` returned before the epoch, say; the nearest by default.
+        """
+        return kmeans_loss(z, self.centroids, assignments)
 
     @torch.no_grad()
     def initialize(self, z: Tensor, *, n_init: int = 20, seed: int = 0) -> Tensor:

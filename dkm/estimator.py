@@ -45,7 +45,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     init : str
         How the clusters are found that the joint training starts from; see ``clustering.init``.
     n_init : int
-        Restarts of k-means, of which the best is taken.
+        Restarts of k-means; of those within 3 % of the lowest inertia the one with the most even sizes is taken, see
+        ``clustering.balance_slack``.
     weight : float, optional
         Of the clustering loss beside the reconstruction error, see ``clustering.weight``; that of the method if None,
         0.1 for k-means.
@@ -219,7 +220,11 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        fill = self.model_.fill  # of a run's model that filled gaps: None after `fit`
+        finite = True if fill is None else "allow-nan"
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False, ensure_all_finite=finite)
+        if fill is not None:
+            rows = np.where(np.isnan(rows), np.asarray(fill, rows.dtype), rows)
         return torch.from_numpy(self.model_.scaling.apply(rows))
 
     # --- files ---

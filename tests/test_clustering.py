@@ -374,6 +374,14 @@ def test_the_compiled_loss_is_the_eager_one(tmp_path, monkeypatch):
 # --- KMeansLoss ---------------------------------------------------------------------------------------------
 
 
+def test_the_module_takes_assignments_that_are_held():
+    criterion, z = KMeansLoss(4, 3), normal(10, 3).float()
+    held = torch.arange(10) % 4
+    assert torch.equal(criterion(z, held), kmeans_loss(z, criterion.centroids, held))
+    assert torch.equal(criterion(z, criterion.assign(z)), criterion(z))
+    assert criterion(z, held) > criterion(z)
+
+
 def test_the_module_is_the_loss_of_its_centroids():
     criterion, z = KMeansLoss(4, 3), normal(10, 3).float()
     assert isinstance(criterion, nn.Module)

@@ -6,10 +6,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import hydra
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -49,6 +51,14 @@ CHECKS = [(check.func.__name__, check) for _, check in estimator_checks_generato
 @pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
 def test_scikit_learns_own_check(check: Any) -> None:
     check(small(3, pretrain_epochs=1, joint_epochs=1, n_init=1))
+
+
+def test_it_fits_inside_an_application_of_hydra(tmp_path: Path) -> None:
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        model = small(pretrain_epochs=1, joint_epochs=1).fit(X)
+        assert hydra.compose(overrides=["+theirs=1"]) == {"theirs": 1}
+    assert len(model.labels_) == len(X)
+    assert not GlobalHydra.instance().is_initialized()
 
 
 @pytest.mark.parametrize("method", OTHERS)
@@ -177,3 +187,15 @@ def test_nothing_is_written_and_the_threads_are_left_alone(tmp_path: Path, monke
     small(config=["threads=1"]).fit(X)
     assert torch.get_num_threads() == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_gaps_are_filled_as_the_run_filled_them(tmp_path: Path) -> None:
+    frame = pd.DataFrame(X[:, :3], columns=["a", "b", "c"])
+    frame.iloc[::7, 1] = np.nan
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    words = ["data=csv", f"data.path={tmp_path / 'x.csv'}", "data.missing=median", "clustering.n_clusters=4"]
+    quick = ["model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "clustering.n_init=2", "log.tensorboard=false"]
+    assert train._main([*words, *quick, "log.figures=false", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    lines = (tmp_path / "run" / "assignments.csv").read_text(encoding="utf-8").splitlines()[1:]
+    model = DeepKMeans.load(tmp_path / "run")
+    assert model.predict(frame).tolist() == [int(line.split(",")[1]) for line in lines]
