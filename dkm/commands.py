@@ -25,6 +25,8 @@ T = TypeVar("T")
 def main(work: Callable[[Sequence[str]], None], doc: str | None) -> None:
     """Run a command on ``sys.argv`` and exit with its code, one of those of ``dkm.train``."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)  # the terminal was closed
     words = sys.argv[1:]
     try:
         if not words or not {"-h", "--help"}.isdisjoint(words):
@@ -86,7 +88,7 @@ def _value(key: str, text: str, annotation: str) -> Any:
         require(text in ("true", "false"), key, text, "true or false", f"for example {key}=true")
         return text == "true"
     if kind == "int":
-        require(text.lstrip("-").isdecimal(), key, text, "a whole number", f"for example {key}=2")
+        require(text.removeprefix("-").isdecimal(), key, text, "a whole number", f"for example {key}=2")
         return int(text)
     return text
 

@@ -124,6 +124,8 @@ def _dimension(word: str, override: Override) -> Choices | Interval:
         if "log" in sweep.tags and low <= 0:
             raise UserError(f"{word}: expected a logarithmic interval above 0; raise its lower end")
         return Interval(low, high, "log" in sweep.tags, isinstance(low, int) and isinstance(high, int))
+    if getattr(sweep, "shuffle", False):
+        raise UserError(f"{word}: expected no shuffle, which gives another order in each call; leave it out")
     if override.is_range_sweep() or isinstance(sweep, ChoiceSweep):
         return Choices(tuple(dict.fromkeys(override.sweep_string_iterator())))
     raise UserError(f"{word}: expected choices a,b,c or range(...) or interval(...); write it so")

@@ -706,14 +706,21 @@ class Trainer:
             )
 
 
-def require_trainable(config: Config) -> str:
+def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
     """Return the SHA-256 of the data; refuse what a run would refuse when it sees them, such as too many clusters.
+
+    Parameters
+    ----------
+    labels_for : str, optional
+        What needs labels; the data are refused if they have none.
 
     Raises
     ------
     UserError
     """
     data = load_dataset(config.data)
+    if labels_for is not None and data.y is None:
+        raise UserError(f"{labels_for}: expected data with labels, got data={data.name} without; give data.labels=")
     Trainer(config, data)
     return data.sha256
 

@@ -48,9 +48,8 @@ class Study(NamedTuple):
     space: Space
     # The settings as they are, of those that vary; None where they are no point of the space.
     start: Mapping[str, Any] | None
-    # Of the joint phase: how many before a trial may be pruned, and how many in all.
+    # Epochs of the joint phase before a trial may be pruned.
     n_warm_up: int
-    n_epochs: int
     # Of the data; None where they vary.
     sha256: str | None = None
     study: optuna.Study = None  # type: ignore[assignment]  # until it is opened
@@ -203,7 +202,12 @@ def _report(study: Study, one: Running) -> None:
 
 def _is_hopeless(study: Study, trial: optuna.Trial, epoch: int) -> bool:
     """Return whether a trial is to be pruned, after an evaluation that is neither too early nor the last."""
-    return study.config.prune and study.n_warm_up <= epoch < study.n_epochs and trial.should_prune()
+    if not study.config.prune or epoch < study.n_warm_up or not trial.should_prune():
+        return False
+    try:
+        return bool(epoch < runs.read(study.directory_of(trial.number)).settings["joint.epochs"])
+    except runs.DamagedRun:
+        return False
 
 
 def _told(study: Study, one: Running) -> None:
@@ -222,7 +226,7 @@ def _told(study: Study, one: Running) -> None:
     if one.process.returncode == EXIT_INTERRUPTED and not one.is_pruned:
         raise KeyboardInterrupt(f"trial {number} was; the same command with output={study.folder} goes on")
     value, why = _outcome(study, one)
-    if one.is_pruned:
+    if one.is_pruned and one.process.returncode != 0:  # else it had already trained to its end
         own.tell(one.trial, state=TrialState.PRUNED)
         said = f"pruned in epoch {one.epoch}"
     elif value is None:
@@ -251,9 +255,13 @@ def _outcome(study: Study, one: Running) -> tuple[float | None, str]:
         lines = [line for line in said if line.startswith("error: ")] or said or ["it said nothing"]
         return None, lines[-1].removeprefix("error: ")
     try:
-        value = runs.read(one.directory).scores.get(study.config.objective)
+        run = runs.read(one.directory)
     except runs.DamagedRun as error:
         return None, str(error)
+    if study.sha256 is not None and run.data.get("sha256", study.sha256) != study.sha256:
+        what = f"trial {one.trial.number} is of other data than the study; expected the same for all trials"
+        raise UserError(f"output={study.folder}: {what}; choose another folder")
+    value = run.scores.get(study.config.objective)
     if value is None or not math.isfinite(value):
         return None, f"{study.config.objective} is undefined"
     return value, ""

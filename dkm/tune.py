@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -35,7 +36,7 @@ from dkm import runs
 from dkm.commands import TuneConfig, parse_own, words_of_runs
 from dkm.commands import main as run_command
 from dkm.compose import absolute, compose, parse
-from dkm.config import GROUPS, Failure, UserError, flatten, kind_of
+from dkm.config import GROUPS, Config, Failure, UserError, dotted, flatten, kind_of
 from dkm.space import Choices, Interval, space_of, whole_numbers
 from dkm.trials import Study, run_trials, sampler, shown
 
@@ -81,7 +82,7 @@ def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
     folder = Path(absolute(config.output or f"runs/tune/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     plan = _planned(config, folder, overrides)
     plan = plan._replace(sha256=_sha256(plan))
-    is_new = not folder.exists()
+    is_new = not os.path.exists(folder)  # noqa: PTH110  # pathlib raises for a name too long
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / _LOCK).open("ab")
@@ -140,6 +141,9 @@ def _cautions(study: Study) -> Iterator[str]:
             f"objective={config.objective} is taken in each trial's own embedding, which the joint phase can make as "
             "compact as it likes; modularity_data compares trials"
         )
+    ours = [key for key in study.space if key.partition(".")[0] == "data"]
+    if ours:
+        yield f"{ours[0]} varies: scores compare clusterings of the same rows, scaled in the same way, and no others"
     if study.start is None:
         yield "the settings as they are lie outside of what is searched, so no trial has them to compare with"
 
@@ -162,7 +166,7 @@ def _planned(config: TuneConfig, folder: Path, overrides: Sequence[str]) -> Stud
     is_point = len(start) == len(space) and None not in start.values()
     own = [word for word in fixed if word in overrides]
     n_warm_up = math.ceil(n_epochs * _WARM_UP)
-    return Study(config, folder, fixed, own, space, start if is_point else None, n_warm_up, n_epochs)
+    return Study(config, folder, fixed, own, space, start if is_point else None, n_warm_up)
 
 
 def _checked(space: dict[str, Choices | Interval], words: Sequence[str]) -> tuple[dict[str, Any], int]:
@@ -196,8 +200,21 @@ def _sha256(plan: Study) -> str | None:
 
     if any(key.partition(".")[0] == "data" for key in plan.space):
         return None
+    config = plan.config
+    return require_trainable(_first(plan), labels_for=f"objective={config.objective}" if config.is_by_labels else None)
+
+
+def _first(plan: Study) -> Config:
+    """Return the config of one point of the space."""
     firsts = [f"{key}={dimension.samples()[0]}" for key, dimension in plan.space.items()]
-    return require_trainable(compose(parse([*plan.words, *firsts])).config)
+    return compose(parse([*plan.words, *firsts])).config
+
+
+def _fixed(plan: Study) -> dict[str, Any]:
+    """Return the settings that all trials have, and that move a number; an experiment's file may have changed."""
+    settings = runs.moving_numbers(dotted(_first(plan)))
+    varying = (*plan.space, *(f"{key}." for key in plan.space), "device", "threads")
+    return {key: value for key, value in settings.items() if not key.startswith(varying)}
 
 
 def _study(plan: Study) -> optuna.Study:
@@ -214,6 +231,7 @@ def _study(plan: Study) -> optuna.Study:
         "space": {key: asdict(dimension) for key, dimension in plan.space.items()},
         "words": sorted(plan.own_words),
         "data_sha256": plan.sha256,
+        "fixed": {} if "experiment" in plan.space else _fixed(plan),
     }
     settings = json.loads(json.dumps(settings))  # as the study keeps them
     try:
@@ -232,7 +250,7 @@ def _study(plan: Study) -> optuna.Study:
         what = "the study there is of other data than there are now; expected the same for all trials"
         raise UserError(f"output={plan.folder}: {what}; choose another folder")
     for key, value in settings.items():
-        if was[key] != value:
+        if was.setdefault(key, value) != value:
             raise UserError(f"output={plan.folder}: the study there has {_difference(key, was[key], value)}; {remedy}")
     return study
 
@@ -242,6 +260,9 @@ def _difference(key: str, old: Any, new: Any) -> str:
     if isinstance(old, list):
         mine, its = [w for w in new if w not in old], [w for w in old if w not in new]
         return f"{', '.join(its) or 'nothing'} where this call has {', '.join(mine) or 'nothing'}"
+    if key == "fixed":
+        key = next(key for key in (old | new) if old.get(key) != new.get(key))
+        old, new = old.get(key), new.get(key)
     return f"{key} {json.dumps(old)}, this call {json.dumps(new)}"
 
 
@@ -337,7 +358,7 @@ def _lines(study: Study, answer: Mapping[str, Any]) -> list[str]:
     lines.append(f"best: trial {best['trial']}, {study.config.objective} {best['value']:.4f}{against}")
     lines.append(f"written: {study.folder}/tune.csv, tune.json, tune.png")
     words = [word for word in study.own_words if not word.startswith("seed=")]
-    words += [f"{key}={value}" for key, value in best["settings"].items()]
+    words += [f"{key}={value}" for key, value in best["settings"].items() if key != "seed"]
     lines.append(
         "The best of many is partly luck; over seeds: "
         + shlex.join(["python", "-m", "dkm.train", "--multirun", "seed=1,2,3", *words])

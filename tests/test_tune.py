@@ -221,7 +221,7 @@ class Trials:
         values = {0: -self.weight, 1: -self.weight, 2: 0.0, 4: -self.weight}
         records = [{"phase": "joint", "epoch": e, "metrics/modularity_data": value} for e, value in values.items()]
         (self.directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        (self.directory / "config.yaml").write_text("seed: 0\n")
+        (self.directory / "config.yaml").write_text("seed: 0\njoint: {epochs: 4}\n")
         (self.directory / "manifest.json").write_text('{"status": "completed"}')
         (self.directory / "result.json").write_text(json.dumps({"modularity_data": -self.weight, "acc": 0.5}))
         self.signals: list[int] = []
@@ -267,6 +267,37 @@ def test_a_trial_worse_than_the_median_is_pruned_after_the_warm_up(
     assert "trial 6: pruned in epoch 1; clustering.weight=" in capsys.readouterr().out  # the warm-up is epoch 0
     study = optuna.load_study(study_name="dkm", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
     assert list(study.trials[6].intermediate_values) == [0, 1]
+
+
+class Finishing(Trials):
+    """Stands for a run that settles early and is told to stop when it has already written all that it has."""
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+
+def test_a_trial_that_came_to_its_end_is_not_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, Finishing)
+    weights = ",".join(map(str, range(1, 8)))
+    tune.work(["trials=20", f"output={tmp_path / 'out'}", *QUICK, f"clustering.weight={weights}"])
+    assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 7
+
+
+def test_the_last_evaluation_is_that_of_the_trials_own_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the number of epochs varies; here the runs say that they had two."""
+    stand_in(monkeypatch, Short)
+    weights = ",".join(map(str, range(1, 8)))
+    words = [word for word in QUICK if not word.startswith("joint.epochs")]
+    tune.work(["trials=20", f"output={tmp_path / 'out'}", *words, f"clustering.weight={weights}", "joint.epochs=4,8"])
+    assert "pruned" not in {row["state"] for row in table(tmp_path / "out")}
+
+
+class Short(Trials):
+    """Stands for a run of fewer epochs."""
+
+    def __init__(self, command: list[str], **streams: Any) -> None:
+        super().__init__(command, **streams)
+        (self.directory / "config.yaml").write_text("seed: 0\njoint: {epochs: 1}\n")
 
 
 @pytest.mark.parametrize("number", [12, None])
@@ -378,6 +409,11 @@ def test_labels_choose_only_when_told_to_and_loudly(
 ) -> None:
     with pytest.raises(UserError, match=r"objective=acc: expected a score that needs no labels.*allow_labels=true"):
         tune.work(["objective=acc", *QUICK])
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(60, 4)))
+    words = ["data=npy", f"data.path={tmp_path}/X.npy", "clustering.n_clusters=3", *QUICK[4:]]
+    with pytest.raises(UserError, match=r"objective=acc: expected data with labels, got data=npy without"):
+        tune.work(["objective=acc", "allow_labels=true", f"output={tmp_path / 'out'}", *words])
+    assert not (tmp_path / "out").exists()
     stand_in(monkeypatch, Trials)
     output = tmp_path / "out"
     answer = tune.tune(
@@ -408,6 +444,8 @@ def test_labels_choose_only_when_told_to_and_loudly(
             "clustering.weight=tag(log,interval(0,1)): expected a logarithmic",
         ),
         (["clustering.weight=glob(*)"], "clustering.weight=glob(*): expected choices"),
+        (["clustering.weight=shuffle(1,2)"], "clustering.weight=shuffle(1,2): expected no shuffle"),
+        (["trials=--5"], "trials=--5: expected a whole number"),
         (["clustering.weight=1,2", "clustering.weight=3,4"], "clustering.weight=3,4: expected each key once"),
         (
             ["clustering.weight=1", "clustering.init=gmm", "joint.lr=0.001"],
@@ -425,6 +463,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         tune.work([*words, *QUICK])
     assert str(caught.value).startswith(expected)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_a_mistake_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"output=.*xxx: File name too long; expected a place to write; choose another"):
+        tune.work(["output=" + "x" * 300, *QUICK])
 
 
 def test_what_the_first_run_refuses_ends_the_study_and_leaves_nothing(tmp_path: Path) -> None:
@@ -459,6 +503,43 @@ def test_a_study_of_data_that_changed_is_not_gone_on_with(tmp_path: Path, monkey
     monkeypatch.setattr(tune, "run_trials", lambda _: pytest.fail("trained"))
     with pytest.raises(UserError, match=r"the study there is of other data than there are now; .* choose another"):
         tune.work(["trials=2", "clustering.weight=0.1,1.0", *words])
+
+
+def test_data_that_change_while_a_trial_trains_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Trials):
+        def __init__(self, command: list[str], **streams: Any) -> None:
+            super().__init__(command, **streams)
+            (self.directory / "manifest.json").write_text('{"status": "completed", "data": {"sha256": "other"}}')
+
+    stand_in(monkeypatch, Other)
+    with pytest.raises(UserError, match=r"trial 0 is of other data than the study; .* choose another folder"):
+        tune.work([f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"])
+
+
+def test_a_study_is_not_gone_on_with_when_its_experiment_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words are the same; what they stand for is not."""
+    (tmp_path / "experiment").mkdir()
+    mine = tmp_path / "experiment" / "mine.yaml"
+    mine.write_text("# @package _global_\njoint:\n  lr: 0.001\n", encoding="utf-8")
+    words = ["trials=1", f"output={tmp_path}/out", *QUICK, "experiment=mine", "clustering.weight=1,2"]
+    parse = tune.parse
+    monkeypatch.setattr(tune, "parse", lambda words: parse(["--config-dir", str(tmp_path), *words]))
+    stand_in(monkeypatch, Trials)
+    tune.work(words)
+    tune.work(words)
+    mine.write_text("# @package _global_\njoint:\n  lr: 0.01\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"the study there has joint.lr 0.001, this call 0.01; expected a study with"):
+        tune.work(words)
+
+
+def test_a_caution_where_the_data_vary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(monkeypatch, Trials)
+    tune.work(["trials=1", f"output={tmp_path}/out", *QUICK, "clustering.weight=1,2", "data.scaling=unit,standard"])
+    assert "warning: data.scaling varies: scores compare clusterings of the same rows" in capsys.readouterr().err
 
 
 def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
