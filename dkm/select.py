@@ -24,10 +24,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from dkm import runs
 from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers, parse_own, quoted, words_of_runs
@@ -43,6 +44,8 @@ _SCORES = (
     *("modularity_data", "silhouette", "davies_bouldin", "calinski_harabasz", "n_effective_clusters"),
     *("reconstruction", "agreement_seeds", "agreement_halves"),
 )
+# Kinds of agreement, and what it is between.
+_AGREEMENTS = {"agreement_seeds": "seeds", "agreement_halves": "halves of the data"}
 _SHOWN = ("modularity_data", "agreement_seeds", "agreement_halves", "silhouette", "davies_bouldin")
 # Restarts of k-means on each half, and rows of a half.
 _N_INIT, _HALF_ROWS = 10, 5000
@@ -51,12 +54,28 @@ _POLL_S = 0.5
 _PATIENCE_S = 60.0
 # Settings in which the runs of a folder may differ.
 _MAY_DIFFER = ("clustering.n_clusters", "seed", "device", "threads")
+# Held while a search is under way, by its sweep too, which may outlive it.
+_LOCK = "select.lock"
 # The rule and its doubts; see `recommend`.
 _SLACK = 0.01
 _FEW_SEEDS, _MANY_PLAUSIBLE = 3, 3
 _LOW_AGREEMENT, _LOW_MODULARITY = 0.8, 0.3
 
 Scores = dict[str, list[float]]
+
+
+class Search(NamedTuple):
+    """What is searched, and where."""
+
+    folder: Path
+    # Overrides of every run.
+    words: Sequence[str]
+    ks: Sequence[int]
+    seeds: Sequence[int]
+    n_jobs: int
+    # Of the data.
+    sha256: str
+    lock: IO[bytes]
 
 
 class Recommendation(NamedTuple):
@@ -96,40 +115,97 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     words = words_of_runs(overrides, _OURS, instead, folder, config.jobs, _DEFAULTS)
     # A wrong one is refused before anything is written.
     wanted = compose(parse([*words, f"clustering.n_clusters={ks[-1]}"])).config
+    if wanted.model.latent_dim is None:
+        what = "a number, as one pretraining serves all numbers of clusters"
+        raise UserError(f"model.latent_dim=null: expected {what}; for example model.latent_dim=10")
     _require_same(folder, ks, seeds, wanted)
     from dkm.trainer import require_trainable  # late: a wrong word answers without torch
 
     sha256 = require_trainable(wanted)
     _require_data(folder, ks, seeds, sha256)
-    print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
+    with _locked(folder) as lock:
+        print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
+        return _searched(Search(folder, words, ks, seeds, config.jobs, sha256, lock))
 
-    def train_missing(some: Sequence[int]) -> None:
-        missing = [k for k in some if not all(_completed(directory_of(folder, k, seed)) for seed in seeds)]
-        if missing:
-            _train(words, folder, missing, seeds, config.jobs)
-            _require_data(folder, missing, seeds, sha256)  # which may have changed meanwhile
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[IO[bytes]]:
+    """Make the folder and keep others out of it while the block runs; one that was made for nothing is removed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("ab")
+    except OSError as error:
+        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
+    with lock:
+        if not runs.claim(lock):
+            what = "expected a folder in which no other process trains; wait for it or stop it"
+            raise UserError(f"output={folder}: {what}")
+        try:
+            yield lock
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(_goes_on(folder)) from error
+        finally:
+            if [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+                folder.rmdir()
+
+
+def _searched(search: Search) -> Recommendation:
+    """Train what is missing, weigh it, write and print the answer."""
     # The first number fills the cache of pretrainings, one for each seed, for the others to take.
-    train_missing(ks[:1])
-    lost = [_why_lost(directory_of(folder, ks[0], seed), folder) for seed in seeds]
-    if all(lost):  # a pretraining that diverges, say
-        raise Failure(f"{folder}: every run with k={ks[0]} is lost; {lost[0]}")
-    train_missing(ks[1:])
-    scores = collect(folder, _whole(folder, ks, seeds), seeds)
+    _train_missing(search, search.ks[:1])
+    search, without = _without_lost_seeds(search)
+    _train_missing(search, search.ks[1:])
+    ks, left_out = _whole(search)
+    scores = collect(search.folder, ks, search.seeds)
     found = recommend(scores)
-    _write(folder, scores, found)
+    found = found._replace(warnings=[*without, *left_out, *found.warnings])
+    _write(search.folder, scores, found)
     print("\n".join(_lines(scores, found)))
-    print(f"written: {folder}/select.csv, select.json, select.png")
+    print(f"written: {search.folder}/select.csv, select.json, select.png")
     return found
 
 
 # --- the runs ---------------------------------------------------------------------------------------------------------
 
 
+def _train_missing(search: Search, ks: Sequence[int]) -> None:
+    folder, seeds = search.folder, search.seeds
+    missing = [k for k in ks if not all(_completed(directory_of(folder, k, seed)) for seed in seeds)]
+    if missing:
+        _train(search, missing)
+        _require_data(folder, missing, seeds, search.sha256)  # which may have changed meanwhile
+
+
+def _without_lost_seeds(search: Search) -> tuple[Search, list[str]]:
+    """Leave out the seeds whose pretraining failed, which would cost every number a run, and say so."""
+    first, left, warnings = search.ks[0], [], []
+    for seed in search.seeds:
+        directory = directory_of(search.folder, first, seed)
+        why = _why_lost(directory, search.folder)
+        if why is not None and not _is_pretrained(directory):
+            warnings.append(f"seed {seed} is left out: {why}")
+        else:
+            left.append(seed)
+    if not left:
+        raise Failure(f"{search.folder}: no seed could be pretrained; {warnings[0]}")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return search._replace(seeds=left), warnings
+
+
+def _is_pretrained(directory: Path) -> bool:
+    """Return whether a run got as far as to have an evaluation of the joint phase."""
+    try:
+        return any(record.get("phase") == "joint" for record in runs.records(directory / runs.METRICS))
+    except runs.DamagedRun:
+        return True
+
+
 def _require_same(folder: Path, ks: Sequence[int], seeds: Sequence[int], wanted: Config) -> None:
     """Refuse a folder with runs of other settings; these are the same but for the number and the seed."""
     settings = _comparable(runs.moving_numbers(dotted(wanted)))
-    for run in _completed_of(folder, ks, seeds):
+    for run in _runs_of(folder, ks, seeds):
         for key, its in _comparable(run.settings).items():
             if settings.get(key) != its:
                 what = f"expected {its} as in {run.path}, which is gone on with"
@@ -142,32 +218,30 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_data(folder: Path, ks: Sequence[int], seeds: Sequence[int], sha256: str) -> None:
     """Refuse a folder with runs of other data: a file may have changed between two calls."""
-    for run in _completed_of(folder, ks, seeds):
-        if run.data.get("sha256") != sha256:
+    for run in _runs_of(folder, ks, seeds):
+        if run.data.get("sha256", sha256) != sha256:
             what = f"{run.path} is of other data than there are now; expected the same for all runs"
             raise UserError(f"output={folder}: {what}; choose another output=")
 
 
-def _whole(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> list[int]:
-    """Return the numbers that have all of their runs, and name the others.
+def _whole(search: Search) -> tuple[list[int], list[str]]:
+    """Return the numbers that have all of their runs, and why the others are left out.
 
     Raises
     ------
     Failure
         If there is no such number, or a run is missing that has not failed: the sweep was killed.
     """
-    whole, warnings = [], []
-    for k in ks:
-        lost = [why for seed in seeds if (why := _why_lost(directory_of(folder, k, seed), folder))]
+    folder, whole, warnings = search.folder, [], []
+    for k in search.ks:
+        lost = [why for seed in search.seeds if (why := _why_lost(directory_of(folder, k, seed), folder))]
         if lost:
             warnings.append(f"k={k} is left out: {'; '.join(lost)}")
         else:
             whole.append(k)
     if not whole:
         raise Failure(f"{folder}: no number has all of its runs; {warnings[0]}")
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return whole
+    return whole, warnings
 
 
 def _why_lost(directory: Path, folder: Path) -> str | None:
@@ -193,23 +267,22 @@ def _goes_on(folder: Path) -> str:
     return f"the same command with output={folder} goes on"
 
 
-def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequence[int], n_jobs: int) -> None:
+def _train(search: Search, ks: Sequence[int]) -> None:
     """Train the runs that are missing; some of them may fail."""
-    command = [sys.executable, "-m", "dkm.train", "--multirun", *words]
+    folder, seeds = search.folder, search.seeds
+    command = [sys.executable, "-m", "dkm.train", "--multirun", *search.words]
     command += [f"clustering.n_clusters={','.join(map(str, ks))}", f"seed={','.join(map(str, seeds))}", "resume=auto"]
     command += [f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=k${clustering.n_clusters}/seed${seed}"]
     command.append("hydra/hydra_logging=disabled")
-    if n_jobs > 1:
-        command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}"]
+    if search.n_jobs > 1:
+        command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={search.n_jobs}"]
     waiting = [(k, seed) for k in ks for seed in seeds]
     # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, pass_fds=[search.lock.fileno()])
     try:
         while process.poll() is None:
             time.sleep(_POLL_S)
             waiting = _told(folder, waiting)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_goes_on(folder)) from error
     finally:
         _stop(process)
     _told(folder, waiting)
@@ -217,7 +290,7 @@ def _train(words: Sequence[str], folder: Path, ks: Sequence[int], seeds: Sequenc
     if code == EXIT_USER_ERROR:
         raise SystemExit(EXIT_USER_ERROR)  # it has said why
     if code in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-        raise KeyboardInterrupt(_goes_on(folder))
+        raise KeyboardInterrupt
     if code < 0:
         raise Failure(f"{folder}: the sweep was killed ({signal.Signals(-code).name}); {_goes_on(folder)}")
 
@@ -262,10 +335,12 @@ def _completed(directory: Path) -> runs.Run | None:
     return run if run is not None and run.is_completed else None
 
 
-def _completed_of(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> list[runs.Run]:
-    """Return those of the runs that have completed."""
-    found = (_completed(directory_of(folder, k, seed)) for k in ks for seed in seeds)
-    return [run for run in found if run is not None]
+def _runs_of(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> Iterator[runs.Run]:
+    """Yield those of the runs that are there and can be read."""
+    for directory in (directory_of(folder, k, seed) for k in ks for seed in seeds):
+        with suppress(runs.DamagedRun):
+            if runs.is_run(directory):
+                yield runs.read(directory)
 
 
 # --- the scores -------------------------------------------------------------------------------------------------------
@@ -342,35 +417,39 @@ def recommend(scores: Mapping[int, Scores]) -> Recommendation:
     Numbers whose mean modularity on the data lies within 0.01 of the highest, or within the standard deviation of the
     difference over seeds, are plausible; of these the one is taken whose clusterings agree best, the mean over seeds
     and over halves of the data. Modularity alone would split round clusters, at little cost, in ways on which no two
-    runs agree; agreement alone would take two clusters of almost any data.
+    runs agree; agreement alone would take two clusters of almost any data. Where K clusters of equal size are best, and
+    K is more than 10, the 0.01 are 1/K^2, half of what it costs to join two of them.
     """
     modularity = {k: own["modularity_data"] for k, own in scores.items()}
     known = {k: statistics.fmean(values) for k, values in modularity.items() if values}
     if not known:
         raise Failure("modularity on the data: undefined for every run; expected finite data with two rows or more")
     best = max(known, key=known.__getitem__)
-    plausible = [k for k in known if _gap(modularity[best], modularity[k]) <= 0]
-    agreement = {k: _agreement(scores[k]) for k in plausible}
-    chosen = max(plausible, key=agreement.__getitem__)
+    slack = min(_SLACK, 1 / best**2)
+    plausible = [k for k in known if _gap(modularity[best], modularity[k], slack) <= 0]
+    agreement = _agreements(scores, plausible)
+    chosen = max(plausible, key=lambda k: (agreement.get(k, 0.0), known[k]))
     reason = f"modularity on the data {known[chosen]:.3f}, the highest"
     if chosen != best:
         reason = f"modularity on the data {known[chosen]:.3f} of at most {known[best]:.3f}"
-    if len(plausible) > 1:
+    if agreement and len(plausible) > 1:
         reason += f"; of {len(plausible)} numbers that it does not tell apart the one with the best agreement"
-    reason += f", {agreement[chosen]:.2f}"
+    if agreement:
+        reason += f", {agreement[chosen]:.2f}"
     return Recommendation(chosen, plausible, reason, _doubts(scores, known, plausible, chosen))
 
 
-def _gap(best: Sequence[float], other: Sequence[float]) -> float:
-    """Return by how much more than noise the modularity of one number exceeds that of another."""
+def _gap(best: Sequence[float], other: Sequence[float], slack: float) -> float:
+    """Return by how much more than noise, or than ``slack``, the modularity of one number exceeds that of another."""
     differences = [mine - its for mine, its in zip(best, other, strict=False)]
     noise = statistics.stdev(differences) if len(differences) > 1 else 0.0
-    return statistics.fmean(differences) - max(_SLACK, noise)
+    return statistics.fmean(differences) - max(slack, noise)
 
 
-def _agreement(own: Scores) -> float:
-    parts = [statistics.fmean(own[name]) for name in ("agreement_seeds", "agreement_halves") if own[name]]
-    return statistics.fmean(parts) if parts else 0.0
+def _agreements(scores: Mapping[int, Scores], ks: Sequence[int]) -> dict[int, float]:
+    """Return the mean over those kinds of agreement that all of the numbers have; empty if there are none."""
+    kinds = [name for name in _AGREEMENTS if all(scores[k][name] for k in ks)]
+    return {k: statistics.fmean(statistics.fmean(scores[k][name]) for name in kinds) for k in ks} if kinds else {}
 
 
 def _doubts(
@@ -382,32 +461,46 @@ def _doubts(
         doubts.append(f"fewer than {_FEW_SEEDS} seeds: how much chance there is in the scores is hardly known")
     if len(plausible) > _MANY_PLAUSIBLE:
         doubts.append(f"{len(plausible)} numbers are as plausible: the data may have no natural one")
-    if _agreement(scores[chosen]) < _LOW_AGREEMENT:
-        doubts.append(f"clusterings with {chosen} clusters agree only to {_agreement(scores[chosen]):.2f}")
+    for name, between in _AGREEMENTS.items():
+        own = scores[chosen][name]
+        if not own and len(scores[chosen]["modularity_data"]) > 1:
+            doubts.append(f"how far clusterings agree between {between} is not known")
+        elif own and statistics.fmean(own) < _LOW_AGREEMENT:
+            doubts.append(
+                f"clusterings with {chosen} clusters agree between {between} only to {statistics.fmean(own):.2f}"
+            )
     if known[chosen] < _LOW_MODULARITY:
         doubts.append(f"a modularity of {known[chosen]:.2f} says that the data hardly fall into clusters")
-    if len(scores) > 1 and chosen in (min(scores), max(scores)):
-        doubts.append(f"{chosen} is at the end of the range: try more numbers")
+    if len(scores) == 1:
+        doubts.append("there is no other number to compare with")
+    else:
+        # No number is below 2.
+        ends = [k for k in (min(scores), max(scores)) if k > 2]
+        highest = max(known, key=known.__getitem__)
+        doubts += [f"{k} is at the end of the range: try more numbers" for k in ends if k == chosen]
+        if highest != chosen and highest in ends:
+            doubts.append(f"the modularity is highest with {highest}, the end of the range: try more numbers")
     return doubts
 
 
 # --- what is printed and written --------------------------------------------------------------------------------------
 
 
-def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    if not values:
-        return float("nan"), float("nan")
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def _mean_and_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return both, None where there are too few values for it."""
+    return statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None
+
+
+def _shown(values: Sequence[float]) -> str:
+    mean, sd = _mean_and_sd(values)
+    return "-" if mean is None else f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
 
 
 def _lines(scores: Mapping[int, Scores], found: Recommendation) -> list[str]:
     lines = ["", f"{'k':>4}" + "".join(f"{name:>20}" for name in _SHOWN)]
     for k, own in scores.items():
-        cells = [
-            "-" if mean != mean else f"{mean:.4f} ± {sd:.4f}" for mean, sd in (_mean_and_sd(own[n]) for n in _SHOWN)
-        ]
         mark = " <-" if k == found.n_clusters else ""
-        lines.append(f"{k:>4}" + "".join(f"{cell:>20}" for cell in cells) + mark)
+        lines.append(f"{k:>4}" + "".join(f"{_shown(own[name]):>20}" for name in _SHOWN) + mark)
     others = [str(k) for k in found.plausible if k != found.n_clusters]
     also = f"; not told apart from it: {', '.join(others)}" if others else ""
     lines += ["", f"recommended: clustering.n_clusters={found.n_clusters} ({found.reason}){also}"]
@@ -421,7 +514,8 @@ def _write(folder: Path, scores: Mapping[int, Scores], found: Recommendation) ->
 
     rows: list[list[object]] = [["k", *(column for name in _SCORES for column in (name, f"{name}_sd"))]]
     for k, own in scores.items():
-        rows.append([k, *(f"{value:.9g}" for name in _SCORES for value in _mean_and_sd(own[name]))])
+        values = [value for name in _SCORES for value in _mean_and_sd(own[name])]
+        rows.append([k, *("" if value is None else f"{value:.9g}" for value in values)])
     try:
         write_atomically(folder / "select.csv", csv_text(rows).encode())
         content = {**found._asdict(), "scores": {str(k): own for k, own in scores.items()}}

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from dkm import select
+from dkm import runs, select
 from dkm.commands import numbers
 from dkm.config import Failure
 
@@ -79,7 +79,11 @@ def main() -> int:
         if code != 0:
             return code
         RESULTS.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(measure(name), indent=2) + "\n"
+        try:
+            content = json.dumps(measure(name), indent=2) + "\n"
+        except Failure as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            return 1
         (RESULTS / f"{name}.json").write_text(content, encoding="utf-8")
         found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
         TABLE.write_text(table({key: found[key] for key in SETS if key in found}), encoding="utf-8")
@@ -90,7 +94,11 @@ def main() -> int:
 def measure(name: str) -> dict[str, Any]:
     """Return the answer of each case, and what each score alone would have chosen."""
     known = SETS[name]
-    all_scores = select.collect(RUNS / name, numbers("k", known.k, "", least=2), range(N_SEEDS))
+    ks = numbers("k", known.k, "", least=2)
+    for directory in (select.directory_of(RUNS / name, k, seed) for k in ks for seed in range(N_SEEDS)):
+        if not runs.read(directory).is_completed:
+            raise Failure(f"{directory}: not completed; without it the cases are not alike")
+    all_scores = select.collect(RUNS / name, ks, range(N_SEEDS))
     cases = []
     for first in range(N_SEEDS):
         seeds = [(first + i) % N_SEEDS for i in range(N_OF_CASE)]

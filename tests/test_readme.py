@@ -105,10 +105,13 @@ def test_the_command_that_compares_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert "2 runs of one setting: 2 completed" in capsys.readouterr().out
 
 
-def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (command,) = re.findall(r"^    python -m dkm\.select (.*)$", README, re.M)
-    monkeypatch.setattr(select, "_train", lambda words, folder, ks, seeds, n_jobs: trained.append((ks, seeds)))
-    monkeypatch.setattr(trainer, "require_trainable", lambda config: checked.append(config) or "the SHA-256")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(select, "_train", lambda search, ks: trained.append((ks, search.seeds)))
+    monkeypatch.setattr(trainer, "require_trainable", lambda config, **options: checked.append(config) or "the SHA-256")
     monkeypatch.setattr(select, "_why_lost", lambda *_: None)
     monkeypatch.setattr(select, "collect", lambda folder, ks, seeds: 1 / 0)
     checked: list[Config] = []
@@ -124,7 +127,7 @@ def test_the_command_that_searches_settings_searches_what_it_says(
 ) -> None:
     (command,) = re.findall(r"^    python -m dkm\.tune (.*\\\n.*)$", README, re.M)
     studies: list[tune.Study] = []
-    monkeypatch.setattr(trainer, "require_trainable", lambda config: "the SHA-256")
+    monkeypatch.setattr(trainer, "require_trainable", lambda config, **options: "the SHA-256")
     monkeypatch.setattr(tune, "run_trials", studies.append)
     monkeypatch.setattr(tune, "_answer", lambda study: 1 / 0)
     with pytest.raises(ZeroDivisionError):

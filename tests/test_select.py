@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_a_second_call_trains_only_what_is_missing(
 ) -> None:
     trained: list[Any] = []
     train = select._train
-    monkeypatch.setattr(select, "_train", lambda *arguments: trained.append(arguments[2]) or train(*arguments))
+    monkeypatch.setattr(select, "_train", lambda *arguments: trained.append(arguments[1]) or train(*arguments))
     before = (folder / "select.csv").read_bytes()
     select.work(["k=3-5", "seeds=0,1", f"output={folder}", *QUICK])
     assert trained == []
@@ -131,34 +132,55 @@ def test_runs_of_data_that_changed_are_not_gone_on_with(tmp_path: Path, monkeypa
         select.work(words)
 
 
-def test_a_number_with_a_failed_or_damaged_run_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def search_in(folder: Path, ks: list[int], seeds: list[int]) -> select.Search:
+    return select.Search(folder, [], ks, seeds, 1, "the SHA-256", BytesIO())
+
+
+def test_a_number_with_a_failed_or_damaged_run_is_left_out(tmp_path: Path) -> None:
     for k, seed in ((2, 0), (2, 1), (3, 0), (4, 1), (5, 0), (5, 1)):
         run_in(tmp_path, k, seed)
     run_in(tmp_path, 3, 1, status="failed", reason="loss is nan")
     damaged = run_in(tmp_path, 4, 0)
     (damaged / "metrics.jsonl").write_text("{\n{}\n")
-    assert select._whole(tmp_path, [2, 3, 4, 5], [0, 1]) == [2, 5]
-    first, second = capsys.readouterr().err.splitlines()
-    assert first == f"warning: k=3 is left out: {tmp_path}/k3/seed1 failed: loss is nan"
-    assert second.startswith(f"warning: k=4 is left out: {damaged}/metrics.jsonl: cannot be read")
+    ks, (first, second) = select._whole(search_in(tmp_path, [2, 3, 4, 5], [0, 1]))
+    assert ks == [2, 5]
+    assert first == f"k=3 is left out: {tmp_path}/k3/seed1 failed: loss is nan"
+    assert second.startswith(f"k=4 is left out: {damaged}/metrics.jsonl: cannot be read")
     with pytest.raises(Failure, match=r"no number has all of its runs; k=3 is left out: .*: loss is nan"):
-        select._whole(tmp_path, [3], [0, 1])
+        select._whole(search_in(tmp_path, [3], [0, 1]))
+
+
+def test_a_seed_whose_pretraining_failed_is_left_out_of_every_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise every number would lack a run, after hours."""
+    run_in(tmp_path, 2, 0)
+    for seed in (1, 2):
+        run = run_in(tmp_path, 2, seed, status="failed", reason="loss is nan")
+        phase = "pretrain" if seed == 1 else "joint"
+        (run / "metrics.jsonl").write_text(json.dumps({"phase": phase}) + "\n")
+    search, warnings = select._without_lost_seeds(search_in(tmp_path, [2, 3], [0, 1, 2]))
+    assert search.seeds == [0, 2]  # seed 2 may be as good as any with another number
+    assert warnings == [f"seed 1 is left out: {tmp_path}/k2/seed1 failed: loss is nan"]
+    assert capsys.readouterr().err == f"warning: {warnings[0]}\n"
+    with pytest.raises(Failure, match=r"no seed could be pretrained; seed 1 is left out: .*: loss is nan"):
+        select._without_lost_seeds(search_in(tmp_path, [2, 3], [1]))
 
 
 def test_a_run_that_was_killed_is_no_reason_to_leave_its_number_out(tmp_path: Path) -> None:
     run_in(tmp_path, 2, 0)
     run_in(tmp_path, 3, 0, status="running")
     with pytest.raises(Failure, match=f"k3/seed0: did not end, see above; the same command with output={tmp_path}"):
-        select._whole(tmp_path, [2, 3], [0])
+        select._whole(search_in(tmp_path, [2, 3], [0]))
     with pytest.raises(Failure, match="k4/seed0: did not end"):
-        select._whole(tmp_path, [2, 4], [0])
+        select._whole(search_in(tmp_path, [2, 4], [0]))
 
 
 @pytest.mark.parametrize(
     ("signal_number", "error", "expected"),
     [
-        (signal.SIGKILL, Failure, r"the sweep was killed \(SIGKILL\); .* goes on"),
-        (signal.SIGINT, KeyboardInterrupt, r"the same command with output=.* goes on"),
+        (signal.SIGKILL, Failure, r"the sweep was killed \(SIGKILL\); the same command with output=.* goes on"),
+        (signal.SIGINT, KeyboardInterrupt, r"^the same command with output=.* goes on"),
     ],
 )
 def test_a_sweep_that_dies_says_of_what(
@@ -171,8 +193,29 @@ def test_a_sweep_that_dies_says_of_what(
     kill = [sys.executable, "-c", f"import os, signal; os.kill(os.getpid(), {int(signal_number)})"]
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **options: popen(kill, **options))
-    with pytest.raises(error, match=expected):
-        select._train([], tmp_path, [2], [0], 1)
+    with pytest.raises(error, match=expected), select._locked(tmp_path / "out") as lock:
+        select._train(search_in(tmp_path / "out", [2], [0])._replace(lock=lock), [2])
+    assert not (tmp_path / "out").exists()  # nothing is in it
+
+
+def test_a_folder_in_which_a_sweep_still_trains_is_left_alone(tmp_path: Path, folder: Path) -> None:
+    """It may have outlived the search that started it: its process has the lock too."""
+    words = ["k=3-5", "seeds=0,1", f"output={folder}", *QUICK]
+    with (folder / "select.lock").open("ab") as lock:
+        assert runs.claim(lock)
+        sleep = [sys.executable, "-c", "input()"]
+        sweep = subprocess.Popen(sleep, stdin=subprocess.PIPE, pass_fds=[lock.fileno()])
+    with pytest.raises(UserError, match=f"output={folder}: expected a folder in which no other process trains"):
+        select.work(words)
+    sweep.communicate(b"\n")
+    select.work(words)
+
+
+def test_unfinished_runs_of_other_settings_are_not_gone_on_with(tmp_path: Path) -> None:
+    run = run_in(tmp_path, 2, 0, status="interrupted")
+    (run / "config.yaml").write_text("seed: 0\njoint: {lr: 0.001}\n")
+    with pytest.raises(UserError, match=r"^joint.lr=0.0001: expected 0.001 as in .*/k2/seed0, which is gone on with"):
+        select.work(["k=2-4", "seeds=0,1", f"output={tmp_path}", *QUICK])
 
 
 def test_without_its_pretrainings_the_halves_are_left_out(
@@ -225,6 +268,7 @@ def test_a_stop_reaches_the_run_and_the_same_command_goes_on(tmp_path: Path) -> 
         (["k=2-4", "clustering.n_clusters=3"], "clustering.n_clusters=3: expected no such key"),
         (["k=2-4", "--multirun"], "--multirun: expected KEY=VALUE"),
         (["k=2-4", "pretrain.epoch=3"], "pretrain.epoch"),
+        (["k=2-4", "model.latent_dim=null"], "model.latent_dim=null: expected a number"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -262,12 +306,12 @@ def scores_of(**columns: Mapping[int, list[float]]) -> dict[int, select.Scores]:
     return {k: {name: columns[name][k] if name in columns else [] for name in select._SCORES} for k in ks}
 
 
-SEEDS_AGREE = {2: [0.9], 3: [0.95], 4: [0.99], 5: [0.7]}
+AGREE = {2: [0.9], 3: [0.95], 4: [0.99], 5: [0.7]}
 
 
 def test_the_highest_modularity_is_recommended_where_it_stands_out() -> None:
     modularity = {2: [0.4, 0.41, 0.4], 3: [0.6, 0.6, 0.6], 4: [0.7, 0.71, 0.7], 5: [0.65, 0.6, 0.66]}
-    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=SEEDS_AGREE))
+    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
     assert (found.n_clusters, found.plausible, found.warnings) == (4, [4], [])
     assert found.reason == "modularity on the data 0.703, the highest, 0.99"
 
@@ -287,15 +331,59 @@ def test_of_numbers_that_modularity_does_not_tell_apart_the_best_agreement_decid
     [
         ({2: [0.1], 3: [0.5], 4: [0.2]}, 0.9, "fewer than 3 seeds"),
         ({2: [0.5] * 3, 3: [0.5] * 3, 4: [0.5] * 3, 5: [0.5] * 3}, 0.9, "4 numbers are as plausible"),
-        ({2: [0.1] * 3, 3: [0.5] * 3, 4: [0.2] * 3}, 0.6, "clusterings with 3 clusters agree only to 0.60"),
+        (
+            *({2: [0.1] * 3, 3: [0.5] * 3, 4: [0.2] * 3}, 0.6),
+            "clusterings with 3 clusters agree between seeds only to 0.60",
+        ),
+        (
+            {2: [0.1] * 3, 3: [0.5] * 3, 4: [0.2] * 3},
+            0.9,
+            "how far clusterings agree between halves of the data is not",
+        ),
         ({2: [0.1] * 3, 3: [0.2] * 3, 4: [0.15] * 3}, 0.9, "a modularity of 0.20 says"),
-        ({2: [0.5] * 3, 3: [0.4] * 3}, 0.9, "2 is at the end of the range"),
+        ({3: [0.5] * 3, 4: [0.4] * 3}, 0.9, "3 is at the end of the range"),
+        ({3: [0.5] * 3}, 0.9, "there is no other number to compare with"),
     ],
 )
 def test_weak_evidence_is_called_so(modularity: dict[int, list[float]], agreement: float, expected: str) -> None:
     agree = {k: [agreement] for k in modularity}
     doubts = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=agree)).warnings
     assert any(doubt.startswith(expected) for doubt in doubts)
+
+
+def test_no_number_is_below_two() -> None:
+    modularity = {2: [0.5] * 3, 3: [0.4] * 3}
+    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
+    assert (found.n_clusters, found.warnings) == (2, [])
+
+
+def test_a_modularity_that_still_rises_at_the_end_is_told() -> None:
+    modularity = {3: [0.6] * 3, 4: [0.695] * 3, 5: [0.7] * 3}
+    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
+    assert found.n_clusters == 4
+    assert found.warnings == ["the modularity is highest with 5, the end of the range: try more numbers"]
+
+
+def test_agreement_is_compared_in_what_all_numbers_have() -> None:
+    modularity = {3: [0.7] * 3, 4: [0.7] * 3}
+    scores = scores_of(
+        modularity_data=modularity, agreement_seeds={3: [0.9], 4: [0.95]}, agreement_halves={3: [1.0], 4: []}
+    )
+    assert select.recommend(scores).n_clusters == 4
+
+
+def test_without_agreement_the_modularity_decides() -> None:
+    found = select.recommend(scores_of(modularity_data={3: [0.695] * 2, 4: [0.7] * 2, 5: [0.6] * 2}))
+    assert (found.n_clusters, found.plausible) == (4, [3, 4])
+    assert found.reason == "modularity on the data 0.700, the highest"
+
+
+def test_of_many_even_clusters_one_less_is_not_as_plausible() -> None:
+    """Joining two of K perfect clusters costs a modularity of 2 / K^2, which is below 0.01 from K = 15 on."""
+    modularity = {k: [1 - (1 / 20 if k == 20 else 22 / 400)] * 3 for k in (19, 20)}
+    agree = {19: [1.0], 20: [1.0]}
+    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=agree, agreement_halves=agree))
+    assert (found.n_clusters, found.plausible) == (20, [20])
 
 
 def test_without_any_modularity_there_is_no_answer() -> None:
