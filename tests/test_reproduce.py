@@ -57,10 +57,31 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_kept(
 
     monkeypatch.setattr(subprocess, "run", unexpected)
     assert call(reproduce, monkeypatch, "debug", "0") == 0
+    # A result that was deleted while its run is still there is taken from the run.
+    (tmp_path / "results" / "debug" / "seed0.json").unlink()
+    assert call(reproduce, monkeypatch, "debug", "0") == 0
+    assert json.loads((tmp_path / "results" / "debug" / "seed0.json").read_text()) == kept
+    # A result of other settings is in no table, and is trained again.
     monkeypatch.setattr(reproduce, "settings_of", lambda name: "of other settings")
+    assert reproduce.collected(tmp_path / "results") == {}
     (run / "manifest.json").unlink()
     with pytest.raises(AssertionError, match="nothing is missing"):
         call(reproduce, monkeypatch, "debug", "0")
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_one_of_these(
+    reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "debug" / "seed0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 0\njoint: {lr: 0.5}\n")
+    (run / "manifest.json").write_text('{"status": "completed"}')
+    (run / "result.json").write_text("{}")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: pytest.fail("trained"))
+    assert call(reproduce, monkeypatch, "debug", "0") == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {run}: a run of other settings, joint.lr=0.5, expected 0.")
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_run_that_fails_ends_the_script_with_its_code(
@@ -74,15 +95,21 @@ def test_a_run_that_fails_ends_the_script_with_its_code(
 
 def test_the_table_has_mean_and_deviation_extremes_and_the_gap(reproduce: ModuleType) -> None:
     def run(acc: float, seconds: float) -> dict[str, object]:
-        scores = {"acc": acc, "nmi": 0.25, "ari": 0.125}
+        scores = {"acc": acc, "nmi": 0.25, "ari": 0.125} | dict.fromkeys(reproduce.LABEL_FREE, acc)
+        scores["silhouette"] = None if acc == 0.4 else 0.5
         parts = {"kmeans_raw": {"acc": 0.1}, "kmeans_pretrained": {"acc": 0.2}}
-        machine = {"processor": "a processor", "threads": 2, "precision": "fp32"}
+        machine = {"processor": "a processor", "threads": 2, "precision": "fp32", "git": {"commit": "0123456789"}}
         return {"result": {**scores, **parts}, "seconds": {"pretrain": seconds, "joint": 1.0}, **machine}
 
     text = reproduce.table({"debug": [run(0.4, 9.0), run(0.6, 9.0), run(0.8, 12.0)]})
     assert "| debug | a test | 3 | ACC | 0.600 ± 0.200 | 0.400 | 0.800 | 0.500 | +0.100 |" in text
     assert "|  |  |  | NMI | 0.250 ± 0.000 | 0.250 | 0.250 |  |  |" in text
-    assert "| debug | 0.100 ± 0.000 | 0.200 ± 0.000 | 11 ± 2 | a processor, 2 threads, fp32 | nowhere |" in text
+    assert (
+        "| debug | 0.100 ± 0.000 | 0.200 ± 0.000 | 11 ± 2 | a processor, 2 threads, fp32 | 0123456 | nowhere |" in text
+    )
+    # Two ended badly, and the third is the best: a high modularity and a low Davies-Bouldin speak for a seed.
+    for line in ("modularity_data | 2 of 2", "davies_bouldin | 0 of 2", "silhouette | 0 of 1"):
+        assert f"| {line} |" in text
 
 
 def test_variations_stand_beside_what_they_vary(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +117,7 @@ def test_variations_stand_beside_what_they_vary(reproduce: ModuleType, monkeypat
         label_free = dict.fromkeys(reproduce.LABEL_FREE, acc / 2)
         scores = {"acc": acc, "nmi": 0.25, "ari": 0.125, **label_free}
         parts = {"kmeans_raw": {"acc": 0.1}, "kmeans_pretrained": {"acc": 0.2}}
-        machine = {"processor": "a processor", "threads": 2, "precision": "fp32"}
+        machine = {"processor": "a processor", "threads": 2, "precision": "fp32", "git": {"commit": "0123456789"}}
         return {"seed": seed, "result": {**scores, **parts}, "seconds": {"joint": 1.0}, **machine}
 
     monkeypatch.setattr(reproduce, "VARIED", {"debug": ("seed=1",)})
