@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from dkm import evaluate
 from dkm.compose import compose, parse
 from dkm.data import load_dataset
+from dkm.models import mix_encoder
 from dkm.optim import WeightAverage
 from dkm.rundir import RunDirectory, Unwritten
 from dkm.trainer import Trainer
@@ -115,6 +117,29 @@ def test_no_label_reaches_the_training(run: Path, tmp_path: Path) -> None:
     assert result["silhouette"] == json.loads((run / "result.json").read_text())["silhouette"]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["clustering.init=auto", "clustering.initial_epochs=2", "clustering.self_paced=true", "joint.average_epochs=1"],
+        ["clustering=dec"],
+        ["clustering=dcn"],
+        ["clustering=dkm"],
+        ["clustering.reset_every=2", "clustering.norm_weight=0.1", "clustering.assignment=batch"],
+    ],
+    ids=" ".join,
+)
+def test_no_label_reaches_any_method(method: list[str], labeled: list[str]) -> None:
+    config = compose(parse([*labeled, *method])).config
+    data = load_dataset(config.data)
+    assert data.y is not None
+    ends = []
+    for y in (data.y, data.y[::-1].copy()):
+        trainer = Trainer(config, replace(data, y=y))
+        trainer.run(Unwritten())
+        ends.append([*trainer.autoencoder.state_dict().values(), trainer.clustering.centroids.detach()])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
 def test_weight_decay_and_penalty_give_the_same_run(labeled: list[str], tmp_path: Path) -> None:
     runs = {}
     for name in ("weight_decay", "l2_penalty"):
@@ -135,7 +160,7 @@ def test_the_run_directory_has_every_file(run: Path) -> None:
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     names = {name for name in names if not name.startswith("events.out.tfevents")}
     figures = ("embedding", "cluster_sizes", "contingency", "decoded_centroids", "exemplars", "loss_curves")
-    figures += ("exemplars_least_certain", "silhouettes", "margins")
+    figures += ("exemplars_least_certain", "silhouettes", "margins", "reconstructions")
     assert names == {
         *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
         "exemplars.csv",
@@ -374,6 +399,57 @@ def test_a_revived_centroid_forgets_its_momentum(labeled: list[str], tmp_path: P
         trainer.clustering.centroids[3] = 1e3  # no point is near it any more
     trainer._end_epoch(config.joint, True, bar)
     assert (momentum != 0).any(1).tolist() == [k != 3 for k in range(10)]
+
+
+def test_the_targets_of_dec_are_those_of_clean_data_at_every_interval(
+    labeled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = ["clustering=dec", "clustering.update_interval=3", "augmentation=affine", "joint.epochs=2"]
+    config = compose(parse([*labeled, *method])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    refresh = trainer.clustering.refresh
+    n_steps: list[int] = []
+    steps = 0
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return act(*arguments, **options)
+
+    def look(z: torch.Tensor) -> None:
+        n_steps.append(steps)
+        with torch.no_grad():
+            torch.testing.assert_close(z, trainer.autoencoder.encode(trainer.data.X), rtol=1e-4, atol=1e-5)
+        refresh(z)
+
+    begin = trainer.begin
+
+    def begun(phase: Any) -> None:
+        nonlocal act, steps
+        begin(phase)
+        steps, act = 0, trainer.learner.optimizer.step
+        monkeypatch.setattr(trainer.learner.optimizer, "step", step)
+
+    act: Any = None
+    monkeypatch.setattr(trainer.clustering, "refresh", look)
+    monkeypatch.setattr(trainer, "begin", begun)
+    trainer.run(Unwritten())
+    assert steps == 10  # two epochs of 300 rows in batches of 64
+    assert n_steps[-4:] == [0, 3, 6, 9]
+
+
+def test_a_reset_mixes_as_much_as_it_is_told(labeled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(parse([*labeled, "clustering.reset_every=2", "clustering.reset_fraction=0.3"])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    mixed: list[tuple[int, float]] = []
+
+    def mix(autoencoder: Any, fresh: Any, fraction: float) -> None:
+        mixed.append((trainer.at.epoch, fraction))
+        mix_encoder(autoencoder, fresh, fraction)
+
+    monkeypatch.setattr("dkm.trainer.mix_encoder", mix)
+    trainer.run(Unwritten())
+    assert mixed == [(2, 0.3)]
 
 
 def test_averaged_weights_assign_and_are_the_model(labeled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
