@@ -207,9 +207,11 @@ def contrast_map(difference: FloatArray, feature_names: Sequence[str] | None = N
     shown = np.sort(np.argsort(-size, kind="stable")[:MAX_FEATURES])
     title = "What sets each cluster apart" + (f": {MAX_FEATURES} of {F} features" if F > MAX_FEATURES else "")
     values = np.clip(difference[:, shown], -3, 3)
-    figure, axes = _heat_map(values, "PuOr", title, "standardized mean difference", vmin=-3, vmax=3)
+    names = [str(f) if feature_names is None else feature_names[f] for f in shown]
+    meaning = "standardized mean difference"
+    figure, axes = _heat_map(values, "PuOr", title, meaning, column_names=names, vmin=-3, vmax=3)
     axes.set(xlabel="feature", ylabel="cluster")
-    _name_ticks(axes.xaxis, shown if feature_names is None else [feature_names[f] for f in shown])
+    _name_ticks(axes.xaxis, names)
     _name_ticks(axes.yaxis, range(K))
     return figure
 
@@ -233,9 +235,10 @@ def decoded_profiles(
     K, F = profiles.shape
     shown = np.sort(np.argsort(-profiles.std(axis=0), kind="stable")[:MAX_FEATURES])
     title = "Decoded centroids" + (f": {MAX_FEATURES} of {F} features" if F > MAX_FEATURES else "")
-    figure, axes = _heat_map(profiles[:, shown], "viridis", title, "decoded value")
+    names = [str(f) if feature_names is None else feature_names[f] for f in shown]
+    figure, axes = _heat_map(profiles[:, shown], "viridis", title, "decoded value", column_names=names)
     axes.set(xlabel="feature", ylabel="cluster")
-    _name_ticks(axes.xaxis, shown if feature_names is None else [feature_names[f] for f in shown])
+    _name_ticks(axes.xaxis, names)
     _name_ticks(axes.yaxis, range(K) if sizes is None else [f"{k}: {size:,}" for k, size in enumerate(sizes)])
     return figure
 
@@ -638,11 +641,13 @@ def _heat_map(
     meaning: str,
     *,
     has_names: bool = True,
+    column_names: Sequence[str] = (),
     vmin: float | None = None,
     vmax: float | None = None,
 ) -> tuple[Figure, Axes]:
     n_rows, n_columns = values.shape
     width, height = max(5.0, 0.45 * n_columns + 2.0), max(3.0, 0.35 * n_rows + 1.6)
+    height += max(0.0, 0.1 * min(max(map(len, column_names), default=0), MAX_LETTERS) - 0.3)  # they are upright
     size = min(width, MAX_WIDTH), min(height, MAX_HEIGHT)
     figure = _figure(*size) if has_names else _framed_figure(*size, right=0.7)
     axes = figure.add_subplot(title=title)

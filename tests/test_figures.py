@@ -523,6 +523,14 @@ FRAMED = {
     "cluster_sizes_bar": lambda K: cluster_sizes_bar(np.full(K, 999_999)),
     "contingency_map": lambda K: contingency_map(np.full((K, K), 99_999), [f"{k:03}" for k in range(K)]),
     "named contingency_map": lambda K: contingency_map(np.ones((K, K), int), ["W" * 40] * K),
+    "contrast_map": lambda K: contrast_map(np.ones((K, 60)), ["W" * 40] * 60),
+    "decoded_profiles": lambda K: decoded_profiles(
+        np.arange(60.0 * K).reshape(K, 60), ["W" * 40] * 60, np.full(K, 10**6)
+    ),
+    "exemplar_grid": lambda K: exemplar_grid(np.zeros((K, 8, 1, 28, 28)), np.full(K, 99_999)),
+    "image_grid": lambda K: image_grid(
+        np.zeros((K, 1, 28, 28)), n_columns=10, titles=[f"{k}: 9,999" for k in range(K)]
+    ),
     "silhouette_plot": wide_silhouettes,
     "margin_histogram": lambda K: margin_histogram(np.linspace(0, 1e5, 10 * K), np.arange(10 * K) % K, K),
     "loss_curves": lambda K: loss_curves(
