@@ -122,6 +122,7 @@ def test_the_curves_of_both_phases_are_listed(opened: Any) -> None:
     open_all(opened)
     for tag in ("baseline/kmeans_raw/acc", "joint/clusters/label_change", "pretrain/loss/reconstruction"):
         opened.get_by_text(tag).first.wait_for()
+    opened.locator("tf-scalar-card vz-line-chart2 path").first.wait_for(state="attached")
 
 
 @tab("images")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,20 @@ def test_what_is_logged_and_when_checkpoints_are_written_changes_no_number(
     for name in SAME:
         assert (quiet / name).read_bytes() == (run / name).read_bytes(), name
     assert not list(quiet.glob("events*"))
+
+
+def test_without_logging_its_libraries_are_not_loaded(labeled: list[str], tmp_path: Path) -> None:
+    words = [
+        *labeled,
+        "log.tensorboard=false",
+        "log.figures=false",
+        "log.progress=off",
+        f"hydra.run.dir={tmp_path / 'r'}",
+    ]
+    code = "import sys; from dkm.train import _main; print(_main(sys.argv[1:]), {'matplotlib', 'tensorboard'} & "
+    code += "{*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 set()\n"
 
 
 def test_no_label_reaches_the_training(run: Path, tmp_path: Path) -> None:
