@@ -767,8 +767,8 @@ class EvaluationConfig:
     # Of more points than this, scores that look at distances, and the map of the embedding, see a fixed random sample
     # of this many. Scores that compare with labels always take all points.
     samples: int = 100_000
-    # The silhouette compares all pairs of points: it is taken on a fixed random sample of at most this many. As many are
-    # in the graph of neighbors in which the modularity on the data is counted.
+    # The silhouette compares all pairs of points: it is taken on a fixed random sample of at most this many. The graph
+    # of neighbors in which the modularity on the data is counted has as many.
     silhouette_samples: int = 10_000
     # Whether k-means on the raw data is run too, the baseline; of wide data it takes minutes.
     kmeans_raw: bool = True
