@@ -97,7 +97,8 @@ class Group:
         """Return the completed runs, of several with one seed the one begun last: they repeat one another."""
         ordered = sorted(self.completed, key=lambda run: run.started)
         last = {run.path if run.seed is None else run.seed: run for run in ordered}
-        return [run for run in self.completed if run in last.values()]
+        counted = {run.path for run in last.values()}
+        return [run for run in self.completed if run.path in counted]
 
     def name(self, keys: Sequence[str]) -> str:
         """Return these of its settings in a few words: the last part of a key where that is enough."""

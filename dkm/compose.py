@@ -19,6 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobRuntime
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -26,6 +27,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
@@ -215,12 +217,18 @@ def compose(command: Command) -> Composed:
 @contextmanager
 def _no_other_hydra() -> Iterator[None]:
     """Compose as if nobody had set up Hydra: the caller may be a job of it, of ours or of another application."""
-    theirs = GlobalHydra.instance().hydra
+    theirs, name, base = (
+        GlobalHydra.instance().hydra,
+        JobRuntime.instance().get("name"),
+        VersionBase.instance().getbase(),
+    )
     GlobalHydra.instance().clear()
     try:
         yield
     finally:
         GlobalHydra.instance().hydra = theirs
+        JobRuntime.instance().set("name", name)
+        VersionBase.instance().version_base = base
 
 
 def checked(job: DictConfig) -> Config:

@@ -43,7 +43,7 @@ MAX_LETTERS = 24  # of a name
 MAX_TITLE = 40  # letters over a panel
 MAX_FEATURES = 50
 MAX_GROUPS = 40  # of runs that are compared
-LEFT, RIGHT, BOTTOM, TOP = 0.85, 0.15, 0.65, 0.35  # inches around a panel: room for numbers, a label and a title
+LEFT, RIGHT, BOTTOM, TOP = 0.95, 0.15, 0.65, 0.35  # inches around a panel: room for numbers, a label and a title
 LABEL_CHANGE = "clusters/label_change"  # its key in metrics.jsonl
 # Ten colors that stay apart under color-vision deficiency (Petroff, arXiv:2107.02270).
 PALETTE = color_sequences["petroff10"]

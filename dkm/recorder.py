@@ -249,6 +249,7 @@ class Recorder:
 
         directory = self.run.path / "figures"
         directory.mkdir(exist_ok=True)
+        (directory / "agreement.png").unlink(missing_ok=True)  # of a run that is made longer: there may be none now
         has_joint_phase = isinstance(self._config.clustering, JointClusteringConfig) and at.epoch > 0
         pictures = dict(self._pictures(z, found))
         finals = evaluate.final_figures(self._data, self._evaluator, z, self._centroids, found, chosen, contrast)

@@ -43,7 +43,7 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
         if manifest.get("status") == COMPLETED or is_in_use(manifest_path.parent):
             continue
         try:
-            saved = compose(_command_of(manifest_path.parent, [])).config
+            saved = config_of(manifest_path.parent)
         except UserError:
             continue
         if _fixed(saved) == settings:
@@ -75,9 +75,14 @@ def resumed_config(run: Path, command: Command) -> Config:
 _KEEPS = "a resumed run keeps its config; leave the override out or start a new run"
 
 
+def config_of(run: Path) -> Config:
+    """Return the config of a run."""
+    return compose(_command_of(run, [])).config
+
+
 def with_config_of(run: Path, config: Config) -> Config:
     """Return ``config`` to go on with in ``run``, if it differs from the run's only where it may."""
-    saved = compose(_command_of(run, [])).config
+    saved = config_of(run)
     config.resume = None
     before, after = dotted(saved), dotted(config)
     for key in sorted(before.keys() | after.keys(), key=lambda key: (not key.endswith(".name"), key)):

@@ -140,7 +140,7 @@ def read(path: Path) -> Run:
         If one of its files is not what a run writes.
     """
     settings = _settings(path)
-    manifest = _json(path / MANIFEST) if (path / MANIFEST).exists() else {}
+    manifest = manifest_of(path)
     result = _json(path / RESULT) if (path / RESULT).exists() else None
     evaluations = records(path / METRICS)
     status = str(manifest.get("status", "not started"))
@@ -212,6 +212,16 @@ def _settings(path: Path) -> dict[str, Any]:
 def moving_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the settings, by their dotted keys, that move a number of a run."""
     return {key: value for key, value in settings.items() if not key.startswith(_WITHOUT_EFFECT)}
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Return the manifest of a run, empty if it has none yet.
+
+    Raises
+    ------
+    DamagedRun
+    """
+    return _json(path / MANIFEST) if (path / MANIFEST).exists() else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -195,11 +195,14 @@ def _without_lost_seeds(search: Search) -> tuple[Search, list[str]]:
 
 
 def _is_pretrained(directory: Path) -> bool:
-    """Return whether a run got as far as to have an evaluation of the joint phase."""
+    """Return whether a run came to the end of its pretraining, or took one over."""
     try:
-        return any(record.get("phase") == "joint" for record in runs.records(directory / runs.METRICS))
+        n_epochs = runs.read(directory).settings.get("pretrain.epochs")
+        records, manifest = runs.records(directory / runs.METRICS), runs.manifest_of(directory)
     except runs.DamagedRun:
         return True
+    ends = [record for record in records if record.get("phase") == "joint" or record.get("epoch") == n_epochs]
+    return bool(ends) or manifest.get("pretrained_by") is not None
 
 
 def _require_same(folder: Path, ks: Sequence[int], seeds: Sequence[int], wanted: Config) -> None:
@@ -278,7 +281,8 @@ def _train(search: Search, ks: Sequence[int]) -> None:
         command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={search.n_jobs}"]
     waiting = [(k, seed) for k in ks for seed in seeds]
     # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
-    process = subprocess.Popen(command, start_new_session=True, pass_fds=[search.lock.fileno()])
+    shared = [search.lock.fileno()] if os.name == "posix" else []
+    process = subprocess.Popen(command, start_new_session=True, pass_fds=shared)
     try:
         while process.poll() is None:
             time.sleep(_POLL_S)
@@ -463,7 +467,7 @@ def _doubts(
         doubts.append(f"{len(plausible)} numbers are as plausible: the data may have no natural one")
     for name, between in _AGREEMENTS.items():
         own = scores[chosen][name]
-        if not own and len(scores[chosen]["modularity_data"]) > 1:
+        if not own and (name != "agreement_seeds" or len(scores[chosen]["modularity_data"]) > 1):
             doubts.append(f"how far clusterings agree between {between} is not known")
         elif own and statistics.fmean(own) < _LOW_AGREEMENT:
             doubts.append(

@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dkm import distributed
 from dkm.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, quoted
 from dkm.compose import Command, Composed, OwnConfigs, absolute, checked, compose, explain, parse, set_up
-from dkm.config import Config, Failure, UserError, require
+from dkm.config import Config, Failure, UserError, dotted, require
 
 if TYPE_CHECKING:
     from dkm.rundir import RunDirectory
@@ -363,19 +363,29 @@ def _job(cfg: DictConfig) -> float:
 
 
 def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] | None:
-    """Return the scores of a run of so many epochs that is there and complete; else None."""
+    """Return the scores of a run that is there and complete, on these data, in which nothing is to be done; else None.
+
+    Its config is that of the run, but for what a run may be resumed with.
+    """
     from dkm import runs
+    from dkm.resume import config_of
 
     try:
         run = runs.read(directory)
     except runs.DamagedRun:
         return None
-    epochs = {"pretrain.epochs": config.pretrain.epochs, "joint.epochs": config.joint.epochs}
-    return run.scores if run.is_completed and epochs.items() <= run.settings.items() else None
+    saved = config_of(directory)
+    to_do = [key for key in dotted(config) if key.endswith(".epochs") or key.startswith("log.")]
+    is_done = run.is_completed and all(dotted(saved)[key] == dotted(config)[key] for key in to_do)
+    if not is_done:
+        return None
+    from dkm.data import load_dataset
+
+    return run.scores if load_dataset(config.data).sha256 == run.data.get("sha256") else None
 
 
 def _objective(scores: Mapping[str, Any]) -> float:
-    modularity = scores["modularity_data"]
+    modularity = scores.get("modularity_data")
     return -1.0 if modularity is None else float(modularity)
 
 

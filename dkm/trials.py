@@ -204,10 +204,18 @@ def _is_hopeless(study: Study, trial: optuna.Trial, epoch: int) -> bool:
     """Return whether a trial is to be pruned, after an evaluation that is neither too early nor the last."""
     if not study.config.prune or epoch < study.n_warm_up or not trial.should_prune():
         return False
+    return not _is_last(study.directory_of(trial.number), epoch)
+
+
+def _is_last(directory: Path, epoch: int) -> bool:
+    """Return whether a run ends after this evaluation: its epochs are over, or the labels have settled."""
     try:
-        return bool(epoch < runs.read(study.directory_of(trial.number)).settings["joint.epochs"])
+        settings, records = runs.read(directory).settings, runs.records(directory / runs.METRICS)
     except runs.DamagedRun:
         return False
+    (record,) = [record for record in records if record["phase"] == "joint" and record["epoch"] == epoch][-1:] or [{}]
+    has_settled = record.get("clusters/label_change", math.inf) < settings.get("joint.tolerance", 0)
+    return bool(has_settled or epoch >= settings.get("joint.epochs", math.inf))
 
 
 def _told(study: Study, one: Running) -> None:
@@ -226,7 +234,8 @@ def _told(study: Study, one: Running) -> None:
     if one.process.returncode == EXIT_INTERRUPTED and not one.is_pruned:
         raise KeyboardInterrupt(f"trial {number} was; the same command with output={study.folder} goes on")
     value, why = _outcome(study, one)
-    if one.is_pruned and one.process.returncode != 0:  # else it had already trained to its end
+    _require_same_data(study, one)
+    if one.is_pruned:
         own.tell(one.trial, state=TrialState.PRUNED)
         said = f"pruned in epoch {one.epoch}"
     elif value is None:
@@ -255,16 +264,21 @@ def _outcome(study: Study, one: Running) -> tuple[float | None, str]:
         lines = [line for line in said if line.startswith("error: ")] or said or ["it said nothing"]
         return None, lines[-1].removeprefix("error: ")
     try:
-        run = runs.read(one.directory)
+        value = runs.read(one.directory).scores.get(study.config.objective)
     except runs.DamagedRun as error:
         return None, str(error)
-    if study.sha256 is not None and run.data.get("sha256", study.sha256) != study.sha256:
-        what = f"trial {one.trial.number} is of other data than the study; expected the same for all trials"
-        raise UserError(f"output={study.folder}: {what}; choose another folder")
-    value = run.scores.get(study.config.objective)
     if value is None or not math.isfinite(value):
         return None, f"{study.config.objective} is undefined"
     return value, ""
+
+
+def _require_same_data(study: Study, one: Running) -> None:
+    """Refuse to go on when the data have changed since the study began."""
+    with contextlib.suppress(runs.DamagedRun):
+        sha256 = runs.read(one.directory).data.get("sha256")
+        if None not in (study.sha256, sha256) and sha256 != study.sha256:
+            what = f"trial {one.trial.number} is of other data than the study; expected the same for all trials"
+            raise UserError(f"output={study.folder}: {what}; choose another folder")
 
 
 def _stop(running: Sequence[Running]) -> None:

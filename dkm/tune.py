@@ -141,7 +141,7 @@ def _cautions(study: Study) -> Iterator[str]:
             f"objective={config.objective} is taken in each trial's own embedding, which the joint phase can make as "
             "compact as it likes; modularity_data compares trials"
         )
-    ours = [key for key in study.space if key.partition(".")[0] == "data"]
+    ours = [key for key in study.space if key.partition(".")[0] in ("data", "experiment")]
     if ours:
         yield f"{ours[0]} varies: scores compare clusterings of the same rows, scaled in the same way, and no others"
     if study.start is None:
@@ -198,7 +198,7 @@ def _sha256(plan: Study) -> str | None:
     """Return what tells the data from others, None where they vary; refuse what the first run would refuse."""
     from dkm.trainer import require_trainable  # late: a wrong word answers without torch
 
-    if any(key.partition(".")[0] == "data" for key in plan.space):
+    if any(key.partition(".")[0] in ("data", "experiment") for key in plan.space):
         return None
     config = plan.config
     return require_trainable(_first(plan), labels_for=f"objective={config.objective}" if config.is_by_labels else None)
@@ -213,8 +213,9 @@ def _first(plan: Study) -> Config:
 def _fixed(plan: Study) -> dict[str, Any]:
     """Return the settings that all trials have, and that move a number; an experiment's file may have changed."""
     settings = runs.moving_numbers(dotted(_first(plan)))
-    varying = (*plan.space, *(f"{key}." for key in plan.space), "device", "threads")
-    return {key: value for key, value in settings.items() if not key.startswith(varying)}
+    # Data are told apart by their SHA-256: they may have moved.
+    varying = (*(f"{key}." for key in plan.space), "data.path", "data.labels", "device", "threads")
+    return {key: value for key, value in settings.items() if key not in plan.space and not key.startswith(varying)}
 
 
 def _study(plan: Study) -> optuna.Study:
@@ -246,12 +247,17 @@ def _study(plan: Study) -> optuna.Study:
         raise UserError(f"{path}: cannot be read ({runs.in_short(error)}); {remedy}") from error
     if was is None:
         raise UserError(f"output={plan.folder}: the study there was made by something else; {remedy}")
+    known = dict(was)
     if was.setdefault("data_sha256", plan.sha256) != plan.sha256:
         what = "the study there is of other data than there are now; expected the same for all trials"
         raise UserError(f"output={plan.folder}: {what}; choose another folder")
+    if "fixed" in was:  # what has come since has a default that does what was done before
+        settings["fixed"] = {key: settings["fixed"].get(key) for key in was["fixed"]}
     for key, value in settings.items():
         if was.setdefault(key, value) != value:
             raise UserError(f"output={plan.folder}: the study there has {_difference(key, was[key], value)}; {remedy}")
+    if was != known:
+        study.set_user_attr("settings", was)
     return study
 
 

@@ -553,6 +553,13 @@ def test_nothing_reaches_beyond_the_edge_of_a_picture(name, n_clusters):
     assert inside.x1 <= width and inside.y1 <= height
 
 
+def test_small_numbers_have_room_too():
+    Z, labels, centroids = embedding()
+    figure = embedding_map(1e-3 * Z, labels, 1e-3 * centroids)
+    figure_to_array(figure)
+    assert figure.get_tightbbox().x0 >= 0
+
+
 def test_the_frames_of_a_runs_pictures_lie_on_each_other():
     small, large = (
         embedding_map(factor * Z, labels, factor * C) for Z, labels, C in [embedding()] for factor in (1, 1e5)

@@ -155,12 +155,14 @@ def test_a_seed_whose_pretraining_failed_is_left_out_of_every_number(
 ) -> None:
     """Otherwise every number would lack a run, after hours."""
     run_in(tmp_path, 2, 0)
-    for seed in (1, 2):
+    for seed, epoch in ((1, 2), (2, 3)):  # of three
         run = run_in(tmp_path, 2, seed, status="failed", reason="loss is nan")
-        phase = "pretrain" if seed == 1 else "joint"
-        (run / "metrics.jsonl").write_text(json.dumps({"phase": phase}) + "\n")
-    search, warnings = select._without_lost_seeds(search_in(tmp_path, [2, 3], [0, 1, 2]))
-    assert search.seeds == [0, 2]  # seed 2 may be as good as any with another number
+        (run / "config.yaml").write_text(f"seed: {seed}\npretrain: {{epochs: 3}}\n")
+        (run / "metrics.jsonl").write_text(json.dumps({"phase": "pretrain", "epoch": epoch}) + "\n")
+    taken = run_in(tmp_path, 2, 3, status="failed", reason="loss is nan", pretrained_by="runs/other")
+    (taken / "config.yaml").write_text("seed: 3\npretrain: {epochs: 3}\n")
+    search, warnings = select._without_lost_seeds(search_in(tmp_path, [2, 3], [0, 1, 2, 3]))
+    assert search.seeds == [0, 2, 3]  # which may be as good as any with another number
     assert warnings == [f"seed 1 is left out: {tmp_path}/k2/seed1 failed: loss is nan"]
     assert capsys.readouterr().err == f"warning: {warnings[0]}\n"
     with pytest.raises(Failure, match=r"no seed could be pretrained; seed 1 is left out: .*: loss is nan"):

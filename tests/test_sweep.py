@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import OPTIMIZER, Finished, Point, train
 
@@ -167,6 +168,18 @@ def test_a_sweep_that_is_repeated_leaves_completed_runs_alone(tmp_path: Path) ->
     manifest = json.loads((tmp_path / "sweep" / "1" / "manifest.json").read_text())
     assert manifest["n_resumed"] == 1  # what is damaged is done again
     assert (tmp_path / "sweep" / "1" / "result.json").exists()
+
+
+def test_a_sweep_that_is_repeated_notices_that_its_data_have_changed(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", X)
+    data = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=3", *SMALL[2:]]
+    words = ["--multirun", *data, "seed=0,1", "resume=auto", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert train(words, tmp_path / "log").code == 0
+    np.save(tmp_path / "x.npy", X[::-1])
+    finished = train(words, tmp_path / "log")
+    assert finished.code != 0
+    assert "the data changed" in finished.err
 
 
 def test_what_a_run_that_was_killed_as_it_began_has_left_is_no_run(tmp_path: Path) -> None:

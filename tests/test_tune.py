@@ -269,35 +269,37 @@ def test_a_trial_worse_than_the_median_is_pruned_after_the_warm_up(
     assert list(study.trials[6].intermediate_values) == [0, 1]
 
 
-class Finishing(Trials):
-    """Stands for a run that settles early and is told to stop when it has already written all that it has."""
+class Settled(Trials):
+    """Stands for a run whose labels settle in epoch 1, or have not quite by then."""
 
-    def send_signal(self, number: int) -> None:
-        self.signals.append(number)
-
-
-def test_a_trial_that_came_to_its_end_is_not_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, Finishing)
-    weights = ",".join(map(str, range(1, 8)))
-    tune.work(["trials=20", f"output={tmp_path / 'out'}", *QUICK, f"clustering.weight={weights}"])
-    assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 7
-
-
-def test_the_last_evaluation_is_that_of_the_trials_own_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the number of epochs varies; here the runs say that they had two."""
-    stand_in(monkeypatch, Short)
-    weights = ",".join(map(str, range(1, 8)))
-    words = [word for word in QUICK if not word.startswith("joint.epochs")]
-    tune.work(["trials=20", f"output={tmp_path / 'out'}", *words, f"clustering.weight={weights}", "joint.epochs=4,8"])
-    assert "pruned" not in {row["state"] for row in table(tmp_path / "out")}
-
-
-class Short(Trials):
-    """Stands for a run of fewer epochs."""
+    label_change = 0.0
 
     def __init__(self, command: list[str], **streams: Any) -> None:
         super().__init__(command, **streams)
-        (self.directory / "config.yaml").write_text("seed: 0\njoint: {epochs: 1}\n")
+        (self.directory / "config.yaml").write_text("seed: 0\njoint: {epochs: 4, tolerance: 0.001}\n")
+        lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").read_text().splitlines()[:2]]
+        records = [line | {"clusters/label_change": self.label_change} for line in lines]
+        (self.directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+class NotYet(Settled):
+    label_change = 0.001
+
+
+@pytest.mark.parametrize(("runs_are", "expected"), [(Settled, {"complete"}), (NotYet, {"complete", "pruned"})])
+def test_a_trial_that_settles_is_at_its_end_and_not_pruned(
+    runs_are: type[Trials], expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, runs_are)
+    weights = ",".join(map(str, range(1, 8)))
+    tune.work(["trials=20", f"output={tmp_path / 'out'}", *QUICK, f"clustering.weight={weights}"])
+    assert {row["state"] for row in table(tmp_path / "out")} == expected
+
+
+def test_the_last_evaluation_is_that_of_a_trials_own_epochs(tmp_path: Path) -> None:
+    """Not of the study's, where the number of epochs is searched."""
+    (tmp_path / "config.yaml").write_text("seed: 0\njoint: {epochs: 20, tolerance: 0}\n")
+    assert [trials._is_last(tmp_path, epoch) for epoch in (10, 20)] == [False, True]
 
 
 @pytest.mark.parametrize("number", [12, None])
@@ -531,6 +533,12 @@ def test_a_study_is_not_gone_on_with_when_its_experiment_has_changed(
     tune.work(words)
     mine.write_text("# @package _global_\njoint:\n  lr: 0.01\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"the study there has joint.lr 0.001, this call 0.01; expected a study with"):
+        tune.work(words)
+    # One of an earlier version, which did not keep them, and had fewer settings.
+    for fixed in (None, {"joint.lr": 0.01}):
+        study = optuna.load_study(study_name="dkm", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
+        kept = {key: value for key, value in study.user_attrs["settings"].items() if key != "fixed"}
+        study.set_user_attr("settings", kept | ({} if fixed is None else {"fixed": fixed}))
         tune.work(words)
 
 
