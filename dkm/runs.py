@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -171,6 +172,28 @@ def claim(file: IO[Any]) -> bool:
             return True
         time.sleep(_CLAIM_PAUSE_S)  # it may be one that only asked
     return False
+
+
+@contextmanager
+def claimed_folder(folder: Path, name: str, wanted: str) -> Iterator[IO[bytes]]:
+    """Make the folder ``output=`` and keep other processes out of it while the block runs, by the file ``name`` in it.
+
+    Yields the file: a process that inherits it keeps others out too.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made, or another process is at it; ``wanted`` says what was expected then.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / name).open("ab")
+    except OSError as error:
+        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
+    with lock:
+        if not claim(lock):
+            raise UserError(f"output={folder}: expected {wanted}; wait for it or stop it")
+        yield lock
 
 
 def is_claimed(path: Path) -> bool:

@@ -131,15 +131,7 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
 @contextmanager
 def _locked(folder: Path) -> Iterator[IO[bytes]]:
     """Make the folder and keep others out of it while the block runs; one that was made for nothing is removed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("ab")
-    except OSError as error:
-        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
-    with lock:
-        if not runs.claim(lock):
-            what = "expected a folder in which no other process trains; wait for it or stop it"
-            raise UserError(f"output={folder}: {what}")
+    with runs.claimed_folder(folder, _LOCK, "a folder in which no other process trains") as lock:
         try:
             yield lock
         except KeyboardInterrupt as error:

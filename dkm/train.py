@@ -374,10 +374,9 @@ def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] |
         run = runs.read(directory)
     except runs.DamagedRun:
         return None
-    saved = config_of(directory)
-    to_do = [key for key in dotted(config) if key.endswith(".epochs") or key.startswith("log.")]
-    is_done = run.is_completed and all(dotted(saved)[key] == dotted(config)[key] for key in to_do)
-    if not is_done:
+    saved, wanted = dotted(config_of(directory)), dotted(config)
+    to_do = [key for key in wanted if key.endswith(".epochs") or key.startswith("log.")]
+    if not run.is_completed or any(saved[key] != wanted[key] for key in to_do):
         return None
     from dkm.data import load_dataset
 

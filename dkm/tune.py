@@ -83,15 +83,7 @@ def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
     plan = _planned(config, folder, overrides)
     plan = plan._replace(sha256=_sha256(plan))
     is_new = not os.path.exists(folder)  # noqa: PTH110  # pathlib raises for a name too long
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("ab")
-    except OSError as error:
-        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
-    with lock:
-        if not runs.claim(lock):
-            what = "expected a study that no other process is at; wait for it or stop it"
-            raise UserError(f"output={folder}: {what}")
+    with runs.claimed_folder(folder, _LOCK, "a study that no other process is at"):
         try:
             study = plan._replace(study=_study(plan))
             print(f"{config.trials} trials in {folder}", flush=True)
