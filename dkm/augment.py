@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkm.config import AffineConfig, AugmentationConfig, AutoAugmentationConfig, UserError
+from dkm.devices import to_device
 
 
 class RandomAffine:
@@ -50,7 +51,7 @@ class RandomAffine:
         right, down = (draws[:, 1:] * 2 * self.shift).unbind(1)
         theta = torch.stack([cos, -sin * H / W, right, sin * W / H, cos, down], 1).view(B, 2, 3)
         images = x.view(B, *self.image_shape)
-        grid = F.affine_grid(theta.to(x.device, x.dtype), list(images.shape), align_corners=False)
+        grid = F.affine_grid(to_device(theta.to(x.dtype), x.device), list(images.shape), align_corners=False)
         moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         return moved.view(B, -1)
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dkm import distributed
+from dkm.devices import to_device
 from dkm.stored import CHUNK_ROWS, StoredRows
 
 S = TypeVar("S")
@@ -91,14 +92,17 @@ class MemoryBatches:
     def epoch(self, phase_idx: int, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         order = batch_indices(len(self._X), self._batch_size, self._seed, phase_idx, epoch)
         shares = [distributed.share(len(index)) for index in order]
-        where = [index[mine].to(self._X.device) for index, mine in zip(order, shares, strict=True)]
+        mine = [index[share] for index, share in zip(order, shares, strict=True)]
+        there = torch.split(to_device(torch.cat(mine), self.device), [len(rows) for rows in mine])
+        is_there = self._X.device.type == self.device.type
         for number in range(first, len(order)):
-            x = _to_device(self._X[where[number]], self.device)
-            yield Batch(x, where[number].to(self.device), shares[number].start, len(order[number]))
+            rows = there[number]
+            x = self._X[rows] if is_there else to_device(self._X[mine[number]], self.device)
+            yield Batch(x, rows, shares[number].start, len(order[number]))
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         for rows in _chunk_slices(len(self._X)):
-            yield rows, _to_device(self._X[rows], self.device)
+            yield rows, to_device(self._X[rows], self.device)
 
     def take(self, index: Tensor | None) -> Tensor:
         return (self._X if index is None else self._X[index.to(self._X.device)]).to(self.device)
@@ -144,7 +148,7 @@ class DiskBatches:
             for index in batches[n_done:]:
                 mine = distributed.share(len(index))
                 x, where = rows[index[mine]], position[index[mine]]
-                yield Batch(_to_device(x, self.device), _to_device(where, self.device), mine.start, len(index))
+                yield Batch(to_device(x, self.device), to_device(where, self.device), mine.start, len(index))
             n_done = 0
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
@@ -159,7 +163,7 @@ class DiskBatches:
         for group, rows in zip(groups, one_ahead(read, groups), strict=True):
             for part in group:
                 chunk = rows[part.start - group[0].start : part.stop - group[0].start]
-                yield part, _to_device(chunk, self.device)
+                yield part, to_device(chunk, self.device)
 
     def take(self, index: Tensor | None) -> Tensor:
         rows = self._X.read(0, self.n_samples) if index is None else self._X.take(index.cpu())
@@ -196,13 +200,6 @@ def _chunk_slices(n_samples: int) -> list[slice]:
     """Return this rank's chunks: the same ones, and so the same bits, however many ranks there are."""
     starts = range(0, n_samples, CHUNK_ROWS)[distributed.share(math.ceil(n_samples / CHUNK_ROWS))]
     return [slice(start, min(start + CHUNK_ROWS, n_samples)) for start in starts]
-
-
-def _to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Return ``x`` on the device; from pinned memory, so that the host need not wait for the copy."""
-    if x.device.type == "cpu" and device.type == "cuda":
-        return x.pin_memory().to(device, non_blocking=True)
-    return x.to(device)
 
 
 def one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dkm import distributed
 from dkm.config import UserError
@@ -46,6 +47,13 @@ def find_device(name: str) -> torch.device:
         torch.cuda.set_device(distributed.local_rank())
         return torch.device(kind, distributed.local_rank())
     return torch.device(name)
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return ``x`` on the device; from pinned memory, so that the host need not wait for the copy."""
+    if x.device.type == "cpu" and device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def set_threads(n_threads: int | None) -> None:

@@ -30,6 +30,8 @@ _GROUPED = 256
 _FEW = 2**16
 # Rows that are searched again at once, in float64.
 _AGAIN_ROWS = 2**16
+# Numbers whose running sums are one matrix product.
+_BLOCK = 256
 _INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
 # Numbers in the (N, R * K) matrices of the restarts that run side by side: 1 GiB in float32.
 _GROUP_NUMEL = 2**28
@@ -366,7 +368,7 @@ def _plus_plus(z: Tensor, n_clusters: int, n_restarts: int, generator: torch.Gen
     chosen = [picks]
     closest = distances(picks)  # (R, N)
     for _ in range(1, n_clusters):
-        mass = closest.cumsum(1, dtype=torch.float64)  # (R, N)
+        mass = _running_sums(closest)  # (R, N)
         draws = torch.rand(R, T, generator=generator, dtype=torch.float64).to(z.device) * mass[:, -1:]
         trials = torch.searchsorted(mass, draws, right=True).clamp_(max=N - 1)  # (R, T)
         reach = torch.minimum(distances(trials.flatten()).view(R, T, N), closest[:, None])
@@ -375,6 +377,22 @@ def _plus_plus(z: Tensor, n_clusters: int, n_restarts: int, generator: torch.Gen
         chosen.append(trials[rows, best])
         closest = reach[rows, best]
     return z[torch.stack(chosen, 1)]
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """Return ``cumsum(1)`` of values (R, N) in float64. That of torch is not deterministic on a GPU."""
+    return values.cumsum(1, dtype=torch.float64) if values.device.type == "cpu" else _sums_by_products(values.double())
+
+
+def _sums_by_products(values: Tensor) -> Tensor:
+    """Return ``cumsum(1)`` of values (R, N): those within blocks by products with a triangle of ones."""
+    R, N = values.shape
+    length = min(N, _BLOCK)
+    ones = torch.ones(length, length, dtype=values.dtype, device=values.device).triu_()
+    sums = F.pad(values, (0, -N % length)).view(R, -1, length) @ ones  # (R, blocks, length)
+    if sums.shape[1] > 1:
+        sums[:, 1:] += _sums_by_products(sums[:, :-1, -1])[:, :, None]
+    return sums.view(R, -1)[:, :N]
 
 
 def _lloyd(z: Tensor, centroids: Tensor, tolerance: float) -> Tensor:

@@ -81,8 +81,7 @@ class WeightAverage:
 
     def update(self) -> None:
         """Take in the parameters after a step."""
-        for average, parameter in zip(self._averages, self._parameters, strict=True):
-            average.lerp_(parameter, 1 - self.decay)
+        torch._foreach_lerp_(self._averages, self._parameters, 1 - self.decay)  # as torch.optim.swa_utils does
 
     def restart(self) -> None:
         """Forget the past: begin again with what the parameters are."""

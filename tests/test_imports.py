@@ -18,7 +18,6 @@ LAYERS = (
         "kmeans",
         "scaling",
         "files",
-        "augment",
         "models",
         "regularization",
         "checkpoint",
@@ -28,7 +27,7 @@ LAYERS = (
     }
     | {"distributed", "partition", "commands", "space"},
     {"clustering", "stored", "tables", "images", "answers", "devices", "runs"},
-    {"objective", "data", "batches", "exemplars"},
+    {"objective", "data", "batches", "exemplars", "augment"},
     {"learner"},
     {"evaluate", "initialize", "rundir", "saved"},
     {"report", "cache", "position"},

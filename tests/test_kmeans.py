@@ -345,6 +345,12 @@ def test_the_same_seed_gives_the_same_bits(init):
     assert first.inertia == second.inertia
 
 
+@pytest.mark.parametrize("N", [1, 2, 255, 256, 257, 256 * 256, 256 * 256 + 3])
+def test_running_sums_by_products_are_those_of_cumsum(N):
+    values = torch.rand(3, N, generator=torch.Generator().manual_seed(N), dtype=torch.float64)
+    torch.testing.assert_close(module._sums_by_products(values), values.cumsum(1), rtol=1e-12, atol=0)
+
+
 def test_another_seed_draws_other_starts():
     z = normal(300, 5)
     inertias = [kmeans(z, 20, n_init=1, seed=seed).inertia for seed in range(5)]
