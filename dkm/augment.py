@@ -42,8 +42,9 @@ class RandomAffine:
         """
         B = len(x)
         _, H, W = self.image_shape
-        # Drawn on the CPU, so that a seed means the same on every device; four numbers per image travel.
-        draws = torch.rand(n_rows or B, 3, generator=torch.Generator().manual_seed(seed))[first : first + B] * 2 - 1
+        # Drawn on the CPU, so that a seed means the same on every device; three numbers per image travel.
+        draws = torch.rand(n_rows or B, 3, generator=torch.Generator().manual_seed(seed))[first : first + B]
+        draws = to_device(draws, x.device) * 2 - 1
         angle = draws[:, 0] * math.radians(self.rotation)
         cos, sin = angle.cos(), angle.sin()
         # affine_grid's coordinates run from -1 to 1 over each side, so the rotation of a W x H image carries the
@@ -51,7 +52,7 @@ class RandomAffine:
         right, down = (draws[:, 1:] * 2 * self.shift).unbind(1)
         theta = torch.stack([cos, -sin * H / W, right, sin * W / H, cos, down], 1).view(B, 2, 3)
         images = x.view(B, *self.image_shape)
-        grid = F.affine_grid(to_device(theta.to(x.dtype), x.device), list(images.shape), align_corners=False)
+        grid = F.affine_grid(theta.to(x.dtype), list(images.shape), align_corners=False)
         moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         return moved.view(B, -1)
 

@@ -392,7 +392,7 @@ def _sums_by_products(values: Tensor) -> Tensor:
     sums = F.pad(values, (0, -N % length)).view(R, -1, length) @ ones  # (R, blocks, length)
     if sums.shape[1] > 1:
         sums[:, 1:] += _sums_by_products(sums[:, :-1, -1])[:, :, None]
-    return sums.view(R, -1)[:, :N]
+    return sums.view(R, -1)[:, :N].contiguous()
 
 
 def _lloyd(z: Tensor, centroids: Tensor, tolerance: float) -> Tensor:

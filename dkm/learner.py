@@ -114,7 +114,9 @@ class Learner:
                 )
         if not is_compiled:
             return forward
-        compiled = torch.compile(forward)
+        # On a GPU the host would need several times as long to start the kernels of a step as they take.
+        is_graph = device.type == "cuda" and not distributed.is_several()
+        compiled = torch.compile(forward, mode="reduce-overhead" if is_graph else "default")
 
         def timed(*batch: Any) -> LossTerms:
             start_s = time.perf_counter()
