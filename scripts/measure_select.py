@@ -73,7 +73,7 @@ def main() -> int:
         return 2
     for name in names:
         known = SETS[name]
-        command = [sys.executable, "-m", "dkm.select", f"k={known.k}", f"seeds=0-{N_SEEDS - 1}"]
+        command = [sys.executable, "-m", "dkm.select", f"k={known.k}", f"seeds=0-{N_SEEDS - 1}", "jobs=2"]
         command += [f"output={RUNS / name}", *known.words]
         code = subprocess.run(command, check=False).returncode
         if code != 0:
