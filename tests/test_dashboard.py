@@ -123,6 +123,13 @@ def test_pictures_are_drawn_at_evaluations_ever_farther_apart(run: Path) -> None
         assert last.encoded_image_string == end.encoded_image_string
 
 
+def test_the_first_evaluation_after_that_of_the_first_epoch_has_no_pictures(tmp_path: Path) -> None:
+    run = small_run(tmp_path, "evaluation.every_epochs=2", "pretrain.epochs=12", "joint.epochs=1")
+    assert [record["epoch"] for record in records_of(run, "pretrain")] == [1, 2, 4, 6, 8, 10, 12]
+    steps = [image.step for image in events_of(run).Images("pretrain/images/reconstructions")]
+    assert steps == [4 * epoch for epoch in (1, 8, 12)]
+
+
 def test_without_labels_the_agreement_with_the_evaluation_before_is_drawn(unlabeled: Path) -> None:
     run = unlabeled
     images = set(events_of(run).Tags()["images"])
