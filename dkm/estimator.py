@@ -7,6 +7,7 @@ It composes the config that the command line would, gives the trainer the array 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from dkm import metrics
+from dkm import metrics, report
 from dkm.compose import compose, parse
 from dkm.config import Config, UserError
 from dkm.data import array_dataset
@@ -124,6 +126,11 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on X (N, F); ``y`` is ignored.
 
+        Warns
+        -----
+        ConvergenceWarning
+            If nearly all rows are in one cluster.
+
         Raises
         ------
         ValueError
@@ -147,7 +154,10 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.inertia_ = found.inertia
         self.n_iter_ = trainer.at.epoch
         self.cluster_centers_ = self.model_.centroids.numpy()
-        self._n_features_out = len(self.cluster_centers_)
+        K = self._n_features_out = len(self.cluster_centers_)
+        n_effective = metrics.effective_clusters(metrics.cluster_sizes(found.labels, K))
+        if doubt := report.doubt(None, {"n_effective_clusters": n_effective}, K):
+            warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
         return self
 
     def _require_image_shape(self, found: tuple[int, int, int] | None) -> None:

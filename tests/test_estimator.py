@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits, make_blobs
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -51,6 +52,11 @@ CHECKS = [(check.func.__name__, check) for _, check in estimator_checks_generato
 @pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
 def test_scikit_learns_own_check(check: Any) -> None:
     check(small(3, pretrain_epochs=1, joint_epochs=1, n_init=1))
+
+
+def test_a_collapse_is_told() -> None:
+    with pytest.warns(ConvergenceWarning, match="nearly all rows are in one of the 4 clusters"):
+        small(config=["data.scaling=rms"]).fit(np.vstack([X, np.full(5, 1e12)]))  # beside which all else is one point
 
 
 def test_it_fits_inside_an_application_of_hydra(tmp_path: Path) -> None:
