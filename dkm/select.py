@@ -413,16 +413,14 @@ def recommend(scores: Mapping[int, Scores]) -> Recommendation:
     Numbers whose mean modularity on the data lies within 0.01 of the highest, or within the standard deviation of the
     difference over seeds, are plausible; of these the one is taken whose clusterings agree best, the mean over seeds
     and over halves of the data. Modularity alone would split round clusters, at little cost, in ways on which no two
-    runs agree; agreement alone would take two clusters of almost any data. Where K clusters of equal size are best, and
-    K is more than 10, the 0.01 are 1/K^2, half of what it costs to join two of them.
+    runs agree; agreement alone would take two clusters of almost any data.
     """
     modularity = {k: own["modularity_data"] for k, own in scores.items()}
     known = {k: statistics.fmean(values) for k, values in modularity.items() if values}
     if not known:
         raise Failure("modularity on the data: undefined for every run; expected finite data with two rows or more")
     best = max(known, key=known.__getitem__)
-    slack = min(_SLACK, 1 / best**2)
-    plausible = [k for k in known if _gap(modularity[best], modularity[k], slack) <= 0]
+    plausible = [k for k in known if _gap(modularity[best], modularity[k]) <= 0]
     agreement = _agreements(scores, plausible)
     chosen = max(plausible, key=lambda k: (agreement.get(k, 0.0), known[k]))
     reason = f"modularity on the data {known[chosen]:.3f}, the highest"
@@ -435,11 +433,11 @@ def recommend(scores: Mapping[int, Scores]) -> Recommendation:
     return Recommendation(chosen, plausible, reason, _doubts(scores, known, plausible, chosen))
 
 
-def _gap(best: Sequence[float], other: Sequence[float], slack: float) -> float:
-    """Return by how much more than noise, or than ``slack``, the modularity of one number exceeds that of another."""
+def _gap(best: Sequence[float], other: Sequence[float]) -> float:
+    """Return by how much more than noise, or than the slack, the modularity of one number exceeds that of another."""
     differences = [mine - its for mine, its in zip(best, other, strict=False)]
     noise = statistics.stdev(differences) if len(differences) > 1 else 0.0
-    return statistics.fmean(differences) - max(slack, noise)
+    return statistics.fmean(differences) - max(_SLACK, noise)
 
 
 def _agreements(scores: Mapping[int, Scores], ks: Sequence[int]) -> dict[int, float]:

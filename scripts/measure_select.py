@@ -46,19 +46,23 @@ class Set(NamedTuple):
     n_classes: int
     k: str
     words: tuple[str, ...]
+    # Whether it was made after the rule had been settled.
+    is_fresh: bool = False
 
 
-def blobs(n: int) -> Set:
+def blobs(n: int, k: str = "2-24", *, is_fresh: bool = False) -> Set:
     """Balls that touch: the default ones lie so far apart that any score finds their number."""
     words = ("data=blobs", f"data.n_blobs={n}", "data.n_features=8", "data.blob_std=3.0")
-    return Set(n, "2-24", words)
+    return Set(n, k, (*words, "data.generator_seed=1") if is_fresh else words, is_fresh)
 
 
 SETS = {
     "digits": Set(10, "2-16", ("data=digits",)),
     **{f"blobs{n}": blobs(n) for n in (3, 5, 8, 12, 20)},
     "usps": Set(10, "2-16", ("data=npz", "data.path=${data.root}/usps.npz", "data.labels=y", "precision=bf16")),
-    "mnist_test": Set(10, "2-16", ("data=mnist", "data.split=test", "precision=bf16")),
+    "mnist_test": Set(10, "2-16", ("data=mnist", "data.split=test", "precision=bf16"), is_fresh=True),
+    "blobs16": blobs(16, is_fresh=True),
+    "blobs30": blobs(30, "22-34", is_fresh=True),
 }
 
 
@@ -138,6 +142,7 @@ def best(scores: Mapping[int, select.Scores], name: str, *, is_more_better: bool
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return docs/select.md."""
+    header = f"| data | classes | tried | recommended | exact | within one | plausible | warned | {' | '.join(ALONE)} |"
     lines = [
         "# How often dkm.select finds the number of classes",
         "",
@@ -147,9 +152,23 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         "the numbers that the evidence does not tell apart; *warned* those with a warning. Of each score alone: the",
         "cases within one.",
         "",
-        f"| data | classes | tried | recommended | exact | within one | plausible | warned | {' | '.join(ALONE)} |",
-        "|---" * (8 + len(ALONE)) + "|",
+        *_rows(header, {name: own for name, own in found.items() if not SETS[name].is_fresh}),
     ]
+    if fresh := {name: own for name, own in found.items() if SETS[name].is_fresh}:
+        lines += [
+            "",
+            "The rule was settled on the sets above, looking at their classes: for numbers above 10 the slack of the",
+            "modularity was 1/K^2 at first, not 0.01, and then two of the five cases of blobs20 were within one. These",
+            "were measured afterwards, the blobs with points of another seed:",
+            "",
+            *_rows(header, fresh),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(header: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table with a row for each data set and their sums."""
+    lines = [header, "|---" * (8 + len(ALONE)) + "|"]
     total = dict.fromkeys(("exact", "near", *ALONE), 0)
     n_cases = 0
     for name, own in found.items():
@@ -164,19 +183,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         n_cases += len(cases)
         cells = [name, n, own["k"], ", ".join(map(str, answers)), exact, near, plausible, warned, *alone.values()]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    sums = [
-        "all",
-        "",
-        "",
-        "",
-        total["exact"],
-        f"{total['near']} of {n_cases}",
-        "",
-        "",
-        *(total[score] for score in ALONE),
-    ]
-    lines.append(f"| {' | '.join(map(str, sums))} |")
-    return "\n".join(lines) + "\n"
+    near_of_all = f"{total['near']} of {n_cases}"
+    sums = ["all", "", "", "", total["exact"], near_of_all, "", "", *(total[score] for score in ALONE)]
+    return [*lines, f"| {' | '.join(map(str, sums))} |"]
 
 
 def within_one(answers: Sequence[int], n_classes: int) -> int:
