@@ -100,10 +100,15 @@ class OwnConfigs(SearchPathPlugin):
             search_path.append("command-line", f"file://{self.extra_dir}")
 
 
-@functools.cache
+_register_once = functools.cache(register)
+
+
 def set_up() -> None:
-    """Make the schemas and the application's configs known to Hydra, once."""
-    register()
+    """Make the schemas and the application's configs known to Hydra.
+
+    Its plugins anew each time: for every job that joblib starts in a process, Hydra forgets those of the job before.
+    """
+    _register_once()
     Plugins.instance().register(OwnConfigs)
 
 

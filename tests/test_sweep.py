@@ -170,6 +170,18 @@ def test_a_sweep_that_is_repeated_leaves_completed_runs_alone(tmp_path: Path) ->
     assert (tmp_path / "sweep" / "1" / "result.json").exists()
 
 
+def test_a_sweep_of_joblib_goes_on_with_each_of_its_runs(tmp_path: Path) -> None:
+    """Hydra forgets the application's configs before each job of joblib."""
+    words = ["--multirun", *SMALL, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert train(words, tmp_path / "log").code == 0
+    for manifest in (tmp_path / "sweep").glob("*/manifest.json"):
+        manifest.write_text(manifest.read_text().replace('"completed"', '"interrupted"'))
+    finished = train([*words, "resume=auto", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"], tmp_path / "log")
+    assert finished.code == 0, finished.err
+    manifests = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/manifest.json")]
+    assert [(its["status"], its["n_resumed"]) for its in manifests] == [("completed", 1)] * 2
+
+
 def test_a_sweep_that_is_repeated_notices_that_its_data_have_changed(tmp_path: Path) -> None:
     X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     np.save(tmp_path / "x.npy", X)
