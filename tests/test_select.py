@@ -45,6 +45,7 @@ def test_every_number_and_seed_has_a_run_from_one_pretraining(folder: Path) -> N
     ]
     assert {run.settings["model.latent_dim"] for run in found} == {10}
     assert len(list((folder / "cache").glob("pretrained-*.pt"))) == 2
+    assert not [*folder.rglob("checkpoints")]  # of a hundred runs they fill a disk
     manifests = [json.loads((run.path / "manifest.json").read_text(encoding="utf-8")) for run in found]
     assert [bool(manifest.get("pretrained_by")) for manifest in manifests] == [False, False, True, True, True, True]
 
