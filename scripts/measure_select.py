@@ -158,8 +158,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         lines += [
             "",
             "The rule was settled on the sets above, looking at their classes: for numbers above 10 the slack of the",
-            "modularity was 1/K^2 at first, not 0.01, and then two of the five cases of blobs20 were within one. These",
-            "were measured afterwards:",
+            "modularity was 1/K^2 for a while, not 0.01, and then two of the five cases of blobs20 were within one.",
+            "These were measured afterwards:",
             "",
             *_rows(header, fresh),
         ]
