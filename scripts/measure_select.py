@@ -5,8 +5,8 @@
 For each data set every number is trained with five seeds, with the default settings of the application. Five cases are
 made of them, each the answer from three of the seeds: 0, 1, 2, then 1, 2, 3, and so on around; they share runs and are
 not independent. What other scores alone would have chosen is told beside it. Labels are seen by nothing but the last
-column. Runs go to runs/select, which is gone on with; real data are looked for in $DKM_DATA_ROOT, else ./data.
-Writes docs/select/NAME.json and docs/select.md.
+column. Runs go to runs/select, which is gone on with, two at a time (extra: sweep); real data are looked for in
+$DKM_DATA_ROOT, else ./data. Writes docs/select/NAME.json and docs/select.md.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def best(scores: Mapping[int, select.Scores], name: str, *, is_more_better: bool
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return docs/select.md."""
-    header = f"| data | classes | tried | recommended | exact | within one | plausible | warned | {' | '.join(ALONE)} |"
+    seen, fresh = ({n: own for n, own in found.items() if SETS[n].is_fresh == is_fresh} for is_fresh in (False, True))
     lines = [
         "# How often dkm.select finds the number of classes",
         "",
@@ -152,23 +152,26 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         "the numbers that the evidence does not tell apart; *warned* those with a warning. Of each score alone: the",
         "cases within one.",
         "",
-        *_rows(header, {name: own for name, own in found.items() if not SETS[name].is_fresh}),
+        *_rows(seen),
     ]
-    if fresh := {name: own for name, own in found.items() if SETS[name].is_fresh}:
+    if fresh:
         lines += [
             "",
             "The rule was settled on the sets above, looking at their classes: for numbers above 10 the slack of the",
             "modularity was 1/K^2 for a while, not 0.01, and then two of the five cases of blobs20 were within one.",
             "These were measured afterwards:",
             "",
-            *_rows(header, fresh),
+            *_rows(fresh),
         ]
     return "\n".join(lines) + "\n"
 
 
-def _rows(header: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _rows(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the lines of a table with a row for each data set and their sums."""
-    lines = [header, "|---" * (8 + len(ALONE)) + "|"]
+    lines = [
+        f"| data | classes | tried | recommended | exact | within one | plausible | warned | {' | '.join(ALONE)} |",
+        "|---" * (8 + len(ALONE)) + "|",
+    ]
     total = dict.fromkeys(("exact", "near", *ALONE), 0)
     n_cases = 0
     for name, own in found.items():
