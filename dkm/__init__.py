@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dkm.clustering import KMeansLoss, kmeans_loss
+    from dkm.clustering.losses.kmeans import KMeansLoss, kmeans_loss
     from dkm.estimator import DeepKMeans
-    from dkm.regularization import l2_penalty
+    from dkm.models.regularization import l2_penalty
 
 __all__ = ["DeepKMeans", "KMeansLoss", "kmeans_loss", "l2_penalty"]
 
@@ -21,9 +21,9 @@ except PackageNotFoundError:  # a checkout that was not installed
 
 _HOME = {
     "DeepKMeans": "dkm.estimator",
-    "KMeansLoss": "dkm.clustering",
-    "kmeans_loss": "dkm.clustering",
-    "l2_penalty": "dkm.regularization",
+    "KMeansLoss": "dkm.clustering.losses.kmeans",
+    "kmeans_loss": "dkm.clustering.losses.kmeans",
+    "l2_penalty": "dkm.models.regularization",
 }
 
 

@@ -21,15 +21,18 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from dkm import metrics, report
-from dkm.compose import compose, parse
-from dkm.config import Config, UserError
-from dkm.data import array_dataset
-from dkm.devices import threads
-from dkm.evaluate import Clustering, cluster
-from dkm.rundir import Unwritten
-from dkm.saved import SavedModel, load_model
-from dkm.trainer import Trainer
+from dkm.clustering.graph import modularity, neighbor_graph
+from dkm.clustering.labels import cluster_sizes, effective_clusters
+from dkm.config.compose import compose, parse
+from dkm.config.run import Config
+from dkm.data.datasets import array_dataset
+from dkm.errors import UserError
+from dkm.evaluation import report
+from dkm.evaluation.evaluator import Clustering, cluster
+from dkm.models.saved import SavedModel, load_model
+from dkm.runs.directory import Unwritten
+from dkm.runtime.devices import threads
+from dkm.training.trainer import Trainer
 
 # Of the graph in which ``score`` compares clusterings, and the most rows that it looks at: as in a run's result.
 _N_NEIGHBORS, _MOST_SCORED = 20, 10_000
@@ -155,7 +158,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.n_iter_ = trainer.at.epoch
         self.cluster_centers_ = self.model_.centroids.numpy()
         K = self._n_features_out = len(self.cluster_centers_)
-        n_effective = metrics.effective_clusters(metrics.cluster_sizes(found.labels, K))
+        n_effective = effective_clusters(cluster_sizes(found.labels, K))
         if doubt := report.doubt(None, {"n_effective_clusters": n_effective}, K):
             warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
         return self
@@ -218,8 +221,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         chosen = np.random.default_rng(0).choice(len(rows), min(len(rows), _MOST_SCORED), replace=False)
         if len(chosen) < 2:
             return 0.0
-        graph = metrics.neighbor_graph(rows.numpy()[chosen], _N_NEIGHBORS)
-        return float(metrics.modularity(graph, found.labels[chosen]) or 0.0)
+        graph = neighbor_graph(rows.numpy()[chosen], _N_NEIGHBORS)
+        return float(modularity(graph, found.labels[chosen]) or 0.0)
 
     def _embedded(self, X: Any) -> Tensor:
         return self.model_.embed(self._rows(X))

@@ -26,15 +26,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dkm.commands import ExportConfig, parse_words
-from dkm.commands import main as run_command
-from dkm.compose import absolute, compose, parse
-from dkm.config import DataConfig, Failure, FileData, UserError
+from dkm.config.commands import ExportConfig, parse_words
+from dkm.config.commands import main as run_command
+from dkm.config.compose import absolute, compose, parse
+from dkm.config.data import DataConfig, FileData
+from dkm.errors import Failure, UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dkm.saved import SavedModel
+    from dkm.models.saved import SavedModel
 
 # Rows that an artifact is compared on with the model.
 _N_COMPARED = 1000
@@ -118,7 +119,7 @@ def export(config: ExportConfig) -> Path:
     Failure
         If the artifact does not give the model's answers; none is left then.
     """
-    from dkm.saved import load_model
+    from dkm.models.saved import load_model
 
     model = load_model(config.run)
     folder = Path(absolute(config.output))
@@ -157,9 +158,9 @@ def _rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
     """Return real rows (n, F), not yet scaled: of the file that is named, or of the data of the run."""
     import numpy as np
 
-    from dkm.data import load_dataset
-    from dkm.predict import input_reader
-    from dkm.scaling import Scaling, to_rows
+    from dkm.data.datasets import load_dataset
+    from dkm.data.scaling import Scaling, to_rows
+    from dkm.evaluation.prediction import input_reader
 
     path, key = config.input, "input"
     if path is None:
@@ -285,8 +286,8 @@ def _compare(model: SavedModel, rows: np.ndarray, found: Found) -> float:
     """Return the largest difference of a distance from the model's; refuse what rounding does not explain."""
     import numpy as np
 
-    from dkm.evaluate import cluster
-    from dkm.saved import scaled_rows
+    from dkm.evaluation.evaluator import cluster
+    from dkm.models.saved import scaled_rows
 
     scaled = torch.from_numpy(scaled_rows(model, rows, "input", np.arange(len(rows))))
     expected = cluster(model.embed(scaled), model.centroids)

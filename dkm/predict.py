@@ -22,24 +22,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from dkm.commands import PredictConfig, parse_words
-from dkm.commands import main as run_command
-from dkm.compose import absolute
-from dkm.config import GROUPS, FileData, ImageFolderData, TableData, UserError, describe
+from dkm.config.commands import PredictConfig, parse_words
+from dkm.config.commands import main as run_command
+from dkm.config.compose import absolute
+from dkm.evaluation.prediction import answers, input_reader
 
 if TYPE_CHECKING:
-    from dkm.answers import Answers
-    from dkm.data import InputReader
-    from dkm.files import Part
-    from dkm.saved import SavedModel
+    pass
 
 
 def main() -> None:
@@ -68,9 +61,9 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
     UserError
         If the input is not what the model takes, or the output cannot be written; no output is left then.
     """
-    from dkm.answers import Writer
-    from dkm.devices import find_device, keep_freed_memory, set_threads
-    from dkm.saved import load_model
+    from dkm.evaluation.assignments import Writer
+    from dkm.models.saved import load_model
+    from dkm.runtime.devices import find_device, keep_freed_memory, set_threads
 
     set_threads(config.threads)
     keep_freed_memory()
@@ -86,79 +79,6 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
     left_out = reader.n_rows - n_rows
     print(f"{output}: {n_rows:,} rows" + (f", {left_out:,} left out" if left_out else ""))
     return n_rows
-
-
-def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: str = "input") -> InputReader:
-    """Return what reads a file for the model; ``key`` names the file in messages, ``words`` as in ``predict``."""
-    from dkm.data import InputReader
-
-    n_channels = None if model.image_shape is None else model.image_shape[0]
-    data = _data_config(path, model, words)
-    return InputReader(data, key=key, features=model.features, fill=model.fill, n_channels=n_channels)
-
-
-def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
-    """Return how to read a file for the model: as the run read its data, with what the words change."""
-    from dkm.data import has_array, option_for
-    from dkm.files import NpyFiles
-
-    option = option_for(path, "input")
-    schema = GROUPS["data"][option]
-    names = {part.name for part in fields(schema)}
-    kept = {key: value for key, value in model.reading.items() if key in names}
-    # Labels of the run are those of its own rows, unless they stand beside the rows that are read now.
-    is_beside = issubclass(schema, TableData | ImageFolderData) or has_array(path, kept.get("labels"))
-    if not is_beside:
-        kept["labels"] = None
-    if option == "npy":  # part by part, whatever its size; in Fortran order a row is not in one place
-        is_fortran = any(header.is_fortran for header in NpyFiles("input", path).headers)
-        kept["load"] = "memory" if is_fortran else "disk"
-    structured = OmegaConf.structured(schema)
-    try:
-        structured = OmegaConf.merge(structured, OmegaConf.create(kept))
-        for word in words:
-            key = word.partition("=")[0].removeprefix("data.")
-            if key not in names - {"path", "root", "scaling", "name"}:
-                usable = sorted(names - {"path", "root", "scaling", "name", "load"})
-                raise UserError(f"{word}: expected a key of data={option}; the keys are {', '.join(usable)}")
-            structured = OmegaConf.merge(structured, OmegaConf.from_dotlist([word.removeprefix("data.")]))
-        structured.path, structured.name, structured.root = path, option, ""
-        found = OmegaConf.to_object(structured)
-    except OmegaConfBaseException as error:
-        raise UserError(describe(error)) from error
-    assert isinstance(found, FileData)
-    return found
-
-
-def answers(model: SavedModel, parts: Iterator[Part], source: str, config: PredictConfig) -> Iterator[Answers]:
-    """Yield the answers to each part of the input; the next part is read meanwhile.
-
-    Read, not scaled: scaling beside the encoder, which keeps every core busy, costs it more time than it takes.
-    """
-    import torch
-
-    from dkm.answers import Answers
-    from dkm.batches import one_ahead
-    from dkm.evaluate import cluster
-    from dkm.saved import scaled_rows
-
-    def as_read(part: Part) -> Part:
-        return part
-
-    for part in one_ahead(as_read, parts):
-        rows = scaled_rows(model, part.X, source, part.position)
-        z = model.embed(torch.from_numpy(rows))
-        found = cluster(z, model.centroids)
-        yield Answers(
-            part.position,
-            part.ids,
-            found.labels,
-            found.distance,
-            found.margin,
-            part.labels,
-            model.memberships(z).cpu().numpy() if config.memberships else None,
-            z.cpu().numpy() if config.embedding else None,
-        )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from importlib.util import find_spec
 
 import torch
 
-from dkm.data import Dataset
+from dkm.data.datasets import Dataset
 from epochs import BareEpochs, OurEpochs, first_rows, load, mnist, rows_of
 from timing import Report, Row, options_parser, read_options, take_turns
 

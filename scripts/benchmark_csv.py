@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from dkm.config import CsvData
-from dkm.data import load_dataset
-from dkm.tables import TableReader
+from dkm.config.data import CsvData
+from dkm.data.datasets import load_dataset
+from dkm.data.tables import TableReader
 from timing import Report, Row, options_parser, read_options, take_turns
 
 _N_FEATURES = 50

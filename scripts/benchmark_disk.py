@@ -43,7 +43,10 @@ def write_file(path: Path, n_rows: int, n_features: int) -> None:
 
 def start_bytes() -> int:
     """Return the memory of a process that has imported everything and read nothing."""
-    code = "import sklearn.metrics, dkm.trainer, dkm.rundir; print(dkm.rundir.peak_memory_bytes())"
+    code = (
+        "import sklearn.metrics, dkm.training.trainer; from dkm.runtime.environment import peak_memory_bytes;"
+        "print(peak_memory_bytes())"
+    )
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 

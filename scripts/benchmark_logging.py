@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from dkm.compose import compose, parse
-from dkm.dashboard import Dashboard
-from dkm.recorder import Recorder
-from dkm.train import Plan, execute
+from dkm.config.compose import compose, parse
+from dkm.runs.tensorboard import Dashboard
+from dkm.training.launch import Plan, execute
+from dkm.training.recorder import Recorder
 from epochs import random_images, rows_of
 from timing import Report, Row, Turns, options_parser, read_options
 
@@ -68,7 +68,7 @@ def measure(directory: Path, words: Sequence[str]) -> None:
     """Train in this process, and print the seconds of logging as the last line."""
     watch = Stopwatch()
     with watch.running():
-        import dkm.figures  # noqa: F401 - matplotlib
+        import dkm.evaluation.figures  # noqa: F401 - matplotlib
     watch.time(Recorder, "pictures", "_draw")
     watch.time(Dashboard, "__init__", *(name for name in vars(Dashboard) if not name.startswith("_")))
     composed = compose(parse(words))

@@ -33,8 +33,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dkm.clustering import kmeans_loss
-from dkm.kmeans import _CHUNK_NUMEL, assign
+from dkm.clustering.assignment import CHUNK_NUMEL, assign
+from dkm.clustering.losses.kmeans import kmeans_loss
 from timing import Report, Row, options_parser, read_options, take_turns
 
 _LARGEST_TENSOR_BYTES = 2 * 2**30
@@ -110,7 +110,7 @@ def time_size(size: Size, repeats: int, seconds: float) -> Row:
 
 
 def product_in_chunks(z: Tensor, c: Tensor) -> None:
-    for rows in torch.split(z, max(1, _CHUNK_NUMEL // len(c))):
+    for rows in torch.split(z, max(1, CHUNK_NUMEL // len(c))):
         rows @ c.T
 
 

@@ -26,16 +26,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dkm.batches import Batches, build_batches
-from dkm.commands import PredictConfig
-from dkm.config import MLPConfig
-from dkm.evaluate import encode
-from dkm.kmeans import nearest_centroids
-from dkm.models import Autoencoder, mlp_autoencoder
+from dkm.clustering.assignment import nearest_centroids
+from dkm.config.commands import PredictConfig
+from dkm.config.model import MLPConfig
+from dkm.data.batches import Batches, build_batches
+from dkm.data.scaling import Scaling
+from dkm.data.stored import CHUNK_ROWS
+from dkm.evaluation.evaluator import encode
+from dkm.models.autoencoder import Autoencoder
+from dkm.models.mlp import mlp_autoencoder
+from dkm.models.saved import SavedModel
 from dkm.predict import predict as predict_file
-from dkm.saved import SavedModel
-from dkm.scaling import Scaling
-from dkm.stored import CHUNK_ROWS
 from epochs import random_images, rows_of
 from timing import Report, Row, options_parser, read_options, take_turns
 
@@ -62,7 +63,10 @@ def command(folder: Path, model: str = "model", name: str = "1") -> None:
 
 def peak_bytes(folder: Path, n_files: int) -> int:
     """Return the peak of the resident memory of a process that predicts."""
-    code = "import sys; from dkm import predict, rundir; predict.work(sys.argv[1:]); print(rundir.peak_memory_bytes())"
+    code = (
+        "import sys; from dkm import predict; from dkm.runtime.environment import peak_memory_bytes;"
+        "predict.work(sys.argv[1:]); print(peak_memory_bytes())"
+    )
     words = [f"run={folder / 'model'}", f"input={folder / f'{n_files}.npy'}", f"output={folder / 'o.csv'}"]
     command = [sys.executable, "-c", code, *words, "overwrite=true"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

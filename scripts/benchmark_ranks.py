@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from dkm import distributed
+from dkm.runtime import distributed
 from epochs import OurEpochs, random_images
 from timing import Report, Row, Turns, options_parser, read_options
 

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dkm import evaluate
-from dkm.compose import compose, parse
-from dkm.config import JointClusteringConfig, MLPConfig
-from dkm.data import Dataset, load_dataset
-from dkm.devices import deterministic
-from dkm.kmeans import kmeans
-from dkm.position import PHASES
-from dkm.rundir import RunDirectory
-from dkm.scaling import Scaling
-from dkm.trainer import Trainer
+from dkm.clustering.lloyd import kmeans
+from dkm.config.clustering import JointClusteringConfig
+from dkm.config.compose import compose, parse
+from dkm.config.model import MLPConfig
+from dkm.data.datasets import Dataset, load_dataset
+from dkm.data.scaling import Scaling
+from dkm.evaluation import evaluator
+from dkm.runs.directory import RunDirectory
+from dkm.runtime.devices import deterministic
+from dkm.training.state import PHASES
+from dkm.training.trainer import Trainer
 
 _MNIST_SAMPLES, _MNIST_SHAPE = 70_000, (1, 28, 28)
 # No epoch or step is the last one, or one that is evaluated.
@@ -87,7 +88,7 @@ class OurEpochs:
         trainer.at.phase_idx = PHASES.index(phase)
         trainer.at.epoch = 1  # the first is evaluated
         if self.is_joint:
-            found = kmeans(evaluate.encode(trainer.autoencoder, trainer.batches), trainer.n_clusters, n_init=1)
+            found = kmeans(evaluator.encode(trainer.autoencoder, trainer.batches), trainer.n_clusters, n_init=1)
             with torch.no_grad():
                 trainer.clustering.centroids.copy_(found.centroids)
                 trainer.clustering.assignments.copy_(found.labels)

@@ -11,22 +11,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dkm.clustering import KMeansClustering
-from dkm.config import (
-    AdamConfig,
-    AdamWConfig,
-    DigitsData,
-    L2PenaltyConfig,
-    MLPConfig,
-    OptimizerConfig,
-    SGDConfig,
-    WeightDecayConfig,
-)
-from dkm.data import load_dataset
-from dkm.models import build_autoencoder
-from dkm.objective import Objective
-from dkm.optim import build_optimizer
-from dkm.regularization import parameter_groups, regularized_parameters
+from dkm.clustering.losses.kmeans import KMeansClustering
+from dkm.config.data import DigitsData
+from dkm.config.model import MLPConfig
+from dkm.config.optimizer import AdamConfig, AdamWConfig, OptimizerConfig, SGDConfig
+from dkm.config.regularization import L2PenaltyConfig, WeightDecayConfig
+from dkm.data.datasets import load_dataset
+from dkm.models.build import build_autoencoder
+from dkm.models.regularization import parameter_groups, regularized_parameters
+from dkm.training.objective import Objective
+from dkm.training.optimizers import build_optimizer
 
 N_STEPS, STRENGTH, WEIGHT, K = 200, 0.01, 0.1, 10
 OPTIMIZERS: dict[str, tuple[OptimizerConfig, float]] = {

@@ -20,9 +20,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from dkm import runs, select
-from dkm.commands import numbers
-from dkm.config import Failure
+from dkm.config.commands import numbers
+from dkm.errors import Failure
+from dkm.runs import reading
+from dkm.search.selection import Scores, recommend
+from dkm.search.selection_runs import collect, directory_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "select"
@@ -99,15 +101,15 @@ def measure(name: str) -> dict[str, Any]:
     """Return the answer of each case, and what each score alone would have chosen."""
     known = SETS[name]
     ks = numbers("k", known.k, "", least=2)
-    for directory in (select.directory_of(RUNS / name, k, seed) for k in ks for seed in range(N_SEEDS)):
-        if not runs.read(directory).is_completed:
+    for directory in (directory_of(RUNS / name, k, seed) for k in ks for seed in range(N_SEEDS)):
+        if not reading.read(directory).is_completed:
             raise Failure(f"{directory}: not completed; without it the cases are not alike")
-    all_scores = select.collect(RUNS / name, ks, range(N_SEEDS))
+    all_scores = collect(RUNS / name, ks, range(N_SEEDS))
     cases = []
     for first in range(N_SEEDS):
         seeds = [(first + i) % N_SEEDS for i in range(N_OF_CASE)]
         scores = {k: of_seeds(its, seeds) for k, its in all_scores.items()}
-        found = select.recommend(scores)
+        found = recommend(scores)
         cases.append(
             {
                 "seeds": seeds,
@@ -121,7 +123,7 @@ def measure(name: str) -> dict[str, Any]:
     return {"n_classes": known.n_classes, "k": known.k, "words": list(known.words), "cases": cases}
 
 
-def of_seeds(scores: select.Scores, seeds: Sequence[int]) -> select.Scores:
+def of_seeds(scores: Scores, seeds: Sequence[int]) -> Scores:
     """Return those of the scores of all seeds that are of some, or of two of them."""
     pairs = list(combinations(range(N_SEEDS), 2))
     found = {}
@@ -134,7 +136,7 @@ def of_seeds(scores: select.Scores, seeds: Sequence[int]) -> select.Scores:
     return found
 
 
-def best(scores: Mapping[int, select.Scores], name: str, *, is_more_better: bool) -> int:
+def best(scores: Mapping[int, Scores], name: str, *, is_more_better: bool) -> int:
     """Return the number with the best mean of a score."""
     means = {k: fmean(own[name]) for k, own in scores.items() if own[name]}
     return (max if is_more_better else min)(means, key=means.__getitem__)

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from scipy.stats import spearmanr
 
-from dkm import runs
-from dkm.checkpoint import write_atomically
-from dkm.compose import compose, parse
-from dkm.config import UserError, dotted
+from dkm.config.compose import compose, parse
+from dkm.config.schema import dotted
+from dkm.errors import UserError
+from dkm.runs import reading
+from dkm.runtime.atomic import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "reproduce"
@@ -118,7 +119,7 @@ def main() -> int:
         for seed in seeds or map(str, range(EXPERIMENTS[name].n_seeds)):
             try:
                 code = run(name, int(seed))
-            except (UserError, runs.DamagedRun) as error:
+            except (UserError, reading.DamagedRun) as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 2
             if code != 0:
@@ -169,10 +170,10 @@ def _is_completed(directory: Path, words: Sequence[str]) -> bool:
     UserError
         If the run there is one of other settings.
     """
-    if not runs.is_run(directory):
+    if not reading.is_run(directory):
         return False
-    settings = runs.moving_numbers(dotted(compose(parse(words)).config))
-    run = runs.read(directory)
+    settings = reading.moving_numbers(dotted(compose(parse(words)).config))
+    run = reading.read(directory)
     for key, its in run.settings.items():  # what has come since has a default that does what was done before
         if settings.get(key) != its and key != "data.path":  # the data may have moved
             what = f"{key}={its}, expected {settings.get(key)}"

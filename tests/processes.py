@@ -21,9 +21,9 @@ from dkm.train import main
 
 _PRELOADED = [
     "torch._dynamo",
-    "dkm.trainer",
-    "dkm.resume",
-    "dkm.figures",
+    "dkm.training.trainer",
+    "dkm.training.resume",
+    "dkm.evaluation.figures",
     "dkm.train",
     "torch.utils.tensorboard",
     "sklearn.metrics",

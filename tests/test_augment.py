@@ -1,4 +1,4 @@
-"""`dkm.augment`: rotations and shifts against torchvision and by hand, their ranges, and what a seed fixes."""
+"""`dkm.data.augmentation`: rotations and shifts against torchvision and by hand, their ranges, what a seed fixes."""
 
 import math
 
@@ -7,8 +7,9 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from dkm.augment import RandomAffine, build_augmentation
-from dkm.config import AffineConfig, AutoAugmentationConfig, NoAugmentationConfig, UserError
+from dkm.config.augmentation import AffineConfig, AutoAugmentationConfig, NoAugmentationConfig
+from dkm.data.augmentation import RandomAffine, build_augmentation
+from dkm.errors import UserError
 
 # Values are in [0, 1]; a bilinear weight comes from a float32 coordinate of a pixel number up to 40, whose rounding is
 # some 40 * 6e-8, through a few sums and products.

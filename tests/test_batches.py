@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from dkm import batches, distributed
-from dkm.batches import Batches, DiskBatches, MemoryBatches, batch_indices, build_batches, one_ahead, stream_seed
-from dkm.config import UserError
-from dkm.files import NpyFiles
-from dkm.scaling import Scaling
-from dkm.stored import StoredArray, StoredRows
+from dkm.data import batches
+from dkm.data.batches import Batches, DiskBatches, MemoryBatches, batch_indices, build_batches, one_ahead, stream_seed
+from dkm.data.files import NpyFiles
+from dkm.data.scaling import Scaling
+from dkm.data.stored import StoredArray, StoredRows
+from dkm.errors import UserError
+from dkm.runtime import distributed
 
 
 @pytest.mark.parametrize(("n_samples", "batch_size"), [(1797, 256), (512, 256), (5, 256), (257, 256), (7, 1), (1, 1)])

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from test_dashboard import small_run
 
-from dkm.dashboard import layout
+from dkm.runs.tensorboard import layout
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
 
-from dkm.compose import compose, parse
-from dkm.data import load_dataset
-from dkm.trainer import Trainer
+from dkm.config.compose import compose, parse
+from dkm.data.datasets import load_dataset
+from dkm.training.trainer import Trainer
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 SMALL = [
@@ -68,7 +68,7 @@ def test_a_run_from_the_cache_ends_in_the_same_bytes(method: str, cache: Path, t
     assert manifest["status"] == "completed"
 
 
-@pytest.mark.parametrize("point", [Point("dkm.initialize", "kmeans_restarts", 1), Point(*OPTIMIZER, 5)])
+@pytest.mark.parametrize("point", [Point("dkm.clustering.initialization", "kmeans_restarts", 1), Point(*OPTIMIZER, 5)])
 def test_a_run_from_the_cache_that_is_killed_resumes_to_the_same_bytes(
     point: Point, cache: Path, tmp_path: Path
 ) -> None:
@@ -181,7 +181,7 @@ def test_the_optimizer_of_the_joint_phase_does_not_count_where_pretraining_has_i
 def test_a_setting_that_is_younger_than_a_cache_counts_where_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys("model.initial_weights=fan_in")
     assert before == keys()
-    monkeypatch.setattr("dkm.cache._YOUNGER", {})
+    monkeypatch.setattr("dkm.training.cache._YOUNGER", {})
     assert keys()[0] != before[0]
 
 

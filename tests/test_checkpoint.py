@@ -1,4 +1,4 @@
-"""`dkm.checkpoint`: what is saved is loaded, damage is found, nothing runs, and no crash loses the last good state."""
+"""`dkm.runtime.checkpoints`: what is saved is loaded, damage is found, nothing runs, no crash loses the last state."""
 
 import hashlib
 import io
@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from dkm import checkpoint
-from dkm.checkpoint import FORMAT_VERSION, LAST, PREVIOUS, CheckpointError, load, save, write_atomically
-from dkm.config import UserError
+from dkm.errors import UserError
+from dkm.runtime.atomic import _sync_directory, write_atomically
+from dkm.runtime.checkpoints import FORMAT_VERSION, LAST, PREVIOUS, CheckpointError, load, save
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_previous_with_a_warning(dir
         save(directory, {"step": step, "w": torch.zeros(100)})
     last = directory / LAST
     last.write_bytes(damage(last.read_bytes()))
-    with caplog.at_level(logging.WARNING, logger="dkm.checkpoint"):
+    with caplog.at_level(logging.WARNING, logger="dkm.runtime.checkpoints"):
         assert step_of(load(directory)) == 1
     [record] = caplog.records
     message = record.getMessage()
@@ -479,5 +479,5 @@ def test_the_descriptor_of_the_directory_is_closed_when_it_cannot_be_synced(tmp_
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="cannot sync"):
-        checkpoint._sync_directory(tmp_path)
+        _sync_directory(tmp_path)
     assert len(closed) == 1

@@ -1,4 +1,4 @@
-"""`dkm.clustering`: the k-means loss by hand, against other ways to compute it, and the modules around it."""
+"""`dkm.clustering.losses`: the k-means loss by hand, against other ways to compute it, and the modules around it."""
 
 import math
 from itertools import pairwise
@@ -10,22 +10,13 @@ from sklearn.datasets import make_blobs
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dkm import clustering
-from dkm.clustering import (
-    DCNClustering,
-    DECClustering,
-    DKMClustering,
-    KMeansClustering,
-    KMeansLoss,
-    annealed_alpha,
-    build_clustering,
-    kmeans_loss,
-    log_soft_assignments,
-    soft_kmeans_loss,
-    target_distribution,
-)
-from dkm.config import DCNConfig, DECConfig, DKMConfig, IDECConfig, KMeansConfig, NoClusteringConfig
-from dkm.kmeans import nearest_centroids
+from dkm.clustering.assignment import nearest_centroids
+from dkm.clustering.losses.dcn import DCNClustering
+from dkm.clustering.losses.dec import DECClustering, log_soft_assignments, target_distribution
+from dkm.clustering.losses.dkm import DKMClustering, annealed_alpha, soft_kmeans_loss
+from dkm.clustering.losses.kmeans import _MANY, KMeansClustering, KMeansLoss, kmeans_loss
+from dkm.clustering.methods import build_clustering
+from dkm.config.clustering import DCNConfig, DECConfig, DKMConfig, IDECConfig, KMeansConfig, NoClusteringConfig
 
 # N points, D dimensions, K clusters.
 SHAPES = [(1, 1, 1), (1, 3, 4), (5, 1, 1), (7, 4, 1), (20, 1, 3), (50, 8, 10), (40, 30, 2)]
@@ -119,14 +110,14 @@ def test_gradients_are_those_of_finite_differences(assignments):
 
 @pytest.mark.parametrize("D", [1, 10, 15, 16])  # the last is wide enough as it is
 def test_gradients_of_many_points_are_those_of_the_broadcast_formula(D):
-    z, centroids = normal(clustering._MANY, D), normal(7, D, seed=1)
+    z, centroids = normal(_MANY, D), normal(7, D, seed=1)
     actual, expected = (value_and_gradients(loss, z, centroids) for loss in (kmeans_loss, broadcast_loss))
     for a, e in zip(actual, expected, strict=True):
         assert_close(a, e)
 
 
 def test_second_derivatives_of_many_points_are_those_of_finite_differences(monkeypatch):
-    monkeypatch.setattr(clustering, "_MANY", 1)
+    monkeypatch.setattr("dkm.clustering.losses.kmeans._MANY", 1)
     z, centroids = leaf(normal(6, 3)), leaf(normal(3, 3, seed=1))
     assert torch.autograd.gradgradcheck(kmeans_loss, (z, centroids))
 
@@ -478,7 +469,7 @@ def test_points_in_double_precision_are_assigned_as_the_loss_takes_them():
     torch.testing.assert_close(loss(z), (z - loss.centroids[loss.assign(z)]).square().sum(1).mean())
 
 
-@pytest.mark.parametrize("n_points", [20, clustering._MANY])
+@pytest.mark.parametrize("n_points", [20, _MANY])
 def test_the_loss_has_a_gradient_under_torch_func(n_points):
     z, centroids = torch.randn(n_points, 3), torch.randn(4, 3)
     found = torch.func.grad(kmeans_loss, argnums=(0, 1))(z, centroids)

@@ -18,9 +18,12 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import adjusted_rand_score
 
-from dkm import compare, figures, runs, train
-from dkm.config import UserError
-from dkm.metrics import adjusted_rand_index
+from dkm import compare, train
+from dkm.clustering.labels import adjusted_rand_index
+from dkm.errors import UserError
+from dkm.evaluation.figures.comparison import comparison
+from dkm.runs import reading
+from dkm.runs.comparison import Group, telling_settings
 
 SETTINGS = {
     "clustering": {"name": "kmeans", "weight": 0.1},
@@ -64,7 +67,7 @@ def make(
     return folder
 
 
-def groups_of(*words: str | Path) -> list[compare.Group]:
+def groups_of(*words: str | Path) -> list[Group]:
     paths, options = [str(w) for w in words if "=" not in str(w)], [str(w) for w in words if "=" in str(w)]
     config, _ = compare.parse_words(compare.CompareConfig, options)
     return compare.compare(paths, config)
@@ -132,7 +135,7 @@ def test_many_settings_that_differ_stand_in_a_table_of_their_own(
     make(tmp_path / "c", clustering={"name": "dkm"}, joint=joint, batch_size=8, data={"name": "usps"})
     groups = groups_of(tmp_path)
     assert len(groups[0].settings) == 6
-    assert compare.telling_settings(groups) == ["joint.lr"]
+    assert telling_settings(groups) == ["joint.lr"]
     assert groups[2].name(["clustering.name", "joint.lr"]) == "clustering=dkm, lr=0.3"
     _, _, head, *rest = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["joint.lr", "runs", "ACC"]
@@ -163,7 +166,7 @@ def test_a_folder_is_searched_in_natural_order_and_no_run_is_taken_twice(tmp_pat
     make(tmp_path / "sweep" / "seed=1" / "inner")  # within a run
     make(tmp_path / "other" / "x=1")
     words = ["sweep", "sweep/seed=9", "sweep/../sweep", "*/x=*"]
-    found = runs.find([*(f"{tmp_path}/{word}" for word in words), os.path.relpath(tmp_path / "sweep")])
+    found = reading.find([*(f"{tmp_path}/{word}" for word in words), os.path.relpath(tmp_path / "sweep")])
     assert [str(path.relative_to(tmp_path)) for path in found] == [
         "sweep/seed=1",
         "sweep/seed=9",
@@ -286,7 +289,7 @@ def test_a_run_whose_process_is_gone_is_told(tmp_path: Path, capsys: pytest.Capt
     make(tmp_path / "a")
     running = make(tmp_path / "b", seed=1, status="running")
     with (running / "train.log").open("wb") as file:
-        assert runs.claim(file)
+        assert reading.claim(file)
         groups_of(tmp_path)
         assert "no process" not in capsys.readouterr().out
     groups_of(tmp_path)
@@ -409,9 +412,10 @@ def test_runs_without_labels_are_compared_by_what_they_have(
     make(tmp_path / "runs" / "a", acc=None)
     make(tmp_path / "runs" / "b", acc=None, weight=1.0)
     titles: list[str] = []
-    drawn = figures.comparison
+    drawn = comparison
     monkeypatch.setattr(
-        figures, "comparison", lambda names, values, *rest: titles.extend(values) or drawn(names, values, *rest)
+        "dkm.evaluation.figures.comparison.comparison",
+        lambda names, values, *rest: titles.extend(values) or drawn(names, values, *rest),
     )
     compare.work([str(tmp_path / "runs"), f"figure={tmp_path}/t.png"])
     out = capsys.readouterr().out

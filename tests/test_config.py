@@ -23,8 +23,13 @@ import yaml
 from omegaconf import OmegaConf
 
 import dkm
-from dkm.compose import compose, parse
-from dkm.config import GROUPS, Config, NpzData, SGDConfig, config_dir, dotted, flatten, from_dictconfig, keys, to_dict
+from dkm.config.compose import compose, parse
+from dkm.config.data import NpzData
+from dkm.config.groups import GROUPS
+from dkm.config.messages import keys
+from dkm.config.optimizer import SGDConfig
+from dkm.config.run import Config
+from dkm.config.schema import config_dir, dotted, flatten, from_dictconfig, to_dict
 from dkm.train import main
 
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
@@ -406,9 +411,9 @@ def test_importing_the_package_loads_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_public_names_resolve_to_their_homes() -> None:
-    from dkm.clustering import KMeansLoss, kmeans_loss
+    from dkm.clustering.losses.kmeans import KMeansLoss, kmeans_loss
     from dkm.estimator import DeepKMeans
-    from dkm.regularization import l2_penalty
+    from dkm.models.regularization import l2_penalty
 
     assert dkm.DeepKMeans is DeepKMeans
     assert dkm.KMeansLoss is KMeansLoss

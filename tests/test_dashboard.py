@@ -1,4 +1,4 @@
-"""``dkm.dashboard``: charts of curves that are there, lines of the baselines, what TensorBoard's projector reads."""
+"""``dkm.runs.tensorboard``: charts of curves that are there, lines of the baselines, what the projector reads."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dkm import figures, train
-from dkm.compose import compose, parse
-from dkm.config import Failure
-from dkm.dashboard import COMPARED, Dashboard, NoDashboard, layout, mosaic
-from dkm.trainer import NonFiniteLoss, Trainer
+from dkm import train
+from dkm.config.compose import compose, parse
+from dkm.errors import Failure
+from dkm.evaluation.figures.clusters import contingency_map
+from dkm.runs.tensorboard import COMPARED, Dashboard, NoDashboard, layout, mosaic
+from dkm.training.trainer import NonFiniteLoss, Trainer
 
 SMALL = [
     *("model.hidden=[16]", "batch_size=64", "pretrain.epochs=4", "joint.epochs=8", "joint.tolerance=0", "threads=1"),
@@ -182,9 +183,10 @@ def test_a_run_that_fails_tells_its_warnings_and_a_resumed_one_those_of_before(
 
 def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[Any] = []
-    drawn = figures.contingency_map
+    drawn = contingency_map
     monkeypatch.setattr(
-        figures, "contingency_map", lambda table, names=None, **more: named.append(names) or drawn(table, names, **more)
+        "dkm.evaluation.figures.clusters.contingency_map",
+        lambda table, names=None, **more: named.append(names) or drawn(table, names, **more),
     )
     X, y = load_digits(n_class=3, return_X_y=True)
     np.savez(tmp_path / "x.npz", x=X, y=np.array(["gold\tmedal", "silver", "青銅"])[y])

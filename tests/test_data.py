@@ -28,26 +28,18 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
-import dkm.data
-from dkm.config import (
-    GROUPS,
-    BlobsData,
-    DigitsData,
-    MoonsData,
-    NewsgroupsData,
-    NpyData,
-    NpzData,
-    TorchvisionData,
-    UserError,
-)
-from dkm.data import load_dataset
-from dkm.metrics import accuracy
-from dkm.scaling import Scaling
+import dkm.data.datasets
+from dkm.config.data import BlobsData, DigitsData, MoonsData, NewsgroupsData, NpyData, NpzData, TorchvisionData
+from dkm.config.groups import GROUPS
+from dkm.data.datasets import load_dataset
+from dkm.data.scaling import Scaling
+from dkm.errors import UserError
+from dkm.evaluation.metrics import accuracy
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
 
 
-def load(path: Path, array: Any, **settings: Any) -> dkm.data.Dataset:
+def load(path: Path, array: Any, **settings: Any) -> dkm.data.datasets.Dataset:
     """Load an array from a .npy file."""
     np.save(path / "x.npy", array)
     return load_dataset(NpyData(path=str(path / "x.npy"), **settings))
@@ -67,7 +59,7 @@ def message(config: Any, **keywords: Any) -> str:
 
 
 def test_every_data_option_of_the_config_has_a_loader() -> None:
-    assert set(GROUPS["data"]) <= set(dkm.data._LOADERS)
+    assert set(GROUPS["data"]) <= set(dkm.data.loaders.LOADERS)
 
 
 def test_digits_are_scikit_learns_divided_by_16() -> None:
@@ -527,7 +519,7 @@ def unavailable(name: str, error: BaseException, root: Path, monkeypatch: pytest
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(f"torchvision.datasets.{dkm.data._TORCHVISION[name][0]}", refuse)
+    monkeypatch.setattr(f"torchvision.datasets.{dkm.data.builtin.torchvision.FILES[name][0]}", refuse)
     return message(TorchvisionData(name=name, root=str(root)))
 
 
@@ -539,7 +531,7 @@ def test_a_failed_download_names_every_file_and_its_place(
     assert text.startswith(
         f"data.root={tmp_path}: {name} can neither be read there nor downloaded (<urlopen error Name"
     )
-    assert ", ".join(dkm.data._TORCHVISION[name][1]) + " below it; " in text
+    assert ", ".join(dkm.data.builtin.torchvision.FILES[name][1]) + " below it; " in text
     assert "set data.root or DKM_DATA_ROOT" in text
 
 
@@ -556,7 +548,7 @@ def test_the_root_is_reported_as_an_absolute_path(tmp_path: Path, monkeypatch: p
 
 
 def test_packed_files_in_a_read_only_root_are_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in dkm.data._idx_files("MNIST"):
+    for file in dkm.data.builtin.torchvision._idx_files("MNIST"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     error = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "MNIST"))
@@ -597,7 +589,7 @@ def test_a_torchvision_of_another_torch_is_reported(tmp_path: Path, monkeypatch:
 
 def write_posts(root: Path, posts: dict[str, bytes]) -> Path:
     """Write an archive in the place of the one of 20 Newsgroups."""
-    path = root / dkm.data._NEWSGROUPS_FILE
+    path = root / dkm.data.builtin.newsgroups._NEWSGROUPS_FILE
     path.parent.mkdir(parents=True)
     with tarfile.open(path, "w:gz") as tar:
         for name, text in posts.items():
@@ -612,8 +604,8 @@ def test_newsgroups_are_tf_idf_rows_in_the_order_of_their_paths(
 ) -> None:
     posts = {"train/b/1": b"cat cat caf\xe9", "test/b/2": b"dog", "train/a/3": b"cat dog"}
     write_posts(tmp_path, posts)
-    monkeypatch.setattr(dkm.data, "_N_POSTS", 3)
-    monkeypatch.setattr(dkm.data, "_N_GROUPS", 2)
+    monkeypatch.setattr("dkm.data.builtin.newsgroups._N_POSTS", 3)
+    monkeypatch.setattr("dkm.data.builtin.newsgroups._N_GROUPS", 2)
     data = load_dataset(NewsgroupsData(root=str(tmp_path), n_terms=2))  # cat and dog
     assert data.scaling.kind == "row_rms"
     assert data.y is not None
@@ -647,7 +639,7 @@ def test_a_failed_download_of_newsgroups_names_the_file(tmp_path: Path, monkeypa
 
 def test_a_download_with_another_digest_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urllib.request, "urlretrieve", lambda _, path: path.write_bytes(b"<html>log in first</html>"))
-    assert f"not {dkm.data._NEWSGROUPS_SHA256}" in message(NewsgroupsData(root=str(tmp_path)))
+    assert f"not {dkm.data.builtin.newsgroups._NEWSGROUPS_SHA256}" in message(NewsgroupsData(root=str(tmp_path)))
     assert not list((tmp_path / "20newsgroups").iterdir())
 
 

@@ -15,7 +15,8 @@ import pytest
 from processes import Finished, Point, on_call, train
 from sklearn.datasets import load_digits
 
-from dkm import checkpoint, metrics
+from dkm.evaluation import metrics
+from dkm.runtime import checkpoints
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 N, BATCH_SIZE, WINDOWS, BATCHES_PER_WINDOW = 360, 20, 6, 3
@@ -26,7 +27,7 @@ OPTIMIZER = ("torch.optim:Adam", "step")
 
 def small_windows(n_bytes: int = N * 64 * 4 // WINDOWS, chunk_rows: int = 32) -> None:
     """Cut the data of this process into six windows, and passes over them into a dozen chunks."""
-    from dkm import batches
+    from dkm.data import batches
 
     batches._WINDOW_BYTES, batches._BLOCKS_PER_WINDOW, batches.CHUNK_ROWS = n_bytes, 8, chunk_rows
 
@@ -152,8 +153,8 @@ KILLS = {
     "in a later window": Point(*OPTIMIZER, BATCHES + 2 * BATCHES_PER_WINDOW + 2),
     "between two windows": Point(*OPTIMIZER, BATCHES + 2 * BATCHES_PER_WINDOW, after=True),
     "in the joint phase": Point(*OPTIMIZER, 3 * BATCHES + 5 * BATCHES_PER_WINDOW + 1),
-    "while a window is read": Point("dkm.batches:DiskBatches", "_read_blocks", WINDOWS + 4),
-    "in a pass over all rows": Point("dkm.stored:StoredRows", "read", 11),
+    "while a window is read": Point("dkm.data.batches:DiskBatches", "_read_blocks", WINDOWS + 4),
+    "in a pass over all rows": Point("dkm.data.stored:StoredRows", "read", 11),
 }
 
 
@@ -193,10 +194,10 @@ def damage(path: Path, how: str, point: Point) -> None:
     on_call(point, actions[how])
 
 
-EPOCH = ("dkm.batches:DiskBatches", "epoch")
-READ = ("dkm.batches:DiskBatches", "_read_blocks")
-PASS = ("dkm.batches:DiskBatches", "chunks")
-RECORD = ("dkm.rundir:RunDirectory", "append_metrics")
+EPOCH = ("dkm.data.batches:DiskBatches", "epoch")
+READ = ("dkm.data.batches:DiskBatches", "_read_blocks")
+PASS = ("dkm.data.batches:DiskBatches", "chunks")
+RECORD = ("dkm.runs.directory:RunDirectory", "append_metrics")
 LOSSES = [
     ("truncated", Point(*READ, WINDOWS + 3)),
     ("deleted", Point(*EPOCH, 2)),
@@ -205,7 +206,7 @@ LOSSES = [
     ("deleted", Point(*RECORD, 2 * EPOCHS, after=True)),
 ]
 MORE_LOSSES = [
-    ("deleted", Point("dkm.stored:StoredRows", "take", 1)),
+    ("deleted", Point("dkm.data.stored:StoredRows", "take", 1)),
     ("truncated", Point(*RECORD, EPOCHS, after=True)),
     ("deleted", Point(*READ, 3 * WINDOWS + 2)),
     ("truncated", Point(*READ, 2 * WINDOWS + 1)),
@@ -238,7 +239,7 @@ def test_a_lost_shard_is_one_line_and_the_run_goes_on_once_it_is_restored(
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "failed"
     assert manifest["reason"].startswith("UserError: data.path=")
-    assert checkpoint.load(run / "checkpoints") is not None
+    assert checkpoints.load(run / "checkpoints") is not None
 
     if lost.is_dir():
         lost.rmdir()
@@ -285,13 +286,13 @@ def measure(target: Path) -> None:
     Files are read and not mapped, so the growth is memory that the run allocated. The buffers for a window and for the
     pass that fits the scaling are made small, so that it is not made of them.
     """
-    from dkm import scaling
+    from dkm.data import scaling
 
     small_windows(2**22, 2048)
     scaling._CHUNK_VALUES = 2**19  # 4 MiB in float64
     Path("/proc/self/clear_refs").write_text("5")
     base = peak_kib()
-    point = Point("dkm.rundir:RunDirectory", "close", 1)
+    point = Point("dkm.runs.directory:RunDirectory", "close", 1)
     on_call(point, lambda: target.write_text(str((peak_kib() - base) / 1024)))
 
 

@@ -24,8 +24,8 @@ import pytest
 import torch
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
 
-from dkm import distributed
-from dkm.interrupt import Signals, signals_handled
+from dkm.runtime import distributed
+from dkm.runtime.signals import Signals, signals_handled
 
 N_SAMPLES, N_BATCHES = 201, 5  # batches of 40 and 41 rows: shares of 20 and 21
 PRETRAIN_EPOCHS, JOINT_EPOCHS = 3, 5
@@ -266,7 +266,7 @@ def test_a_step_that_a_death_leaves_half_done_is_done_anew(overrides: list[str],
     words = [*(o for o in overrides if not o.startswith("clustering.")), "clustering=dcn", "clustering.n_init=2"]
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert train([*words, f"hydra.run.dir={whole}"], tmp_path / "log").code == 0
-    points = {1: Point("dkm.clustering:DCNClustering", "after_step", 3)}
+    points = {1: Point("dkm.clustering.losses.dcn:DCNClustering", "after_step", 3)}
     main, _ = train_ranks([*words, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
     assert main.code == 1
     assert position_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES + 1
@@ -290,10 +290,12 @@ def test_the_others_end_when_rank_0_dies(overrides: list[str], reference: Path, 
 
 
 DEATHS = {
-    "while the objective is wrapped": Point("dkm.objective:Objective", "__init__", 2),
-    "in the pass after an epoch": Point("dkm.evaluate", "encode", 6),
-    "after new assignments with a revival": Point("dkm.clustering:KMeansClustering", "reassign", 1, after=True),
-    "in the last pass": Point("dkm.trainer:Trainer", "_finish", 1),
+    "while the objective is wrapped": Point("dkm.training.objective:Objective", "__init__", 2),
+    "in the pass after an epoch": Point("dkm.evaluation.evaluator", "encode", 6),
+    "after new assignments with a revival": Point(
+        "dkm.clustering.losses.kmeans:KMeansClustering", "reassign", 1, after=True
+    ),
+    "in the last pass": Point("dkm.training.trainer:Trainer", "_finish", 1),
 }
 
 
@@ -313,7 +315,7 @@ def test_no_moment_of_a_death_spoils_the_checkpoint(
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_death_before_the_run_leaves_nothing(rank: int, overrides: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    points = {rank: Point("dkm.data", "load_dataset", 1)}
+    points = {rank: Point("dkm.data.datasets", "load_dataset", 1)}
     finished = train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
     assert codes(finished)[rank] == -signal.SIGKILL
     assert codes(finished)[1 - rank] == 1
@@ -353,7 +355,7 @@ SIGNALS: Mapping[str, Mapping[int, Point]] = {
     "to rank 0": {0: Point(*OPTIMIZER, DURING_JOINT, signal.SIGINT)},
     "to rank 1": {1: Point(*OPTIMIZER, DURING_JOINT, signal.SIGTERM)},
     "to both, twice": {r: Point(*OPTIMIZER, 7, signal.SIGINT, and_signal=signal.SIGTERM) for r in (0, 1)},
-    "in k-means": {0: Point("dkm.initialize", "kmeans_restarts", 1, signal.SIGINT)},
+    "in k-means": {0: Point("dkm.clustering.initialization", "kmeans_restarts", 1, signal.SIGINT)},
     "to one, and to the other on its way out": {
         0: Point(*OPTIMIZER, 7, signal.SIGINT),
         1: Point("dkm.train", "_say", 1, signal.SIGTERM),
@@ -496,7 +498,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(every_s: int, override
 def change_data_and_train(rank: int) -> None:
     """The program of each rank: train, and touch this rank's data between the phases."""
     from dkm.train import main
-    from dkm.trainer import Trainer
+    from dkm.training.trainer import Trainer
 
     path = [word.partition("=")[2] for word in sys.argv if word.startswith("data.path=")][-1]
     original = Trainer._initialize_clusters

@@ -33,9 +33,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import dkm.trainer
-from dkm.compose import compose, parse
-from dkm.config import GROUPS, Config, UserError, describe, from_dictconfig, to_dict
+import dkm.training.trainer
+from dkm.config.compose import compose, parse
+from dkm.config.groups import GROUPS
+from dkm.config.messages import describe
+from dkm.config.run import Config
+from dkm.config.schema import from_dictconfig, to_dict
+from dkm.errors import UserError
 from dkm.train import main
 
 Refuse = Callable[..., str]
@@ -74,8 +78,8 @@ def refuse(
     def accepted(*_: Any) -> None:
         pytest.fail("the command line was accepted")  # and would train for minutes
 
-    monkeypatch.setattr(dkm.trainer.Trainer, "_score_raw_data", accepted)
-    monkeypatch.setattr(dkm.trainer.Trainer, "_run_phase", accepted)
+    monkeypatch.setattr(dkm.training.trainer.Trainer, "_score_raw_data", accepted)
+    monkeypatch.setattr(dkm.training.trainer.Trainer, "_run_phase", accepted)
 
     def run(*arguments: str) -> str:
         before = snapshot(tmp_path)

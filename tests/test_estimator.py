@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from dkm import DeepKMeans, predict, train
-from dkm.config import dotted
+from dkm.config.schema import dotted
 
 QUICK: dict[str, Any] = {
     "hidden": (16,),

@@ -7,9 +7,9 @@ import csv
 import numpy as np
 import pytest
 
-from dkm.answers import Answers
-from dkm.exemplars import contrast, exemplar_lines, feature_lines, find
-from dkm.scaling import Scaling
+from dkm.data.scaling import Scaling
+from dkm.evaluation.assignments import Answers
+from dkm.evaluation.exemplars import contrast, exemplar_lines, feature_lines, find
 
 LABELS = np.array([1, 0, 1, 1, 0, 3])
 DISTANCE = np.array([0.3, 0.2, 0.1, 0.2, 0.1, 0.5], np.float32)

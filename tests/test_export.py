@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.datasets import load_digits, make_blobs
 
 from dkm import export, train
-from dkm.config import Failure, UserError
+from dkm.errors import Failure, UserError
 
 QUICK = [
     *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),

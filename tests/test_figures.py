@@ -1,4 +1,4 @@
-"""`dkm.figures`: what stands in the pictures, equal bytes from equal arrays, and the extremes of K and N."""
+"""`dkm.evaluation.figures`: what stands in the pictures, equal bytes from equal arrays, and the extremes of K and N."""
 
 import inspect
 import subprocess
@@ -10,27 +10,29 @@ import pytest
 from matplotlib import style
 from matplotlib.image import imread
 
-from dkm import figures
-from dkm.figures import (
-    PALETTE,
-    cluster_colors,
+from dkm.evaluation.figures import clusters, images, training
+from dkm.evaluation.figures import comparison as comparisons
+from dkm.evaluation.figures.clusters import (
     cluster_sizes_bar,
-    comparison,
     contingency_map,
     contrast_map,
     decoded_profiles,
     embedding_map,
-    exemplar_grid,
-    figure_to_array,
-    image_grid,
-    loss_curves,
     margin_histogram,
-    reconstruction_pairs,
-    save_figure,
-    search,
-    selection,
     silhouette_plot,
 )
+from dkm.evaluation.figures.comparison import comparison, search, selection
+from dkm.evaluation.figures.images import exemplar_grid, image_grid, reconstruction_pairs
+from dkm.evaluation.figures.style import (
+    DPI,
+    MAX_HEIGHT,
+    MAX_WIDTH,
+    PALETTE,
+    cluster_colors,
+    figure_to_array,
+    save_figure,
+)
+from dkm.evaluation.figures.training import loss_curves
 
 MANY = [1, 10, 100]
 
@@ -316,8 +318,8 @@ def test_image_grid_shrinks_many_large_images_to_the_width_of_a_screen():
 def test_image_grid_fits_on_a_screen(n_images):
     images = gray(*[0.5] * n_images, size=28)
     height, width, _ = figure_to_array(image_grid(images, n_columns=10, titles=["99: 1,000"] * n_images)).shape
-    assert height <= 1.1 * figures.MAX_HEIGHT * figures.DPI
-    assert width <= 1.1 * figures.MAX_WIDTH * figures.DPI
+    assert height <= 1.1 * MAX_HEIGHT * DPI
+    assert width <= 1.1 * MAX_WIDTH * DPI
 
 
 def test_image_grid_refuses_two_channels():
@@ -589,8 +591,10 @@ def test_figure_to_array_equals_the_saved_picture_on_white(tmp_path):
 
 def test_figures_never_load_pyplot():
     program = (
-        "import sys, numpy as np, dkm.figures as f;"
-        "f.figure_to_array(f.cluster_sizes_bar(np.array([1, 2])));"
+        "import sys, numpy as np;"
+        "from dkm.evaluation.figures.clusters import cluster_sizes_bar;"
+        "from dkm.evaluation.figures.style import figure_to_array;"
+        "figure_to_array(cluster_sizes_bar(np.array([1, 2])));"
         "print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -628,7 +632,13 @@ def samples():
 
 
 def test_the_samples_are_of_every_figure():
-    found = inspect.getmembers(figures, lambda its: inspect.isfunction(its) and its.__module__ == figures.__name__)
+    modules = (clusters, comparisons, images, training)
+    found = [
+        member
+        for module in modules
+        for member in inspect.getmembers(module, inspect.isfunction)
+        if member[1].__module__ == module.__name__
+    ]
     own = {name for name, function in found if function.__annotations__.get("return") == "Figure"}
     assert samples().keys() == {name for name in own if not name.startswith("_")}
 

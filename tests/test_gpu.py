@@ -18,12 +18,13 @@ from processes import OPTIMIZER, Point, train
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from dkm import batches
-from dkm.batches import Batch, MemoryBatches, build_batches
-from dkm.clustering import kmeans_loss, soft_kmeans_loss
-from dkm.devices import deterministic
-from dkm.kmeans import kmeans
+from dkm.clustering.lloyd import kmeans
+from dkm.clustering.losses.dkm import soft_kmeans_loss
+from dkm.clustering.losses.kmeans import kmeans_loss
+from dkm.data import batches
+from dkm.data.batches import Batch, MemoryBatches, build_batches
 from dkm.predict import work as predict
+from dkm.runtime.devices import deterministic
 from dkm.train import _main as main
 
 pytestmark = [

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dkm.config import ImageFolderData, UserError
-from dkm.data import load_dataset
-from dkm.images import ImageFolder
+from dkm.config.data import ImageFolderData
+from dkm.data.datasets import load_dataset
+from dkm.data.images import ImageFolder
+from dkm.errors import UserError
 
 GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 

@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_the_modules_and_the_configs_as_they_are(wheel: Path) -> None:
-    expected = {f"dkm/{path.name}": path.read_bytes() for path in (ROOT / "dkm").glob("*.py")}
+    expected = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "dkm").rglob("*.py")}
     expected |= {"dkm/py.typed": (ROOT / "dkm" / "py.typed").read_bytes()}
     configs = ROOT / "configs"
     expected |= {f"dkm/configs/{path.relative_to(configs)}": path.read_bytes() for path in configs.rglob("*.yaml")}
@@ -86,7 +86,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install"]
     done = run([*pip, "--quiet", "--no-deps", "--no-index", "--no-compile", wheel], venv.parent)
     assert done.returncode == 0, done.stdout + done.stderr
-    code = "import dkm, dkm.config; print(dkm.__file__, dkm.__version__, dkm.config.config_dir(), sep='\\n')"
+    code = "import dkm, dkm.config.schema as s; print(dkm.__file__, dkm.__version__, s.config_dir(), sep='\\n')"
     found = run([python, "-c", code], venv.parent).stdout.splitlines()
     assert found == [str(site / "dkm" / "__init__.py"), wheel.name.split("-")[1], str(site / "dkm" / "configs")]
     return python.parent

@@ -1,4 +1,4 @@
-"""`dkm.kmeans` against brute force, a slow loop and scikit-learn, and where k-means is degenerate."""
+"""`dkm.clustering.lloyd` against brute force, a slow loop and scikit-learn, and where k-means is degenerate."""
 
 import itertools
 
@@ -7,18 +7,9 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
 
-from dkm import kmeans as module
-from dkm.kmeans import (
-    KMeansResult,
-    assign,
-    kmeans,
-    kmeans_restarts,
-    lowest_inertia,
-    means_of_parts,
-    most_even,
-    nearest_centroids,
-    squared_distances_to,
-)
+from dkm.clustering import lloyd as module
+from dkm.clustering.assignment import assign, means_of_parts, nearest_centroids, squared_distances_to
+from dkm.clustering.lloyd import KMeansResult, kmeans, kmeans_restarts, lowest_inertia, most_even
 
 INITS = ["k-means++", "random"]
 # The same float64 numbers, summed in another order.
@@ -189,7 +180,7 @@ def test_chunks_change_nothing(chunk_numel, monkeypatch):
     # The sums over chunks are taken in another order: equal up to rounding.
     z, centroids = normal(200, 3), normal(11, 3, seed=1)
     whole = nearest_centroids(z, centroids, n_nearest=3), lloyd_step(z, centroids), kmeans(z, 11, n_init=2)
-    monkeypatch.setattr(module, "_CHUNK_NUMEL", chunk_numel)
+    monkeypatch.setattr(module, "CHUNK_NUMEL", chunk_numel)
     chunked = nearest_centroids(z, centroids, n_nearest=3), lloyd_step(z, centroids), kmeans(z, 11, n_init=2)
     assert torch.equal(chunked[0], whole[0])
     torch.testing.assert_close(chunked[1], whole[1], rtol=RTOL, atol=0)

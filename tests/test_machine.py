@@ -15,13 +15,15 @@ import torch
 from processes import train
 from torch import Tensor
 
-from dkm import clustering, evaluate
-from dkm.compose import compose, parse
-from dkm.config import UserError
-from dkm.data import load_dataset
-from dkm.devices import find_device, set_threads
-from dkm.rundir import RunDirectory
-from dkm.trainer import Trainer
+from dkm.clustering.losses import kmeans as kmeans_losses
+from dkm.clustering.losses.kmeans import KMeansClustering, kmeans_loss
+from dkm.config.compose import compose, parse
+from dkm.data.datasets import load_dataset
+from dkm.errors import UserError
+from dkm.evaluation import evaluator
+from dkm.runs.directory import RunDirectory
+from dkm.runtime.devices import find_device, set_threads
+from dkm.training.trainer import Trainer
 
 QUIET = ["log.figures=false", "log.tensorboard=false"]
 TINY = [
@@ -121,20 +123,20 @@ def test_fp32_says_nothing_about_bf16(tmp_path: Path) -> None:
 def test_distances_and_assignments_stay_in_float32_under_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: set[torch.dtype] = set()
     encoded: set[torch.dtype] = set()
-    nearest = clustering.nearest_centroids
+    nearest = kmeans_losses.nearest_centroids
 
     def recorded(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tensor:
         compared.update((z.dtype, centroids.dtype))
         return nearest(z, centroids, n_nearest)
 
-    def loss(self: clustering.KMeansClustering, z: Tensor, index: Tensor) -> Tensor:
+    def loss(self: KMeansClustering, z: Tensor, index: Tensor) -> Tensor:
         encoded.add(z.dtype)
-        value = clustering.kmeans_loss(z, self.centroids)
+        value = kmeans_loss(z, self.centroids)
         assert value.dtype == torch.float32
         return value
 
-    monkeypatch.setattr(clustering, "nearest_centroids", recorded)
-    monkeypatch.setattr(clustering.KMeansClustering, "loss", loss)
+    monkeypatch.setattr(kmeans_losses, "nearest_centroids", recorded)
+    monkeypatch.setattr(KMeansClustering, "loss", loss)
     config = compose(parse([*TINY, "precision=bf16", "clustering.assignment=batch"])).config
     trainer = Trainer(config, load_dataset(config.data))
     run = RunDirectory(tmp_path, tensorboard=False, progress="off")
@@ -145,7 +147,7 @@ def test_distances_and_assignments_stay_in_float32_under_bf16(tmp_path: Path, mo
     assert all(p.dtype == torch.float32 for p in trainer.autoencoder.parameters())
     with torch.no_grad():
         z = trainer.autoencoder.encode(trainer.batches.take(torch.arange(200)))
-    found = evaluate.cluster(z, trainer.clustering.centroids.detach())
+    found = evaluator.cluster(z, trainer.clustering.centroids.detach())
     assert found.distance.dtype == np.float32
     rows = np.genfromtxt(tmp_path / "assignments.csv", delimiter=",", names=True)
     assert np.array_equal(rows["cluster"], found.labels)

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from dkm import runs
-from dkm.config import Failure
+from dkm.errors import Failure
+from dkm.runs import reading
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +83,7 @@ def test_it_measures_the_answers_of_real_runs(
     found = json.loads((tmp_path / "results" / "four.json").read_text())
     assert [case["seeds"] for case in found["cases"]] == [[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 0], [4, 0, 1]]
     assert found["cases"][0]["recommended"] == 4
-    (run,) = {str(runs.read(path).settings["data.name"]) for path in runs.find([str(tmp_path / "runs" / "four")])}
+    (run,) = {str(reading.read(path).settings["data.name"]) for path in reading.find([str(tmp_path / "runs" / "four")])}
     assert run == "blobs"
     assert found["cases"][0]["scores"]["modularity_data"].keys() == {"3", "4"}
     assert "| four | 4 | 3-4 |" in (tmp_path / "select.md").read_text()

@@ -1,4 +1,4 @@
-"""`dkm.metrics` by hand, against brute force, against scikit-learn, and where a score is undefined."""
+"""`dkm.evaluation.metrics` by hand, against brute force, against scikit-learn, and where a score is undefined."""
 
 import subprocess
 import sys
@@ -10,18 +10,9 @@ from scipy.sparse import csr_array
 from sklearn import metrics as reference
 from sklearn.datasets import make_blobs
 
-from dkm.metrics import (
-    accuracy,
-    cluster_sizes,
-    contingency,
-    effective_clusters,
-    hungarian_order,
-    inertia,
-    label_free_scores,
-    label_scores,
-    modularity,
-    neighbor_graph,
-)
+from dkm.clustering.graph import modularity, neighbor_graph
+from dkm.clustering.labels import cluster_sizes, contingency, effective_clusters, hungarian_order
+from dkm.evaluation.metrics import accuracy, inertia, label_free_scores, label_scores
 
 UNDEFINED = {"silhouette": None, "davies_bouldin": None, "calinski_harabasz": None}
 # Our float64 sums against scikit-learn's in another order.
@@ -317,7 +308,7 @@ def test_silhouette_is_none_where_the_sample_holds_one_point_of_each_cluster():
 
 
 def test_importing_metrics_loads_neither_torch_nor_scikit_learn():
-    program = "import sys, dkm.metrics; print({'torch', 'sklearn', 'scipy'} & set(sys.modules))"
+    program = "import sys, dkm.evaluation.metrics; print({'torch', 'sklearn', 'scipy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"
 

@@ -1,4 +1,4 @@
-"""`dkm.models`: the layers of the autoencoders, their initial weights, and the image shapes that they take."""
+"""`dkm.models.build`: the layers of the autoencoders, their initial weights, the image shapes that they take."""
 
 import math
 
@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from dkm.config import ConvConfig, MLPConfig, UserError
-from dkm.models import build_autoencoder, conv_autoencoder, mix_encoder, mlp_autoencoder
+from dkm.config.model import ConvConfig, MLPConfig
+from dkm.errors import UserError
+from dkm.models.autoencoder import mix_encoder
+from dkm.models.build import build_autoencoder
+from dkm.models.conv import conv_autoencoder
+from dkm.models.mlp import mlp_autoencoder
 
 
 def rows(B, n_features, seed=0):

@@ -1,14 +1,15 @@
-"""`dkm.objective`: the total and its parts by hand, where the gradients go, and what is registered."""
+"""`dkm.training.objective`: the total and its parts by hand, where the gradients go, and what is registered."""
 
 import pytest
 import torch
 from torch import nn
 
-from dkm.clustering import KMeansClustering
-from dkm.config import WeightDecayConfig
-from dkm.models import Autoencoder, mlp_autoencoder
-from dkm.objective import LossTerms, Objective
-from dkm.regularization import regularized_parameters
+from dkm.clustering.losses.kmeans import KMeansClustering
+from dkm.config.regularization import WeightDecayConfig
+from dkm.models.autoencoder import Autoencoder
+from dkm.models.mlp import mlp_autoencoder
+from dkm.models.regularization import regularized_parameters
+from dkm.training.objective import LossTerms, Objective
 
 # Every number of the small example is a multiple of 1/16 and exact in binary, but for the weights 0.1 and 0.2.
 REL = 1e-6

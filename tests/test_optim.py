@@ -1,4 +1,4 @@
-"""`dkm.optim`: learning rates against torch's schedulers, skipped steps, and momentum that is forgotten by row."""
+"""`dkm.training.optimizers`: learning rates against torch's schedulers, skipped steps, momentum forgotten by row."""
 
 import math
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dkm.config import SCHEDULES, AdamConfig, AdamWConfig, SGDConfig
-from dkm.optim import WeightAverage, build_optimizer, learning_rate, reset_rows
+from dkm.config.optimizer import AdamConfig, AdamWConfig, SGDConfig
+from dkm.config.run import SCHEDULES
+from dkm.training.optimizers import WeightAverage, build_optimizer, learning_rate, reset_rows
 
 PEAK = 0.3
 # Two formulas for the same cosine in float64.

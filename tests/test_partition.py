@@ -1,4 +1,4 @@
-"""`dkm.partition`: each method finds what k-means cannot, on all points and on a sample."""
+"""`dkm.clustering.partition`: each method finds what k-means cannot, on all points and on a sample."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 from torch import from_numpy
 
-from dkm.kmeans import kmeans
-from dkm.metrics import modularity, neighbor_graph
-from dkm.partition import METHODS, choose, improved, partition, sample, spread
+from dkm.clustering.graph import improved, modularity, neighbor_graph
+from dkm.clustering.lloyd import kmeans
+from dkm.clustering.partition import METHODS, choose, partition, sample, spread
 
 
 def stretched(n_samples=600, seed=0):
@@ -114,8 +114,8 @@ def test_the_choice_sees_what_was_given():
 def test_of_candidates_that_hang_together_alike_the_most_even_wins(monkeypatch):
     z, y = make_blobs([80, 20], 2, centers=[[0, 0], [9, 0]], cluster_std=0.5, random_state=0)
     uneven, even = y.astype(np.int64), np.arange(100) % 2  # the clouds, and halves of both
-    monkeypatch.setattr("dkm.partition._cluster", lambda *arguments: uneven)
-    monkeypatch.setattr("dkm.partition.improved", lambda graph, labels, *arguments, **settings: labels)
+    monkeypatch.setattr("dkm.clustering.partition._cluster", lambda *arguments: uneven)
+    monkeypatch.setattr("dkm.clustering.partition.improved", lambda graph, labels, *arguments, **settings: labels)
     for slack, expected in ((0.0, uneven), (0.01, uneven), (1.0, even)):
         choice = choose(z, 2, {"even": even}, n_neighbors=10, slack=slack, seed=0)
         assert choice.labels.tolist() == expected.tolist()

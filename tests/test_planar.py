@@ -1,4 +1,4 @@
-"""``dkm.planar``: layouts that keep clusters apart, repeat, and have the centroids among their points."""
+"""``dkm.evaluation.figures.plane``: layouts keep clusters apart, repeat, and have the centroids among their points."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from sklearn.datasets import make_blobs
 from sklearn.neighbors import KNeighborsClassifier
 
-from dkm import planar, train
-from dkm.config import UserError
+from dkm import train
+from dkm.errors import UserError
+from dkm.evaluation.figures import plane
 
 SLOW_UMAP = pytest.param("umap", marks=pytest.mark.slow)  # numba compiles for a quarter of a minute
 
@@ -24,36 +25,36 @@ def clouds(n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("method", ["pca", "tsne", SLOW_UMAP])
 def test_points_keep_their_neighbors_and_centroids_lie_within_their_clouds(method: str) -> None:
-    if not planar.is_available(method):
+    if not plane.is_available(method):
         pytest.skip("not installed")
     Z, labels, centroids = clouds()
-    points, crosses, names = planar.plane(Z, centroids, method=method)
+    points, crosses, names = plane.plane(Z, centroids, method=method)
     assert points.shape == (300, 2)
     assert len(set(names)) == 2
     neighbors = KNeighborsClassifier(5).fit(points, labels)
     assert neighbors.score(points, labels) == 1.0
     assert neighbors.predict(crosses).tolist() == [0, 1, 2]
-    again = planar.plane(Z, centroids, method=method)
+    again = plane.plane(Z, centroids, method=method)
     np.testing.assert_array_equal(again.points, points)
 
 
 @pytest.mark.parametrize(("n", "D"), [(1, 3), (5, 2), (300, 1)])
 def test_too_few_points_or_dimensions_are_shown_by_components(n: int, D: int) -> None:
     Z, _, centroids = clouds()
-    found = planar.plane(Z[:n, :D], centroids[:, :D], method="tsne")
+    found = plane.plane(Z[:n, :D], centroids[:, :D], method="tsne")
     assert found.axes[0].startswith("component 1")
     assert np.isfinite(found.points).all()
 
 
 def test_equal_points_are_shown_by_components() -> None:
     """t-SNE would end the whole process."""
-    found = planar.plane(np.ones((50, 3), np.float32), np.zeros((2, 3), np.float32), method="tsne")
+    found = plane.plane(np.ones((50, 3), np.float32), np.zeros((2, 3), np.float32), method="tsne")
     assert found.axes[0].startswith("component 1")
 
 
 def test_twelve_points_are_enough_for_tsne() -> None:
     Z, _, centroids = clouds()
-    assert planar.plane(Z[:12], centroids, method="tsne").axes[0] == "t-SNE 1"
+    assert plane.plane(Z[:12], centroids, method="tsne").axes[0] == "t-SNE 1"
 
 
 QUICK = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.progress=off"]
@@ -71,7 +72,7 @@ def test_a_run_draws_the_map_that_was_asked_for_and_its_numbers_stay(tmp_path: P
 
 
 def test_a_missing_package_is_told_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planar.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(plane.importlib.util, "find_spec", lambda name: None)
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"log\.map=umap: expected its package; install it: pip install 'dkm\[umap\]'"):
         train._main(["data=blobs", *QUICK, "log.map=umap", f"hydra.run.dir={run}"])

@@ -17,10 +17,10 @@ from PIL import Image
 from scipy import sparse
 from sklearn.datasets import load_digits, make_blobs
 
-from dkm import answers as answers_module
-from dkm import data as data_module
 from dkm import predict, train
-from dkm.answers import Answers, Writer
+from dkm.data.stored import StoredArray
+from dkm.evaluation import assignments as answers_module
+from dkm.evaluation.assignments import Answers, Writer
 
 QUICK = [
     *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
@@ -72,7 +72,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_predicting_the_training_file_repeats_the_assignments(
     part_rows: int, run: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_module, "_PART_ROWS", part_rows)
+    monkeypatch.setattr("dkm.data.reader._PART_ROWS", part_rows)
     predict.work([f"run={run}", f"input={table / 't.csv'}", f"output={tmp_path / 'o.csv'}", "threads=1"])
     assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]
@@ -84,7 +84,7 @@ def test_rows_that_are_left_out_move_no_other_row(
     """The first part has a row too few, and is filled up from the next: the chunks are those of training."""
     words = ["data=csv", f"data.path={table / 't.csv'}", "data.exclude=[customer,kind]", "data.missing=drop"]
     assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
-    monkeypatch.setattr(data_module, "_PART_ROWS", 2048)
+    monkeypatch.setattr("dkm.data.reader._PART_ROWS", 2048)
     predict.work([f"run={tmp_path / 'run'}", f"input={table / 't.csv'}", f"output={tmp_path / 'o.csv'}", "threads=1"])
     assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "run" / "assignments.csv").read_bytes()
     assert "4,998 rows, 2 left out" in capsys.readouterr().out
@@ -191,12 +191,10 @@ def test_a_npy_file_is_read_in_parts_whatever_its_size(
     X = np.random.default_rng(0).normal(size=(5000, 6))
     np.save(tmp_path / "c.npy", X)
     np.save(tmp_path / "f.npy", np.asfortranarray(X))
-    monkeypatch.setattr(data_module, "_PART_ROWS", 2048)
+    monkeypatch.setattr("dkm.data.reader._PART_ROWS", 2048)
     sizes: list[int] = []
-    read = data_module.StoredArray.read
-    monkeypatch.setattr(
-        data_module.StoredArray, "read", lambda self, *rows: sizes.append(rows[1] - rows[0]) or read(self, *rows)
-    )
+    read = StoredArray.read
+    monkeypatch.setattr(StoredArray, "read", lambda self, *rows: sizes.append(rows[1] - rows[0]) or read(self, *rows))
     for name in ("c", "f"):  # a row of the second one lies scattered: it is read as a whole
         predict.work([f"run={run}", f"input={tmp_path / f'{name}.npy'}", f"output={tmp_path / f'{name}.csv'}"])
     assert sizes == [2048, 2048, 904]

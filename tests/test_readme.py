@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 
-from dkm import compare, export, predict, select, train, trainer, tune
-from dkm.clustering import kmeans_loss
-from dkm.compose import compose, parse
-from dkm.config import GROUPS, Config, keys
+from dkm import compare, export, predict, select, train, tune
+from dkm.clustering.losses.kmeans import kmeans_loss
+from dkm.config.compose import compose, parse
+from dkm.config.groups import GROUPS
+from dkm.config.messages import keys
+from dkm.config.run import Config
+from dkm.training import trainer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -110,9 +113,9 @@ def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(
 ) -> None:
     (command,) = re.findall(r"^    python -m dkm\.select (.*)$", README, re.M)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(select, "_train", lambda search, ks: trained.append((ks, search.seeds)))
+    monkeypatch.setattr("dkm.search.selection_runs._train", lambda search, ks: trained.append((ks, search.seeds)))
     monkeypatch.setattr(trainer, "require_trainable", lambda config, **options: checked.append(config) or "the SHA-256")
-    monkeypatch.setattr(select, "_why_lost", lambda *_: None)
+    monkeypatch.setattr("dkm.search.selection_runs._why_lost", lambda *_: None)
     monkeypatch.setattr(select, "collect", lambda folder, ks, seeds: 1 / 0)
     checked: list[Config] = []
     trained: list[Any] = []
@@ -129,7 +132,7 @@ def test_the_command_that_searches_settings_searches_what_it_says(
     studies: list[tune.Study] = []
     monkeypatch.setattr(trainer, "require_trainable", lambda config, **options: "the SHA-256")
     monkeypatch.setattr(tune, "run_trials", studies.append)
-    monkeypatch.setattr(tune, "_answer", lambda study: 1 / 0)
+    monkeypatch.setattr(tune, "build_answer", lambda study: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tune.work([*shlex.split(command.replace("\\\n", "")), f"output={tmp_path / 'out'}"])
     (study,) = studies
@@ -162,7 +165,13 @@ def test_the_table_of_keys_names_keys_that_exist() -> None:
         assert any(name == key or name.endswith(key) for name in known), key
 
 
-def test_the_file_map_has_every_module() -> None:
-    modules = {path.name for path in (ROOT / "dkm").glob("*.py")} - {"__init__.py"}
-    table = README.partition("| file of `dkm/` |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`(\w+\.py)`", table)) == modules
+def test_the_file_map_has_every_module_in_its_room() -> None:
+    package = ROOT / "dkm"
+    modules = {path.relative_to(package) for path in package.rglob("*.py") if path.name != "__init__.py"}
+    named = set()
+    for row in README.partition("| room of `dkm/` |")[2].partition("\n\n")[0].splitlines()[2:]:
+        room, modules_of_room = row.strip("| ").split(" | ")
+        found = set(re.findall(r"`(\w+\.py)`", modules_of_room))
+        named |= {(room.strip("`/") if "top" not in room else ".", name) for name in found}
+    rooms = {(path.parts[0] if len(path.parts) > 1 else ".", path.name) for path in modules}
+    assert named == rooms

@@ -1,4 +1,4 @@
-"""`dkm.regularization`: the L2 penalty, what it is taken over, and that weight decay is the same training."""
+"""`dkm.models.regularization`: the L2 penalty, what it is taken over, and that weight decay is the same training."""
 
 import functools
 
@@ -6,19 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from dkm.clustering import KMeansClustering
-from dkm.config import (
-    AdamConfig,
-    AdamWConfig,
-    L2PenaltyConfig,
-    NoRegularizationConfig,
-    SGDConfig,
-    WeightDecayConfig,
-)
-from dkm.models import conv_autoencoder, mlp_autoencoder
-from dkm.objective import Objective
-from dkm.optim import build_optimizer
-from dkm.regularization import _HalfSquares, l2_penalty, parameter_groups, regularized_parameters
+from dkm.clustering.losses.kmeans import KMeansClustering
+from dkm.config.optimizer import AdamConfig, AdamWConfig, SGDConfig
+from dkm.config.regularization import L2PenaltyConfig, NoRegularizationConfig, WeightDecayConfig
+from dkm.models.conv import conv_autoencoder
+from dkm.models.mlp import mlp_autoencoder
+from dkm.models.regularization import _HalfSquares, l2_penalty, parameter_groups, regularized_parameters
+from dkm.training.objective import Objective
+from dkm.training.optimizers import build_optimizer
 
 
 def normal(*shape, seed=0):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dkm import report
-from dkm.evaluate import Scores
+from dkm.evaluation import report
+from dkm.evaluation.evaluator import Scores
 
 
 def scores(modularity: float | None, effective: float | None) -> Scores:

@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 from processes import OPTIMIZER, Point, train
 
-from dkm.compose import compose, parse
-from dkm.config import dotted
+from dkm.config.compose import compose, parse
+from dkm.config.schema import dotted
 
 ROOT = Path(__file__).resolve().parents[1]
 

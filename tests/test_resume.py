@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from processes import OPTIMIZER, Finished, Point, train
 
-from dkm import runs
-from dkm.batches import MemoryBatches
-from dkm.config import UserError
-from dkm.rundir import RunDirectory
+from dkm.data.batches import MemoryBatches
+from dkm.errors import UserError
+from dkm.runs import reading
+from dkm.runs.directory import RunDirectory
 from dkm.train import _main as main
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
@@ -75,23 +75,23 @@ def assert_same(run: Path, reference: Path) -> None:
 POINTS = {
     "before the first step": Point(*OPTIMIZER, 1),
     "in the first epoch of pretraining": Point(*OPTIMIZER, 3),
-    "between two epochs of pretraining": Point("dkm.batches", "batch_indices", 2),
+    "between two epochs of pretraining": Point("dkm.data.batches", "batch_indices", 2),
     "in the last step of pretraining": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES, after=True),
     "in the first epoch of the joint phase": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES + 2),
     "in the middle of the joint phase": Point(*OPTIMIZER, PRETRAIN_EPOCHS * BATCHES + 11),
     "in the last step": Point(*OPTIMIZER, STEPS, after=True),
-    "in k-means on the raw data": Point("dkm.trainer", "kmeans", 1),
-    "in k-means on the embedding": Point("dkm.initialize", "kmeans_restarts", 1),
-    "in the evaluation of pretraining": Point("dkm.evaluate", "embedding_variance", 2),
-    "in the evaluation of the joint phase": Point("dkm.evaluate:Evaluator", "scores", 4),
-    "after new assignments": Point("dkm.clustering:KMeansClustering", "reassign", 2, after=True),
-    "after a record was written": Point("dkm.rundir:RunDirectory", "append_metrics", 3, after=True),
+    "in k-means on the raw data": Point("dkm.training.trainer", "kmeans", 1),
+    "in k-means on the embedding": Point("dkm.clustering.initialization", "kmeans_restarts", 1),
+    "in the evaluation of pretraining": Point("dkm.evaluation.evaluator", "embedding_variance", 2),
+    "in the evaluation of the joint phase": Point("dkm.evaluation.evaluator:Evaluator", "scores", 4),
+    "after new assignments": Point("dkm.clustering.losses.kmeans:KMeansClustering", "reassign", 2, after=True),
+    "after a record was written": Point("dkm.runs.directory:RunDirectory", "append_metrics", 3, after=True),
     "in the first checkpoint's write": Point("os", "fsync", 3),
-    "in a checkpoint's write": Point("dkm.checkpoint", "write_atomically", 9),
+    "in a checkpoint's write": Point("dkm.runtime.checkpoints", "write_atomically", 9),
     "while checkpoints are moved on": Point("os", "link", 5, after=True),
-    "before the result": Point("dkm.rundir:RunDirectory", "write_result", 1),
-    "between result and assignments": Point("dkm.rundir:RunDirectory", "write_answers", 1),
-    "before the model is written": Point("dkm.saved:SavedModel", "save", 1),
+    "before the result": Point("dkm.runs.directory:RunDirectory", "write_result", 1),
+    "between result and assignments": Point("dkm.runs.directory:RunDirectory", "write_answers", 1),
+    "before the model is written": Point("dkm.models.saved:SavedModel", "save", 1),
 }
 
 
@@ -133,7 +133,7 @@ def test_a_reset_is_made_whole_or_not_at_all(number: int, overrides: list[str], 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start([*overrides, *METHODS["resets"]], whole, None).code == 0
     # The weights are mixed, the new clusters not yet found.
-    finished = start([*overrides, *METHODS["resets"]], cut, Point("dkm.initialize", "again", 2, number))
+    finished = start([*overrides, *METHODS["resets"]], cut, Point("dkm.clustering.initialization", "again", 2, number))
     assert finished.code == (130 if number == signal.SIGINT else -number)
     finished = resume(cut)
     assert finished.code == 0, finished.err
@@ -145,7 +145,7 @@ def test_centroids_that_an_interrupted_evaluation_had_set_stay_set(overrides: li
     """The pass that set them, within averaged weights, is not made again."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start([*overrides, *METHODS["averaged weights"]], whole, None).code == 0
-    point = Point("dkm.evaluate:Evaluator", "scores", 4, signal.SIGINT)
+    point = Point("dkm.evaluation.evaluator:Evaluator", "scores", 4, signal.SIGINT)
     assert start([*overrides, *METHODS["averaged weights"]], cut, point).code == 130
     finished = resume(cut)
     assert finished.code == 0, finished.err
@@ -218,8 +218,8 @@ def test_a_signal_writes_a_checkpoint_and_exits_with_130(
     run = tmp_path / "run"
     point = {
         "in a step": Point(*OPTIMIZER, 7, number),
-        "in the evaluation": Point("dkm.evaluate:Evaluator", "scores", 3, number),
-        "in k-means": Point("dkm.initialize", "kmeans_restarts", 1, number),
+        "in the evaluation": Point("dkm.evaluation.evaluator:Evaluator", "scores", 3, number),
+        "in k-means": Point("dkm.clustering.initialization", "kmeans_restarts", 1, number),
     }[when]
     # No checkpoint but the one that the signal asks for.
     finished = start([*overrides, "checkpoint.every_s=1000"], run, point)
@@ -277,8 +277,13 @@ def test_tensorboard_has_no_doubled_steps_after_resumes(overrides: list[str], re
     run = tmp_path / "run"
     # Killed after events were written that the last checkpoint does not know of.
     slow = [*overrides, "checkpoint.every_s=1000"]
-    assert start(slow, run, Point("dkm.rundir:RunDirectory", "append_metrics", 2, after=True)).code == -signal.SIGKILL
-    assert resume(run, Point("dkm.rundir:RunDirectory", "append_metrics", 4, after=True)).code == -signal.SIGKILL
+    assert (
+        start(slow, run, Point("dkm.runs.directory:RunDirectory", "append_metrics", 2, after=True)).code
+        == -signal.SIGKILL
+    )
+    assert (
+        resume(run, Point("dkm.runs.directory:RunDirectory", "append_metrics", 4, after=True)).code == -signal.SIGKILL
+    )
     assert resume(run).code == 0
     assert scalars_of(run) == scalars_of(reference)
 
@@ -366,8 +371,8 @@ def test_a_run_in_which_a_process_is_training_is_left_alone(
     assert start(overrides, run, Point(*OPTIMIZER, 20)).code == -signal.SIGKILL
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with (run / "train.log").open("a") as log:
-        assert runs.claim(log)
-        assert runs.is_in_use(run)
+        assert reading.claim(log)
+        assert reading.is_in_use(run)
         finished = resume(run)
         assert finished.code == 2
         assert finished.err.startswith(
@@ -377,7 +382,7 @@ def test_a_run_in_which_a_process_is_training_is_left_alone(
         assert finished.code == 0, finished.err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert_same(new, reference)
-    assert not runs.is_in_use(run)
+    assert not reading.is_in_use(run)
     assert resume(run).code == 0
     assert_same(run, reference)
 
@@ -387,13 +392,13 @@ def test_a_run_is_in_use_while_it_trains(overrides: list[str], tmp_path: Path) -
 
     class Watching(RunDirectory):
         def write_result(self, result: Any) -> None:
-            seen.append(runs.is_in_use(self.path))
+            seen.append(reading.is_in_use(self.path))
             super().write_result(result)
 
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dkm.rundir.RunDirectory", Watching)
+        patch.setattr("dkm.runs.directory.RunDirectory", Watching)
         assert main([*overrides, f"hydra.run.dir={run}", "log.tensorboard=false"]) == 0
     assert seen == [True]
-    assert not runs.is_in_use(run)
-    assert not runs.is_in_use(tmp_path / "nothing")
+    assert not reading.is_in_use(run)
+    assert not reading.is_in_use(tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""`dkm.rundir`: the table of the assignments, written in parts."""
+"""`dkm.runs.directory`: the table of the assignments, written in parts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dkm import answers
-from dkm.answers import Answers, csv_parts
-from dkm.checkpoint import write_atomically
+from dkm.evaluation import assignments
+from dkm.evaluation.assignments import Answers, csv_parts
+from dkm.runtime.atomic import write_atomically
 
 
 def table(labels: np.ndarray, distance: np.ndarray, margin: np.ndarray | None, y: np.ndarray | None) -> bytes:
@@ -32,7 +32,7 @@ def table(labels: np.ndarray, distance: np.ndarray, margin: np.ndarray | None, y
 def test_assignments_are_the_same_table_in_parts(
     n_rows: int, has_margin: bool, has_labels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "_ROWS_AT_ONCE", 1000)
+    monkeypatch.setattr(assignments, "_ROWS_AT_ONCE", 1000)
     generator = np.random.default_rng(0)
     labels = generator.integers(10, size=n_rows)
     distance = generator.exponential(size=n_rows).astype(np.float32)
@@ -47,7 +47,7 @@ def test_assignments_are_the_same_table_in_parts(
 
 
 def test_only_a_part_of_the_assignments_is_text_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(assignments, "_ROWS_AT_ONCE", 100)
     some = Answers(np.arange(250), None, np.zeros(250, np.int64), np.zeros(250, np.float32), None)
     assert [part.count(b"\n") for part in csv_parts(some)] == [1, 100, 100, 50]
 

@@ -15,17 +15,24 @@ from processes import train
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from dkm import batches, distributed, evaluate, initialize, metrics, trainer
-from dkm.batches import Batches, DiskBatches, MemoryBatches
-from dkm.compose import compose, parse
-from dkm.config import NpyData
-from dkm.data import load_dataset
-from dkm.files import NpyFiles
-from dkm.kmeans import assign, kmeans
-from dkm.rundir import RunDirectory
-from dkm.scaling import Scaling
-from dkm.stored import StoredArray, StoredRows
-from dkm.trainer import Trainer
+from dkm.clustering import initialization
+from dkm.clustering.assignment import assign
+from dkm.clustering.graph import modularity, neighbor_graph
+from dkm.clustering.labels import cluster_sizes, effective_clusters
+from dkm.clustering.lloyd import kmeans
+from dkm.config.compose import compose, parse
+from dkm.config.data import NpyData
+from dkm.data import batches
+from dkm.data.batches import Batches, DiskBatches, MemoryBatches
+from dkm.data.datasets import load_dataset
+from dkm.data.files import NpyFiles
+from dkm.data.scaling import Scaling
+from dkm.data.stored import StoredArray, StoredRows
+from dkm.evaluation import evaluator, metrics
+from dkm.runs.directory import RunDirectory
+from dkm.runtime import distributed
+from dkm.training import trainer
+from dkm.training.trainer import Trainer
 
 N, N_INIT, N_SCORED, N_SILHOUETTE = 300, 120, 90, 60
 LABEL_FREE = ("silhouette", "davies_bouldin", "calinski_harabasz")
@@ -75,7 +82,7 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
     logger = logging.getLogger("dkm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "kmeans", counted(trainer.kmeans))
-        patch.setattr(initialize, "kmeans_restarts", counted(initialize.kmeans_restarts))
+        patch.setattr(initialization, "kmeans_restarts", counted(initialization.kmeans_restarts))
         level = logger.level
         logger.setLevel(logging.INFO)  # which, unlike the attribute, forgets what it has found disabled
         logger.addHandler(handler)
@@ -91,7 +98,7 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
 
 
 def rows_of_sample(limit: int) -> np.ndarray:
-    sample = evaluate.sample_rows(N, limit)
+    sample = evaluator.sample_rows(N, limit)
     assert sample is not None
     return sample.numpy()
 
@@ -106,7 +113,7 @@ def modularity_of_sample(Z: np.ndarray, labels: np.ndarray) -> float:
     """That of a part of the sample's points, as large as the one that the silhouette sees."""
     part = np.random.default_rng(0).choice(N_SCORED, N_SILHOUETTE, replace=False)
     rows = np.asarray(rows_of_sample(N_SCORED))[part]
-    return metrics.modularity(metrics.neighbor_graph(Z[rows], 20), labels[rows])
+    return modularity(neighbor_graph(Z[rows], 20), labels[rows])
 
 
 def all_rows(one: Trainer) -> np.ndarray:
@@ -121,9 +128,9 @@ def test_wide_rows_on_disk_starve_k_means_on_the_data_alone(monkeypatch: pytest.
     np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
     words = ["data=npy", f"data.path={tmp_path}/X.npy", "data.load=disk", "clustering.n_clusters=5", "model.hidden=[4]"]
     config = compose(parse([*words, "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1"])).config
-    monkeypatch.setattr(evaluate, "_SAMPLE_NUMEL", 8 * 3)
+    monkeypatch.setattr(evaluator, "_SAMPLE_NUMEL", 8 * 3)
     seen: list[int] = []
-    for owner, name in ((trainer, "kmeans"), (initialize, "kmeans_restarts")):
+    for owner, name in ((trainer, "kmeans"), (initialization, "kmeans_restarts")):
         function = getattr(owner, name)
         monkeypatch.setattr(
             owner, name, lambda z, *rest, function=function, **more: seen.append(len(z)) or function(z, *rest, **more)
@@ -144,20 +151,20 @@ def test_a_sample_is_fixed_sorted_and_distinct() -> None:
     assert (np.diff(rows) > 0).all()
     assert 0 <= rows[0] < rows[-1] < N
     # A literal, because other rows would silently change every run on large data.
-    assert evaluate.sample_rows(1000, 5).tolist() == [37, 44, 675, 775, 947]  # type: ignore[union-attr]
+    assert evaluator.sample_rows(1000, 5).tolist() == [37, 44, 675, 775, 947]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("limit", [N, N + 1])
 def test_as_many_rows_as_there_are_need_no_sample(limit: int) -> None:
-    assert evaluate.sample_rows(N, limit) is None
+    assert evaluator.sample_rows(N, limit) is None
 
 
 def test_a_sample_of_wide_rows_on_disk_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 8), np.float32))
-    monkeypatch.setattr(evaluate, "_SAMPLE_NUMEL", 80)
+    monkeypatch.setattr(evaluator, "_SAMPLE_NUMEL", 80)
     for load, expected in (("disk", 10), ("memory", 20)):
         data = load_dataset(NpyData(path=str(tmp_path / "x.npy"), load=load))
-        sample = evaluate.sample_of(data, 20)
+        sample = evaluator.sample_of(data, 20)
         assert sample is not None
         assert len(sample) == expected
 
@@ -180,7 +187,7 @@ def test_the_raw_baseline_assigns_all_rows_to_the_centroids_of_the_sample(sample
     y = load_digits().target[:N]
     assert {name: raw[name] for name in ("acc", "nmi", "ari")} == metrics.label_scores(y, labels.numpy())
     assert raw["inertia"] == pytest.approx(distance.sum(dtype=torch.float64).item(), rel=1e-6)
-    assert raw["n_effective_clusters"] == metrics.effective_clusters(metrics.cluster_sizes(labels.numpy(), 10))
+    assert raw["n_effective_clusters"] == effective_clusters(cluster_sizes(labels.numpy(), 10))
     expected = label_free(X.numpy(), labels.numpy())
     assert {name: raw[name] for name in LABEL_FREE} == {name: expected[name] for name in LABEL_FREE}
     assert raw["silhouette_data"] == raw["silhouette"]
@@ -201,10 +208,10 @@ def test_scores_against_labels_are_over_all_rows_and_those_of_distances_over_the
     assert rows["index"].tolist() == list(range(N))
     labels, y = rows["cluster"].astype(np.int64), rows["label"].astype(np.int64)
     with torch.no_grad():
-        z = evaluate.encode(sampled.trainer.autoencoder, sampled.trainer.batches).numpy()
+        z = evaluator.encode(sampled.trainer.autoencoder, sampled.trainer.batches).numpy()
     result = sampled.result
     assert {name: result[name] for name in ("acc", "nmi", "ari")} == metrics.label_scores(y, labels)
-    assert result["n_effective_clusters"] == metrics.effective_clusters(metrics.cluster_sizes(labels, 10))
+    assert result["n_effective_clusters"] == effective_clusters(cluster_sizes(labels, 10))
     assert result["inertia"] == pytest.approx(np.square(rows["distance"]).sum(), rel=1e-6)
     expected = label_free(z, labels)
     assert {name: result[name] for name in LABEL_FREE} == {name: expected[name] for name in LABEL_FREE}
@@ -246,7 +253,7 @@ def difference_and_product(x: Tensor) -> Tensor:
 
 
 def test_every_row_is_the_function_of_all_rows(source: tuple[Batches, Tensor]) -> None:
-    found = evaluate.every_row(difference_and_product, source[0], 2)
+    found = evaluator.every_row(difference_and_product, source[0], 2)
     assert found.dtype == torch.float32
     assert torch.equal(found, difference_and_product(source[1]))
 
@@ -257,6 +264,6 @@ def test_the_ranks_add_up_to_every_row(source: tuple[Batches, Tensor], monkeypat
     parts = []
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
-        parts.append(evaluate.every_row(difference_and_product, source[0], 2))
+        parts.append(evaluator.every_row(difference_and_product, source[0], 2))
     assert torch.equal(sum(parts, torch.zeros(103, 2)), difference_and_product(source[1]))
     assert all((part != 0).any() for part in parts)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import dkm.scaling
-from dkm.scaling import Scaling, row_slices, to_rows
+import dkm.data.scaling
+from dkm.data.scaling import Scaling, row_slices, to_rows
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
 KINDS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
@@ -98,7 +98,7 @@ def chunks_of(X: Any, *sizes: int) -> Iterator[Any]:
 def test_scaling_in_chunks_equals_scaling_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(0).normal(size=(50, 4))
     whole = Scaling.fit([X], kind).apply(X)
-    monkeypatch.setattr(dkm.scaling, "_PIECE_VALUES", 12)  # 3 rows, and a rest of 2
+    monkeypatch.setattr(dkm.data.scaling, "_PIECE_VALUES", 12)  # 3 rows, and a rest of 2
     np.testing.assert_allclose(Scaling.fit(chunks_of(X, 3, 1, 16), kind).apply(X), whole, rtol=1e-6)
 
 
@@ -148,7 +148,7 @@ def test_the_bits_of_a_row_do_not_depend_on_its_neighbors_or_the_order_in_memory
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 3), (4, 3), (9, 3), (10, 1, 3), (2, 20), (5, 1, 2, 2)])
 def test_row_slices_cover_all_rows_in_order(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dkm.scaling, "_CHUNK_VALUES", 12)
+    monkeypatch.setattr(dkm.data.scaling, "_CHUNK_VALUES", 12)
     slices = list(row_slices(shape))
     assert [row for rows in slices for row in range(rows.start, rows.stop)] == list(range(shape[0]))
     n_values = [(rows.stop - rows.start) * np.prod(shape[1:]) for rows in slices]

@@ -19,11 +19,22 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import adjusted_rand_score
 
-from dkm import runs, select
-from dkm.commands import SelectConfig, numbers
-from dkm.compose import compose, parse
-from dkm.config import Failure, UserError
-from dkm.trainer import require_trainable
+from dkm import select
+from dkm.config.commands import SelectConfig, numbers
+from dkm.config.compose import compose, parse
+from dkm.errors import Failure, UserError
+from dkm.runs import reading
+from dkm.search.selection import Scores, recommend
+from dkm.search.selection_runs import (
+    SCORES,
+    Search,
+    _train,
+    complete_numbers,
+    directory_of,
+    drop_lost_seeds,
+    lock_folder,
+)
+from dkm.training.trainer import require_trainable
 
 QUICK = [
     *("data=blobs", "data.n_samples=300", "data.n_blobs=4", "data.n_features=6", "model.hidden=[16]"),
@@ -39,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_number_and_seed_has_a_run_from_one_pretraining(folder: Path) -> None:
-    found = [runs.read(path) for path in runs.find([str(folder)])]
+    found = [reading.read(path) for path in reading.find([str(folder)])]
     assert [(run.settings["clustering.n_clusters"], run.seed) for run in found] == [
         (k, seed) for k in (3, 4, 5) for seed in (0, 1)
     ]
@@ -57,7 +68,7 @@ def test_the_files_hold_scores_and_answer(folder: Path, capsys: pytest.CaptureFi
     with (folder / "select.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["k"] for row in rows] == ["3", "4", "5"]
-    found = [runs.read(folder / "k4" / f"seed{seed}").scores for seed in (0, 1)]
+    found = [reading.read(folder / "k4" / f"seed{seed}").scores for seed in (0, 1)]
     for name in ("modularity_data", "silhouette", "davies_bouldin", "reconstruction"):
         mean = sum(scores[name] or 0 for scores in found) / 2
         assert float(rows[1][name]) == pytest.approx(mean)
@@ -75,8 +86,10 @@ def test_a_second_call_trains_only_what_is_missing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained: list[Any] = []
-    train = select._train
-    monkeypatch.setattr(select, "_train", lambda *arguments: trained.append(arguments[1]) or train(*arguments))
+    train = _train
+    monkeypatch.setattr(
+        "dkm.search.selection_runs._train", lambda *arguments: trained.append(arguments[1]) or train(*arguments)
+    )
     before = (folder / "select.csv").read_bytes()
     select.work(["k=3-5", "seeds=0,1", f"output={folder}", *QUICK])
     assert trained == []
@@ -105,7 +118,7 @@ def test_runs_of_other_settings_are_not_gone_on_with(word: str, expected: str, f
 
 def run_in(folder: Path, k: int, seed: int, **manifest: Any) -> Path:
     """Write what `select` reads of a run."""
-    run = select.directory_of(folder, k, seed)
+    run = directory_of(folder, k, seed)
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(f"seed: {seed}\n")
     (run / "manifest.json").write_text(json.dumps({"status": "completed", **manifest}))
@@ -124,7 +137,7 @@ def test_runs_of_data_that_changed_are_not_gone_on_with(tmp_path: Path, monkeypa
     def train(*_: object) -> None:
         raise Failure("trained")
 
-    monkeypatch.setattr(select, "_train", train)
+    monkeypatch.setattr("dkm.search.selection_runs._train", train)
     words = ["k=2-4", "seeds=0", *words, f"output={tmp_path}/out"]
     with pytest.raises(Failure, match="trained"):
         select.work(words)
@@ -133,8 +146,8 @@ def test_runs_of_data_that_changed_are_not_gone_on_with(tmp_path: Path, monkeypa
         select.work(words)
 
 
-def search_in(folder: Path, ks: list[int], seeds: list[int]) -> select.Search:
-    return select.Search(folder, [], ks, seeds, 1, "the SHA-256", BytesIO())
+def search_in(folder: Path, ks: list[int], seeds: list[int]) -> Search:
+    return Search(folder, [], ks, seeds, 1, "the SHA-256", BytesIO())
 
 
 def test_a_number_with_a_failed_or_damaged_run_is_left_out(tmp_path: Path) -> None:
@@ -143,12 +156,12 @@ def test_a_number_with_a_failed_or_damaged_run_is_left_out(tmp_path: Path) -> No
     run_in(tmp_path, 3, 1, status="failed", reason="loss is nan")
     damaged = run_in(tmp_path, 4, 0)
     (damaged / "metrics.jsonl").write_text("{\n{}\n")
-    ks, (first, second) = select._whole(search_in(tmp_path, [2, 3, 4, 5], [0, 1]))
+    ks, (first, second) = complete_numbers(search_in(tmp_path, [2, 3, 4, 5], [0, 1]))
     assert ks == [2, 5]
     assert first == f"k=3 is left out: {tmp_path}/k3/seed1 failed: loss is nan"
     assert second.startswith(f"k=4 is left out: {damaged}/metrics.jsonl: cannot be read")
     with pytest.raises(Failure, match=r"no number has all of its runs; k=3 is left out: .*: loss is nan"):
-        select._whole(search_in(tmp_path, [3], [0, 1]))
+        complete_numbers(search_in(tmp_path, [3], [0, 1]))
 
 
 def test_a_seed_whose_pretraining_failed_is_left_out_of_every_number(
@@ -162,21 +175,21 @@ def test_a_seed_whose_pretraining_failed_is_left_out_of_every_number(
         (run / "metrics.jsonl").write_text(json.dumps({"phase": "pretrain", "epoch": epoch}) + "\n")
     taken = run_in(tmp_path, 2, 3, status="failed", reason="loss is nan", pretrained_by="runs/other")
     (taken / "config.yaml").write_text("seed: 3\npretrain: {epochs: 3}\n")
-    search, warnings = select._without_lost_seeds(search_in(tmp_path, [2, 3], [0, 1, 2, 3]))
+    search, warnings = drop_lost_seeds(search_in(tmp_path, [2, 3], [0, 1, 2, 3]))
     assert search.seeds == [0, 2, 3]  # which may be as good as any with another number
     assert warnings == [f"seed 1 is left out: {tmp_path}/k2/seed1 failed: loss is nan"]
     assert capsys.readouterr().err == f"warning: {warnings[0]}\n"
     with pytest.raises(Failure, match=r"no seed could be pretrained; seed 1 is left out: .*: loss is nan"):
-        select._without_lost_seeds(search_in(tmp_path, [2, 3], [1]))
+        drop_lost_seeds(search_in(tmp_path, [2, 3], [1]))
 
 
 def test_a_run_that_was_killed_is_no_reason_to_leave_its_number_out(tmp_path: Path) -> None:
     run_in(tmp_path, 2, 0)
     run_in(tmp_path, 3, 0, status="running")
     with pytest.raises(Failure, match=f"k3/seed0: did not end, see above; the same command with output={tmp_path}"):
-        select._whole(search_in(tmp_path, [2, 3], [0]))
+        complete_numbers(search_in(tmp_path, [2, 3], [0]))
     with pytest.raises(Failure, match="k4/seed0: did not end"):
-        select._whole(search_in(tmp_path, [2, 4], [0]))
+        complete_numbers(search_in(tmp_path, [2, 4], [0]))
 
 
 @pytest.mark.parametrize(
@@ -196,8 +209,8 @@ def test_a_sweep_that_dies_says_of_what(
     kill = [sys.executable, "-c", f"import os, signal; os.kill(os.getpid(), {int(signal_number)})"]
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **options: popen(kill, **options))
-    with pytest.raises(error, match=expected), select._locked(tmp_path / "out") as lock:
-        select._train(search_in(tmp_path / "out", [2], [0])._replace(lock=lock), [2])
+    with pytest.raises(error, match=expected), lock_folder(tmp_path / "out") as lock:
+        _train(search_in(tmp_path / "out", [2], [0])._replace(lock=lock), [2])
     assert not (tmp_path / "out").exists()  # nothing is in it
 
 
@@ -205,7 +218,7 @@ def test_a_folder_in_which_a_sweep_still_trains_is_left_alone(tmp_path: Path, fo
     """It may have outlived the search that started it: its process has the lock too."""
     words = ["k=3-5", "seeds=0,1", f"output={folder}", *QUICK]
     with (folder / "select.lock").open("ab") as lock:
-        assert runs.claim(lock)
+        assert reading.claim(lock)
         sleep = [sys.executable, "-c", "input()"]
         sweep = subprocess.Popen(sleep, stdin=subprocess.PIPE, pass_fds=[lock.fileno()])
     with pytest.raises(UserError, match=f"output={folder}: expected a folder in which no other process trains"):
@@ -244,7 +257,7 @@ def test_a_stop_reaches_the_run_and_the_same_command_goes_on(tmp_path: Path) -> 
     command = [sys.executable, "-m", "dkm.select", "k=3", "seeds=0", f"output={out}", *QUICK, "joint.epochs=100000"]
     command += ["joint.tolerance=0", "evaluation.every_epochs=1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    metrics = out / "k3" / "seed0" / runs.METRICS
+    metrics = out / "k3" / "seed0" / reading.METRICS
     deadline = time.monotonic() + 60
     while not (metrics.exists() and b'"joint"' in metrics.read_bytes()):
         assert process.poll() is None
@@ -254,7 +267,7 @@ def test_a_stop_reaches_the_run_and_the_same_command_goes_on(tmp_path: Path) -> 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"interrupted: the same command with output={out} goes on\n" in err
-    assert runs.read(out / "k3" / "seed0").status == "interrupted"
+    assert reading.read(out / "k3" / "seed0").status == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -304,9 +317,9 @@ def test_numbers(text: str, expected: list[int]) -> None:
 # --- the choice -------------------------------------------------------------------------------------------------------
 
 
-def scores_of(**columns: Mapping[int, list[float]]) -> dict[int, select.Scores]:
+def scores_of(**columns: Mapping[int, list[float]]) -> dict[int, Scores]:
     ks = next(iter(columns.values())).keys()
-    return {k: {name: columns[name][k] if name in columns else [] for name in select._SCORES} for k in ks}
+    return {k: {name: columns[name][k] if name in columns else [] for name in SCORES} for k in ks}
 
 
 AGREE = {2: [0.9], 3: [0.95], 4: [0.99], 5: [0.7]}
@@ -314,7 +327,7 @@ AGREE = {2: [0.9], 3: [0.95], 4: [0.99], 5: [0.7]}
 
 def test_the_highest_modularity_is_recommended_where_it_stands_out() -> None:
     modularity = {2: [0.4, 0.41, 0.4], 3: [0.6, 0.6, 0.6], 4: [0.7, 0.71, 0.7], 5: [0.65, 0.6, 0.66]}
-    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
+    found = recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
     assert (found.n_clusters, found.plausible, found.warnings) == (4, [4], [])
     assert found.reason == "modularity on the data 0.703, the highest, 0.99"
 
@@ -324,7 +337,7 @@ def test_of_numbers_that_modularity_does_not_tell_apart_the_best_agreement_decid
     agree = {2: [1.0], 3: [0.95], 4: [0.8], 5: [0.9]}
     halves = {2: [1.0], 3: [0.95], 4: [0.7], 5: [0.9]}
     scores = scores_of(modularity_data=modularity, agreement_seeds=agree, agreement_halves=halves)
-    found = select.recommend(scores)
+    found = recommend(scores)
     assert (found.n_clusters, found.plausible) == (3, [3, 4, 5])  # 5 is within the noise of its own seeds
     assert found.warnings == []
 
@@ -350,19 +363,19 @@ def test_of_numbers_that_modularity_does_not_tell_apart_the_best_agreement_decid
 )
 def test_weak_evidence_is_called_so(modularity: dict[int, list[float]], agreement: float, expected: str) -> None:
     agree = {k: [agreement] for k in modularity}
-    doubts = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=agree)).warnings
+    doubts = recommend(scores_of(modularity_data=modularity, agreement_seeds=agree)).warnings
     assert any(doubt.startswith(expected) for doubt in doubts)
 
 
 def test_no_number_is_below_two() -> None:
     modularity = {2: [0.5] * 3, 3: [0.4] * 3}
-    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
+    found = recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
     assert (found.n_clusters, found.warnings) == (2, [])
 
 
 def test_a_modularity_that_still_rises_at_the_end_is_told() -> None:
     modularity = {3: [0.6] * 3, 4: [0.695] * 3, 5: [0.7] * 3}
-    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
+    found = recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
     assert found.n_clusters == 4
     assert found.warnings == ["the modularity is highest with 5, the end of the range: try more numbers"]
 
@@ -372,11 +385,11 @@ def test_agreement_is_compared_in_what_all_numbers_have() -> None:
     scores = scores_of(
         modularity_data=modularity, agreement_seeds={3: [0.9], 4: [0.95]}, agreement_halves={3: [1.0], 4: []}
     )
-    assert select.recommend(scores).n_clusters == 4
+    assert recommend(scores).n_clusters == 4
 
 
 def test_without_agreement_the_modularity_decides() -> None:
-    found = select.recommend(scores_of(modularity_data={3: [0.695] * 2, 4: [0.7] * 2, 5: [0.6] * 2}))
+    found = recommend(scores_of(modularity_data={3: [0.695] * 2, 4: [0.7] * 2, 5: [0.6] * 2}))
     assert (found.n_clusters, found.plausible) == (4, [3, 4])
     assert found.reason == "modularity on the data 0.700, the highest"
 
@@ -385,10 +398,10 @@ def test_of_many_even_clusters_one_less_is_plausible_but_not_chosen() -> None:
     """Joining two of K perfect clusters costs a modularity of 2 / K^2, which is below 0.01 from K = 15 on."""
     modularity = {k: [1 - (1 / 20 if k == 20 else 22 / 400)] * 3 for k in (19, 20)}
     agree = {19: [1.0], 20: [1.0]}
-    found = select.recommend(scores_of(modularity_data=modularity, agreement_seeds=agree, agreement_halves=agree))
+    found = recommend(scores_of(modularity_data=modularity, agreement_seeds=agree, agreement_halves=agree))
     assert (found.n_clusters, found.plausible) == (20, [19, 20])
 
 
 def test_without_any_modularity_there_is_no_answer() -> None:
     with pytest.raises(Failure, match="undefined for every run"):
-        select.recommend(scores_of(modularity_data={2: [], 3: []}))
+        recommend(scores_of(modularity_data={2: [], 3: []}))

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-import dkm.scaling
-import dkm.stored
-from dkm.config import NpyData, UserError
-from dkm.data import load_dataset
-from dkm.files import NpyFiles
-from dkm.scaling import Scaling, to_rows
-from dkm.stored import StoredArray, StoredRows
+import dkm.data.scaling
+import dkm.data.stored
+from dkm.config.data import NpyData
+from dkm.data.datasets import load_dataset
+from dkm.data.files import NpyFiles
+from dkm.data.scaling import Scaling, to_rows
+from dkm.data.stored import StoredArray, StoredRows
+from dkm.errors import UserError
 
 N = 50
 DTYPES = ("u1", "i8", "f4", "f8", ">f4", "?")
@@ -86,8 +87,8 @@ def assert_same_everywhere(array: Any, tmp_path: Path, **settings: Any) -> None:
 def test_rows_on_disk_are_those_in_memory_to_the_bit(
     dtype: str, scaling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dkm.scaling, "_CHUNK_VALUES", 7 * 8)  # 8 rows, so chunks do not end where shards do
-    monkeypatch.setattr(dkm.scaling, "_PIECE_VALUES", 7 * 3)
+    monkeypatch.setattr(dkm.data.scaling, "_CHUNK_VALUES", 7 * 8)  # 8 rows, so chunks do not end where shards do
+    monkeypatch.setattr(dkm.data.scaling, "_PIECE_VALUES", 7 * 3)
     assert_same_everywhere(random_array(dtype, N, 7), tmp_path, scaling=scaling)
 
 
@@ -160,8 +161,8 @@ def test_rows_that_are_not_there_are_refused(start: int, stop: int, tmp_path: Pa
 def test_rows_are_taken_in_any_order_and_more_than_once(
     write: Callable[..., str], gap_bytes: int, piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dkm.stored, "_GAP_BYTES", gap_bytes)
-    monkeypatch.setattr(dkm.stored, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(dkm.data.stored, "_GAP_BYTES", gap_bytes)
+    monkeypatch.setattr(dkm.data.stored, "_PIECE_BYTES", piece_bytes)
     array = random_array("f4", N, 2)
     rows = rows_of(write(tmp_path / "x", array), 2)
     generator = torch.Generator().manual_seed(0)
@@ -188,7 +189,7 @@ def test_no_rows_are_a_matrix_without_rows(row_shape: tuple[int, ...], tmp_path:
 
 
 def test_neighbors_are_read_together_and_far_rows_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dkm.stored, "_GAP_BYTES", 16)  # of two rows
+    monkeypatch.setattr(dkm.data.stored, "_GAP_BYTES", 16)  # of two rows
     rows, ranges = rows_of(write_file(tmp_path / "x", np.zeros((N, 1))), 1), []
     read = StoredArray._read_runs
 
@@ -247,7 +248,7 @@ def test_loading_takes_memory_for_chunks_and_not_for_the_array(
     write: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "x", np.random.default_rng(0).random((2**17, 64)))  # 64 MiB
-    monkeypatch.setattr(dkm.scaling, "_CHUNK_VALUES", 2**16)  # 512 KiB
+    monkeypatch.setattr(dkm.data.scaling, "_CHUNK_VALUES", 2**16)  # 512 KiB
     config = NpyData(path=path, load="disk", scaling="standard")
     load_dataset(config)  # what is imported and cached on the way is not counted
     tracemalloc.start()
@@ -260,7 +261,7 @@ def test_loading_takes_memory_for_chunks_and_not_for_the_array(
 
 
 def test_taking_rows_takes_memory_for_them_and_for_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dkm.stored, "_PIECE_BYTES", 2**20)
+    monkeypatch.setattr(dkm.data.stored, "_PIECE_BYTES", 2**20)
     rows = rows_of(write_file(tmp_path / "x", np.zeros((2**17, 64))), 64)
     index = torch.arange(0, 2**17, 16)  # all are near enough to be read together: the whole 64 MiB
     tracemalloc.start()

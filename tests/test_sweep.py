@@ -16,7 +16,7 @@ import pytest
 from processes import OPTIMIZER, Finished, Point, train
 
 import dkm
-from dkm.compose import compose, parse
+from dkm.config.compose import compose, parse
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 LAUNCHERS = ["joblib", "submitit_local"]
@@ -246,9 +246,9 @@ def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Pat
 LEAK = """
 import sys
 from joblib.externals.loky.backend import resource_tracker
-from dkm import train
+from dkm.search import sweep
 if sys.argv[1] == "quiet":
-    train._quiet_about_what_an_interrupt_leaves()
+    sweep._quiet_about_what_an_interrupt_leaves()
 resource_tracker.ensure_running()
 resource_tracker.register("/loky-of-a-worker-that-is-gone", "semlock")
 """

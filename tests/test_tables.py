@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dkm.config import CsvData, ParquetData, UserError
-from dkm.data import load_dataset
-from dkm.files import Part
-from dkm.tables import TableReader
+from dkm.config.data import CsvData, ParquetData
+from dkm.data.datasets import load_dataset
+from dkm.data.files import Part
+from dkm.data.tables import TableReader
+from dkm.errors import UserError
 
 FRAME = pd.DataFrame(
     {

@@ -19,13 +19,13 @@ from processes import Finished, train
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from dkm import evaluate
-from dkm.compose import compose, parse
-from dkm.data import load_dataset
-from dkm.models import mix_encoder
-from dkm.optim import WeightAverage
-from dkm.rundir import RunDirectory, Unwritten
-from dkm.trainer import Trainer
+from dkm.config.compose import compose, parse
+from dkm.data.datasets import load_dataset
+from dkm.evaluation import evaluator
+from dkm.models.autoencoder import mix_encoder
+from dkm.runs.directory import RunDirectory, Unwritten
+from dkm.training.optimizers import WeightAverage
+from dkm.training.trainer import Trainer
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 SMALL = [
@@ -352,7 +352,7 @@ def test_hyper_parameters_stand_in_the_run_itself(run: Path) -> None:
 
 
 def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_checkpoint(labeled: list[str], tmp_path: Path) -> None:
-    from dkm import checkpoint
+    from dkm.runtime import checkpoints
 
     path = tmp_path / "run"
     wild = ["optimizer=sgd", "pretrain.lr=1e30", "pretrain.schedule=constant", "checkpoint.every_s=0"]
@@ -365,7 +365,7 @@ def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_checkpoint(labe
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["status"] == "failed"
     assert "reconstruction loss" in manifest["reason"]
-    state = checkpoint.load(path / "checkpoints")
+    state = checkpoints.load(path / "checkpoints")
     assert state is not None
     # The last checkpoint is from just before the step that failed.
     assert state["position"]["step"] == int(match[2]) - 1
@@ -402,7 +402,7 @@ def test_a_revived_centroid_forgets_its_momentum(labeled: list[str], tmp_path: P
     trainer = Trainer(config, load_dataset(config.data))
     trainer.run_dir = RunDirectory(tmp_path, tensorboard=False, progress="off")
     with torch.no_grad():
-        z = evaluate.encode(trainer.autoencoder, trainer.batches)
+        z = evaluator.encode(trainer.autoencoder, trainer.batches)
         trainer.clustering.centroids.copy_(z[:10])
         trainer.clustering.assignments.copy_(torch.arange(300) % 10)  # every centroid is pulled in the first epoch
     trainer.at.phase_idx, trainer.at.epoch = 1, 1
@@ -463,7 +463,7 @@ def test_a_reset_mixes_as_much_as_it_is_told(labeled: list[str], monkeypatch: py
         mixed.append((trainer.at.epoch, fraction))
         mix_encoder(autoencoder, fresh, fraction)
 
-    monkeypatch.setattr("dkm.trainer.mix_encoder", mix)
+    monkeypatch.setattr("dkm.training.trainer.mix_encoder", mix)
     trainer.run(Unwritten())
     assert mixed == [(2, 0.3)]
 
@@ -515,7 +515,7 @@ def test_a_centroid_revived_in_the_average_is_revived_beyond_it(labeled: list[st
     trainer = Trainer(config, load_dataset(config.data))
     trainer.run_dir = RunDirectory(tmp_path, tensorboard=False, progress="off")
     with torch.no_grad():
-        trainer.clustering.centroids.copy_(evaluate.encode(trainer.autoencoder, trainer.batches)[:10])
+        trainer.clustering.centroids.copy_(evaluator.encode(trainer.autoencoder, trainer.batches)[:10])
         trainer.clustering.centroids[3] = 1e3
     trainer.at.phase_idx, trainer.at.epoch = 1, 1
     trainer.begin(config.joint)

@@ -19,10 +19,14 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.image import imread
 
-from dkm import runs, trials, tune
-from dkm.commands import TuneConfig
-from dkm.config import Failure, UserError
-from dkm.space import Choices, Interval, space_of
+from dkm import tune
+from dkm.config.commands import TuneConfig
+from dkm.errors import Failure, UserError
+from dkm.runs import reading
+from dkm.search import study as study_module
+from dkm.search import trials
+from dkm.search.space import Choices, Interval, space_of
+from dkm.search.study import _checked
 
 optuna = pytest.importorskip("optuna")
 
@@ -89,7 +93,7 @@ def test_an_interval_of_a_whole_number_is_one_of_whole_numbers() -> None:
         "clustering.n_clusters": Interval(2.0, 5.0, is_log=False, is_int=False),  # null as it is
         "clustering": Choices(("kmeans", "dkm")),
     }
-    start, n_epochs = tune._checked(space, [*QUICK])
+    start, n_epochs = _checked(space, [*QUICK])
     assert space["clustering.n_init"] == Interval(2, 6, is_log=False, is_int=True)
     assert space["clustering.n_clusters"] == Interval(2, 5, is_log=False, is_int=True)
     assert start == {"clustering.n_init": 2, "clustering.n_clusters": None, "clustering": "kmeans"}
@@ -114,7 +118,7 @@ def test_a_space_of_choices_is_run_through_once_the_settings_as_they_are_first(f
 
 
 def test_a_trial_is_a_run_and_the_objective_its_score(folder: Path) -> None:
-    run = runs.read(folder / "trials" / "0")
+    run = reading.read(folder / "trials" / "0")
     assert run.is_completed
     assert float(table(folder)[0]["modularity_data"]) == pytest.approx(run.scores["modularity_data"])
     assert len(list((folder / "cache").glob("pretrained-*.pt"))) == 1
@@ -122,7 +126,7 @@ def test_a_trial_is_a_run_and_the_objective_its_score(folder: Path) -> None:
 
 def test_a_failed_trial_says_why_and_ends_nothing(folder: Path) -> None:
     assert "expected finite losses" in table(folder)[1]["error"]
-    assert runs.read(folder / "trials" / "1").status == "failed"
+    assert reading.read(folder / "trials" / "1").status == "failed"
 
 
 def test_the_answer_is_the_best_completed_trial(folder: Path) -> None:
@@ -166,7 +170,7 @@ def test_another_study_in_the_folder_is_refused_and_kept(folder: Path, words: li
 
 def test_a_study_that_another_process_is_at_is_refused(folder: Path) -> None:
     with (folder / "study.lock").open("ab") as file:
-        assert runs.claim(file)
+        assert reading.claim(file)
         with pytest.raises(UserError, match="expected a study that no other process is at"):
             tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
 
@@ -178,7 +182,7 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     tune.work([*words, f"output={tmp_path / 'whole'}"])
     command = [sys.executable, "-m", "dkm.tune", *words, f"output={tmp_path / 'killed'}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    under_way = tmp_path / "killed" / "trials" / "1" / runs.METRICS
+    under_way = tmp_path / "killed" / "trials" / "1" / reading.METRICS
     deadline = time.monotonic() + 120
     while not under_way.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -197,7 +201,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "dkm.tune", "trials=2", f"output={folder}", *QUICK, "joint.epochs=5000"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    under_way = folder / "trials" / "0" / runs.METRICS
+    under_way = folder / "trials" / "0" / reading.METRICS
     deadline = time.monotonic() + 120
     while not under_way.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -205,7 +209,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.decode() == f"interrupted: the same command with output={folder} goes on\n"
-    assert runs.read(folder / "trials" / "0").status == "interrupted"
+    assert reading.read(folder / "trials" / "0").status == "interrupted"
 
 
 class Trials:
@@ -341,7 +345,7 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     monkeypatch.undo()
     stand_in(monkeypatch, Trials)
     log = (tmp_path / "out" / "trials" / "0.log").open("ab")
-    assert runs.claim(log)
+    assert reading.claim(log)
     monkeypatch.setattr(trials.time, "sleep", lambda seconds: log.close())
     tune.work(words)
     assert "trial 0: still trains; waiting for it" in capsys.readouterr().out
@@ -526,8 +530,8 @@ def test_a_study_is_not_gone_on_with_when_its_experiment_has_changed(
     mine = tmp_path / "experiment" / "mine.yaml"
     mine.write_text("# @package _global_\njoint:\n  lr: 0.001\n", encoding="utf-8")
     words = ["trials=1", f"output={tmp_path}/out", *QUICK, "experiment=mine", "clustering.weight=1,2"]
-    parse = tune.parse
-    monkeypatch.setattr(tune, "parse", lambda words: parse(["--config-dir", str(tmp_path), *words]))
+    parse = study_module.parse
+    monkeypatch.setattr(study_module, "parse", lambda words: parse(["--config-dir", str(tmp_path), *words]))
     stand_in(monkeypatch, Trials)
     tune.work(words)
     tune.work(words)

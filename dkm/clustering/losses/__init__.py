@@ -1,0 +1,1 @@
+"""The clustering losses, one module per method."""

@@ -1,0 +1,98 @@
+"""What the config knows about its keys, and errors of OmegaConf as one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
+from typing import Any
+
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from dkm.config.groups import GROUPS
+from dkm.config.run import Config
+
+
+def keys() -> Iterator[str]:
+    """Yield every dotted key that some configuration has, without the names of groups."""
+    names = {f"{group}.name" for group in GROUPS}
+    return (key for key in defaults() if key not in names)
+
+
+def defaults() -> dict[str, Any]:
+    """Return every dotted key that some configuration has, with its default in one of those that have it."""
+    found: dict[str, Any] = {}
+    for part in fields(Config):
+        default = _default(part)
+        if part.name in GROUPS:
+            schemas: list[Any] = [*GROUPS[part.name].values()]
+        elif is_dataclass(default):
+            schemas = [type(default)]
+        else:
+            found[part.name] = default
+            continue
+        own = {field.name: _default(field) for schema in schemas for field in fields(schema)}
+        found |= {f"{part.name}.{name}": own[name] for name in sorted(own)}
+    return found
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def unknown_key(key: str, shown: str | None = None) -> str:
+    """Return the line about a key that this configuration does not have; ``shown`` is the override as it was given."""
+    shown = shown or key
+    section, _, name = key.rpartition(".")
+    known = list(keys())
+    if key in known:
+        owners = [option for option, schema in GROUPS[section].items() if name in {f.name for f in fields(schema)}]
+        choices = " or ".join(f"{section}={owner}" for owner in owners)
+        return f"{shown}: expected a key of the chosen {section} option; {key} belongs to {choices}"
+    near = [k for k in known if k.rpartition(".")[2] == name][:1] or difflib.get_close_matches(key, known, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "`python -m dkm.train --cfg job` lists the keys"
+    return f"{shown}: expected a key of the config; {remedy}"
+
+
+def describe(error: OmegaConfBaseException, shown: str | None = None, key: str = "") -> str:
+    """Return OmegaConf's error as one line with the dotted key, the value, what was expected and the remedy."""
+    key = key or str(error.full_key or error.key or "")
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return unknown_key(key, shown)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key}=???: expected a value; set {key}=VALUE"
+    if isinstance(error, InterpolationResolutionError):
+        return f"{shown or key}: {_first_line(error)}; expected a reference that resolves; check the ${{...}} in it"
+    return f"{shown or key}: {_first_line(error)}; expected {kind_of(key)}; correct {key}"
+
+
+def kind_of(key: str) -> str:
+    """Return what a dotted key takes, for a message."""
+    section, _, name = key.partition("[")[0].rpartition(".")
+    kinds = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "text",
+        "list": "a list [...]",
+    }
+    schemas: list[Any] = [*GROUPS[section].values()] if section in GROUPS else [Config]
+    schemas += [part.default_factory for part in fields(Config) if part.name == section]
+    for schema in schemas:
+        for part in fields(schema) if is_dataclass(schema) else ():
+            if part.name == name:
+                annotation = str(part.type)
+                kind = kinds.get(annotation.partition(" ")[0].partition("[")[0], "its own keys")
+                return f"{kind} or null" if annotation.endswith("None") else kind
+    return "the type that `python -m dkm.train --cfg job` shows"
+
+
+def _first_line(error: BaseException) -> str:
+    line = str(error).strip().splitlines()[0].rstrip(".")
+    return line.replace("KeyError raised while resolving interpolation: ", "")

@@ -1,0 +1,68 @@
+"""The image data sets of torchvision."""
+
+# Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from dkm.config.data import TorchvisionData
+from dkm.data.builtin.fetching import FETCH_ERRORS, root_of, unavailable
+from dkm.data.raw import RawData
+from dkm.errors import input_error, reason
+
+log = logging.getLogger(__name__)
+
+
+def _idx_files(class_name: str) -> tuple[str, ...]:
+    kinds = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(f"{class_name}/raw/{kind}-ubyte.gz" for kind in kinds)
+
+
+# The class in torchvision.datasets, and the files that it downloads, in their places below data.root.
+FILES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mnist": ("MNIST", _idx_files("MNIST")),
+    "fashion_mnist": ("FashionMNIST", _idx_files("FashionMNIST")),
+    "kmnist": ("KMNIST", _idx_files("KMNIST")),
+    "usps": ("USPS", ("usps.bz2", "usps.t.bz2")),
+    "cifar10": ("CIFAR10", ("cifar-10-python.tar.gz",)),
+    "stl10": ("STL10", ("stl10_binary.tar.gz",)),
+}
+
+
+def read_torchvision(config: TorchvisionData) -> RawData:
+    datasets = import_torchvision(config.name)
+    class_name, files = FILES[config.name]
+    root, is_stl10 = root_of(config), config.name == "stl10"
+    parts = []
+    log.info("data=%s: reading %s; torchvision downloads what is missing", config.name, root)
+    for split in ("train", "test") if config.split == "all" else (config.split,):
+        which = {"split": split} if is_stl10 else {"train": split == "train"}
+        try:
+            # torchvision draws its progress bars on stderr. CIFAR-10 consists of pickles: torchvision compares
+            # their md5 with its own list before it loads them.
+            with contextlib.redirect_stderr(io.StringIO()):
+                parts.append(getattr(datasets, class_name)(str(root), download=True, **which))
+        except FETCH_ERRORS as error:
+            raise unavailable(config, files, error) from error
+    X = np.concatenate([np.asarray(part.data) for part in parts])
+    labels = np.concatenate([np.asarray(part.labels if is_stl10 else part.targets) for part in parts])
+    return RawData(X, labels, value_range=(0.0, 255.0))
+
+
+def import_torchvision(name: str) -> Any:
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError, AttributeError) as error:
+        # RuntimeError "operator torchvision::nms does not exist": built for another torch.
+        found = f"torchvision cannot be imported ({reason(error)})"
+        expected = f"the release that belongs to torch {torch.__version__}"
+        remedy = "install the matching pair together: pip install --force-reinstall torch torchvision"
+        raise input_error(f"data={name}", found, expected, remedy) from error
+    return datasets

@@ -1,0 +1,159 @@
+"""A folder of the user's own images: PNG and JPEG, however nested, gray or in color, each resized to one size.
+
+Files that cannot be read are listed and left out; the run ends only if they are more than ``data.max_unreadable``.
+Whatever else is wrong becomes one ``UserError`` line.
+"""
+
+# Shapes: n images, H height, W width.
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from dkm.config.data import ImageFolderData
+from dkm.data.files import Part, expand
+from dkm.data.scaling import Array
+from dkm.errors import UserError, input_error, reason
+
+log = logging.getLogger(__name__)
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_FORMATS = ("PNG", "JPEG")
+_MOST_LISTED = 10
+_AT_ONCE = 1024
+
+
+class ImageFolder:
+    """The images below a folder, found; they are read by ``read`` or ``parts``.
+
+    Parameters
+    ----------
+    config : ImageFolderData
+    key : str
+        The setting that names the folder, for messages.
+    n_channels : int, optional
+        Of a trained model, 1 or 3; else ``data.color`` and the images decide.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder, or no image in it.
+    """
+
+    def __init__(self, config: ImageFolderData, *, key: str = "data.path", n_channels: int | None = None) -> None:
+        self.source = f"{key}={config.path}"
+        self._config = config
+        self._folder = expand(config.path)
+        self._n_channels = n_channels or {"auto": None, "gray": 1, "rgb": 3}[config.color]
+        self._is_trained = n_channels is not None
+        self._has_labels = False
+        self._names = self._found()
+        self._most_unreadable = int(config.max_unreadable * len(self._names))
+        self._unreadable: list[str] = []
+        self.n_rows = len(self._names)
+
+    def read(self) -> Part:
+        """Return all images, uint8: (n, H, W), or (n, H, W, 3) if one of them has colors."""
+        parts = list(self._read(len(self._names)))
+        if not parts:
+            raise self._too_many()
+        return parts[0]
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Yield all images, at most ``n_rows`` files at a time."""
+        return self._read(n_rows)
+
+    def _found(self) -> list[str]:
+        expected = "a folder with .png or .jpg files below it"
+        if not os.path.isdir(self._folder):  # noqa: PTH112  # Path.is_dir raises for a name that is too long
+            is_there = os.path.lexists(self._folder)
+            found = "a file" if is_there else "no such folder"
+            raise input_error(self.source, found, expected, f"correct {self.source.partition('=')[0]}")
+        names: list[str] = []
+        others: list[str] = []
+        for folder, _, files in os.walk(self._folder):
+            for file in files:
+                name = str(Path(folder, file).relative_to(self._folder))
+                if not file.startswith("."):
+                    (names if file.lower().endswith(_SUFFIXES) else others).append(name)
+        if not names:
+            found = f"no images (it has {others[0]}, for example)" if others else "an empty folder"
+            raise input_error(self.source, found, expected, "convert the images, or name another folder")
+        is_loose = any(os.sep not in name for name in names)
+        self._has_labels = self._config.labels is not None and not (is_loose and self._is_trained)
+        if self._has_labels and is_loose:
+            name = next(name for name in names if os.sep not in name)
+            expected = "each image in a folder that names its class"
+            remedy = "move it into one, or set data.labels=null"
+            raise input_error("data.labels=folder", f"{name} is in none", expected, remedy)
+        return sorted(names)
+
+    def _read(self, n_rows: int) -> Iterator[Part]:
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(self._names), n_rows):
+                names = self._names[start : start + n_rows]
+                images: list[Array] = []
+                index: list[int] = []
+                for first in range(0, len(names), _AT_ONCE):  # so that bad files end it early
+                    some = names[first : first + _AT_ONCE]
+                    for position, image in enumerate(pool.map(self._image, some), start + first):
+                        if isinstance(image, str):
+                            self._unreadable.append(f"{self._names[position]} ({image})")
+                        else:
+                            images.append(image)
+                            index.append(position)
+                    if len(self._unreadable) > self._most_unreadable:
+                        raise self._too_many()
+                if images:
+                    yield self._part(images, index)
+        if self._unreadable:
+            log.warning("%s: %d images cannot be read and are left out: %s", self.source, *self._listed())
+
+    def _part(self, images: list[Array], index: list[int]) -> Part:
+        n_channels = self._n_channels or max(1 if image.ndim == 2 else 3 for image in images)
+        if n_channels == 3:
+            images = [image if image.ndim == 3 else np.repeat(image[:, :, np.newaxis], 3, axis=2) for image in images]
+        ids = np.array([self._names[position] for position in index])
+        labels = None
+        if self._has_labels:
+            labels = np.array([name.partition(os.sep)[0] for name in ids])
+        return Part(np.stack(images), np.array(index), ids, labels)
+
+    def _image(self, name: str) -> Array | str:
+        """Return an image, uint8 (H, W) or (H, W, 3), or why it cannot be read."""
+        from PIL import Image, ImageOps
+
+        side = self._config.image_size
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of an image that unpacks to more than memory should hold
+                with Image.open(self._folder / name, formats=_FORMATS) as file:
+                    image = ImageOps.exif_transpose(file)
+                    if image.mode.startswith("I"):  # 16 bits, which convert would cut off at 255
+                        image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+                    is_gray = image.mode in ("1", "L", "LA")
+                    wanted = self._n_channels or (1 if is_gray else 3)
+                    resized = image.convert("L" if wanted == 1 else "RGB").resize(
+                        (side, side), Image.Resampling.BILINEAR
+                    )
+                    return np.asarray(resized)
+        except (OSError, ValueError, SyntaxError, EOFError, Warning, Image.DecompressionBombError) as error:
+            return reason(error)
+
+    def _listed(self) -> tuple[int, str]:
+        more = len(self._unreadable) - _MOST_LISTED
+        shown = ", ".join(self._unreadable[:_MOST_LISTED])
+        return len(self._unreadable), shown + (f", and {more} more" if more > 0 else "")
+
+    def _too_many(self) -> UserError:
+        n, shown = self._listed()
+        found = f"{n} of {len(self._names)} images cannot be read: {shown}"
+        expected = f"at most {self._most_unreadable} (data.max_unreadable={self._config.max_unreadable})"
+        return input_error(self.source, found, expected, "mend or remove them, or raise data.max_unreadable")

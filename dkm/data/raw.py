@@ -1,0 +1,37 @@
+"""What a data set is before it is checked and scaled."""
+
+# Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dkm.data.files import Part
+from dkm.data.scaling import Array
+from dkm.data.stored import SparseArray, StoredArray
+
+RawRows = Array | StoredArray | SparseArray
+
+
+class RawData(NamedTuple):
+    """What the function of a data set returns."""
+
+    # (N, F), or images (N, H, W), (N, C, H, W) or (N, H, W, C)
+    X: RawRows
+    labels: Array | None
+    # None: unit for images, standard for tables
+    scaling: str | None = None
+    value_range: tuple[float, float] | None = None
+    # As in Dataset.
+    position: npt.NDArray[np.int64] | None = None
+    ids: Array | None = None
+    features: tuple[str, ...] | None = None
+    fill: npt.NDArray[np.float64] | None = None
+
+
+def from_part(part: Part, **more: Any) -> RawData:
+    is_whole = bool((part.position == np.arange(len(part.position))).all())
+    return RawData(part.X, part.labels, position=None if is_whole else part.position, ids=part.ids, **more)

@@ -1,0 +1,124 @@
+"""The rows of a file for a trained model, in parts that fit memory."""
+
+# Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dkm.config.data import FileData, ImageFolderData, TableData
+from dkm.data.datasets import check_shape
+from dkm.data.files import Part, check_there, expand, format_of
+from dkm.data.images import ImageFolder
+from dkm.data.loaders import LOADERS
+from dkm.data.stored import CHUNK_ROWS
+from dkm.data.tables import TableReader
+
+# Rows of a part: a multiple of what is encoded at once, so that rows get the same bits as in training. At most so many,
+# and of an array no more than so many values (16 MiB as float32): scaled rows are still in the cache when encoded.
+_PART_ROWS = 8 * CHUNK_ROWS
+
+
+_PART_VALUES = 2**22
+
+
+def option_for(path: str, key: str) -> str:
+    """Return which option of ``data`` reads a file or folder of the user's own, by what is in it.
+
+    Raises
+    ------
+    UserError
+        If there is nothing.
+    """
+    place = expand(path)
+    if place.is_dir():
+        return "npy" if any(place.glob("*.npy")) else "image_folder"
+    return format_of(check_there(place, f"{key}={path}", key)) or "csv"
+
+
+class InputReader:
+    """The rows of one file for a trained model, as they were read, in parts that fit memory.
+
+    Parameters
+    ----------
+    config : FileData
+        How to read it; its labels are carried along where there are any.
+    key : str
+        The setting that names the file, for messages.
+    features, fill : optional
+        See ``TableReader``.
+    n_channels : int, optional
+        Of the images of the model.
+    """
+
+    def __init__(
+        self,
+        config: FileData,
+        *,
+        key: str,
+        features: Sequence[str] | None,
+        fill: Sequence[float] | None,
+        n_channels: int | None,
+    ) -> None:
+        self.source = f"{key}={config.path}"
+        self._config = config
+        self._reader: TableReader | ImageFolder | None = None
+        if isinstance(config, TableData):
+            self._reader = TableReader(config, key=key, features=features, fill=fill)
+        elif isinstance(config, ImageFolderData):
+            self._reader = ImageFolder(config, key=key, n_channels=n_channels)
+        self.n_rows = 0
+
+    def parts(self) -> Iterator[Part]:
+        """Yield all rows, in parts of a multiple of ``CHUNK_ROWS``, the last one aside."""
+        if self._reader is None:
+            return self._array_parts()
+        return _joined(self._table_parts(self._reader), _PART_ROWS)
+
+    def _table_parts(self, reader: TableReader | ImageFolder) -> Iterator[Part]:
+        yield from reader.parts(_PART_ROWS)
+        self.n_rows = reader.n_rows
+
+    def _array_parts(self) -> Iterator[Part]:
+        raw = LOADERS[self._config.name](self._config)
+        check_shape(raw.X, self.source)
+        self.n_rows = len(raw.X)
+        n_chunks = _PART_VALUES // (CHUNK_ROWS * math.prod(raw.X.shape[1:]))
+        n_part = min(max(n_chunks, 1) * CHUNK_ROWS, _PART_ROWS)
+        for start in range(0, len(raw.X), n_part):
+            stop = min(start + n_part, len(raw.X))
+            X = raw.X[start:stop] if isinstance(raw.X, np.ndarray) else raw.X.read(start, stop)
+            labels = None if raw.labels is None else raw.labels[start:stop]
+            yield Part(X, np.arange(start, stop), None, labels)
+
+
+def _joined(parts: Iterable[Part], n_rows: int) -> Iterator[Part]:
+    """Yield the same rows in parts of ``n_rows``, the last one aside."""
+    kept: list[Part] = []
+    n_kept = 0
+    for part in parts:
+        kept.append(part)
+        n_kept += len(part.position)
+        while n_kept >= n_rows:
+            whole = _concatenated(kept)
+            yield _rows_of_part(whole, slice(0, n_rows))
+            n_kept -= n_rows
+            kept = [_rows_of_part(whole, slice(n_rows, None))] if n_kept else []
+    if n_kept:
+        yield _concatenated(kept)
+
+
+def _concatenated(parts: Sequence[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+    columns: list[Any] = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Part(*columns)
+
+
+def _rows_of_part(part: Part, rows: slice) -> Part:
+    columns: list[Any] = [None if values is None else values[rows] for values in part]
+    return Part(*columns)

@@ -1,0 +1,208 @@
+"""From values as they were read to what the network gets: rows, images with their channels first, and scaled.
+
+A scaling is fitted on a stream of chunks in one pass. ``row_slices`` cuts data in memory and on disk at the same rows,
+whatever files they lie in, so the same data give the same bits wherever they are.
+"""
+
+# Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkm.config.data import SCALINGS
+
+Array = npt.NDArray[Any]
+
+# All is computed in float64, so that a large offset costs no digits: sums over chunks of so many values (32 MiB) ...
+_CHUNK_VALUES = 2**22
+# ... and scaled values, which do not depend on each other, in pieces that fit a cache: half the time of 2**22.
+_PIECE_VALUES = 2**18
+
+
+def row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Return the rows of each chunk of an array (N, ...), in order.
+
+    Sums depend in their last bits on where they are cut, so the slices depend on nothing but the shape.
+    """
+    return _slices(shape, _CHUNK_VALUES)
+
+
+def _slices(shape: tuple[int, ...], n_values: int) -> Iterator[slice]:
+    n_rows = max(1, n_values // math.prod(shape[1:]))
+    for start in range(0, shape[0], n_rows):
+        yield slice(start, min(start + n_rows, shape[0]))
+
+
+def channels_first(X: Array) -> Array:
+    """Return images as (N, C, H, W), a table as it is."""
+    if X.ndim == 3:
+        return X[:, np.newaxis]
+    # Gray and RGB before RGBA before any other number: channels come last only if that is the likelier reading.
+    rank = {1: 0, 3: 0, 4: 1}
+    if X.ndim == 4 and rank.get(X.shape[3], 2) < rank.get(X.shape[1], 2):
+        return np.moveaxis(X, 3, 1)
+    return X
+
+
+def to_rows(X: Array) -> Array:
+    """Return images or rows, of shape (N, ...), as (N, F)."""
+    return channels_first(X).reshape(len(X), math.prod(X.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """``(X - shift) / scale``, fitted once and kept with the model; ``l2`` and ``row_rms`` give rows one length."""
+
+    kind: str
+    n_features: int
+    # One number for all features, or one for each.
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def fit(cls, chunks: Iterable[Array], kind: str, value_range: tuple[float, float] | None = None) -> Scaling:
+        """Take from the data what the scaling needs.
+
+        Parameters
+        ----------
+        chunks : iterable of arrays of finite real numbers, shape (n, F)
+            All rows, in order and at least one; read once, and no further than the scaling needs. An array in memory
+            may be a single chunk. Other cuts may change the last bits of ``standard`` and ``rms``.
+        kind : one of `dkm.config.data.SCALINGS`
+            See `DataConfig.scaling`.
+        value_range : (low, high), optional
+            What ``unit`` maps to [0, 1], and ``symmetric`` to [-1, 1], where it is known by definition; else the range
+            of the data.
+
+        Raises
+        ------
+        ValueError
+            For an unknown kind.
+        """
+        if kind not in SCALINGS:
+            raise ValueError(f"kind={kind!r}: expected one of {', '.join(SCALINGS)}")
+        chunks = iter(chunks)
+        first = next(chunks)
+        chunks = itertools.chain([first], chunks)
+        F = first.shape[1]
+        if kind in ("unit", "symmetric"):
+            low, high = value_range or _range(chunks)
+            if kind == "unit":
+                return cls(kind, F, (low,), (high - low or 1.0,))
+            return cls(kind, F, ((low + high) / 2,), ((high - low) / 2 or 1.0,))
+        if kind == "rms":
+            return cls(kind, F, (0.0,), (_root_mean_square(chunks),))
+        if kind == "standard":
+            shift, scale = _mean_and_deviation(chunks)
+            return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
+        return cls(kind, F)
+
+    def apply(self, X: Array) -> npt.NDArray[np.float32]:
+        """Return the scaled copy of ``X`` (N, F), in C order. The bits of a row do not depend on the other rows.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` has another number of features than the data that the scaling was fitted on.
+        """
+        if X.shape[1] != self.n_features:
+            raise ValueError(f"X has {X.shape[1]} features: expected {self.n_features}, as when fitted")
+        scaled = np.empty(X.shape, dtype=np.float32)
+        shift, scale = np.array(self.shift), np.array(self.scale)
+        is_shifted, is_scaled = bool((shift != 0).any()), bool((scale != 1).any())
+        if not (is_shifted or is_scaled or self.row_length):
+            scaled[...] = X
+            return scaled
+        for rows in _slices(X.shape, _PIECE_VALUES):
+            part = _to_float64(X[rows])
+            if is_shifted:
+                part -= shift
+            if is_scaled:
+                part /= scale
+            if self.row_length:
+                length = np.linalg.norm(part, axis=1, keepdims=True) / self.row_length
+                part /= np.where(length > 0, length, 1.0)
+            scaled[rows] = part
+        return scaled
+
+    @property
+    def row_length(self) -> float:
+        """The length that each row is given, but rows of zeros; 0 where rows keep their own."""
+        return {"l2": 1.0, "row_rms": math.sqrt(self.n_features)}.get(self.kind, 0.0)
+
+    def for_pictures(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return scaled images of any shape, from 0 to 1: by the range where it is known, else by the largest value."""
+        if self.kind == "symmetric":
+            return np.float32(0.5) * (images + np.float32(1.0))
+        if self.kind == "rms":
+            return images / (images.max(initial=0.0) or np.float32(1.0))
+        return images
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold; floats survive it exactly."""
+        return asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Scaling:
+        """Return the scaling that ``to_dict`` was called on."""
+        return cls(fields["kind"], fields["n_features"], tuple(fields["shift"]), tuple(fields["scale"]))
+
+
+def _to_float64(X: Array) -> npt.NDArray[np.float64]:
+    # In C order even if X is not, because the order in memory is the order of summation.
+    return X.astype(np.float64, order="C")
+
+
+def _range(chunks: Iterable[Array]) -> tuple[float, float]:
+    lows, highs = zip(*((float(chunk.min()), float(chunk.max())) for chunk in chunks), strict=True)
+    return min(lows), max(highs)
+
+
+def _root_mean_square(chunks: Iterable[Array]) -> float:
+    """Return that of all values, 1 where all are 0."""
+    n, total = 0, 0.0
+    for chunk in chunks:
+        part = _to_float64(chunk)
+        n += part.size
+        total += float(np.square(part, out=part).sum())
+    return math.sqrt(total / n) or 1.0
+
+
+def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return what to subtract from each feature and what to divide it by: (F,) and (F,).
+
+    One pass: squares are summed about the mean of their chunk, and the sums of two chunks are joined by the distance
+    of their means, which loses no digits to a large offset (Chan, Golub, LeVeque 1983, The American Statistician 37).
+    """
+    chunks = iter(chunks)
+    first = next(chunks)
+    n, mean, squares = _moments(first)
+    low, high = first.min(axis=0), first.max(axis=0)
+    for chunk in chunks:
+        n_chunk, mean_chunk, squares_chunk = _moments(chunk)
+        distance = mean_chunk - mean
+        squares += squares_chunk + distance**2 * (n * n_chunk / (n + n_chunk))
+        mean += distance * (n_chunk / (n + n_chunk))
+        n += n_chunk
+        low, high = np.minimum(low, chunk.min(axis=0)), np.maximum(high, chunk.max(axis=0))
+    std = np.sqrt(squares / n)
+    # Rounding gives a constant feature a tiny deviation from its mean, which must not be scaled up to 1, and the
+    # square of a tiny deviation may be 0.
+    is_constant = low == high
+    return np.where(is_constant, first[0], mean), np.where(is_constant | (std == 0), 1.0, std)
+
+
+def _moments(chunk: Array) -> tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the number of rows, the mean of each feature, and its sum of squares about that mean."""
+    part = _to_float64(chunk)
+    mean = part.sum(axis=0) / len(part)
+    part -= mean
+    return len(part), mean, np.square(part, out=part).sum(axis=0)

@@ -1,0 +1,33 @@
+"""The errors that end a command with one line, and the form of that line.
+
+Nothing here imports anything of the package, so that a loss can be imported without the application.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something that the user can mend: the message is one line that names key or file, value, expectation, remedy."""
+
+
+class Failure(Exception):
+    """What ended a run though the input was right: the message is one line."""
+
+
+def input_error(source: str, found: str, expected: str, remedy: str) -> UserError:
+    """Return the error about data; ``source`` is KEY=VALUE, with more words where that alone is not exact."""
+    # One line, even if a path or the name of an array holds a line break.
+    return UserError(" ".join(f"{source}: {found}; expected {expected}; {remedy}".splitlines()))
+
+
+def reason(error: BaseException) -> str:
+    """Return the cause in a few words; torchvision's long messages have it in their last line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def in_short(error: Exception) -> str:
+    """Return the cause on one line."""
+    return " ".join(reason(error).split())

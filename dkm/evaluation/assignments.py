@@ -1,0 +1,224 @@
+"""The table of answers: which cluster each row is in, how far from it, how certain.
+
+The same lines in ``assignments.csv`` of a run and in what ``dkm.predict`` writes. A ``Writer`` writes beside the file
+that is asked for and renames at the end: there is a whole file or none, and memory for one part at a time.
+"""
+
+# Shapes: n rows, D latent, K clusters.
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dkm.data.scaling import Array
+from dkm.errors import UserError, input_error
+
+FORMATS = (".csv", ".parquet", ".npz")
+_ROWS_AT_ONCE = 100_000
+
+
+class Answers(NamedTuple):
+    """What is known of n rows; distances are Euclidean, in the embedding."""
+
+    position: npt.NDArray[np.int64]  # (n,) their positions in the file
+    ids: Array | None  # (n,)
+    cluster: npt.NDArray[np.int64]  # (n,)
+    distance: Array  # (n,) to the cluster's centroid
+    margin: Array | None  # (n,) how much farther the second nearest is, None with one cluster
+    labels: Array | None = None  # (n,)
+    memberships: Array | None = None  # (n, K)
+    embedding: Array | None = None  # (n, D)
+
+    def columns(self) -> dict[str, Array | None]:
+        """Return the columns (n,) by their names."""
+        columns: dict[str, Array | None] = {"index": self.position}
+        if self.ids is not None:
+            columns["id"] = self.ids
+        columns |= {"cluster": self.cluster, "distance": self.distance, "margin": self.margin}
+        if self.labels is not None:
+            columns["label"] = self.labels
+        for name, values in (("membership", self.memberships), ("z", self.embedding)):
+            if values is not None:
+                columns |= {f"{name}_{number}": column for number, column in enumerate(values.T)}
+        return columns
+
+
+def csv_parts(answers: Answers, *, header: bool = True) -> Iterator[bytes]:
+    """Yield the lines of a CSV file; numbers with nine digits, which tell each float32 from the next."""
+    columns = answers.columns()
+    if header:
+        yield (",".join(columns) + "\n").encode()
+    n_rows = len(answers.position)
+    shown = [_shown(column, n_rows) for column in columns.values()]
+    line = ",".join("%.9g" if isinstance(c, np.ndarray) and c.dtype.kind == "f" else "%s" for c in shown) + "\n"
+    for start in range(0, n_rows, _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        values = [column[rows].tolist() if isinstance(column, np.ndarray) else column[rows] for column in shown]
+        n = len(values[0])
+        # One format for all rows: Python's own loop over the rows takes twice as long.
+        cells: list[Any] = [None] * (n * len(values))
+        for position, column in enumerate(values):
+            cells[position :: len(values)] = column
+        yield (line * n % tuple(cells)).encode()
+
+
+def csv_line(*cells: object) -> str:
+    """Return one line of a CSV file, with numbers as in ``csv_parts``."""
+    shown = ("" if c is None else f"{c:.9g}" if isinstance(c, float | np.floating) else _quoted(str(c)) for c in cells)
+    return ",".join(shown) + "\n"
+
+
+def _shown(column: Array | None, n_rows: int) -> Array | list[str]:
+    if column is None:
+        return [""] * n_rows
+    return [_quoted(str(cell)) for cell in column.tolist()] if column.dtype.kind in "OUS" else column
+
+
+def _quoted(text: str) -> str:
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if any(c in text for c in ',"\n\r') else text
+
+
+class Writer:
+    """Writes parts of the answers to one file, whose name says the format: ``.csv``, ``.parquet``, ``.npz``.
+
+    Used as a context: the file is there when the block ends well, and nothing is left when it does not.
+
+    Parameters
+    ----------
+    path : Path
+    source : str
+        KEY=VALUE that names the file, for messages.
+    overwrite : bool
+        Whether a file that is there may be replaced.
+
+    Raises
+    ------
+    UserError
+        For another suffix, a file that is there, or a place that cannot be written to.
+    """
+
+    def __init__(self, path: Path, source: str, *, overwrite: bool) -> None:
+        if path.suffix not in FORMATS:
+            remedy = f"for example {path.with_suffix('.csv').name}"
+            raise input_error(source, f"the suffix {path.suffix or '(none)'!r}", f"one of {', '.join(FORMATS)}", remedy)
+        if path.is_dir():
+            raise input_error(source, "a folder", "a file to write", f"for example {path / 'clusters.csv'}")
+        if os.path.lexists(path) and not overwrite:
+            raise input_error(source, "there is such a file", "a new one", "set overwrite=true to replace it")
+        self._path, self._source = path, source
+        self._beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        kinds: dict[str, type[_Csv] | type[_Parquet] | type[_Npz]] = {".csv": _Csv, ".parquet": _Parquet, ".npz": _Npz}
+        self._file: _Csv | _Parquet | _Npz = kinds[path.suffix](self._beside)
+
+    def __enter__(self) -> Self:
+        try:
+            self._beside.touch()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return self
+
+    def write(self, answers: Answers) -> None:
+        try:
+            self._file.write(answers)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                self._beside.replace(self._path)
+        except OSError as failure:
+            raise self._unwritable(failure) from failure
+        finally:
+            with contextlib.suppress(OSError):
+                self._beside.unlink()
+
+    def _unwritable(self, error: OSError) -> UserError:
+        found = f"cannot be written ({error.strerror or error})"
+        return input_error(self._source, found, "a place to write, with room for it", "choose another")
+
+
+class _Csv:
+    def __init__(self, path: Path) -> None:
+        self._path, self._is_new = path, True
+
+    def write(self, answers: Answers) -> None:
+        with self._path.open("ab") as file:
+            file.writelines(csv_parts(answers, header=self._is_new))
+        self._is_new = False
+
+    def close(self) -> None:
+        pass
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError as error:
+            found, expected = "pyarrow is not installed", "the extra that writes Parquet files"
+            remedy = "install it: pip install 'dkm[parquet]', or write .csv"
+            raise input_error(f"output={path.name}", found, expected, remedy) from error
+        self._pyarrow, self._parquet = pyarrow, parquet
+        self._path = path
+        self._writer: Any = None
+        self._waiting: list[Any] = []
+
+    def write(self, answers: Answers) -> None:
+        columns = answers.columns()
+        if answers.labels is not None:  # whole numbers in this part may be followed by words in the next
+            columns["label"] = answers.labels.astype(str)
+        arrays = {
+            name: self._pyarrow.nulls(len(answers.position), self._pyarrow.float32())
+            if column is None
+            else self._pyarrow.array(column.tolist() if column.dtype.kind in "US" else np.ascontiguousarray(column))
+            for name, column in columns.items()
+        }
+        table = self._pyarrow.table(arrays)
+        if self._writer is None:
+            self._writer = self._parquet.ParquetWriter(self._path, table.schema)
+        self._waiting.append(table)
+        if sum(table.num_rows for table in self._waiting) >= _ROWS_AT_ONCE:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        # Readers of Parquet take groups of rows, which many small ones make slow.
+        self._writer.write_table(self._pyarrow.concat_tables(self._waiting), row_group_size=2 * _ROWS_AT_ONCE)
+        self._waiting.clear()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            if self._waiting:
+                self._write_group()
+            self._writer.close()
+
+
+class _Npz:
+    """The arrays of ``Answers``, in memory until the end: an array says at its beginning how long it is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._parts: list[Mapping[str, Array]] = []
+
+    def write(self, answers: Answers) -> None:
+        arrays = {name: column for name, column in answers._asdict().items() if column is not None}
+        self._parts.append(arrays)
+
+    def close(self) -> None:
+        if self._parts:
+            names: Sequence[str] = list(self._parts[0])
+            joined = {name: np.concatenate([part[name] for part in self._parts]) for name in names}
+            with self._path.open("wb") as file:
+                np.savez(file, allow_pickle=False, **joined)

@@ -1,0 +1,1 @@
+"""Figures: of clusters, of images, of a training run, of several runs."""

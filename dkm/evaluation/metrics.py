@@ -1,0 +1,205 @@
+"""What a clustering is worth: against labels where they exist, and without them where they do not.
+
+NumPy arrays in, Python floats out, and no state: ``dkm.evaluation.evaluator`` calls this with the embedding and the
+assignments of a whole data set. Labels only ever score a finished clustering; nothing here feeds back into
+training. SciPy and scikit-learn are imported where they are used, because they take long to load.
+
+A score that is undefined is ``None`` (``null`` in result.json), never NaN and never an exception: a collapsed
+clustering is a result to report, not a reason to lose the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dkm.clustering.labels import FloatArray, IntArray, cluster_sizes, contingency, effective_clusters
+
+if TYPE_CHECKING:
+    pass
+
+
+# Memory for the distances of all pairs; scikit-learn's default is 1 GiB.
+_SILHOUETTE_MIB = 64
+
+
+# --- against labels -----------------------------------------------------------------------------------------
+
+
+def accuracy(y: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+    """Share of the samples that the best one-to-one match of clusters to classes gets right.
+
+    Parameters
+    ----------
+    y, labels : arrays, shape (N,), N >= 1
+        Class and cluster of each sample, under any names. There may be more clusters than classes, or fewer:
+        what is left without a partner counts as wrong.
+
+    Returns
+    -------
+    float in (0, 1]
+        The mean over the samples.
+
+    References
+    ----------
+    Xie, Girshick, Farhadi: Unsupervised Deep Embedding for Clustering Analysis (arXiv:1511.06335), eq. 10.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    classes, y = np.unique(y, return_inverse=True)
+    clusters, labels = np.unique(labels, return_inverse=True)
+    table = contingency(y, labels, len(classes), len(clusters))
+    matches = linear_sum_assignment(table, maximize=True)
+    return float(table[matches].sum() / len(y))
+
+
+def label_scores(y: IntArray, labels: IntArray) -> dict[str, float]:
+    """Score a clustering against the classes; renaming clusters changes nothing.
+
+    Parameters
+    ----------
+    y, labels : int arrays, shape (N,), N >= 1
+        Class and cluster of each sample.
+
+    Returns
+    -------
+    dict
+        ``acc`` in (0, 1], see `accuracy`. ``nmi`` in [0, 1]: mutual information over the *arithmetic* mean of
+        the two entropies, scikit-learn's default since 0.22; older papers may use the geometric mean, which
+        never gives less. ``ari`` in [-0.5, 1]: the adjusted Rand index, 0 by chance.
+    """
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    return {
+        "acc": accuracy(y, labels),
+        "nmi": float(normalized_mutual_info_score(y, labels, average_method="arithmetic")),
+        "ari": float(adjusted_rand_score(y, labels)),
+    }
+
+
+# --- without labels -----------------------------------------------------------------------------------------
+
+
+def inertia(distances_squared: FloatArray) -> float:
+    """Sum the squared distances of the samples to their own centroids, as scikit-learn's ``inertia_``.
+
+    Parameters
+    ----------
+    distances_squared : float array, shape (N,), values >= 0
+        Squared distance of each sample to its centroid.
+
+    Returns
+    -------
+    float >= 0
+        The sum, not the mean, over the samples; added up in float64.
+    """
+    return float(distances_squared.sum(dtype=np.float64))
+
+
+def label_free_scores(
+    Z: FloatArray, labels: IntArray, n_clusters: int, *, max_samples: int, seed: int = 0
+) -> dict[str, float | None]:
+    """Score a clustering by the geometry of its own points.
+
+    Parameters
+    ----------
+    Z : float array, shape (N, D), N >= 1
+        The points.
+    labels : int array, shape (N,), values 0 to n_clusters - 1
+        Cluster of each point.
+    max_samples : int
+        The silhouette compares all pairs of points: it is taken on a random sample of at most this many.
+    seed : int
+        Of that sample. Equal arguments give equal scores, to the last bit.
+
+    Returns
+    -------
+    dict
+        ``silhouette`` in [-1, 1], higher is better; ``davies_bouldin`` >= 0, lower is better;
+        ``calinski_harabasz`` >= 0, higher is better; ``n_effective_clusters``, see `effective_clusters`.
+        The first three are None where undefined: fewer than 2 nonempty clusters, as many as points, all
+        points equal or some not finite; also Davies-Bouldin where the means of two clusters coincide, and
+        Calinski-Harabasz where no cluster has any spread.
+    """
+    davies_bouldin, calinski_harabasz = _dispersion_scores(Z, labels)
+    return {
+        "silhouette": silhouette(Z, labels, max_samples=max_samples, seed=seed),
+        "davies_bouldin": davies_bouldin,
+        "calinski_harabasz": calinski_harabasz,
+        "n_effective_clusters": effective_clusters(cluster_sizes(labels, n_clusters)),
+    }
+
+
+def _is_scorable(Z: FloatArray, labels: IntArray) -> bool:
+    n_nonempty = len(np.unique(labels))
+    return bool(1 < n_nonempty < len(Z) and np.isfinite(Z).all() and (Z.min(axis=0) < Z.max(axis=0)).any())
+
+
+def silhouettes(Z: FloatArray, labels: IntArray) -> FloatArray | None:
+    """Return how well each point fits its cluster, compared with the nearest other one.
+
+    Parameters
+    ----------
+    Z : float array, shape (N, D), N >= 1
+        The points; all pairs are compared.
+    labels : int array, shape (N,)
+
+    Returns
+    -------
+    float array, shape (N,), values in [-1, 1], or None where undefined; see `label_free_scores`
+    """
+    from sklearn import config_context
+    from sklearn.metrics import silhouette_samples
+
+    if not _is_scorable(Z, labels):
+        return None
+    # Centered, in float64: scikit-learn expands |a - b|^2, which loses digits for points far from the origin.
+    Z = Z.astype(np.float64)
+    with config_context(working_memory=_SILHOUETTE_MIB):
+        found: FloatArray = silhouette_samples(Z - Z.mean(axis=0), labels)
+    return found
+
+
+def silhouette(Z: FloatArray, labels: IntArray, *, max_samples: int, seed: int = 0) -> float | None:
+    """Return the mean silhouette over a random sample, which may hold fewer clusters than the data.
+
+    Arguments and None as in `label_free_scores`.
+    """
+    if len(Z) > max_samples:
+        sample = np.random.default_rng(seed).choice(len(Z), max_samples, replace=False)
+        Z, labels = Z[sample], labels[sample]
+    found = silhouettes(Z, labels)
+    return None if found is None else float(found.mean())
+
+
+def _dispersion_scores(Z: FloatArray, labels: IntArray) -> tuple[float | None, float | None]:
+    """Davies-Bouldin and Calinski-Harabasz, both from the means of the clusters.
+
+    Not scikit-learn's functions, which answer a collapsed embedding with a constant: a Davies-Bouldin of 0.0,
+    its best value, where all means lie within 1e-8 of each other. A search would then choose the collapse.
+    """
+    from scipy.spatial.distance import cdist
+
+    if not _is_scorable(Z, labels):
+        return None, None
+    clusters = [Z[labels == k] for k in np.unique(labels)]
+    N, K = len(Z), len(clusters)
+    sizes = np.array([len(points) for points in clusters])  # (K,)
+    means = np.stack([points.mean(axis=0, dtype=np.float64) for points in clusters])  # (K, D)
+    squared = [((points - mean) ** 2).sum(axis=1) for points, mean in zip(clusters, means, strict=True)]
+
+    radii = np.array([np.sqrt(s).mean() for s in squared])  # (K,) mean distance to the mean
+    separation = cdist(means, means)  # (K, K)
+    np.fill_diagonal(separation, np.inf)
+    within = sum(s.sum() for s in squared)
+    between = sizes @ ((means - Z.mean(axis=0, dtype=np.float64)) ** 2).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        davies_bouldin = ((radii[:, None] + radii) / separation).max(axis=1).mean()
+        calinski_harabasz = np.float64(between) * (N - K) / (within * (K - 1))
+    return _finite_or_none(davies_bouldin), _finite_or_none(calinski_harabasz)
+
+
+def _finite_or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

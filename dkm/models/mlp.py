@@ -1,0 +1,25 @@
+"""The fully connected autoencoder."""
+
+# Shapes: B batch, F input features, D latent, C channels, H height, W width.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from dkm.models.autoencoder import Autoencoder, zero_bias
+
+
+def mlp_autoencoder(n_features: int, hidden: Sequence[int], latent_dim: int) -> Autoencoder:
+    """Fully connected layers with ReLU between them, mirrored; ``hidden`` are the encoder's inner widths."""
+    widths = [n_features, *hidden, latent_dim]
+    return Autoencoder(_mlp(widths), _mlp(widths[::-1]), latent_dim)
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        layers += [zero_bias(nn.Linear(n_in, n_out)), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,207 @@
+"""The model of a finished run, read from its ``model/`` folder alone: preprocessing, encoder, centroids.
+
+Nothing in the folder is executed: the weights are safetensors, the rest is JSON.
+"""
+
+# Shapes: n rows, F input features, D latent, K clusters.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dkm.config.groups import GROUPS
+from dkm.config.run import Config
+from dkm.config.schema import to_dict
+from dkm.data.datasets import Dataset
+from dkm.data.files import expand
+from dkm.data.scaling import Array, Scaling, to_rows
+from dkm.data.stored import CHUNK_ROWS
+from dkm.errors import UserError, input_error, reason
+from dkm.models.autoencoder import Autoencoder
+from dkm.models.build import build_autoencoder
+from dkm.runtime.atomic import write_atomically
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+FORMAT_VERSION = 1
+_PREFIX = "autoencoder."
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """A trained model, ready to assign rows."""
+
+    autoencoder: Autoencoder
+    centroids: Tensor  # (K, D)
+    scaling: Scaling
+    image_shape: tuple[int, int, int] | None
+    # Of a table: the names of its columns, and what fills their gaps, (F,).
+    features: tuple[str, ...] | None
+    fill: tuple[float, ...] | None
+    # How the data of the run were read: the `data` section without its places.
+    reading: Mapping[str, Any]
+    # Mean squared distance of the training rows to their centroids, for one latent dimension.
+    variance: float | None
+
+    # The `model` section of the config, with its name.
+    section: Mapping[str, Any]
+    # The name of the data set, for information.
+    data: str = ""
+
+    @classmethod
+    def of(
+        cls, config: Config, data: Dataset, autoencoder: Autoencoder, centroids: Tensor, inertia: float
+    ) -> SavedModel:
+        """Return the model of a run; ``inertia`` is that of its final clustering."""
+        settings = to_dict(config)
+        return cls(
+            autoencoder,
+            centroids,
+            data.scaling,
+            data.image_shape,
+            data.features,
+            None if data.fill is None else tuple(data.fill.tolist()),
+            {key: value for key, value in settings["data"].items() if key not in ("name", "root", "path")},
+            inertia / (data.n_samples * centroids.shape[1]),
+            settings["model"],
+            data.name,
+        )
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.centroids)
+
+    def to(self, device: torch.device) -> SavedModel:
+        """Return the model with its tensors on the device."""
+        self.autoencoder.to(device)
+        return SavedModel(**{**self.__dict__, "centroids": self.centroids.to(device)})
+
+    @torch.no_grad()
+    def embed(self, rows: Tensor) -> Tensor:
+        """Return the embedding (n, D) of scaled rows (n, F), in the chunks, and so with the bits, of training."""
+        pieces = torch.split(rows, CHUNK_ROWS)
+        return torch.cat([self.autoencoder.encode(piece.to(self.centroids.device)) for piece in pieces])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what goes into the file of the weights."""
+        weights = {f"{_PREFIX}{name}": value for name, value in self.autoencoder.state_dict().items()}
+        return {**weights, "centroids": self.centroids.detach()}
+
+    def description(self) -> dict[str, Any]:
+        """Return the rest, as JSON can hold it."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "model": dict(self.section),
+            "n_features": self.scaling.n_features,
+            "image_shape": self.image_shape,
+            "latent_dim": self.centroids.shape[1],
+            "n_clusters": self.n_clusters,
+            "scaling": self.scaling.to_dict(),
+            "data": self.data,
+            "features": self.features,
+            "fill": self.fill,
+            "reading": dict(self.reading),
+            "variance": self.variance,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the ``model/`` folder: the tensors as safetensors, the rest as JSON."""
+        folder.mkdir(exist_ok=True)
+        cpu = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
+        write_atomically(folder / WEIGHTS, safetensors.torch.save(cpu))
+        write_atomically(folder / DESCRIPTION, (json.dumps(self.description(), indent=2) + "\n").encode())
+
+    def memberships(self, z: Tensor) -> Tensor:
+        """Return soft memberships (n, K) of embedded rows z (n, D), which sum to 1.
+
+        What k-means is the hard limit of: the posterior of a mixture of Gaussians with equal weights and the same
+        spherical variance, that of the training rows around their centroids.
+        """
+        squared = torch.cdist(z.double(), self.centroids.double()).square()
+        return torch.softmax(-squared / (2 * max(self.variance or 1.0, 1e-30)), dim=1).float()
+
+
+def load_model(run: str, key: str = "run") -> SavedModel:
+    """Read the model of a run directory, or a ``model/`` folder itself.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder, or it does not hold a model.
+    """
+    folder, source = expand(run), f"{key}={run}"
+    if not folder.is_dir():
+        raise input_error(source, "no such folder", "a run directory, or its model/ folder", f"correct {key}")
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            found = f"no {name} in it"
+            raise input_error(source, found, "the model of a finished run", f"finish the run: resume={run}")
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        version = description["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}, this release reads {FORMAT_VERSION}")
+        return _built(description, safetensors.torch.load((folder / WEIGHTS).read_bytes()))
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, safetensors.SafetensorError, UserError) as error:
+        found = f"the model in {folder} cannot be read ({reason(error)})"
+        raise input_error(source, found, "what a run writes", "copy the folder again") from error
+
+
+def _built(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedModel:
+    section = dict(description["model"])
+    config = GROUPS["model"][section["name"]](**section)
+    shape = description["image_shape"]
+    image_shape = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
+    autoencoder = build_autoencoder(config, description["n_features"], image_shape, description["latent_dim"], 0)
+    weights = {k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)}
+    autoencoder.load_state_dict(weights)
+    autoencoder.requires_grad_(False)
+    centroids = tensors["centroids"]
+    if centroids.shape != (description["n_clusters"], description["latent_dim"]):
+        raise ValueError(f"centroids of shape {tuple(centroids.shape)}")
+    features, fill = description.get("features"), description.get("fill")
+    return SavedModel(
+        autoencoder,
+        centroids,
+        Scaling.from_dict(description["scaling"]),
+        image_shape,
+        None if features is None else tuple(features),
+        None if fill is None else tuple(fill),
+        description.get("reading", {}),
+        description.get("variance"),
+        section,
+        str(description.get("data", "")),
+    )
+
+
+def scaled_rows(model: SavedModel, X: Array, source: str, index: Array) -> Array:
+    """Return rows or images (n, ...) as the model's scaled float32 rows (n, F); ``index`` (n,) is for messages.
+
+    Raises
+    ------
+    UserError
+        If they have other features than the model, or values that are not finite.
+    """
+    rows = to_rows(X)
+    if rows.shape[1] != model.scaling.n_features:
+        expected = f"{model.scaling.n_features}, as in the data that the model was trained on"
+        raise input_error(source, f"{rows.shape[1]} features", expected, "give it data of the same kind")
+    with np.errstate(over="ignore"):
+        scaled = model.scaling.apply(rows)
+    if not torch.from_numpy(scaled).sum().isfinite() and not np.isfinite(scaled).all():
+        row, column = np.argwhere(~np.isfinite(scaled))[0]
+        where = f"row {index[row]:,}, column {column} (counted from 0)"
+        found = f"a value that is NaN, infinite or too large for float32 in {where}"
+        raise input_error(source, found, "finite numbers", "replace it, or leave out the row")
+    return scaled

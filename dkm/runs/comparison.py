@@ -1,0 +1,284 @@
+"""Runs side by side: groups of equal settings, their scores, and how far their clusterings agree."""
+
+# Shapes: N rows of the data, R runs.
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dkm.errors import UserError, in_short
+from dkm.runs import reading
+from dkm.runs.reading import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_LOW_IS_BETTER = ("davies_bouldin", "inertia", "reconstruction", "seconds")
+
+
+# Of a run that did not get as far as to read its data.
+_NO_SHA256 = "-"
+
+
+class Values(NamedTuple):
+    """A score over the runs of a group that have it."""
+
+    mean: float
+    sd: float | None  # None of a single run
+
+    def __str__(self) -> str:
+        digits = 3 if abs(self.mean) < 10 else 1
+        mean = f"{self.mean:.{digits}f}"
+        return mean if self.sd is None else f"{mean} ± {self.sd:.{digits}f}"
+
+
+@dataclass
+class Group:
+    """Runs with the same settings."""
+
+    settings: dict[str, Any]  # those that differ between groups
+    runs: list[Run] = field(default_factory=list)
+    scores: dict[str, Values] = field(default_factory=dict)
+
+    @property
+    def completed(self) -> list[Run]:
+        return [run for run in self.runs if run.is_completed]
+
+    @property
+    def counted(self) -> list[Run]:
+        """Return the completed runs, of several with one seed the one begun last: they repeat one another."""
+        ordered = sorted(self.completed, key=lambda run: run.started)
+        last = {run.path if run.seed is None else run.seed: run for run in ordered}
+        counted = {run.path for run in last.values()}
+        return [run for run in self.completed if run.path in counted]
+
+    def name(self, keys: Sequence[str]) -> str:
+        """Return these of its settings in a few words: the last part of a key where that is enough."""
+        ends = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
+        words = [end if ends.count(end) == 1 else key for end, key in zip(ends, keys, strict=True)]
+        return (
+            ", ".join(f"{word}={format_setting(self.settings[key])}" for word, key in zip(words, keys, strict=True))
+            or "all"
+        )
+
+
+class Agreement(NamedTuple):
+    """Adjusted Rand index (R, R) between runs, nan where two have not clustered the same rows."""
+
+    runs: list[Run]
+    ari: np.ndarray
+
+
+def sweep_table(folder: Path) -> str:
+    """Return all runs in a folder as CSV, one row for each."""
+    groups = group_runs(read_all(reading.find([str(folder)])), each=True)
+    return csv_text(csv_rows(score_groups(groups, None, each=True)))
+
+
+def read_all(paths: Sequence[Path]) -> list[Run]:
+    found = []
+    for path in paths:
+        try:
+            found.append(reading.read(path))
+        except reading.DamagedRun as error:
+            print(f"warning: {error}; left out", file=sys.stderr)
+    reading.require_some(found)
+    return found
+
+
+def comparison_warnings(found: Sequence[Run], groups: Sequence[Group]) -> Iterator[str]:
+    data = {run.data["sha256"]: str(run.data.get("name")) for run in found if run.data.get("sha256")}
+    if len(data) > 1:
+        names = ", ".join(f"{name} ({sha[:8]})" for sha, name in data.items())
+        yield f"the runs are of different data sets, {names}: their scores do not compare"
+    counted = {run.path for group in groups for run in group.counted}
+    repeated = [run for group in groups for run in group.completed if run.path not in counted]
+    if repeated:
+        which = f"{repeated[0].path}, seed {repeated[0].seed}"
+        others = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
+        yield f"{which}{others}: repeated with the same settings later, and in no mean"
+
+
+def group_runs(found: Sequence[Run], *, each: bool) -> list[Group]:
+    """Put runs together that differ in the seed alone, in the order in which they were found."""
+    found = _told_apart_by_data(found)
+    texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in found]
+    keys = dict.fromkeys(key for settings in texts for key in settings)
+    # A key that only one method has differs from none; the method's name does.
+    differing = [key for key in keys if len({settings[key] for settings in texts if key in settings}) > 1]
+    differing = _without_those_of_an_option(differing, texts)
+    groups: dict[Any, Group] = {}
+    for number, (run, settings) in enumerate(zip(found, texts, strict=True)):
+        key = number if each else tuple(sorted(settings.items()))
+        if key not in groups:
+            own = {name: run.settings.get(name, "-") for name in differing}
+            groups[key] = Group(own | {"seed": run.seed} if each else own)
+        groups[key].runs.append(run)
+    return list(groups.values())
+
+
+def _told_apart_by_data(found: Sequence[Run]) -> list[Run]:
+    """Give the runs the SHA-256 of their data as a setting, where equal settings do not mean equal data.
+
+    A file may have changed from one run to the next.
+    """
+    seen: dict[str, set[str]] = {}
+    for run in found:
+        settings = json.dumps(run.settings, sort_keys=True)
+        seen.setdefault(settings, set()).add(_sha256(run))
+    if all(len(digests - {_NO_SHA256}) < 2 for digests in seen.values()):
+        return list(found)
+    return [replace(run, settings={**run.settings, "data.sha256": _sha256(run)[:8]}) for run in found]
+
+
+def _sha256(run: Run) -> str:
+    return str(run.data.get("sha256", _NO_SHA256))
+
+
+def _without_those_of_an_option(differing: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Leave out a key that goes with the option of its section, as ``data.path`` does with ``data.name``."""
+
+    def pattern(key: str) -> list[int]:
+        values = [settings.get(key, "") for settings in texts]
+        order = list(dict.fromkeys(values))
+        return [order.index(value) for value in values]
+
+    options = {key.partition(".")[0]: pattern(key) for key in differing if key.endswith(".name")}
+    return [k for k in differing if k.endswith(".name") or pattern(k) != options.get(k.partition(".")[0])]
+
+
+def score_groups(groups: list[Group], agreement: Agreement | None, *, each: bool) -> list[Group]:
+    """Fill in the scores of the completed runs; of a group without any those of its unfinished ones."""
+    for group in groups:
+        counted = group.counted or (group.runs if each else [])
+        values: dict[str, list[float]] = {}
+        for run in counted:
+            flat = dict(run.scores) | {"seconds": run.seconds}
+            for baseline, scores in run.baselines.items():
+                flat |= {f"{baseline}.{name}": value for name, value in scores.items()}
+            for name, value in flat.items():
+                if value is not None:
+                    values.setdefault(name, []).append(value)
+        group.scores = {name: _values(some) for name, some in values.items()}
+        if agreement is not None and not each:
+            own = agreements_in(agreement, group.counted)
+            if own:
+                group.scores["agreement"] = _values(own)
+    return groups
+
+
+def _values(values: Sequence[float]) -> Values:
+    return Values(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def sort_groups(groups: list[Group], name: str) -> list[Group]:
+    known = sorted({score for group in groups for score in group.scores})
+    if name not in known:
+        raise UserError(f"sort={name}: expected a score of these runs; one of {', '.join(known)}")
+    sign = 1 if name.rpartition(".")[2] in _LOW_IS_BETTER else -1
+    with_it = [group for group in groups if name in group.scores]
+    rest = [group for group in groups if name not in group.scores]
+    return sorted(with_it, key=lambda group: sign * group.scores[name].mean) + rest
+
+
+def agreement_of(found: Sequence[Run]) -> Agreement | None:
+    """Return the adjusted Rand index of each two completed runs."""
+    import numpy as np
+
+    from dkm.clustering.labels import adjusted_rand_index
+
+    read: list[tuple[Run, np.ndarray, np.ndarray]] = []
+    for run in found:
+        if run.is_completed:
+            assignments = _assignments(run.path / reading.ASSIGNMENTS)
+            if assignments is not None:
+                read.append((run, *assignments))
+    if len(read) < 2:
+        return None
+    ari = np.eye(len(read))
+    for (i, (first, index, labels)), (j, (second, other_index, others)) in combinations(enumerate(read), 2):
+        is_same = first.data.get("sha256") == second.data.get("sha256") and np.array_equal(index, other_index)
+        ari[i, j] = ari[j, i] = adjusted_rand_index(labels, others) if is_same else np.nan
+    return Agreement([run for run, *_ in read], ari)
+
+
+def _assignments(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    import numpy as np
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, usecols=["index", "cluster"], dtype=np.int64)
+    except (OSError, ValueError) as error:  # pandas' own errors are among these
+        print(f"warning: {path}: cannot be read ({in_short(error)}); left out of the agreement", file=sys.stderr)
+        return None
+    return frame["index"].to_numpy(), frame["cluster"].to_numpy()
+
+
+def agreements_in(agreement: Agreement, some: Sequence[Run]) -> list[float]:
+    """Return the agreement of each two of some runs."""
+    import numpy as np
+
+    paths = {run.path for run in some}
+    rows = [i for i, run in enumerate(agreement.runs) if run.path in paths]
+    values = [float(agreement.ari[i, j]) for i, j in combinations(rows, 2)]
+    return [value for value in values if not np.isnan(value)]
+
+
+def telling_settings(groups: Sequence[Group]) -> list[str]:
+    """Return a few of the settings that differ, enough to tell the groups apart: each the one that parts them most."""
+    keys = list(groups[0].settings)
+    told: list[str] = []
+
+    def n_parts(key: str) -> int:
+        return len({tuple(format_setting(group.settings[k]) for k in (*told, key)) for group in groups})
+
+    while (left := [key for key in keys if key not in told]) and (not told or n_parts(told[-1]) < len(groups)):
+        told.append(max(left, key=lambda key: (n_parts(key), key.endswith(".name"))))  # of equal ones the first
+    return [key for key in keys if key in told]
+
+
+def format_setting(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def csv_rows(groups: Sequence[Group]) -> list[list[object]]:
+    settings = list(groups[0].settings)
+    scores = list(dict.fromkeys(name for group in groups for name in group.scores))
+    head = [*settings, "n_runs", "n_completed", "seeds", "paths"]
+    rows: list[list[object]] = [[*head, *(column for name in scores for column in (name, f"{name}_sd"))]]
+    for group in groups:
+        seeds = " ".join(str(run.seed) for run in group.runs)
+        paths = " ".join(str(run.path) for run in group.runs)
+        cells: list[object] = [format_setting(group.settings[key]) for key in settings]
+        cells += [len(group.runs), len(group.completed), seeds, paths]
+        for name in scores:
+            mean, sd = group.scores.get(name, (None, None))
+            cells += ["" if value is None else f"{value:.9g}" for value in (mean, sd)]
+        rows.append(cells)
+    return rows
+
+
+def pair_rows(agreement: Agreement) -> list[list[object]]:
+    rows: list[list[object]] = [["run", "other", "ari"]]
+    for (i, first), (j, second) in combinations(enumerate(agreement.runs), 2):
+        value = agreement.ari[i, j]
+        rows.append([first.path, second.path, "" if value != value else f"{value:.9g}"])
+    return rows

@@ -1,0 +1,226 @@
+"""The run directory: config, manifest, metrics, log.
+
+Everything is written so that a killed run leaves whole files. Times and paths go into the manifest and the log only, so
+that two equal runs have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from dkm.config.groups import GROUPS
+from dkm.config.run import Config
+from dkm.config.schema import to_dict
+from dkm.data.scaling import Scaling
+from dkm.evaluation.assignments import Answers, csv_parts
+from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
+from dkm.runs.reading import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT, claim
+from dkm.runs.tensorboard import Dashboard, NoDashboard
+from dkm.runtime.atomic import write_atomically
+
+log = logging.getLogger(__name__)
+
+_CONFIG_HEADER = """\
+# The resolved config of this run. Repeat it with
+#   python -m dkm.train --config-dir {directory} --config-name config
+defaults:
+  - paths
+  - _self_
+
+"""
+
+
+class RunDirectory:
+    """Writes the files of one run.
+
+    Parameters
+    ----------
+    path : Path
+        An existing directory.
+    tensorboard : bool
+        Write events.
+    progress : {"auto", "bar", "plain", "off"}
+        What is printed; ``train.log`` has it all.
+    """
+
+    is_written = True
+
+    def __init__(self, path: Path, *, tensorboard: bool, progress: str) -> None:
+        self.path = path
+        self.shows_bars = progress == "bar" or (progress == "auto" and sys.stderr.isatty())
+        self._is_quiet = progress == "off"
+        self.manifest: dict[str, Any] = {}
+        self._tensorboard = tensorboard
+        self.dashboard: Dashboard = NoDashboard()
+        self._handlers: list[logging.Handler] = []
+        # What the run has warned about, in this process and in earlier ones.
+        self.warnings: list[str] = []
+
+    # --- start and end ---
+
+    def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
+        """Start writing; ``step`` is that of the checkpoint to continue from, None for a new start.
+
+        ``has_labels`` tells which curves there will be. A run that goes on with more epochs, say, has them in its
+        ``config.yaml`` from here on.
+        """
+        text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+        text = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text
+        path = self.path / CONFIG
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            self._write(CONFIG, text)
+        if self._tensorboard:
+            self.dashboard = Dashboard(self.path, step, has_labels=has_labels)
+
+    def close(self) -> None:
+        self.dashboard.close()
+        self.dashboard = NoDashboard()
+        for handler in self._handlers:
+            logging.getLogger("dkm").removeHandler(handler)
+            handler.close()
+        self._handlers = []
+
+    def open_log(self) -> bool:
+        """Send what ``dkm`` logs to ``train.log`` and to the terminal; return False if another process does."""
+        # tqdm's own lock is a semaphore of the system too: a warning, when a worker of a sweep is killed and leaves it.
+        tqdm.set_lock(threading.RLock())
+        logger = logging.getLogger("dkm")
+        logger.setLevel(logging.INFO)
+        to_file = logging.FileHandler(self.path / LOG, encoding="utf-8")
+        assert to_file.stream is not None
+        if not claim(to_file.stream):
+            to_file.close()
+            return False
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        console = _Console(logging.WARNING if self._is_quiet else logging.INFO)
+        if self.shows_bars:  # the bar tells the progress
+            console.addFilter(lambda record: not getattr(record, "is_progress", False))
+        self._handlers = [to_file, console, _Collector(self.warnings)]
+        for handler in self._handlers:
+            logger.addHandler(handler)
+        return True
+
+    def given_settings(self) -> set[str]:
+        """Return the keys of the settings that the command line gave, as Hydra has noted them beside the run."""
+        path = self.path / OVERRIDES
+        words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+        keys = {str(word).partition("=")[0].lstrip("+~") for word in words}
+        return {f"{key}.name" if key in GROUPS else key for key in keys}
+
+    # --- manifest ---
+
+    def update_manifest(self, **entries: Any) -> None:
+        self.manifest |= entries
+        self._write(MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return what an earlier process wrote, or nothing."""
+        return read_json(self.path / MANIFEST) or {}
+
+    # --- metrics ---
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def sync_metrics(self) -> int:
+        """Make sure that what was written is on disk; return its size in bytes, for the checkpoint."""
+        self.dashboard.flush()
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def truncate_metrics(self, n_bytes: int) -> None:
+        """Cut off what was written after the checkpoint."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            if file.tell() < n_bytes:
+                log.warning("%s is shorter than when the checkpoint was written: records are missing", METRICS)
+            file.truncate(min(n_bytes, file.tell()))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        path = self.path / METRICS
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    # --- results ---
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        self._write(RESULT, json.dumps(result, indent=2) + "\n")
+
+    def write_answers(self, answers: Answers, found: Sequence[Exemplars]) -> None:
+        """Write one row per sample, see ``dkm.evaluation.assignments``, and the exemplars of each cluster."""
+        write_atomically(self.path / ASSIGNMENTS, csv_parts(answers))
+        self._write(EXEMPLARS, "".join(exemplar_lines(answers, found)))
+
+    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
+        """Write the features that set each cluster apart."""
+        self._write(FEATURES, "".join(feature_lines(contrast, names, scaling)))
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, text.encode())
+
+
+class Unwritten(RunDirectory):
+    """The run directory as the ranks have it that do not own it: what they would write goes nowhere."""
+
+    is_written = False
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull), tensorboard=False, progress="off")
+
+    def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
+        pass
+
+    def open_log(self) -> bool:
+        return True
+
+    def update_manifest(self, **entries: Any) -> None:
+        pass
+
+    def read_manifest(self) -> dict[str, Any]:
+        return {}
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def truncate_metrics(self, n_bytes: int) -> None:
+        pass
+
+
+class _Collector(logging.Handler):
+    """Keeps the warnings."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(record.getMessage())
+
+
+class _Console(logging.Handler):
+    """Prints log lines between progress bars: information to standard output, warnings to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warns = record.levelno >= logging.WARNING
+        prefix = f"{record.levelname.lower()}: " if warns else ""
+        tqdm.write(prefix + record.getMessage(), file=sys.stderr if warns else sys.stdout)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object, or None if the file is missing or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

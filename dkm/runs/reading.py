@@ -1,0 +1,285 @@
+"""Finished and unfinished runs, as their directories tell them: what was set, how it went, what came out.
+
+Reads only, without torch, and fast: a thousand runs in a second or two.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from dkm.config.schema import flatten
+from dkm.data.files import expand
+from dkm.errors import UserError, in_short, input_error
+
+CONFIG = "config.yaml"
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+ASSIGNMENTS = "assignments.csv"
+EXEMPLARS = "exemplars.csv"
+FEATURES = "features.csv"
+SWEEP = "sweep.csv"
+LOG = "train.log"
+OVERRIDES = ".hydra/overrides.yaml"
+
+COMPLETED = "completed"
+# Tries at a lock, and seconds between them.
+_CLAIMS, _CLAIM_PAUSE_S = 5, 0.1
+# Locks of files, where the system has them.
+try:
+    import fcntl as _fcntl
+except ImportError:
+    fcntl: Any = None
+else:
+    fcntl = _fcntl
+# libyaml, which is ten times as fast, where PyYAML was built with it.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What moves no number of a run.
+_WITHOUT_EFFECT = ("resume", "checkpoint.", "log.", "data.root", "pretrain.cache", "evaluation.every_epochs")
+
+
+class DamagedRun(Exception):
+    """A file of a run cannot be read; the message names it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+    # completed | running | interrupted | failed | not started
+    status: str
+    # Why it was interrupted or failed.
+    reason: str | None
+    # Every setting that moves a number, under its dotted key, but for the seed.
+    settings: Mapping[str, Any]
+    seed: int | None
+    # The final scores; of a run without a result those of its last evaluation.
+    scores: Mapping[str, float | None]
+    # Scores of k-means on the raw data and on the pretrained embedding, as far as the run got.
+    baselines: Mapping[str, Mapping[str, float | None]]
+    # Of training.
+    seconds: float | None
+    # Name, SHA-256 and shape of the data, as far as the run got.
+    data: Mapping[str, Any]
+    # When, in ISO 8601; empty where it is not known.
+    started: str = ""
+
+    @property
+    def is_completed(self) -> bool:
+        return self.status == COMPLETED
+
+
+def find(words: Sequence[str]) -> list[Path]:
+    """Return the run directories that the words name: runs, folders with runs anywhere below, globs of these.
+
+    Returns
+    -------
+    list of Path
+        Each once, in the order of the words, those of a folder in natural order: ``seed=10`` after ``seed=9``.
+
+    Raises
+    ------
+    UserError
+        If a word names nothing, or a folder has no runs.
+    """
+    found: dict[Path, Path] = {}  # as the words spell them, by where they lie
+    for word in words:
+        path = expand(word)
+        # os.path says no where pathlib raises: of a name too long, of a folder that may not be looked into.
+        is_pattern = not os.path.exists(path) and glob.has_magic(word)  # noqa: PTH110
+        places = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural) if is_pattern else [path]  # noqa: PTH207
+        runs = [run for place in places for run in _below(place)]
+        if not runs:
+            what = "matches nothing" if is_pattern and not places else "no runs in it"
+            if not is_pattern and not os.path.isdir(path):  # noqa: PTH112
+                what = "no such folder"
+            raise input_error(word, what, "run directories, or folders with runs in them", "correct the path")
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the runs in a folder, itself or anywhere below; there are no runs within runs."""
+    for place, folders, _ in os.walk(folder):
+        if is_run(Path(place)):
+            folders.clear()
+            yield Path(place)
+        else:
+            folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, which may have just begun."""
+    has_config = os.path.isfile(folder / CONFIG) and os.path.isdir(folder / ".hydra")  # noqa: PTH112, PTH113
+    return has_config or os.path.isfile(folder / MANIFEST)  # noqa: PTH113
+
+
+def _natural(path: str | Path) -> list[tuple[int, int | str]]:
+    """Sort key in which numbers within a name count as numbers."""
+    pieces = re.split(r"(\d+)", str(path))
+    return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces]
+
+
+def read(path: Path) -> Run:
+    """Return what the directory of a run tells.
+
+    Raises
+    ------
+    DamagedRun
+        If one of its files is not what a run writes.
+    """
+    settings = _settings(path)
+    manifest = manifest_of(path)
+    result = _json(path / RESULT) if (path / RESULT).exists() else None
+    evaluations = records(path / METRICS)
+    status = str(manifest.get("status", "not started"))
+    if status == COMPLETED and result is None:
+        raise DamagedRun(f"{path}: completed, but there is no {RESULT}")
+    seconds = manifest.get("seconds")
+    try:
+        whole = result or {}
+        baselines = {name: flatten(whole[name]) for name in ("kmeans_raw", "kmeans_pretrained") if whole.get(name)}
+        scores = _numbers(whole if result else _last_scores(evaluations))
+        scores["reconstruction"] = evaluations[-1].get("loss/reconstruction") if evaluations else None
+        total = sum(seconds.values()) if seconds else None
+        seed = settings.pop("seed", None)
+        why = manifest.get("reason")
+        data, started = manifest.get("data", {}), str(manifest.get("started", ""))
+        return Run(path, status, why, settings, seed, scores, baselines, total, data, started)
+    except (AttributeError, TypeError) as error:
+        raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
+
+
+def claim(file: IO[Any]) -> bool:
+    """Lock a file until it is closed, by this process and those that inherit it; return False if another one has it.
+
+    Where there are no locks of files, as on Windows, nobody is kept out.
+    """
+    for _ in range(_CLAIMS):
+        if _lock(file, shared=False):
+            return True
+        time.sleep(_CLAIM_PAUSE_S)  # it may be one that only asked
+    return False
+
+
+@contextmanager
+def claimed_folder(folder: Path, name: str, wanted: str) -> Iterator[IO[bytes]]:
+    """Make the folder ``output=`` and keep other processes out of it while the block runs, by the file ``name`` in it.
+
+    Yields the file: a process that inherits it keeps others out too.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made, or another process is at it; ``wanted`` says what was expected then.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / name).open("ab")
+    except OSError as error:
+        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
+    with lock:
+        if not claim(lock):
+            raise UserError(f"output={folder}: expected {wanted}; wait for it or stop it")
+        yield lock
+
+
+def is_claimed(path: Path) -> bool:
+    """Return whether a process has claimed a file."""
+    try:
+        with path.open("rb") as file:
+            return not _lock(file, shared=True)
+    except OSError:
+        return False
+
+
+def _lock(file: IO[Any], *, shared: bool) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def is_in_use(path: Path) -> bool:
+    """Return whether a process is training in a run directory: it has claimed the log."""
+    return is_claimed(path / LOG)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load((path / CONFIG).read_bytes(), Loader=_Loader)  # a safe loader: nothing is executed
+        content.pop("defaults", None)
+        settings = flatten(content)
+    except (OSError, AttributeError, ValueError, yaml.YAMLError) as error:
+        raise DamagedRun(f"{path / CONFIG}: cannot be read ({in_short(error)})") from error
+    return moving_numbers(settings)
+
+
+def moving_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the settings, by their dotted keys, that move a number of a run."""
+    return {key: value for key, value in settings.items() if not key.startswith(_WITHOUT_EFFECT)}
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Return the manifest of a run, empty if it has none yet.
+
+    Raises
+    ------
+    DamagedRun
+    """
+    return _json(path / MANIFEST) if (path / MANIFEST).exists() else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedRun(f"{path}: cannot be read ({in_short(error)})") from error
+    if not isinstance(found, dict):
+        raise DamagedRun(f"{path}: holds no JSON object")
+    return found
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """Return the evaluations so far; a killed run may have left half of a last line."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        records = [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise DamagedRun(f"{path}: cannot be read ({in_short(error)})") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise DamagedRun(f"{path}: holds something else than one JSON object in each line")
+    return records
+
+
+def _last_scores(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    last = records[-1] if records else {}
+    return {key.removeprefix("metrics/"): value for key, value in last.items() if key.startswith("metrics/")}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
+    return {key: value for key, value in values.items() if value is None or isinstance(value, int | float)}
+
+
+def require_some(runs: Sequence[Run]) -> None:
+    """Refuse to go on with nothing."""
+    if not runs:
+        raise UserError("PATH: none of the runs can be read; expected run directories; see the warnings above")

@@ -1,0 +1,264 @@
+"""What TensorBoard shows of a run: the same tags, charts and pictures for every run, so that runs lie side by side.
+
+Tags are ``phase/group/name``. The charts of the tab Custom Scalars group them; scores stand beside the lines of the two
+baselines. tensorboard is imported where it is used, because it takes long to load.
+"""
+
+# Shapes: N points, D latent, K clusters, C channels, H height, W width.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dkm.config.messages import defaults
+from dkm.config.run import Config
+from dkm.config.schema import dotted
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+# TensorBoard's projector takes sprites of at most so many pixels a side.
+_SPRITE_PIXELS = 8192
+_PROJECTOR = "projector"
+BASELINES = ("kmeans_raw", "kmeans_pretrained")
+# Scores that have the lines of the baselines beside them; those taken in the embedding compare with nothing.
+COMPARED = ("acc", "nmi", "ari", "modularity_data", "n_effective_clusters")
+# Of the hyper-parameters, what tells runs apart if nothing else does.
+_ALWAYS_SHOWN = ("clustering.n_clusters", "clustering.name", "seed")
+_OF_LABELS = ("acc", "nmi", "ari")
+# Of the settings, what is no hyper-parameter.
+_NOT_TUNED = ("checkpoint.", "log.", "evaluation.", "resume", "device", "threads", "data.root", "data.path", "compile")
+
+
+def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
+    """Return the charts of Custom Scalars: each of several curves, by their tags.
+
+    Those of the labels are left out where there are none; TensorBoard adds up the charts of several runs.
+    """
+
+    def chart(*tags: str) -> list[Any]:
+        return ["Multiline", list(tags)]
+
+    scores = {
+        name: chart(f"joint/metrics/{name}", *(f"baseline/{baseline}/{name}" for baseline in BASELINES))
+        for name in COMPARED
+        if has_labels or name not in _OF_LABELS
+    }
+    return {
+        "Loss": {
+            "pretraining, weighted terms": chart("pretrain/loss/total", "pretrain/loss_weighted/.*"),
+            "joint phase, weighted terms": chart("joint/loss/total", "joint/loss_weighted/.*"),
+            "joint phase, raw terms": chart("joint/loss/(reconstruction|clustering)"),
+        },
+        "Scores and baselines": scores,
+        "Scores in the embedding": {
+            "silhouette": chart("joint/metrics/silhouette"),
+            "davies_bouldin": chart("joint/metrics/davies_bouldin"),
+            "calinski_harabasz": chart("joint/metrics/calinski_harabasz"),
+        },
+        "Clusters": {
+            "labels that changed": chart("joint/clusters/label_change"),
+            "dead and revived": chart("joint/clusters/n_dead", "joint/clusters/n_revived"),
+            "centroids": chart("joint/clusters/centroid_drift", "joint/clusters/smallest_centroid_distance"),
+            "variance of the embedding": chart("(pretrain|joint)/embedding/variance"),
+        },
+        "Optimizer": {
+            "learning rate": chart("(pretrain|joint)/optimizer/lr"),
+            "gradient norm": chart("(pretrain|joint)/optimizer/gradient_norm"),
+        },
+    }
+
+
+class Dashboard:
+    """Writes the events of one run.
+
+    Parameters
+    ----------
+    path : Path
+        The run directory.
+    step : int, optional
+        That of the checkpoint to continue from: what was written after it is forgotten. None for a new start.
+    has_labels : bool
+        There are curves of the labels to lay out.
+
+    Attributes
+    ----------
+    is_new : bool
+        There were no events of the run before.
+    """
+
+    def __init__(self, path: Path, step: int | None, *, has_labels: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        has_events = any(path.glob("events.out.tfevents*"))
+        self.is_new = not has_events
+        first = 0 if step is None else step + 1
+        self._path = path
+        self._writer: SummaryWriter = SummaryWriter(str(path), purge_step=first if has_events else None)
+        if self.is_new or step is None:
+            self._writer.add_custom_scalars(layout(has_labels=has_labels))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Write tags ``phase/group/name``; a None is a gap in the curve."""
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(f"{phase}/{name}", value, step)
+
+    def baselines(self, step: int, scores: Mapping[str, Mapping[str, float | None] | None]) -> None:
+        """Go on with the lines of the baselines, ``scores`` by their names."""
+        for baseline, values in scores.items():
+            some = {f"{baseline}/{name}": (values or {}).get(name) for name in COMPARED}
+            self.scalars("baseline", step, some)
+
+    def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
+        """Show the cluster sizes (K,) as a histogram whose bar k is the size of cluster k."""
+        index = np.arange(len(sizes))
+        self._writer.add_histogram_raw(
+            tag,
+            min=0,
+            max=len(sizes),
+            num=sum(sizes),
+            sum=float(np.dot(index, sizes)),
+            sum_squares=float(np.dot(index**2, sizes)),
+            bucket_limits=(index + 1.0).tolist(),
+            bucket_counts=list(sizes),
+            global_step=step,
+        )
+
+    def image(self, tag: str, step: int, png: bytes) -> None:
+        """Show an RGB image, the content of a PNG file; ``SummaryWriter.add_image`` would encode it once more."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = Image.open(BytesIO(png)).size
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+        self._add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+    def text(self, tag: str, text: str, step: int = 0) -> None:
+        """Show lines as they stand."""
+        self._writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)  # indented: Markdown keeps it as it is
+
+    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()) -> None:
+        """Write the HParams entry into this run itself; ``SummaryWriter.add_hparams`` would make a sub-run.
+
+        Of several runs TensorBoard takes the columns of any one. So every run has them all: also the settings of
+        other methods and data sets, and metrics that are undefined here.
+
+        Parameters
+        ----------
+        metrics : mapping
+            Those that ``scalars`` wrote under ``result``; None where one is undefined.
+        given : container of keys
+            Settings that somebody chose: TensorBoard shows these columns first, and a few more.
+        """
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+        from torch.utils.tensorboard.summary import hparams
+
+        def cells(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                key: value if isinstance(value, bool | int | float | str) else str(value)
+                for key, value in values.items()
+                if not key.startswith(_NOT_TUNED)
+            }
+
+        settings = dotted(config)
+        columns = dict.fromkeys(f"result/{name}" for name in metrics)
+        experiment, *_ = hparams(cells(defaults() | settings), columns)  # type: ignore[no-untyped-call]
+        _, *session = hparams(cells(settings), {})  # type: ignore[no-untyped-call]
+        plugin_data = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin_data.content)
+        for info in content.experiment.hparam_infos:  # what `differs` comes first, and all else goes by the alphabet
+            info.differs = info.name in given or info.name in _ALWAYS_SHOWN
+        plugin_data.content = content.SerializeToString()
+        for summary in (experiment, *session):
+            self._add_summary(summary)
+
+    def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None:
+        """Show points in the projector.
+
+        Parameters
+        ----------
+        Z : float array, shape (N, D)
+        columns : mapping of name to N values
+            What points can be colored and found by; two columns or more.
+        images : float array, shape (N, C, H, W), optional
+            Values in [0, 1]; shown smaller where they would not fit into the picture that TensorBoard takes.
+        """
+        from PIL import Image
+
+        N, D = Z.shape
+        folder = self._path / _PROJECTOR
+        folder.mkdir(exist_ok=True)
+        np.savetxt(folder / "tensors.tsv", Z, fmt="%.6g", delimiter="\t")
+        rows = zip(*columns.values(), strict=True)
+        lines = ["\t".join(str(cell) for cell in row) for row in (tuple(columns), *rows)]
+        (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        sprite = ""
+        side = math.ceil(math.sqrt(N))
+        if images is not None:
+            every = math.ceil(side * max(images.shape[2:]) / _SPRITE_PIXELS)
+            images = images[:, :, ::every, ::every]
+            _, _, H, W = images.shape
+            Image.fromarray(mosaic(images, side)).save(folder / "sprite.png")
+            sprite = (
+                f'  sprite {{ image_path: "{_PROJECTOR}/sprite.png" single_image_dim: {W} single_image_dim: {H} }}\n'
+            )
+        text = (
+            f'embeddings {{\n  tensor_name: "embedding"\n  tensor_shape: {N}\n  tensor_shape: {D}\n'
+            f'  tensor_path: "{_PROJECTOR}/tensors.tsv"\n  metadata_path: "{_PROJECTOR}/metadata.tsv"\n{sprite}}}\n'
+        )
+        (self._path / "projector_config.pbtxt").write_text(text, encoding="utf-8")
+
+    def _add_summary(self, summary: Any, step: int | None = None) -> None:
+        self._writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
+
+
+def mosaic(images: np.ndarray, side: int) -> np.ndarray:
+    """Return images (N, C, H, W) in [0, 1], ``side`` to a row and as many rows, as uint8 (side * H, side * W, 3)."""
+    N, _, H, W = images.shape
+    pixels = np.zeros((side * side, H, W, 3), np.uint8)
+    pixels[:N] = np.round(images.transpose(0, 2, 3, 1).clip(0, 1) * 255)  # gray goes to all three channels
+    return pixels.reshape(side, side, H, W, 3).swapaxes(1, 2).reshape(side * H, side * W, 3)
+
+
+class NoDashboard(Dashboard):
+    """Writes nothing."""
+
+    def __init__(self) -> None:
+        self.is_new = False
+
+    def close(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
+        pass
+
+    def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
+        pass
+
+    def image(self, tag: str, step: int, png: bytes) -> None:
+        pass
+
+    def text(self, tag: str, text: str, step: int = 0) -> None:
+        pass
+
+    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()) -> None:
+        pass
+
+    def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None:
+        pass

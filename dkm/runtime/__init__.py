@@ -1,0 +1,1 @@
+"""The machine: devices, processes, signals, checkpoints and files that are written whole."""

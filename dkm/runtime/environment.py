@@ -1,0 +1,81 @@
+"""Versions, processor, memory and git state: what a reader of the results must know."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dkm.runtime import distributed
+
+_PACKAGES = ["dkm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "hydra-core", "omegaconf", "tensorboard"]
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of what computes and writes."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def environment() -> dict[str, Any]:
+    """Return what a reader of the results must know about the software and the machine."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions(),
+        "git": _git_state(Path(__file__).parents[1]),
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
+    }
+
+
+def processor(device: torch.device) -> str:
+    """Return the name of what computes: the GPU, or the CPU with the instructions that torch uses of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = next(names, platform.processor() or platform.machine())
+    return f"{device.type}: {name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process has had resident so far; None where that is not known."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state(directory: Path) -> dict[str, Any] | None:
+    """Return the commit, and whether code or configs were changed since; None outside a checkout of ours."""
+
+    def git(*arguments: str) -> str:
+        command: Sequence[str] = ["git", "-C", str(directory), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # a site-packages inside someone else's checkout is not ours
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ".", "../configs")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""Searches over runs: sweeps, the number of clusters, studies of settings."""

@@ -1,0 +1,326 @@
+"""The runs of ``dkm.select``: a sweep over numbers and seeds, and their scores."""
+
+# Shapes: N rows of the data, D latent, K clusters.
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from dkm.config.commands import (
+    EXIT_INTERRUPTED,
+    EXIT_USER_ERROR,
+    quoted,
+)
+from dkm.config.compose import compose, parse
+from dkm.config.run import Config
+from dkm.config.schema import dotted
+from dkm.errors import Failure, UserError
+from dkm.runs import reading
+from dkm.search.selection import Scores
+
+# Scores of the files.
+SCORES = (
+    *("modularity_data", "silhouette", "davies_bouldin", "calinski_harabasz", "n_effective_clusters"),
+    *("reconstruction", "agreement_seeds", "agreement_halves"),
+)
+
+
+# Restarts of k-means on each half, and rows of a half.
+_N_INIT, _HALF_ROWS = 10, 5000
+
+
+_POLL_S = 0.5
+
+
+# Seconds that an interrupted sweep has to write its checkpoints.
+_PATIENCE_S = 60.0
+
+
+# Settings in which the runs of a folder may differ.
+_MAY_DIFFER = ("clustering.n_clusters", "seed", "device", "threads")
+
+
+# Held while a search is under way, by its sweep too, which may outlive it.
+_LOCK = "select.lock"
+
+
+class Search(NamedTuple):
+    """What is searched, and where."""
+
+    folder: Path
+    # Overrides of every run.
+    words: Sequence[str]
+    ks: Sequence[int]
+    seeds: Sequence[int]
+    n_jobs: int
+    # Of the data.
+    sha256: str
+    lock: IO[bytes]
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[IO[bytes]]:
+    """Make the folder and keep others out of it while the block runs; one that was made for nothing is removed."""
+    with reading.claimed_folder(folder, _LOCK, "a folder in which no other process trains") as lock:
+        try:
+            yield lock
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(_goes_on(folder)) from error
+        finally:
+            if [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+                folder.rmdir()
+
+
+def train_missing(search: Search, ks: Sequence[int]) -> None:
+    folder, seeds = search.folder, search.seeds
+    missing = [k for k in ks if not all(_completed(directory_of(folder, k, seed)) for seed in seeds)]
+    if missing:
+        _train(search, missing)
+        require_same_data(folder, missing, seeds, search.sha256)  # which may have changed meanwhile
+
+
+def drop_lost_seeds(search: Search) -> tuple[Search, list[str]]:
+    """Leave out the seeds whose pretraining failed, which would cost every number a run, and say so."""
+    first, left, warnings = search.ks[0], [], []
+    for seed in search.seeds:
+        directory = directory_of(search.folder, first, seed)
+        why = _why_lost(directory, search.folder)
+        if why is not None and not _is_pretrained(directory):
+            warnings.append(f"seed {seed} is left out: {why}")
+        else:
+            left.append(seed)
+    if not left:
+        raise Failure(f"{search.folder}: no seed could be pretrained; {warnings[0]}")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return search._replace(seeds=left), warnings
+
+
+def _is_pretrained(directory: Path) -> bool:
+    """Return whether a run came to the end of its pretraining, or took one over."""
+    try:
+        n_epochs = reading.read(directory).settings.get("pretrain.epochs")
+        records, manifest = reading.records(directory / reading.METRICS), reading.manifest_of(directory)
+    except reading.DamagedRun:
+        return True
+    ends = [record for record in records if record.get("phase") == "joint" or record.get("epoch") == n_epochs]
+    return bool(ends) or manifest.get("pretrained_by") is not None
+
+
+def require_same_settings(folder: Path, ks: Sequence[int], seeds: Sequence[int], wanted: Config) -> None:
+    """Refuse a folder with runs of other settings; these are the same but for the number and the seed."""
+    settings = _comparable(reading.moving_numbers(dotted(wanted)))
+    for run in _runs_of(folder, ks, seeds):
+        for key, its in _comparable(run.settings).items():
+            if settings.get(key) != its:
+                what = f"expected {its} as in {run.path}, which is gone on with"
+                raise UserError(f"{key}={settings.get(key)}: {what}; choose another output=")
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _MAY_DIFFER}
+
+
+def require_same_data(folder: Path, ks: Sequence[int], seeds: Sequence[int], sha256: str) -> None:
+    """Refuse a folder with runs of other data: a file may have changed between two calls."""
+    for run in _runs_of(folder, ks, seeds):
+        if run.data.get("sha256", sha256) != sha256:
+            what = f"{run.path} is of other data than there are now; expected the same for all runs"
+            raise UserError(f"output={folder}: {what}; choose another output=")
+
+
+def complete_numbers(search: Search) -> tuple[list[int], list[str]]:
+    """Return the numbers that have all of their runs, and why the others are left out.
+
+    Raises
+    ------
+    Failure
+        If there is no such number, or a run is missing that has not failed: the sweep was killed.
+    """
+    folder, whole, warnings = search.folder, [], []
+    for k in search.ks:
+        lost = [why for seed in search.seeds if (why := _why_lost(directory_of(folder, k, seed), folder))]
+        if lost:
+            warnings.append(f"k={k} is left out: {'; '.join(lost)}")
+        else:
+            whole.append(k)
+    if not whole:
+        raise Failure(f"{folder}: no number has all of its runs; {warnings[0]}")
+    return whole, warnings
+
+
+def _why_lost(directory: Path, folder: Path) -> str | None:
+    """Return why a run cannot be weighed; None if it can.
+
+    Raises
+    ------
+    Failure
+        If it is neither whole nor failed.
+    """
+    try:
+        run = reading.read(directory) if reading.is_run(directory) else None
+    except reading.DamagedRun as error:
+        return str(error)
+    if run is not None and run.is_completed:
+        return None
+    if run is None or run.status != "failed":
+        raise Failure(f"{directory}: did not end, see above; {_goes_on(folder)}")
+    return f"{directory} failed: {run.reason}"
+
+
+def _goes_on(folder: Path) -> str:
+    return f"the same command with output={folder} goes on"
+
+
+def _train(search: Search, ks: Sequence[int]) -> None:
+    """Train the runs that are missing; some of them may fail."""
+    folder, seeds = search.folder, search.seeds
+    command = [sys.executable, "-m", "dkm.train", "--multirun", *search.words]
+    command += [f"clustering.n_clusters={','.join(map(str, ks))}", f"seed={','.join(map(str, seeds))}", "resume=auto"]
+    command += [f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=k${clustering.n_clusters}/seed${seed}"]
+    command.append("hydra/hydra_logging=disabled")
+    if search.n_jobs > 1:
+        command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={search.n_jobs}"]
+    waiting = [(k, seed) for k in ks for seed in seeds]
+    # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
+    shared = [search.lock.fileno()] if os.name == "posix" else []
+    process = subprocess.Popen(command, start_new_session=True, pass_fds=shared)
+    try:
+        while process.poll() is None:
+            time.sleep(_POLL_S)
+            waiting = _print_completed(folder, waiting)
+    finally:
+        _stop(process)
+    _print_completed(folder, waiting)
+    code = process.returncode
+    if code == EXIT_USER_ERROR:
+        raise SystemExit(EXIT_USER_ERROR)  # it has said why
+    if code in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+        raise KeyboardInterrupt
+    if code < 0:
+        raise Failure(f"{folder}: the sweep was killed ({signal.Signals(-code).name}); {_goes_on(folder)}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a sweep that is under way, and the processes that it started; its runs write their checkpoints."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _print_completed(folder: Path, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Print those of the runs that have completed, and drop their checkpoints; return the others.
+
+    With the default network the checkpoints of a hundred runs take 4 GB.
+    """
+    left = []
+    for k, seed in waiting:
+        run = _completed(directory_of(folder, k, seed))
+        if run is not None:
+            shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+            score = run.scores.get("modularity_data")
+            shown = "-" if score is None else f"{score:.4f}"
+            print(f"k={k}, seed={seed}: modularity on the data {shown}, {run.seconds or 0:.0f} s", flush=True)
+        else:
+            left.append((k, seed))
+    return left
+
+
+def directory_of(folder: Path, k: int, seed: int) -> Path:
+    """Return where the run is."""
+    return folder / f"k{k}" / f"seed{seed}"
+
+
+def _completed(directory: Path) -> reading.Run | None:
+    """Return the run that has completed there."""
+    try:
+        run = reading.read(directory) if reading.is_run(directory) else None
+    except reading.DamagedRun:
+        return None
+    return run if run is not None and run.is_completed else None
+
+
+def _runs_of(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> Iterator[reading.Run]:
+    """Yield those of the runs that are there and can be read."""
+    for directory in (directory_of(folder, k, seed) for k in ks for seed in seeds):
+        with suppress(reading.DamagedRun):
+            if reading.is_run(directory):
+                yield reading.read(directory)
+
+
+def collect(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, Scores]:
+    """Return for each number the scores of its runs, and of each two of them or each two halves the agreement."""
+    from dkm.runs.comparison import agreement_of, agreements_in
+
+    found: dict[int, Scores] = {}
+    halves = _agreement_of_halves(folder, ks, seeds)
+    for k in ks:
+        own = [reading.read(directory_of(folder, k, seed)) for seed in seeds]
+        scores: Scores = {name: [] for name in SCORES}
+        for run in own:
+            for name in SCORES:
+                value = run.scores.get(name)
+                if value is not None:
+                    scores[name].append(value)
+        agreement = agreement_of(own)
+        if agreement is not None:
+            scores["agreement_seeds"] = agreements_in(agreement, own)
+        scores["agreement_halves"] = halves[k]
+        found[k] = scores
+    return found
+
+
+def _agreement_of_halves(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, list[float]]:
+    """Return for each number and seed how far k-means on one half of the pretrained embedding agrees with the other's.
+
+    Each half has centroids of its own, which assign all rows. The embedding is the pretrained one, the same for every
+    number: the joint phase makes any clusters compact, and so any number stable.
+    """
+    import torch
+
+    from dkm.clustering.assignment import assign
+    from dkm.clustering.labels import adjusted_rand_index
+    from dkm.clustering.lloyd import kmeans
+    from dkm.data.datasets import load_dataset
+    from dkm.runtime.devices import set_threads
+    from dkm.training.trainer import Trainer
+
+    found: dict[int, list[float]] = {k: [] for k in ks}
+    data: Any = None
+    for seed in seeds:
+        config = _config_of(directory_of(folder, ks[0], seed))
+        set_threads(config.threads)
+        data = data or load_dataset(config.data)
+        try:
+            z = Trainer(config, data).pretrained_embedding()
+        except Failure as error:  # the runs are there, but their cache is not, or is of another version or machine
+            print(f"warning: seed {seed}: no agreement between halves ({error})", file=sys.stderr)
+            continue
+        order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
+        size = min(len(z) // 2, _HALF_ROWS)
+        halves = z[order[:size]], z[order[size : 2 * size]]
+        seen = torch.cat(halves)
+        for k in ks:
+            if k <= size:
+                labels = [assign(seen, kmeans(half, k, n_init=_N_INIT, seed=seed).centroids).labels for half in halves]
+                found[k].append(adjusted_rand_index(labels[0].cpu().numpy(), labels[1].cpu().numpy()))
+    return found
+
+
+def _config_of(run: Path) -> Config:
+    return compose(parse(["--config-dir", str(run), "--config-name", "config"])).config

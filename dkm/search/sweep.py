@@ -1,0 +1,192 @@
+"""Hydra's own part of ``dkm.train``: ``--multirun``, ``--cfg`` and its other flags."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from dkm.config.checks import require
+from dkm.config.commands import quoted
+from dkm.config.compose import Command, OwnConfigs, absolute, checked, compose, explain, set_up
+from dkm.config.run import Config
+from dkm.config.schema import dotted
+from dkm.errors import Failure, UserError
+
+if TYPE_CHECKING:
+    pass
+from dkm.training.launch import Plan, execute_with_one_line_errors, require_new
+
+
+def is_sweep(command: Command) -> bool:
+    return not {"-m", "--multirun"}.isdisjoint(command.overrides)
+
+
+def run_hydra(command: Command) -> int:
+    """Leave ``--multirun``, ``--cfg``, ``--help`` and the other flags to Hydra."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its exceptions come to us instead of a traceback
+    set_up()
+    OwnConfigs.extra_dir = command.extra_dir
+    has_jobs = is_sweep(command)
+    overrides, directory = command.overrides, None
+    jobs: dict[str, JobReturn] = {}  # those of a sweep, by their directories
+    getter = JobReturn.return_value.getter(lambda job: _noted(job, jobs))  # type: ignore[attr-defined]
+    JobReturn.return_value = getter  # type: ignore[method-assign]
+    start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
+    try:
+        if has_jobs:
+            directory = _check_sweep(command)
+            if directory is not None:  # the time in its name is that of now, once and for all
+                overrides = [*overrides, f"hydra.sweep.dir={quoted(directory)}"]
+            _quiet_about_what_an_interrupt_leaves()
+        sys.argv = [sys.argv[0], *overrides]
+        start(_job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, command.overrides)) from error
+    except OSError as error:
+        where = f"hydra.sweep.dir={error.filename}"
+        raise UserError(f"{where}: {error.strerror}; expected a place to write; choose another") from error
+    except BrokenExecutor as error:  # of joblib's workers
+        why = "a worker of the sweep was killed, which often means that there was not enough memory"
+        if directory is None:
+            raise Failure(f"{why}; runs that had ended are whole") from error
+        _write_sweep(directory)
+        goes_on = f"the same command with resume=auto hydra.sweep.dir={directory} goes on"
+        raise Failure(f"{directory}: {why}; runs that had ended are whole; {goes_on}") from error
+    return _end_of_sweep(jobs) if has_jobs else 0
+
+
+def _check_sweep(command: Command) -> Path | None:
+    """Compose every run of a sweep before the first one starts; return where they go.
+
+    Other sweepers than Hydra's basic one choose the runs later: then None.
+    """
+    overrides = [word for word in command.overrides if "=" in word]
+    if any(override.startswith("hydra/sweeper=") for override in overrides):
+        return None
+    directory: Path | None = None
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
+        for job in batch:
+            composed = compose(command._replace(overrides=list(job), is_for_hydra=False))
+            config, launcher = composed.config, composed.hydra.launcher
+            if launcher._target_.endswith(".SlurmLauncher") and shutil.which("srun") is None:
+                raise UserError("hydra/launcher: expected Slurm, found no srun; start it on a machine of the cluster")
+            is_known = config.resume in (None, "auto")
+            require(is_known, "resume", config.resume, "null or auto in a sweep", "resume its runs one by one")
+            directory = directory or Path(absolute(composed.hydra.sweep.dir))
+    return directory
+
+
+def _quiet_about_what_an_interrupt_leaves() -> None:
+    """Keep joblib's tracker of semaphores, a process of its own, from warning about those that it clears away.
+
+    Workers that Ctrl-C ends at the wrong moment leave some, and nobody can do anything about it.
+    """
+    given = [os.environ["PYTHONWARNINGS"]] if os.environ.get("PYTHONWARNINGS") else []
+    os.environ["PYTHONWARNINGS"] = ",".join([*given, "ignore:resource_tracker:UserWarning"])
+
+
+def _noted(job: JobReturn, jobs: dict[str, JobReturn]) -> Any:
+    """Return what a job of a sweep returned, nan if it failed: the other runs go on."""
+    assert job.hydra_cfg is not None
+    jobs[job.hydra_cfg.hydra.runtime.output_dir] = job
+    return math.nan if job.status is JobStatus.FAILED else job._return_value
+
+
+def _end_of_sweep(jobs: Mapping[str, JobReturn]) -> int:
+    """Write ``sweep.csv``, tell which runs failed and why, and return the exit code."""
+    if not jobs:
+        return 0
+    failed = {place: job._return_value for place, job in jobs.items() if job.status is JobStatus.FAILED}
+    errors = list(failed.values())
+    is_one_mistake = len({str(error) for error in errors}) == 1 and isinstance(errors[0], UserError)
+    if len(failed) == len(jobs) and is_one_mistake:
+        raise errors[0]
+    config = next(iter(jobs.values())).hydra_cfg
+    assert config is not None
+    _write_sweep(Path(absolute(config.hydra.sweep.dir)))
+    for place, error in failed.items():
+        if not isinstance(error, UserError | Failure):
+            traceback.print_exception(error)
+        text = " ".join(str(error).split())
+        print(f"error: {text if text.startswith(place) else f'{place}: {text}'}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} runs failed; the others are whole", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _write_sweep(directory: Path) -> None:
+    """Write ``sweep.csv``, if a run got as far as to have a directory."""
+    from dkm.runs.comparison import sweep_table
+    from dkm.runs.reading import SWEEP
+    from dkm.runtime.atomic import write_atomically
+
+    with contextlib.suppress(UserError):
+        write_atomically(directory / SWEEP, sweep_table(directory).encode())
+        print(f"written: {directory / SWEEP}")
+
+
+def _job(cfg: DictConfig) -> float:
+    """One run of a sweep; returns the objective, to be maximized: the modularity on the data, which needs no labels.
+
+    A launcher may call it in another process or on another machine, and again in the same directory when it has queued
+    the job again; with ``resume=auto`` the run then goes on.
+    """
+    from dkm.runs.reading import CONFIG, LOG
+    from dkm.training.resume import with_config_of
+
+    config = checked(cfg)
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    if config.resume == "auto" and (directory / CONFIG).is_file():
+        config = with_config_of(directory, config)
+        if (scores := _scores_of_completed(directory, config)) is not None:
+            return _objective(scores)
+    else:  # Hydra has just written the first, and a run that was killed as it began left the others
+        require_new(directory, besides=(".hydra", LOG, f"{CONFIG}.tmp"))
+    try:
+        return _objective(execute_with_one_line_errors(Plan(config, directory)))
+    except Failure as error:
+        raise Failure(f"{directory}: {error}") from error
+
+
+def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] | None:
+    """Return the scores of a run that is there and complete, on these data, in which nothing is to be done; else None.
+
+    Its config is that of the run, but for what a run may be resumed with.
+    """
+    from dkm.runs import reading
+    from dkm.training.resume import config_of
+
+    try:
+        run = reading.read(directory)
+    except reading.DamagedRun:
+        return None
+    saved, wanted = dotted(config_of(directory)), dotted(config)
+    to_do = [key for key in wanted if key.endswith(".epochs") or key.startswith("log.")]
+    if not run.is_completed or any(saved[key] != wanted[key] for key in to_do):
+        return None
+    from dkm.data.datasets import load_dataset
+
+    return run.scores if load_dataset(config.data).sha256 == run.data.get("sha256") else None
+
+
+def _objective(scores: Mapping[str, Any]) -> float:
+    modularity = scores.get("modularity_data")
+    return -1.0 if modularity is None else float(modularity)

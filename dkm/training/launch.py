@@ -1,0 +1,132 @@
+"""From a plan to a finished run: the run directory, the trainer, and what can go wrong as one line."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from dkm.config.compose import Composed
+from dkm.config.run import Config
+from dkm.errors import Failure, UserError
+from dkm.runtime import distributed
+
+if TYPE_CHECKING:
+    from dkm.runs.directory import RunDirectory
+
+
+class Plan(NamedTuple):
+    """What to run, and in which directory; ``composed`` if the run is new."""
+
+    config: Config
+    directory: Path
+    composed: Composed | None = None
+
+
+def require_new(directory: Path, besides: Sequence[str] = ()) -> None:
+    """Refuse a run directory that has something in it, ``besides`` the names given."""
+    is_directory = os.path.isdir(directory)  # noqa: PTH112  # False also for a name too long
+    if os.path.lexists(directory) and not is_directory:
+        raise UserError(f"hydra.run.dir={directory}: expected a directory, got a file; choose another")
+    if is_directory and any(path.name not in besides for path in directory.iterdir()):
+        raise UserError(
+            f"hydra.run.dir={directory}: expected a new or an empty directory; choose another, or continue the run in "
+            f"it with resume={directory}"
+        )
+
+
+def say_once(message: str) -> None:
+    """Print what all processes know, once."""
+    if distributed.is_main():
+        print(message, file=sys.stderr)
+
+
+def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
+    """``execute``, with what can go wrong in a run that is right as a ``Failure`` of one line."""
+    from dkm.training.trainer import NonFiniteLoss
+
+    try:
+        return execute(plan)
+    except NonFiniteLoss as error:
+        if not distributed.is_main():
+            raise SystemExit(1) from error  # rank 0 has found the same, and says so
+        raise Failure(str(error)) from error
+    except distributed.RankLost as error:
+        if not (plan.directory / "checkpoints").is_dir():
+            raise
+        where = shlex.quote(str(plan.directory))
+        what = "a checkpoint was written" if distributed.is_main() else "the last checkpoint is kept"
+        raise Failure(f"{error}; {what}; continue with resume={where}, with any number of processes") from error
+    except OSError as error:
+        where = error.filename or str(plan.directory)
+        raise Failure(f"{where}: {error.strerror}; what was written before is kept") from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        what = str(error).partition("\n")[0]
+        raise Failure(f"not enough memory ({what}); lower batch_size or model.hidden, or give less data") from error
+
+
+def execute(plan: Plan) -> dict[str, Any]:
+    """Train, in a new directory or continuing from what is in it; return the result.
+
+    Whatever is wrong with the data, or between config, data and machine, is found before anything is written. With
+    several processes rank 0 alone reads and writes the run directory, and tells the others what they need.
+    """
+    from dkm.data.datasets import load_dataset
+    from dkm.runs.directory import RunDirectory, Unwritten
+    from dkm.runtime.devices import set_threads
+    from dkm.training.trainer import Trainer
+
+    config, directory, _ = plan
+    if config.log.figures:
+        import dkm.evaluation.figures  # noqa: F401 - matplotlib, which is needed anyway
+    if not gc.get_freeze_count():
+        gc.freeze()  # modules: a collection that walked through them took 0.3 s, and each picture leaves cycles
+    set_threads(config.threads)
+    trainer = distributed.first_of_machine_first(lambda: Trainer(config, load_dataset(config.data)))
+    distributed.require_equal(trainer.identity())
+    run: RunDirectory = Unwritten()
+    if distributed.is_main():
+        run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
+    try:
+        state = distributed.state_of_main(distributed.on_main(lambda: _opened(run, plan)))
+        if state is not None:
+            distributed.jointly(lambda: trainer.restore(state, directory))
+        run.open(config, step=None if state is None else trainer.at.step, has_labels=trainer.data.y is not None)
+        return trainer.run(run)
+    finally:
+        run.close()
+
+
+def _opened(run: RunDirectory, plan: Plan) -> dict[str, Any] | None:
+    """Make the run directory what a run can write to; return the state to go on from, if there is one."""
+    from dkm.runtime import checkpoints
+
+    try:
+        plan.directory.mkdir(parents=True, exist_ok=True)
+        if not run.open_log():
+            key = "resume" if plan.composed is None else "hydra.run.dir"
+            what = "expected a run that has ended, a process is training in it; wait for it or stop it"
+            raise UserError(f"{key}={plan.directory}: {what}")
+        if plan.composed is not None:
+            _write_hydra_files(plan.directory / ".hydra", plan.composed)
+    except OSError as error:
+        raise UserError(
+            f"hydra.run.dir={plan.directory}: {error.strerror}; expected a place to write; choose another"
+        ) from error
+    return checkpoints.load(plan.directory / "checkpoints")
+
+
+def _write_hydra_files(directory: Path, composed: Composed) -> None:
+    """Write what Hydra itself leaves beside a run."""
+    directory.mkdir(exist_ok=True)
+    OmegaConf.save(composed.job, directory / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": composed.hydra}), directory / "hydra.yaml")
+    OmegaConf.save(composed.hydra.overrides.task, directory / "overrides.yaml")

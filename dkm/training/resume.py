@@ -1,0 +1,119 @@
+"""Which run ``resume=`` means, and with which config it goes on.
+
+A resumed run keeps the config that it was started with; overrides that would change a number of the steps already taken
+are refused, the others (``RESUMABLE``) are applied.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dkm.config.compose import Command, absolute, compose
+from dkm.config.groups import GROUPS
+from dkm.config.run import Config
+from dkm.config.schema import RESUMABLE, dotted
+from dkm.errors import UserError
+from dkm.runs.directory import read_json
+from dkm.runs.reading import COMPLETED, CONFIG, MANIFEST, is_in_use
+
+
+def named_run(value: str) -> Path:
+    """Return the run directory that ``resume=value`` names."""
+    run = absolute(value)
+    if not os.path.isfile(os.path.join(run, CONFIG)):  # noqa: PTH113, PTH118  # False also for a name too long
+        what = "nothing there"
+        if os.path.isdir(run):  # noqa: PTH112
+            what = f"a directory that is no run (it has no {CONFIG})"
+        elif os.path.isfile(run):  # noqa: PTH113
+            what = "got a file"
+        raise UserError(f"resume={value}: expected a run directory, found {what}; give the path of a run")
+    return Path(run)
+
+
+def unfinished_run(wanted: Config, directory: Path) -> Path | None:
+    """Return the run that ``resume=auto`` means, None to start anew.
+
+    ``directory`` itself if there is a run in it, else the newest unfinished run of the same config beside it in which
+    no process is training.
+    """
+    if (directory / CONFIG).is_file():
+        return directory
+    settings = _fixed(wanted)
+    unfinished: list[tuple[str, Path]] = []
+    for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
+        manifest = read_json(manifest_path) or {}
+        if manifest.get("status") == COMPLETED or is_in_use(manifest_path.parent):
+            continue
+        try:
+            saved = config_of(manifest_path.parent)
+        except UserError:
+            continue
+        if _fixed(saved) == settings:
+            unfinished.append((str(manifest.get("started")), manifest_path.parent))
+    return max(unfinished)[1] if unfinished else None
+
+
+def resumed_config(run: Path, command: Command) -> Config:
+    """Return the config to go on with in ``run``: its own, with the overrides of the command line.
+
+    A command line with an experiment is taken as the whole command that started the run, and must say the same.
+    """
+    overrides = [o for o in command.overrides if not o.startswith(("resume=", "hydra.", "hydra/"))]
+    if any(o.startswith("experiment=") for o in overrides):
+        return with_config_of(run, compose(command._replace(overrides=overrides)).config)
+    saved = compose(_command_of(run, [])).config
+    keys = []
+    for override in overrides:
+        group, _, option = override.partition("=")
+        if group not in GROUPS:
+            keys.append(override)
+            continue
+        expected = getattr(saved, group).name
+        if option != expected:
+            raise UserError(f"{override}: expected {group}={expected} as in {run / CONFIG}, {_KEEPS}")
+    return with_config_of(run, compose(_command_of(run, keys)).config)
+
+
+_KEEPS = "a resumed run keeps its config; leave the override out or start a new run"
+
+
+def config_of(run: Path) -> Config:
+    """Return the config of a run."""
+    return compose(_command_of(run, [])).config
+
+
+def with_config_of(run: Path, config: Config) -> Config:
+    """Return ``config`` to go on with in ``run``, if it differs from the run's only where it may."""
+    saved = config_of(run)
+    config.resume = None
+    before, after = dotted(saved), dotted(config)
+    for key in sorted(before.keys() | after.keys(), key=lambda key: (not key.endswith(".name"), key)):
+        if before.get(key) != after.get(key) and not key.startswith(RESUMABLE):
+            raise UserError(f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {_KEEPS}")
+    for phase in (saved.pretrain, saved.joint):
+        key = f"{phase.section}.epochs"
+        if before[key] != after[key] and phase.schedule != "constant":
+            raise UserError(
+                f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as {phase.section}.schedule="
+                f"{phase.schedule} depends on it; leave the override out or start a new run"
+            )
+        if before[key] != after[key] and phase is saved.joint and getattr(saved.clustering, "self_paced", False):
+            raise UserError(
+                f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as with clustering.self_paced=true "
+                "they say how fast far points are taken in; leave the override out or start a new run"
+            )
+        if before[key] > after[key]:
+            raise UserError(
+                f"{key}={after[key]}: expected {before[key]} or more, as in {run / CONFIG}; a resumed run is only made "
+                f"longer; leave the override out or start a new run"
+            )
+    return config
+
+
+def _command_of(run: Path, overrides: list[str]) -> Command:
+    return Command(run, "config", None, overrides, is_for_hydra=False)
+
+
+def _fixed(config: Config) -> dict[str, object]:
+    return {key: value for key, value in dotted(config).items() if not key.startswith(RESUMABLE)}
