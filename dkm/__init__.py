@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dkm.clustering.losses.kmeans import KMeansLoss, kmeans_loss
+    from dkm.clustering.functional import kmeans_loss
+    from dkm.clustering.losses.kmeans import KMeansLoss
     from dkm.estimator import DeepKMeans
     from dkm.models.regularization import l2_penalty
 
@@ -22,7 +23,7 @@ except PackageNotFoundError:  # a checkout that was not installed
 _HOME = {
     "DeepKMeans": "dkm.estimator",
     "KMeansLoss": "dkm.clustering.losses.kmeans",
-    "kmeans_loss": "dkm.clustering.losses.kmeans",
+    "kmeans_loss": "dkm.clustering.functional",
     "l2_penalty": "dkm.models.regularization",
 }
 

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from dkm.clustering.assignment import CHUNK_NUMEL, assign
-from dkm.clustering.losses.kmeans import kmeans_loss
+from dkm.clustering.functional import kmeans_loss
 from timing import Report, Row, options_parser, read_options, take_turns
 
 _LARGEST_TENSOR_BYTES = 2 * 2**30

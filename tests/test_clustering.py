@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dkm.clustering.assignment import nearest_centroids
+from dkm.clustering.functional import _MANY, kmeans_loss, soft_kmeans_loss
 from dkm.clustering.losses.dcn import DCNClustering
 from dkm.clustering.losses.dec import DECClustering, log_soft_assignments, target_distribution
-from dkm.clustering.losses.dkm import DKMClustering, annealed_alpha, soft_kmeans_loss
-from dkm.clustering.losses.kmeans import _MANY, KMeansClustering, KMeansLoss, kmeans_loss
+from dkm.clustering.losses.dkm import DKMClustering, annealed_alpha
+from dkm.clustering.losses.kmeans import KMeansClustering, KMeansLoss
 from dkm.clustering.methods import build_clustering
 from dkm.config.clustering import DCNConfig, DECConfig, DKMConfig, IDECConfig, KMeansConfig, NoClusteringConfig
 
@@ -117,7 +118,7 @@ def test_gradients_of_many_points_are_those_of_the_broadcast_formula(D):
 
 
 def test_second_derivatives_of_many_points_are_those_of_finite_differences(monkeypatch):
-    monkeypatch.setattr("dkm.clustering.losses.kmeans._MANY", 1)
+    monkeypatch.setattr("dkm.clustering.functional._MANY", 1)
     z, centroids = leaf(normal(6, 3)), leaf(normal(3, 3, seed=1))
     assert torch.autograd.gradgradcheck(kmeans_loss, (z, centroids))
 

@@ -411,7 +411,8 @@ def test_importing_the_package_loads_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_public_names_resolve_to_their_homes() -> None:
-    from dkm.clustering.losses.kmeans import KMeansLoss, kmeans_loss
+    from dkm.clustering.functional import kmeans_loss
+    from dkm.clustering.losses.kmeans import KMeansLoss
     from dkm.estimator import DeepKMeans
     from dkm.models.regularization import l2_penalty
 

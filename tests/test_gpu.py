@@ -18,9 +18,8 @@ from processes import OPTIMIZER, Point, train
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from dkm.clustering.functional import kmeans_loss, soft_kmeans_loss
 from dkm.clustering.lloyd import kmeans
-from dkm.clustering.losses.dkm import soft_kmeans_loss
-from dkm.clustering.losses.kmeans import kmeans_loss
 from dkm.data import batches
 from dkm.data.batches import Batch, MemoryBatches, build_batches
 from dkm.predict import work as predict

@@ -15,8 +15,9 @@ import torch
 from processes import train
 from torch import Tensor
 
-from dkm.clustering.losses import kmeans as kmeans_losses
-from dkm.clustering.losses.kmeans import KMeansClustering, kmeans_loss
+from dkm.clustering import functional
+from dkm.clustering.functional import kmeans_loss
+from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.compose import compose, parse
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
@@ -123,7 +124,7 @@ def test_fp32_says_nothing_about_bf16(tmp_path: Path) -> None:
 def test_distances_and_assignments_stay_in_float32_under_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: set[torch.dtype] = set()
     encoded: set[torch.dtype] = set()
-    nearest = kmeans_losses.nearest_centroids
+    nearest = functional.nearest_centroids
 
     def recorded(z: Tensor, centroids: Tensor, n_nearest: int = 1) -> Tensor:
         compared.update((z.dtype, centroids.dtype))
@@ -135,7 +136,7 @@ def test_distances_and_assignments_stay_in_float32_under_bf16(tmp_path: Path, mo
         assert value.dtype == torch.float32
         return value
 
-    monkeypatch.setattr(kmeans_losses, "nearest_centroids", recorded)
+    monkeypatch.setattr(functional, "nearest_centroids", recorded)
     monkeypatch.setattr(KMeansClustering, "loss", loss)
     config = compose(parse([*TINY, "precision=bf16", "clustering.assignment=batch"])).config
     trainer = Trainer(config, load_dataset(config.data))

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 
 from dkm import compare, export, predict, select, train, tune
-from dkm.clustering.losses.kmeans import kmeans_loss
+from dkm.clustering.functional import kmeans_loss
 from dkm.config.compose import compose, parse
 from dkm.config.groups import GROUPS
 from dkm.config.messages import keys

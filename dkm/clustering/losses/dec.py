@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkm.clustering.losses.kmeans import KMeansClustering, Reassignment, squared_distances
+from dkm.clustering.functional import squared_distances
+from dkm.clustering.losses.kmeans import KMeansClustering, Reassignment
 from dkm.config.clustering import DECConfig
 
 

@@ -9,37 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-from dkm.clustering.losses.kmeans import KMeansClustering, squared_distances
+from dkm.clustering.functional import soft_kmeans_loss
+from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.clustering import DKMConfig
-
-
-def soft_kmeans_loss(z: Tensor, centroids: Tensor, alpha: float | Tensor) -> Tensor:
-    """Return the k-means loss of DKM, with a softmin instead of the minimum.
-
-    ``1/N * sum_n sum_k w_nk * |z_n - c_k|^2`` with ``w_n = softmax_k(-alpha * |z_n - c_k|^2)``: summed over the D
-    dimensions, averaged over the N points. The gradient flows through the distances and the weights, as in the
-    published code (``compgraph.py`` of MaziarMF/deep-k-means); arXiv:1806.10069.
-
-    Parameters
-    ----------
-    z : Tensor of shape (N, D), floating point
-        Half precision is computed in float32, also under autocast.
-    centroids : Tensor of shape (K, D)
-    alpha : float or scalar Tensor, above 0
-        Inverse temperature, in units of 1 / squared distance; the larger, the nearer to ``kmeans_loss``.
-
-    Returns
-    -------
-    Tensor, scalar
-        Differentiable in ``z`` and ``centroids``.
-
-    Raises
-    ------
-    ValueError
-        As ``kmeans_loss``.
-    """
-    distance = squared_distances(z, centroids)
-    return (distance * torch.softmax(-alpha * distance, 1)).sum() / len(z)
 
 
 def annealed_alpha(start: float, n_before: int) -> float:
