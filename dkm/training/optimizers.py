@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate, which is a function of the step and so needs no state of its own, and averages."""
+"""The optimizer, its learning rate as a function of the step, which needs no state, and averaged weights."""
 
 from __future__ import annotations
 
@@ -52,26 +52,48 @@ def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
+@torch.no_grad()
 def reset_rows(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, rows: Tensor) -> None:
-    """Forget the momentum of some rows of a parameter: what they moved towards is gone."""
-    for value in optimizer.state.get(parameter, {}).values():
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value[rows] = 0
+    """Forget the optimizer's past of some rows of a parameter, because they were moved.
+
+    Momentum starts at zero. Adam divides by the root of the second moment, and corrects its bias by a step count that
+    all rows share: a second moment of zero would make a row move up to 6 times the learning rate (``(1 - b1^k) /
+    sqrt(1 - b2^k)`` in step k after the reset). The second moment of a row therefore stays, or rises to the mean over
+    the other rows: a dead centroid has had no gradients for long. Where all rows are reset, all state starts again,
+    including the step count.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (M,), int64
+        Indices into the first dimension of the parameter.
+    """
+    state = optimizer.state.get(parameter, {})
+    if not state or len(rows) == 0:
+        return
+    is_reset = torch.zeros(len(parameter), dtype=torch.bool, device=parameter.device)
+    is_reset[rows.to(parameter.device)] = True
+    is_whole = bool(is_reset.all())
+    for name, value in state.items():
+        if name == "step" and is_whole:
+            value.zero_()
+        elif isinstance(value, Tensor) and value.shape == parameter.shape:
+            keeps = name == "exp_avg_sq" and not is_whole
+            value[is_reset] = value[is_reset].maximum(value[~is_reset].mean(0)) if keeps else 0.0
 
 
 class WeightAverage:
     """The exponential moving average of parameters over the steps.
 
-    It is smoother than the parameters, and so are the targets that it gives: where a network learns from its own
-    assignments, those of the average are wrong less often. Polyak and Juditsky, "Acceleration of stochastic
+    The average is smoother than the parameters: where a network learns from its own assignments, those of the average
+    are wrong less often. Polyak and Juditsky, "Acceleration of stochastic
     approximation by averaging" (1992); as a teacher: Tarvainen and Valpola (arXiv:1703.01780).
 
     Parameters
     ----------
     parameters : iterable of Parameters
-        The average begins with what they are.
+        The average starts at their present values.
     decay : float in [0, 1)
-        What remains of the average in a step; it spans about ``1 / (1 - decay)`` steps.
+        The part of the average that remains after a step; it spans about ``1 / (1 - decay)`` steps.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
@@ -80,16 +102,16 @@ class WeightAverage:
         self._averages = [parameter.clone() for parameter in self._parameters]
 
     def update(self) -> None:
-        """Take in the parameters after a step."""
+        """Update the average with the parameters after a step."""
         torch._foreach_lerp_(self._averages, self._parameters, 1 - self.decay)  # as torch.optim.swa_utils does
 
     def restart(self) -> None:
-        """Forget the past: begin again with what the parameters are."""
+        """Restart the average at the present parameters."""
         self.load(self._parameters)
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Have the parameters hold the average within the block."""
+    def swapped_in(self) -> Iterator[None]:
+        """Swap in the averaged weights; swap back on exit."""
         self._exchange()
         try:
             yield
@@ -97,7 +119,7 @@ class WeightAverage:
             self._exchange()
 
     def adopt(self) -> None:
-        """Have the parameters hold the average from here on."""
+        """Set the parameters to the average."""
         for average, parameter in zip(self._averages, self._parameters, strict=True):
             parameter.copy_(average)
 
@@ -106,7 +128,7 @@ class WeightAverage:
         return self._averages
 
     def load(self, averages: Sequence[Tensor]) -> None:
-        """Go on with averages that ``state`` returned."""
+        """Load averages that ``state`` returned."""
         for average, value in zip(self._averages, averages, strict=True):
             average.copy_(value)
 
