@@ -155,7 +155,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.model_ = trainer.saved_model(found.inertia).to(torch.device("cpu"))
         self.labels_ = found.labels
         self.inertia_ = found.inertia
-        self.n_iter_ = trainer.at.epoch
+        self.n_iter_ = trainer.progress.epoch
         self.cluster_centers_ = self.model_.centroids.numpy()
         K = self._n_features_out = len(self.cluster_centers_)
         n_effective = effective_clusters(cluster_sizes(found.labels, K))

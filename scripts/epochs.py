@@ -21,10 +21,9 @@ from dkm.config.compose import compose, parse
 from dkm.config.model import MLPConfig
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.scaling import Scaling
-from dkm.evaluation import evaluator
 from dkm.runs.directory import RunDirectory
 from dkm.runtime.devices import deterministic
-from dkm.training.state import PHASES
+from dkm.training.state import TrainState
 from dkm.training.trainer import Trainer
 
 _MNIST_SAMPLES, _MNIST_SHAPE = 70_000, (1, 28, 28)
@@ -79,31 +78,29 @@ class OurEpochs:
         fixed = ["device=cpu", f"evaluation.every_epochs={_NEVER}", "joint.tolerance=0", "checkpoint.every_s=1e9"]
         fixed += [f"pretrain.epochs={_NEVER}", f"joint.epochs={_NEVER}", "pretrain.schedule=constant"]
         self.config = compose(parse([*fixed, *overrides])).config
-        self.phase = self.config.joint if phase == "joint" else self.config.pretrain
+        self.settings = self.config.joint if phase == "joint" else self.config.pretrain
         self.is_joint = phase == "joint"
         kind = self.config.clustering
         self.weight = kind.weight if isinstance(kind, JointClusteringConfig) else 0.0
         trainer = self.trainer = Trainer(self.config, data)
         trainer.run_dir = RunDirectory(Path(gettempdir()), tensorboard=False, progress="off")  # nothing is written
-        trainer.at.phase_idx = PHASES.index(phase)
-        trainer.at.epoch = 1  # the first is evaluated
+        trainer.progress.state = TrainState(phase, epoch=1)  # the first is evaluated
         if self.is_joint:
-            found = kmeans(evaluator.encode(trainer.autoencoder, trainer.batches), trainer.n_clusters, n_init=1)
-            with torch.no_grad():
-                trainer.clustering.centroids.copy_(found.centroids)
-                trainer.clustering.assignments.copy_(found.labels)
-        trainer.begin(self.phase)
+            z = trainer.embed()
+            found = kmeans(z, trainer.n_clusters, n_init=1)
+            trainer.clustering.initialize(found.centroids, found.labels, z)
+        self._phase = trainer.begin(self.settings)
         self._bar = tqdm(disable=True)
 
     def __call__(self) -> None:
         with deterministic(self.config.deterministic):
-            self.trainer._train_epoch(self.phase, _NEVER, self._bar)
-            self.trainer._end_epoch(self.phase, self.is_joint, self._bar)
+            self.trainer._train_epoch(self._phase, self.settings, self._bar)
+            self.trainer._end_epoch(self._phase, self.settings, {})
 
     def steps(self) -> None:
         with deterministic(self.config.deterministic):
-            self.trainer._train_epoch(self.phase, _NEVER, self._bar)
-        self.trainer.at.batch = 0
+            self.trainer._train_epoch(self._phase, self.settings, self._bar)
+        self.trainer.progress.state.batch = 0
 
 
 class BareEpochs:
@@ -123,7 +120,7 @@ class BareEpochs:
         self._centroids = nn.Parameter(trainer.clustering.centroids.detach().clone())
         self._labels = trainer.clustering.assignments.clone() if ours.is_joint else None
         parameters = [*self._encoder.parameters(), *self._decoder.parameters(), self._centroids]
-        self._optimizer = torch.optim.Adam(parameters, lr=ours.phase.lr, fused=True)
+        self._optimizer = torch.optim.Adam(parameters, lr=ours.settings.lr, fused=True)
 
     def __call__(self) -> None:
         for index in torch.split(torch.randperm(len(self._X)), self._batch_size):

@@ -39,7 +39,7 @@ def trained(optimizer: str, kind: type[WeightDecayConfig | L2PenaltyConfig], x: 
     regularization = kind(strength=STRENGTH)
     regularized = regularized_parameters(regularization, autoencoder, clustering.centroids)
     penalized = regularized if kind is L2PenaltyConfig else ()
-    objective = Objective(autoencoder, clustering, weight=WEIGHT, penalized=penalized, strength=STRENGTH)
+    objective = Objective(autoencoder, clustering, clustering_weight=WEIGHT, penalized=penalized, l2_strength=STRENGTH)
     config, lr = OPTIMIZERS[optimizer]
     stepper = build_optimizer(config, parameter_groups(regularization, objective.parameters(), regularized), lr)
 

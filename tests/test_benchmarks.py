@@ -185,19 +185,19 @@ def test_our_epoch_trains_all_batches_and_passes_over_the_data() -> None:
     ours = epochs.OurEpochs(epochs.random_images(300), "model.hidden=[8]", "batch_size=100")
     weight = ours.trainer.autoencoder.encoder[0].weight.detach().clone()
     calls = 0
-    reassign = ours.trainer.clustering.reassign
+    end_epoch = ours.trainer.clustering.end_epoch
 
     def count(z: torch.Tensor) -> Any:
         nonlocal calls
         calls += 1
-        return reassign(z)
+        return end_epoch(z)
 
-    ours.trainer.clustering.reassign = count
+    ours.trainer.clustering.end_epoch = count
     ours()
     ours()
-    assert (ours.trainer.at.epoch, ours.trainer.at.step, calls) == (3, 6, 2)
+    assert (ours.trainer.progress.epoch, ours.trainer.progress.step, calls) == (3, 6, 2)
     ours.steps()
-    assert (ours.trainer.at.epoch, ours.trainer.at.step, calls) == (3, 9, 2)
+    assert (ours.trainer.progress.epoch, ours.trainer.progress.step, calls) == (3, 9, 2)
     assert not torch.equal(weight, ours.trainer.autoencoder.encoder[0].weight)
 
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dkm.clustering.assignment import nearest_centroids
 from dkm.clustering.functional import _MANY, kmeans_loss, soft_kmeans_loss
+from dkm.clustering.losses.base import NoClustering
 from dkm.clustering.losses.dcn import DCNClustering
 from dkm.clustering.losses.dec import DECClustering, log_soft_assignments, target_distribution
 from dkm.clustering.losses.dkm import DKMClustering, annealed_alpha
@@ -500,14 +501,20 @@ def clustering_at(centroids, n_samples, *, hold_assignments=True, revive=True):
     return clustering
 
 
-def test_held_assignments_stay_until_the_next_clean_pass():
+def start(clustering, z):
+    """Initialize with the centroids that the loss has."""
+    labels = nearest_centroids(z, clustering.centroids.detach())[:, 0]
+    clustering.initialize(clustering.centroids.detach().clone(), labels, z)
+
+
+def test_held_assignments_stay_until_the_next_pass():
     clustering = clustering_at(column(0, 10), 3)
-    clustering.reassign(column(1, 2, 9).float())
+    clustering.end_epoch(column(1, 2, 9).float())
     assert clustering.assignments.tolist() == [0, 0, 1]
     moved, index = column(8, 7).float(), torch.tensor([0, 2])  # points 0 and 2, both nearer to 10 now
-    assert clustering.loss(moved, index).item() == (64 + 9) / 2
-    clustering.reassign(column(8, 2, 7).float())
-    assert clustering.loss(moved, index).item() == (4 + 9) / 2
+    assert clustering(moved, index).item() == (64 + 9) / 2
+    clustering.end_epoch(column(8, 2, 7).float())
+    assert clustering(moved, index).item() == (4 + 9) / 2
 
 
 def test_initial_assignments_are_kept_for_the_first_epochs():
@@ -518,74 +525,74 @@ def test_initial_assignments_are_kept_for_the_first_epochs():
     z = column(0, 1, 2).float()  # all nearest to the first centroid: the second is dead
     for epoch in (0, 1):
         clustering.start_epoch(epoch)
-        found = clustering.reassign(z)
+        found = clustering.end_epoch(z)
         assert clustering.assignments.tolist() == [0, 1, 1]
-        assert (found.change, found.n_dead, len(found.revived)) == (pytest.approx(2 / 3), 1, 0)
+        assert (found.label_change, found.n_dead, len(found.revived)) == (pytest.approx(2 / 3), 1, 0)
     clustering.start_epoch(2)
-    assert len(clustering.reassign(z).revived) == 1
+    assert len(clustering.end_epoch(z).revived) == 1
     assert clustering.assignments.tolist() != [0, 1, 1]
 
 
 def test_without_held_assignments_each_batch_takes_the_nearest():
     clustering = clustering_at(column(0, 10), 3, hold_assignments=False)
-    clustering.reassign(column(1, 2, 9).float())
-    assert clustering.loss(column(8, 7).float(), torch.tensor([0, 2])).item() == (4 + 9) / 2
+    clustering.end_epoch(column(1, 2, 9).float())
+    assert clustering(column(8, 7).float(), torch.tensor([0, 2])).item() == (4 + 9) / 2
 
 
 @pytest.mark.parametrize("hold_assignments", [True, False])
 def test_a_batch_moves_the_centroids_of_its_points(hold_assignments):
     clustering = clustering_at(column(0, 10), 3, hold_assignments=hold_assignments)
-    clustering.reassign(column(1, 2, 9).float())
-    clustering.loss(column(1, 2).float(), torch.tensor([0, 1])).backward()
+    clustering.end_epoch(column(1, 2, 9).float())
+    clustering(column(1, 2).float(), torch.tensor([0, 1])).backward()
     assert clustering.centroids.grad.flatten().tolist() == [-3.0, 0.0]
 
 
 @pytest.mark.parametrize("hold_assignments", [True, False])
 def test_change_is_the_fraction_of_labels_that_differ_from_the_last_pass(hold_assignments):
     clustering = clustering_at(column(0, 10), 4, hold_assignments=hold_assignments)
-    clustering.reassign(column(1, 2, 9, 8).float())
-    assert clustering.reassign(column(1, 2, 9, 8).float()).change == 0
-    assert clustering.reassign(column(9, 2, 9, 8).float()).change == 0.25
-    assert clustering.reassign(column(1, 9, 1, 1).float()).change == 1
+    clustering.end_epoch(column(1, 2, 9, 8).float())
+    assert clustering.end_epoch(column(1, 2, 9, 8).float()).label_change == 0
+    assert clustering.end_epoch(column(9, 2, 9, 8).float()).label_change == 0.25
+    assert clustering.end_epoch(column(1, 9, 1, 1).float()).label_change == 1
     assert clustering.assignments.tolist() == [0, 1, 0, 0]
 
 
 def test_without_dead_centroids_none_moves():
     clustering = clustering_at(column(0, 10), 3)
-    found = clustering.reassign(column(1, 2, 9).float())
+    found = clustering.end_epoch(column(1, 2, 9).float())
     assert (found.n_dead, found.revived.tolist()) == (0, [])
     assert clustering.centroids.flatten().tolist() == [0.0, 10.0]
 
 
-def test_dead_centroids_move_to_the_worst_served_points():
+def test_dead_centroids_move_to_the_points_farthest_from_theirs():
     clustering = clustering_at(column(100, 1, -100), 5)
-    found = clustering.reassign(column(0, 1, 2, 30, 40).float())
+    found = clustering.end_epoch(column(0, 1, 2, 30, 40).float())
     assert found.n_dead == 2
     assert found.revived.tolist() == [0, 2]
     assert clustering.centroids.flatten().tolist() == [40.0, 1.0, 30.0]
     # The labels are those after the move, and the change is that of the labels.
     assert clustering.assignments.tolist() == [1, 1, 1, 2, 0]
-    assert found.change == 0.8
+    assert found.label_change == 0.8
 
 
 def test_revived_centroids_are_alive_at_the_next_pass():
     clustering, z = clustering_at(column(100, 1, -100), 5), column(0, 1, 2, 30, 40).float()
-    clustering.reassign(z)
-    found = clustering.reassign(z)
-    assert (found.change, found.n_dead, found.revived.tolist()) == (0, 0, [])
+    clustering.end_epoch(z)
+    found = clustering.end_epoch(z)
+    assert (found.label_change, found.n_dead, found.revived.tolist()) == (0, 0, [])
 
 
 def test_reviving_keeps_the_parameter_that_the_optimizer_holds():
     clustering = clustering_at(column(100, 1, -100), 5)
     parameter = clustering.centroids
-    clustering.reassign(column(0, 1, 2, 30, 40).float())
+    clustering.end_epoch(column(0, 1, 2, 30, 40).float())
     assert clustering.centroids is parameter
     assert parameter.requires_grad
 
 
 def test_without_reviving_dead_centroids_are_counted_and_stay():
     clustering = clustering_at(column(100, 1, -100), 5, revive=False)
-    found = clustering.reassign(column(0, 1, 2, 30, 40).float())
+    found = clustering.end_epoch(column(0, 1, 2, 30, 40).float())
     assert (found.n_dead, found.revived.tolist()) == (2, [])
     assert clustering.centroids.flatten().tolist() == [100.0, 1.0, -100.0]
     assert clustering.assignments.tolist() == [1, 1, 1, 1, 1]
@@ -593,26 +600,26 @@ def test_without_reviving_dead_centroids_are_counted_and_stay():
 
 def test_only_points_that_are_not_served_yet_revive():
     clustering, z = clustering_at(column(0, 100, 200, 300), 4), column(0, 0, 5, 5).float()
-    found = clustering.reassign(z)
+    found = clustering.end_epoch(z)
     assert found.n_dead == 3
     assert found.revived.tolist() == [1, 2]  # two points at a distance, both at 5
     assert clustering.centroids.flatten().tolist() == [0.0, 5.0, 5.0, 300.0]
     assert clustering.assignments.tolist() == [0, 0, 1, 1]
-    found = clustering.reassign(z)
+    found = clustering.end_epoch(z)
     assert (found.n_dead, found.revived.tolist()) == (2, [])
 
 
 def test_identical_points_revive_nothing_once_served():
     clustering, z = clustering_at(column(7, 1, 2), 5), torch.full((5, 1), 7.0)
     for _ in range(3):
-        found = clustering.reassign(z)
-        assert (found.change, found.n_dead, found.revived.tolist()) == (0, 2, [])
+        found = clustering.end_epoch(z)
+        assert (found.label_change, found.n_dead, found.revived.tolist()) == (0, 2, [])
     assert clustering.centroids.flatten().tolist() == [7.0, 1.0, 2.0]
 
 
 def test_the_assignments_travel_in_the_state_dict():
     first, second = clustering_at(column(0, 10), 3), clustering_at(column(5, 6), 3)
-    first.reassign(column(1, 2, 9).float())
+    first.end_epoch(column(1, 2, 9).float())
     second.load_state_dict(first.state_dict())
     assert second.assignments.tolist() == [0, 0, 1]
     assert second.centroids.flatten().tolist() == [0.0, 10.0]
@@ -632,29 +639,29 @@ def kmeans_at(start, n_samples, **settings):
 def test_means_minimize_the_held_loss():
     z, index = normal(60, 3).float(), torch.arange(60)
     clustering = kmeans_at(normal(4, 3, seed=1).float(), 60, centroids="mean")
-    labels = clustering.assign(z)
-    clustering.reassign(z)
+    labels = nearest_centroids(z, clustering.centroids)[:, 0]
+    clustering.end_epoch(z)
     assert clustering.assignments.tolist() == labels.tolist()
     for k in range(4):
         torch.testing.assert_close(clustering.centroids[k], z[labels == k].mean(0))
-    best = clustering.loss(z, index)
+    best = clustering(z, index)
     for shift in (0.01, -0.01):
         other = kmeans_at(clustering.centroids.detach() + shift, 60)
         other.assignments.copy_(labels)
-        assert other.loss(z, index) > best
+        assert other(z, index) > best
 
 
 def test_means_are_those_of_the_initial_labels_while_these_are_kept():
     clustering = kmeans_at(column(0, 10).float(), 3, centroids="mean", initial_epochs=2)
     clustering.assignments.copy_(torch.tensor([0, 1, 1]))
     clustering.start_epoch(0)
-    clustering.reassign(column(1, 2, 9).float())
+    clustering.end_epoch(column(1, 2, 9).float())
     assert clustering.centroids.flatten().tolist() == [1.0, 5.5]
 
 
 def test_a_mean_of_no_points_stays():
     clustering = kmeans_at(column(0, 100).float(), 2, centroids="mean")
-    clustering.reassign(column(1, 3).float())
+    clustering.end_epoch(column(1, 3).float())
     assert clustering.centroids.flatten().tolist() == [2.0, 100.0]
 
 
@@ -684,57 +691,55 @@ def slow_self_paced_loss(z, batch, index, centroids, epoch, n_epochs):
 @pytest.mark.parametrize("epoch", [1, 3, 8])
 def test_the_self_paced_loss_is_that_of_a_slow_loop(epoch):
     z, centroids, index = normal(80, 3).float(), normal(5, 3, seed=1).float(), torch.tensor([3, 70, 5, 41])
-    clustering = kmeans_at(centroids, 80, n_epochs=8)
+    clustering = kmeans_at(centroids, 80, n_paced_epochs=8)
     clustering.start_epoch(epoch - 1)
-    clustering.reassign(z)
+    clustering.end_epoch(z)
     batch = z[index] + 0.1 * normal(4, 3, seed=2).float()
     expected = slow_self_paced_loss(z, batch, index, centroids, epoch, 8)
-    assert clustering.loss(batch, index).item() == pytest.approx(expected, rel=1e-5)
+    assert clustering(batch, index).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_self_pacing_starts_with_all_points_and_then_leaves_out_the_far_ones():
-    clustering = kmeans_at(column(0, 10).float(), 4, n_epochs=4)
+    clustering = kmeans_at(column(0, 10).float(), 4, n_paced_epochs=4)
     clustering.assignments.copy_(torch.tensor([0, 0, 0, 1]))
     z = leaf(column(1, 1, 4, 10).float())
-    assert torch.equal(
-        clustering.loss(z, torch.arange(4)), kmeans_loss(z, clustering.centroids, clustering.assignments)
-    )
-    clustering.reassign(z.detach())  # squared distances 1, 1, 16, 0: mean 4.5, standard deviation 6.7
+    assert torch.equal(clustering(z, torch.arange(4)), kmeans_loss(z, clustering.centroids, clustering.assignments))
+    clustering.end_epoch(z.detach())  # squared distances 1, 1, 16, 0: mean 4.5, standard deviation 6.7
     assert clustering.point_weights.tolist() == pytest.approx([4 / 3, 4 / 3, 0, 4 / 3])
-    clustering.loss(z, torch.arange(4)).backward()
+    clustering(z, torch.arange(4)).backward()
     assert z.grad.flatten().tolist() == pytest.approx([2 / 3, 2 / 3, 0, 0])
 
 
 def test_points_that_are_all_equally_far_all_count():
-    clustering = kmeans_at(column(0, 10).float(), 2, n_epochs=4)
-    clustering.reassign(column(1, 11).float())
+    clustering = kmeans_at(column(0, 10).float(), 2, n_paced_epochs=4)
+    clustering.end_epoch(column(1, 11).float())
     assert clustering.point_weights.tolist() == [1, 1]
 
 
 def test_a_mean_is_taken_over_the_points_that_count():
-    clustering = kmeans_at(column(0, 10).float(), 4, n_epochs=4, centroids="mean")
-    clustering.reassign(column(1, 1, 4, 9).float())
+    clustering = kmeans_at(column(0, 10).float(), 4, n_paced_epochs=4, centroids="mean")
+    clustering.end_epoch(column(1, 1, 4, 9).float())
     assert clustering.centroids.flatten().tolist() == [1.0, 9.0]
 
 
 @pytest.mark.parametrize("n_epochs", [None, 10])
 def test_the_norm_is_taken_off_the_loss(n_epochs):
     z, index = leaf(normal(6, 3).float()), torch.arange(6)
-    plain = kmeans_at(normal(2, 3, seed=1).float(), 6, n_epochs=n_epochs)
-    other = kmeans_at(normal(2, 3, seed=1).float(), 6, n_epochs=n_epochs, norm_weight=0.5)
-    torch.testing.assert_close(other.loss(z, index), plain.loss(z, index) - 0.5 * z.square().sum(1).mean())
+    plain = kmeans_at(normal(2, 3, seed=1).float(), 6, n_paced_epochs=n_epochs)
+    other = kmeans_at(normal(2, 3, seed=1).float(), 6, n_paced_epochs=n_epochs, norm_weight=0.5)
+    torch.testing.assert_close(other(z, index), plain(z, index) - 0.5 * z.square().sum(1).mean())
     # With weight 1, -2 z.c + |c|^2: scaling everything down towards the origin makes it larger, not smaller.
-    full = kmeans_at(column(2, 5).float(), 2, n_epochs=n_epochs, norm_weight=1.0)
+    full = kmeans_at(column(2, 5).float(), 2, n_paced_epochs=n_epochs, norm_weight=1.0)
     full.assignments.copy_(torch.tensor([0, 1]))
-    assert full.loss(column(2, 5).float(), index[:2]).item() == pytest.approx(-(4 + 25) / 2)
-    half = kmeans_at(column(1, 2.5).float(), 2, n_epochs=n_epochs, norm_weight=1.0)
+    assert full(column(2, 5).float(), index[:2]).item() == pytest.approx(-(4 + 25) / 2)
+    half = kmeans_at(column(1, 2.5).float(), 2, n_paced_epochs=n_epochs, norm_weight=1.0)
     half.assignments.copy_(torch.tensor([0, 1]))
-    assert half.loss(column(1, 2.5).float(), index[:2]) > full.loss(column(2, 5).float(), index[:2])
+    assert half(column(1, 2.5).float(), index[:2]) > full(column(2, 5).float(), index[:2])
 
 
 def test_the_weights_of_points_travel_in_the_state_dict():
-    first, second = (kmeans_at(column(0, 10).float(), 4, n_epochs=4) for _ in range(2))
-    first.reassign(column(1, 1, 4, 10).float())
+    first, second = (kmeans_at(column(0, 10).float(), 4, n_paced_epochs=4) for _ in range(2))
+    first.end_epoch(column(1, 1, 4, 10).float())
     second.load_state_dict(first.state_dict())
     assert second.point_weights.tolist() == first.point_weights.tolist() != [1, 1, 1, 1]
 
@@ -820,26 +825,26 @@ def test_alpha_rises_as_published():
 
 
 def test_alpha_is_a_function_of_the_epoch():
-    annealed = DKMClustering(DKMConfig(name="dkm", schedule="annealed", epochs_per_alpha=5), 3, 2, 10)
+    annealed = DKMClustering(3, 2, 10, schedule="annealed", epochs_per_alpha=5)
     assert annealed.alpha.item() == pytest.approx(0.1)
     for epoch, n_before in ((4, 0), (5, 1), (14, 2), (4, 0)):
         annealed.start_epoch(epoch)
         assert annealed.alpha.item() == pytest.approx(annealed_alpha(0.1, n_before))
-    constant = DKMClustering(DKMConfig(name="dkm"), 3, 2, 10)
+    constant = DKMClustering(3, 2, 10)
     constant.start_epoch(99)
     assert constant.alpha.item() == 1000
 
 
 def test_the_module_of_dkm_is_the_soft_loss_at_its_alpha():
-    clustering, z = DKMClustering(DKMConfig(name="dkm", alpha=2.5), 3, 2, 10), normal(10, 2).float()
-    loss = clustering.loss(z, torch.arange(10))
+    clustering, z = DKMClustering(3, 2, 10, alpha_constant=2.5), normal(10, 2).float()
+    loss = clustering(z, torch.arange(10))
     assert torch.equal(loss, soft_kmeans_loss(z, clustering.centroids, 2.5))
 
 
 def test_each_method_has_its_module():
     for config, kind in (
         (KMeansConfig(name="kmeans"), KMeansClustering),
-        (NoClusteringConfig(name="none"), KMeansClustering),
+        (NoClusteringConfig(name="none"), NoClustering),
         (DKMConfig(name="dkm"), DKMClustering),
         (DCNConfig(name="dcn"), DCNClustering),
         (DECConfig(name="dec"), DECClustering),
@@ -856,20 +861,32 @@ def test_each_method_has_its_module():
 
 
 def dcn_at(centroids, n_samples=10, count=100):
-    clustering = DCNClustering(DCNConfig(name="dcn", count=count), *centroids.shape, n_samples)
+    clustering = DCNClustering(*centroids.shape, n_samples, count=count)
     clustering.centroids.copy_(centroids)
     return clustering
 
 
 def test_running_means_by_hand():
     clustering = dcn_at(column(0, 10).float(), count=3)
-    clustering.after_step(column(4, 8, 9, 1).float())
+    clustering.after_step(lambda: column(4, 8, 9, 1).float())
     # The first counts three times, and 4 and 1 join it; 8 and 9 join the second.
     assert clustering.centroids.flatten().tolist() == pytest.approx([(3 * 0 + 4 + 1) / 5, (3 * 10 + 8 + 9) / 5])
     assert clustering.counts.tolist() == [5, 5]
-    clustering.after_step(column(9).float())
+    clustering.after_step(lambda: column(9).float())
     assert clustering.centroids[1].item() == pytest.approx((47 + 9) / 6)
     assert clustering.counts.tolist() == [5, 6]
+
+
+def test_counts_start_again_when_the_clusters_are_set_again():
+    """With the counts of thousands of points, fresh centroids would hardly move."""
+    clustering = dcn_at(column(0, 10).float(), count=3)
+    for _ in range(50):
+        clustering.after_step(lambda: column(1, 2, 8, 9).float())
+    assert clustering.counts.tolist() == [103, 103]
+    clustering.initialize(column(-4, 4).float(), torch.zeros(10, dtype=torch.int64), column(0).float())
+    assert clustering.counts.tolist() == [3, 3]
+    clustering.after_step(lambda: column(-8).float())
+    assert clustering.centroids.flatten().tolist() == [-5.0, 4.0]
 
 
 def test_running_means_are_the_papers_update_one_point_at_a_time():
@@ -880,7 +897,7 @@ def test_running_means_are_the_papers_update_one_point_at_a_time():
     for point, k in zip(z.double(), labels, strict=True):
         counts[k] += 1
         centroids[k] -= (centroids[k] - point) / counts[k]
-    clustering.after_step(z)
+    clustering.after_step(lambda: z)
     torch.testing.assert_close(clustering.centroids.double(), centroids, rtol=1e-6, atol=1e-7)
     assert clustering.counts.tolist() == counts
 
@@ -888,15 +905,15 @@ def test_running_means_are_the_papers_update_one_point_at_a_time():
 def test_a_centroid_without_a_point_keeps_its_bits_even_at_count_zero():
     start = torch.tensor([[0.1], [1e6]])
     clustering = dcn_at(start, count=0)
-    clustering.after_step(column(0.3, 0.5).float())
+    clustering.after_step(lambda: column(0.3, 0.5).float())
     assert clustering.centroids[0].item() == pytest.approx(0.4)
     assert clustering.centroids[1].item() == start[1].item()
 
 
 def test_the_loss_of_dcn_moves_the_points_alone():
     clustering, z = dcn_at(normal(3, 2).float()), leaf(normal(10, 2, seed=1).float())
-    clustering.reassign(z.detach())
-    loss = clustering.loss(z, torch.arange(10))
+    clustering.end_epoch(z.detach())
+    loss = clustering(z, torch.arange(10))
     assert torch.equal(loss, kmeans_loss(z, clustering.centroids, clustering.assignments))
     loss.backward()
     assert z.grad.abs().sum() > 0
@@ -905,7 +922,7 @@ def test_the_loss_of_dcn_moves_the_points_alone():
 
 def test_counts_travel_in_the_state_dict():
     first, second = dcn_at(column(0, 10).float()), dcn_at(column(0, 0).float())
-    first.after_step(column(1, 2, 3).float())
+    first.after_step(lambda: column(1, 2, 3).float())
     second.load_state_dict(first.state_dict())
     assert second.counts.tolist() == [103, 100]
 
@@ -929,8 +946,7 @@ def slow_divergence(z, centroids, all_z):
 
 
 def dec_at(centroids, n_samples, update_interval=None):
-    config = DECConfig(name="dec", update_interval=update_interval)
-    clustering = DECClustering(config, *centroids.shape, n_samples).to(centroids.dtype)
+    clustering = DECClustering(*centroids.shape, n_samples, update_interval=update_interval).to(centroids.dtype)
     with torch.no_grad():
         clustering.centroids.copy_(centroids)
     return clustering
@@ -949,20 +965,20 @@ def test_soft_assignments_and_targets_by_hand():
 def test_the_divergence_is_that_of_a_slow_loop():
     z, centroids = normal(30, 3), normal(4, 3, seed=1)
     clustering = dec_at(centroids, 30)
-    clustering.start(z)
+    start(clustering, z)
     for n in (30, 7):
-        loss = clustering.loss(z[:n], torch.arange(n))
+        loss = clustering(z[:n], torch.arange(n))
         assert loss.item() == pytest.approx(slow_divergence(z[:n], centroids, z), rel=RTOL)
 
 
 def test_the_gradient_of_the_divergence_is_that_of_finite_differences():
     z, centroids = normal(8, 3), normal(3, 3, seed=1)
     clustering = dec_at(centroids, 8)
-    clustering.start(z)
+    start(clustering, z)
     z = leaf(z + 0.1)
-    assert torch.autograd.gradcheck(lambda z: clustering.loss(z, torch.arange(8)), (z,))
+    assert torch.autograd.gradcheck(lambda z: clustering(z, torch.arange(8)), (z,))
     # Equation 5 of the paper, averaged over the points.
-    loss = clustering.loss(z, torch.arange(8))
+    loss = clustering(z, torch.arange(8))
     (gradient,) = torch.autograd.grad(loss, clustering.centroids)
     difference = z.detach()[:, None] - centroids  # (N, K, D)
     p, q = clustering.targets, log_soft_assignments(z.detach(), centroids).exp()
@@ -974,14 +990,16 @@ def test_targets_stay_until_they_are_due():
     z = normal(10, 2)
     every_epoch, on_interval = dec_at(normal(3, 2, seed=1), 10), dec_at(normal(3, 2, seed=1), 10, update_interval=4)
     for method in (every_epoch, on_interval):
-        method.start(z)
+        start(method, z)
     before = every_epoch.targets.clone()
     assert torch.equal(on_interval.targets, before)
     for method in (every_epoch, on_interval):
-        method.reassign(2 * z)
+        method.end_epoch(2 * z)
     assert not torch.equal(every_epoch.targets, before)
     assert torch.equal(on_interval.targets, before)
-    assert [step for step in range(10) if on_interval.is_refresh_due(step)] == [0, 4, 8]
+    assert [step for step in range(10) if on_interval.is_refresh_due(step)] == []  # no step was made since
+    on_interval.after_step(lambda: z)
+    assert [step for step in range(10) if on_interval.is_refresh_due(step)] == [4, 8]
     assert not any(every_epoch.is_refresh_due(step) for step in range(10))
     on_interval.refresh(2 * z)
     assert torch.equal(on_interval.targets, every_epoch.targets)
@@ -992,10 +1010,10 @@ def test_descent_on_the_divergence_sharpens_the_assignments():
     clustering = dec_at(centroids, 60)
     points = leaf(z)
     optimizer = torch.optim.SGD([points, clustering.centroids], lr=1.0)
-    clustering.start(z)
+    start(clustering, z)
     first, losses = log_soft_assignments(z, centroids).exp().amax(1).mean(), []
     for _ in range(20):
-        loss = clustering.loss(points, torch.arange(60))
+        loss = clustering(points, torch.arange(60))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -1006,10 +1024,10 @@ def test_descent_on_the_divergence_sharpens_the_assignments():
 
 def test_a_new_start_forgets_which_points_counted_for_the_clusters_before() -> None:
     z = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-    clustering = KMeansClustering(3, 2, 50, hold_assignments=True, revive=False, n_epochs=10)
+    clustering = KMeansClustering(3, 2, 50, hold_assignments=True, revive=False, n_paced_epochs=10)
     with torch.no_grad():
         clustering.centroids.copy_(z[:3])
-    clustering.reassign(z)
+    clustering.end_epoch(z)
     assert (clustering.point_weights == 0).any()
-    clustering.start(z)
+    start(clustering, z)
     assert clustering.point_weights.tolist() == [1.0] * 50

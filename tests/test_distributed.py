@@ -107,9 +107,9 @@ def manifest_of(run: Path) -> dict[str, Any]:
     return manifest
 
 
-def position_of(run: Path) -> dict[str, Any]:
-    position: dict[str, Any] = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["position"]
-    return position
+def state_of(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["train_state"]
+    return state
 
 
 def assert_equal(run: Path, reference: Path, rel: float = 1e-4, smallest: float = 1e-12) -> None:
@@ -254,7 +254,7 @@ def test_rank_0_writes_a_checkpoint_of_the_step_in_which_another_rank_died(
     assert "another process of the job ended; a checkpoint was written" in line
     assert f"resume={run}" in line
     assert manifest_of(run)["status"] == "failed"
-    assert position_of(run)["step"] == count + (count > PRETRAIN_EPOCHS * N_BATCHES)  # setting the centroids is one
+    assert state_of(run)["step"] == count + (count > PRETRAIN_EPOCHS * N_BATCHES)  # setting the centroids is one
     resumed = train([f"resume={run}"], tmp_path / "log")
     assert resumed.code == 0, resumed.err
     assert_equal(run, reference)
@@ -269,7 +269,7 @@ def test_a_step_that_a_death_leaves_half_done_is_done_anew(overrides: list[str],
     points = {1: Point("dkm.clustering.losses.dcn:DCNClustering", "after_step", 3)}
     main, _ = train_ranks([*words, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
     assert main.code == 1
-    assert position_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES + 1
+    assert state_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES + 1
     resumed = train([f"resume={run}"], tmp_path / "log")
     assert resumed.code == 0, resumed.err
     assert_equal(run, whole)
@@ -283,7 +283,7 @@ def test_the_others_end_when_rank_0_dies(overrides: list[str], reference: Path, 
     line = only_line([main, other])
     assert "another process of the job ended; the last checkpoint is kept; continue with" in line
     assert f"resume={run}" in line
-    assert position_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES + 1
+    assert state_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES + 1
     resumed = train([f"resume={run}"], tmp_path / "log")
     assert resumed.code == 0, resumed.err
     assert_equal(run, reference)
@@ -293,7 +293,7 @@ DEATHS = {
     "while the objective is wrapped": Point("dkm.training.objective:Objective", "__init__", 2),
     "in the pass after an epoch": Point("dkm.evaluation.evaluator", "encode", 6),
     "after new assignments with a revival": Point(
-        "dkm.clustering.losses.kmeans:KMeansClustering", "reassign", 1, after=True
+        "dkm.clustering.losses.kmeans:KMeansClustering", "end_epoch", 1, after=True
     ),
     "in the last pass": Point("dkm.training.trainer:Trainer", "_finish", 1),
 }
@@ -492,7 +492,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(every_s: int, override
     assert "error: the reconstruction loss is nan in phase pretrain, epoch 2, step 7; expected finite losses" in line
     assert manifest_of(run)["status"] == "failed"
     assert manifest_of(run)["reason"].startswith("NonFiniteLoss")
-    assert position_of(run)["step"] == (6 if every_s == 0 else 0)
+    assert state_of(run)["step"] == (6 if every_s == 0 else 0)
 
 
 def change_data_and_train(rank: int) -> None:
@@ -528,7 +528,7 @@ def test_data_that_change_during_the_run_stop_both_with_one_line(
     assert codes(finished) == [2, 2], finished
     assert "changed while it was used" in only_line(finished)
     assert manifest_of(run)["status"] == "failed"
-    assert position_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES
+    assert state_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES
 
 
 # --- what the functions of dkm.distributed do ---------------------------------------------------------------------
@@ -673,7 +673,7 @@ def test_interrupting_torchrun_leaves_a_run_to_resume(torchrun: Start, overrides
     _, err = process.communicate(timeout=60)
     assert err.count(f"interrupted: a checkpoint was written; continue with resume={run}\n") == 1, err
     assert manifest_of(run)["status"] == "interrupted"
-    assert position_of(run)["epoch"] >= 2
+    assert state_of(run)["epoch"] >= 2
 
 
 @pytest.mark.slow
@@ -687,7 +687,7 @@ def test_torchrun_ends_when_a_rank_was_killed(torchrun: Start, overrides: list[s
     assert process.returncode == 1
     assert err.count("another process of the job ended; a checkpoint was written; continue with") == 1, err
     assert manifest_of(run)["status"] == "failed"
-    assert position_of(run)["epoch"] >= 2
+    assert state_of(run)["epoch"] >= 2
 
 
 def pid_of_rank(rank: int, parent: int) -> int:

@@ -240,3 +240,8 @@ def test_mixing_moves_every_layer_of_the_encoder_but_the_last_towards_fresh_weig
         is_mixed = name.startswith("encoder.") and name not in last
         expected = 0.8 * before[name] + 0.2 * fresh.state_dict()[name] if is_mixed else before[name]
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_an_autoencoder_maps_rows_to_their_reconstructions():
+    autoencoder, x = mlp_autoencoder(6, [5], 3), torch.rand(4, 6)
+    assert torch.equal(autoencoder(x), autoencoder.decode(autoencoder.encode(x)))

@@ -52,7 +52,7 @@ def values(terms):
 
 
 def test_total_is_reconstruction_plus_weighted_clustering_plus_l2_by_hand():
-    objective = objective_of(small_autoencoder(), small_clustering(), weight=0.1, strength=0.2)
+    objective = objective_of(small_autoencoder(), small_clustering(), clustering_weight=0.1, l2_strength=0.2)
     reconstruction = (0 + 0.25 + 4 + 0.25) / 8
     clustering = (1 + 4) / 4
     l2 = (1 + 1 + 1 + 0.25) / 2
@@ -78,32 +78,34 @@ def test_reduction_sum_adds_up_features_and_averages_samples():
 
 
 def test_reduction_leaves_the_other_terms_as_they_are():
-    objective = objective_of(small_autoencoder(), small_clustering(), weight=0.1, strength=0.2, reduction="sum")
+    objective = objective_of(
+        small_autoencoder(), small_clustering(), clustering_weight=0.1, l2_strength=0.2, reduction="sum"
+    )
     assert objective(X, INDEX).total.item() == pytest.approx(4.5 / 4 + 0.1 * 1.25 + 0.2 * 1.625, rel=REL)
 
 
 def test_without_clustering_the_weight_multiplies_nothing():
-    terms = objective_of(small_autoencoder(), None, weight=0.1, strength=0.2)(X, INDEX)
+    terms = objective_of(small_autoencoder(), None, clustering_weight=0.1, l2_strength=0.2)(X, INDEX)
     assert terms.clustering.item() == 0
     assert terms.total.item() == pytest.approx(4.5 / 8 + 0.2 * 1.625, rel=REL)
 
 
 def test_without_penalty_l2_is_zero():
-    terms = Objective(small_autoencoder(), small_clustering(), weight=0.1, strength=0.2)(X, INDEX)
+    terms = Objective(small_autoencoder(), small_clustering(), clustering_weight=0.1, l2_strength=0.2)(X, INDEX)
     assert terms.l2.item() == 0
     assert terms.total.item() == pytest.approx(4.5 / 8 + 0.1 * 1.25, rel=REL)
 
 
 def test_a_weight_of_zero_still_reports_the_clustering_loss():
-    terms = Objective(small_autoencoder(), small_clustering(), weight=0.0)(X, INDEX)
+    terms = Objective(small_autoencoder(), small_clustering(), clustering_weight=0.0)(X, INDEX)
     assert terms.clustering.item() == 5 / 4
     assert terms.total.item() == 4.5 / 8
 
 
 def test_held_assignments_are_looked_up_by_position_in_the_data_set():
     clustering = small_clustering(hold_assignments=True)
-    clustering.reassign(torch.tensor([[0.0], [5.0], [0.0], [0.0]]))  # sample 1 is held at 5, the others at 0
-    objective = Objective(small_autoencoder(), clustering, weight=0.1)
+    clustering.end_epoch(torch.tensor([[0.0], [5.0], [0.0], [0.0]]))  # sample 1 is held at 5, the others at 0
+    objective = Objective(small_autoencoder(), clustering, clustering_weight=0.1)
     assert objective(X, INDEX).clustering.item() == (1 + 4) / 4  # z = 1, 3, 0, 0 to 0, 5, 0, 0
     assert objective(X, INDEX.flip(0)).clustering.item() == (1 + 9 + 25) / 4  # z = 1, 3, 0, 0 to 0, 0, 5, 0
 
@@ -137,7 +139,7 @@ ENCODER, DECODER, CENTROIDS = "autoencoder.encoder", "autoencoder.decoder", "clu
 
 
 def test_gradients_reach_encoder_decoder_and_centroids():
-    objective = joint(weight=0.1, strength=0.2)
+    objective = joint(clustering_weight=0.1, l2_strength=0.2)
     found = gradients(objective(normal(10, 6), torch.arange(10)).total, objective)
     assert found.keys() == {name for name, _ in objective.named_parameters()}
     assert halves(found) == {ENCODER, DECODER, CENTROIDS}
@@ -145,7 +147,7 @@ def test_gradients_reach_encoder_decoder_and_centroids():
 
 
 def test_each_term_moves_what_it_depends_on():
-    objective = joint(weight=0.1, strength=0.2)
+    objective = joint(clustering_weight=0.1, l2_strength=0.2)
     terms = objective(normal(10, 6), torch.arange(10))
     assert halves(gradients(terms.reconstruction, objective)) == {ENCODER, DECODER}
     assert halves(gradients(terms.clustering, objective)) == {ENCODER, CENTROIDS}
@@ -156,7 +158,7 @@ def test_each_term_moves_what_it_depends_on():
 
 def test_the_penalty_adds_strength_times_the_weights_to_the_gradient():
     x, index = normal(10, 6), torch.arange(10)
-    plain, penalized = joint(weight=0.1, strength=0.0), joint(weight=0.1, strength=0.2)
+    plain, penalized = joint(clustering_weight=0.1, l2_strength=0.0), joint(clustering_weight=0.1, l2_strength=0.2)
     without, with_penalty = (gradients(o(x, index).total, o) for o in (plain, penalized))
     for name, parameter in penalized.named_parameters():
         expected = without[name] + (0.2 * parameter if name.endswith("weight") else 0)
@@ -165,7 +167,7 @@ def test_the_penalty_adds_strength_times_the_weights_to_the_gradient():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_gradients_are_those_of_finite_differences(reduction):
-    objective = joint(torch.float64, penalize=False, weight=0.1, reduction=reduction)
+    objective = joint(torch.float64, penalize=False, clustering_weight=0.1, reduction=reduction)
     names, parameters = zip(*objective.named_parameters(), strict=True)
     with torch.no_grad():
         for parameter in parameters:  # biases of 0 put samples that no unit answers to on the kink of the next ReLU
@@ -182,7 +184,7 @@ def test_gradients_are_those_of_finite_differences(reduction):
 
 
 def test_under_autocast_every_term_is_float32():
-    objective = joint(weight=0.1, strength=0.2)
+    objective = joint(clustering_weight=0.1, l2_strength=0.2)
     x, index = normal(10, 6), torch.arange(10)
     expected = objective(x, index)
     with torch.autocast("cpu", torch.bfloat16):
@@ -200,7 +202,7 @@ def test_penalized_parameters_are_registered_once():
     autoencoder, clustering = mlp_autoencoder(6, [5], 3), small_clustering()
     plain = Objective(autoencoder, clustering)
     chosen = regularized_parameters(WeightDecayConfig(parameters="all"), autoencoder, clustering.centroids)
-    penalized = Objective(autoencoder, clustering, penalized=chosen, strength=1.0)
+    penalized = Objective(autoencoder, clustering, penalized=chosen, l2_strength=1.0)
     names = [name for name, _ in plain.named_parameters()]
     assert [name for name, _ in penalized.named_parameters()] == names
     # Without the removal of duplicates that named_parameters does by default:
@@ -209,23 +211,24 @@ def test_penalized_parameters_are_registered_once():
 
 
 def test_the_penalty_follows_the_parameters_as_they_train():
-    objective = objective_of(small_autoencoder(), None, strength=0.2)
+    objective = objective_of(small_autoencoder(), None, l2_strength=0.2)
     with torch.no_grad():
         objective.autoencoder.encoder.weight.fill_(3.0)
     assert objective(X, INDEX).l2.item() == (9 + 9 + 1 + 0.25) / 2
 
 
-def test_without_reconstruction_the_decoder_learns_nothing_and_the_error_is_still_seen():
+def test_without_reconstruction_nothing_is_decoded(monkeypatch):
     torch.manual_seed(0)
     autoencoder = mlp_autoencoder(6, (5,), 3)
     clustering = KMeansClustering(4, 3, 10, hold_assignments=False, revive=False)
     x, index = torch.rand(10, 6), torch.arange(10)
-    whole = Objective(autoencoder, clustering, weight=0.5)(x, index)
-    terms = Objective(autoencoder, clustering, weight=0.5, reconstruction=0.0)(x, index)
-    assert terms.reconstruction == whole.reconstruction
+    whole = Objective(autoencoder, clustering, clustering_weight=0.5)(x, index)
+    half = Objective(autoencoder, clustering, clustering_weight=0.5, reconstruction_weight=0.25)(x, index)
+    assert half.total.item() == pytest.approx(0.25 * whole.reconstruction.item() + 0.5 * whole.clustering.item())
+    monkeypatch.setattr(autoencoder, "decode", None)
+    terms = Objective(autoencoder, clustering, clustering_weight=0.5, reconstruction_weight=0.0)(x, index)
+    assert terms.reconstruction.item() == 0
     assert terms.total.item() == pytest.approx(0.5 * whole.clustering.item())
     terms.total.backward()
     assert all(p.grad is None for p in autoencoder.decoder.parameters())
     assert autoencoder.encoder[0].weight.grad.abs().sum() > 0
-    half = Objective(autoencoder, clustering, weight=0.5, reconstruction=0.25)(x, index)
-    assert half.total.item() == pytest.approx(0.25 * whole.reconstruction.item() + 0.5 * whole.clustering.item())

@@ -25,6 +25,7 @@ from dkm.evaluation import evaluator
 from dkm.models.autoencoder import mix_encoder
 from dkm.runs.directory import RunDirectory, Unwritten
 from dkm.training.optimizers import WeightAverage
+from dkm.training.state import Clock, TrainState
 from dkm.training.trainer import Trainer
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
@@ -195,7 +196,7 @@ def test_the_manifest_tells_how_the_run_was_made(run: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", manifest["data"]["sha256"])
     assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert (manifest["seed"], manifest["device"], manifest["precision"]) == (0, "cpu", "fp32")
-    assert manifest["seconds"].keys() == {"pretrain", "joint"}
+    assert list(manifest["seconds"]) == ["setup", "baseline", "pretrain", "initialization", "joint", "report"]
     assert all(seconds > 0 for seconds in manifest["seconds"].values())
     assert all(rate > 0 for rate in manifest["samples_per_second"].values())
 
@@ -368,7 +369,7 @@ def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_checkpoint(labe
     state = checkpoints.load(path / "checkpoints")
     assert state is not None
     # The last checkpoint is from just before the step that failed.
-    assert state["position"]["step"] == int(match[2]) - 1
+    assert state["train_state"]["step"] == int(match[2]) - 1
     assert all(tensor.isfinite().all() for tensor in state["autoencoder"].values())
 
 
@@ -403,18 +404,101 @@ def test_a_revived_centroid_forgets_its_momentum(labeled: list[str], tmp_path: P
     trainer.run_dir = RunDirectory(tmp_path, tensorboard=False, progress="off")
     with torch.no_grad():
         z = evaluator.encode(trainer.autoencoder, trainer.batches)
-        trainer.clustering.centroids.copy_(z[:10])
-        trainer.clustering.assignments.copy_(torch.arange(300) % 10)  # every centroid is pulled in the first epoch
-    trainer.at.phase_idx, trainer.at.epoch = 1, 1
-    trainer.begin(config.joint)
-    bar = tqdm(disable=True)
-    trainer._train_epoch(config.joint, 100, bar)
-    momentum = trainer.learner.optimizer.state[trainer.clustering.centroids]["exp_avg"]
+    trainer.clustering.initialize(z[:10], torch.arange(300) % 10, z)  # every centroid is pulled in the first epoch
+    trainer.progress.state = TrainState("joint", epoch=1)
+    phase = trainer.begin(config.joint)
+    trainer._train_epoch(phase, config.joint, tqdm(disable=True))
+    momentum = phase.optimizer.state[trainer.clustering.centroids]["exp_avg"]
     assert (momentum != 0).any(1).all()
     with torch.no_grad():
         trainer.clustering.centroids[3] = 1e3  # no point is near it any more
-    trainer._end_epoch(config.joint, True, bar)
+    trainer._end_epoch(phase, config.joint, {})
     assert (momentum != 0).any(1).tolist() == [k != 3 for k in range(10)]
+
+
+def test_the_phase_goes_on_after_an_epoch_that_revived_a_centroid(labeled: list[str]) -> None:
+    """Few labels change when one point of many gets a cluster of its own; that does not mean that they have settled."""
+    words = [*labeled, "joint.tolerance=0.1", "joint.epochs=9", "clustering.n_clusters=3"]
+    config = compose(parse(words)).config
+    trainer = Trainer(config, load_dataset(config.data))
+    trainer.progress.state = TrainState("joint")
+    phase = trainer.begin(config.joint)
+    z, far = trainer.embed(), torch.full((1, 3), 1e3)
+    trainer.clustering.initialize(torch.cat([z.mean(0)[None], far, -far]), torch.zeros(300, dtype=torch.int64), z)
+    for n_revived, is_stopped in ((2, False), (0, True)):
+        trainer._train_epoch(phase, config.joint, tqdm(disable=True))
+        trainer._reassign(phase)
+        reassignment = trainer.progress.reassignment
+        assert reassignment["n_revived"] == n_revived
+        reassignment["label_change"] = 2 / 300  # below the tolerance either way
+        trainer._end_epoch(phase, config.joint, {})
+        assert trainer.progress.state.is_stopped is is_stopped
+
+
+def test_a_run_without_reconstruction_decodes_no_batch_and_regularizes_no_decoder(
+    labeled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*labeled, "clustering=dec", "regularization=l2_penalty", "regularization.parameters=decoder"]
+    config = compose(parse(words)).config
+    trainer = Trainer(config, load_dataset(config.data))
+    n_decoded = 0
+    decode = trainer.autoencoder.decode
+
+    def count(z: torch.Tensor) -> torch.Tensor:
+        nonlocal n_decoded
+        n_decoded += 1
+        return decode(z)
+
+    monkeypatch.setattr(trainer.autoencoder, "decode", count)
+    trainer.run(Unwritten())
+    assert n_decoded == config.pretrain.epochs * trainer.batches.n_batches  # none in the joint phase
+    losses = trainer.begin(config.joint).losses(torch.ones(2, 4))
+    assert losses == {"loss/total": 1.0, "loss/clustering": 1.0, "loss_weighted/clustering": 1.0}
+
+
+def test_a_bf16_run_encodes_the_data_once_per_evaluated_epoch(
+    labeled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = ["log.tensorboard=false", "log.figures=false", "log.progress=off", "evaluation.every_epochs=1"]
+    config = compose(parse([*labeled, *quiet, "precision=bf16", "evaluation.kmeans_raw=false"])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    precisions: list[str] = []
+    embed = trainer.embed
+
+    def note(precision: str = "fp32") -> torch.Tensor:
+        precisions.append(precision)
+        return embed(precision)
+
+    monkeypatch.setattr(trainer, "embed", note)
+    trainer.run(RunDirectory(tmp_path, tensorboard=False, progress="off"))
+    # One pass for each evaluated epoch of both phases, one for the clusters, one for what is reported.
+    assert precisions == ["bf16"] * 4 + ["fp32"] + ["bf16"] * 4 + ["fp32"]
+
+
+def test_all_seconds_of_a_run_are_booked(labeled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that moves only where the run is made slow."""
+    now_s = 0.0
+
+    def slow_down(owner: Any, name: str, seconds: float) -> None:
+        act = getattr(owner, name)
+
+        def take(*arguments: Any, **options: Any) -> Any:
+            nonlocal now_s
+            now_s += seconds
+            return act(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, take)
+
+    config = compose(parse([*labeled, "log.tensorboard=false", "log.progress=off"])).config
+    monkeypatch.setattr("dkm.training.state.time.perf_counter", lambda: now_s)
+    clock = Clock()
+    now_s += 0.5  # the data are loaded
+    trainer = Trainer(config, load_dataset(config.data), clock)
+    for name, seconds in {"_score_raw_data": 40, "_initialize_clusters": 5, "_finish": 1, "_end_epoch": 0.125}.items():
+        slow_down(trainer, name, seconds)
+    trainer.run(RunDirectory(tmp_path, tensorboard=False, progress="off"))
+    seconds = {"setup": 0.5, "baseline": 40, "pretrain": 0.5, "initialization": 5, "joint": 0.5, "report": 1}
+    assert json.loads((tmp_path / "manifest.json").read_text())["seconds"] == seconds
 
 
 def test_the_targets_of_dec_are_those_of_clean_data_at_every_interval(
@@ -440,18 +524,20 @@ def test_the_targets_of_dec_are_those_of_clean_data_at_every_interval(
 
     begin = trainer.begin
 
-    def begun(phase: Any) -> None:
+    def begun(settings: Any) -> Any:
         nonlocal act, steps
-        begin(phase)
-        steps, act = 0, trainer.learner.optimizer.step
-        monkeypatch.setattr(trainer.learner.optimizer, "step", step)
+        phase = begin(settings)
+        steps, act = 0, phase.optimizer.step
+        monkeypatch.setattr(phase.optimizer, "step", step)
+        return phase
 
     act: Any = None
     monkeypatch.setattr(trainer.clustering, "refresh", look)
     monkeypatch.setattr(trainer, "begin", begun)
     trainer.run(Unwritten())
     assert steps == 10  # two epochs of 300 rows in batches of 64
-    assert n_steps[-4:] == [0, 3, 6, 9]
+    assert n_steps[-3:] == [3, 6, 9]  # those of step 0 are computed when the clusters are set
+    assert len(n_steps) == 4
 
 
 def test_a_reset_mixes_as_much_as_it_is_told(labeled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +546,7 @@ def test_a_reset_mixes_as_much_as_it_is_told(labeled: list[str], monkeypatch: py
     mixed: list[tuple[int, float]] = []
 
     def mix(autoencoder: Any, fresh: Any, fraction: float) -> None:
-        mixed.append((trainer.at.epoch, fraction))
+        mixed.append((trainer.progress.epoch, fraction))
         mix_encoder(autoencoder, fresh, fraction)
 
     monkeypatch.setattr("dkm.training.trainer.mix_encoder", mix)
@@ -482,17 +568,18 @@ def test_averaged_weights_assign_and_are_the_model(labeled: list[str], monkeypat
 
     def look(z: torch.Tensor) -> Any:
         passes.append(trainer.clustering.centroids.detach().clone())
-        return reassign(z)
+        return end_epoch(z)
 
-    update, reassign = WeightAverage.update, trainer.clustering.reassign
+    update, end_epoch = WeightAverage.update, trainer.clustering.end_epoch
     monkeypatch.setattr(WeightAverage, "update", step)
-    monkeypatch.setattr(trainer.clustering, "reassign", look)
+    monkeypatch.setattr(trainer.clustering, "end_epoch", look)
     start_of: list[list[torch.Tensor]] = []
     build = trainer.begin
 
-    def built(phase: Any) -> None:
-        build(phase)
+    def built(settings: Any) -> Any:
+        phase = build(settings)
         start_of.append([p.detach().double().clone() for p in live])
+        return phase
 
     monkeypatch.setattr(trainer, "begin", built)
     trainer.run(Unwritten())
@@ -517,11 +604,11 @@ def test_a_centroid_revived_in_the_average_is_revived_beyond_it(labeled: list[st
     with torch.no_grad():
         trainer.clustering.centroids.copy_(evaluator.encode(trainer.autoencoder, trainer.batches)[:10])
         trainer.clustering.centroids[3] = 1e3
-    trainer.at.phase_idx, trainer.at.epoch = 1, 1
-    trainer.begin(config.joint)
+    trainer.progress.state = TrainState("joint", epoch=1)
+    phase = trainer.begin(config.joint)
     before = trainer.clustering.centroids.detach().clone()
-    with trainer._averaged():
-        trainer._end_epoch(config.joint, True, tqdm(disable=True))
+    with trainer._averaged_weights():
+        trainer._end_epoch(phase, config.joint, {})
         revived = trainer.clustering.centroids[3].detach().clone()
     after = trainer.clustering.centroids.detach()
     assert revived.abs().max() < 1e3

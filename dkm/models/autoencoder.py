@@ -28,6 +28,10 @@ class Autoencoder(nn.Module):
         x_hat: Tensor = self.decoder(z)
         return x_hat
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reconstruction (B, F) of rows x (B, F)."""
+        return self.decode(self.encode(x))
+
 
 @torch.no_grad()
 def mix_encoder(autoencoder: Autoencoder, fresh: Autoencoder, fraction: float) -> None:

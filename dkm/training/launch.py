@@ -49,7 +49,7 @@ def say_once(message: str) -> None:
 
 def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
     """``execute``, with what can go wrong in a run that is right as a ``Failure`` of one line."""
-    from dkm.training.trainer import NonFiniteLoss
+    from dkm.training.divergence import NonFiniteLoss
 
     try:
         return execute(plan)
@@ -82,16 +82,19 @@ def execute(plan: Plan) -> dict[str, Any]:
     from dkm.data.datasets import load_dataset
     from dkm.runs.directory import RunDirectory, Unwritten
     from dkm.runtime.devices import set_threads
+    from dkm.training.requirements import identity
+    from dkm.training.state import Clock
     from dkm.training.trainer import Trainer
 
+    clock = Clock()
     config, directory, _ = plan
     if config.log.figures:
-        import dkm.evaluation.figures  # noqa: F401 - matplotlib, which is needed anyway
+        import dkm.evaluation.figures.style  # noqa: F401 - matplotlib, which is needed anyway
     if not gc.get_freeze_count():
         gc.freeze()  # modules: a collection that walked through them took 0.3 s, and each picture leaves cycles
     set_threads(config.threads)
-    trainer = distributed.first_of_machine_first(lambda: Trainer(config, load_dataset(config.data)))
-    distributed.require_equal(trainer.identity())
+    trainer = distributed.first_of_machine_first(lambda: Trainer(config, load_dataset(config.data), clock))
+    distributed.require_equal(identity(config, trainer.data, trainer.device))
     run: RunDirectory = Unwritten()
     if distributed.is_main():
         run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
@@ -99,7 +102,7 @@ def execute(plan: Plan) -> dict[str, Any]:
         state = distributed.state_of_main(distributed.on_main(lambda: _opened(run, plan)))
         if state is not None:
             distributed.jointly(lambda: trainer.restore(state, directory))
-        run.open(config, step=None if state is None else trainer.at.step, has_labels=trainer.data.y is not None)
+        run.open(config, step=None if state is None else trainer.progress.step, has_labels=trainer.data.y is not None)
         return trainer.run(run)
     finally:
         run.close()

@@ -1,4 +1,4 @@
-"""What one phase trains and how: its objective, its optimizer, and the average of the weights where one is kept."""
+"""What one phase trains: its objective, its optimizer, and the average of the weights where one is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dkm.clustering.losses.kmeans import KMeansClustering
+from dkm.clustering.losses.base import ClusteringLoss
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.groups import GROUPS
 from dkm.config.optimizer import OptimizerConfig
@@ -25,68 +25,69 @@ from dkm.training.objective import LossTerms, Objective
 from dkm.training.optimizers import WeightAverage, build_optimizer
 
 
-class Learner:
-    """The learning of one phase.
+class Phase:
+    """One phase of training, from its first step to its last.
 
     Parameters
     ----------
     config : Config
-    phase : PhaseConfig
+    settings : PhaseConfig
         ``config.pretrain`` or ``config.joint``.
     autoencoder : Autoencoder
-    clustering : KMeansClustering
-        In the joint phase part of the objective.
+    clustering : ClusteringLoss
+        Part of the objective in the joint phase.
     n_batches : int
-        Steps of an epoch.
+        Number of steps of an epoch.
     on_compiled : callable
-        Called with the seconds that the first step took, where steps are compiled.
+        Called with the seconds of the first step, where steps are compiled.
 
     Attributes
     ----------
     forward : callable
-        The objective as a step calls it: gradients averaged over the processes, compiled.
+        The objective as a step calls it: compiled where that is wanted, gradients averaged over the processes.
     optimizer : torch.optim.Optimizer
     average : WeightAverage or None
     is_broken : Tensor, scalar
-        Not 0 after a loss that was not finite. The optimizer then leaves everything as it is: the update is skipped on
-        the device, without the host waiting for each loss.
+        Not 0 after a loss that was not finite. The fused optimizer then skips the update on the device, without the
+        host waiting for each loss.
     """
 
     def __init__(
         self,
         config: Config,
-        phase: PhaseConfig,
+        settings: PhaseConfig,
         autoencoder: Autoencoder,
-        clustering: KMeansClustering,
+        clustering: ClusteringLoss,
         *,
         n_batches: int,
         on_compiled: Callable[[float], None],
     ) -> None:
-        kind, is_joint = config.regularization, phase is config.joint
+        regularization, is_joint = config.regularization, settings is config.joint
         self._centroids = clustering.centroids.detach()
-        reconstruction = weight = 1.0
+        reconstruction_weight = clustering_weight = 1.0
         if is_joint and isinstance(config.clustering, JointClusteringConfig):
-            reconstruction, weight = config.clustering.reconstruction, config.clustering.weight
-        autoencoder.decoder.requires_grad_(reconstruction > 0)
+            reconstruction_weight, clustering_weight = config.clustering.reconstruction, config.clustering.weight
+        autoencoder.decoder.requires_grad_(reconstruction_weight > 0)
         parameters = [p for p in autoencoder.parameters() if p.requires_grad]
         centroids = clustering.centroids if is_joint and clustering.centroids.requires_grad else None
         if centroids is not None:
             parameters.append(centroids)
-        self._regularized = regularized_parameters(kind, autoencoder, centroids)
-        self._strength: float = getattr(kind, "strength", 0.0)
-        is_penalty = isinstance(kind, L2PenaltyConfig) and self._strength > 0
+        chosen = regularized_parameters(regularization, autoencoder, centroids)
+        self._regularized = [p for p in chosen if p.requires_grad]  # not those of a decoder that does not train
+        self._l2_strength: float = getattr(regularization, "strength", 0.0)
+        is_penalty = isinstance(regularization, L2PenaltyConfig) and self._l2_strength > 0
         self._objective = Objective(
             autoencoder,
             clustering if is_joint else None,
-            weight=weight,
-            reconstruction=reconstruction,
+            clustering_weight=clustering_weight,
+            reconstruction_weight=reconstruction_weight,
             reduction=config.loss.reduction,
             penalized=self._regularized if is_penalty else (),
-            strength=self._strength,
+            l2_strength=self._l2_strength,
         )
-        self.forward = self._wrapped(config.compile, self._centroids.device, on_compiled)
-        groups = parameter_groups(kind, parameters, self._regularized)
-        self.optimizer = build_optimizer(_optimizer_of(config, phase), groups, phase.lr)
+        self.forward = self._wrap(config.compile, self._centroids.device, on_compiled)
+        groups = parameter_groups(regularization, parameters, self._regularized)
+        self.optimizer = build_optimizer(_optimizer_config(config, settings), groups, settings.lr)
         self.average: WeightAverage | None = None
         if is_joint and config.joint.average_epochs > 0:
             n_steps = max(1.0, config.joint.average_epochs * n_batches)
@@ -95,7 +96,7 @@ class Learner:
         self.is_broken = torch.zeros((), device=self._centroids.device)
         self.optimizer.found_inf = self.is_broken  # type: ignore[attr-defined]  # read by fused optimizers
 
-    def _wrapped(
+    def _wrap(
         self, is_compiled: bool, device: torch.device, on_compiled: Callable[[float], None]
     ) -> Callable[..., LossTerms]:
         forward: Callable[..., LossTerms] = self._objective
@@ -126,14 +127,14 @@ class Learner:
     # --- a checkpoint's part ---
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint needs of the learning."""
+        """Return the part of a checkpoint that belongs to the phase."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on with what ``state`` returned; a part that is None begins anew."""
+        """Load what ``state`` returned; a part that is None starts fresh."""
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None and state["average"] is not None:
@@ -143,9 +144,9 @@ class Learner:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have network and centroids hold their average within the block, where there is one.
+        """Swap in the averaged weights, where there is an average; swap back on exit.
 
-        Centroids that the block sets, because they were dead or are means, are set beyond it too.
+        Centroids that the block sets, because they were dead or are means, stay set after it.
         """
         if self.average is None:
             yield
@@ -153,7 +154,7 @@ class Learner:
         centroids = self._centroids
         is_set, rows = torch.zeros(len(centroids), dtype=torch.bool, device=centroids.device), centroids[:0]
         try:
-            with self.average.taken():
+            with self.average.swapped_in():
                 before = centroids.clone()
                 try:
                     yield
@@ -184,19 +185,27 @@ class Learner:
 
     @torch.no_grad()
     def losses(self, terms: Tensor) -> dict[str, float]:
-        """Return mean losses, raw and weighted, of the terms (B, 4) of steps; L2 under weight decay is that of now."""
+        """Return the losses of an epoch, raw and weighted, by their keys in ``metrics.jsonl``.
+
+        Parameters
+        ----------
+        terms : Tensor of shape (n_steps, 4)
+            The loss terms of its steps. Under weight decay, L2 is not among them and taken from the present weights.
+        """
         means = dict(zip(LossTerms._fields, terms.double().mean(0).tolist(), strict=True))
-        weights = {"reconstruction": self._objective.reconstruction}
-        if self._objective.clustering is not None:
-            weights["clustering"] = self._objective.weight
+        objective, weights = self._objective, {}
+        if objective.reconstruction_weight > 0:
+            weights["reconstruction"] = objective.reconstruction_weight
+        if objective.clustering is not None:
+            weights["clustering"] = objective.clustering_weight
         if self._regularized:
-            weights["l2"] = self._strength
+            weights["l2"] = self._l2_strength
             means["l2"] = means["l2"] or l2_penalty(self._regularized).item()
         weighted = {f"loss_weighted/{name}": weight * means[name] for name, weight in weights.items()}
         raw = {f"loss/{name}": means[name] for name in weights}
         return {"loss/total": sum(weighted.values()), **raw, **weighted}
 
 
-def _optimizer_of(config: Config, phase: PhaseConfig) -> OptimizerConfig:
-    own = phase.optimizer if isinstance(phase, PretrainConfig) else None
-    return config.optimizer if own is None else GROUPS["optimizer"][own](name=own)
+def _optimizer_config(config: Config, settings: PhaseConfig) -> OptimizerConfig:
+    name = settings.optimizer if isinstance(settings, PretrainConfig) else None
+    return config.optimizer if name is None else GROUPS["optimizer"][name](name=name)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dkm.clustering.losses.kmeans import KMeansClustering
+from dkm.clustering.losses.base import ClusteringLoss
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.optimizer import AdamWConfig
 from dkm.config.regularization import WeightDecayConfig
@@ -33,7 +33,7 @@ from dkm.runs.directory import RunDirectory
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
-from dkm.training.state import Position
+from dkm.training.state import Progress
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Recorder:
         config: Config,
         evaluator: Evaluator,
         autoencoder: Autoencoder,
-        clustering: KMeansClustering,
+        clustering: ClusteringLoss,
     ) -> None:
         self.run = run
         self._config = config
@@ -143,7 +143,7 @@ class Recorder:
 
     # --- on the way ---
 
-    def numbers(self, record: dict[str, Any], at: Position) -> None:
+    def numbers(self, record: dict[str, Any], at: Progress) -> None:
         """Write a record of ``metrics.jsonl``, and its curves."""
         run, phase, step = self.run, record["phase"], record["step"]
         run.append_metrics(record)
@@ -153,7 +153,7 @@ class Recorder:
             run.dashboard.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
             run.dashboard.baselines(step, at.baselines)
 
-    def evaluation(self, record: dict[str, Any], at: Position) -> None:
+    def evaluation(self, record: dict[str, Any], at: Progress) -> None:
         """Write the record of an evaluation, and say it."""
         self.numbers(record, at)
         scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
@@ -178,7 +178,7 @@ class Recorder:
     # --- the end ---
 
     def finish(
-        self, result: dict[str, Any], scores: Scores, z: Tensor, found: evaluate.Clustering, at: Position
+        self, result: dict[str, Any], scores: Scores, z: Tensor, found: evaluate.Clustering, at: Progress
     ) -> None:
         """Write everything that a finished run has.
 
@@ -189,7 +189,7 @@ class Recorder:
         z : Tensor of shape (N, D)
         found : evaluate.Clustering
             The final clusters of z.
-        at : Position
+        at : Progress
         """
         run, data, config = self.run, self._data, self._config
         run.write_result(result)
@@ -222,7 +222,7 @@ class Recorder:
         run.dashboard.text("table", "\n".join(table), step)
         self.end("completed", None, at)
 
-    def end(self, status: str, reason: str | None, at: Position) -> None:
+    def end(self, status: str, reason: str | None, at: Progress) -> None:
         """Write how the run ended: ``completed``, or interrupted or failed for a reason."""
         run = self.run
         run.update_manifest(
@@ -250,7 +250,7 @@ class Recorder:
         found: evaluate.Clustering,
         chosen: list[exemplars.Exemplars],
         contrast: exemplars.Contrast | None,
-        at: Position,
+        at: Progress,
     ) -> None:
         from dkm.evaluation.figures.style import figure_to_png, save_png
         from dkm.evaluation.figures.training import loss_curves

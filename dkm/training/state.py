@@ -1,7 +1,10 @@
-"""Where a run stands: what a checkpoint keeps of it beside tensors, and what its numbers are booked under."""
+"""What a run knows of itself beside tensors: its position, its seconds, its baselines."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dkm.evaluation.evaluator import Scores
@@ -11,24 +14,84 @@ PHASES = ("pretrain", "joint")
 
 
 @dataclass
-class Position:
-    """Where a run stands, with what must survive until the end of the epoch. Builtins only."""
+class TrainState:
+    """The position of a run in its training. Builtins only."""
 
-    phase_idx: int = 0
+    phase: str = "pretrain"
     epoch: int = 0  # finished epochs of the phase
     batch: int = 0  # finished batches of the epoch
-    step: int = 0  # finished optimizer steps of the run; setting the centroids counts as one
+    step: int = 0  # finished optimizer steps of the run; setting the clusters counts as one
     is_stopped: bool = False  # the joint phase met its tolerance
-    # What the pass over the data at the end of the epoch found; empty until then.
-    pass_info: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    raw: Scores | None = None  # scores of k-means on the raw data
-    pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
-    cache_key: str | None = None  # under which this run's pretraining may be kept; see ``pretrain.cache``
 
     @property
-    def phase(self) -> str:
-        return PHASES[self.phase_idx]
+    def phase_idx(self) -> int:
+        return PHASES.index(self.phase)
+
+    @property
+    def is_joint(self) -> bool:
+        return self.phase == "joint"
+
+
+class Clock:
+    """Books the wall-clock seconds of a run under sections; at every moment exactly one section is open."""
+
+    SECTIONS = ("setup", "baseline", "pretrain", "initialization", "joint", "report")
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(self.SECTIONS, 0.0)
+        self._open = "setup"
+        self._since_s = time.perf_counter()
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Book the seconds of the block under ``name``, one of ``SECTIONS``."""
+        outer = self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each section so far, to the millisecond."""
+        self._switch(self._open)
+        return {name: round(seconds, 3) for name, seconds in self._seconds.items()}
+
+    def credit(self, earlier: Mapping[str, float]) -> None:
+        """Add seconds that an earlier process of the run, or the run that a pretraining comes from, has taken."""
+        for name, seconds in earlier.items():
+            self._seconds[name] += seconds
+
+    def _switch(self, name: str) -> str:
+        """Close the open section, open another, and return the name of the closed one."""
+        now_s, outer = time.perf_counter(), self._open
+        self._seconds[outer] += now_s - self._since_s
+        self._open, self._since_s = name, now_s
+        return outer
+
+
+@dataclass
+class Progress:
+    """Everything that a checkpoint keeps of a run beside tensors."""
+
+    state: TrainState = field(default_factory=TrainState)
+    clock: Clock = field(default_factory=Clock)
+    # Label change, dead and revived centroids of the pass at the end of the present epoch; empty until that pass.
+    reassignment: dict[str, float] = field(default_factory=dict)
+    raw: Scores | None = None  # scores of k-means on the raw data
+    pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
+    cache_key: str | None = None  # the key under which this run's pretraining may be cached; see ``pretrain.cache``
+
+    @property
+    def step(self) -> int:
+        return self.state.step
+
+    @property
+    def epoch(self) -> int:
+        return self.state.epoch
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return self.clock.seconds()
 
     @property
     def baselines(self) -> dict[str, Scores | None]:

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from dkm.clustering.functional import soft_kmeans_loss
-from dkm.clustering.losses.kmeans import KMeansClustering
-from dkm.config.clustering import DKMConfig
+from dkm.clustering.losses.base import ClusteringLoss
+
+if TYPE_CHECKING:
+    from dkm.config.clustering import DKMConfig
 
 
 def annealed_alpha(start: float, n_before: int) -> float:
@@ -26,14 +29,22 @@ def annealed_alpha(start: float, n_before: int) -> float:
     return alpha
 
 
-class DKMClustering(KMeansClustering):
-    """Deep k-means inside the trainer: Fard, Thonet and Gaussier (arXiv:1806.10069).
+class DKMClustering(ClusteringLoss):
+    """The method ``dkm``: the k-means loss with a softmin in place of the minimum.
 
     Parameters
     ----------
-    config : DKMConfig
-        The schedule of alpha. ``constant`` at 1000 after pretraining is the paper's DKM^p; ``annealed`` from 0.1
-        without pretraining, from centroids drawn uniformly, is its DKM^a.
+    n_clusters, latent_dim, n_samples : int
+        K, D and N.
+    schedule : {"constant", "annealed"}
+        ``constant`` at 1000 after pretraining is the paper's DKM^p; ``annealed`` from 0.1 without pretraining, from
+        centroids drawn uniformly, is its DKM^a.
+    alpha_constant : float
+        The inverse temperature of the constant schedule.
+    alpha_start : float
+        The first one of the annealed schedule.
+    epochs_per_alpha : int
+        Epochs between two changes of the annealed schedule.
 
     Attributes
     ----------
@@ -43,19 +54,42 @@ class DKMClustering(KMeansClustering):
 
     alpha: Tensor
 
-    def __init__(self, config: DKMConfig, n_clusters: int, latent_dim: int, n_samples: int) -> None:
-        super().__init__(n_clusters, latent_dim, n_samples, hold_assignments=False, revive=False)
-        self._config = config
+    def __init__(
+        self,
+        n_clusters: int,
+        latent_dim: int,
+        n_samples: int,
+        *,
+        schedule: str = "constant",
+        alpha_constant: float = 1000.0,
+        alpha_start: float = 0.1,
+        epochs_per_alpha: int = 5,
+    ) -> None:
+        super().__init__(n_clusters, latent_dim, n_samples)
+        self.schedule = schedule
+        self.alpha_constant = alpha_constant
+        self.alpha_start = alpha_start
+        self.epochs_per_alpha = epochs_per_alpha
         self.register_buffer("alpha", torch.tensor(0.0))
         self.start_epoch(0)
 
-    def start_epoch(self, epoch: int) -> None:
-        super().start_epoch(epoch)
-        config = self._config
-        is_annealed = config.schedule == "annealed"
-        self.alpha.fill_(
-            annealed_alpha(config.alpha_start, epoch // config.epochs_per_alpha) if is_annealed else config.alpha
+    @classmethod
+    def from_config(cls, config: DKMConfig, *, n_clusters: int, latent_dim: int, n_samples: int, n_epochs: int) -> Self:
+        return cls(
+            n_clusters,
+            latent_dim,
+            n_samples,
+            schedule=config.schedule,
+            alpha_constant=config.alpha,
+            alpha_start=config.alpha_start,
+            epochs_per_alpha=config.epochs_per_alpha,
         )
 
-    def loss(self, z: Tensor, index: Tensor) -> Tensor:
+    def forward(self, z: Tensor, index: Tensor) -> Tensor:
         return soft_kmeans_loss(z, self.centroids, self.alpha)
+
+    def start_epoch(self, epoch: int) -> None:
+        if self.schedule == "annealed":
+            self.alpha.fill_(annealed_alpha(self.alpha_start, epoch // self.epochs_per_alpha))
+        else:
+            self.alpha.fill_(self.alpha_constant)

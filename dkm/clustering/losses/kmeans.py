@@ -1,8 +1,4 @@
-"""The k-means loss, as a function, as a module, and as the trainer needs it.
-
-``kmeans_loss`` and ``KMeansLoss`` stand on their own and fit into any training loop. ``KMeansClustering`` adds what the
-trainer needs: assignments that are held for an epoch, and dead centroids that are found and revived. The other methods
-are modules of the same kind.
+"""The k-means loss as a module: ``KMeansLoss`` for any training loop, ``KMeansClustering`` for the trainer.
 
 The k-means loss with a neural embedding: Yang et al., "Towards K-means-friendly spaces" (arXiv:1610.04794); Fard et
 al., "Deep k-means" (arXiv:1806.10069). Assignments held for an epoch: Guo et al., ASPC-DA (TKDE 2019). Holding them
@@ -14,7 +10,7 @@ everything into a few clusters.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +18,10 @@ from torch import Tensor, nn
 from dkm.clustering.assignment import assign, nearest_centroids, squared_distances_to, sums_and_sizes
 from dkm.clustering.functional import in_full_precision, kmeans_loss
 from dkm.clustering.lloyd import kmeans
+from dkm.clustering.losses.base import ClusteringLoss, Reassignment
+
+if TYPE_CHECKING:
+    from dkm.config.clustering import KMeansConfig
 
 
 class KMeansLoss(nn.Module):
@@ -48,7 +48,8 @@ class KMeansLoss(nn.Module):
     def forward(self, z: Tensor, assignments: Tensor | None = None) -> Tensor:
         """Return ``kmeans_loss(z, self.centroids, assignments)`` for z (N, D).
 
-        ``assignments`` (N,), integers, are what ``assign`` returned before the epoch, say; the nearest by default.
+        ``assignments`` (N,), integers, are the clusters to use, for example those that ``assign`` returned before the
+        epoch; by default the nearest centroids.
         """
         return kmeans_loss(z, self.centroids, assignments)
 
@@ -70,54 +71,35 @@ class KMeansLoss(nn.Module):
         return f"n_clusters={K}, latent_dim={D}"
 
 
-class Reassignment(NamedTuple):
-    """What a clean pass over the data found.
-
-    ``change``, the fraction of the labels that differ from the last pass; ``n_dead`` centroids without a point;
-    ``revived`` (M,), the indices of those that were moved.
-    """
-
-    change: float
-    n_dead: int
-    revived: Tensor
-
-
-class KMeansClustering(KMeansLoss):
-    """The k-means loss inside the trainer.
+class KMeansClustering(ClusteringLoss):
+    """The method ``kmeans``.
 
     Parameters
     ----------
+    n_clusters, latent_dim, n_samples : int
+        K, D and N.
     hold_assignments : bool
-        Use the assignments of the clean pass before the epoch, else the nearest centroid in each batch.
+        Use the assignments of the pass before the epoch; otherwise the nearest centroid in each batch.
     revive : bool
-        Move dead centroids to the points that are served worst.
+        Move dead centroids to the points that are farthest from their centroids.
     initial_epochs : int
         Keep the assignments that the phase starts with for so many epochs, and revive nothing meanwhile.
     centroids : {"gradient", "mean", "fixed"}
-        Learned by the optimizer | set after each clean pass to the means of the points that the loss counts, which
-        minimize it in closed form | left as they are. ASPC-DA's released code fixes them.
-    n_epochs : int, optional
-        With it, points are self-paced as in ASPC-DA: after ``epoch`` epochs those whose squared distance is at least
-        the mean plus ``epoch / n_epochs`` standard deviations of all are left out of the loss. (The authors' code
-        begins one epoch later, with the mean alone after the first.) It is divided by the fraction of the data that
-        counts (the authors' code: of the batch), so that it stays a mean over points.
+        Learned by the optimizer | set after each pass to the means of the points that count in the loss, which minimize
+        it in closed form | left as they are. ASPC-DA's released code fixes them.
+    n_paced_epochs : int, optional
+        Length of the joint phase; with it points are self-paced, see ``self_paced_weights``.
     norm_weight : float
-        Of ``-|z|^2`` in the loss. With 1 it is that of SR-K-means, ``mean(|z - c|^2 - |z|^2)``, which an embedding
-        cannot lower by shrinking towards the origin.
+        Weight of ``-|z|^2`` in the loss. With 1 it is that of SR-K-means, ``mean(|z - c|^2 - |z|^2)``, which an
+        embedding cannot lower by shrinking towards the origin.
 
     Attributes
     ----------
-    assignments : Tensor of shape (N,), int64
-        Those of the last clean pass.
     point_weights : Tensor of shape (N,)
-        Of self-paced points: 0, or 1 / the fraction of the data that counts. Else of shape (0,).
-    has_running_means : bool
-        Whether ``after_step`` moves the centroids, and the optimizer does not.
+        Weight of each point in the loss, only with self-pacing.
     """
 
-    assignments: Tensor
     point_weights: Tensor
-    has_running_means = False
 
     def __init__(
         self,
@@ -125,91 +107,148 @@ class KMeansClustering(KMeansLoss):
         latent_dim: int,
         n_samples: int,
         *,
-        hold_assignments: bool,
-        revive: bool,
+        hold_assignments: bool = True,
+        revive: bool = True,
         initial_epochs: int = 1,
         centroids: str = "gradient",
-        n_epochs: int | None = None,
+        n_paced_epochs: int | None = None,
         norm_weight: float = 0.0,
     ) -> None:
-        super().__init__(n_clusters, latent_dim)
+        super().__init__(n_clusters, latent_dim, n_samples)
         self.hold_assignments = hold_assignments
         self.revive = revive
         self.initial_epochs = initial_epochs
         self.norm_weight = norm_weight
-        self._are_means = centroids == "mean"
-        self._n_epochs = n_epochs
-        self._epoch = 0
+        self.n_paced_epochs = n_paced_epochs
+        self.are_means = centroids == "mean"
         self.centroids.requires_grad_(centroids == "gradient")
-        self.register_buffer("assignments", torch.zeros(n_samples, dtype=torch.int64))
-        self.register_buffer("point_weights", torch.ones(n_samples if n_epochs is not None else 0))
+        self._epoch = 0
+        if n_paced_epochs is not None:
+            self.register_buffer("point_weights", torch.ones(n_samples))
 
-    def start(self, z: Tensor) -> None:
-        """Take notice that centroids and labels were set to clusters of the clean embedding z (N, D).
+    @classmethod
+    def from_config(
+        cls, config: KMeansConfig, *, n_clusters: int, latent_dim: int, n_samples: int, n_epochs: int
+    ) -> Self:
+        return cls(
+            n_clusters,
+            latent_dim,
+            n_samples,
+            hold_assignments=config.assignment == "epoch",
+            revive=config.revive,
+            initial_epochs=config.initial_epochs,
+            centroids=config.centroids,
+            n_paced_epochs=n_epochs if config.self_paced else None,
+            norm_weight=config.norm_weight,
+        )
 
-        At the beginning of the joint phase, and where it clusters anew.
-        """
-        self.point_weights.fill_(1.0)  # those of self-pacing are of other clusters
-
-    def start_epoch(self, epoch: int) -> None:
-        """Take notice that a joint epoch begins, or goes on after a restart; ``epoch`` have ended before."""
-        self._epoch = epoch
-
-    def loss(self, z: Tensor, index: Tensor) -> Tensor:
-        """Return the loss of a batch: z (B, D), ``index`` (B,) its positions in the data set."""
+    def forward(self, z: Tensor, index: Tensor) -> Tensor:
         assignments = self.assignments[index] if self.hold_assignments else None
-        if self._n_epochs is None:
+        if self.n_paced_epochs is None:
             loss = kmeans_loss(z, self.centroids, assignments)
             return loss - self.norm_weight * z.float().square().sum(1).mean() if self.norm_weight else loss
         z, centroids = in_full_precision(z, self.centroids)
-        distance = (z - centroids[assignments]).square().sum(1)  # (B,)
+        squared_distance = (z - centroids[assignments]).square().sum(1)  # (B,)
         if self.norm_weight:
-            distance = distance - self.norm_weight * z.square().sum(1)
-        return (self.point_weights[index] * distance).mean()
+            squared_distance = squared_distance - self.norm_weight * z.square().sum(1)
+        return (self.point_weights[index] * squared_distance).mean()
 
-    def is_refresh_due(self, step: int) -> bool:
-        """Whether ``refresh`` is to be called before this step of the joint phase, from 0."""
-        return False
+    def initialize(self, centroids: Tensor, labels: Tensor, z: Tensor) -> None:
+        super().initialize(centroids, labels, z)
+        if self.n_paced_epochs is not None:
+            self.point_weights.fill_(1.0)  # the weights of self-pacing belong to other clusters
 
-    def refresh(self, z: Tensor) -> None:
-        """Compute what is held for some steps from the clean embedding z (N, D) of all data."""
-
-    def after_step(self, z: Tensor) -> None:
-        """Move the centroids after an optimizer step: z (B, D), this rank's share of the batch encoded anew."""
+    def start_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
 
     @torch.no_grad()
-    def reassign(self, z: Tensor) -> Reassignment:
-        """Assign the clean embedding z (N, D) of the whole data set, and revive centroids without a point."""
+    def end_epoch(self, z: Tensor) -> Reassignment:
+        """Assign all rows of z (N, D), revive dead centroids, and update point weights and means."""
         is_initial = self.hold_assignments and self._epoch + 1 < self.initial_epochs
-        labels, distance = assign(z, self.centroids)
-        sizes = torch.bincount(labels, minlength=len(self.centroids))
-        dead = (sizes == 0).nonzero()[:, 0]
-        revived = dead[:0]
-        if self.revive and len(dead) > 0 and not is_initial:
-            worst = distance.topk(len(dead))
-            revived = dead[worst.values > 0]  # fewer distinct points than centroids: nothing left to serve
-            self.centroids[revived] = z[worst.indices[: len(revived)]]
-            labels = self.assign(z)
-        change = (labels != self.assignments).double().mean().item()
-        if not is_initial:
-            self.assignments.copy_(labels)
-        if self._n_epochs is not None:
-            self._pace(z, self._n_epochs)
-        if self._are_means:
-            self._set_to_means(z)
-        return Reassignment(change, len(dead), revived)
+        nearest = assign(z, self.centroids)
+        labels, dead = nearest.labels, self._dead(nearest.labels)
+        if is_initial:
+            label_change = (labels != self.assignments).double().mean().item()
+            reassignment = Reassignment(label_change, len(dead), dead[:0])
+        else:
+            revived = dead[:0]
+            if self.revive and len(dead) > 0:
+                revived = revive_centroids(self.centroids, dead, z, nearest.distance)
+                labels = assign(z, self.centroids).labels
+            reassignment = self._keep(labels, dead, revived)
+        if self.n_paced_epochs is not None:
+            squared_distance = squared_distances_to(z, self.centroids, self.assignments)
+            progress = (self._epoch + 1) / self.n_paced_epochs
+            self.point_weights.copy_(self_paced_weights(squared_distance, progress))
+        if self.are_means:
+            weights = self.point_weights if self.n_paced_epochs is not None else None
+            self.centroids.copy_(cluster_means(z, self.assignments, self.centroids, weights))
+        return reassignment
 
-    def _pace(self, z: Tensor, n_epochs: int) -> None:
-        distance = squared_distances_to(z, self.centroids, self.assignments)
-        limit = distance.mean() + (self._epoch + 1) / n_epochs * distance.std(correction=0)
-        counts = (distance < limit).to(self.point_weights.dtype)
-        # Without any spread no point is below the mean: then all count.
-        counts = counts if counts.any() else torch.ones_like(counts)
-        self.point_weights.copy_(counts / counts.mean())
 
-    def _set_to_means(self, z: Tensor) -> None:
-        """Minimize the loss over the centroids; one without a point that counts stays."""
-        weights = self.point_weights if len(self.point_weights) > 0 else None
-        sums = sums_and_sizes(z, self.assignments, len(self.centroids), weights)
-        means = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)
-        self.centroids.copy_(torch.where(sums[:, -1:] > 0, means, self.centroids.double()))
+def revive_centroids(centroids: Tensor, dead: Tensor, z: Tensor, squared_distance: Tensor) -> Tensor:
+    """Move dead centroids to the points farthest from their centroids, in place.
+
+    Parameters
+    ----------
+    centroids : Tensor of shape (K, D)
+    dead : Tensor of shape (M,), int64
+        Indices of the centroids without a point.
+    z : Tensor of shape (N, D)
+    squared_distance : Tensor of shape (N,)
+        To the nearest centroid.
+
+    Returns
+    -------
+    Tensor of shape (at most M,), int64
+        The centroids that were moved: with fewer distinct points than centroids, no point is left for some.
+    """
+    farthest = squared_distance.topk(len(dead))
+    revived = dead[farthest.values > 0]
+    centroids[revived] = z[farthest.indices[: len(revived)]]
+    return revived
+
+
+def self_paced_weights(squared_distance: Tensor, progress: float) -> Tensor:
+    """Return the weight of each point in the self-paced loss of ASPC-DA (TKDE 2019).
+
+    Points whose squared distance is at least the mean plus ``progress`` standard deviations are left out. The others
+    have equal weights, divided by their fraction, so that the loss stays a mean over points; the authors' code divides
+    by the fraction of the batch. It also begins one epoch later, with the mean alone after the first.
+
+    Parameters
+    ----------
+    squared_distance : Tensor of shape (N,)
+    progress : float in (0, 1]
+        The part of the phase that has ended.
+
+    Returns
+    -------
+    Tensor of shape (N,)
+    """
+    limit = squared_distance.mean() + progress * squared_distance.std(correction=0)
+    counts = (squared_distance < limit).to(squared_distance.dtype)
+    # Without any spread no point is below the mean: then all count.
+    counts = counts if counts.any() else torch.ones_like(counts)
+    return counts / counts.mean()
+
+
+def cluster_means(z: Tensor, labels: Tensor, centroids: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the weighted means (K, D) of the clusters, the minimum of the k-means loss over the centroids.
+
+    Parameters
+    ----------
+    z : Tensor of shape (N, D)
+    labels : Tensor of shape (N,), int64
+    centroids : Tensor of shape (K, D)
+        What a cluster without weight keeps.
+    weights : Tensor of shape (N,), optional
+        1 for all points by default.
+
+    Returns
+    -------
+    float64 Tensor of shape (K, D)
+    """
+    sums = sums_and_sizes(z, labels, len(centroids), weights)
+    means = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)
+    return torch.where(sums[:, -1:] > 0, means, centroids.double())

@@ -1,0 +1,61 @@
+"""What a run requires of the data, of the machine, and of the other processes of its job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dkm.config.run import Config
+from dkm.config.schema import dotted
+from dkm.data.datasets import Dataset
+from dkm.errors import UserError
+from dkm.evaluation.figures import plane
+from dkm.runtime import distributed
+from dkm.runtime.devices import require_compiler
+from dkm.runtime.environment import versions
+
+
+def resolve_n_clusters(config: Config, data: Dataset) -> int:
+    """Return the number of clusters: ``clustering.n_clusters``, or the number of classes of labeled data."""
+    K = config.clustering.n_clusters or data.n_classes
+    if K is None:
+        raise UserError(
+            f"clustering.n_clusters=null: expected a number, as data={data.name} has no labels to count classes by; "
+            "for example clustering.n_clusters=10"
+        )
+    if data.n_samples < K:
+        raise UserError(
+            f"clustering.n_clusters={K}: expected at most n_samples={data.n_samples}; lower it or load more data"
+        )
+    for key in ("init_samples", "partition_samples"):
+        if (value := getattr(config.clustering, key)) < K:
+            raise UserError(f"clustering.{key}={value}: expected at least the number of clusters, {K}; raise it")
+    return K
+
+
+def require_packages(config: Config, device: torch.device) -> None:
+    """Refuse settings whose compiler or package is not installed."""
+    if config.compile:
+        require_compiler(device)
+    if config.log.figures and not plane.is_available(config.log.map):
+        what = f"log.map={config.log.map}: expected its package"
+        raise UserError(f"{what}; install it: pip install 'dkm[{config.log.map}]', or choose log.map=tsne")
+
+
+def require_rows_for_all_processes(config: Config, data: Dataset, n_batches: int) -> None:
+    """Refuse more processes than the smallest batch has rows."""
+    n_processes, smallest = distributed.world_size(), data.n_samples // n_batches
+    if n_processes > smallest:
+        raise UserError(
+            f"torchrun with {n_processes} processes: expected at most {smallest}, the rows of the smallest batch "
+            f"(batch_size={config.batch_size}, {data.n_samples} samples); start fewer processes"
+        )
+
+
+def identity(config: Config, data: Dataset, device: torch.device) -> dict[str, Any]:
+    """Return what must be the same in all processes that train together."""
+    may_differ = ("data.root", "data.path", "device", "resume", "threads", "log.", "checkpoint.", "pretrain.cache")
+    settings = {key: value for key, value in dotted(config).items() if not key.startswith(may_differ)}
+    software = {f"the version of {name}": versions()[name] for name in ("dkm", "torch")}
+    return settings | software | {f"the SHA-256 of data={data.name}": data.sha256, "device": device.type}

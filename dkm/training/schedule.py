@@ -1,0 +1,27 @@
+"""What is due in an epoch: pure functions of the epoch's number, counted from 1 where it has ended."""
+
+from __future__ import annotations
+
+import math
+
+
+def is_evaluated(epoch: int, n_epochs: int, every: int) -> bool:
+    """Return whether the run is evaluated after this epoch: the first, the last and each multiple of ``every``."""
+    return epoch % every == 0 or epoch in (1, n_epochs)
+
+
+def is_pictured(epoch: int, n_epochs: int, every: int) -> bool:
+    """Return whether an evaluation has figures: the first and last epoch, and evaluations 4, 16, 64, ..."""
+    number, rest = divmod(epoch, every)
+    is_power_of_4 = rest == 0 and number > 1 and number & (number - 1) == 0 and number.bit_length() % 2 == 1
+    return epoch in (1, n_epochs) or is_power_of_4
+
+
+def is_reset_due(epoch: int, every: int | None) -> bool:
+    """Return whether the weights are reset before the next epoch, when ``epoch`` epochs have ended."""
+    return every is not None and epoch > 0 and epoch % every == 0
+
+
+def is_reset_ahead(epoch: int, n_epochs: int, every: int | None) -> bool:
+    """Return whether a reset follows when ``epoch`` epochs have ended; settled labels do not stop the run before it."""
+    return every is not None and math.ceil(epoch / every) * every < n_epochs
