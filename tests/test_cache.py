@@ -59,7 +59,7 @@ def test_a_run_from_the_cache_ends_in_the_same_bytes(method: str, cache: Path, t
         assert start(["pretrain.optimizer=adam", f"pretrain.cache={cache}"], tmp_path / "first").code == 0
     found = start([*METHODS[method], f"pretrain.cache={cache}"], tmp_path / "with")
     assert found.code == 0, found.err
-    assert "pretrain: 3 epochs taken over" in found.out
+    assert "pretrain: 3 epochs taken from pretrain.cache" in found.out
     assert "(from pretrain.cache)" in found.out
     assert start(METHODS[method], tmp_path / "without").code == 0
     assert_same(tmp_path / "with", tmp_path / "without")
@@ -127,7 +127,7 @@ def test_two_processes_share_what_two_have_pretrained(cache: Path, tmp_path: Pat
         words = [*SMALL, f"pretrain.cache={folder}", f"hydra.run.dir={tmp_path / name}"]
         ranks = train_ranks(words, tmp_path / f"{name}_log")
         assert [rank.code for rank in ranks] == [0, 0], ranks
-        assert ("taken over" in ranks[0].out) == (name == "second")
+        assert ("taken from pretrain.cache" in ranks[0].out) == (name == "second")
     assert_same(tmp_path / "second", tmp_path / "first")
     assert {path.name for path in folder.iterdir()}.isdisjoint({path.name for path in cache.iterdir()})
 

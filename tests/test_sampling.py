@@ -31,7 +31,7 @@ from dkm.data.stored import StoredArray, StoredRows
 from dkm.evaluation import evaluator, metrics
 from dkm.runs.directory import RunDirectory
 from dkm.runtime import distributed
-from dkm.training import trainer
+from dkm.training import baseline
 from dkm.training.trainer import Trainer
 
 N, N_INIT, N_SCORED, N_SILHOUETTE = 300, 120, 90, 60
@@ -81,7 +81,7 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("dkm")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "kmeans", counted(trainer.kmeans))
+        patch.setattr(baseline, "kmeans", counted(baseline.kmeans))
         patch.setattr(initialization, "kmeans_restarts", counted(initialization.kmeans_restarts))
         level = logger.level
         logger.setLevel(logging.INFO)  # which, unlike the attribute, forgets what it has found disabled
@@ -130,7 +130,7 @@ def test_wide_rows_on_disk_starve_k_means_on_the_data_alone(monkeypatch: pytest.
     config = compose(parse([*words, "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1"])).config
     monkeypatch.setattr(evaluator, "_SAMPLE_NUMEL", 8 * 3)
     seen: list[int] = []
-    for owner, name in ((trainer, "kmeans"), (initialization, "kmeans_restarts")):
+    for owner, name in ((baseline, "kmeans"), (initialization, "kmeans_restarts")):
         function = getattr(owner, name)
         monkeypatch.setattr(
             owner, name, lambda z, *rest, function=function, **more: seen.append(len(z)) or function(z, *rest, **more)

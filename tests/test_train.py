@@ -66,6 +66,12 @@ def start(overrides: list[str], path: Path) -> Finished:
     return train([*overrides, f"hydra.run.dir={path}"], path.parent / f"log-{path.name}")
 
 
+def run_quietly(trainer: Trainer, path: Path) -> None:
+    directory = RunDirectory(path, tensorboard=False, progress="off")
+    directory.open(trainer.config, step=None, has_labels=True)
+    trainer.run(directory)
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with (path / "assignments.csv").open() as file:
         return list(csv.DictReader(file))
@@ -470,7 +476,7 @@ def test_a_bf16_run_encodes_the_data_once_per_evaluated_epoch(
         return embed(precision)
 
     monkeypatch.setattr(trainer, "embed", note)
-    trainer.run(RunDirectory(tmp_path, tensorboard=False, progress="off"))
+    run_quietly(trainer, tmp_path)
     # One pass for each evaluated epoch of both phases, one for the clusters, one for what is reported.
     assert precisions == ["bf16"] * 4 + ["fp32"] + ["bf16"] * 4 + ["fp32"]
 
@@ -496,7 +502,7 @@ def test_all_seconds_of_a_run_are_booked(labeled: list[str], tmp_path: Path, mon
     trainer = Trainer(config, load_dataset(config.data), clock)
     for name, seconds in {"_score_raw_data": 40, "_initialize_clusters": 5, "_finish": 1, "_end_epoch": 0.125}.items():
         slow_down(trainer, name, seconds)
-    trainer.run(RunDirectory(tmp_path, tensorboard=False, progress="off"))
+    run_quietly(trainer, tmp_path)
     seconds = {"setup": 0.5, "baseline": 40, "pretrain": 0.5, "initialization": 5, "joint": 0.5, "report": 1}
     assert json.loads((tmp_path / "manifest.json").read_text())["seconds"] == seconds
 
