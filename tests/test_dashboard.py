@@ -20,7 +20,8 @@ from dkm.config.compose import compose, parse
 from dkm.errors import Failure
 from dkm.evaluation.figures.clusters import contingency_map
 from dkm.runs.tensorboard import COMPARED, Dashboard, NoDashboard, layout, mosaic
-from dkm.training.trainer import NonFiniteLoss, Trainer
+from dkm.training.divergence import NonFiniteLoss
+from dkm.training.trainer import Trainer
 
 SMALL = [
     *("model.hidden=[16]", "batch_size=64", "pretrain.epochs=4", "joint.epochs=8", "joint.tolerance=0", "threads=1"),

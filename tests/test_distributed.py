@@ -358,7 +358,7 @@ SIGNALS: Mapping[str, Mapping[int, Point]] = {
     "in k-means": {0: Point("dkm.clustering.initialization", "kmeans_restarts", 1, signal.SIGINT)},
     "to one, and to the other on its way out": {
         0: Point(*OPTIMIZER, 7, signal.SIGINT),
-        1: Point("dkm.train", "_say", 1, signal.SIGTERM),
+        1: Point("dkm.train", "say_once", 1, signal.SIGTERM),
     },
 }
 
