@@ -58,6 +58,39 @@ def test_a_constant_feature_sets_nothing_apart_and_an_empty_cluster_has_no_contr
     assert np.isnan(found.difference[2]).all()
 
 
+def test_the_contrast_of_clusters_far_from_each_other_keeps_its_digits() -> None:
+    """A variance from one pass over the rows gave minus infinity here."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 50)
+    X = generator.normal(size=(150, 2)) + 1e8 * labels[:, np.newaxis] + 1e6
+    found = contrast(X, labels, 3)
+    for k in range(3):
+        cluster, rest = X[labels == k], X[labels != k]
+        pooled = np.sqrt((cluster.var(0) * len(cluster) + rest.var(0) * len(rest)) / len(X))
+        np.testing.assert_allclose(found.difference[k], (cluster.mean(0) - rest.mean(0)) / pooled, rtol=1e-6, atol=1e-9)
+    two = X[:100]
+    spread = np.sqrt((two[:50].var(0) + two[50:].var(0)) / 2)
+    np.testing.assert_allclose(contrast(two, labels[:100], 2).difference[1], 1e8 / spread, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "sizes"), [((0.1, 0.3), (30, 71)), ((-1e-3, 1e6 / 3), (3, 11)), ((1 / 3, 3.0), (13, 90))]
+)
+def test_a_feature_that_is_constant_in_each_cluster_separates_them_without_limit(
+    values: tuple[float, float], sizes: tuple[int, int]
+) -> None:
+    """Rounding made +-50 million of it."""
+    labels = np.repeat([0, 1], sizes)
+    found = contrast(np.array(values)[labels][:, np.newaxis], labels, 2)
+    np.testing.assert_array_equal(found.difference, [[-np.inf], [np.inf]])
+
+
+@pytest.mark.parametrize("value", [0.1, 1e8 / 3, -3e-5])
+def test_a_feature_that_is_constant_in_all_rows_has_no_contrast(value: float) -> None:
+    labels = np.arange(90) % 4
+    np.testing.assert_array_equal(contrast(np.full((90, 1), value), labels, 4).difference, np.zeros((4, 1)))
+
+
 def test_the_table_of_features_has_the_units_of_the_data() -> None:
     X = np.array([[0.0, 7], [0, 9], [10, 7], [10, 9.5]])
     scaling = Scaling.fit([X], "standard")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -70,31 +70,78 @@ class Contrast(NamedTuple):
 
 
 def contrast(X: Array, labels: npt.NDArray[np.int64], n_clusters: int) -> Contrast:
-    """Compare each cluster with the rest of X (n, F), whose rows have ``labels`` (n,).
+    """Compare each cluster with all other rows of X, feature by feature.
 
-    The standardized mean difference (Cohen's d): the pooled standard deviation has the variances within the cluster
-    and within the rest, weighted by their sizes. 0 where a feature is constant in both.
+    The standardized mean difference (Cohen's d): the pooled variance is the mean over all rows of the squared
+    deviation from the mean of their own side, the cluster or the rest.
+
+    Parameters
+    ----------
+    X : float array, shape (n, F)
+    labels : int64 array, shape (n,), values 0 to n_clusters - 1
+
+    Returns
+    -------
+    Contrast
+        ``difference`` is 0 where a feature is constant in all rows, and infinite where it is constant in the cluster
+        and has another constant value in the rest.
+
+    References
+    ----------
+    Chan, Golub, LeVeque: Algorithms for Computing the Sample Variance (1983), eq. 2.1: how two groups are merged.
     """
-    shift = X[:1].astype(np.float64)  # squares of a large offset would cost digits
-    counts = np.bincount(labels, minlength=n_clusters).astype(np.float64)[:, np.newaxis]
-    sums = np.zeros((n_clusters, X.shape[1]))
-    squares = np.zeros_like(sums)
-    for part in row_slices(X.shape):
-        rows = X[part] - shift
-        n = len(rows)
-        member = sparse.csr_array((np.ones(n), (labels[part], np.arange(n))), shape=(n_clusters, n))
-        sums += member @ rows
-        squares += member @ np.square(rows, out=rows)
+    # Two passes, each relative to a row of the row's own cluster: a one-pass variance cancels where clusters lie far
+    # from each other, and a mean of equal numbers would be rounded.
+    first_rows = np.zeros((n_clusters, X.shape[1]))
+    present, first_index = np.unique(labels, return_index=True)
+    first_rows[present] = X[first_index]
+    counts = np.bincount(labels, minlength=n_clusters).astype(np.float64)[:, np.newaxis]  # (K, 1)
+    offset = _sums_by_cluster(X, labels, first_rows, power=1) / np.maximum(counts, 1)
+    squares = _sums_by_cluster(X, labels, first_rows + offset, power=2)
+
+    groups = [_Group(*group) for group in zip(counts[:, 0], first_rows + offset, squares, strict=True)]
+    empty = _Group(0.0, np.zeros(X.shape[1]), np.zeros(X.shape[1]))
+    before = list(accumulate(groups, _merge, initial=empty))  # entry k: the clusters below k
+    after = list(accumulate(reversed(groups), _merge, initial=empty))[::-1]  # entry k + 1: the clusters above k
+    rests = [_merge(before[k], after[k + 1]) for k in range(n_clusters)]
+    n_rest, mean_of_others, rest_squares = (np.array(part) for part in zip(*rests, strict=True))
+
+    deviation = np.sqrt((squares + rest_squares) / len(X))
+    gap = first_rows + offset - mean_of_others
+    is_undefined = (counts == 0) | (n_rest[:, np.newaxis] == 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        n_others = counts.sum() - counts
-        mean, others = sums / counts, (sums.sum(0) - sums) / n_others
-        within = squares - counts * np.square(mean)
-        around = squares.sum(0) - squares - n_others * np.square(others)
-        deviation = np.sqrt(np.maximum(within + around, 0) / counts.sum())
-        gap = mean - others
-        is_flat = deviation <= 1e-12 * np.abs(gap)
-        difference = np.where(is_flat, np.sign(gap) * np.where(gap == 0, 0, np.inf), gap / deviation)
-    return Contrast(difference, mean + shift, others + shift)
+        difference = np.where(is_undefined, np.nan, np.where(gap == 0, 0.0, gap / deviation))
+    mean = np.where(counts == 0, np.nan, first_rows + offset)
+    return Contrast(difference, mean, np.where(n_rest[:, np.newaxis] == 0, np.nan, mean_of_others))
+
+
+class _Group(NamedTuple):
+    """Rows with their mean (F,) and the sums (F,) of their squared deviations from it."""
+
+    n_rows: float
+    mean: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+
+
+def _merge(one: _Group, other: _Group) -> _Group:
+    """Return the mean and the squared deviations of two groups together; every term is positive, so none cancels."""
+    n_rows = one.n_rows + other.n_rows
+    share = other.n_rows / max(n_rows, 1)
+    gap = other.mean - one.mean
+    return _Group(n_rows, one.mean + share * gap, one.squares + other.squares + one.n_rows * share * gap**2)
+
+
+def _sums_by_cluster(
+    X: Array, labels: npt.NDArray[np.int64], centers: npt.NDArray[np.float64], *, power: int
+) -> npt.NDArray[np.float64]:
+    """Return the sums (K, F) of the powers of the deviations of the rows from the center of their cluster."""
+    sums = np.zeros_like(centers)
+    for part in row_slices(X.shape):
+        deviations = (X[part] - centers[labels[part]]) ** power
+        n = len(deviations)
+        member = sparse.csr_array((np.ones(n), (labels[part], np.arange(n))), shape=(len(centers), n))
+        sums += member @ deviations
+    return sums
 
 
 def feature_lines(found: Contrast, names: Sequence[str], scaling: Scaling) -> Iterator[str]:
