@@ -26,6 +26,7 @@ from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
 from dkm.data.datasets import array_dataset
+from dkm.data.sampling import draw_rows
 from dkm.errors import UserError
 from dkm.evaluation import report
 from dkm.evaluation.evaluator import Clustering, cluster
@@ -218,7 +219,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         inertia in the embedding, which any setting can shrink, it compares models: higher is better.
         """
         rows, found = self._cluster(X)
-        chosen = np.random.default_rng(0).choice(len(rows), min(len(rows), _MOST_SCORED), replace=False)
+        chosen = draw_rows(len(rows), _MOST_SCORED)
         if len(chosen) < 2:
             return 0.0
         graph = neighbor_graph(rows.numpy()[chosen], _N_NEIGHBORS)

@@ -21,7 +21,7 @@ from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.config.run import EvaluationConfig
 from dkm.data.batches import Batches
 from dkm.data.datasets import Dataset
-from dkm.data.stored import StoredRows
+from dkm.data.sampling import draw_rows, sample_dataset
 from dkm.evaluation import metrics
 from dkm.models.autoencoder import Autoencoder
 from dkm.runtime import distributed
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 # Of the graph on the data in which clusterings are compared.
 _N_NEIGHBORS = 20
-# Numbers in a sample of rows from disk: 1 GiB in float32.
-_SAMPLE_NUMEL = 2**28
 
 Scores = dict[str, float | None]
 
@@ -48,27 +46,6 @@ class Clustering(NamedTuple):
     distance: np.ndarray
     margin: np.ndarray | None
     inertia: float
-
-
-def sample_rows(n_samples: int, limit: int) -> Tensor | None:
-    """Return which rows stand for all of more than ``limit``, in order, always the same ones; None for all rows."""
-    if n_samples <= limit:
-        return None
-    generator = torch.Generator().manual_seed(0)
-    return torch.randperm(n_samples, generator=generator)[:limit].sort().values
-
-
-def sample_positions(n_samples: int, limit: int) -> np.ndarray:
-    """Return ``sample_rows`` as an array, also of all rows."""
-    sample = sample_rows(n_samples, limit)
-    return np.arange(n_samples) if sample is None else sample.numpy()
-
-
-def sample_of(data: Dataset, limit: int, least: int = 1) -> Tensor | None:
-    """Return ``sample_rows`` of a data set; of rows that stay on disk no more than take 1 GiB, or ``least``."""
-    if isinstance(data.X, StoredRows):
-        limit = min(limit, max(least, _SAMPLE_NUMEL // data.n_features))
-    return sample_rows(data.n_samples, limit)
 
 
 def every_row(function: Callable[[Tensor], Tensor], batches: Batches, width: int) -> Tensor:
@@ -114,7 +91,7 @@ class Evaluator:
     """
 
     def __init__(self, data: Dataset, batches: Batches, n_clusters: int, config: EvaluationConfig) -> None:
-        self.sample = sample_of(data, config.samples)
+        self.sample = sample_dataset(data, config.samples)
         self.data = data
         self.batches = batches
         self._n_clusters = n_clusters
@@ -173,9 +150,8 @@ class Evaluator:
 
     @cached_property
     def _graph(self) -> tuple[np.ndarray, csr_array] | None:
-        n_rows = min(len(self.X), self._silhouette_samples)
-        rows = np.random.default_rng(0).choice(len(self.X), n_rows, replace=False)
-        if n_rows < 2 or not np.isfinite(self.X[rows]).all():
+        rows = draw_rows(len(self.X), self._silhouette_samples)
+        if len(rows) < 2 or not np.isfinite(self.X[rows]).all():
             return None
         return rows, neighbor_graph(self.X[rows], _N_NEIGHBORS)
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkm.clustering.labels import FloatArray, IntArray, cluster_sizes, contingency, effective_clusters
+from dkm.data.sampling import draw_rows
 
 if TYPE_CHECKING:
     pass
@@ -168,8 +169,8 @@ def silhouette(Z: FloatArray, labels: IntArray, *, max_samples: int, seed: int =
     Arguments and None as in `label_free_scores`.
     """
     if len(Z) > max_samples:
-        sample = np.random.default_rng(seed).choice(len(Z), max_samples, replace=False)
-        Z, labels = Z[sample], labels[sample]
+        rows = draw_rows(len(Z), max_samples, seed)
+        Z, labels = Z[rows], labels[rows]
     found = silhouettes(Z, labels)
     return None if found is None else float(found.mean())
 

@@ -19,7 +19,8 @@ from dkm.models.autoencoder import Autoencoder
 
 if TYPE_CHECKING:
     pass
-from dkm.evaluation.evaluator import Clustering, Evaluator, sample_positions
+from dkm.data.sampling import sample_row_indices
+from dkm.evaluation.evaluator import Clustering, Evaluator
 
 _N_SHOWN = 20
 
@@ -101,7 +102,7 @@ def projection(
         Of image data, the centroids decoded; else None.
     """
     data, K = evaluator.data, len(centroids)
-    rows = sample_positions(data.n_samples, _N_PROJECTED)
+    rows = sample_row_indices(data.n_samples, _N_PROJECTED)
     columns: dict[str, list[object]] = {
         "cluster": [*found.labels[rows].tolist(), *range(K)],
         "kind": [*["point"] * len(rows), *["centroid"] * K],
@@ -150,7 +151,7 @@ def final_figures(
 
     K = len(centroids)
     sizes = cluster_sizes(clustering.labels, K)
-    picks = sample_positions(len(z), _N_SILHOUETTES)
+    picks = sample_row_indices(len(z), _N_SILHOUETTES)
     silhouettes = metrics.silhouettes(z[torch.from_numpy(picks).to(z.device)].cpu().numpy(), clustering.labels[picks])
     if silhouettes is not None:
         yield "silhouettes", silhouette_plot(silhouettes, clustering.labels[picks], K)

@@ -33,6 +33,7 @@ from dkm.config.schema import RESUMABLE, dotted, flatten, to_dict
 from dkm.data.augmentation import build_augmentation
 from dkm.data.batches import build_batches, stream_seed
 from dkm.data.datasets import Dataset, load_dataset
+from dkm.data.sampling import sample_dataset, sample_rows
 from dkm.errors import Failure, UserError
 from dkm.evaluation import evaluator, report
 from dkm.evaluation.evaluator import Scores
@@ -178,7 +179,7 @@ class Trainer:
     def _cluster_raw_data(self) -> Scores:
         start_s = time.perf_counter()
         K, kind = self.n_clusters, self.config.clustering
-        sample = evaluator.sample_of(self.data, kind.init_samples, least=K)
+        sample = sample_dataset(self.data, kind.init_samples, at_least=K)
         scores: Scores = {}
         with self._signals.interruptible():
             centroids = torch.zeros(K, self.data.n_features, device=self.device)
@@ -200,7 +201,7 @@ class Trainer:
 
     def _init_sample(self) -> Tensor | None:
         """Return the rows of the embedding that k-means sees, None for all."""
-        return evaluator.sample_rows(self.data.n_samples, self.config.clustering.init_samples)
+        return sample_rows(self.data.n_samples, self.config.clustering.init_samples)
 
     def _initialize_clusters(self) -> None:
         """Cluster the embedding: the step between the phases."""

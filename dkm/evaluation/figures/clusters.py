@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from dkm.clustering.labels import hungarian_order
+from dkm.data.sampling import draw_rows
 from dkm.evaluation.figures.plane import MAX_POINTS, plane
 from dkm.evaluation.figures.style import (
     MAX_FEATURES,
@@ -57,11 +58,10 @@ def embedding_map(
     seed : int
         Of that choice, and of the layout.
     """
-    rng = np.random.default_rng(seed)
     max_points = max_points or MAX_POINTS[method]
     if len(Z) > max_points:
-        sample = rng.choice(len(Z), max_points, replace=False)
-        Z, labels = Z[sample], labels[sample]
+        rows = draw_rows(len(Z), max_points, seed)
+        Z, labels = Z[rows], labels[rows]
     K = len(centroids)
     points, crosses, names = plane(Z, centroids, method=method, seed=seed)
 
