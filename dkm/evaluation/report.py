@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dkm.evaluation.evaluator import Scores
+from dkm.evaluation.summary import format_score
 
 # Effective clusters of what is as good as one; and how much less modularity on the data is more than its noise.
 _COLLAPSED, _LOST_MODULARITY = 1.5, 0.05
@@ -22,13 +23,7 @@ _COLUMNS = {
 
 def line(scores: Scores) -> str:
     shown = ("acc", "nmi", "ari") if "acc" in scores else ("modularity_data", "silhouette", "n_effective_clusters")
-    return ", ".join(f"{_COLUMNS[name]} {_number(scores[name])}" for name in shown)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+    return ", ".join(f"{_COLUMNS[name]} {format_score(scores[name])}" for name in shown)
 
 
 def doubt(raw: Scores | None, final: Scores, n_clusters: int) -> str | None:
@@ -65,5 +60,5 @@ def table(raw: Scores | None, pretrained: Scores | None, final: Scores, *, name:
         if scores is None:  # evaluation.kmeans_raw=false
             continue
         values = scores.get
-        lines.append(f"{title:30}" + "".join(f"{_number(values(column)):>11}" for column in columns))
+        lines.append(f"{title:30}" + "".join(f"{format_score(values(column)):>11}" for column in columns))
     return lines

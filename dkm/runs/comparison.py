@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dkm.config.checks import format_value
 from dkm.errors import UserError, in_short
+from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runs.reading import Run
 
@@ -29,25 +30,13 @@ _LOW_IS_BETTER = ("davies_bouldin", "inertia", "reconstruction", "seconds")
 _NO_SHA256 = "-"
 
 
-class Values(NamedTuple):
-    """A score over the runs of a group that have it."""
-
-    mean: float
-    sd: float | None  # None of a single run
-
-    def __str__(self) -> str:
-        digits = 3 if abs(self.mean) < 10 else 1
-        mean = f"{self.mean:.{digits}f}"
-        return mean if self.sd is None else f"{mean} ± {self.sd:.{digits}f}"
-
-
 @dataclass
 class Group:
     """Runs with the same settings."""
 
     settings: dict[str, Any]  # those that differ between groups
     runs: list[Run] = field(default_factory=list)
-    scores: dict[str, Values] = field(default_factory=dict)
+    scores: dict[str, Summary] = field(default_factory=dict)
 
     @property
     def completed(self) -> list[Run]:
@@ -168,16 +157,12 @@ def score_groups(groups: list[Group], agreement: Agreement | None, *, each: bool
             for name, value in flat.items():
                 if value is not None:
                     values.setdefault(name, []).append(value)
-        group.scores = {name: _values(some) for name, some in values.items()}
+        group.scores = {name: Summary.of(some) for name, some in values.items()}
         if agreement is not None and not each:
             own = agreements_in(agreement, group.counted)
             if own:
-                group.scores["agreement"] = _values(own)
+                group.scores["agreement"] = Summary.of(own)
     return groups
-
-
-def _values(values: Sequence[float]) -> Values:
-    return Values(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def sort_groups(groups: list[Group], name: str) -> list[Group]:
@@ -247,9 +232,8 @@ def telling_settings(groups: Sequence[Group]) -> list[str]:
 
 
 def format_setting(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return a setting as it stands in tables: a float without the zeros that ``format_value`` would write."""
+    return f"{value:g}" if isinstance(value, float) else format_value(value)
 
 
 def csv_text(rows: Sequence[Sequence[object]]) -> str:
@@ -270,7 +254,7 @@ def csv_rows(groups: Sequence[Group]) -> list[list[object]]:
         cells: list[object] = [format_setting(group.settings[key]) for key in settings]
         cells += [len(group.runs), len(group.completed), seeds, paths]
         for name in scores:
-            mean, sd = group.scores.get(name, (None, None))
+            mean, sd, _ = group.scores.get(name, (None, None, 0))
             cells += ["" if value is None else f"{value:.9g}" for value in (mean, sd)]
         rows.append(cells)
     return rows

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runs.reading import Run
 
 if TYPE_CHECKING:
     pass
-from dkm.runs.comparison import Agreement, Group, Values, format_setting, telling_settings
+from dkm.runs.comparison import Agreement, Group, format_setting, telling_settings
 
 # Scores of the printed table and their names there; the CSV file has all that the runs have.
 SHOWN = {
@@ -106,7 +107,7 @@ def _unfinished_table(unfinished: Sequence[Run]) -> Table:
     rows = [["run", "status", *(SHOWN[name] for name in scores), "why"]]
     for run in shown:
         values = [run.scores.get(name) for name in scores]
-        cells = ["-" if value is None else str(Values(value, None)) for value in values]
+        cells = ["-" if value is None else str(Summary.of([value])) for value in values]
         rows.append([str(run.path), run.status, *cells, _why(run)])
     if len(unfinished) > _MOST_UNFINISHED:
         rows.append([f"and {len(unfinished) - _MOST_UNFINISHED} more", *[""] * (len(rows[0]) - 1)])
