@@ -117,7 +117,7 @@ def export(config: ExportConfig) -> Path:
     UserError
         If there is no model, nothing to compare on, or no place to write.
     Failure
-        If the artifact does not give the model's answers; none is left then.
+        If the artifact does not reproduce the model's assignments; none is left then.
     """
     from dkm.models.saved import load_model
 

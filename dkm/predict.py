@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.compose import absolute
-from dkm.evaluation.prediction import answers, input_reader
+from dkm.evaluation.prediction import assign_parts, input_reader
 
 if TYPE_CHECKING:
     pass
@@ -48,7 +48,7 @@ def work(words: Sequence[str]) -> None:
 
 
 def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
-    """Assign all rows of ``config.input``, write the answers, and return how many rows there were.
+    """Assign all rows of ``config.input``, write the assignments, and return how many rows there were.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
     reader = input_reader(config.input, model, reading)
     n_rows = 0
     with Writer(output, f"output={config.output}", overwrite=config.overwrite) as writer:
-        for part in answers(model, reader.parts(), reader.source, config):
+        for part in assign_parts(model, reader.parts(), reader.source, config):
             writer.write(part)
             n_rows += len(part.position)
     left_out = reader.n_rows - n_rows

@@ -1,4 +1,4 @@
-"""The table of answers: which cluster each row is in, how far from it, how certain.
+"""The table of assignments: which cluster each row is in, how far from it, how certain.
 
 The same lines in ``assignments.csv`` of a run and in what ``dkm.predict`` writes. A ``Writer`` writes beside the file
 that is asked for and renames at the end: there is a whole file or none, and memory for one part at a time.
@@ -25,7 +25,7 @@ FORMATS = (".csv", ".parquet", ".npz")
 _ROWS_AT_ONCE = 100_000
 
 
-class Answers(NamedTuple):
+class Assignments(NamedTuple):
     """What is known of n rows; distances are Euclidean, in the embedding."""
 
     position: npt.NDArray[np.int64]  # (n,) their positions in the file
@@ -51,12 +51,12 @@ class Answers(NamedTuple):
         return columns
 
 
-def csv_parts(answers: Answers, *, header: bool = True) -> Iterator[bytes]:
+def csv_parts(assignments: Assignments, *, header: bool = True) -> Iterator[bytes]:
     """Yield the lines of a CSV file; numbers with nine digits, which tell each float32 from the next."""
-    columns = answers.columns()
+    columns = assignments.columns()
     if header:
         yield (",".join(columns) + "\n").encode()
-    n_rows = len(answers.position)
+    n_rows = len(assignments.position)
     shown = [_shown(column, n_rows) for column in columns.values()]
     line = ",".join("%.9g" if isinstance(c, np.ndarray) and c.dtype.kind == "f" else "%s" for c in shown) + "\n"
     for start in range(0, n_rows, _ROWS_AT_ONCE):
@@ -87,7 +87,7 @@ def _quoted(text: str) -> str:
 
 
 class Writer:
-    """Writes parts of the answers to one file, whose name says the format: ``.csv``, ``.parquet``, ``.npz``.
+    """Writes parts of the assignments to one file, whose name says the format: ``.csv``, ``.parquet``, ``.npz``.
 
     Used as a context: the file is there when the block ends well, and nothing is left when it does not.
 
@@ -125,9 +125,9 @@ class Writer:
             raise self._unwritable(error) from error
         return self
 
-    def write(self, answers: Answers) -> None:
+    def write(self, assignments: Assignments) -> None:
         try:
-            self._file.write(answers)
+            self._file.write(assignments)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -153,9 +153,9 @@ class _Csv:
     def __init__(self, path: Path) -> None:
         self._path, self._is_new = path, True
 
-    def write(self, answers: Answers) -> None:
+    def write(self, assignments: Assignments) -> None:
         with self._path.open("ab") as file:
-            file.writelines(csv_parts(answers, header=self._is_new))
+            file.writelines(csv_parts(assignments, header=self._is_new))
         self._is_new = False
 
     def close(self) -> None:
@@ -176,12 +176,12 @@ class _Parquet:
         self._writer: Any = None
         self._waiting: list[Any] = []
 
-    def write(self, answers: Answers) -> None:
-        columns = answers.columns()
-        if answers.labels is not None:  # whole numbers in this part may be followed by words in the next
-            columns["label"] = answers.labels.astype(str)
+    def write(self, assignments: Assignments) -> None:
+        columns = assignments.columns()
+        if assignments.labels is not None:  # whole numbers in this part may be followed by words in the next
+            columns["label"] = assignments.labels.astype(str)
         arrays = {
-            name: self._pyarrow.nulls(len(answers.position), self._pyarrow.float32())
+            name: self._pyarrow.nulls(len(assignments.position), self._pyarrow.float32())
             if column is None
             else self._pyarrow.array(column.tolist() if column.dtype.kind in "US" else np.ascontiguousarray(column))
             for name, column in columns.items()
@@ -206,14 +206,14 @@ class _Parquet:
 
 
 class _Npz:
-    """The arrays of ``Answers``, in memory until the end: an array says at its beginning how long it is."""
+    """The arrays of ``Assignments``, in memory until the end: an array says at its beginning how long it is."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._parts: list[Mapping[str, Array]] = []
 
-    def write(self, answers: Answers) -> None:
-        arrays = {name: column for name, column in answers._asdict().items() if column is not None}
+    def write(self, assignments: Assignments) -> None:
+        arrays = {name: column for name, column in assignments._asdict().items() if column is not None}
         self._parts.append(arrays)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from dkm.data.scaling import Array, Scaling, row_slices
-from dkm.evaluation.assignments import Answers, csv_line
+from dkm.evaluation.assignments import Assignments, csv_line
 
 N_EXEMPLARS = 10
 # Features of each cluster that are told.
@@ -27,17 +27,17 @@ class Exemplars(NamedTuple):
     least_certain: npt.NDArray[np.int64]  # smallest margin to the second nearest centroid; none with one cluster
 
 
-def find(answers: Answers, n_clusters: int) -> list[Exemplars]:
+def find_exemplars(assignments: Assignments, n_clusters: int) -> list[Exemplars]:
     """Return the exemplars of each cluster."""
     found = []
-    order = np.argsort(answers.cluster, kind="stable")
-    starts = np.searchsorted(answers.cluster[order], np.arange(n_clusters + 1))
+    order = np.argsort(assignments.cluster, kind="stable")
+    starts = np.searchsorted(assignments.cluster[order], np.arange(n_clusters + 1))
     for start, stop in pairwise(starts):
         members = order[start:stop]
         uncertain = members[:0]
-        if answers.margin is not None:
-            uncertain = _smallest(answers.margin, members)
-        found.append(Exemplars(_smallest(answers.distance, members), uncertain))
+        if assignments.margin is not None:
+            uncertain = _smallest(assignments.margin, members)
+        found.append(Exemplars(_smallest(assignments.distance, members), uncertain))
     return found
 
 
@@ -46,18 +46,18 @@ def _smallest(values: Array, members: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return chosen
 
 
-def exemplar_lines(answers: Answers, found: Sequence[Exemplars]) -> Iterator[str]:
+def exemplar_lines(assignments: Assignments, found: Sequence[Exemplars]) -> Iterator[str]:
     """Yield the lines of ``exemplars.csv``."""
-    with_id = answers.ids is not None
+    with_id = assignments.ids is not None
     yield csv_line("cluster", "kind", "rank", "index", *(["id"] if with_id else []), "distance", "margin")
     for cluster, exemplars in enumerate(found):
         for kind, rows in zip(Exemplars._fields, exemplars, strict=True):
             for rank, row in enumerate(rows, 1):
                 yield csv_line(
-                    *(cluster, kind, rank, answers.position[row]),
-                    *([] if answers.ids is None else [answers.ids[row]]),
-                    answers.distance[row],
-                    None if answers.margin is None else answers.margin[row],
+                    *(cluster, kind, rank, assignments.position[row]),
+                    *([] if assignments.ids is None else [assignments.ids[row]]),
+                    assignments.distance[row],
+                    None if assignments.margin is None else assignments.margin[row],
                 )
 
 
@@ -69,7 +69,7 @@ class Contrast(NamedTuple):
     mean_of_others: Array
 
 
-def contrast(X: Array, labels: npt.NDArray[np.int64], n_clusters: int) -> Contrast:
+def contrast_clusters(X: Array, labels: npt.NDArray[np.int64], n_clusters: int) -> Contrast:
     """Compare each cluster with all other rows of X, feature by feature.
 
     The standardized mean difference (Cohen's d): the pooled variance is the mean over all rows of the squared

@@ -20,7 +20,7 @@ from dkm.errors import UserError
 if TYPE_CHECKING:
     from dkm.data.files import Part
     from dkm.data.reader import InputReader
-    from dkm.evaluation.assignments import Answers
+    from dkm.evaluation.assignments import Assignments
     from dkm.models.saved import SavedModel
 
 
@@ -67,15 +67,15 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     return found
 
 
-def answers(model: SavedModel, parts: Iterator[Part], source: str, config: PredictConfig) -> Iterator[Answers]:
-    """Yield the answers to each part of the input; the next part is read meanwhile.
+def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: PredictConfig) -> Iterator[Assignments]:
+    """Yield the assignments of each part of the input; the next part is read meanwhile.
 
     Read, not scaled: scaling beside the encoder, which keeps every core busy, costs it more time than it takes.
     """
     import torch
 
     from dkm.data.batches import one_ahead
-    from dkm.evaluation.assignments import Answers
+    from dkm.evaluation.assignments import Assignments
     from dkm.evaluation.evaluator import cluster
     from dkm.models.saved import scaled_rows
 
@@ -86,7 +86,7 @@ def answers(model: SavedModel, parts: Iterator[Part], source: str, config: Predi
         rows = scaled_rows(model, part.X, source, part.position)
         z = model.embed(torch.from_numpy(rows))
         found = cluster(z, model.centroids)
-        yield Answers(
+        yield Assignments(
             part.position,
             part.ids,
             found.labels,

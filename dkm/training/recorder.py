@@ -24,7 +24,7 @@ from dkm.config.run import Config
 from dkm.data.stored import StoredRows
 from dkm.evaluation import evaluator as evaluate
 from dkm.evaluation import exemplars, report
-from dkm.evaluation.assignments import Answers
+from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.evaluator import Evaluator, Scores
 from dkm.evaluation.pictures import final_figures, pictures, projection
 from dkm.models.autoencoder import Autoencoder
@@ -194,10 +194,10 @@ class Recorder:
         run, data, config = self.run, self._data, self._config
         run.write_result(result)
         position = np.arange(data.n_samples) if data.position is None else data.position
-        answers = Answers(position, data.ids, found.labels, found.distance, found.margin, data.labels)
-        chosen = exemplars.find(answers, len(self._centroids))
+        assignments = Assignments(position, data.ids, found.labels, found.distance, found.margin, data.labels)
+        chosen = exemplars.find_exemplars(assignments, len(self._centroids))
         contrast = self._contrast(found.labels)
-        run.write_answers(answers, chosen)
+        run.write_assignments(assignments, chosen)
         if contrast is not None:
             names = data.features or [str(feature) for feature in range(data.n_features)]
             run.write_features(contrast, names, data.scaling)
@@ -242,7 +242,7 @@ class Recorder:
         K = len(self._centroids)
         if self._data.image_shape is not None or K == 1:
             return None
-        return exemplars.contrast(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
+        return exemplars.contrast_clusters(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
 
     def _draw(
         self,
