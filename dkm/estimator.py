@@ -29,7 +29,7 @@ from dkm.data.datasets import array_dataset
 from dkm.data.sampling import draw_rows
 from dkm.errors import UserError
 from dkm.evaluation import report
-from dkm.evaluation.evaluator import Clustering, cluster
+from dkm.evaluation.clusters import Clusters, assign_clusters
 from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
 from dkm.runtime.devices import threads
@@ -150,7 +150,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 self._require_image_shape(data.image_shape)
                 trainer = Trainer(config, data)
                 trainer.run(Unwritten())
-                found = cluster(trainer.embed(), trainer.clustering.centroids.detach())
+                found = assign_clusters(trainer.embed(), trainer.clustering.centroids.detach())
         except UserError as error:
             raise ValueError(str(error)) from error
         self.model_ = trainer.saved_model(found.inertia).to(torch.device("cpu"))
@@ -228,9 +228,9 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def _embedded(self, X: Any) -> Tensor:
         return self.model_.embed(self._rows(X))
 
-    def _cluster(self, X: Any) -> tuple[Tensor, Clustering]:
+    def _cluster(self, X: Any) -> tuple[Tensor, Clusters]:
         rows = self._rows(X)
-        return rows, cluster(self.model_.embed(rows), self.model_.centroids)
+        return rows, assign_clusters(self.model_.embed(rows), self.model_.centroids)
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self)

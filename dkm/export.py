@@ -286,11 +286,11 @@ def _compare(model: SavedModel, rows: np.ndarray, found: Found) -> float:
     """Return the largest difference of a distance from the model's; refuse what rounding does not explain."""
     import numpy as np
 
-    from dkm.evaluation.evaluator import cluster
+    from dkm.evaluation.clusters import assign_clusters
     from dkm.models.saved import scaled_rows
 
     scaled = torch.from_numpy(scaled_rows(model, rows, "input", np.arange(len(rows))))
-    expected = cluster(model.embed(scaled), model.centroids)
+    expected = assign_clusters(model.embed(scaled), model.centroids, with_margin=True)
     difference = float(np.abs(found[1] - expected.distance).max())
     limit = _TOLERANCE * max(1.0, float(expected.distance.max()))
     # Where two centroids are as near as rounding can tell, either is right.

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dkm.clustering.assignment import nearest_centroids, squared_distances_to
 from dkm.clustering.graph import modularity, neighbor_graph
 from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.config.run import EvaluationConfig
@@ -33,19 +32,6 @@ if TYPE_CHECKING:
 _N_NEIGHBORS = 20
 
 Scores = dict[str, float | None]
-
-
-class Clustering(NamedTuple):
-    """Nearest centroids of N points.
-
-    ``labels`` (N,) int64; ``distance`` (N,) Euclidean, to the nearest centroid; ``margin`` (N,), how much farther the
-    second nearest is, None with one cluster; ``inertia``, the sum of the squared distances.
-    """
-
-    labels: np.ndarray
-    distance: np.ndarray
-    margin: np.ndarray | None
-    inertia: float
 
 
 def every_row(function: Callable[[Tensor], Tensor], batches: Batches, width: int) -> Tensor:
@@ -71,17 +57,6 @@ def encode(autoencoder: Autoencoder, batches: Batches, precision: str = "fp32") 
     """Return the embedding (N, D) of all rows as float32, computed in ``precision`` (fp32 or bf16)."""
     with torch.autocast(batches.device.type, torch.bfloat16, enabled=precision == "bf16"):
         return every_row(autoencoder.encode, batches, autoencoder.latent_dim)
-
-
-@torch.no_grad()
-def cluster(z: Tensor, centroids: Tensor) -> Clustering:
-    """Assign the points z (N, D) to the centroids (K, D)."""
-    n_nearest = min(2, len(centroids))
-    index = nearest_centroids(z, centroids, n_nearest)
-    squared = torch.stack([squared_distances_to(z, centroids, index[:, rank]) for rank in range(n_nearest)])
-    distance = squared.sqrt().cpu().numpy()
-    margin = distance[1] - distance[0] if n_nearest == 2 else None
-    return Clustering(index[:, 0].cpu().numpy(), distance[0], margin, metrics.inertia(squared[0].cpu().numpy()))
 
 
 class Evaluator:

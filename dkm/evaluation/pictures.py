@@ -20,7 +20,8 @@ from dkm.models.autoencoder import Autoencoder
 if TYPE_CHECKING:
     pass
 from dkm.data.sampling import sample_row_indices
-from dkm.evaluation.evaluator import Clustering, Evaluator
+from dkm.evaluation.clusters import Clusters
+from dkm.evaluation.evaluator import Evaluator
 
 _N_SHOWN = 20
 
@@ -35,7 +36,7 @@ def pictures(
     evaluator: Evaluator,
     z: Tensor,
     centroids: Tensor,
-    found: Clustering | None,
+    found: Clusters | None,
     before: np.ndarray | None,
     method: str,
 ) -> Iterator[tuple[str, Any]]:
@@ -89,7 +90,7 @@ def _centroid_figure(autoencoder: Autoencoder, centroids: Tensor, data: Dataset,
 
 @torch.no_grad()
 def projection(
-    autoencoder: Autoencoder, evaluator: Evaluator, z: Tensor, centroids: Tensor, found: Clustering
+    autoencoder: Autoencoder, evaluator: Evaluator, z: Tensor, centroids: Tensor, found: Clusters
 ) -> tuple[np.ndarray, dict[str, list[object]], np.ndarray | None]:
     """Return what the projector shows: a sample of the points, always the same, and the centroids behind them.
 
@@ -136,7 +137,7 @@ def final_figures(
     evaluator: Evaluator,
     z: Tensor,
     centroids: Tensor,
-    clustering: Clustering,
+    clustering: Clusters,
     found: list[Exemplars],
     found_contrast: Contrast | None,
 ) -> Iterator[tuple[str, Any]]:

@@ -76,7 +76,7 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
 
     from dkm.data.batches import one_ahead
     from dkm.evaluation.assignments import Assignments
-    from dkm.evaluation.evaluator import cluster
+    from dkm.evaluation.clusters import assign_clusters
     from dkm.models.saved import scaled_rows
 
     def as_read(part: Part) -> Part:
@@ -85,13 +85,13 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
     for part in one_ahead(as_read, parts):
         rows = scaled_rows(model, part.X, source, part.position)
         z = model.embed(torch.from_numpy(rows))
-        found = cluster(z, model.centroids)
+        clusters = assign_clusters(z, model.centroids, with_margin=True)
         yield Assignments(
             part.position,
             part.ids,
-            found.labels,
-            found.distance,
-            found.margin,
+            clusters.labels,
+            clusters.distance,
+            clusters.margin,
             part.labels,
             model.memberships(z).cpu().numpy() if config.memberships else None,
             z.cpu().numpy() if config.embedding else None,

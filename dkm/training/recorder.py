@@ -22,9 +22,9 @@ from dkm.config.optimizer import AdamWConfig
 from dkm.config.regularization import WeightDecayConfig
 from dkm.config.run import Config
 from dkm.data.stored import StoredRows
-from dkm.evaluation import evaluator as evaluate
 from dkm.evaluation import exemplars, report
 from dkm.evaluation.assignments import Assignments
+from dkm.evaluation.clusters import Clusters
 from dkm.evaluation.evaluator import Evaluator, Scores
 from dkm.evaluation.pictures import final_figures, pictures, projection
 from dkm.models.autoencoder import Autoencoder
@@ -163,7 +163,7 @@ class Recorder:
             line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
         log.info("%s", line, extra={"is_progress": True})
 
-    def pictures(self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None) -> None:
+    def pictures(self, record: dict[str, Any], z: Tensor, found: Clusters | None) -> None:
         """Show the pictures of an evaluation: z (N, D), the clean embedding, and its clusters in the joint phase."""
         from dkm.evaluation.figures.style import figure_to_png  # matplotlib, only where there is something to draw
 
@@ -171,15 +171,13 @@ class Recorder:
             self.run.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_png(figure))
         self._labels_before = None if found is None else found.labels
 
-    def _pictures(self, z: Tensor, found: evaluate.Clustering | None) -> Iterator[tuple[str, Any]]:
+    def _pictures(self, z: Tensor, found: Clusters | None) -> Iterator[tuple[str, Any]]:
         method, before = self._config.log.map, self._labels_before
         return pictures(self._autoencoder, self._evaluator, z, self._centroids, found, before, method)
 
     # --- the end ---
 
-    def finish(
-        self, result: dict[str, Any], scores: Scores, z: Tensor, found: evaluate.Clustering, at: Position
-    ) -> None:
+    def finish(self, result: dict[str, Any], scores: Scores, z: Tensor, found: Clusters, at: Position) -> None:
         """Write everything that a finished run has.
 
         Parameters
@@ -187,7 +185,7 @@ class Recorder:
         result : dict
             The content of ``result.json``, of which ``scores`` are those of the final clustering.
         z : Tensor of shape (N, D)
-        found : evaluate.Clustering
+        found : Clusters
             The final clusters of z.
         at : Position
         """
@@ -247,7 +245,7 @@ class Recorder:
     def _draw(
         self,
         z: Tensor,
-        found: evaluate.Clustering,
+        found: Clusters,
         chosen: list[exemplars.Exemplars],
         contrast: exemplars.Contrast | None,
         at: Position,

@@ -36,6 +36,7 @@ from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.sampling import sample_dataset, sample_rows
 from dkm.errors import Failure, UserError
 from dkm.evaluation import evaluator, report
+from dkm.evaluation.clusters import Clusters, assign_clusters
 from dkm.evaluation.evaluator import Scores
 from dkm.evaluation.figures import plane
 from dkm.models.autoencoder import mix_encoder
@@ -468,13 +469,13 @@ class Trainer:
         is_settled = is_joint and at.pass_info["label_change"] < self.config.joint.tolerance
         is_settled = is_settled and not self._is_reset_ahead(phase, at.epoch + 1)
         record: dict[str, Any] | None = None
-        found: evaluator.Clustering | None = None
+        found: Clusters | None = None
         if self._is_evaluated(phase, at.epoch + 1) or (is_settled and not self._is_for_nobody):
             with self._signals.interruptible():
                 if z is None or self.config.precision != "fp32":
                     z = evaluator.encode(self.autoencoder, self.batches)
                 if self.run_dir.is_written:
-                    found = evaluator.cluster(z, self.clustering.centroids.detach()) if is_joint else None
+                    found = assign_clusters(z, self.clustering.centroids.detach()) if is_joint else None
                     record = self._evaluate(phase, found, losses, z)
         at.epoch, at.batch, at.pass_info, at.is_stopped = at.epoch + 1, 0, {}, is_settled
         if record is None:
@@ -536,7 +537,7 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(
-        self, phase: PhaseConfig, found: evaluator.Clustering | None, losses: dict[str, float], z: Tensor
+        self, phase: PhaseConfig, found: Clusters | None, losses: dict[str, float], z: Tensor
     ) -> dict[str, Any]:
         """Return the record of this epoch for ``metrics.jsonl``; writes nothing.
 
@@ -572,7 +573,7 @@ class Trainer:
             z = evaluator.encode(self.autoencoder, self.batches)
             if not self.run_dir.is_written:
                 return {}
-            found = evaluator.cluster(z, self.clustering.centroids.detach())
+            found = assign_clusters(z, self.clustering.centroids.detach(), with_margin=True)
             scores = self.evaluator.scores(self.evaluator.sampled(z), found.labels, found.inertia, on_data=True)
         result: dict[str, Any] = {
             **scores,
