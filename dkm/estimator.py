@@ -21,22 +21,21 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from dkm.clustering.graph import modularity, neighbor_graph
 from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
 from dkm.data.datasets import array_dataset
-from dkm.data.sampling import draw_rows
 from dkm.errors import UserError
 from dkm.evaluation import report
 from dkm.evaluation.clusters import Clusters, assign_clusters
+from dkm.evaluation.metrics import sample_neighbors
 from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
 from dkm.runtime.devices import threads
 from dkm.training.trainer import Trainer
 
-# Of the graph in which ``score`` compares clusterings, and the most rows that it looks at: as in a run's result.
-_N_NEIGHBORS, _MOST_SCORED = 20, 10_000
+# The most rows of the graph in which ``score`` compares clusterings: as in a run's result.
+_MOST_SCORED = 10_000
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -219,11 +218,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         inertia in the embedding, which any setting can shrink, it compares models: higher is better.
         """
         rows, found = self._cluster(X)
-        chosen = draw_rows(len(rows), _MOST_SCORED)
-        if len(chosen) < 2:
-            return 0.0
-        graph = neighbor_graph(rows.numpy()[chosen], _N_NEIGHBORS)
-        return float(modularity(graph, found.labels[chosen]) or 0.0)
+        neighbors = sample_neighbors(rows.numpy(), _MOST_SCORED)
+        return 0.0 if neighbors is None else neighbors.modularity(found.labels)
 
     def _embedded(self, X: Any) -> Tensor:
         return self.model_.embed(self._rows(X))

@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from dkm.config.compose import compose, parse
 from dkm.config.schema import dotted
 from dkm.errors import UserError
+from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runtime.atomic import write_atomically
@@ -24,17 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "reproduce"
 RESULTS = ROOT / "docs" / "results"
 TABLE = ROOT / "docs" / "results.md"
-SCORES = ("acc", "nmi", "ari")
+AGAINST_LABELS = [score for score in SCORES.values() if score.needs_labels]
 # A run that ends so much below the best of its data set ended badly: another partition, not another detail.
 BAD = 0.02
-# Scores that need no labels, and whether the high or the low ones are the good ones.
+# Scores that need no labels, with the sign that makes the higher one the better one. Inertias of two runs are in two
+# spaces of different scales.
 LABEL_FREE = {
-    "modularity_data": 1,
-    "silhouette_data": 1,
-    "silhouette": 1,
-    "davies_bouldin": -1,
-    "calinski_harabasz": 1,
-    "n_effective_clusters": 1,
+    score.name: 1 if score.higher_is_better else -1
+    for score in SCORES.values()
+    if not score.needs_labels and score.space != "objective"
 }
 # What a reader needs of the manifest; the rest is of the machine.
 KEPT = ("versions", "git", "threads", "processes", "processor", "device", "precision", "data", "seed", "seconds")
@@ -227,13 +226,13 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     ]
     for name, kept in own.items():
         experiment = EXPERIMENTS[name]
-        for i, score in enumerate(SCORES):
-            values = [run["result"][score] for run in kept]
-            published = {"acc": experiment.acc, "nmi": experiment.nmi}.get(score)
+        for i, score in enumerate(AGAINST_LABELS):
+            values = [run["result"][score.name] for run in kept]
+            published = {"acc": experiment.acc, "nmi": experiment.nmi}.get(score.name)
             gap = "" if published is None else f"{statistics.mean(values) - published:+.3f}"
             head = [name, experiment.method, str(len(kept))] if i == 0 else ["", "", ""]
             shown = "" if published is None else f"{published:.3f}"
-            cells = [score.upper(), Summary.of(values).format(), f"{min(values):.3f}", f"{max(values):.3f}", shown, gap]
+            cells = [score.label, Summary.of(values).format(), f"{min(values):.3f}", f"{max(values):.3f}", shown, gap]
             lines.append(f"| {' | '.join([*head, *cells])} |")
     lines += ["", "| experiment | k-means on raw data | k-means on the embedding | seconds | on | of | published in |"]
     lines += ["|---|---|---|---|---|---|---|"]

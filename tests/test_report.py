@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dkm.evaluation import report
-from dkm.evaluation.evaluator import Scores
+from dkm.evaluation.scores import Scores
 
 
 def scores(modularity: float | None, effective: float | None) -> Scores:

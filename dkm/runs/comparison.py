@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dkm.config.checks import format_value
 from dkm.errors import UserError, in_short
+from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runs.reading import Run
@@ -23,9 +24,8 @@ from dkm.runs.reading import Run
 if TYPE_CHECKING:
     import numpy as np
 
-_LOW_IS_BETTER = ("davies_bouldin", "inertia", "reconstruction", "seconds")
-
-
+# What a comparison knows of runs beside their scores, and whether higher is better.
+_OF_RUNS = {"reconstruction": False, "seconds": False, "agreement": True}
 # Of a run that did not get as far as to read its data.
 _NO_SHA256 = "-"
 
@@ -169,10 +169,16 @@ def sort_groups(groups: list[Group], name: str) -> list[Group]:
     known = sorted({score for group in groups for score in group.scores})
     if name not in known:
         raise UserError(f"sort={name}: expected a score of these runs; one of {', '.join(known)}")
-    sign = 1 if name.rpartition(".")[2] in _LOW_IS_BETTER else -1
+    sign = -1 if is_higher_better(name) else 1
     with_it = [group for group in groups if name in group.scores]
     rest = [group for group in groups if name not in group.scores]
     return sorted(with_it, key=lambda group: sign * group.scores[name].mean) + rest
+
+
+def is_higher_better(name: str) -> bool:
+    """Return the direction of a score, of a baseline's score such as ``kmeans_raw.acc``, or of a number of a run."""
+    score = SCORES.get(name.rpartition(".")[2])
+    return _OF_RUNS.get(name, True) if score is None else score.higher_is_better
 
 
 def agreement_of(found: Sequence[Run]) -> Agreement | None:

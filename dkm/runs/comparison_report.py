@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runs.reading import Run
@@ -15,19 +16,6 @@ from dkm.runs.reading import Run
 if TYPE_CHECKING:
     pass
 from dkm.runs.comparison import Agreement, Group, format_setting, telling_settings
-
-# Scores of the printed table and their names there; the CSV file has all that the runs have.
-SHOWN = {
-    "acc": "ACC",
-    "nmi": "NMI",
-    "ari": "ARI",
-    "modularity_data": "mod. data",
-    "silhouette": "sil. own",
-    "n_effective_clusters": "eff. K",
-    "seconds": "seconds",
-    "agreement": "agreement",
-}
-
 
 # More than this, and the matrix of agreements, or a column of settings for each row, is no reading matter.
 _MOST_IN_MATRIX = 12
@@ -38,6 +26,9 @@ _MOST_SETTINGS = 5
 
 
 _MOST_UNFINISHED = 20
+
+# Panels of the figure with scores against labels, which tell much the same.
+_MOST_LABEL_PANELS = 2
 
 
 Table = list[list[str]]
@@ -74,6 +65,12 @@ def build_report(groups: Sequence[Group], agreement: Agreement | None) -> Report
     return Report(parts)
 
 
+def _labels() -> dict[str, str]:
+    """Return the labels of the columns of numbers by their keys; the CSV file has all numbers of the runs."""
+    scores = {score.name: score.label for score in SCORES.values() if score.shown == "headline"}
+    return scores | {"seconds": "seconds", "agreement": "agreement"}
+
+
 def _settings_table(groups: Sequence[Group]) -> Table:
     """Return what differs, one row for each setting and one column for each row of the table of scores."""
     head = ["", *(str(number) for number in range(1, len(groups) + 1))]
@@ -85,8 +82,9 @@ def _table(groups: Sequence[Group]) -> Table:
     is_each, is_long = "seed" in settings, len(settings) > _MOST_SETTINGS
     if is_long:
         settings = [key for key in telling_settings(groups) if key != "seed"] + (["seed"] if is_each else [])
-    scores = [name for name in SHOWN if any(name in group.scores for group in groups)]
-    head = [*([""] if is_long else []), *settings, *([] if is_each else ["runs"]), *(SHOWN[name] for name in scores)]
+    known = {name for group in groups for name in group.scores}
+    labels = {name: label for name, label in _labels().items() if name in known}
+    head = [*([""] if is_long else []), *settings, *([] if is_each else ["runs"]), *labels.values()]
     rows = []
     for number, group in enumerate(groups, 1):
         cells = [*([str(number)] if is_long else []), *(format_setting(group.settings[key]) for key in settings)]
@@ -95,7 +93,7 @@ def _table(groups: Sequence[Group]) -> Table:
             cells.append(str(n) if n == n_counted else f"{n_counted} of {n}")
         elif not group.completed:
             cells[-1] += f" ({group.runs[0].status})"
-        cells += [str(group.scores[name]) if name in group.scores else "-" for name in scores]
+        cells += [str(group.scores[name]) if name in group.scores else "-" for name in labels]
         rows.append(cells)
     return [head, *rows]
 
@@ -103,10 +101,11 @@ def _table(groups: Sequence[Group]) -> Table:
 def _unfinished_table(unfinished: Sequence[Run]) -> Table:
     """Return what became of the runs, with the scores of their last evaluations."""
     shown = unfinished[:_MOST_UNFINISHED]
-    scores = [name for name in SHOWN if any(run.scores.get(name) is not None for run in shown)]
-    rows = [["run", "status", *(SHOWN[name] for name in scores), "why"]]
+    known = {name for run in shown for name, value in run.scores.items() if value is not None}
+    labels = {name: label for name, label in _labels().items() if name in known}
+    rows = [["run", "status", *labels.values(), "why"]]
     for run in shown:
-        values = [run.scores.get(name) for name in scores]
+        values = [run.scores.get(name) for name in labels]
         cells = ["-" if value is None else str(Summary.of([value])) for value in values]
         rows.append([str(run.path), run.status, *cells, _why(run)])
     if len(unfinished) > _MOST_UNFINISHED:
@@ -153,14 +152,21 @@ def draw_comparison(groups: list[Group], agreement: Agreement | None, path: Path
     from dkm.evaluation.figures.comparison import comparison
     from dkm.evaluation.figures.style import save_figure
 
-    names = ("acc", "nmi") if any("acc" in group.scores for group in groups) else ("silhouette", "n_effective_clusters")
-    scores = [name for name in (*names, "modularity_data", "seconds") if any(name in g.scores for g in groups)]
-    values = {SHOWN[name]: [_of_runs(group, name) for group in groups] for name in scores}
+    values = {_labels()[name]: [_of_runs(group, name) for group in groups] for name in _drawn_scores(groups)}
     order = [] if agreement is None else _rows_by_group(groups, agreement)
     ari = None if agreement is None else agreement.ari[order][:, order]
     keys = telling_settings(groups)
     run_names = [] if agreement is None else [_run_name(groups, agreement.runs[i], keys) for i in order]
     save_figure(comparison([group.name(keys) for group in groups], values, ari, run_names), path)
+
+
+def _drawn_scores(groups: Sequence[Group]) -> list[str]:
+    """Return what has a panel: two scores against labels and those on the data, or all without labels; the seconds."""
+    known = {name for group in groups for name in group.scores}
+    headline = [score for score in SCORES.values() if score.shown == "headline" and score.name in known]
+    against_labels = [score for score in headline if score.needs_labels][:_MOST_LABEL_PANELS]
+    others = [score for score in headline if not score.needs_labels and (score.space == "data" or not against_labels)]
+    return [*(score.name for score in (*against_labels, *others)), *(["seconds"] if "seconds" in known else [])]
 
 
 def _of_runs(group: Group, name: str) -> list[float]:

@@ -19,6 +19,7 @@ import numpy as np
 from dkm.config.messages import defaults
 from dkm.config.run import Config
 from dkm.config.schema import dotted
+from dkm.evaluation.scores import SCORES, Score
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
 _SPRITE_PIXELS = 8192
 _PROJECTOR = "projector"
 BASELINES = ("kmeans_raw", "kmeans_pretrained")
-# Scores that have the lines of the baselines beside them; those taken in the embedding compare with nothing.
-COMPARED = ("acc", "nmi", "ari", "modularity_data", "n_effective_clusters")
 # Of the hyper-parameters, what tells runs apart if nothing else does.
 _ALWAYS_SHOWN = ("clustering.n_clusters", "clustering.name", "seed")
-_OF_LABELS = ("acc", "nmi", "ari")
 # Of the settings, what is no hyper-parameter.
 _NOT_TUNED = ("checkpoint.", "log.", "evaluation.", "resume", "device", "threads", "data.root", "data.path", "compile")
+
+
+def compared_scores() -> list[Score]:
+    """Return the scores that have the lines of the baselines beside their curve; no other space compares with them."""
+    return [score for score in SCORES.values() if score.on_the_way and score.compares_clusterings]
 
 
 def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
@@ -45,23 +48,19 @@ def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
     def chart(*tags: str) -> list[Any]:
         return ["Multiline", list(tags)]
 
-    scores = {
-        name: chart(f"joint/metrics/{name}", *(f"baseline/{baseline}/{name}" for baseline in BASELINES))
-        for name in COMPARED
-        if has_labels or name not in _OF_LABELS
-    }
+    compared = [score.name for score in compared_scores() if has_labels or not score.needs_labels]
+    in_embedding = [score.name for score in SCORES.values() if score.on_the_way and score.space == "embedding"]
     return {
         "Loss": {
             "pretraining, weighted terms": chart("pretrain/loss/total", "pretrain/loss_weighted/.*"),
             "joint phase, weighted terms": chart("joint/loss/total", "joint/loss_weighted/.*"),
             "joint phase, raw terms": chart("joint/loss/(reconstruction|clustering)"),
         },
-        "Scores and baselines": scores,
-        "Scores in the embedding": {
-            "silhouette": chart("joint/metrics/silhouette"),
-            "davies_bouldin": chart("joint/metrics/davies_bouldin"),
-            "calinski_harabasz": chart("joint/metrics/calinski_harabasz"),
+        "Scores and baselines": {
+            name: chart(f"joint/metrics/{name}", *(f"baseline/{baseline}/{name}" for baseline in BASELINES))
+            for name in compared
         },
+        "Scores in the embedding": {name: chart(f"joint/metrics/{name}") for name in in_embedding},
         "Clusters": {
             "labels that changed": chart("joint/clusters/label_change"),
             "dead and revived": chart("joint/clusters/n_dead", "joint/clusters/n_revived"),
@@ -119,8 +118,9 @@ class Dashboard:
     def baselines(self, step: int, scores: Mapping[str, Mapping[str, float | None] | None]) -> None:
         """Go on with the lines of the baselines, ``scores`` by their names."""
         for baseline, values in scores.items():
-            some = {f"{baseline}/{name}": (values or {}).get(name) for name in COMPARED}
-            self.scalars("baseline", step, some)
+            known = values or {}
+            tags = {f"{baseline}/{score.name}": known.get(score.name) for score in compared_scores()}
+            self.scalars("baseline", step, tags)
 
     def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
         """Show the cluster sizes (K,) as a histogram whose bar k is the size of cluster k."""

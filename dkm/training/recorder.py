@@ -25,8 +25,9 @@ from dkm.data.stored import StoredRows
 from dkm.evaluation import exemplars, report
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.clusters import Clusters
-from dkm.evaluation.evaluator import Evaluator, Scores
+from dkm.evaluation.evaluator import Evaluator
 from dkm.evaluation.pictures import final_figures, pictures, projection
+from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunDirectory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dkm.evaluation.evaluator import Scores
+from dkm.evaluation.scores import Scores
 from dkm.runs.tensorboard import BASELINES
 
 PHASES = ("pretrain", "joint")

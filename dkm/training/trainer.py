@@ -37,8 +37,8 @@ from dkm.data.sampling import sample_dataset, sample_rows
 from dkm.errors import Failure, UserError
 from dkm.evaluation import evaluator, report
 from dkm.evaluation.clusters import Clusters, assign_clusters
-from dkm.evaluation.evaluator import Scores
 from dkm.evaluation.figures import plane
+from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import mix_encoder
 from dkm.models.build import build_autoencoder
 from dkm.models.saved import SavedModel
@@ -194,9 +194,7 @@ class Trainer:
                 every = evaluator.every_row(lambda x: torch.stack(tuple(assign(x, centroids)), 1), self.batches, 2)
                 labels, inertia = every[:, 0].long(), every[:, 1].sum(dtype=torch.float64).item()
             if distributed.is_main():
-                scores = self.evaluator.scores(self.evaluator.X, labels.cpu().numpy(), inertia)
-                scores["silhouette_data"] = scores["silhouette"]
-                scores["modularity_data"] = self.evaluator.modularity_data(labels.cpu().numpy())
+                scores = self.evaluator.scores(self.evaluator.X, labels.cpu().numpy(), inertia, final=True)
                 log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
         return scores
 
@@ -245,7 +243,7 @@ class Trainer:
         scores: Scores = {}
         if self.run_dir.is_written:
             Z, labels = self.evaluator.sampled(z), plain.labels.cpu().numpy()
-            scores = self.evaluator.scores(Z, labels, plain.inertia, on_data=True)
+            scores = self.evaluator.scores(Z, labels, plain.inertia, final=True)
             log.info("k-means on the embedding: %s", report.line(scores))
         return initialization.start(z, restarts, kind, self._given_start, seed), scores
 
@@ -558,7 +556,6 @@ class Trainer:
             record["clusters/smallest_centroid_distance"] = evaluator.smallest_centroid_distance(centroids)
             record["clusters/sizes"] = cluster_sizes(found.labels, self.n_clusters).tolist()
             scores = self.evaluator.scores(self.evaluator.sampled(z), found.labels, found.inertia)
-            scores["modularity_data"] = self.evaluator.modularity_data(found.labels)
             record |= {f"metrics/{name}": value for name, value in scores.items()}
         return record
 
@@ -574,7 +571,7 @@ class Trainer:
             if not self.run_dir.is_written:
                 return {}
             found = assign_clusters(z, self.clustering.centroids.detach(), with_margin=True)
-            scores = self.evaluator.scores(self.evaluator.sampled(z), found.labels, found.inertia, on_data=True)
+            scores = self.evaluator.scores(self.evaluator.sampled(z), found.labels, found.inertia, final=True)
         result: dict[str, Any] = {
             **scores,
             "n_clusters": self.n_clusters,
