@@ -185,7 +185,7 @@ def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.
     named: list[Any] = []
     drawn = contingency_map
     monkeypatch.setattr(
-        "dkm.evaluation.figures.clusters.contingency_map",
+        "dkm.evaluation.figures.run.contingency_map",
         lambda table, names=None, **more: named.append(names) or drawn(table, names, **more),
     )
     X, y = load_digits(n_class=3, return_X_y=True)

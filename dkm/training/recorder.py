@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,11 +21,12 @@ from dkm.config.optimizer import AdamWConfig
 from dkm.config.regularization import WeightDecayConfig
 from dkm.config.run import Config
 from dkm.data.stored import StoredRows
-from dkm.evaluation import exemplars, report
+from dkm.evaluation import report
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.clusters import Clusters
 from dkm.evaluation.evaluator import Evaluator
-from dkm.evaluation.pictures import final_figures, pictures, projection
+from dkm.evaluation.exemplars import Contrast, contrast_clusters, find_exemplars
+from dkm.evaluation.projection import project
 from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
@@ -35,6 +35,9 @@ from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
 from dkm.training.state import Position
+
+if TYPE_CHECKING:
+    from dkm.evaluation.figures.run import RunContext
 
 log = logging.getLogger(__name__)
 
@@ -164,51 +167,77 @@ class Recorder:
             line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
         log.info("%s", line, extra={"is_progress": True})
 
-    def pictures(self, record: dict[str, Any], z: Tensor, found: Clusters | None) -> None:
-        """Show the pictures of an evaluation: z (N, D), the clean embedding, and its clusters in the joint phase."""
-        from dkm.evaluation.figures.style import figure_to_png  # matplotlib, only where there is something to draw
+    def pictures(self, record: dict[str, Any], z: Tensor, clusters: Clusters | None) -> None:
+        """Show the figures of an evaluation on the dashboard.
 
-        for name, figure in self._pictures(z, found):
-            self.run.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_png(figure))
-        self._labels_before = None if found is None else found.labels
+        Parameters
+        ----------
+        record : dict
+            The evaluation's record of ``metrics.jsonl``.
+        z : Tensor of shape (N, D)
+            The embedding of the unaugmented data.
+        clusters : Clusters, optional
+            Its clusters in the joint phase.
+        """
+        from dkm.evaluation.figures.run import draw_figures  # matplotlib, only where there is something to draw
+        from dkm.evaluation.figures.style import figure_to_png
 
-    def _pictures(self, z: Tensor, found: Clusters | None) -> Iterator[tuple[str, Any]]:
-        method, before = self._config.log.map, self._labels_before
-        return pictures(self._autoencoder, self._evaluator, z, self._centroids, found, before, method)
+        for figure, drawing in draw_figures(self._context(z, clusters), at_end=False):
+            if drawing is not None:
+                tag = f"{record['phase']}/images/{figure.name}"
+                self.run.dashboard.image(tag, record["step"], figure_to_png(drawing))
+        self._labels_before = None if clusters is None else clusters.labels
+
+    def _context(self, z: Tensor, clusters: Clusters | None, **more: Any) -> RunContext:
+        from dkm.evaluation.figures.run import RunContext
+
+        method = self._config.log.map
+        return RunContext(self._autoencoder, self._evaluator, z, clusters, self._labels_before, method, **more)
 
     # --- the end ---
 
-    def finish(self, result: dict[str, Any], scores: Scores, z: Tensor, found: Clusters, at: Position) -> None:
+    def finish(self, result: dict[str, Any], scores: Scores, z: Tensor, clusters: Clusters, at: Position) -> None:
         """Write everything that a finished run has.
 
         Parameters
         ----------
         result : dict
-            The content of ``result.json``, of which ``scores`` are those of the final clustering.
+            The content of ``result.json``, with the ``scores`` of the final clustering in it.
         z : Tensor of shape (N, D)
-        found : Clusters
-            The final clusters of z.
+            The embedding of the unaugmented data.
+        clusters : Clusters
+            Its clusters, with margins.
         at : Position
         """
         run, data, config = self.run, self._data, self._config
         run.write_result(result)
         position = np.arange(data.n_samples) if data.position is None else data.position
-        assignments = Assignments(position, data.ids, found.labels, found.distance, found.margin, data.labels)
-        chosen = exemplars.find_exemplars(assignments, len(self._centroids))
-        contrast = self._contrast(found.labels)
-        run.write_assignments(assignments, chosen)
+        assignments = Assignments(
+            position, data.ids, clusters.labels, clusters.distance, clusters.margin, labels=data.labels
+        )
+        nearest_and_least_certain = find_exemplars(assignments, len(self._centroids))
+        contrast = self._contrast(clusters.labels)
+        run.write_assignments(assignments, nearest_and_least_certain)
         if contrast is not None:
             names = data.features or [str(feature) for feature in range(data.n_features)]
             run.write_features(contrast, names, data.scaling)
-        SavedModel.of(config, data, self._autoencoder, self._centroids, found.inertia).save(run.path / "model")
+        SavedModel.of(config, data, self._autoencoder, self._centroids, clusters.inertia).save(run.path / "model")
         step = at.step + 1
         if not isinstance(config.clustering, JointClusteringConfig):
             run.dashboard.baselines(at.step, at.baselines)
         if config.log.figures:
-            self._draw(z, found, chosen, contrast, at)
+            self._write_figures(
+                self._context(
+                    z,
+                    clusters,
+                    records=run.read_metrics(),
+                    exemplars=nearest_and_least_certain,
+                    contrast=contrast,
+                ),
+                at,
+            )
         if config.log.tensorboard:
-            shown = projection(self._autoencoder, self._evaluator, z, self._centroids, found)
-            run.dashboard.projector(*shown)
+            run.dashboard.projector(*project(self._autoencoder, self._evaluator, z, clusters))
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores, run.given_settings())
         if doubt := report.doubt(at.raw, scores, len(self._centroids)):
@@ -236,33 +265,27 @@ class Recorder:
         run.dashboard.text("manifest", json.dumps(run.manifest, indent=2), step)
         run.dashboard.text("warnings", "\n".join(run.warnings) or "none", step)
 
-    def _contrast(self, labels: np.ndarray) -> exemplars.Contrast | None:
-        """Return what sets the clusters of a table apart; None for images, and of one cluster."""
+    def _contrast(self, labels: np.ndarray) -> Contrast | None:
+        """Return what sets the clusters of a table apart; None for images, and for a single cluster."""
         K = len(self._centroids)
         if self._data.image_shape is not None or K == 1:
             return None
-        return exemplars.contrast_clusters(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
+        return contrast_clusters(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
 
-    def _draw(
-        self,
-        z: Tensor,
-        found: Clusters,
-        chosen: list[exemplars.Exemplars],
-        contrast: exemplars.Contrast | None,
-        at: Position,
-    ) -> None:
+    def _write_figures(self, context: RunContext, at: Position) -> None:
+        from dkm.evaluation.figures.run import draw_figures
         from dkm.evaluation.figures.style import figure_to_png, save_png
-        from dkm.evaluation.figures.training import loss_curves
 
-        directory = self.run.path / "figures"
-        directory.mkdir(exist_ok=True)
-        (directory / "agreement.png").unlink(missing_ok=True)  # of a run that is made longer: there may be none now
+        folder = self.run.path / "figures"
+        folder.mkdir(exist_ok=True)
         has_joint_phase = isinstance(self._config.clustering, JointClusteringConfig) and at.epoch > 0
-        pictures = dict(self._pictures(z, found))
-        finals = final_figures(self._data, self._evaluator, z, self._centroids, found, chosen, contrast)
-        for name, figure in {**pictures, **dict(finals), "loss_curves": loss_curves(self.run.read_metrics())}.items():
-            png = figure_to_png(figure)
-            save_png(png, directory / f"{name}.png")
-            self.run.dashboard.image(f"result/images/{name}", at.step + 1, png)
-            if has_joint_phase and name in pictures:  # the evaluation after the last epoch has left them to us
-                self.run.dashboard.image(f"joint/images/{name}", at.step, png)
+        for figure, drawing in draw_figures(context, at_end=True):
+            path = folder / f"{figure.name}.png"
+            if drawing is None:
+                path.unlink(missing_ok=True)  # the run may have ended before, with fewer epochs
+                continue
+            png = figure_to_png(drawing)
+            save_png(png, path)
+            self.run.dashboard.image(f"result/images/{figure.name}", at.step + 1, png)
+            if has_joint_phase and figure.when == "evaluation":  # the last evaluation leaves its figures to this
+                self.run.dashboard.image(f"joint/images/{figure.name}", at.step, png)
