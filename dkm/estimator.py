@@ -21,21 +21,21 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from dkm.clustering.graph import modularity, neighbor_graph
 from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
 from dkm.data.datasets import array_dataset
 from dkm.errors import UserError
 from dkm.evaluation import report
-from dkm.evaluation.evaluator import Clustering, cluster
+from dkm.evaluation.clusters import Clusters, assign_clusters
+from dkm.evaluation.metrics import sample_neighbors
 from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
 from dkm.runtime.devices import threads
 from dkm.training.trainer import Trainer
 
-# Of the graph in which ``score`` compares clusterings, and the most rows that it looks at: as in a run's result.
-_N_NEIGHBORS, _MOST_SCORED = 20, 10_000
+# The most rows of the graph in which ``score`` compares clusterings: as in a run's result.
+_MOST_SCORED = 10_000
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -149,7 +149,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 self._require_image_shape(data.image_shape)
                 trainer = Trainer(config, data)
                 trainer.run(Unwritten())
-                found = cluster(trainer.embed(), trainer.clustering.centroids.detach())
+                found = assign_clusters(trainer.embed(), trainer.clustering.centroids.detach())
         except UserError as error:
             raise ValueError(str(error)) from error
         self.model_ = trainer.saved_model(found.inertia).to(torch.device("cpu"))
@@ -159,8 +159,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.cluster_centers_ = self.model_.centroids.numpy()
         K = self._n_features_out = len(self.cluster_centers_)
         n_effective = effective_clusters(cluster_sizes(found.labels, K))
-        if doubt := report.doubt(None, {"n_effective_clusters": n_effective}, K):
-            warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
+        if warning := report.clustering_warning(None, {"n_effective_clusters": n_effective}, K):
+            warnings.warn(warning, ConvergenceWarning, stacklevel=2)
         return self
 
     def _require_image_shape(self, found: tuple[int, int, int] | None) -> None:
@@ -218,18 +218,15 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         inertia in the embedding, which any setting can shrink, it compares models: higher is better.
         """
         rows, found = self._cluster(X)
-        chosen = np.random.default_rng(0).choice(len(rows), min(len(rows), _MOST_SCORED), replace=False)
-        if len(chosen) < 2:
-            return 0.0
-        graph = neighbor_graph(rows.numpy()[chosen], _N_NEIGHBORS)
-        return float(modularity(graph, found.labels[chosen]) or 0.0)
+        neighbors = sample_neighbors(rows.numpy(), _MOST_SCORED)
+        return 0.0 if neighbors is None else neighbors.modularity(found.labels)
 
     def _embedded(self, X: Any) -> Tensor:
         return self.model_.embed(self._rows(X))
 
-    def _cluster(self, X: Any) -> tuple[Tensor, Clustering]:
+    def _cluster(self, X: Any) -> tuple[Tensor, Clusters]:
         rows = self._rows(X)
-        return rows, cluster(self.model_.embed(rows), self.model_.centroids)
+        return rows, assign_clusters(self.model_.embed(rows), self.model_.centroids)
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self)

@@ -68,8 +68,8 @@ def measure(directory: Path, words: Sequence[str]) -> None:
     """Train in this process, and print the seconds of logging as the last line."""
     watch = Stopwatch()
     with watch.running():
-        import dkm.evaluation.figures  # noqa: F401 - matplotlib
-    watch.time(Recorder, "pictures", "_draw")
+        import dkm.evaluation.figures.run  # noqa: F401 - matplotlib
+    watch.time(Recorder, "pictures", "_write_figures")
     watch.time(Dashboard, "__init__", *(name for name in vars(Dashboard) if not name.startswith("_")))
     composed = compose(parse(words))
     execute(Plan(composed.config, directory, composed))

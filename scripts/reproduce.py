@@ -16,6 +16,8 @@ from scipy.stats import spearmanr
 from dkm.config.compose import compose, parse
 from dkm.config.schema import dotted
 from dkm.errors import UserError
+from dkm.evaluation.scores import SCORES
+from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runtime.atomic import write_atomically
 
@@ -23,17 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "reproduce"
 RESULTS = ROOT / "docs" / "results"
 TABLE = ROOT / "docs" / "results.md"
-SCORES = ("acc", "nmi", "ari")
+AGAINST_LABELS = [score for score in SCORES.values() if score.needs_labels]
 # A run that ends so much below the best of its data set ended badly: another partition, not another detail.
 BAD = 0.02
-# Scores that need no labels, and whether the high or the low ones are the good ones.
+# Scores that need no labels, with the sign that makes the higher one the better one. Inertias of two runs are in two
+# spaces of different scales.
 LABEL_FREE = {
-    "modularity_data": 1,
-    "silhouette_data": 1,
-    "silhouette": 1,
-    "davies_bouldin": -1,
-    "calinski_harabasz": 1,
-    "n_effective_clusters": 1,
+    score.name: 1 if score.higher_is_better else -1
+    for score in SCORES.values()
+    if not score.needs_labels and score.space != "objective"
 }
 # What a reader needs of the manifest; the rest is of the machine.
 KEPT = ("versions", "git", "threads", "processes", "processor", "device", "precision", "data", "seed", "seconds")
@@ -226,21 +226,20 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     ]
     for name, kept in own.items():
         experiment = EXPERIMENTS[name]
-        for i, score in enumerate(SCORES):
-            values = [run["result"][score] for run in kept]
-            published = {"acc": experiment.acc, "nmi": experiment.nmi}.get(score)
+        for i, score in enumerate(AGAINST_LABELS):
+            values = [run["result"][score.name] for run in kept]
+            published = {"acc": experiment.acc, "nmi": experiment.nmi}.get(score.name)
             gap = "" if published is None else f"{statistics.mean(values) - published:+.3f}"
             head = [name, experiment.method, str(len(kept))] if i == 0 else ["", "", ""]
             shown = "" if published is None else f"{published:.3f}"
-            cells = [score.upper(), mean_and_sd(values), f"{min(values):.3f}", f"{max(values):.3f}", shown, gap]
+            cells = [score.label, Summary.of(values).format(), f"{min(values):.3f}", f"{max(values):.3f}", shown, gap]
             lines.append(f"| {' | '.join([*head, *cells])} |")
     lines += ["", "| experiment | k-means on raw data | k-means on the embedding | seconds | on | of | published in |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for name, kept in own.items():
-        before = [
-            mean_and_sd([run["result"][part]["acc"] for run in kept]) for part in ("kmeans_raw", "kmeans_pretrained")
-        ]
-        seconds = mean_and_sd([sum(run["seconds"].values()) for run in kept], digits=0)
+        baselines = ("kmeans_raw", "kmeans_pretrained")
+        before = [Summary.of([run["result"][part]["acc"] for run in kept]).format() for part in baselines]
+        seconds = Summary.of([sum(run["seconds"].values()) for run in kept]).format(0)
         machines = sorted({f"{run['processor']}, {run['threads']} threads, {run['precision']}" for run in kept})
         commits = ", ".join(dict.fromkeys(run["git"]["commit"][:7] for run in kept if run["git"]))
         cells = [name, *before, seconds, "; ".join(machines), commits, EXPERIMENTS[name].source]
@@ -291,8 +290,8 @@ def _variations(base: str, names: Sequence[str], found: dict[str, list[dict[str,
         kept = [run["result"] for run in found[name]]
         acc, nmi, modularity = ([result[score] for result in kept] for score in ("acc", "nmi", "modularity_data"))
         what = "nothing" if name == base else f"`{EXPERIMENTS[name].method}`"
-        cells = [what, str(len(kept)), mean_and_sd(acc), f"{min(acc):.3f}", mean_and_sd(nmi)]
-        lines.append(f"| {' | '.join([*cells, mean_and_sd(modularity, digits=4)])} |")
+        cells = [what, str(len(kept)), Summary.of(acc).format(), f"{min(acc):.3f}", Summary.of(nmi).format()]
+        lines.append(f"| {' | '.join([*cells, Summary.of(modularity).format(4)])} |")
     return lines
 
 
@@ -320,7 +319,7 @@ def _initializations(base: str, found: dict[str, list[dict[str, Any]]]) -> list[
     ]
     for row, accs in ends.items():
         right = sum(acc >= top - BAD for acc, top in zip(accs, best, strict=True))
-        lines.append(f"| {row} | {right} of {len(seeds)} | {mean_and_sd(accs)} | {min(accs):.3f} |")
+        lines.append(f"| {row} | {right} of {len(seeds)} | {Summary.of(accs).format()} | {min(accs):.3f} |")
     return lines
 
 
@@ -345,12 +344,6 @@ def _bad_runs(results: Sequence[dict[str, Any]]) -> list[str]:
         correlation = spearmanr([sign * r[score] for r in known], [r["acc"] for r in known]).statistic
         lines.append(f"| {score} | {often:.2f} | {correlation:+.2f} |")
     return lines
-
-
-def mean_and_sd(values: Sequence[float], digits: int = 3) -> str:
-    """Return ``mean ± sd``, of a single value the mean alone."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 if __name__ == "__main__":

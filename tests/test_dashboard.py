@@ -19,7 +19,7 @@ from dkm import train
 from dkm.config.compose import compose, parse
 from dkm.errors import Failure
 from dkm.evaluation.figures.clusters import contingency_map
-from dkm.runs.tensorboard import COMPARED, Dashboard, NoDashboard, layout, mosaic
+from dkm.runs.tensorboard import Dashboard, NoDashboard, compared_scores, layout, mosaic
 from dkm.training.divergence import NonFiniteLoss
 from dkm.training.trainer import Trainer
 
@@ -81,7 +81,7 @@ def charts_of(run: Path) -> list[dict[str, list[str]]]:
 
 def test_the_charts_are_written_once(run: Path, tmp_path: Path) -> None:
     (charts,) = charts_of(run)
-    assert charts["Scores and baselines"] == list(COMPARED)
+    assert charts["Scores and baselines"] == ["acc", "nmi", "ari", "modularity_data", "n_effective_clusters"]
     resumed = tmp_path / "run"
     shutil.copytree(run, resumed)
     assert train._main([f"resume={resumed}", "joint.epochs=9"]) == 0
@@ -98,7 +98,7 @@ def test_the_lines_of_the_baselines_go_along(run: Path) -> None:
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     steps = [record["step"] for record in records_of(run, "joint")]
     for baseline in ("kmeans_raw", "kmeans_pretrained"):
-        for name in COMPARED:
+        for name in (score.name for score in compared_scores()):
             line = events.Scalars(f"baseline/{baseline}/{name}")
             assert [point.step for point in line] == steps
             assert [point.value for point in line] == pytest.approx([result[baseline][name]] * len(line))
@@ -147,7 +147,7 @@ def test_the_table_and_the_warnings_are_texts(run: Path) -> None:
     table = events.Tensors("table/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "final (kmeans)" in table
     warnings = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "the clusters hang together less in the data" in warnings  # after so few epochs
+    assert "the modularity of the clusters on the data" in warnings  # after so few epochs
 
 
 def test_the_manifest_is_shown_as_it_is_in_the_end(run: Path) -> None:
@@ -179,14 +179,14 @@ def test_a_run_that_fails_tells_its_warnings_and_a_resumed_one_those_of_before(
     assert train._main([f"resume={run}"]) == 0
     warnings = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["warnings"]
     assert warnings[0] == "something is odd"
-    assert len(warnings) == 2  # and that it is in doubt
+    assert len(warnings) == 2  # the other one is of its clusters
 
 
 def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[Any] = []
     drawn = contingency_map
     monkeypatch.setattr(
-        "dkm.evaluation.figures.clusters.contingency_map",
+        "dkm.evaluation.figures.run.contingency_map",
         lambda table, names=None, **more: named.append(names) or drawn(table, names, **more),
     )
     X, y = load_digits(n_class=3, return_X_y=True)

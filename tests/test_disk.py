@@ -87,7 +87,8 @@ def reference(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("reference") / "run"
     finished = start(command(folder, "x.npy", run), run.parent / "log")
     assert finished.code == 0, finished.err
-    assert finished.err == ""
+    (warning,) = finished.err.splitlines()
+    assert warning.startswith("warning: the modularity of the clusters")  # after so few epochs
     assert "read from disk" in finished.out
     return run
 
@@ -134,8 +135,10 @@ def test_disk_and_memory_differ_in_nothing_but_the_order(folder: Path, reference
 def test_labels_from_a_file_score_a_run_from_disk(reference: Path) -> None:
     rows = np.genfromtxt(reference / "assignments.csv", delimiter=",", names=True)
     assert rows["label"].tolist() == load_digits().target[:N].tolist()
-    scores = metrics.label_scores(rows["label"].astype(np.int64), rows["cluster"].astype(np.int64))
-    assert {name: result_of(reference)[name] for name in ("acc", "nmi", "ari")} == scores
+    y, labels = rows["label"].astype(np.int64), rows["cluster"].astype(np.int64)
+    assert result_of(reference)["acc"] == metrics.accuracy(y, labels)
+    assert result_of(reference)["nmi"] == metrics.normalized_mutual_information(y, labels)
+    assert result_of(reference)["ari"] == metrics.adjusted_rand_index(y, labels)
 
 
 def test_a_run_from_disk_draws_its_figures(folder: Path, reference: Path, tmp_path: Path) -> None:

@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 
 from dkm.data.scaling import Scaling
-from dkm.evaluation.assignments import Answers
-from dkm.evaluation.exemplars import contrast, exemplar_lines, feature_lines, find
+from dkm.evaluation.assignments import Assignments
+from dkm.evaluation.exemplars import contrast_clusters, exemplar_lines, feature_lines, find_exemplars
 
 LABELS = np.array([1, 0, 1, 1, 0, 3])
 DISTANCE = np.array([0.3, 0.2, 0.1, 0.2, 0.1, 0.5], np.float32)
 MARGIN = np.array([0.1, 0.4, 0.3, 0.2, 0.5, 0.6], np.float32)
-ANSWERS = Answers(np.arange(10, 16), np.array(list("abcdef")), LABELS, DISTANCE, MARGIN)
+ASSIGNMENTS = Assignments(np.arange(10, 16), np.array(list("abcdef")), LABELS, DISTANCE, MARGIN)
 
 
 def test_exemplars_are_the_nearest_and_the_least_certain_rows_of_each_cluster() -> None:
-    found = find(ANSWERS, 4)
+    found = find_exemplars(ASSIGNMENTS, 4)
     assert [exemplars.nearest.tolist() for exemplars in found] == [[4, 1], [2, 3, 0], [], [5]]
     assert [exemplars.least_certain.tolist() for exemplars in found] == [[1, 4], [0, 3, 2], [], [5]]
-    assert find(ANSWERS._replace(margin=None), 4)[1].least_certain.tolist() == []
+    assert find_exemplars(ASSIGNMENTS._replace(margin=None), 4)[1].least_certain.tolist() == []
 
 
 def test_their_table_names_the_rows_of_the_file() -> None:
-    rows = list(csv.DictReader(exemplar_lines(ANSWERS, find(ANSWERS, 4))))
+    rows = list(csv.DictReader(exemplar_lines(ASSIGNMENTS, find_exemplars(ASSIGNMENTS, 4))))
     assert rows[0] == {
         "cluster": "0",
         "kind": "nearest",
@@ -42,7 +42,7 @@ def test_the_contrast_is_the_difference_of_means_in_pooled_standard_deviations()
     generator = np.random.default_rng(0)
     X = (generator.normal(size=(60, 3)) + 1e4).astype(np.float32)
     labels = generator.integers(3, size=60)
-    found = contrast(X, labels, 3)
+    found = contrast_clusters(X, labels, 3)
     for k in range(3):
         mine, rest = X[labels == k].astype(np.float64), X[labels != k].astype(np.float64)
         pooled = np.sqrt((mine.var(0) * len(mine) + rest.var(0) * len(rest)) / 60)
@@ -53,15 +53,48 @@ def test_the_contrast_is_the_difference_of_means_in_pooled_standard_deviations()
 
 def test_a_constant_feature_sets_nothing_apart_and_an_empty_cluster_has_no_contrast() -> None:
     X = np.array([[1, 0], [1, 0], [1, 5], [1, 5]], np.float32)
-    found = contrast(X, np.array([0, 0, 1, 1]), 3)
+    found = contrast_clusters(X, np.array([0, 0, 1, 1]), 3)
     np.testing.assert_array_equal(found.difference[:2], [[0, -np.inf], [0, np.inf]])
     assert np.isnan(found.difference[2]).all()
+
+
+def test_the_contrast_of_clusters_far_from_each_other_keeps_its_digits() -> None:
+    """A variance from one pass over the rows gave minus infinity here."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 50)
+    X = generator.normal(size=(150, 2)) + 1e8 * labels[:, np.newaxis] + 1e6
+    found = contrast_clusters(X, labels, 3)
+    for k in range(3):
+        cluster, rest = X[labels == k], X[labels != k]
+        pooled = np.sqrt((cluster.var(0) * len(cluster) + rest.var(0) * len(rest)) / len(X))
+        np.testing.assert_allclose(found.difference[k], (cluster.mean(0) - rest.mean(0)) / pooled, rtol=1e-6, atol=1e-9)
+    two = X[:100]
+    spread = np.sqrt((two[:50].var(0) + two[50:].var(0)) / 2)
+    np.testing.assert_allclose(contrast_clusters(two, labels[:100], 2).difference[1], 1e8 / spread, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "sizes"), [((0.1, 0.3), (30, 71)), ((-1e-3, 1e6 / 3), (3, 11)), ((1 / 3, 3.0), (13, 90))]
+)
+def test_a_feature_that_is_constant_in_each_cluster_separates_them_without_limit(
+    values: tuple[float, float], sizes: tuple[int, int]
+) -> None:
+    """Rounding made +-50 million of it."""
+    labels = np.repeat([0, 1], sizes)
+    found = contrast_clusters(np.array(values)[labels][:, np.newaxis], labels, 2)
+    np.testing.assert_array_equal(found.difference, [[-np.inf], [np.inf]])
+
+
+@pytest.mark.parametrize("value", [0.1, 1e8 / 3, -3e-5])
+def test_a_feature_that_is_constant_in_all_rows_has_no_contrast(value: float) -> None:
+    labels = np.arange(90) % 4
+    np.testing.assert_array_equal(contrast_clusters(np.full((90, 1), value), labels, 4).difference, np.zeros((4, 1)))
 
 
 def test_the_table_of_features_has_the_units_of_the_data() -> None:
     X = np.array([[0.0, 7], [0, 9], [10, 7], [10, 9.5]])
     scaling = Scaling.fit([X], "standard")
-    lines = feature_lines(contrast(scaling.apply(X), np.array([0, 0, 1, 1]), 3), ["age", "size, cm"], scaling)
+    lines = feature_lines(contrast_clusters(scaling.apply(X), np.array([0, 0, 1, 1]), 3), ["age", "size, cm"], scaling)
     rows = list(csv.DictReader(lines))
     assert [(row["cluster"], row["feature"]) for row in rows] == [
         ("0", "age"),

@@ -21,7 +21,7 @@ from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.compose import compose, parse
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
-from dkm.evaluation import evaluator
+from dkm.evaluation.clusters import assign_clusters
 from dkm.runs.directory import RunDirectory
 from dkm.runtime.devices import find_device, set_threads
 from dkm.training.trainer import Trainer
@@ -148,7 +148,7 @@ def test_distances_and_assignments_stay_in_float32_under_bf16(tmp_path: Path, mo
     assert all(p.dtype == torch.float32 for p in trainer.autoencoder.parameters())
     with torch.no_grad():
         z = trainer.autoencoder.encode(trainer.batches.take(torch.arange(200)))
-    found = evaluator.cluster(z, trainer.clustering.centroids.detach())
+    found = assign_clusters(z, trainer.clustering.centroids.detach())
     assert found.distance.dtype == np.float32
     rows = np.genfromtxt(tmp_path / "assignments.csv", delimiter=",", names=True)
     assert np.array_equal(rows["cluster"], found.labels)

@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits, make_blobs
 
 from dkm import predict, train
 from dkm.data.stored import StoredArray
-from dkm.evaluation import assignments as answers_module
-from dkm.evaluation.assignments import Answers, Writer
+from dkm.evaluation import assignments
+from dkm.evaluation.assignments import Assignments, Writer
 
 QUICK = [
     *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
@@ -124,18 +124,18 @@ def test_labels_that_turn_into_words_in_a_later_part_are_written(tmp_path: Path)
     pytest.importorskip("pyarrow")
     with Writer(tmp_path / "o.parquet", "output=o.parquet", overwrite=False) as writer:
         for labels in (np.array([1, 2]), np.array(["a", "b"])):
-            writer.write(Answers(np.arange(2), None, np.zeros(2, np.int64), np.ones(2), None, labels))
+            writer.write(Assignments(np.arange(2), None, np.zeros(2, np.int64), np.ones(2), None, labels))
     assert pd.read_parquet(tmp_path / "o.parquet")["label"].tolist() == ["1", "2", "a", "b"]
 
 
 def test_parquet_has_large_groups_of_rows_whatever_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyarrow import parquet
 
-    monkeypatch.setattr(answers_module, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(assignments, "_ROWS_AT_ONCE", 5)
     with Writer(tmp_path / "o.parquet", "output=o.parquet", overwrite=False) as writer:
         for start in (0, 3, 6):
             rows = np.arange(start, start + 3)
-            writer.write(Answers(rows, None, rows, rows.astype(np.float32), None))
+            writer.write(Assignments(rows, None, rows, rows.astype(np.float32), None))
     file = parquet.ParquetFile(tmp_path / "o.parquet")
     assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [6, 3]
     assert file.read()["index"].to_pylist() == list(range(9))
@@ -235,7 +235,10 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
         "features": ([given[0], f"input={tmp / 'narrow.npy'}", given[2]], "5 features; expected 6"),
         "text": ([given[0], f"input={tmp / 'text.npy'}", given[2]], "an array of <U1; expected real numbers"),
         "nan": ([given[0], f"input={tmp / 'nan.npy'}", given[2]], "a value that is NaN, infinite or too large"),
-        "exists": ([*given[:2], f"output={tmp / 'there.csv'}"], "there is such a file; expected a new one"),
+        "exists": (
+            [*given[:2], f"output={tmp / 'there.csv'}"],
+            "the file exists; expected a new file; pass overwrite=true",
+        ),
         "suffix": ([*given[:2], f"output={tmp / 'o.xls'}"], "the suffix '.xls'; expected one of .csv, .parquet, .npz"),
         "folder": ([*given[:2], f"output={tmp / 'none' / 'o.csv'}"], "cannot be written (No such file or directory)"),
         "flag": ([*given, "overwrite=yes"], "overwrite=yes: expected true or false"),

@@ -90,7 +90,7 @@ POINTS = {
     "in a checkpoint's write": Point("dkm.runtime.checkpoints", "write_atomically", 9),
     "while checkpoints are moved on": Point("os", "link", 5, after=True),
     "before the result": Point("dkm.runs.directory:RunDirectory", "write_result", 1),
-    "between result and assignments": Point("dkm.runs.directory:RunDirectory", "write_answers", 1),
+    "between result and assignments": Point("dkm.runs.directory:RunDirectory", "write_assignments", 1),
     "before the model is written": Point("dkm.models.saved:SavedModel", "save", 1),
 }
 

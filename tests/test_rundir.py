@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dkm.evaluation import assignments
-from dkm.evaluation.assignments import Answers, csv_parts
+from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.runtime.atomic import write_atomically
 
 
@@ -39,7 +39,7 @@ def test_assignments_are_the_same_table_in_parts(
     distance[::7] *= np.float32(1e-20)
     margin = generator.exponential(size=n_rows).astype(np.float32) if has_margin else None
     y = generator.integers(3, size=n_rows) if has_labels else None
-    content = b"".join(csv_parts(Answers(np.arange(n_rows), None, labels, distance, margin, y)))
+    content = b"".join(csv_parts(Assignments(np.arange(n_rows), None, labels, distance, margin, y)))
     assert content == table(labels, distance, margin, y)
     rows = list(csv.DictReader(io.StringIO(content.decode())))
     # Nine digits bring back each float32 exactly.
@@ -48,13 +48,13 @@ def test_assignments_are_the_same_table_in_parts(
 
 def test_only_a_part_of_the_assignments_is_text_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignments, "_ROWS_AT_ONCE", 100)
-    some = Answers(np.arange(250), None, np.zeros(250, np.int64), np.zeros(250, np.float32), None)
+    some = Assignments(np.arange(250), None, np.zeros(250, np.int64), np.zeros(250, np.float32), None)
     assert [part.count(b"\n") for part in csv_parts(some)] == [1, 100, 100, 50]
 
 
 def test_text_in_a_cell_is_quoted_where_a_reader_needs_it() -> None:
     ids = np.array(["plain", "a,b", 'say "x"', "two\nlines", "100%"])
-    some = Answers(np.arange(5), ids, np.zeros(5, np.int64), np.zeros(5, np.float32), None)
+    some = Assignments(np.arange(5), ids, np.zeros(5, np.int64), np.zeros(5, np.float32), None)
     rows = list(csv.DictReader(io.StringIO(b"".join(csv_parts(some)).decode(), newline="")))
     assert [row["id"] for row in rows] == ids.tolist()
 

@@ -22,7 +22,7 @@ from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.clustering.lloyd import kmeans
 from dkm.config.compose import compose, parse
 from dkm.config.data import NpyData
-from dkm.data import batches
+from dkm.data import batches, sampling
 from dkm.data.batches import Batches, DiskBatches, MemoryBatches
 from dkm.data.datasets import load_dataset
 from dkm.data.files import NpyFiles
@@ -98,7 +98,7 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
 
 
 def rows_of_sample(limit: int) -> np.ndarray:
-    sample = evaluator.sample_rows(N, limit)
+    sample = sampling.sample_rows(N, limit)
     assert sample is not None
     return sample.numpy()
 
@@ -106,7 +106,16 @@ def rows_of_sample(limit: int) -> np.ndarray:
 def label_free(Z: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """The scores of the sample's points, of Z (N, D) and labels (N,) of all."""
     rows = rows_of_sample(N_SCORED)
-    return metrics.label_free_scores(Z[rows], labels[rows], 10, max_samples=N_SILHOUETTE)
+    silhouette = metrics.silhouette(Z[rows], labels[rows], max_samples=N_SILHOUETTE)
+    return {"silhouette": silhouette, **metrics.dispersion(Z[rows], labels[rows])._asdict()}
+
+
+def against_labels(y: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    return {
+        "acc": metrics.accuracy(y, labels),
+        "nmi": metrics.normalized_mutual_information(y, labels),
+        "ari": metrics.adjusted_rand_index(y, labels),
+    }
 
 
 def modularity_of_sample(Z: np.ndarray, labels: np.ndarray) -> float:
@@ -128,7 +137,7 @@ def test_wide_rows_on_disk_starve_k_means_on_the_data_alone(monkeypatch: pytest.
     np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
     words = ["data=npy", f"data.path={tmp_path}/X.npy", "data.load=disk", "clustering.n_clusters=5", "model.hidden=[4]"]
     config = compose(parse([*words, "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1"])).config
-    monkeypatch.setattr(evaluator, "_SAMPLE_NUMEL", 8 * 3)
+    monkeypatch.setattr(sampling, "_STORED_SAMPLE_VALUES", 8 * 3)
     seen: list[int] = []
     for owner, name in ((baseline, "kmeans"), (initialization, "kmeans_restarts")):
         function = getattr(owner, name)
@@ -151,20 +160,32 @@ def test_a_sample_is_fixed_sorted_and_distinct() -> None:
     assert (np.diff(rows) > 0).all()
     assert 0 <= rows[0] < rows[-1] < N
     # A literal, because other rows would silently change every run on large data.
-    assert evaluator.sample_rows(1000, 5).tolist() == [37, 44, 675, 775, 947]  # type: ignore[union-attr]
+    assert sampling.sample_rows(1000, 5).tolist() == [37, 44, 675, 775, 947]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("limit", [N, N + 1])
 def test_as_many_rows_as_there_are_need_no_sample(limit: int) -> None:
-    assert evaluator.sample_rows(N, limit) is None
+    assert sampling.sample_rows(N, limit) is None
+
+
+def test_drawn_rows_are_distinct_and_decided_by_the_seed() -> None:
+    assert sampling.draw_rows(1000, 5).tolist() == np.random.default_rng(0).choice(1000, 5, replace=False).tolist()
+    assert sampling.draw_rows(1000, 5, seed=1).tolist() != sampling.draw_rows(1000, 5).tolist()
+    assert sorted(sampling.draw_rows(7, 100).tolist()) == list(range(7))
+
+
+@pytest.mark.parametrize(("limit", "n_rows"), [(5, 5), (9, 9), (10, 9)])
+def test_the_indices_of_a_sample_are_those_of_all_rows_where_there_are_few(limit: int, n_rows: int) -> None:
+    indices = sampling.sample_row_indices(9, limit)
+    assert len(set(indices.tolist())) == len(indices) == n_rows
 
 
 def test_a_sample_of_wide_rows_on_disk_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 8), np.float32))
-    monkeypatch.setattr(evaluator, "_SAMPLE_NUMEL", 80)
+    monkeypatch.setattr(sampling, "_STORED_SAMPLE_VALUES", 80)
     for load, expected in (("disk", 10), ("memory", 20)):
         data = load_dataset(NpyData(path=str(tmp_path / "x.npy"), load=load))
-        sample = evaluator.sample_of(data, 20)
+        sample = sampling.sample_dataset(data, 20)
         assert sample is not None
         assert len(sample) == expected
 
@@ -185,7 +206,7 @@ def test_the_raw_baseline_assigns_all_rows_to_the_centroids_of_the_sample(sample
     labels, distance = assign(X, found.centroids)
     raw = sampled.result["kmeans_raw"]
     y = load_digits().target[:N]
-    assert {name: raw[name] for name in ("acc", "nmi", "ari")} == metrics.label_scores(y, labels.numpy())
+    assert {name: raw[name] for name in ("acc", "nmi", "ari")} == against_labels(y, labels.numpy())
     assert raw["inertia"] == pytest.approx(distance.sum(dtype=torch.float64).item(), rel=1e-6)
     assert raw["n_effective_clusters"] == effective_clusters(cluster_sizes(labels.numpy(), 10))
     expected = label_free(X.numpy(), labels.numpy())
@@ -210,7 +231,7 @@ def test_scores_against_labels_are_over_all_rows_and_those_of_distances_over_the
     with torch.no_grad():
         z = evaluator.encode(sampled.trainer.autoencoder, sampled.trainer.batches).numpy()
     result = sampled.result
-    assert {name: result[name] for name in ("acc", "nmi", "ari")} == metrics.label_scores(y, labels)
+    assert {name: result[name] for name in ("acc", "nmi", "ari")} == against_labels(y, labels)
     assert result["n_effective_clusters"] == effective_clusters(cluster_sizes(labels, 10))
     assert result["inertia"] == pytest.approx(np.square(rows["distance"]).sum(), rel=1e-6)
     expected = label_free(z, labels)

@@ -24,6 +24,7 @@ from dkm.clustering.lloyd import KMeansResult, kmeans, kmeans_restarts, lowest_i
 from dkm.config.clustering import ClusteringConfig
 from dkm.data import files
 from dkm.data.batches import stream_seed
+from dkm.data.sampling import draw_rows
 from dkm.errors import input_error
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def _chosen(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfi
     start_s = time.perf_counter()
     K = len(restarts[0].centroids)
     points = z.cpu().numpy()
-    picks = partition.sample(len(z), config.partition_samples, seed)
+    picks = np.sort(draw_rows(len(z), config.partition_samples, seed))
     seen = z[torch.from_numpy(picks).to(z.device)]
     given = {f"k-means-{i}": assign(seen, found.centroids).labels.cpu().numpy() for i, found in enumerate(restarts)}
     slack, n_neighbors = config.modularity_slack, config.n_neighbors

@@ -17,6 +17,7 @@ import numpy as np
 
 from dkm.clustering.graph import improved, modularity, neighbor_graph
 from dkm.clustering.labels import effective_clusters
+from dkm.data.sampling import draw_rows
 
 if TYPE_CHECKING:  # SciPy takes long to load
     pass
@@ -47,7 +48,7 @@ def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_ne
     int64 array of shape (N,)
         0 to n_clusters - 1; a mixture may leave a component without a point.
     """
-    picks = sample(len(z), samples, seed)
+    picks = np.sort(draw_rows(len(z), samples, seed))
     z = z.astype(np.float64)
     return spread(z, picks, _cluster(z[picks], n_clusters, method, n_neighbors, seed))
 
@@ -113,13 +114,6 @@ def spread(z: np.ndarray, picks: np.ndarray, found: np.ndarray) -> np.ndarray:
     labels: np.ndarray = voters.predict(z).astype(np.int64)
     labels[picks] = found
     return labels
-
-
-def sample(n_samples: int, limit: int, seed: int) -> np.ndarray:
-    """Return the points that stand for all of more than ``limit``, in order."""
-    if n_samples <= limit:
-        return np.arange(n_samples)
-    return np.sort(np.random.default_rng(seed).choice(n_samples, limit, replace=False))
 
 
 def _cluster(z: np.ndarray, n_clusters: int, method: str, n_neighbors: int, seed: int) -> np.ndarray:

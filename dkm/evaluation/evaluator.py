@@ -1,4 +1,4 @@
-"""Evaluation: encode a data set, score a clustering, draw what a person wants to see.
+"""Evaluation: encode a data set and score clusterings of it.
 
 Labels come in here and nowhere else, and only scores come out.
 """
@@ -9,70 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dkm.clustering.assignment import nearest_centroids, squared_distances_to
-from dkm.clustering.graph import modularity, neighbor_graph
-from dkm.clustering.labels import cluster_sizes, effective_clusters
+from dkm.clustering.labels import IntArray
 from dkm.config.run import EvaluationConfig
 from dkm.data.batches import Batches
 from dkm.data.datasets import Dataset
-from dkm.data.stored import StoredRows
+from dkm.data.sampling import sample_dataset
 from dkm.evaluation import metrics
+from dkm.evaluation.scores import ScoreContext, Scores, compute_scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.runtime import distributed
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
-# Of the graph on the data in which clusterings are compared.
-_N_NEIGHBORS = 20
-# Numbers in a sample of rows from disk: 1 GiB in float32.
-_SAMPLE_NUMEL = 2**28
-
-Scores = dict[str, float | None]
-
-
-class Clustering(NamedTuple):
-    """Nearest centroids of N points.
-
-    ``labels`` (N,) int64; ``distance`` (N,) Euclidean, to the nearest centroid; ``margin`` (N,), how much farther the
-    second nearest is, None with one cluster; ``inertia``, the sum of the squared distances.
-    """
-
-    labels: np.ndarray
-    distance: np.ndarray
-    margin: np.ndarray | None
-    inertia: float
-
-
-def sample_rows(n_samples: int, limit: int) -> Tensor | None:
-    """Return which rows stand for all of more than ``limit``, in order, always the same ones; None for all rows."""
-    if n_samples <= limit:
-        return None
-    generator = torch.Generator().manual_seed(0)
-    return torch.randperm(n_samples, generator=generator)[:limit].sort().values
-
-
-def sample_positions(n_samples: int, limit: int) -> np.ndarray:
-    """Return ``sample_rows`` as an array, also of all rows."""
-    sample = sample_rows(n_samples, limit)
-    return np.arange(n_samples) if sample is None else sample.numpy()
-
-
-def sample_of(data: Dataset, limit: int, least: int = 1) -> Tensor | None:
-    """Return ``sample_rows`` of a data set; of rows that stay on disk no more than take 1 GiB, or ``least``."""
-    if isinstance(data.X, StoredRows):
-        limit = min(limit, max(least, _SAMPLE_NUMEL // data.n_features))
-    return sample_rows(data.n_samples, limit)
-
 
 def every_row(function: Callable[[Tensor], Tensor], batches: Batches, width: int) -> Tensor:
-    """Return ``function(rows)`` of all rows of the data in their order, computed in chunks, by each rank its share.
+    """Return ``function(rows)`` for all rows of the data in order; each rank computes its share, chunk by chunk.
 
     Parameters
     ----------
@@ -96,101 +50,70 @@ def encode(autoencoder: Autoencoder, batches: Batches, precision: str = "fp32") 
         return every_row(autoencoder.encode, batches, autoencoder.latent_dim)
 
 
-@torch.no_grad()
-def cluster(z: Tensor, centroids: Tensor) -> Clustering:
-    """Assign the points z (N, D) to the centroids (K, D)."""
-    n_nearest = min(2, len(centroids))
-    index = nearest_centroids(z, centroids, n_nearest)
-    squared = torch.stack([squared_distances_to(z, centroids, index[:, rank]) for rank in range(n_nearest)])
-    distance = squared.sqrt().cpu().numpy()
-    margin = distance[1] - distance[0] if n_nearest == 2 else None
-    return Clustering(index[:, 0].cpu().numpy(), distance[0], margin, metrics.inertia(squared[0].cpu().numpy()))
-
-
 class Evaluator:
-    """Scores clusterings of one data set.
+    """Scores clusterings of one data set; it is the ``ScoredData`` of ``dkm.evaluation.scores``.
 
-    Scores that look at distances are taken on ``sample``, all rows where there are few.
+    Scores that look at distances are taken on ``sample``, the indices of some rows, or None for all rows.
     """
 
     def __init__(self, data: Dataset, batches: Batches, n_clusters: int, config: EvaluationConfig) -> None:
-        self.sample = sample_of(data, config.samples)
+        self.sample = sample_dataset(data, config.samples)
         self.data = data
         self.batches = batches
-        self._n_clusters = n_clusters
-        self._silhouette_samples = config.silhouette_samples
+        self.n_clusters = n_clusters
+        self.silhouette_samples = config.silhouette_samples
+
+    @property
+    def y(self) -> IntArray | None:
+        """The class (N,) of each row; None without labels."""
+        return self.data.y
 
     @cached_property
     def X(self) -> np.ndarray:
-        """The rows of the sample in the space of the data."""
+        """The rows (n, F) of the sample in the space of the data."""
         return self.batches.take(self.sample).cpu().numpy()
 
+    @cached_property
+    def neighbors(self) -> metrics.NeighborSample | None:
+        """The graph of nearest neighbors on ``evaluation.silhouette_samples`` rows of the sample."""
+        return metrics.sample_neighbors(self.X, self.silhouette_samples)
+
     def rows(self, index: np.ndarray) -> np.ndarray:
-        """Return rows (M, F) of the data."""
+        """Return the rows (M, F) of the data at an index (M,)."""
         return self.batches.take(torch.from_numpy(index)).cpu().numpy()
 
     def sampled(self, z: Tensor) -> np.ndarray:
-        """Return the rows of the sample of z (N, D)."""
+        """Return the rows (n, D) of the sample of z (N, D)."""
         return (z if self.sample is None else z[self.sample.to(z.device)]).cpu().numpy()
 
     def sampled_labels(self, labels: np.ndarray) -> np.ndarray:
-        """Return the labels (N,) of the rows of the sample."""
+        """Return the labels (n,) of the rows of the sample."""
         return labels if self.sample is None else labels[self.sample.numpy()]
 
-    def scores(self, Z: np.ndarray, labels: np.ndarray, inertia: float, *, on_data: bool = False) -> Scores:
-        """Score ``labels`` (N,) of all rows, found in the space of Z, which has the rows of the sample.
+    def scores(self, Z: np.ndarray, labels: np.ndarray, inertia: float, *, final: bool = False) -> Scores:
+        """Compute the scores of a clustering, see ``dkm.evaluation.scores``.
 
-        Returns
-        -------
-        dict
-            acc, nmi, ari where there are labels; silhouette, davies_bouldin, calinski_harabasz in the space of Z, which
-            differs between clusterings, so they tell how compact each is and not which is right; silhouette_data (with
-            ``on_data``), the same labels in the space of the data; modularity_data (with ``on_data``), how far they
-            hang together there, which compares clusterings; inertia; n_effective_clusters. None where a score is
-            undefined.
+        Parameters
+        ----------
+        Z : float array, shape (n, D)
+            The rows of the sample in the space that was clustered; ``X`` itself for clusters of the raw data.
+        labels : int64 array, shape (N,)
+            The cluster of each row, not only of the sample.
+        inertia : float
+            The sum of the squared distances of all rows to the centroids of their clusters.
+        final : bool
+            Also compute the scores that take too long for each evaluation.
         """
-        scores: Scores = {}
-        if self.data.y is not None:
-            scores |= metrics.label_scores(self.data.y, labels)
-        scores |= self._label_free(Z, labels)
-        scores["n_effective_clusters"] = effective_clusters(cluster_sizes(labels, self._n_clusters))
-        if on_data:
-            mine = self.sampled_labels(labels)
-            scores["silhouette_data"] = metrics.silhouette(self.X, mine, max_samples=self._silhouette_samples)
-            scores["modularity_data"] = self.modularity_data(labels)
-        return scores | {"inertia": inertia}
-
-    def modularity_data(self, labels: np.ndarray) -> float | None:
-        """Return the modularity of the labels (N,) in a graph of nearest neighbors on the data themselves.
-
-        The graph is the same for all clusterings of the data, however they were found, so it compares them. It has
-        the rows of the sample, or ``evaluation.silhouette_samples`` of them.
-        """
-        if self._graph is None:
-            return None
-        rows, graph = self._graph
-        return modularity(graph, self.sampled_labels(labels)[rows])
-
-    @cached_property
-    def _graph(self) -> tuple[np.ndarray, csr_array] | None:
-        n_rows = min(len(self.X), self._silhouette_samples)
-        rows = np.random.default_rng(0).choice(len(self.X), n_rows, replace=False)
-        if n_rows < 2 or not np.isfinite(self.X[rows]).all():
-            return None
-        return rows, neighbor_graph(self.X[rows], _N_NEIGHBORS)
-
-    def _label_free(self, Z: np.ndarray, labels: np.ndarray) -> Scores:
-        mine = self.sampled_labels(labels)
-        return metrics.label_free_scores(Z, mine, self._n_clusters, max_samples=self._silhouette_samples)
+        return compute_scores(ScoreContext(self, labels, Z, inertia), final=final)
 
 
 def embedding_variance(z: Tensor) -> float:
-    """Return the total variance of the embedding (N, D), summed over dimensions; it goes to 0 in a collapse."""
+    """Return the variance of the embedding (N, D), summed over its dimensions; it tends to 0 in a collapse."""
     return z.var(0, correction=0).sum().item()
 
 
 def smallest_centroid_distance(centroids: Tensor) -> float | None:
-    """Return the distance of the two nearest centroids (K, D); None with one cluster."""
+    """Return the distance between the two centroids (K, D) that are closest to each other; None with one cluster."""
     if len(centroids) < 2:
         return None
     return torch.nn.functional.pdist(centroids.double()).min().item()

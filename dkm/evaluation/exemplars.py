@@ -1,11 +1,11 @@
-"""What a person looks at to say what each cluster is: its nearest and its least certain rows, and its features."""
+"""What characterizes each cluster: its most typical and its least certain rows, and its features."""
 
 # Shapes: N samples, n of a sample, F features, K clusters, M exemplars.
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,32 +13,30 @@ import numpy.typing as npt
 from scipy import sparse
 
 from dkm.data.scaling import Array, Scaling, row_slices
-from dkm.evaluation.assignments import Answers, csv_line
+from dkm.evaluation.assignments import Assignments, csv_line
 
 N_EXEMPLARS = 10
-# Features of each cluster that are told.
+# Features of each cluster in features.csv.
 N_FEATURES = 10
 
 
 class Exemplars(NamedTuple):
-    """Positions among the N rows, the first ones first; as many as there are, at most ``N_EXEMPLARS``."""
+    """Indices among the N rows, in order; at most ``N_EXEMPLARS`` of each kind."""
 
-    nearest: npt.NDArray[np.int64]  # to the centroid
-    least_certain: npt.NDArray[np.int64]  # smallest margin to the second nearest centroid; none with one cluster
+    nearest: npt.NDArray[np.int64]  # nearest to the centroid
+    least_certain: npt.NDArray[np.int64]  # with the smallest margins; empty with one cluster
 
 
-def find(answers: Answers, n_clusters: int) -> list[Exemplars]:
+def find_exemplars(assignments: Assignments, n_clusters: int) -> list[Exemplars]:
     """Return the exemplars of each cluster."""
-    found = []
-    order = np.argsort(answers.cluster, kind="stable")
-    starts = np.searchsorted(answers.cluster[order], np.arange(n_clusters + 1))
+    exemplars = []
+    order = np.argsort(assignments.cluster, kind="stable")
+    starts = np.searchsorted(assignments.cluster[order], np.arange(n_clusters + 1))
     for start, stop in pairwise(starts):
         members = order[start:stop]
-        uncertain = members[:0]
-        if answers.margin is not None:
-            uncertain = _smallest(answers.margin, members)
-        found.append(Exemplars(_smallest(answers.distance, members), uncertain))
-    return found
+        uncertain = members[:0] if assignments.margin is None else _smallest(assignments.margin, members)
+        exemplars.append(Exemplars(_smallest(assignments.distance, members), uncertain))
+    return exemplars
 
 
 def _smallest(values: Array, members: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -46,18 +44,18 @@ def _smallest(values: Array, members: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return chosen
 
 
-def exemplar_lines(answers: Answers, found: Sequence[Exemplars]) -> Iterator[str]:
-    """Yield the lines of ``exemplars.csv``."""
-    with_id = answers.ids is not None
+def exemplar_lines(assignments: Assignments, exemplars: Sequence[Exemplars]) -> Iterator[str]:
+    """Yield the lines of ``exemplars.csv``; entry k of ``exemplars`` is of cluster k."""
+    with_id = assignments.ids is not None
     yield csv_line("cluster", "kind", "rank", "index", *(["id"] if with_id else []), "distance", "margin")
-    for cluster, exemplars in enumerate(found):
-        for kind, rows in zip(Exemplars._fields, exemplars, strict=True):
+    for cluster, rows_of_cluster in enumerate(exemplars):
+        for kind, rows in zip(Exemplars._fields, rows_of_cluster, strict=True):
             for rank, row in enumerate(rows, 1):
                 yield csv_line(
-                    *(cluster, kind, rank, answers.position[row]),
-                    *([] if answers.ids is None else [answers.ids[row]]),
-                    answers.distance[row],
-                    None if answers.margin is None else answers.margin[row],
+                    *(cluster, kind, rank, assignments.position[row]),
+                    *([] if assignments.ids is None else [assignments.ids[row]]),
+                    assignments.distance[row],
+                    None if assignments.margin is None else assignments.margin[row],
                 )
 
 
@@ -69,41 +67,89 @@ class Contrast(NamedTuple):
     mean_of_others: Array
 
 
-def contrast(X: Array, labels: npt.NDArray[np.int64], n_clusters: int) -> Contrast:
-    """Compare each cluster with the rest of X (n, F), whose rows have ``labels`` (n,).
+def contrast_clusters(X: Array, labels: npt.NDArray[np.int64], n_clusters: int) -> Contrast:
+    """Compare each cluster with all other rows of X, feature by feature.
 
-    The standardized mean difference (Cohen's d): the pooled standard deviation has the variances within the cluster
-    and within the rest, weighted by their sizes. 0 where a feature is constant in both.
+    The standardized mean difference (Cohen's d): the pooled variance is the mean over all rows of the squared
+    deviation from the mean of their own side, the cluster or the rest.
+
+    Parameters
+    ----------
+    X : float array, shape (n, F)
+    labels : int64 array, shape (n,), values 0 to n_clusters - 1
+
+    Returns
+    -------
+    Contrast
+        ``difference`` is 0 where a feature is constant in all rows, and infinite where it is constant in the cluster
+        and has another constant value in the rest.
+
+    References
+    ----------
+    Chan, Golub, LeVeque: Algorithms for Computing the Sample Variance (1983), eq. 2.1: how two groups are merged.
     """
-    shift = X[:1].astype(np.float64)  # squares of a large offset would cost digits
-    counts = np.bincount(labels, minlength=n_clusters).astype(np.float64)[:, np.newaxis]
-    sums = np.zeros((n_clusters, X.shape[1]))
-    squares = np.zeros_like(sums)
-    for part in row_slices(X.shape):
-        rows = X[part] - shift
-        n = len(rows)
-        member = sparse.csr_array((np.ones(n), (labels[part], np.arange(n))), shape=(n_clusters, n))
-        sums += member @ rows
-        squares += member @ np.square(rows, out=rows)
+    # Two passes, each relative to a row of the row's own cluster: a one-pass variance cancels where clusters lie far
+    # from each other, and a mean of equal numbers would be rounded.
+    first_rows = np.zeros((n_clusters, X.shape[1]))
+    present, first_index = np.unique(labels, return_index=True)
+    first_rows[present] = X[first_index]
+    counts = np.bincount(labels, minlength=n_clusters).astype(np.float64)[:, np.newaxis]  # (K, 1)
+    offset = _sums_by_cluster(X, labels, first_rows, power=1) / np.maximum(counts, 1)
+    squares = _sums_by_cluster(X, labels, first_rows + offset, power=2)
+
+    groups = [_Group(*group) for group in zip(counts[:, 0], first_rows + offset, squares, strict=True)]
+    empty = _Group(0.0, np.zeros(X.shape[1]), np.zeros(X.shape[1]))
+    before = list(accumulate(groups, _merge, initial=empty))  # entry k: the clusters below k
+    after = list(accumulate(reversed(groups), _merge, initial=empty))[::-1]  # entry k + 1: the clusters above k
+    rests = [_merge(before[k], after[k + 1]) for k in range(n_clusters)]
+    n_rest, mean_of_others, rest_squares = (np.array(part) for part in zip(*rests, strict=True))
+
+    deviation = np.sqrt((squares + rest_squares) / len(X))
+    gap = first_rows + offset - mean_of_others
+    is_undefined = (counts == 0) | (n_rest[:, np.newaxis] == 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        n_others = counts.sum() - counts
-        mean, others = sums / counts, (sums.sum(0) - sums) / n_others
-        within = squares - counts * np.square(mean)
-        around = squares.sum(0) - squares - n_others * np.square(others)
-        deviation = np.sqrt(np.maximum(within + around, 0) / counts.sum())
-        gap = mean - others
-        is_flat = deviation <= 1e-12 * np.abs(gap)
-        difference = np.where(is_flat, np.sign(gap) * np.where(gap == 0, 0, np.inf), gap / deviation)
-    return Contrast(difference, mean + shift, others + shift)
+        difference = np.where(is_undefined, np.nan, np.where(gap == 0, 0.0, gap / deviation))
+    mean = np.where(counts == 0, np.nan, first_rows + offset)
+    return Contrast(difference, mean, np.where(n_rest[:, np.newaxis] == 0, np.nan, mean_of_others))
 
 
-def feature_lines(found: Contrast, names: Sequence[str], scaling: Scaling) -> Iterator[str]:
-    """Yield the lines of ``features.csv``: of each cluster the features that set it apart, in the units of the data."""
-    shift, scale = (np.broadcast_to(values, found.mean.shape[1:]) for values in (scaling.shift, scaling.scale))
+class _Group(NamedTuple):
+    """Rows with their mean (F,) and the sums (F,) of their squared deviations from it."""
+
+    n_rows: float
+    mean: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+
+
+def _merge(one: _Group, other: _Group) -> _Group:
+    """Return the mean and the squared deviations of two groups together; every term is positive, so none cancels."""
+    n_rows = one.n_rows + other.n_rows
+    share = other.n_rows / max(n_rows, 1)
+    gap = other.mean - one.mean
+    return _Group(n_rows, one.mean + share * gap, one.squares + other.squares + one.n_rows * share * gap**2)
+
+
+def _sums_by_cluster(
+    X: Array, labels: npt.NDArray[np.int64], centers: npt.NDArray[np.float64], *, power: int
+) -> npt.NDArray[np.float64]:
+    """Return the sums (K, F) of the powers of the deviations of the rows from the center of their cluster."""
+    sums = np.zeros_like(centers)
+    for part in row_slices(X.shape):
+        deviations = (X[part] - centers[labels[part]]) ** power
+        n = len(deviations)
+        member = sparse.csr_array((np.ones(n), (labels[part], np.arange(n))), shape=(len(centers), n))
+        sums += member @ deviations
+    return sums
+
+
+def feature_lines(contrast: Contrast, names: Sequence[str], scaling: Scaling) -> Iterator[str]:
+    """Yield the lines of ``features.csv``: the features that distinguish each cluster, in the units of the data."""
+    shift, scale = (np.broadcast_to(values, contrast.mean.shape[1:]) for values in (scaling.shift, scaling.scale))
+    means = (contrast.mean, contrast.mean_of_others)
     yield csv_line("cluster", "rank", "feature", "difference", "mean", "mean_of_others")
-    for cluster, row in enumerate(found.difference):
+    for cluster, row in enumerate(contrast.difference):
         if np.isnan(row).all():
             continue
         for rank, feature in enumerate(np.argsort(-np.abs(row), kind="stable")[:N_FEATURES], 1):
-            means = (values[cluster, feature] * scale[feature] + shift[feature] for values in found[1:])
-            yield csv_line(cluster, rank, names[feature], row[feature], *means)
+            in_units = (values[cluster, feature] * scale[feature] + shift[feature] for values in means)
+            yield csv_line(cluster, rank, names[feature], row[feature], *in_units)

@@ -1,8 +1,8 @@
-"""What a clustering is worth: against labels where they exist, and without them where they do not.
+"""The formulas of the scores: against labels where they exist, and without labels.
 
-NumPy arrays in, Python floats out, and no state: ``dkm.evaluation.evaluator`` calls this with the embedding and the
-assignments of a whole data set. Labels only ever score a finished clustering; nothing here feeds back into
-training. SciPy and scikit-learn are imported where they are used, because they take long to load.
+NumPy arrays in, Python floats out, and no state; ``dkm.evaluation.scores`` says which score calls which. Labels score
+a finished clustering only; nothing here feeds back into training. SciPy and scikit-learn are imported where they are
+used, because they take long to load.
 
 A score that is undefined is ``None`` (``null`` in result.json), never NaN and never an exception: a collapsed
 clustering is a result to report, not a reason to lose the run.
@@ -10,17 +10,20 @@ clustering is a result to report, not a reason to lose the run.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dkm.clustering.labels import FloatArray, IntArray, cluster_sizes, contingency, effective_clusters
+from dkm.clustering.graph import modularity, neighbor_graph
+from dkm.clustering.labels import FloatArray, Int64Array, IntArray, contingency
+from dkm.data.sampling import draw_rows
 
 if TYPE_CHECKING:
-    pass
+    from scipy.sparse import csr_array
 
-
+# Neighbors of each point in the graph in which clusterings of one data set are compared.
+_N_NEIGHBORS = 20
 # Memory for the distances of all pairs; scikit-learn's default is 1 GiB.
 _SILHOUETTE_MIB = 64
 
@@ -29,18 +32,18 @@ _SILHOUETTE_MIB = 64
 
 
 def accuracy(y: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
-    """Share of the samples that the best one-to-one match of clusters to classes gets right.
+    """Return the share of samples that the best one-to-one matching of clusters to classes labels correctly.
 
     Parameters
     ----------
     y, labels : arrays, shape (N,), N >= 1
-        Class and cluster of each sample, under any names. There may be more clusters than classes, or fewer:
-        what is left without a partner counts as wrong.
+        Class and cluster of each sample, under any names. The numbers of clusters and classes may differ: samples of
+        an unmatched cluster or class count as wrong.
 
     Returns
     -------
     float in (0, 1]
-        The mean over the samples.
+        Mean over the samples.
 
     References
     ----------
@@ -55,35 +58,45 @@ def accuracy(y: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
     return float(table[matches].sum() / len(y))
 
 
-def label_scores(y: IntArray, labels: IntArray) -> dict[str, float]:
-    """Score a clustering against the classes; renaming clusters changes nothing.
+def normalized_mutual_information(y: IntArray, labels: IntArray) -> float:
+    """Return the mutual information of classes and clusters over the *arithmetic* mean of the two entropies.
+
+    scikit-learn's default since 0.22; older papers may use the geometric mean, which never gives less.
 
     Parameters
     ----------
     y, labels : int arrays, shape (N,), N >= 1
-        Class and cluster of each sample.
 
     Returns
     -------
-    dict
-        ``acc`` in (0, 1], see `accuracy`. ``nmi`` in [0, 1]: mutual information over the *arithmetic* mean of
-        the two entropies, scikit-learn's default since 0.22; older papers may use the geometric mean, which
-        never gives less. ``ari`` in [-0.5, 1]: the adjusted Rand index, 0 by chance.
+    float in [0, 1]
     """
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics import normalized_mutual_info_score
 
-    return {
-        "acc": accuracy(y, labels),
-        "nmi": float(normalized_mutual_info_score(y, labels, average_method="arithmetic")),
-        "ari": float(adjusted_rand_score(y, labels)),
-    }
+    return float(normalized_mutual_info_score(y, labels, average_method="arithmetic"))
+
+
+def adjusted_rand_index(y: IntArray, labels: IntArray) -> float:
+    """Return the share of pairs on which classes and clusters agree, adjusted so that chance gives 0.
+
+    Parameters
+    ----------
+    y, labels : int arrays, shape (N,), N >= 1
+
+    Returns
+    -------
+    float in [-0.5, 1]
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(y, labels))
 
 
 # --- without labels -----------------------------------------------------------------------------------------
 
 
 def inertia(distances_squared: FloatArray) -> float:
-    """Sum the squared distances of the samples to their own centroids, as scikit-learn's ``inertia_``.
+    """Return the sum of the squared distances of the samples to their centroids, as scikit-learn's ``inertia_``.
 
     Parameters
     ----------
@@ -93,43 +106,9 @@ def inertia(distances_squared: FloatArray) -> float:
     Returns
     -------
     float >= 0
-        The sum, not the mean, over the samples; added up in float64.
+        Sum over the samples, accumulated in float64.
     """
     return float(distances_squared.sum(dtype=np.float64))
-
-
-def label_free_scores(
-    Z: FloatArray, labels: IntArray, n_clusters: int, *, max_samples: int, seed: int = 0
-) -> dict[str, float | None]:
-    """Score a clustering by the geometry of its own points.
-
-    Parameters
-    ----------
-    Z : float array, shape (N, D), N >= 1
-        The points.
-    labels : int array, shape (N,), values 0 to n_clusters - 1
-        Cluster of each point.
-    max_samples : int
-        The silhouette compares all pairs of points: it is taken on a random sample of at most this many.
-    seed : int
-        Of that sample. Equal arguments give equal scores, to the last bit.
-
-    Returns
-    -------
-    dict
-        ``silhouette`` in [-1, 1], higher is better; ``davies_bouldin`` >= 0, lower is better;
-        ``calinski_harabasz`` >= 0, higher is better; ``n_effective_clusters``, see `effective_clusters`.
-        The first three are None where undefined: fewer than 2 nonempty clusters, as many as points, all
-        points equal or some not finite; also Davies-Bouldin where the means of two clusters coincide, and
-        Calinski-Harabasz where no cluster has any spread.
-    """
-    davies_bouldin, calinski_harabasz = _dispersion_scores(Z, labels)
-    return {
-        "silhouette": silhouette(Z, labels, max_samples=max_samples, seed=seed),
-        "davies_bouldin": davies_bouldin,
-        "calinski_harabasz": calinski_harabasz,
-        "n_effective_clusters": effective_clusters(cluster_sizes(labels, n_clusters)),
-    }
 
 
 def _is_scorable(Z: FloatArray, labels: IntArray) -> bool:
@@ -148,42 +127,77 @@ def silhouettes(Z: FloatArray, labels: IntArray) -> FloatArray | None:
 
     Returns
     -------
-    float array, shape (N,), values in [-1, 1], or None where undefined; see `label_free_scores`
+    float array, shape (N,), values in [-1, 1], or None where undefined, as for `dispersion`
     """
     from sklearn import config_context
     from sklearn.metrics import silhouette_samples
 
     if not _is_scorable(Z, labels):
         return None
-    # Centered, in float64: scikit-learn expands |a - b|^2, which loses digits for points far from the origin.
+    # scikit-learn expands |a - b|^2, which loses digits for points far from the origin: center them, in float64.
     Z = Z.astype(np.float64)
     with config_context(working_memory=_SILHOUETTE_MIB):
-        found: FloatArray = silhouette_samples(Z - Z.mean(axis=0), labels)
-    return found
+        values: FloatArray = silhouette_samples(Z - Z.mean(axis=0), labels)
+    return values
 
 
 def silhouette(Z: FloatArray, labels: IntArray, *, max_samples: int, seed: int = 0) -> float | None:
-    """Return the mean silhouette over a random sample, which may hold fewer clusters than the data.
+    """Return the mean silhouette of the points.
 
-    Arguments and None as in `label_free_scores`.
+    Parameters
+    ----------
+    Z : float array, shape (N, D), N >= 1
+    labels : int array, shape (N,), values >= 0
+    max_samples : int
+        All pairs of points are compared: of more points than this, those of a random sample, which may hold fewer
+        clusters.
+    seed : int
+        Seed of the sample. Equal arguments give equal scores, to the last bit.
+
+    Returns
+    -------
+    float in [-1, 1], higher is better; None where undefined, as for `dispersion`
     """
     if len(Z) > max_samples:
-        sample = np.random.default_rng(seed).choice(len(Z), max_samples, replace=False)
-        Z, labels = Z[sample], labels[sample]
-    found = silhouettes(Z, labels)
-    return None if found is None else float(found.mean())
+        rows = draw_rows(len(Z), max_samples, seed)
+        Z, labels = Z[rows], labels[rows]
+    values = silhouettes(Z, labels)
+    return None if values is None else float(values.mean())
 
 
-def _dispersion_scores(Z: FloatArray, labels: IntArray) -> tuple[float | None, float | None]:
-    """Davies-Bouldin and Calinski-Harabasz, both from the means of the clusters.
+class Dispersion(NamedTuple):
+    """How far clusters are from each other, relative to their own extent.
 
-    Not scikit-learn's functions, which answer a collapsed embedding with a constant: a Davies-Bouldin of 0.0,
-    its best value, where all means lie within 1e-8 of each other. A search would then choose the collapse.
+    ``davies_bouldin`` >= 0, lower is better; ``calinski_harabasz`` >= 0, higher is better.
+    """
+
+    davies_bouldin: float | None
+    calinski_harabasz: float | None
+
+
+def dispersion(Z: FloatArray, labels: IntArray) -> Dispersion:
+    """Return Davies-Bouldin and Calinski-Harabasz, which both follow from the means of the clusters.
+
+    Not scikit-learn's functions, which return a constant for a collapsed embedding: a Davies-Bouldin of 0.0, its best
+    value, where all means lie within 1e-8 of each other. A search would then choose the collapse.
+
+    Parameters
+    ----------
+    Z : float array, shape (N, D), N >= 1
+        The points.
+    labels : int array, shape (N,), values >= 0
+
+    Returns
+    -------
+    Dispersion
+        Both are None for fewer than 2 nonempty clusters, as many clusters as points, and points that are all equal or
+        not all finite; also Davies-Bouldin where the means of two clusters coincide, and Calinski-Harabasz where no
+        cluster has any spread.
     """
     from scipy.spatial.distance import cdist
 
     if not _is_scorable(Z, labels):
-        return None, None
+        return Dispersion(None, None)
     clusters = [Z[labels == k] for k in np.unique(labels)]
     N, K = len(Z), len(clusters)
     sizes = np.array([len(points) for points in clusters])  # (K,)
@@ -198,8 +212,31 @@ def _dispersion_scores(Z: FloatArray, labels: IntArray) -> tuple[float | None, f
     with np.errstate(divide="ignore", invalid="ignore"):
         davies_bouldin = ((radii[:, None] + radii) / separation).max(axis=1).mean()
         calinski_harabasz = np.float64(between) * (N - K) / (within * (K - 1))
-    return _finite_or_none(davies_bouldin), _finite_or_none(calinski_harabasz)
+    return Dispersion(_finite_or_none(davies_bouldin), _finite_or_none(calinski_harabasz))
 
 
 def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+class NeighborSample(NamedTuple):
+    """The graph of nearest neighbors on a random part of some rows: their indices (M,) and the graph (M, M)."""
+
+    rows: Int64Array
+    graph: csr_array
+
+    def modularity(self, labels: IntArray) -> float:
+        """Return the modularity in the graph of the labels (n,) of all rows that it was drawn from."""
+        return modularity(self.graph, labels[self.rows])
+
+
+def sample_neighbors(X: FloatArray, max_samples: int) -> NeighborSample | None:
+    """Join at most ``max_samples`` random rows of X (n, F) to their 20 nearest neighbors.
+
+    The graph is the same for all clusterings of the rows, wherever they were found, so that its modularity compares
+    them. None for fewer than two rows, and where some are not finite.
+    """
+    rows = draw_rows(len(X), max_samples)
+    if len(rows) < 2 or not np.isfinite(X[rows]).all():
+        return None
+    return NeighborSample(rows, neighbor_graph(X[rows], _N_NEIGHBORS))

@@ -1,43 +1,31 @@
-"""What a run prints about its scores: one line while it trains, a table at the end."""
+"""What a run prints of its scores: a line for each evaluation, warnings, and the closing table."""
 
 from __future__ import annotations
 
-from dkm.evaluation.evaluator import Scores
+from dkm.evaluation.scores import SCORES, Scores
+from dkm.evaluation.summary import format_score
 
-# Effective clusters of what is as good as one; and how much less modularity on the data is more than its noise.
+# Below so many effective clusters an embedding has collapsed; losses of modularity on the data up to so much are noise.
 _COLLAPSED, _LOST_MODULARITY = 1.5, 0.05
-
-_COLUMNS = {
-    "acc": "ACC",
-    "nmi": "NMI",
-    "ari": "ARI",
-    "modularity_data": "mod. data",
-    "silhouette": "sil. own",
-    "davies_bouldin": "DB",
-    "calinski_harabasz": "CH",
-    "inertia": "inertia",
-    "n_effective_clusters": "eff. K",
-}
 
 
 def line(scores: Scores) -> str:
-    shown = ("acc", "nmi", "ari") if "acc" in scores else ("modularity_data", "silhouette", "n_effective_clusters")
-    return ", ".join(f"{_COLUMNS[name]} {_number(scores[name])}" for name in shown)
+    """Return the scores of an evaluation in one line: those against labels where there are some, else the others."""
+    headline = [score for score in SCORES.values() if score.shown == "headline" and score.name in scores]
+    against_labels = [score for score in headline if score.needs_labels]
+    return ", ".join(f"{score.label} {format_score(scores[score.name])}" for score in against_labels or headline)
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def doubt(raw: Scores | None, final: Scores, n_clusters: int) -> str | None:
-    """Return what speaks against the final clustering without labels, in one line; None if nothing does.
+def clustering_warning(raw: Scores | None, final: Scores, n_clusters: int) -> str | None:
+    """Return in one line why the scores without labels speak against the final clustering; None if they do not.
 
     Parameters
     ----------
     raw : dict, optional
-        Of k-means on the data as they are.
+        The scores of k-means on the raw data.
+    final : dict
+        The scores of the final clustering.
+    n_clusters : int
     """
     effective = final["n_effective_clusters"]
     if n_clusters > 1 and effective is not None and effective < _COLLAPSED:
@@ -50,20 +38,29 @@ def doubt(raw: Scores | None, final: Scores, n_clusters: int) -> str | None:
     after = final.get("modularity_data")
     if before is not None and after is not None and after < before - _LOST_MODULARITY:
         return (
-            f"the clusters hang together less in the data (modularity {after:.3f}) than those of k-means on the raw "
-            f"data ({before:.3f}): train longer (pretrain.epochs), try other settings, or take k-means"
+            f"the modularity of the clusters on the data ({after:.3f}) is lower than that of k-means on the raw data "
+            f"({before:.3f}): train longer (pretrain.epochs), try other settings, or use k-means"
         )
     return None
 
 
 def table(raw: Scores | None, pretrained: Scores | None, final: Scores, *, name: str) -> list[str]:
-    """Return the closing table; "own" scores are taken in the space that was clustered and do not compare rows."""
+    """Return the lines of the closing table.
+
+    Scores in the embedding are taken in the space that was clustered in each row and do not compare the rows.
+
+    Parameters
+    ----------
+    raw, pretrained : dict, optional
+        The scores of k-means on the raw data, which ``evaluation.kmeans_raw`` may have switched off, and on the
+        embedding.
+    name : str
+        The name of the method.
+    """
     rows = {"k-means, raw data": raw, "k-means, pretrained embedding": pretrained, f"final ({name})": final}
-    columns = [column for column in _COLUMNS if column in final]
-    lines = [" " * 30 + "".join(f"{_COLUMNS[column]:>11}" for column in columns)]
+    columns = [score for score in SCORES.values() if score.shown != "file" and score.name in final]
+    lines = [" " * 30 + "".join(f"{score.label:>11}" for score in columns)]
     for title, scores in rows.items():
-        if scores is None:  # evaluation.kmeans_raw=false
-            continue
-        values = scores.get
-        lines.append(f"{title:30}" + "".join(f"{_number(values(column)):>11}" for column in columns))
+        if scores is not None:
+            lines.append(f"{title:30}" + "".join(f"{format_score(scores.get(score.name)):>11}" for score in columns))
     return lines

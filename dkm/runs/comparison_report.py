@@ -6,48 +6,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from dkm.evaluation.scores import SCORES
+from dkm.evaluation.summary import Summary
 from dkm.runs import reading
+from dkm.runs.comparison import Agreement, Group, format_setting, telling_settings
 from dkm.runs.reading import Run
 
-if TYPE_CHECKING:
-    pass
-from dkm.runs.comparison import Agreement, Group, Values, format_setting, telling_settings
-
-# Scores of the printed table and their names there; the CSV file has all that the runs have.
-SHOWN = {
-    "acc": "ACC",
-    "nmi": "NMI",
-    "ari": "ARI",
-    "modularity_data": "mod. data",
-    "silhouette": "sil. own",
-    "n_effective_clusters": "eff. K",
-    "seconds": "seconds",
-    "agreement": "agreement",
-}
-
-
-# More than this, and the matrix of agreements, or a column of settings for each row, is no reading matter.
+# The largest number of runs or groups for which a matrix of agreements, or a table of settings by groups, is legible.
 _MOST_IN_MATRIX = 12
-
-
-# More settings than this stand in a table of their own.
+# More settings than this get a table of their own.
 _MOST_SETTINGS = 5
-
-
+# Rows of the table of unfinished runs.
 _MOST_UNFINISHED = 20
-
+# Panels of the figure for scores against labels, which agree with each other.
+_MOST_LABEL_PANELS = 2
 
 Table = list[list[str]]
 
 
 class Report(NamedTuple):
-    """Tables with what stands above them."""
+    """Tables with their titles."""
 
     parts: list[tuple[str, Table]]
 
     def lines(self, as_lines: Callable[[Table], list[str]]) -> list[str]:
+        """Return the report as lines, its tables formatted by ``as_lines``."""
         lines: list[str] = []
         for title, table in self.parts:
             lines += [*([""] if lines else []), title, "", *as_lines(table)]
@@ -55,17 +40,18 @@ class Report(NamedTuple):
 
 
 def build_report(groups: Sequence[Group], agreement: Agreement | None) -> Report:
-    found = [run for group in groups for run in group.runs]
-    statuses = [run.status for run in found]
+    """Return the tables that ``dkm.compare`` prints."""
+    runs = [run for group in groups for run in group.runs]
+    statuses = [run.status for run in runs]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     settings = f"{len(groups)} settings" if len(groups) > 1 else "one setting"
-    parts = [(f"{len(found)} {'run' if len(found) == 1 else 'runs'} of {settings}: {counts}", _table(groups))]
+    parts = [(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} of {settings}: {counts}", _table(groups))]
     if len(groups[0].settings) > _MOST_SETTINGS:
         if len(groups) <= _MOST_IN_MATRIX:
             parts.append(("All settings that differ, by the numbers of the rows:", _settings_table(groups)))
         else:
             parts[0] = (f"{parts[0][0]} (the settings that tell them apart; csv=FILE.csv has all)", parts[0][1])
-    unfinished = [run for run in found if not run.is_completed]
+    unfinished = [run for run in runs if not run.is_completed]
     if unfinished:
         parts.append(("Not completed, and in no mean:", _unfinished_table(unfinished)))
     if agreement is not None and len(agreement.runs) <= _MOST_IN_MATRIX:
@@ -73,8 +59,14 @@ def build_report(groups: Sequence[Group], agreement: Agreement | None) -> Report
     return Report(parts)
 
 
+def _labels() -> dict[str, str]:
+    """Return the labels of the numeric columns by their keys; the CSV file has all numbers of the runs."""
+    scores = {score.name: score.label for score in SCORES.values() if score.shown == "headline"}
+    return scores | {"seconds": "seconds", "agreement": "agreement"}
+
+
 def _settings_table(groups: Sequence[Group]) -> Table:
-    """Return what differs, one row for each setting and one column for each row of the table of scores."""
+    """Return the settings that differ: a row for each setting, a column for each row of the table of scores."""
     head = ["", *(str(number) for number in range(1, len(groups) + 1))]
     return [head, *([key, *(format_setting(group.settings[key]) for group in groups)] for key in groups[0].settings)]
 
@@ -84,8 +76,9 @@ def _table(groups: Sequence[Group]) -> Table:
     is_each, is_long = "seed" in settings, len(settings) > _MOST_SETTINGS
     if is_long:
         settings = [key for key in telling_settings(groups) if key != "seed"] + (["seed"] if is_each else [])
-    scores = [name for name in SHOWN if any(name in group.scores for group in groups)]
-    head = [*([""] if is_long else []), *settings, *([] if is_each else ["runs"]), *(SHOWN[name] for name in scores)]
+    known = {name for group in groups for name in group.scores}
+    labels = {name: label for name, label in _labels().items() if name in known}
+    head = [*([""] if is_long else []), *settings, *([] if is_each else ["runs"]), *labels.values()]
     rows = []
     for number, group in enumerate(groups, 1):
         cells = [*([str(number)] if is_long else []), *(format_setting(group.settings[key]) for key in settings)]
@@ -94,26 +87,27 @@ def _table(groups: Sequence[Group]) -> Table:
             cells.append(str(n) if n == n_counted else f"{n_counted} of {n}")
         elif not group.completed:
             cells[-1] += f" ({group.runs[0].status})"
-        cells += [str(group.scores[name]) if name in group.scores else "-" for name in scores]
+        cells += [str(group.scores[name]) if name in group.scores else "-" for name in labels]
         rows.append(cells)
     return [head, *rows]
 
 
 def _unfinished_table(unfinished: Sequence[Run]) -> Table:
-    """Return what became of the runs, with the scores of their last evaluations."""
+    """Return status and reason of unfinished runs, with the scores of their last evaluations."""
     shown = unfinished[:_MOST_UNFINISHED]
-    scores = [name for name in SHOWN if any(run.scores.get(name) is not None for run in shown)]
-    rows = [["run", "status", *(SHOWN[name] for name in scores), "why"]]
+    known = {name for run in shown for name, value in run.scores.items() if value is not None}
+    labels = {name: label for name, label in _labels().items() if name in known}
+    rows = [["run", "status", *labels.values(), "why"]]
     for run in shown:
-        values = [run.scores.get(name) for name in scores]
-        cells = ["-" if value is None else str(Values(value, None)) for value in values]
-        rows.append([str(run.path), run.status, *cells, _why(run)])
+        values = [run.scores.get(name) for name in labels]
+        cells = ["-" if value is None else str(Summary.of([value])) for value in values]
+        rows.append([str(run.path), run.status, *cells, _reason(run)])
     if len(unfinished) > _MOST_UNFINISHED:
         rows.append([f"and {len(unfinished) - _MOST_UNFINISHED} more", *[""] * (len(rows[0]) - 1)])
     return rows
 
 
-def _why(run: Run) -> str:
+def _reason(run: Run) -> str:
     if run.status == "running" and not reading.is_in_use(run.path):
         return "no process is training it: killed, or on another machine"
     return run.reason or ""
@@ -130,7 +124,7 @@ def _matrix(agreement: Agreement) -> Table:
 
 
 def text_table(table: Table) -> list[str]:
-    """Align columns: to the left what holds words, to the right numbers."""
+    """Return the lines of a table with aligned columns: text to the left, numbers to the right."""
     columns = list(zip(*table, strict=True))
     widths = [max(map(len, column)) for column in columns]
     is_text = [any(cell[:1].isalpha() or cell[:1] in "/.~" for cell in column[1:]) for column in columns]
@@ -144,17 +138,17 @@ def text_table(table: Table) -> list[str]:
 
 
 def markdown_table(table: Table) -> list[str]:
+    """Return the lines of a table in Markdown."""
     head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in table)
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def draw_comparison(groups: list[Group], agreement: Agreement | None, path: Path) -> None:
+    """Write the figure with the scores of every run and the agreement of all pairs."""
     from dkm.evaluation.figures.comparison import comparison
     from dkm.evaluation.figures.style import save_figure
 
-    names = ("acc", "nmi") if any("acc" in group.scores for group in groups) else ("silhouette", "n_effective_clusters")
-    scores = [name for name in (*names, "modularity_data", "seconds") if any(name in g.scores for g in groups)]
-    values = {SHOWN[name]: [_of_runs(group, name) for group in groups] for name in scores}
+    values = {_labels()[name]: [_values_of(group, name) for group in groups] for name in _drawn_scores(groups)}
     order = [] if agreement is None else _rows_by_group(groups, agreement)
     ari = None if agreement is None else agreement.ari[order][:, order]
     keys = telling_settings(groups)
@@ -162,7 +156,16 @@ def draw_comparison(groups: list[Group], agreement: Agreement | None, path: Path
     save_figure(comparison([group.name(keys) for group in groups], values, ari, run_names), path)
 
 
-def _of_runs(group: Group, name: str) -> list[float]:
+def _drawn_scores(groups: Sequence[Group]) -> list[str]:
+    """Return the keys of the panels: two scores against labels and those on the data, else all others; seconds."""
+    known = {name for group in groups for name in group.scores}
+    headline = [score for score in SCORES.values() if score.shown == "headline" and score.name in known]
+    against_labels = [score for score in headline if score.needs_labels][:_MOST_LABEL_PANELS]
+    others = [score for score in headline if not score.needs_labels and (score.space == "data" or not against_labels)]
+    return [*(score.name for score in (*against_labels, *others)), *(["seconds"] if "seconds" in known else [])]
+
+
+def _values_of(group: Group, name: str) -> list[float]:
     values = [run.seconds if name == "seconds" else run.scores.get(name) for run in group.counted]
     return [value for value in values if value is not None]
 

@@ -23,7 +23,7 @@ from dkm.config.groups import GROUPS
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.scaling import Scaling
-from dkm.evaluation.assignments import Answers, csv_parts
+from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.reading import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT, claim
 from dkm.runs.tensorboard import Dashboard, NoDashboard
@@ -157,10 +157,10 @@ class RunDirectory:
     def write_result(self, result: Mapping[str, Any]) -> None:
         self._write(RESULT, json.dumps(result, indent=2) + "\n")
 
-    def write_answers(self, answers: Answers, found: Sequence[Exemplars]) -> None:
+    def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None:
         """Write one row per sample, see ``dkm.evaluation.assignments``, and the exemplars of each cluster."""
-        write_atomically(self.path / ASSIGNMENTS, csv_parts(answers))
-        self._write(EXEMPLARS, "".join(exemplar_lines(answers, found)))
+        write_atomically(self.path / ASSIGNMENTS, csv_parts(assignments))
+        self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars)))
 
     def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
         """Write the features that set each cluster apart."""

@@ -12,8 +12,10 @@ import torch
 from dkm.clustering.assignment import assign
 from dkm.clustering.lloyd import kmeans
 from dkm.data.batches import Batches
+from dkm.data.sampling import sample_dataset
 from dkm.evaluation import report
-from dkm.evaluation.evaluator import Evaluator, Scores, every_row, sample_of
+from dkm.evaluation.evaluator import Evaluator, every_row
+from dkm.evaluation.scores import Scores
 from dkm.runtime import distributed
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def score_raw_data(
         The scores; empty on all processes but the first.
     """
     start_s = time.perf_counter()
-    sample = sample_of(evaluator.data, n_sample, least=n_clusters)
+    sample = sample_dataset(evaluator.data, n_sample, at_least=n_clusters)
     centroids = torch.zeros(n_clusters, evaluator.data.n_features, device=batches.device)
     if distributed.is_main():
         result = kmeans(batches.take(sample), n_clusters, n_init=n_init, seed=seed)
@@ -54,8 +56,6 @@ def score_raw_data(
         labels, inertia = nearest[:, 0].long(), nearest[:, 1].sum(dtype=torch.float64).item()
     if not distributed.is_main():
         return {}
-    scores = evaluator.scores(evaluator.X, labels.cpu().numpy(), inertia)
-    scores["silhouette_data"] = scores["silhouette"]
-    scores["modularity_data"] = evaluator.modularity_data(labels.cpu().numpy())
+    scores = evaluator.scores(evaluator.X, labels.cpu().numpy(), inertia, final=True)
     log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
     return scores

@@ -1,6 +1,6 @@
-"""What a run tells of itself: its start, each evaluation, pictures on the way, and all that a finished run has.
+"""Records a run: its start, each evaluation, figures, and everything that a finished run has.
 
-The trainer says when and hands over what it found. Nothing here changes a number of the run.
+The trainer calls the recorder with its results. Nothing here changes a number of the run.
 """
 
 # Shapes: N samples, D latent, K clusters.
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,11 +21,13 @@ from dkm.config.optimizer import AdamWConfig
 from dkm.config.regularization import WeightDecayConfig
 from dkm.config.run import Config
 from dkm.data.stored import StoredRows
-from dkm.evaluation import evaluator as evaluate
-from dkm.evaluation import exemplars, report
-from dkm.evaluation.assignments import Answers
-from dkm.evaluation.evaluator import Evaluator, Scores
-from dkm.evaluation.pictures import final_figures, pictures, projection
+from dkm.evaluation import report
+from dkm.evaluation.assignments import Assignments
+from dkm.evaluation.clusters import Clusters
+from dkm.evaluation.evaluator import Evaluator
+from dkm.evaluation.exemplars import Contrast, contrast_clusters, find_exemplars
+from dkm.evaluation.projection import project
+from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunDirectory
@@ -35,20 +36,23 @@ from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
 from dkm.training.state import Progress
 
+if TYPE_CHECKING:
+    from dkm.evaluation.figures.run import RunContext
+
 log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes what one run has to tell into its directory, its dashboard and its log.
+    """Writes one run to its directory, its dashboard and its log.
 
     Parameters
     ----------
     run : RunDirectory
     config : Config
     evaluator : Evaluator
-        Of the run's data.
+        The evaluator of the run's data.
     autoencoder, clustering : nn.Module
-        As they are when a method is called.
+        The modules that are trained; methods read their current weights.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class Recorder:
         self._data = evaluator.data
         self._autoencoder = autoencoder
         self._clustering = clustering
-        # Of the last evaluation with pictures in this process.
+        # The clusters (N,) of the last evaluation with figures in this process.
         self._labels_before: np.ndarray | None = None
 
     @property
@@ -75,16 +79,16 @@ class Recorder:
     # --- the start ---
 
     def start(self, init_sample: Tensor | None, *, metrics_bytes: int, is_resumed: bool) -> None:
-        """Say what is going to be trained, on what.
+        """Write the manifest of the start, and log what is trained on which data.
 
         Parameters
         ----------
         init_sample : Tensor, optional
-            The rows that k-means sees, None for all.
+            Indices of the rows that k-means sees; None for all rows.
         metrics_bytes : int
-            What the checkpoint knows of ``metrics.jsonl``; what lies behind it is cut off.
+            The size of ``metrics.jsonl`` at the checkpoint; later records are cut off.
         is_resumed : bool
-            The run goes on from a checkpoint.
+            Whether the run continues from a checkpoint.
         """
         run, config, data, device = self.run, self._config, self._data, self._centroids.device
         run.truncate_metrics(metrics_bytes)
@@ -98,7 +102,7 @@ class Recorder:
             "status": "running",
             "reason": None,
         }
-        # What an earlier process of the run has found out is kept: when it started, what pretraining took.
+        # Keep what an earlier process of the run has written, such as its start and the seconds of pretraining.
         earlier = run.read_manifest()
         manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
@@ -107,10 +111,10 @@ class Recorder:
         if run.is_written and (run.dashboard.is_new or not is_resumed):
             run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
             run.dashboard.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
-        self._say_what(init_sample)
-        self._advise()
+        self._log_setup(init_sample)
+        self._log_advice()
 
-    def _say_what(self, init_sample: Tensor | None) -> None:
+    def _log_setup(self, init_sample: Tensor | None) -> None:
         data, (K, D) = self._data, self._centroids.shape
         where = f"{self._centroids.device}, {torch.get_num_threads()} threads"
         if distributed.is_several():
@@ -128,7 +132,7 @@ class Recorder:
             if sample is not None:
                 log.info("%s %d of %d samples (%s)", what, len(sample), data.n_samples, key)
 
-    def _advise(self) -> None:
+    def _log_advice(self) -> None:
         config, device = self._config, self._centroids.device
         if config.precision == "bf16" and not has_bf16(device):
             log.warning(
@@ -144,7 +148,7 @@ class Recorder:
     # --- on the way ---
 
     def numbers(self, record: dict[str, Any], at: Progress) -> None:
-        """Write a record of ``metrics.jsonl``, and its curves."""
+        """Write a record to ``metrics.jsonl``, and its numbers to the dashboard."""
         run, phase, step = self.run, record["phase"], record["step"]
         run.append_metrics(record)
         scalars = {k: v for k, v in record.items() if k not in ("phase", "epoch", "step", "clusters/sizes")}
@@ -154,7 +158,7 @@ class Recorder:
             run.dashboard.baselines(step, at.baselines)
 
     def evaluation(self, record: dict[str, Any], at: Progress) -> None:
-        """Write the record of an evaluation, and say it."""
+        """Write the record of an evaluation, and log it."""
         self.numbers(record, at)
         scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
         terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
@@ -163,58 +167,81 @@ class Recorder:
             line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
         log.info("%s", line, extra={"is_progress": True})
 
-    def pictures(self, record: dict[str, Any], z: Tensor, found: evaluate.Clustering | None) -> None:
-        """Show the pictures of an evaluation: z (N, D), the clean embedding, and its clusters in the joint phase."""
-        from dkm.evaluation.figures.style import figure_to_png  # matplotlib, only where there is something to draw
+    def pictures(self, record: dict[str, Any], z: Tensor, clusters: Clusters | None) -> None:
+        """Show the figures of an evaluation on the dashboard.
 
-        for name, figure in self._pictures(z, found):
-            self.run.dashboard.image(f"{record['phase']}/images/{name}", record["step"], figure_to_png(figure))
-        self._labels_before = None if found is None else found.labels
+        Parameters
+        ----------
+        record : dict
+            The evaluation's record of ``metrics.jsonl``.
+        z : Tensor of shape (N, D)
+            The embedding of the unaugmented data.
+        clusters : Clusters, optional
+            Its clusters in the joint phase.
+        """
+        from dkm.evaluation.figures.run import draw_figures  # matplotlib, only where there is something to draw
+        from dkm.evaluation.figures.style import figure_to_png
 
-    def _pictures(self, z: Tensor, found: evaluate.Clustering | None) -> Iterator[tuple[str, Any]]:
-        method, before = self._config.log.map, self._labels_before
-        return pictures(self._autoencoder, self._evaluator, z, self._centroids, found, before, method)
+        for figure, drawing in draw_figures(self._context(z, clusters), at_end=False):
+            if drawing is not None:
+                tag = f"{record['phase']}/images/{figure.name}"
+                self.run.dashboard.image(tag, record["step"], figure_to_png(drawing))
+        self._labels_before = None if clusters is None else clusters.labels
+
+    def _context(self, z: Tensor, clusters: Clusters | None, **more: Any) -> RunContext:
+        from dkm.evaluation.figures.run import RunContext
+
+        method = self._config.log.map
+        return RunContext(self._autoencoder, self._evaluator, z, clusters, self._labels_before, method, **more)
 
     # --- the end ---
 
-    def finish(
-        self, result: dict[str, Any], scores: Scores, z: Tensor, found: evaluate.Clustering, at: Progress
-    ) -> None:
+    def finish(self, result: dict[str, Any], scores: Scores, z: Tensor, clusters: Clusters, at: Progress) -> None:
         """Write everything that a finished run has.
 
         Parameters
         ----------
         result : dict
-            The content of ``result.json``, of which ``scores`` are those of the final clustering.
+            The content of ``result.json``, with the ``scores`` of the final clustering in it.
         z : Tensor of shape (N, D)
-        found : evaluate.Clustering
-            The final clusters of z.
+            The embedding of the unaugmented data.
+        clusters : Clusters
+            Its clusters, with margins.
         at : Progress
         """
         run, data, config = self.run, self._data, self._config
         run.write_result(result)
         position = np.arange(data.n_samples) if data.position is None else data.position
-        answers = Answers(position, data.ids, found.labels, found.distance, found.margin, data.labels)
-        chosen = exemplars.find(answers, len(self._centroids))
-        contrast = self._contrast(found.labels)
-        run.write_answers(answers, chosen)
+        assignments = Assignments(
+            position, data.ids, clusters.labels, clusters.distance, clusters.margin, labels=data.labels
+        )
+        exemplars = find_exemplars(assignments, len(self._centroids))
+        contrast = self._contrast(clusters.labels)
+        run.write_assignments(assignments, exemplars)
         if contrast is not None:
             names = data.features or [str(feature) for feature in range(data.n_features)]
             run.write_features(contrast, names, data.scaling)
-        SavedModel.of(config, data, self._autoencoder, self._centroids, found.inertia).save(run.path / "model")
+        SavedModel.of(config, data, self._autoencoder, self._centroids, clusters.inertia).save(run.path / "model")
         step = at.step + 1
         if not isinstance(config.clustering, JointClusteringConfig):
             run.dashboard.baselines(at.step, at.baselines)
         if config.log.figures:
-            self._draw(z, found, chosen, contrast, at)
+            self._write_figures(
+                self._context(
+                    z,
+                    clusters,
+                    records=run.read_metrics(),
+                    exemplars=exemplars,
+                    contrast=contrast,
+                ),
+                at,
+            )
         if config.log.tensorboard:
-            shown = projection(self._autoencoder, self._evaluator, z, self._centroids, found)
-            run.dashboard.projector(*shown)
+            run.dashboard.projector(*project(self._autoencoder, self._evaluator, z, clusters))
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores, run.given_settings())
-        if doubt := report.doubt(at.raw, scores, len(self._centroids)):
-            log.info("in doubt: %s", doubt)
-            run.warnings.append(doubt)
+        if warning := report.clustering_warning(at.raw, scores, len(self._centroids)):
+            log.warning("%s", warning)
         log.info("run directory: %s", run.path)
         table = report.table(at.raw, at.pretrained, scores, name=config.clustering.name)
         for line in table:
@@ -223,7 +250,7 @@ class Recorder:
         self.end("completed", None, at)
 
     def end(self, status: str, reason: str | None, at: Progress) -> None:
-        """Write how the run ended: ``completed``, or interrupted or failed for a reason."""
+        """Write the end of the run to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""
         run = self.run
         run.update_manifest(
             status=status,
@@ -232,38 +259,32 @@ class Recorder:
             seconds=at.seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )
-        # Behind the last step that there can be, not in the place of the manifest of the start.
+        # One step after the last one: the manifest of the start keeps its place on the dashboard.
         step = at.step + 1
         run.dashboard.text("manifest", json.dumps(run.manifest, indent=2), step)
         run.dashboard.text("warnings", "\n".join(run.warnings) or "none", step)
 
-    def _contrast(self, labels: np.ndarray) -> exemplars.Contrast | None:
-        """Return what sets the clusters of a table apart; None for images, and of one cluster."""
+    def _contrast(self, labels: np.ndarray) -> Contrast | None:
+        """Return how the clusters of a table differ from the rest; None for images, and for a single cluster."""
         K = len(self._centroids)
         if self._data.image_shape is not None or K == 1:
             return None
-        return exemplars.contrast(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
+        return contrast_clusters(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
 
-    def _draw(
-        self,
-        z: Tensor,
-        found: evaluate.Clustering,
-        chosen: list[exemplars.Exemplars],
-        contrast: exemplars.Contrast | None,
-        at: Progress,
-    ) -> None:
+    def _write_figures(self, context: RunContext, at: Progress) -> None:
+        from dkm.evaluation.figures.run import draw_figures
         from dkm.evaluation.figures.style import figure_to_png, save_png
-        from dkm.evaluation.figures.training import loss_curves
 
-        directory = self.run.path / "figures"
-        directory.mkdir(exist_ok=True)
-        (directory / "agreement.png").unlink(missing_ok=True)  # of a run that is made longer: there may be none now
+        folder = self.run.path / "figures"
+        folder.mkdir(exist_ok=True)
         has_joint_phase = isinstance(self._config.clustering, JointClusteringConfig) and at.epoch > 0
-        pictures = dict(self._pictures(z, found))
-        finals = final_figures(self._data, self._evaluator, z, self._centroids, found, chosen, contrast)
-        for name, figure in {**pictures, **dict(finals), "loss_curves": loss_curves(self.run.read_metrics())}.items():
-            png = figure_to_png(figure)
-            save_png(png, directory / f"{name}.png")
-            self.run.dashboard.image(f"result/images/{name}", at.step + 1, png)
-            if has_joint_phase and name in pictures:  # the evaluation after the last epoch has left them to us
-                self.run.dashboard.image(f"joint/images/{name}", at.step, png)
+        for figure, drawing in draw_figures(context, at_end=True):
+            path = folder / f"{figure.name}.png"
+            if drawing is None:
+                path.unlink(missing_ok=True)  # the run may have ended before, with fewer epochs
+                continue
+            png = figure_to_png(drawing)
+            save_png(png, path)
+            self.run.dashboard.image(f"result/images/{figure.name}", at.step + 1, png)
+            if has_joint_phase and figure.when == "evaluation":  # the last evaluation leaves its figures to this
+                self.run.dashboard.image(f"joint/images/{figure.name}", at.step, png)

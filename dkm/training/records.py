@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from dkm.clustering.labels import cluster_sizes
-from dkm.evaluation.evaluator import Clustering, Evaluator, smallest_centroid_distance
+from dkm.evaluation.clusters import Clusters
+from dkm.evaluation.evaluator import Evaluator, smallest_centroid_distance
 
 
 def cluster_record(
     evaluator: Evaluator,
     z: Tensor,
-    clusters: Clustering,
+    clusters: Clusters,
     centroids: Tensor,
     centroids_before: Tensor,
     reassignment: Mapping[str, float],
@@ -28,7 +28,7 @@ def cluster_record(
     evaluator : Evaluator
     z : Tensor of shape (N, D)
         The embedding of the unaugmented data.
-    clusters : Clustering
+    clusters : Clusters
         The clusters of z.
     centroids, centroids_before : Tensor of shape (K, D)
         The centroids, and those at the start of the epoch, on the CPU.
@@ -37,11 +37,10 @@ def cluster_record(
     """
     moved = (centroids.cpu() - centroids_before).square().sum(1).sqrt()  # (K,)
     scores = evaluator.scores(evaluator.sampled(z), clusters.labels, clusters.inertia)
-    scores["modularity_data"] = evaluator.modularity_data(clusters.labels)
     return {
         **{f"clusters/{name}": value for name, value in reassignment.items()},
         "clusters/centroid_drift": moved.mean().item(),
         "clusters/smallest_centroid_distance": smallest_centroid_distance(centroids),
-        "clusters/sizes": cluster_sizes(clusters.labels, len(centroids)).tolist(),
+        "clusters/sizes": clusters.sizes.tolist(),
         **{f"metrics/{name}": value for name, value in scores.items()},
     }

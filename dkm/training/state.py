@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dkm.evaluation.evaluator import Scores
+from dkm.evaluation.scores import Scores
 from dkm.runs.tensorboard import BASELINES
 
 PHASES = ("pretrain", "joint")

@@ -32,9 +32,11 @@ from dkm.config.schema import to_dict
 from dkm.data.augmentation import build_augmentation
 from dkm.data.batches import build_batches, stream_seed
 from dkm.data.datasets import Dataset, load_dataset
+from dkm.data.sampling import sample_rows
 from dkm.errors import Failure, UserError
 from dkm.evaluation import evaluator, report
-from dkm.evaluation.evaluator import Scores
+from dkm.evaluation.clusters import Clusters, assign_clusters
+from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder, mix_encoder
 from dkm.models.build import build_autoencoder
 from dkm.models.saved import SavedModel
@@ -267,7 +269,7 @@ class Trainer:
         if self.run_dir.is_written:
             plain = initialization.of_all_points(z, lowest_inertia(restarts))
             Z, labels = self.evaluator.sampled(z), plain.labels.cpu().numpy()
-            scores = self.evaluator.scores(Z, labels, plain.inertia, on_data=True)
+            scores = self.evaluator.scores(Z, labels, plain.inertia, final=True)
             log.info("k-means on the embedding: %s", report.line(scores))
         return initialization.start(z, restarts, settings, self._given_start, seed), scores
 
@@ -282,7 +284,7 @@ class Trainer:
 
     def _init_sample(self) -> Tensor | None:
         """Return the rows of the embedding that k-means sees, None for all."""
-        return evaluator.sample_rows(self.data.n_samples, self.config.clustering.init_samples)
+        return sample_rows(self.data.n_samples, self.config.clustering.init_samples)
 
     def _reset_weights(self, phase: Phase) -> None:
         """Mix fresh weights into the encoder and cluster its embedding again (BRB); all of it, or nothing."""
@@ -411,13 +413,13 @@ class Trainer:
             z = self._reassign(phase)
         has_settled = state.is_joint and self._have_labels_settled(settings)
         record: dict[str, Any] | None = None
-        clusters: evaluator.Clustering | None = None
+        clusters: Clusters | None = None
         if self._is_evaluated(state.epoch + 1, settings) or (has_settled and not self._skips_evaluation):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
                 if self.run_dir.is_written:
                     if state.is_joint:
-                        clusters = evaluator.cluster(z, self.clustering.centroids.detach())
+                        clusters = assign_clusters(z, self.clustering.centroids.detach())
                     record = self._record(phase, losses, z, clusters)
         progress.reassignment = {}
         state.epoch, state.batch, state.is_stopped = state.epoch + 1, 0, has_settled
@@ -463,9 +465,7 @@ class Trainer:
 
     # --- the end ---
 
-    def _record(
-        self, phase: Phase, losses: dict[str, float], z: Tensor, clusters: evaluator.Clustering | None
-    ) -> dict[str, Any]:
+    def _record(self, phase: Phase, losses: dict[str, float], z: Tensor, clusters: Clusters | None) -> dict[str, Any]:
         """Return the record of this epoch for ``metrics.jsonl``; writes nothing."""
         norm = self._terms[-1, -1].item()
         optimizer = {"optimizer/lr": phase.lr, "optimizer/gradient_norm": None if math.isnan(norm) else norm}
@@ -486,9 +486,9 @@ class Trainer:
             z = self.embed()
             if not self.run_dir.is_written:
                 return {}
-            clusters = evaluator.cluster(z, self.clustering.centroids.detach())
+            clusters = assign_clusters(z, self.clustering.centroids.detach(), with_margin=True)
             Z = self.evaluator.sampled(z)
-            scores = self.evaluator.scores(Z, clusters.labels, clusters.inertia, on_data=True)
+            scores = self.evaluator.scores(Z, clusters.labels, clusters.inertia, final=True)
         result: dict[str, Any] = {
             **scores,
             "n_clusters": self.n_clusters,

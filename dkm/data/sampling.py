@@ -1,0 +1,52 @@
+"""Which rows stand for all of them, where all would be too many.
+
+Every sample is a function of its arguments alone. There are two streams of random numbers, and which one a caller uses
+decides its numbers: ``sample_rows`` draws from torch's generator and keeps the order of the rows, for whole runs;
+``draw_rows`` draws from NumPy's in random order, for a part of what is in memory already.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dkm.data.datasets import Dataset
+
+# Values in a sample of rows that stay on disk: 1 GiB in float32.
+_STORED_SAMPLE_VALUES = 2**28
+
+
+def sample_rows(n_samples: int, limit: int) -> Tensor | None:
+    """Return the sorted indices of ``limit`` rows, always the same ones; None if there are no more rows than that."""
+    import torch
+
+    if n_samples <= limit:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(n_samples, generator=generator)[:limit].sort().values
+
+
+def sample_row_indices(n_samples: int, limit: int) -> npt.NDArray[np.int64]:
+    """Return ``sample_rows`` as an array; the indices of all rows if there are no more than ``limit``."""
+    sample = sample_rows(n_samples, limit)
+    indices: npt.NDArray[np.int64] = np.arange(n_samples) if sample is None else sample.numpy()
+    return indices
+
+
+def sample_dataset(data: Dataset, limit: int, *, at_least: int = 1) -> Tensor | None:
+    """Return ``sample_rows`` of a data set; of rows on disk no more than fit into 1 GiB, but ``at_least`` so many."""
+    from dkm.data.stored import StoredRows
+
+    if isinstance(data.X, StoredRows):
+        limit = min(limit, max(at_least, _STORED_SAMPLE_VALUES // data.n_features))
+    return sample_rows(data.n_samples, limit)
+
+
+def draw_rows(n_samples: int, limit: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Return the indices of at most ``limit`` different rows in random order."""
+    return np.random.default_rng(seed).choice(n_samples, min(n_samples, limit), replace=False)
