@@ -182,3 +182,23 @@ def test_a_centroid_revived_in_the_average_is_revived_beyond_it(run: Run) -> Non
     assert following.before[at][2].abs().max() < 10  # where a point is, not at 1000
     others = [0, 1, 3]
     assert torch.equal(following.before[at][others], last.after[at][others])
+
+
+@pytest.mark.parametrize(
+    ("method", "revives"),
+    [("kmeans", True), ("kmeans clustering.revive=false", False), ("dkm", False), ("dcn", False), ("dec", False)],
+)
+def test_a_dead_centroid_is_revived_by_the_k_means_loss_alone(
+    method: str, revives: bool, run: Run, tmp_path: Path
+) -> None:
+    """The other methods are as published: their empty clusters stay."""
+    centroids = np.zeros(CENTROIDS, np.float32)
+    centroids[:3] = 0.01 * np.eye(3)  # an embedding that has hardly been trained is near the origin
+    centroids[3] = 1e3
+    np.save(tmp_path / "centroids.npy", centroids)
+    init = ["clustering.init=file", f"clustering.init_file={tmp_path / 'centroids.npy'}"]
+    first = run(f"clustering={method.split()[0]}", *method.split()[1:], *init).records[PRETRAIN_EPOCHS]
+    assert first["phase"] == "joint"
+    assert first["clusters/n_dead"] >= 1
+    assert (first["clusters/n_revived"] > 0) == revives
+    assert (first["clusters/sizes"][3] > 0) == revives
