@@ -47,8 +47,9 @@ TESTS = {
     "clustering/lloyd": ["test_kmeans"],
     "clustering/losses": ["test_clustering"],
     "clustering/partition": ["test_partition"],
-    "evaluation": ["test_report", "test_metrics", "test_exemplars", "test_sampling", "test_predict", "test_train"],
+    "evaluation": ["test_reported_scores", "test_sampling", "test_predict", "test_train"],
     "evaluation/assignments": ["test_exemplars", "test_predict"],
+    "evaluation/evaluator": ["test_reported_scores", "test_sampling"],
     "evaluation/exemplars": ["test_exemplars"],
     "evaluation/figures": ["test_figures"],
     "evaluation/figures/plane": ["test_planar"],
@@ -56,10 +57,11 @@ TESTS = {
     "evaluation/pictures": ["test_figures", "test_dashboard"],
     "evaluation/prediction": ["test_predict"],
     "evaluation/report": ["test_report"],
-    "training": ["test_objective", "test_optim", "test_train", "test_resume"],
+    "training": ["test_objective", "test_optim", "test_steps", "test_train", "test_resume"],
     "training/cache": ["test_cache"],
     "training/objective": ["test_objective"],
-    "training/optimizers": ["test_optim", "test_train"],
+    "training/optimizers": ["test_optim", "test_steps"],
+    "training/phase": ["test_steps", "test_objective", "test_train"],
 }
 _TIMEOUT_FACTOR, _TIMEOUT_MORE_S = 3, 10
 
