@@ -151,6 +151,7 @@ FAKE_PYTHON = """\
 #!/usr/bin/env bash
 # Stands for the python of an environment and for the one that makes it: writes down its arguments.
 echo "$*" >> "$CALLS"
+if [[ "$1" == "-c" ]]; then exec "$REAL_PYTHON" -c "import sys; sys.version_info = ($VERSION, 1, 'final', 0); $2"; fi
 if [[ "$1 $2" == "-m venv" ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
 if [[ "$1 $2" == "-m pip" ]]; then exit "${PIP_EXIT:-0}"; fi
 if [[ "$2" == "${REAL:-}"* && -n "${REAL:-}" ]]; then exec "$REAL_PYTHON" "$@"; fi
@@ -177,6 +178,7 @@ def script(checkout: Path, tmp_path: Path) -> Script:
     def start(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         calls.write_text("")
         fakes = {"PYTHON": str(python), "DKM_VENV": str(tmp_path / "v env"), "CALLS": str(calls)}
+        fakes |= {"VERSION": "3, 11", "REAL_PYTHON": sys.executable}
         done = run([checkout / "scripts" / name, *arguments], tmp_path, **{**fakes, **variables})
         done.stdout = calls.read_text()
         return done
@@ -238,7 +240,7 @@ def test_a_sweep_without_a_folder_gets_one_of_its_own(script: Script, tmp_path: 
     quick = ["data=blobs", "data.n_samples=60", "model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1"]
     more = ["clustering.n_init=1", "log.figures=false", "log.tensorboard=false", "log.progress=off"]
     script("train.sh")
-    done = script("sweep.sh", "seed=0,1", *quick, *more, REAL="dkm.", REAL_PYTHON=sys.executable)
+    done = script("sweep.sh", "seed=0,1", *quick, *more, REAL="dkm.")
     assert (done.returncode, done.stderr) == (0, "")
     [folder] = (tmp_path / "runs" / "sweeps").iterdir()
     names = {path.name for path in folder.iterdir()}
@@ -266,10 +268,26 @@ def test_an_installation_that_failed_is_made_up_for(script: Script) -> None:
     assert [call.split()[1] for call in calls] == ["pip", "dkm.train"]
 
 
-@pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python3"])
 @pytest.mark.parametrize("name", ["train.sh", "test.sh"])
-def test_a_python_that_does_not_fit_is_refused(name: str, python: str, script: Script, tmp_path: Path) -> None:
-    done = script(name, PYTHON=python)
+def test_a_python_that_cannot_be_run_is_refused(name: str, script: Script, tmp_path: Path) -> None:
+    assert_refused(script(name, PYTHON="/nowhere/python3"), "/nowhere/python3", tmp_path)
+
+
+@pytest.mark.parametrize("version", ["2, 7", "3, 9", "3, 10", "3, 14"])
+def test_a_python_of_another_version_is_refused(version: str, script: Script, tmp_path: Path) -> None:
+    done = script("train.sh", VERSION=version)
+    done.stdout = "".join(line for line in done.stdout.splitlines(keepends=True) if not line.startswith("-c "))
+    assert_refused(done, str(tmp_path / "fake-python"), tmp_path)
+
+
+@pytest.mark.parametrize("version", ["3, 11", "3, 12", "3, 13"])
+def test_a_python_of_each_version_that_fits_makes_the_environment(version: str, script: Script, tmp_path: Path) -> None:
+    done = script("train.sh", VERSION=version)
+    assert done.returncode == 0, done.stderr
+    assert f"-m venv {tmp_path / 'v env'}\n" in done.stdout
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], python: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     expected = f"error: {python}: expected Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/python3.11\n"
     assert done.stderr == expected

@@ -227,6 +227,8 @@ def test_label_free_scores_survive_an_embedding_far_from_the_origin():
     Z, labels = blobs()
     # 1e6 away, a float64 keeps ten digits of a coordinate of order one.
     assert geometry(Z + 1e6, labels) == pytest.approx(geometry(Z, labels), rel=1e-8)
+    offset = 1e6 * (-1.0) ** np.arange(Z.shape[1])  # another one for each coordinate
+    assert geometry(Z + offset, labels) == pytest.approx(geometry(Z, labels), rel=1e-8)
 
 
 def test_label_free_scores_take_float32_and_accumulate_in_float64():
@@ -284,6 +286,11 @@ def test_scores_of_one_sample_are_none():
 def test_scores_of_a_collapsed_embedding_are_none():
     scores = geometry(np.full((6, 2), 0.1), np.array([0, 0, 0, 1, 1, 1]))
     assert scores == {**UNDEFINED, "n_effective_clusters": pytest.approx(2.0)}
+
+
+def test_scores_of_equal_points_whose_coordinates_differ_are_none():
+    scores = geometry(np.tile([1.0, 2.0], (6, 1)), np.array([0, 0, 0, 1, 1, 1]))
+    assert undefined_part(scores) == UNDEFINED
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

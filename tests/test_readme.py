@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -18,8 +19,8 @@ from dkm import compare, export, predict, select, train, tune
 from dkm.clustering.functional import kmeans_loss
 from dkm.config.compose import compose, parse
 from dkm.config.groups import GROUPS
-from dkm.config.messages import keys
 from dkm.config.run import Config
+from dkm.config.schema import dotted
 from dkm.training import trainer
 
 ROOT = Path(__file__).parents[1]
@@ -157,12 +158,40 @@ def test_the_table_of_groups_is_complete() -> None:
         assert set(re.findall(r"`([a-z_0-9]+)`", row)) == {group, *options}
 
 
-def test_the_table_of_keys_names_keys_that_exist() -> None:
-    known = list(keys())
+# In the table of keys, defaults that the config leaves to the environment or to the data.
+NOT_IN_THE_CONFIG = {"data.root": "$DKM_DATA_ROOT or ./data", "data.scaling": "per data set"}
+
+
+def table_of_keys() -> list[tuple[str, str]]:
+    """Return the keys of the table and their defaults, as the table has them."""
     table = README.partition("| key | default | meaning |")[2].partition("\n\n")[0]
-    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`([a-z_.]+)`", row.split("|")[1])]
-    for key in named:
-        assert any(name == key or name.endswith(key) for name in known), key
+    pairs = []
+    for row in table.splitlines()[2:]:
+        names, values = (cell.strip().replace("`", "") for cell in row.split("|")[1:3])
+        section = names.partition(".")[0]
+        full = [f"{section}{name}" if name.startswith(".") else name for name in names.split(", ")]
+        pairs += list(zip(full, re.split(r", ", values), strict=True))
+    return pairs
+
+
+def test_the_table_of_keys_has_the_defaults_of_the_config() -> None:
+    settings = dotted(compose(parse(["data=csv", "data.path=x.csv"])).config)
+    pairs = table_of_keys()
+    assert len(pairs) == len(dict(pairs)) >= 30
+    for key, shown in pairs:
+        if key in NOT_IN_THE_CONFIG:
+            assert shown == NOT_IN_THE_CONFIG[key]
+            assert key in settings
+        else:
+            assert settings[key] == as_default(shown), key
+
+
+def as_default(shown: str) -> Any:
+    """Return a default as the table shows it: JSON, or a word."""
+    try:
+        return json.loads(shown)
+    except json.JSONDecodeError:
+        return shown
 
 
 def test_the_file_map_has_every_module_in_its_room() -> None:

@@ -18,7 +18,11 @@ def scores(modularity: float | None, effective: float | None) -> Scores:
     ("raw", "final", "n_clusters", "told"),
     [
         (0.78, scores(0.82, 9.9), 10, None),
-        (0.78, scores(0.75, 9.9), 10, None),  # no more than noise
+        (0.78, scores(0.731, 9.9), 10, None),  # no more than noise, which is 0.05
+        (0.78, scores(0.729, 9.9), 10, "the modularity of the clusters on the data (0.729) is lower than"),
+        (None, scores(0.5, 1.51), 10, None),
+        (None, scores(0.5, 1.49), 10, "nearly all rows are in one of the 10 clusters"),
+        (None, scores(0.5, 1.49), 2, "nearly all rows are in one of the 2 clusters"),
         (0.78, scores(0.12, 8.0), 10, "the modularity of the clusters on the data (0.120) is lower than"),
         (0.78, scores(0.0, 1.0), 10, "nearly all rows are in one of the 10 clusters: the embedding has collapsed"),
         (None, scores(0.0, 1.2), 10, "nearly all rows are in one of the 10 clusters"),
