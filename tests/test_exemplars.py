@@ -39,8 +39,8 @@ def test_their_table_names_the_rows_of_the_file() -> None:
 
 
 def test_without_ids_and_margins_the_table_has_neither() -> None:
-    answers = ANSWERS._replace(ids=None, margin=None)
-    lines = list(exemplar_lines(answers, find(answers, 4)))
+    assignments = ASSIGNMENTS._replace(ids=None, margin=None)
+    lines = list(exemplar_lines(assignments, find_exemplars(assignments, 4)))
     assert lines[0] == "cluster,kind,rank,index,distance,margin\n"
     assert lines[1:3] == ["0,nearest,1,14,0.100000001,\n", "0,nearest,2,11,0.200000003,\n"]
     assert len(lines) == 1 + len(LABELS)
@@ -49,7 +49,7 @@ def test_without_ids_and_margins_the_table_has_neither() -> None:
 def test_of_many_rows_ten_are_exemplars_and_of_equal_ones_the_first() -> None:
     distance = np.repeat(np.arange(20.0, 0, -1), 2)  # 20, 20, 19, 19, ..., 1, 1
     labels = np.zeros(40, np.int64)
-    (found,) = find(Answers(np.arange(40), None, labels, distance, -distance), 1)
+    (found,) = find_exemplars(Assignments(np.arange(40), None, labels, distance, -distance), 1)
     assert found.nearest.tolist() == [38, 39, 36, 37, 34, 35, 32, 33, 30, 31]
     assert found.least_certain.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
@@ -70,11 +70,11 @@ def test_the_contrast_is_the_difference_of_means_in_pooled_standard_deviations()
 def test_the_contrast_does_not_depend_on_the_parts_that_the_rows_are_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     X, labels = generator.normal(size=(60, 3)), generator.integers(3, size=60)
-    whole = contrast(X, labels, 3)
+    whole = contrast_clusters(X, labels, 3)
     monkeypatch.setattr(
         "dkm.evaluation.exemplars.row_slices", lambda shape: [slice(0, 25), slice(25, 50), slice(50, 60)]
     )
-    for ours, theirs in zip(contrast(X, labels, 3), whole, strict=True):
+    for ours, theirs in zip(contrast_clusters(X, labels, 3), whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
@@ -139,7 +139,7 @@ def test_the_table_of_features_has_the_ten_largest_differences_and_no_empty_clus
     X[1::2] += 1  # some spread
     scaling = Scaling.fit([X], "none")
     names = [f"f{i}" for i in range(12)]
-    lines = list(feature_lines(contrast(X, np.array([0, 0, 2, 2]), 3), names, scaling))
+    lines = list(feature_lines(contrast_clusters(X, np.array([0, 0, 2, 2]), 3), names, scaling))
     assert lines[0] == "cluster,rank,feature,difference,mean,mean_of_others\n"
     # The difference of the means is i, the standard deviation within both clusters 1/2.
     expected = [(0, rank, 12 - rank, 2 * (12 - rank), 12.5 - rank, 0.5) for rank in range(1, 11)]
