@@ -31,7 +31,8 @@ from dkm.evaluation import report
 from dkm.evaluation.evaluator import Clustering, cluster
 from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
-from dkm.runtime.devices import threads
+from dkm.runtime.devices import standard_torch, threads
+from dkm.runtime.seeding import SeededDraws
 from dkm.training.trainer import Trainer
 
 # Of the graph in which ``score`` compares clusterings, and the most rows that it looks at: as in a run's result.
@@ -144,15 +145,16 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             config = self._composed()
             if self.image_shape is not None:
                 rows = rows.reshape(len(rows), *self.image_shape)
-            with threads(config.threads):
+            with threads(config.threads), standard_torch():
                 data = array_dataset(rows, config.data, "X")
                 self._require_image_shape(data.image_shape)
-                trainer = Trainer(config, data)
+                with SeededDraws(config.seed):  # what the trainer draws on its way changes the caller's generator
+                    trainer = Trainer(config, data)
                 trainer.run(Unwritten())
                 found = cluster(trainer.embed(), trainer.clustering.centroids.detach())
+                self.model_ = trainer.saved_model(found.inertia).to(torch.device("cpu"))
         except UserError as error:
             raise ValueError(str(error)) from error
-        self.model_ = trainer.saved_model(found.inertia).to(torch.device("cpu"))
         self.labels_ = found.labels
         self.inertia_ = found.inertia
         self.n_iter_ = trainer.at.epoch
@@ -203,12 +205,15 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def transform(self, X: Any) -> FloatArray:
         """Return the Euclidean distance of each row of X (N, F) to each centroid, in the embedding: (N, K)."""
-        distances: FloatArray = torch.cdist(self._embedded(X).double(), self.model_.centroids.double()).float().numpy()
+        with standard_torch():
+            distance = torch.cdist(self._embedded(X).double(), self.model_.centroids.double())
+            distances: FloatArray = distance.float().numpy()
         return distances
 
     def embed(self, X: Any) -> FloatArray:
         """Return the encoder's output for each row of X (N, F): (N, D)."""
-        embedding: FloatArray = self._embedded(X).numpy()
+        with standard_torch():
+            embedding: FloatArray = self._embedded(X).numpy()
         return embedding
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -228,8 +233,9 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return self.model_.embed(self._rows(X))
 
     def _cluster(self, X: Any) -> tuple[Tensor, Clustering]:
-        rows = self._rows(X)
-        return rows, cluster(self.model_.embed(rows), self.model_.centroids)
+        with standard_torch():
+            rows = self._rows(X)
+            return rows, cluster(self.model_.embed(rows), self.model_.centroids)
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self)

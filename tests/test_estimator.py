@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.exceptions import ConvergenceWarning
@@ -186,13 +190,67 @@ def test_what_a_run_refuses_is_a_value_error() -> None:
 
 
 def test_nothing_is_written_and_the_threads_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.chdir(tmp_path)
     before = torch.get_num_threads()
     small(config=["threads=1"]).fit(X)
     assert torch.get_num_threads() == before
     assert list(tmp_path.iterdir()) == []
+
+
+SEEDS = list(range(4)) * 10
+
+
+def tiny_centers(seed: int) -> np.ndarray:
+    return small(pretrain_epochs=1, joint_epochs=1, random_state=seed, config={"threads": 1}).fit(X).cluster_centers_
+
+
+def test_fits_in_threads_are_those_made_one_after_the_other() -> None:
+    alone = [tiny_centers(seed) for seed in range(4)]
+    torch.manual_seed(0)
+    before = torch.get_rng_state(), torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    with hydra.initialize(config_path=None, job_name="theirs", version_base="1.2"), ThreadPoolExecutor(4) as pool:
+        theirs = GlobalHydra.instance().hydra
+        together = [pool.submit(tiny_centers, seed) for seed in SEEDS]
+        while not all(future.done() for future in together):
+            assert GlobalHydra.instance().hydra is theirs
+            assert hydra.compose(overrides=["+x=1"]) == {"x": 1}
+            assert torch.randn(2).equal(torch.randn(2, generator=torch.Generator().manual_seed(0)))
+            torch.manual_seed(0)
+        assert hydra.compose(overrides=["+x=1"]) == {"x": 1}
+    for seed, future in zip(SEEDS, together, strict=True):
+        np.testing.assert_array_equal(future.result(), alone[seed], err_msg=f"seed {seed}")
+    after = torch.get_rng_state(), torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    assert (after[0].equal(before[0]), after[1:]) == (True, before[1:])
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    assert torch.get_default_dtype() == dtype
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+        lambda: default_dtype(torch.float64),
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "default device", "default type"],
+)
+def test_a_mode_of_torch_that_the_caller_has_set_changes_nothing(mode: Any) -> None:
+    usual = small().fit(X)
+    expected = usual.labels_, usual.cluster_centers_, usual.transform(X), usual.embed(X), usual.score(X)
+    with mode():
+        model = small().fit(X)
+        inside = model.predict(X), model.cluster_centers_, model.transform(X), model.embed(X), model.score(X)
+    for value, usual_value in zip(inside, expected, strict=True):
+        np.testing.assert_array_equal(value, usual_value)
 
 
 def test_gaps_are_filled_as_the_run_filled_them(tmp_path: Path) -> None:
