@@ -14,12 +14,14 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
+from dkm.config.commands import quoted
 from dkm.config.compose import compose, parse
 
 
@@ -92,3 +94,11 @@ def test_threads_get_the_config_that_each_asked_for() -> None:
     with ThreadPoolExecutor(4) as pool:
         seeds = list(pool.map(lambda seed: compose(parse([f"seed={seed}"])).config.seed, range(24)))
     assert seeds == list(range(24))
+
+
+TEXTS = ["a b", "a,b", "it's", "lr=0.1 (a)", "a\\b, c", "ends in \\", "x\\'y", "\\\\srv\\x y", "[a", ""]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_quoted_text_arrives_as_it_is(text: str) -> None:
+    assert OverridesParser.create().parse_override(f"key={quoted(text)}").value() == text
