@@ -1,14 +1,16 @@
-"""``DeepKMeans``: the same training as ``dkm.train``, behind scikit-learn's interface.
+"""``DeepKMeans``: the training of ``dkm.train`` behind scikit-learn's interface.
 
-It composes the config that the command line would, gives the trainer the array instead of a file, and keeps the model.
+It composes the config that the command line would, gives the trainer an array instead of a file, and keeps the model.
 """
 
 # Shapes: N samples, F features, D latent, K clusters.
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,8 +25,10 @@ from torch import Tensor
 
 from dkm.clustering.graph import modularity, neighbor_graph
 from dkm.clustering.labels import cluster_sizes, effective_clusters
+from dkm.config.commands import quoted
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
+from dkm.config.schema import dotted, flatten
 from dkm.data.datasets import array_dataset
 from dkm.errors import UserError
 from dkm.evaluation import report
@@ -35,8 +39,24 @@ from dkm.runtime.devices import standard_torch, threads
 from dkm.runtime.seeding import SeededDraws
 from dkm.training.trainer import Trainer
 
-# Of the graph in which ``score`` compares clusterings, and the most rows that it looks at: as in a run's result.
+# Neighbors in the graph of ``score``, and the most rows that it takes: as in a run's result.
 _N_NEIGHBORS, _MOST_SCORED = 20, 10_000
+
+# The setting of a run that each parameter makes.
+_KEYS = {
+    "n_clusters": "clustering.n_clusters",
+    "init": "clustering.init",
+    "n_init": "clustering.n_init",
+    "weight": "clustering.weight",
+    "latent_dim": "model.latent_dim",
+    "hidden": "model.hidden",
+    "pretrain_epochs": "pretrain.epochs",
+    "joint_epochs": "joint.epochs",
+    "batch_size": "batch_size",
+    "tol": "joint.tolerance",
+    "random_state": "seed",
+}
+_FIXED = ("data=npy", "data.path=X", "log.progress=off", "evaluation.kmeans_raw=false")
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -44,47 +64,51 @@ FloatArray = npt.NDArray[np.float32]
 class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """k-means in the embedding of an autoencoder, both trained together.
 
+    Several fits may run at the same time in threads.
+
     Parameters
     ----------
     n_clusters : int
-        The number of clusters.
+        Number of clusters.
     init : str
-        How the clusters are found that the joint training starts from; see ``clustering.init``.
+        Method that finds the clusters from which the joint training starts; see ``clustering.init``.
     n_init : int
-        Restarts of k-means; of those within 3 % of the lowest inertia the one with the most even sizes is taken, see
-        ``clustering.balance_slack``.
+        Number of restarts of k-means. Among the restarts within 3 % of the lowest inertia the one with the most even
+        cluster sizes is chosen; see ``clustering.balance_slack``.
     weight : float, optional
-        Of the clustering loss beside the reconstruction error, see ``clustering.weight``; that of the method if None,
-        0.1 for k-means.
+        Weight of the clustering loss; see ``clustering.weight``. None takes that of the method, 0.1 for k-means.
     latent_dim : int, optional
-        Dimensions of the embedding; the number of clusters if None.
+        Number of dimensions of the embedding. None takes the number of clusters.
     hidden : sequence of int, optional
-        Widths of the encoder's inner layers; 500, 500 and 2000 if None.
+        Widths of the encoder's inner layers. None takes 500, 500 and 2000.
     pretrain_epochs, joint_epochs : int
-        Epochs of the two phases.
+        Number of epochs of the two phases.
     batch_size : int
-        Rows of a training step.
+        Number of rows in a training step.
     tol : float
         The joint training stops when less than this fraction of the labels changes in an epoch.
     random_state : int, RandomState instance or None
-        The seed. With an int the results are those of ``python -m dkm.train seed=...`` on the same array, bit for bit.
+        Seed. With an int the results are those of ``python -m dkm.train seed=...`` on the same array, bit for bit.
     image_shape : tuple of int, optional
-        (C, H, W) if each row is an image, which is then augmented as images are.
+        (C, H, W) if each row is an image. The images are then augmented in training.
+    verbose : bool or int
+        Show a progress bar with the loss for each phase, on standard error.
     config : mapping or sequence of str, optional
-        More settings of the run: ``{"joint.lr": 1e-4}`` or ``["optimizer=sgd", "precision=bf16"]``.
+        Other settings of the run: ``{"joint.lr": 1e-4}`` or ``["optimizer=sgd", "precision=bf16"]``. It must not
+        contradict the parameters above; those that are None leave their setting to ``config``.
 
     Attributes
     ----------
     labels_ : int64 ndarray, shape (N,)
-        The cluster of each training row.
+        Cluster of each training row.
     cluster_centers_ : float32 ndarray, shape (K, D)
-        The centroids, in the embedding.
+        Centroids in the embedding.
     inertia_ : float
         Sum of the squared distances of the training rows to their centroids, in the embedding.
     n_iter_ : int
-        Joint epochs that were run.
+        Number of joint epochs that were run.
     n_features_in_, feature_names_in_
-        As in scikit-learn.
+        Number and names of the features, as in scikit-learn.
     model_ : SavedModel
         Preprocessing, autoencoder and centroids.
     """
@@ -104,6 +128,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         tol: float = 0.001,
         random_state: Any = None,
         image_shape: Sequence[int] | None = None,
+        verbose: bool | int = False,
         config: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> None:
         self.n_clusters = n_clusters
@@ -118,6 +143,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.tol = tol
         self.random_state = random_state
         self.image_shape = image_shape
+        self.verbose = verbose
         self.config = config
 
     def __sklearn_tags__(self) -> Any:
@@ -133,37 +159,44 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Warns
         -----
         ConvergenceWarning
-            If nearly all rows are in one cluster.
+            If nearly all rows are in one cluster, or if a cluster has no rows.
 
         Raises
         ------
         ValueError
-            For a setting or data that a run would refuse.
+            For a parameter, a setting or data that a run would refuse.
         """
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         try:
-            config = self._composed()
+            config = self._compose_config()
             if self.image_shape is not None:
-                rows = rows.reshape(len(rows), *self.image_shape)
+                rows = self._as_images(rows)
             with threads(config.threads), standard_torch():
                 data = array_dataset(rows, config.data, "X")
                 self._require_image_shape(data.image_shape)
                 with SeededDraws(config.seed):  # what the trainer draws on its way changes the caller's generator
                     trainer = Trainer(config, data)
-                trainer.run(Unwritten())
+                run = Unwritten()
+                run.shows_bars = bool(self.verbose)
+                trainer.run(run)
                 found = cluster(trainer.embed(), trainer.clustering.centroids.detach())
                 self.model_ = trainer.saved_model(found.inertia).to(torch.device("cpu"))
         except UserError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(self._in_own_words(str(error))) from error
         self.labels_ = found.labels
         self.inertia_ = found.inertia
         self.n_iter_ = trainer.at.epoch
         self.cluster_centers_ = self.model_.centroids.numpy()
-        K = self._n_features_out = len(self.cluster_centers_)
-        n_effective = effective_clusters(cluster_sizes(found.labels, K))
-        if doubt := report.doubt(None, {"n_effective_clusters": n_effective}, K):
+        self._n_features_out = len(self.cluster_centers_)
+        if doubt := self._doubt():
             warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
         return self
+
+    def _as_images(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        shape, n_features = tuple(self.image_shape or ()), rows.shape[1]
+        if math.prod(shape) != n_features:
+            raise ValueError(f"image_shape={shape}: expected (C, H, W) with C * H * W = n_features={n_features}")
+        return rows.reshape(len(rows), *shape)
 
     def _require_image_shape(self, found: tuple[int, int, int] | None) -> None:
         given = self.image_shape
@@ -173,29 +206,66 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 "first, and the columns of X in that order"
             )
 
-    def _composed(self) -> Config:
+    def _doubt(self) -> str | None:
+        """Return what speaks against the clusters, in one line; None if nothing does."""
+        K, sizes = self._n_features_out, cluster_sizes(self.labels_, self._n_features_out)
+        n_with_rows = int(np.count_nonzero(sizes))
+        if doubt := report.doubt(None, {"n_effective_clusters": effective_clusters(sizes)}, K):
+            return self._in_own_words(doubt)
+        if n_with_rows < K:
+            return f"n_clusters={K}: only {n_with_rows} clusters have rows; lower n_clusters, or train longer"
+        return None
+
+    # --- the config of the run ---
+
+    def _compose_config(self) -> Config:
         """Return the config that the command line would have composed."""
-        given = self.config if self.config is not None else ()
-        words = [f"{k}={_shown(v)}" for k, v in given.items()] if isinstance(given, Mapping) else list(given)
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(2**31 - 1)
-        own = {
-            "clustering.n_clusters": self.n_clusters,
-            "clustering.init": self.init,
-            "clustering.n_init": self.n_init,
-            "model.latent_dim": self.latent_dim,
-            "pretrain.epochs": self.pretrain_epochs,
-            "joint.epochs": self.joint_epochs,
-            "joint.tolerance": self.tol,
-            "batch_size": self.batch_size,
-            "seed": int(seed),
-        }
-        # Not every method has a weight, nor every network these layers.
-        own |= {} if self.weight is None else {"clustering.weight": self.weight}
-        own |= {} if self.hidden is None else {"model.hidden": list(self.hidden)}
-        fixed = ["data=npy", "data.path=X", "log.progress=off", "evaluation.kmeans_raw=false"]
-        return compose(parse([*fixed, *(f"{key}={_shown(value)}" for key, value in own.items()), *words])).config
+        own = self._own_settings()
+        seed = [] if "seed" in own else [f"seed={check_random_state(self.random_state).randint(2**31 - 1)}"]
+        words = [*_FIXED, *seed, *(f"{key}={_shown(value)}" for key, value in own.items()), *self._further_settings()]
+        config = compose(parse(words)).config
+        settings = dotted(config)
+        for name, key in _KEYS.items():
+            if key in own and not _is_equal(settings[key], own[key]):
+                raise ValueError(
+                    f"{name}={own[key]}: expected no other value in config, got {key}={_shown(settings[key])}; "
+                    f"leave {key} out of config"
+                )
+        return config
+
+    def _own_settings(self) -> dict[str, Any]:
+        """Return the settings that the parameters make, by their keys; a parameter that is None makes none."""
+        own = {key: getattr(self, name) for name, key in _KEYS.items()}
+        hidden: Any = self.hidden
+        if hidden is not None:
+            if isinstance(hidden, str) or not isinstance(hidden, Iterable):
+                raise ValueError(f"hidden={hidden!r}: expected a sequence of widths; for example hidden=(500, 500)")
+            own["model.hidden"] = list(hidden)
+        if not isinstance(self.random_state, int | np.integer):
+            del own["seed"]
+        return {key: value for key, value in own.items() if value is not None}
+
+    def _further_settings(self) -> list[str]:
+        """Return ``config`` as overrides KEY=VALUE."""
+        config = self.config if self.config is not None else ()
+        if isinstance(config, str):
+            raise ValueError(f"config={config!r}: expected a mapping or a sequence; write config=[{config!r}]")
+        words = (
+            [f"{k}={_shown(v)}" for k, v in flatten(config).items()] if isinstance(config, Mapping) else list(config)
+        )
+        if data := [word for word in words if word.partition("=")[0] in ("data", "data.path")]:
+            raise ValueError(f"config: expected no choice of data, as X is the data; leave {data[0]} out of config")
+        return words
+
+    def _in_own_words(self, message: str) -> str:
+        """Return a message about settings with the names of the parameters that made them; other keys stay."""
+        given = {word.lstrip("+~").partition("=")[0] for word in self._further_settings()}
+        for name, key in _KEYS.items():
+            if key not in given:
+                # `seed` and `batch_size` are words of prose too.
+                end = r"(?![\w.])" if "." in key else r"(?==)"
+                message = re.sub(rf"(?<![\w.]){re.escape(key)}{end}", name, message)
+        return message
 
     # --- a fitted model ---
 
@@ -217,10 +287,10 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return embedding
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return how far the clusters of X hang together in the data themselves; ``y`` is ignored.
+        """Return the modularity of the clusters of X in the data, not in the embedding; ``y`` is ignored.
 
-        The modularity of the labels in the graph of the 20 nearest neighbors of X (scaled as in training). Unlike an
-        inertia in the embedding, which any setting can shrink, it compares models: higher is better.
+        The graph is that of the 20 nearest neighbors of X, scaled as in training. Higher is better. It compares models,
+        unlike the inertia in the embedding, which any setting can shrink.
         """
         rows, found = self._cluster(X)
         chosen = np.random.default_rng(0).choice(len(rows), min(len(rows), _MOST_SCORED), replace=False)
@@ -239,7 +309,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self)
-        fill = self.model_.fill  # of a run's model that filled gaps: None after `fit`
+        fill = self.model_.fill  # a run may have filled gaps in its data; `fit` does not
         finite = True if fill is None else "allow-nan"
         rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False, ensure_all_finite=finite)
         if fill is not None:
@@ -251,13 +321,13 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def save(self, directory: str | Path) -> None:
         """Write the ``model/`` folder that ``dkm.predict``, ``dkm.export`` and ``load`` read."""
         check_is_fitted(self)
-        folder = Path(directory)
+        folder = Path(directory).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         self.model_.save(folder / "model")
 
     @classmethod
     def load(cls, run: str | Path) -> DeepKMeans:
-        """Return the estimator with the model of a run directory; what was said of the training rows is not there.
+        """Return an estimator with the model of a run directory, without the attributes of the training rows.
 
         Raises
         ------
@@ -284,4 +354,12 @@ def _shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_shown, value))}]"
-    return str(value)
+    text = str(value)
+    # Lists, mappings and quoted text that the user has written as an override may have any characters.
+    is_plain = re.fullmatch(r"[\w./+-]*", text) is not None or text[:1] in ("[", "{", "'", '"', "$")
+    return text if is_plain else quoted(text)
+
+
+def _is_equal(setting: Any, given: Any) -> bool:
+    """Return whether a setting is what was given, perhaps as another type: 0.0 for 0, or 256 for "256"."""
+    return bool(setting == given) or _shown(setting) == _shown(given)
