@@ -179,12 +179,12 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 run = Unwritten()
                 run.shows_bars = bool(self.verbose)
                 trainer.run(run)
-                found = cluster(trainer.embed(), trainer.clustering.centroids.detach())
-                self.model_ = trainer.saved_model(found.inertia).to(torch.device("cpu"))
+                clusters = cluster(trainer.embed(), trainer.clustering.centroids.detach())
+                self.model_ = trainer.saved_model(clusters.inertia).to(torch.device("cpu"))
         except UserError as error:
-            raise ValueError(self._in_own_words(str(error))) from error
-        self.labels_ = found.labels
-        self.inertia_ = found.inertia
+            raise ValueError(self._with_parameter_names(str(error))) from error
+        self.labels_ = clusters.labels
+        self.inertia_ = clusters.inertia
         self.n_iter_ = trainer.at.epoch
         self.cluster_centers_ = self.model_.centroids.numpy()
         self._n_features_out = len(self.cluster_centers_)
@@ -198,11 +198,11 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             raise ValueError(f"image_shape={shape}: expected (C, H, W) with C * H * W = n_features={n_features}")
         return rows.reshape(len(rows), *shape)
 
-    def _require_image_shape(self, found: tuple[int, int, int] | None) -> None:
+    def _require_image_shape(self, read_as: tuple[int, int, int] | None) -> None:
         given = self.image_shape
-        if given is not None and found not in (tuple(given), (1, *given)):
+        if given is not None and read_as not in (tuple(given), (1, *given)):
             raise ValueError(
-                f"image_shape={tuple(given)}: expected (C, H, W), but it would be read as {found}; give the channels "
+                f"image_shape={tuple(given)}: expected (C, H, W), but it would be read as {read_as}; give the channels "
                 "first, and the columns of X in that order"
             )
 
@@ -211,7 +211,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         K, sizes = self._n_features_out, cluster_sizes(self.labels_, self._n_features_out)
         n_with_rows = int(np.count_nonzero(sizes))
         if doubt := report.doubt(None, {"n_effective_clusters": effective_clusters(sizes)}, K):
-            return self._in_own_words(doubt)
+            return self._with_parameter_names(doubt)
         if n_with_rows < K:
             return f"n_clusters={K}: only {n_with_rows} clusters have rows; lower n_clusters, or train longer"
         return None
@@ -220,46 +220,43 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def _compose_config(self) -> Config:
         """Return the config that the command line would have composed."""
-        own = self._own_settings()
-        seed = [] if "seed" in own else [f"seed={check_random_state(self.random_state).randint(2**31 - 1)}"]
-        words = [*_FIXED, *seed, *(f"{key}={_shown(value)}" for key, value in own.items()), *self._further_settings()]
-        config = compose(parse(words)).config
+        parameters = self._parameter_settings()
+        seed = [] if "seed" in parameters else [f"seed={check_random_state(self.random_state).randint(2**31 - 1)}"]
+        config = compose(parse([*_FIXED, *seed, *_overrides(parameters), *self._config_overrides()])).config
         settings = dotted(config)
         for name, key in _KEYS.items():
-            if key in own and not _is_equal(settings[key], own[key]):
+            if key in parameters and not _is_equal(settings[key], parameters[key]):
                 raise ValueError(
-                    f"{name}={own[key]}: expected no other value in config, got {key}={_shown(settings[key])}; "
-                    f"leave {key} out of config"
+                    f"{name}={parameters[key]}: expected no other value in config, got "
+                    f"{key}={_override_value(settings[key])}; leave {key} out of config"
                 )
         return config
 
-    def _own_settings(self) -> dict[str, Any]:
+    def _parameter_settings(self) -> dict[str, Any]:
         """Return the settings that the parameters make, by their keys; a parameter that is None makes none."""
-        own = {key: getattr(self, name) for name, key in _KEYS.items()}
+        settings = {key: getattr(self, name) for name, key in _KEYS.items()}
         hidden: Any = self.hidden
         if hidden is not None:
             if isinstance(hidden, str) or not isinstance(hidden, Iterable):
                 raise ValueError(f"hidden={hidden!r}: expected a sequence of widths; for example hidden=(500, 500)")
-            own["model.hidden"] = list(hidden)
+            settings["model.hidden"] = list(hidden)
         if not isinstance(self.random_state, int | np.integer):
-            del own["seed"]
-        return {key: value for key, value in own.items() if value is not None}
+            del settings["seed"]
+        return {key: value for key, value in settings.items() if value is not None}
 
-    def _further_settings(self) -> list[str]:
+    def _config_overrides(self) -> list[str]:
         """Return ``config`` as overrides KEY=VALUE."""
         config = self.config if self.config is not None else ()
         if isinstance(config, str):
             raise ValueError(f"config={config!r}: expected a mapping or a sequence; write config=[{config!r}]")
-        words = (
-            [f"{k}={_shown(v)}" for k, v in flatten(config).items()] if isinstance(config, Mapping) else list(config)
-        )
-        if data := [word for word in words if word.partition("=")[0] in ("data", "data.path")]:
+        overrides = _overrides(flatten(config)) if isinstance(config, Mapping) else list(config)
+        if data := [override for override in overrides if override.partition("=")[0] in ("data", "data.path")]:
             raise ValueError(f"config: expected no choice of data, as X is the data; leave {data[0]} out of config")
-        return words
+        return overrides
 
-    def _in_own_words(self, message: str) -> str:
+    def _with_parameter_names(self, message: str) -> str:
         """Return a message about settings with the names of the parameters that made them; other keys stay."""
-        given = {word.lstrip("+~").partition("=")[0] for word in self._further_settings()}
+        given = {override.lstrip("+~").partition("=")[0] for override in self._config_overrides()}
         for name, key in _KEYS.items():
             if key not in given:
                 # `seed` and `batch_size` are words of prose too.
@@ -292,12 +289,12 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         The graph is that of the 20 nearest neighbors of X, scaled as in training. Higher is better. It compares models,
         unlike the inertia in the embedding, which any setting can shrink.
         """
-        rows, found = self._cluster(X)
+        rows, clusters = self._cluster(X)
         chosen = np.random.default_rng(0).choice(len(rows), min(len(rows), _MOST_SCORED), replace=False)
         if len(chosen) < 2:
             return 0.0
         graph = neighbor_graph(rows.numpy()[chosen], _N_NEIGHBORS)
-        return float(modularity(graph, found.labels[chosen]) or 0.0)
+        return float(modularity(graph, clusters.labels[chosen]) or 0.0)
 
     def _embedded(self, X: Any) -> Tensor:
         return self.model_.embed(self._rows(X))
@@ -348,12 +345,16 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return estimator
 
 
-def _shown(value: Any) -> str:
-    """Return a setting as an override has it."""
+def _overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings as overrides KEY=VALUE."""
+    return [f"{key}={_override_value(value)}" for key, value in settings.items()]
+
+
+def _override_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_shown, value))}]"
+        return f"[{','.join(map(_override_value, value))}]"
     text = str(value)
     # Lists, mappings and quoted text that the user has written as an override may have any characters.
     is_plain = re.fullmatch(r"[\w./+-]*", text) is not None or text[:1] in ("[", "{", "'", '"', "$")
@@ -362,4 +363,4 @@ def _shown(value: Any) -> str:
 
 def _is_equal(setting: Any, given: Any) -> bool:
     """Return whether a setting is what was given, perhaps as another type: 0.0 for 0, or 256 for "256"."""
-    return bool(setting == given) or _shown(setting) == _shown(given)
+    return bool(setting == given) or _override_value(setting) == _override_value(given)

@@ -47,7 +47,7 @@ from dkm.config.run import Config
 from dkm.config.schema import config_dir, from_dictconfig, register
 from dkm.errors import UserError
 
-# Hydra's own flags that are passed on. Not among them: --experimental-rerun, which loads a pickle.
+# Flags that are passed on to Hydra. --experimental-rerun is refused, as it loads a pickle.
 HYDRA_FLAGS = frozenset(
     (
         *("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c", "--resolve", "--package", "-p"),
@@ -56,21 +56,21 @@ HYDRA_FLAGS = frozenset(
 )
 
 
-# What the plugins of the extra `sweep` bring; configs/hydra/launcher/slurm.yaml builds on the last.
+# Launchers of the plugins in the extra `sweep`. configs/hydra/launcher/slurm.yaml builds on the last one.
 LAUNCHERS = frozenset(f"hydra/launcher/{name}" for name in ("joblib", "submitit_local", "submitit_slurm"))
 
 _CONFIG_FLAGS = {"-cd": "--config-dir", "-cp": "--config-path", "-cn": "--config-name"}
 _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"])
 
 
-# Hydra's message about a file that does not fit the schema.
+# Matches Hydra's message about a file that does not fit the schema.
 _IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config:\s*(.*?)\s*full_key: *(\S*)", re.DOTALL)
 
 
 class Command(NamedTuple):
     """The command line, taken apart.
 
-    ``is_for_hydra``: there are flags of Hydra among the ``overrides``, which are then its whole command line.
+    ``is_for_hydra`` tells that ``overrides`` has flags of Hydra, and is then the whole command line for it.
     """
 
     config_path: Path
@@ -81,7 +81,7 @@ class Command(NamedTuple):
 
 
 class Composed(NamedTuple):
-    """The checked config, and Hydra's own part of the composition."""
+    """The checked ``config``, the same as Hydra composed it (``job``), and the node ``hydra``."""
 
     config: Config
     job: DictConfig
@@ -94,10 +94,10 @@ class OwnConfigs(SearchPathPlugin):
     extra_dir: Path | None = None
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        _append_own_configs(search_path, self.extra_dir)
+        _append_application_configs(search_path, self.extra_dir)
 
 
-def _append_own_configs(search_path: ConfigSearchPath, extra_dir: Path | None) -> None:
+def _append_application_configs(search_path: ConfigSearchPath, extra_dir: Path | None) -> None:
     """Let the application's configs be found whichever config is the primary one."""
     search_path.append("dkm", f"file://{config_dir()}")
     if extra_dir is not None:
@@ -117,10 +117,15 @@ def set_up() -> None:
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Take the command line apart.
+    """Parse the command line.
 
-    A config in the folder of ``--config-dir`` goes before one of the same name in the application, so that
+    A config in the folder of ``--config-dir`` takes precedence over one of the same name in the application, so that
     ``--config-dir RUN --config-name config`` repeats a run.
+
+    Raises
+    ------
+    UserError
+        For an unknown flag, a folder that does not exist, or an override that no run can use.
     """
     given: dict[str, str] = {}
     flags: list[str] = []
@@ -133,7 +138,7 @@ def parse(arguments: Sequence[str]) -> Command:
             given[flag] = value if equals else next(words, "")
         elif word.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE and "=" not in word):
             flags.append(word)
-        elif word != "experiment=null":  # the default, which Hydra does not let one say
+        elif word != "experiment=null":  # the default, which Hydra refuses as an override
             overrides.append(word)
     name = given.get("--config-name", "config").removesuffix(".yaml")
     path, extra = (Path(given[key]) if key in given else None for key in ("--config-path", "--config-dir"))
@@ -155,7 +160,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _check_override(override: str, *, is_sweep: bool) -> None:
-    """Refuse overrides that Hydra would take in a way that no run can use, or refuse in many words."""
+    """Refuse an override that Hydra would accept though no run can use it, or would refuse in many lines."""
     left, _, value = override.partition("=")
     key = left.lstrip("+~")
     section, _, name = key.rpartition(".")
@@ -177,7 +182,7 @@ def _check_override(override: str, *, is_sweep: bool) -> None:
 
 
 def _check_hydra_flags(arguments: Sequence[str]) -> None:
-    """Let Hydra's own parser look at its flags, and say what it says in one line."""
+    """Check the flags with Hydra's parser, and report its error in one line."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{' '.join(arguments)}: {message}; --help shows the flags")
@@ -239,7 +244,7 @@ def _load(command: Command) -> DictConfig:
     for plugin in plugins:
         assert isinstance(plugin, SearchPathPlugin)
         plugin.manipulate_search_path(search_path)
-    _append_own_configs(search_path, command.extra_dir)
+    _append_application_configs(search_path, command.extra_dir)
     search_path.append("schema", "structured://")
     loader = ConfigLoaderImpl(search_path)
     loader.repository = _Repository(search_path)
@@ -295,7 +300,7 @@ def _no_warning_about_the_search_path(command: Command) -> Iterator[None]:
 
 
 def checked(job: DictConfig) -> Config:
-    """Return the typed config with absolute paths, so that the run can be repeated from anywhere."""
+    """Return the typed config with absolute paths, so that the run can be repeated from any folder."""
     config = from_dictconfig(job)
     data = config.data
     data.root = absolute(data.root)
@@ -317,7 +322,7 @@ def absolute(path: str) -> str:
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Return a composition error of Hydra or OmegaConf as one line with key, value, expectation, remedy."""
+    """Return a composition error of Hydra or OmegaConf as one line: key, value, what was expected, and a remedy."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
