@@ -1,6 +1,7 @@
 """Deep embedded clustering with a k-means loss.
 
-The public names are resolved on first use (PEP 562), so that ``import dkm`` loads no torch.
+The public names are resolved on first use (PEP 562). ``import dkm`` does not import torch; the losses and ``kmeans``
+import nothing but torch and numpy; ``DeepKMeans`` imports the whole application.
 """
 
 from importlib import import_module
@@ -8,12 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dkm.clustering.functional import kmeans_loss
+    from dkm.clustering.functional import kmeans_loss, soft_kmeans_loss
+    from dkm.clustering.lloyd import kmeans
     from dkm.clustering.losses.kmeans import KMeansLoss
     from dkm.estimator import DeepKMeans
     from dkm.models.regularization import l2_penalty
 
-__all__ = ["DeepKMeans", "KMeansLoss", "kmeans_loss", "l2_penalty"]
+__all__ = ["DeepKMeans", "KMeansLoss", "kmeans", "kmeans_loss", "l2_penalty", "soft_kmeans_loss"]
 
 try:
     __version__ = version("dkm")
@@ -23,8 +25,10 @@ except PackageNotFoundError:  # a checkout that was not installed
 _HOME = {
     "DeepKMeans": "dkm.estimator",
     "KMeansLoss": "dkm.clustering.losses.kmeans",
+    "kmeans": "dkm.clustering.lloyd",
     "kmeans_loss": "dkm.clustering.functional",
     "l2_penalty": "dkm.models.regularization",
+    "soft_kmeans_loss": "dkm.clustering.functional",
 }
 
 

@@ -1,14 +1,16 @@
-"""``DeepKMeans``: the same training as ``dkm.train``, behind scikit-learn's interface.
+"""``DeepKMeans``: the training of ``dkm.train`` behind scikit-learn's interface.
 
-It composes the config that the command line would, gives the trainer the array instead of a file, and keeps the model.
+It composes the config that the command line would, gives the trainer an array instead of a file, and keeps the model.
 """
 
 # Shapes: N samples, F features, D latent, K clusters.
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +24,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from dkm.clustering.labels import cluster_sizes, effective_clusters
+from dkm.config.commands import quoted
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
+from dkm.config.schema import dotted, flatten
 from dkm.data.datasets import array_dataset
 from dkm.errors import UserError
 from dkm.evaluation import report
@@ -31,11 +35,28 @@ from dkm.evaluation.clusters import Clusters, assign_clusters
 from dkm.evaluation.metrics import sample_neighbors
 from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
-from dkm.runtime.devices import threads
+from dkm.runtime.devices import standard_torch, threads
+from dkm.runtime.seeding import SeededDraws
 from dkm.training.trainer import Trainer
 
 # The most rows of the graph in which ``score`` compares clusterings: as in a run's result.
 _MOST_SCORED = 10_000
+
+# The setting of a run that each parameter makes.
+_KEYS = {
+    "n_clusters": "clustering.n_clusters",
+    "init": "clustering.init",
+    "n_init": "clustering.n_init",
+    "weight": "clustering.weight",
+    "latent_dim": "model.latent_dim",
+    "hidden": "model.hidden",
+    "pretrain_epochs": "pretrain.epochs",
+    "joint_epochs": "joint.epochs",
+    "batch_size": "batch_size",
+    "tol": "joint.tolerance",
+    "random_state": "seed",
+}
+_FIXED = ("data=npy", "data.path=X", "log.progress=off", "evaluation.kmeans_raw=false")
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -43,47 +64,51 @@ FloatArray = npt.NDArray[np.float32]
 class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """k-means in the embedding of an autoencoder, both trained together.
 
+    Several fits may run at the same time in threads.
+
     Parameters
     ----------
     n_clusters : int
-        The number of clusters.
+        Number of clusters.
     init : str
-        How the clusters are found that the joint training starts from; see ``clustering.init``.
+        Method that finds the clusters from which the joint training starts; see ``clustering.init``.
     n_init : int
-        Restarts of k-means; of those within 3 % of the lowest inertia the one with the most even sizes is taken, see
-        ``clustering.balance_slack``.
+        Number of restarts of k-means. Among the restarts within 3 % of the lowest inertia the one with the most even
+        cluster sizes is chosen; see ``clustering.balance_slack``.
     weight : float, optional
-        Of the clustering loss beside the reconstruction error, see ``clustering.weight``; that of the method if None,
-        0.1 for k-means.
+        Weight of the clustering loss; see ``clustering.weight``. None takes that of the method, 0.1 for k-means.
     latent_dim : int, optional
-        Dimensions of the embedding; the number of clusters if None.
+        Number of dimensions of the embedding. None takes the number of clusters.
     hidden : sequence of int, optional
-        Widths of the encoder's inner layers; 500, 500 and 2000 if None.
+        Widths of the encoder's inner layers. None takes 500, 500 and 2000.
     pretrain_epochs, joint_epochs : int
-        Epochs of the two phases.
+        Number of epochs of the two phases.
     batch_size : int
-        Rows of a training step.
+        Number of rows in a training step.
     tol : float
         The joint training stops when less than this fraction of the labels changes in an epoch.
     random_state : int, RandomState instance or None
-        The seed. With an int the results are those of ``python -m dkm.train seed=...`` on the same array, bit for bit.
+        Seed. With an int the results are those of ``python -m dkm.train seed=...`` on the same array, bit for bit.
     image_shape : tuple of int, optional
-        (C, H, W) if each row is an image, which is then augmented as images are.
+        (C, H, W) if each row is an image. The images are then augmented in training.
+    verbose : bool or int
+        Show a progress bar with the loss for each phase, on standard error.
     config : mapping or sequence of str, optional
-        More settings of the run: ``{"joint.lr": 1e-4}`` or ``["optimizer=sgd", "precision=bf16"]``.
+        Other settings of the run: ``{"joint.lr": 1e-4}`` or ``["optimizer=sgd", "precision=bf16"]``. It must not
+        contradict the parameters above; those that are None leave their setting to ``config``.
 
     Attributes
     ----------
     labels_ : int64 ndarray, shape (N,)
-        The cluster of each training row.
+        Cluster of each training row.
     cluster_centers_ : float32 ndarray, shape (K, D)
-        The centroids, in the embedding.
+        Centroids in the embedding.
     inertia_ : float
         Sum of the squared distances of the training rows to their centroids, in the embedding.
     n_iter_ : int
-        Joint epochs that were run.
+        Number of joint epochs that were run.
     n_features_in_, feature_names_in_
-        As in scikit-learn.
+        Number and names of the features, as in scikit-learn.
     model_ : SavedModel
         Preprocessing, autoencoder and centroids.
     """
@@ -103,6 +128,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         tol: float = 0.001,
         random_state: Any = None,
         image_shape: Sequence[int] | None = None,
+        verbose: bool | int = False,
         config: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> None:
         self.n_clusters = n_clusters
@@ -117,6 +143,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.tol = tol
         self.random_state = random_state
         self.image_shape = image_shape
+        self.verbose = verbose
         self.config = config
 
     def __sklearn_tags__(self) -> Any:
@@ -132,68 +159,110 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Warns
         -----
         ConvergenceWarning
-            If nearly all rows are in one cluster.
+            If nearly all rows are in one cluster, or if a cluster has no rows.
 
         Raises
         ------
         ValueError
-            For a setting or data that a run would refuse.
+            For a parameter, a setting or data that a run would refuse.
         """
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         try:
-            config = self._composed()
+            config = self._compose_config()
             if self.image_shape is not None:
-                rows = rows.reshape(len(rows), *self.image_shape)
-            with threads(config.threads):
+                rows = self._as_images(rows)
+            with threads(config.threads), standard_torch():
                 data = array_dataset(rows, config.data, "X")
                 self._require_image_shape(data.image_shape)
-                trainer = Trainer(config, data)
-                trainer.run(Unwritten())
-                found = assign_clusters(trainer.embed(), trainer.clustering.centroids.detach())
+                with SeededDraws(config.seed):  # what the trainer draws on its way changes the caller's generator
+                    trainer = Trainer(config, data)
+                run = Unwritten()
+                run.shows_bars = bool(self.verbose)
+                trainer.run(run)
+                clusters = assign_clusters(trainer.embed(), trainer.clustering.centroids.detach())
+                self.model_ = trainer.saved_model(clusters.inertia).to(torch.device("cpu"))
         except UserError as error:
-            raise ValueError(str(error)) from error
-        self.model_ = trainer.saved_model(found.inertia).to(torch.device("cpu"))
-        self.labels_ = found.labels
-        self.inertia_ = found.inertia
+            raise ValueError(self._with_parameter_names(str(error))) from error
+        self.labels_ = clusters.labels
+        self.inertia_ = clusters.inertia
         self.n_iter_ = trainer.progress.epoch
         self.cluster_centers_ = self.model_.centroids.numpy()
-        K = self._n_features_out = len(self.cluster_centers_)
-        n_effective = effective_clusters(cluster_sizes(found.labels, K))
-        if warning := report.clustering_warning(None, {"n_effective_clusters": n_effective}, K):
+        self._n_features_out = len(self.cluster_centers_)
+        if warning := self._clustering_warning():
             warnings.warn(warning, ConvergenceWarning, stacklevel=2)
         return self
 
-    def _require_image_shape(self, found: tuple[int, int, int] | None) -> None:
+    def _as_images(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        shape, n_features = tuple(self.image_shape or ()), rows.shape[1]
+        if math.prod(shape) != n_features:
+            raise ValueError(f"image_shape={shape}: expected (C, H, W) with C * H * W = n_features={n_features}")
+        return rows.reshape(len(rows), *shape)
+
+    def _require_image_shape(self, read_as: tuple[int, int, int] | None) -> None:
         given = self.image_shape
-        if given is not None and found not in (tuple(given), (1, *given)):
+        if given is not None and read_as not in (tuple(given), (1, *given)):
             raise ValueError(
-                f"image_shape={tuple(given)}: expected (C, H, W), but it would be read as {found}; give the channels "
+                f"image_shape={tuple(given)}: expected (C, H, W), but it would be read as {read_as}; give the channels "
                 "first, and the columns of X in that order"
             )
 
-    def _composed(self) -> Config:
+    def _clustering_warning(self) -> str | None:
+        """Return what speaks against the clusters, in one line; None if nothing does."""
+        K, sizes = self._n_features_out, cluster_sizes(self.labels_, self._n_features_out)
+        n_with_rows = int(np.count_nonzero(sizes))
+        if warning := report.clustering_warning(None, {"n_effective_clusters": effective_clusters(sizes)}, K):
+            return self._with_parameter_names(warning)
+        if n_with_rows < K:
+            return f"n_clusters={K}: only {n_with_rows} clusters have rows; lower n_clusters, or train longer"
+        return None
+
+    # --- the config of the run ---
+
+    def _compose_config(self) -> Config:
         """Return the config that the command line would have composed."""
-        given = self.config if self.config is not None else ()
-        words = [f"{k}={_shown(v)}" for k, v in given.items()] if isinstance(given, Mapping) else list(given)
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(2**31 - 1)
-        own = {
-            "clustering.n_clusters": self.n_clusters,
-            "clustering.init": self.init,
-            "clustering.n_init": self.n_init,
-            "model.latent_dim": self.latent_dim,
-            "pretrain.epochs": self.pretrain_epochs,
-            "joint.epochs": self.joint_epochs,
-            "joint.tolerance": self.tol,
-            "batch_size": self.batch_size,
-            "seed": int(seed),
-        }
-        # Not every method has a weight, nor every network these layers.
-        own |= {} if self.weight is None else {"clustering.weight": self.weight}
-        own |= {} if self.hidden is None else {"model.hidden": list(self.hidden)}
-        fixed = ["data=npy", "data.path=X", "log.progress=off", "evaluation.kmeans_raw=false"]
-        return compose(parse([*fixed, *(f"{key}={_shown(value)}" for key, value in own.items()), *words])).config
+        parameters = self._parameter_settings()
+        seed = [] if "seed" in parameters else [f"seed={check_random_state(self.random_state).randint(2**31 - 1)}"]
+        config = compose(parse([*_FIXED, *seed, *_overrides(parameters), *self._config_overrides()])).config
+        settings = dotted(config)
+        for name, key in _KEYS.items():
+            if key in parameters and not _is_equal(settings[key], parameters[key]):
+                raise ValueError(
+                    f"{name}={parameters[key]}: expected no other value in config, got "
+                    f"{key}={_override_value(settings[key])}; leave {key} out of config"
+                )
+        return config
+
+    def _parameter_settings(self) -> dict[str, Any]:
+        """Return the settings that the parameters make, by their keys; a parameter that is None makes none."""
+        settings = {key: getattr(self, name) for name, key in _KEYS.items()}
+        hidden: Any = self.hidden
+        if hidden is not None:
+            if isinstance(hidden, str) or not isinstance(hidden, Iterable):
+                raise ValueError(f"hidden={hidden!r}: expected a sequence of widths; for example hidden=(500, 500)")
+            settings["model.hidden"] = list(hidden)
+        if not isinstance(self.random_state, int | np.integer):
+            del settings["seed"]
+        return {key: value for key, value in settings.items() if value is not None}
+
+    def _config_overrides(self) -> list[str]:
+        """Return ``config`` as overrides KEY=VALUE."""
+        config = self.config if self.config is not None else ()
+        if isinstance(config, str):
+            raise ValueError(f"config={config!r}: expected a mapping or a sequence; write config=[{config!r}]")
+        overrides = _overrides(flatten(config)) if isinstance(config, Mapping) else list(config)
+        if data := [override for override in overrides if override.partition("=")[0] in ("data", "data.path")]:
+            raise ValueError(f"config: expected no choice of data, as X is the data; leave {data[0]} out of config")
+        return overrides
+
+    def _with_parameter_names(self, message: str) -> str:
+        """Return a message about settings with the names of the parameters that made them; other keys stay."""
+        given = {override.lstrip("+~").partition("=")[0] for override in self._config_overrides()}
+        for name, key in _KEYS.items():
+            if key not in given:
+                # `seed` and `batch_size` are words of prose too.
+                end = r"(?![\w.])" if "." in key else r"(?==)"
+                message = re.sub(rf"(?<![\w.]){re.escape(key)}{end}", name, message)
+        return message
 
     # --- a fitted model ---
 
@@ -203,34 +272,38 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def transform(self, X: Any) -> FloatArray:
         """Return the Euclidean distance of each row of X (N, F) to each centroid, in the embedding: (N, K)."""
-        distances: FloatArray = torch.cdist(self._embedded(X).double(), self.model_.centroids.double()).float().numpy()
+        with standard_torch():
+            distance = torch.cdist(self._embedded(X).double(), self.model_.centroids.double())
+            distances: FloatArray = distance.float().numpy()
         return distances
 
     def embed(self, X: Any) -> FloatArray:
         """Return the encoder's output for each row of X (N, F): (N, D)."""
-        embedding: FloatArray = self._embedded(X).numpy()
+        with standard_torch():
+            embedding: FloatArray = self._embedded(X).numpy()
         return embedding
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return how far the clusters of X hang together in the data themselves; ``y`` is ignored.
+        """Return the modularity of the clusters of X in the data, not in the embedding; ``y`` is ignored.
 
-        The modularity of the labels in the graph of the 20 nearest neighbors of X (scaled as in training). Unlike an
-        inertia in the embedding, which any setting can shrink, it compares models: higher is better.
+        The graph is that of the 20 nearest neighbors of X, scaled as in training. Higher is better. It compares models,
+        unlike the inertia in the embedding, which any setting can shrink.
         """
-        rows, found = self._cluster(X)
+        rows, clusters = self._cluster(X)
         neighbors = sample_neighbors(rows.numpy(), _MOST_SCORED)
-        return 0.0 if neighbors is None else neighbors.modularity(found.labels)
+        return 0.0 if neighbors is None else neighbors.modularity(clusters.labels)
 
     def _embedded(self, X: Any) -> Tensor:
         return self.model_.embed(self._rows(X))
 
     def _cluster(self, X: Any) -> tuple[Tensor, Clusters]:
-        rows = self._rows(X)
-        return rows, assign_clusters(self.model_.embed(rows), self.model_.centroids)
+        with standard_torch():
+            rows = self._rows(X)
+            return rows, assign_clusters(self.model_.embed(rows), self.model_.centroids)
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self)
-        fill = self.model_.fill  # of a run's model that filled gaps: None after `fit`
+        fill = self.model_.fill  # a run may have filled gaps in its data; `fit` does not
         finite = True if fill is None else "allow-nan"
         rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False, ensure_all_finite=finite)
         if fill is not None:
@@ -242,13 +315,13 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def save(self, directory: str | Path) -> None:
         """Write the ``model/`` folder that ``dkm.predict``, ``dkm.export`` and ``load`` read."""
         check_is_fitted(self)
-        folder = Path(directory)
+        folder = Path(directory).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         self.model_.save(folder / "model")
 
     @classmethod
     def load(cls, run: str | Path) -> DeepKMeans:
-        """Return the estimator with the model of a run directory; what was said of the training rows is not there.
+        """Return an estimator with the model of a run directory, without the attributes of the training rows.
 
         Raises
         ------
@@ -269,10 +342,22 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return estimator
 
 
-def _shown(value: Any) -> str:
-    """Return a setting as an override has it."""
+def _overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings as overrides KEY=VALUE."""
+    return [f"{key}={_override_value(value)}" for key, value in settings.items()]
+
+
+def _override_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_shown, value))}]"
-    return str(value)
+        return f"[{','.join(map(_override_value, value))}]"
+    text = str(value)
+    # Lists, mappings and quoted text that the user has written as an override may have any characters.
+    is_plain = re.fullmatch(r"[\w./+-]*", text) is not None or text[:1] in ("[", "{", "'", '"', "$")
+    return text if is_plain else quoted(text)
+
+
+def _is_equal(setting: Any, given: Any) -> bool:
+    """Return whether a setting is what was given, perhaps as another type: 0.0 for 0, or 256 for "256"."""
+    return bool(setting == given) or _override_value(setting) == _override_value(given)

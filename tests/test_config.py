@@ -420,6 +420,7 @@ def test_the_public_names_resolve_to_their_homes() -> None:
     assert dkm.KMeansLoss is KMeansLoss
     assert dkm.kmeans_loss is kmeans_loss
     assert dkm.l2_penalty is l2_penalty
-    assert {"DeepKMeans", "KMeansLoss", "kmeans_loss", "l2_penalty"} == set(dkm.__all__) <= set(dir(dkm))
+    losses = {"KMeansLoss", "kmeans", "kmeans_loss", "l2_penalty", "soft_kmeans_loss"}
+    assert {"DeepKMeans", *losses} == set(dkm.__all__) <= set(dir(dkm))
     with pytest.raises(AttributeError, match="module 'dkm' has no attribute 'nope'"):
         _ = dkm.nope

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.exceptions import ConvergenceWarning
@@ -69,7 +75,7 @@ def test_it_fits_inside_an_application_of_hydra(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_another_method_has_its_own_weight(method: str) -> None:
-    settings = dotted(DeepKMeans(4, config={"clustering": method})._composed())
+    settings = dotted(DeepKMeans(4, config={"clustering": method})._compose_config())
     assert {key: settings[key] for key in OTHERS[method]} == OTHERS[method]
 
 
@@ -148,17 +154,20 @@ def test_names_of_pandas_columns_are_kept_and_checked() -> None:
     np.testing.assert_array_equal(model.get_feature_names_out(), [f"deepkmeans{k}" for k in range(4)])
 
 
-@pytest.mark.parametrize("copy", ["pickle", "joblib", "files"])
-def test_a_copy_predicts_the_same(copy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("copy", ["pickle", "joblib", "deepcopy", "files"])
+def test_a_copy_predicts_the_same(copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small().fit(X)
     if copy == "pickle":
         again = pickle.loads(pickle.dumps(model))
     elif copy == "joblib":
         joblib.dump(model, tmp_path / "m.joblib")
         again = joblib.load(tmp_path / "m.joblib")
+    elif copy == "deepcopy":
+        again = deepcopy(model)
     else:
-        model.save(tmp_path / "saved")
-        again = DeepKMeans.load(tmp_path / "saved")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        model.save("~/saved")
+        again = DeepKMeans.load("~/saved")
         np.save(tmp_path / "x.npy", X)
         predict.work([f"run={tmp_path / 'saved'}", f"input={tmp_path / 'x.npy'}", f"output={tmp_path / 'o.csv'}"])
         rows = np.genfromtxt(tmp_path / "o.csv", delimiter=",", names=True)
@@ -175,24 +184,181 @@ def test_an_int_seeds_and_a_random_state_draws() -> None:
 
 
 def test_what_a_run_refuses_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match=r"clustering.weight=-1.*: expected a finite number, 0 or more"):
-        small(weight=-1).fit(X)
-    with pytest.raises(ValueError, match="n_samples=300"):
-        small(400).fit(X)
     with pytest.raises(ValueError, match=r"did you mean joint\.lr"):
         small(config={"joint.lrr": 1}).fit(X)
     with pytest.raises(ValueError, match="no such folder"):
         DeepKMeans.load("nowhere")
 
 
-def test_nothing_is_written_and_the_threads_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "n_clusters": ({"n_clusters": 400}, "n_clusters=400: expected at most n_samples=300; lower it or load more data"),
+    "n_clusters of no number": (
+        {"n_clusters": "many"},
+        "n_clusters=many: .*; expected a whole number.*; correct n_clust",
+    ),
+    "n_clusters of None": ({"n_clusters": None}, "n_clusters=null: expected a number.*; for example n_clusters=10"),
+    "init": ({"init": "k-mean++"}, r"init=k-mean\+\+: expected one of .*; did you mean init=k-means\+\+\?"),
+    "weight": ({"weight": -1}, "weight=-1.0: expected a finite number, 0 or more; for example weight="),
+    "hidden": ({"hidden": (8, 0)}, r"hidden=\[8, 0\]: expected widths of 1 or more; for example hidden="),
+    "hidden of a number": (
+        {"hidden": 16},
+        r"hidden=16: expected a sequence of widths; for example hidden=\(500, 500\)",
+    ),
+    "hidden of conv": ({"config": ["model=conv"]}, r"hidden=\[16\]: expected a key .*; hidden belongs to model=mlp"),
+    "epochs": ({"joint_epochs": -1}, "joint_epochs=-1: expected a whole number, 0 or more"),
+    "tol": ({"tol": 2}, "tol=2.0: expected a number from 0 to below 1; for example tol=0.001"),
+    "random_state": ({"random_state": -1}, "random_state=-1: expected"),
+    "image_shape": ({"image_shape": (1, 2, 3)}, r"image_shape=\(1, 2, 3\): expected \(C, H, W\) .*n_features=5"),
+    "config": ({"config": {"joint.lr": -1}}, "joint.lr=-1.0: expected a finite number above 0; for example joint.lr="),
+    "config of a parameter": (
+        {"weight": None, "config": {"clustering.weight": -1}},
+        "clustering.weight=-1.0: expected a finite number, 0 or more; for example clustering.weight=",
+    ),
+    "config of one text": (
+        {"config": "optimizer=sgd"},
+        r"config='optimizer=sgd': .*; write config=\['optimizer=sgd'\]",
+    ),
+    "config of other data": (
+        {"config": ["data=moons"]},
+        "config: .*; leave data=moons out of config",
+    ),
+}
 
+
+@pytest.mark.parametrize(("settings", "message"), WRONG.values(), ids=WRONG)
+def test_messages_name_what_the_user_has_set(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        small(**settings).fit(X)
+
+
+CONTRADICTIONS: dict[str, tuple[Any, str]] = {
+    "mapping": (
+        {"clustering.n_clusters": 7},
+        "n_clusters=4: expected no other value in config, got clustering.n_clu.*=7",
+    ),
+    "nested": ({"joint": {"epochs": 7}}, "joint_epochs=2: .*, got joint.epochs=7; leave joint.epochs out of config"),
+    "a section": (
+        ["pretrain={epochs:7}"],
+        "pretrain_epochs=2: expected no other value in config, got pretrain.epochs=7",
+    ),
+    "seed": (["seed=7"], "random_state=0: expected no other value in config, got seed=7"),
+    "hidden": ({"model.hidden": [8]}, r"hidden=\[16\]: expected no other value in config, got model.hidden=\[8\]"),
+}
+
+
+@pytest.mark.parametrize(("config", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_config_must_not_contradict_a_parameter(config: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        small(config=config).fit(X)
+
+
+def test_config_may_repeat_a_parameter_and_sets_what_a_parameter_leaves() -> None:
+    repeated = {"clustering.n_clusters": 4, "joint.tolerance": 0.0, "model.hidden": [16], "seed": 0}
+    assert small(config=repeated)._compose_config() == small()._compose_config()
+    free: dict[str, Any] = {"weight": None, "hidden": None, "random_state": None, "latent_dim": None}
+    left = {"clustering.weight": 0.5, "model.hidden": [8], "seed": 3, "model.latent_dim": 2}
+    settings = dotted(small(**free, config=left)._compose_config())
+    assert {key: settings[key] for key in left} == left
+
+
+def test_config_takes_text_as_it_is(tmp_path: Path) -> None:
+    place = tmp_path / "lr=0.1 (it's, a)"
+    assert small(config={"pretrain.cache": str(place)})._compose_config().pretrain.cache == str(place)
+    assert small(config={"pretrain.cache": place})._compose_config().pretrain.cache == str(place)
+    assert small(config={"pretrain": {"cache": None, "lr": 1e-5}})._compose_config().pretrain.lr == 1e-5
+
+
+def test_verbose_shows_a_bar_for_each_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = small().fit(X)
+    assert capsys.readouterr() == ("", "")
+    told = small(verbose=1).fit(X)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.findall(r"(\w+): +0%.*? 0/4 ", err) == ["pretrain", "joint"]
+    np.testing.assert_array_equal(told.cluster_centers_, silent.cluster_centers_)
+
+
+def test_an_empty_cluster_is_told() -> None:
+    two_points = np.repeat([[1.0, 2.0], [3.0, 4.0]], 50, axis=0)
+    with pytest.warns(ConvergenceWarning, match="^n_clusters=3: only 2 clusters have rows"):
+        small(3).fit(two_points)
+
+
+def test_set_output_names_the_distances() -> None:
+    frame = small().set_output(transform="pandas").fit_transform(pd.DataFrame(X, index=range(7, 307)))
+    assert frame.columns.tolist() == [f"deepkmeans{k}" for k in range(4)]
+    assert frame.index.tolist() == list(range(7, 307))
+    assert (frame.dtypes == np.float32).all()
+
+
+def test_nothing_is_written_and_the_threads_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = torch.get_num_threads()
     small(config=["threads=1"]).fit(X)
     assert torch.get_num_threads() == before
     assert list(tmp_path.iterdir()) == []
+
+
+SEEDS = list(range(4)) * 10
+
+
+def tiny_centers(seed: int) -> np.ndarray:
+    return small(pretrain_epochs=1, joint_epochs=1, random_state=seed, config={"threads": 1}).fit(X).cluster_centers_
+
+
+def test_fits_in_threads_are_those_made_one_after_the_other() -> None:
+    alone = [tiny_centers(seed) for seed in range(4)]
+    torch.manual_seed(0)
+    before = torch.get_rng_state(), torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    with hydra.initialize(config_path=None, job_name="theirs", version_base="1.2"), ThreadPoolExecutor(4) as pool:
+        theirs = GlobalHydra.instance().hydra
+        together = [pool.submit(tiny_centers, seed) for seed in SEEDS]
+        while not all(future.done() for future in together):
+            assert GlobalHydra.instance().hydra is theirs
+            assert hydra.compose(overrides=["+x=1"]) == {"x": 1}
+            assert torch.randn(2).equal(torch.randn(2, generator=torch.Generator().manual_seed(0)))
+            torch.manual_seed(0)
+        assert hydra.compose(overrides=["+x=1"]) == {"x": 1}
+    for seed, future in zip(SEEDS, together, strict=True):
+        np.testing.assert_array_equal(future.result(), alone[seed], err_msg=f"seed {seed}")
+    after = torch.get_rng_state(), torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    assert (after[0].equal(before[0]), after[1:]) == (True, before[1:])
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    assert torch.get_default_dtype() == dtype
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+        lambda: default_dtype(torch.float64),
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "default device", "default type"],
+)
+def test_a_mode_of_torch_that_the_caller_has_set_changes_nothing(mode: Any) -> None:
+    usual = small().fit(X)
+    expected = usual.labels_, usual.cluster_centers_, usual.transform(X), usual.embed(X), usual.score(X)
+    with mode():
+        model = small().fit(X)
+        inside = model.predict(X), model.cluster_centers_, model.transform(X), model.embed(X), model.score(X)
+    for value, usual_value in zip(inside, expected, strict=True):
+        np.testing.assert_array_equal(value, usual_value)
+
+
+def test_bf16_is_the_same_inside_a_block_of_autocast() -> None:
+    usual = small(config=["precision=bf16"]).fit(X).cluster_centers_
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(small(config=["precision=bf16"]).fit(X).cluster_centers_, usual)
 
 
 def test_gaps_are_filled_as_the_run_filled_them(tmp_path: Path) -> None:

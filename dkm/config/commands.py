@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -94,9 +95,12 @@ def _value(key: str, text: str, annotation: str) -> Any:
     return text
 
 
-def quoted(path: Path) -> str:
-    """Return a path as the value of an override, which a comma or a space in it would end otherwise."""
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+def quoted(value: Path | str) -> str:
+    """Return a text as the value of an override, which a comma or a space in it would end otherwise.
+
+    Hydra takes a backslash for an escape only in front of a quote.
+    """
+    text = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value))
     return f"'{text}'"
 
 

@@ -1,27 +1,33 @@
 """From the arguments of a command to a checked config.
 
-Hydra composes, ``dkm.config.schema`` checks, errors become one line.
+Hydra composes, ``dkm.config.schema`` checks, and errors become one line. ``compose`` leaves Hydra's global state alone,
+so that it works inside another Hydra application and in several threads.
 
-Imports no torch: a wrong override answers at once.
+Nothing here imports torch, so that a wrong override is answered at once.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
-import hydra
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.global_hydra import GlobalHydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobRuntime
+from hydra.core.utils import setup_globals
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -29,7 +35,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.version import VersionBase
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
@@ -41,7 +47,7 @@ from dkm.config.run import Config
 from dkm.config.schema import config_dir, from_dictconfig, register
 from dkm.errors import UserError
 
-# Hydra's own flags that are passed on. Not among them: --experimental-rerun, which loads a pickle.
+# Flags that are passed on to Hydra. --experimental-rerun is refused, as it loads a pickle.
 HYDRA_FLAGS = frozenset(
     (
         *("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c", "--resolve", "--package", "-p"),
@@ -50,21 +56,21 @@ HYDRA_FLAGS = frozenset(
 )
 
 
-# What the plugins of the extra `sweep` bring; configs/hydra/launcher/slurm.yaml builds on the last.
+# Launchers of the plugins in the extra `sweep`. configs/hydra/launcher/slurm.yaml builds on the last one.
 LAUNCHERS = frozenset(f"hydra/launcher/{name}" for name in ("joblib", "submitit_local", "submitit_slurm"))
 
 _CONFIG_FLAGS = {"-cd": "--config-dir", "-cp": "--config-path", "-cn": "--config-name"}
 _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"])
 
 
-# Hydra's message about a file that does not fit the schema.
+# Matches Hydra's message about a file that does not fit the schema.
 _IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config:\s*(.*?)\s*full_key: *(\S*)", re.DOTALL)
 
 
 class Command(NamedTuple):
     """The command line, taken apart.
 
-    ``is_for_hydra``: there are flags of Hydra among the ``overrides``, which are then its whole command line.
+    ``is_for_hydra`` tells that ``overrides`` has flags of Hydra, and is then the whole command line for it.
     """
 
     config_path: Path
@@ -75,7 +81,7 @@ class Command(NamedTuple):
 
 
 class Composed(NamedTuple):
-    """The checked config, and Hydra's own part of the composition."""
+    """The checked ``config``, the same as Hydra composed it (``job``), and the node ``hydra``."""
 
     config: Config
     job: DictConfig
@@ -83,33 +89,43 @@ class Composed(NamedTuple):
 
 
 class OwnConfigs(SearchPathPlugin):
-    """Lets the groups and ``paths.yaml`` of the application be found whichever config is the primary one."""
+    """Adds the application's groups and ``paths.yaml`` to the search path of ``hydra.main``, as ``compose`` does."""
 
     extra_dir: Path | None = None
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("dkm", f"file://{config_dir()}")
-        if self.extra_dir is not None:
-            search_path.append("command-line", f"file://{self.extra_dir}")
+        _append_application_configs(search_path, self.extra_dir)
+
+
+def _append_application_configs(search_path: ConfigSearchPath, extra_dir: Path | None) -> None:
+    """Let the application's configs be found whichever config is the primary one."""
+    search_path.append("dkm", f"file://{config_dir()}")
+    if extra_dir is not None:
+        search_path.append("command-line", f"file://{extra_dir}")
 
 
 _register_once = functools.cache(register)
 
 
 def set_up() -> None:
-    """Make the schemas and the application's configs known to Hydra.
+    """Make the schemas and the application's configs known to ``hydra.main``, globally.
 
-    Its plugins anew each time: for every job that joblib starts in a process, Hydra forgets those of the job before.
+    The plugin is registered again at each call: Hydra forgets it for every job that joblib starts in a process.
     """
     _register_once()
     Plugins.instance().register(OwnConfigs)
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Take the command line apart.
+    """Parse the command line.
 
-    A config in the folder of ``--config-dir`` goes before one of the same name in the application, so that
+    A config in the folder of ``--config-dir`` takes precedence over one of the same name in the application, so that
     ``--config-dir RUN --config-name config`` repeats a run.
+
+    Raises
+    ------
+    UserError
+        For an unknown flag, a folder that does not exist, or an override that no run can use.
     """
     given: dict[str, str] = {}
     flags: list[str] = []
@@ -122,7 +138,7 @@ def parse(arguments: Sequence[str]) -> Command:
             given[flag] = value if equals else next(words, "")
         elif word.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE and "=" not in word):
             flags.append(word)
-        elif word != "experiment=null":  # the default, which Hydra does not let one say
+        elif word != "experiment=null":  # the default, which Hydra refuses as an override
             overrides.append(word)
     name = given.get("--config-name", "config").removesuffix(".yaml")
     path, extra = (Path(given[key]) if key in given else None for key in ("--config-path", "--config-dir"))
@@ -144,7 +160,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _check_override(override: str, *, is_sweep: bool) -> None:
-    """Refuse overrides that Hydra would take in a way that no run can use, or refuse in many words."""
+    """Refuse an override that Hydra would accept though no run can use it, or would refuse in many lines."""
     left, _, value = override.partition("=")
     key = left.lstrip("+~")
     section, _, name = key.rpartition(".")
@@ -166,7 +182,7 @@ def _check_override(override: str, *, is_sweep: bool) -> None:
 
 
 def _check_hydra_flags(arguments: Sequence[str]) -> None:
-    """Let Hydra's own parser look at its flags, and say what it says in one line."""
+    """Check the flags with Hydra's parser, and report its error in one line."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{' '.join(arguments)}: {message}; --help shows the flags")
@@ -177,33 +193,35 @@ def _check_hydra_flags(arguments: Sequence[str]) -> None:
         parser.parse_args(arguments)
 
 
+_VERSION_BASE = "1.3"
+
+# Hydra's parsers share caches that are not made for threads, and its first use scans for plugins.
+_composition = threading.Lock()
+
+
 def compose(command: Command) -> Composed:
     """Compose and check the config.
+
+    Hydra's global state (``GlobalHydra``, ``HydraConfig``, the job's name, the version base, the config store) stays as
+    it is, and none of it changes the result. Threads may call this at the same time.
 
     Raises
     ------
     UserError
         One line about the first thing that is wrong.
     """
-    set_up()
-    OwnConfigs.extra_dir = command.extra_dir
     try:
-        with (
-            _no_other_hydra(),
-            warnings.catch_warnings(),
-            hydra.initialize_config_dir(str(command.config_path), job_name="train", version_base="1.3"),
-        ):
-            warnings.simplefilter("ignore", UserWarning)  # a folder of hydra.searchpath that is not there
-            cfg = hydra.compose(command.config_name, command.overrides, return_hydra_config=True)
-        hydra_part = cfg.hydra
-        job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-        config = checked(job)
-        OmegaConf.to_container(hydra_part.run, resolve=True)
+        with _composition:
+            cfg = _load(command)
+            hydra_part = cfg.hydra
+            job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+            config = checked(job)
+            OmegaConf.to_container(hydra_part.run, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error
     except YAMLError as error:
         raise UserError(f"{error}; expected YAML; correct the file") from error
-    except ValueError as error:  # of Hydra, for a group set to a number, or of a file that is not text
+    except ValueError as error:  # Hydra raises it for a group set to a number, and for a file that is not text
         names = (*GROUPS, "experiment")
         groups = [o for o in command.overrides if o.partition("=")[0] in names]
         files = [f"{o.replace('=', '/')}.yaml" for o in groups] or [f"{command.config_path / command.config_name}.yaml"]
@@ -212,25 +230,77 @@ def compose(command: Command) -> Composed:
     return Composed(config, job, hydra_part)
 
 
+def _load(command: Command) -> DictConfig:
+    """Return what ``hydra.compose`` would, with Hydra's own node, without ``hydra.initialize_config_dir``."""
+    if not OmegaConf.has_resolver("hydra"):
+        setup_globals()  # the resolvers `now` and `hydra`
+    version_base: object = version.getbase()
+    if type(version_base) is object:  # nobody has chosen one yet: Hydra would set that of its version 1.1
+        version.setbase(_VERSION_BASE)
+    search_path = ConfigSearchPathImpl()
+    search_path.append("hydra", "pkg://hydra.conf")
+    search_path.append("main", str(command.config_path))
+    plugins = [plugin() for plugin in Plugins.instance().discover(SearchPathPlugin) if plugin is not OwnConfigs]
+    for plugin in plugins:
+        assert isinstance(plugin, SearchPathPlugin)
+        plugin.manipulate_search_path(search_path)
+    _append_application_configs(search_path, command.extra_dir)
+    search_path.append("schema", "structured://")
+    loader = ConfigLoaderImpl(search_path)
+    loader.repository = _Repository(search_path)
+    with _no_warning_about_the_search_path(command):
+        cfg = loader.load_configuration(command.config_name, command.overrides, RunMode.RUN, from_shell=False)
+    cfg.hydra.runtime.version_base = _VERSION_BASE
+    return cfg
+
+
+class _Repository(ConfigRepository):
+    """Looks schemas up in a store of our own instead of Hydra's global one.
+
+    There a schema of the caller's application with the name of one of our files, ``optimizer/adam`` say, would be taken
+    for the schema of that file.
+    """
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        super().initialize_sources(config_search_path)
+        schema_source: Any = self.get_schema_source()
+        schema_source.store = _schemas()
+
+
+class _Schemas(ConfigStore):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # Hydra copies the repository for every composition; what it loads from a store it copies as well
+
+
+@functools.cache
+def _schemas() -> _Schemas:
+    """Return the application's schemas, with those of Hydra itself and of its plugins."""
+    store = _Schemas.__new__(_Schemas)  # the constructor is that of a singleton, which Hydra pickles for workers
+    store.repo = {"hydra": dict(ConfigStore.instance().repo["hydra"])}
+    node = copy.deepcopy(store.repo["hydra"]["config.yaml"])
+    node.node.job.name = "train"  # otherwise Hydra takes that of the caller's job
+    store.repo["hydra"]["config.yaml"] = node
+    register(store)
+    return store
+
+
 @contextmanager
-def _no_other_hydra() -> Iterator[None]:
-    """Compose as if nobody had set up Hydra: the caller may be a job of it, of ours or of another application."""
-    theirs, name, base = (
-        GlobalHydra.instance().hydra,
-        JobRuntime.instance().get("name"),
-        VersionBase.instance().getbase(),
-    )
-    GlobalHydra.instance().clear()
-    try:
+def _no_warning_about_the_search_path(command: Command) -> Iterator[None]:
+    """Ignore folders of ``hydra.searchpath`` that do not exist.
+
+    Filters of warnings are those of all threads, so they stay untouched where there can be no ``hydra.searchpath``.
+    """
+    is_possible = command.config_path != config_dir() or any("searchpath" in word for word in command.overrides)
+    if not is_possible:
         yield
-    finally:
-        GlobalHydra.instance().hydra = theirs
-        JobRuntime.instance().set("name", name)
-        VersionBase.instance().version_base = base
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def checked(job: DictConfig) -> Config:
-    """Return the typed config with absolute paths, so that the run can be repeated from anywhere."""
+    """Return the typed config with absolute paths, so that the run can be repeated from any folder."""
     config = from_dictconfig(job)
     data = config.data
     data.root = absolute(data.root)
@@ -252,7 +322,7 @@ def absolute(path: str) -> str:
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Return a composition error of Hydra or OmegaConf as one line with key, value, expectation, remedy."""
+    """Return a composition error of Hydra or OmegaConf as one line: key, value, what was expected, and a remedy."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omegaconf import MISSING
-
 from dkm.config.checks import require_choice, require_non_negative
+
+# What omegaconf calls MISSING. Its import would make `from dkm import l2_penalty` need it.
+MISSING = "???"
 
 REGULARIZED = ("weights", "all", "encoder", "decoder")
 

@@ -50,9 +50,9 @@ def config_dir() -> Path:
 # --- groups and their options -------------------------------------------------------------------------------------
 
 
-def register() -> None:
-    """Put the schemas into Hydra's ConfigStore: ``schema`` for the root, ``GROUP/schema/OPTION`` for the groups."""
-    store = ConfigStore.instance()
+def register(store: ConfigStore | None = None) -> None:
+    """Put the schemas into ``store``, by default Hydra's: ``schema``, the root, and ``GROUP/schema/OPTION``."""
+    store = ConfigStore.instance() if store is None else store
     store.store(name="schema", node=Config)
     for group, options in GROUPS.items():
         for option, schema in options.items():

@@ -8,7 +8,6 @@ reconstruction are linear: a ReLU or sigmoid at either end squeezes the space th
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from dkm.config.model import ConvConfig, MLPConfig, ModelConfig
@@ -16,6 +15,7 @@ from dkm.errors import UserError
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.conv import conv_autoencoder
 from dkm.models.mlp import mlp_autoencoder
+from dkm.runtime.seeding import SeededDraws
 
 
 def build_autoencoder(
@@ -25,9 +25,7 @@ def build_autoencoder(
 
     ``latent_dim`` is the resolved one (``config.latent_dim`` may be null).
     """
-    # Layers draw their initial weights from the global generator, which is left as it was found.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with SeededDraws(seed):
         autoencoder = _build(config, n_features, image_shape, latent_dim)
         if config.initial_weights == "glorot":
             for layer in autoencoder.modules():

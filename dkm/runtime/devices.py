@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,17 +59,23 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 def set_threads(n_threads: int | None) -> None:
     """Set the CPU threads of this process; see ``Config.threads``."""
-    if n_threads is None:
-        from joblib import cpu_count  # knows affinity and container limits
+    before = torch.get_num_threads()
+    if (wanted := _wanted_threads(n_threads, before)) != before:
+        torch.set_num_threads(wanted)
 
-        n_local = distributed.local_world_size()
-        given = os.environ.get("OMP_NUM_THREADS")
-        if given is not None and (n_local == 1 or given != "1"):  # torchrun's own 1 is not the user's choice
-            return
-        n_threads = max(1, cpu_count(only_physical_cores=True) // n_local)
-        if n_local == 1:
-            n_threads = min(n_threads, torch.get_num_threads())
-    torch.set_num_threads(n_threads)
+
+def _wanted_threads(n_threads: int | None, before: int) -> int:
+    """Return how many threads a run computes with, in a process that has ``before``."""
+    if n_threads is not None:
+        return n_threads
+    from joblib import cpu_count  # knows affinity and container limits
+
+    n_local = distributed.local_world_size()
+    given = os.environ.get("OMP_NUM_THREADS")
+    if given is not None and (n_local == 1 or given != "1"):  # torchrun's own 1 is not the user's choice
+        return before
+    n_threads = max(1, cpu_count(only_physical_cores=True) // n_local)
+    return min(n_threads, before) if n_local == 1 else n_threads
 
 
 def keep_freed_memory() -> None:
@@ -83,15 +90,82 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that is allowed
 
 
-@contextmanager
-def threads(n_threads: int | None) -> Iterator[None]:
+T = TypeVar("T")
+
+
+class _ProcessSetting(Generic[T]):
+    """A setting that torch has once per process, for threads that need a value of it for a while.
+
+    Threads that need the same value share it, one that needs another waits for them, and the last one to end restores
+    the value that the first one found.
+    """
+
+    def __init__(self, read: Callable[[], T], write: Callable[[T], None]) -> None:
+        self._read, self._write = read, write
+        self._changed = threading.Condition()
+        self._n_holders = 0
+        self._before: T
+        self._value: T
+
+    @contextmanager
+    def held(self, choose: Callable[[T], T]) -> Iterator[None]:
+        """Keep the setting at the value that ``choose`` returns for the value from before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_holders == 0 or choose(self._before) == self._value)
+            if self._n_holders == 0:
+                self._before = self._read()
+                self._value = choose(self._before)
+            # Also if it is there already: OpenMP has a number of threads for each thread that starts them.
+            self._write(self._value)
+            self._n_holders += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_holders -= 1
+                if self._n_holders == 0:
+                    self._write(self._before)
+                self._changed.notify_all()
+
+
+def _set_determinism(setting: tuple[int | str, bool]) -> None:
+    # Unlike use_deterministic_algorithms, which does the same, this does not import the compiler, a second or two.
+    mode, torch.utils.deterministic.fill_uninitialized_memory = setting  # type: ignore[attr-defined]
+    torch.set_deterministic_debug_mode(mode)
+
+
+_threads = _ProcessSetting(torch.get_num_threads, torch.set_num_threads)
+_default_dtype = _ProcessSetting(torch.get_default_dtype, torch.set_default_dtype)
+_determinism = _ProcessSetting[tuple[int | str, bool]](
+    lambda: (torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory),  # type: ignore[attr-defined]
+    _set_determinism,
+)
+
+
+def threads(n_threads: int | None) -> contextlib.AbstractContextManager[None]:
     """Compute with as many CPU threads as a run would, and then with as many as before."""
-    before = torch.get_num_threads()
-    set_threads(n_threads)
-    try:
+    return _threads.held(lambda before: _wanted_threads(n_threads, before))
+
+
+@contextmanager
+def standard_torch() -> Iterator[None]:
+    """Compute as in a process where nobody has changed torch's modes and defaults.
+
+    Gradients, autocast and the default device belong to a thread. The default type belongs to the process: other
+    threads see a change only where it is not float32.
+    """
+    with (
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        _default_dtype.held(lambda before: torch.float32),
+        ExitStack() as stack,
+    ):
+        if torch.get_default_device().type != "cpu":  # not always: each call of torch would pay for it
+            stack.enter_context(torch.device("cpu"))
+        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+            # Nested blocks of autocast drop their copies of the weights only when the outermost one ends.
+            stack.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -123,18 +197,8 @@ def require_compiler(device: torch.device) -> None:
 @contextmanager
 def deterministic(is_wanted: bool) -> Iterator[None]:
     """Allow only algorithms that give the same bits each time, if that is wanted."""
-    if not is_wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Unlike use_deterministic_algorithms, which does the same, this does not import the compiler, a second or two.
-    before = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("error")
+    if is_wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Filling memory that is about to be written anyway costs time and hides nothing here.
-    memory: Any = torch.utils.deterministic
-    fills, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False
-    try:
+    with _determinism.held(lambda before: ("error", False) if is_wanted else before):
         yield
-    finally:
-        torch.set_deterministic_debug_mode(before)
-        memory.fill_uninitialized_memory = fills
