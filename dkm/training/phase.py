@@ -67,7 +67,7 @@ class Learner:
         reconstruction = weight = 1.0
         if is_joint and isinstance(config.clustering, JointClusteringConfig):
             reconstruction, weight = config.clustering.reconstruction, config.clustering.weight
-        autoencoder.decoder.requires_grad_(reconstruction > 0)
+        autoencoder.require_decoder_grad(reconstruction > 0)
         parameters = [p for p in autoencoder.parameters() if p.requires_grad]
         centroids = clustering.centroids if is_joint and clustering.centroids.requires_grad else None
         if centroids is not None:
