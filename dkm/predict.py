@@ -12,6 +12,8 @@ run were: a table by the names of its columns, whatever their order. The output 
     embedding=true         one column for each dimension: the encoder's output
     device=cpu threads=4   where it runs
     data.KEY=VALUE         how the input is read, where that differs from the run: data.id=customer, data.missing=drop
+    model.class=pkg.Class  the class of a run with model=custom: code is not imported because a file names it
+    plugins=one,two        modules of your own that the run was trained with
 
 The input is read in parts, so it may be larger than memory. An .npz file is not, nor a .npy file in Fortran order.
 """
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.compose import absolute
+from dkm.config.custom import import_plugins, split_model_class
 from dkm.evaluation.prediction import answers, input_reader
 
 if TYPE_CHECKING:
@@ -43,11 +46,12 @@ def main() -> None:
 def work(words: Sequence[str]) -> None:
     """Predict what the words say."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    config, rest = parse_words(PredictConfig, words, sections=("data",))
-    predict(config, rest)
+    config, rest = parse_words(PredictConfig, words, sections=("data", "model"))
+    model_class, reading = split_model_class(rest)
+    predict(config, reading, model_class)
 
 
-def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
+def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str | None = None) -> int:
     """Assign all rows of ``config.input``, write the answers, and return how many rows there were.
 
     Parameters
@@ -55,6 +59,8 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
     config : PredictConfig
     reading : sequence of str
         Words ``data.KEY=VALUE``: how the input is read, where that differs from the run.
+    model_class : str, optional
+        Of a run with ``model=custom``, the dotted name of its class.
 
     Raises
     ------
@@ -65,10 +71,11 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
     from dkm.models.saved import load_model
     from dkm.runtime.devices import find_device, keep_freed_memory, set_threads
 
+    import_plugins(filter(None, config.plugins.split(",")))
     set_threads(config.threads)
     keep_freed_memory()
     device = find_device(config.device)
-    model = load_model(config.run).to(device)
+    model = load_model(config.run, model_class=model_class).to(device)
     output = Path(absolute(config.output))
     reader = input_reader(config.input, model, reading)
     n_rows = 0

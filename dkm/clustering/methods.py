@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-from dkm.clustering.losses.dcn import DCNClustering
-from dkm.clustering.losses.dec import DECClustering
-from dkm.clustering.losses.dkm import DKMClustering
+from dkm.clustering.losses.custom import as_clustering
 from dkm.clustering.losses.kmeans import KMeansClustering
-from dkm.config.clustering import ClusteringConfig, DCNConfig, DECConfig, DKMConfig, KMeansConfig
+from dkm.config.clustering import METHODS, ClusteringConfig, KMeansConfig, NoClusteringConfig
 
 
 def build_clustering(
@@ -18,17 +16,14 @@ def build_clustering(
 
     ``n_epochs`` are those of the joint phase.
     """
-    if isinstance(config, DKMConfig):
-        return DKMClustering(config, n_clusters, latent_dim, n_samples)
-    if isinstance(config, DCNConfig):
-        return DCNClustering(config, n_clusters, latent_dim, n_samples)
-    if isinstance(config, DECConfig):
-        return DECClustering(config, n_clusters, latent_dim, n_samples)
+    loss = METHODS[config.name].load()
+    sizes = (n_clusters, latent_dim, n_samples)
+    clustering: KMeansClustering
+    if isinstance(config, NoClusteringConfig):
+        return KMeansClustering(*sizes, hold_assignments=False, revive=False)
     if isinstance(config, KMeansConfig):
         return KMeansClustering(
-            n_clusters,
-            latent_dim,
-            n_samples,
+            *sizes,
             hold_assignments=config.assignment == "epoch",
             revive=config.revive,
             initial_epochs=config.initial_epochs,
@@ -36,4 +31,10 @@ def build_clustering(
             n_epochs=n_epochs if config.self_paced else None,
             norm_weight=config.norm_weight,
         )
-    return KMeansClustering(n_clusters, latent_dim, n_samples, hold_assignments=False, revive=False)
+    if hasattr(loss, "from_config"):
+        clustering = loss.from_config(
+            config, n_clusters=n_clusters, latent_dim=latent_dim, n_samples=n_samples, n_epochs=n_epochs
+        )
+    else:
+        clustering = loss(config, *sizes)
+    return as_clustering(clustering, *sizes, f"clustering={config.name}")

@@ -34,11 +34,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from dkm.config.custom import import_plugins, is_of_a_run, plugins_of, require_named_by_user
 from dkm.config.data import FileData, NpyData, NpzData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe, keys, kind_of, unknown_key
 from dkm.config.run import Config
-from dkm.config.schema import config_dir, from_dictconfig, register
+from dkm.config.schema import config_dir, dotted, from_dictconfig, register
 from dkm.errors import UserError
 
 # Hydra's own flags that are passed on. Not among them: --experimental-rerun, which loads a pickle.
@@ -65,6 +66,7 @@ class Command(NamedTuple):
     """The command line, taken apart.
 
     ``is_for_hydra``: there are flags of Hydra among the ``overrides``, which are then its whole command line.
+    ``is_only_read``: the config is compared with another one, and nothing of it is run.
     """
 
     config_path: Path
@@ -72,6 +74,12 @@ class Command(NamedTuple):
     extra_dir: Path | None
     overrides: list[str]
     is_for_hydra: bool
+    is_only_read: bool = False
+
+    @property
+    def is_of_a_run(self) -> bool:
+        """Whether the config may be that of a run, whose code is only imported if the command line names it."""
+        return is_of_a_run(self.config_path, self.config_name, self.extra_dir, config_dir())
 
 
 class Composed(NamedTuple):
@@ -93,7 +101,9 @@ class OwnConfigs(SearchPathPlugin):
             search_path.append("command-line", f"file://{self.extra_dir}")
 
 
-_register_once = functools.cache(register)
+@functools.cache
+def _register(options: frozenset[tuple[str, str]]) -> None:
+    register()  # anew when a plugin has added options
 
 
 def set_up() -> None:
@@ -101,7 +111,7 @@ def set_up() -> None:
 
     Its plugins anew each time: for every job that joblib starts in a process, Hydra forgets those of the job before.
     """
-    _register_once()
+    _register(frozenset((group, option) for group, options in GROUPS.items() for option in options))
     Plugins.instance().register(OwnConfigs)
 
 
@@ -138,9 +148,14 @@ def parse(arguments: Sequence[str]) -> Command:
             raise UserError(f"{flag}: expected a flag that is known ({known}); overrides are written KEY=VALUE")
     if flags:
         _check_hydra_flags(flags)
+    path, extra = path.absolute(), extra.absolute() if extra else None
+    # Before anything else, because they may add options that the overrides choose.
+    files = [path / f"{name}.yaml"]
+    files += [extra / f"{o.replace('=', '/')}.yaml" for o in overrides if extra and o.startswith("experiment=")]
+    import_plugins(plugins_of(overrides, () if is_of_a_run(path, name, extra, config_dir()) else files))
     for override in overrides:
         _check_override(override, is_sweep=not {"-m", "--multirun"}.isdisjoint(flags))
-    return Command(path.absolute(), name, extra.absolute() if extra else None, [*flags, *overrides], bool(flags))
+    return Command(path, name, extra, [*flags, *overrides], bool(flags))
 
 
 def _check_override(override: str, *, is_sweep: bool) -> None:
@@ -198,6 +213,9 @@ def compose(command: Command) -> Composed:
         hydra_part = cfg.hydra
         job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         config = checked(job)
+        if command.is_of_a_run and not command.is_only_read:
+            source = str(command.config_path / f"{command.config_name}.yaml")
+            require_named_by_user(dotted(config), command.overrides, source)
         OmegaConf.to_container(hydra_part.run, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dkm.config.messages import defaults
+from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 
@@ -32,8 +33,6 @@ COMPARED = ("acc", "nmi", "ari", "modularity_data", "n_effective_clusters")
 # Of the hyper-parameters, what tells runs apart if nothing else does.
 _ALWAYS_SHOWN = ("clustering.n_clusters", "clustering.name", "seed")
 _OF_LABELS = ("acc", "nmi", "ari")
-# Of the settings, what is no hyper-parameter.
-_NOT_TUNED = ("checkpoint.", "log.", "evaluation.", "resume", "device", "threads", "data.root", "data.path", "compile")
 
 
 def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
@@ -170,7 +169,7 @@ class Dashboard:
             return {
                 key: value if isinstance(value, bool | int | float | str) else str(value)
                 for key, value in values.items()
-                if not key.startswith(_NOT_TUNED)
+                if role_of(key).is_hyperparameter
             }
 
         settings = dotted(config)

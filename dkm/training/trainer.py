@@ -39,6 +39,7 @@ from dkm.evaluation.evaluator import Scores
 from dkm.evaluation.figures import plane
 from dkm.models.autoencoder import mix_encoder
 from dkm.models.build import build_autoencoder
+from dkm.models.custom import require_halves
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunDirectory
 from dkm.runtime import checkpoints, distributed
@@ -89,6 +90,7 @@ class Trainer:
         self.autoencoder = build_autoencoder(
             config.model, data.n_features, data.image_shape, self.latent_dim, config.seed
         ).to(self.device)
+        require_halves(config, self.autoencoder)
         kind = config.clustering
         self.clustering = build_clustering(
             kind, self.n_clusters, self.latent_dim, data.n_samples, config.joint.epochs
