@@ -320,8 +320,15 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.model_.save(folder / "model")
 
     @classmethod
-    def load(cls, run: str | Path) -> DeepKMeans:
+    def load(cls, run: str | Path, *, model_class: str | None = None) -> DeepKMeans:
         """Return an estimator with the model of a run directory, without the attributes of the training rows.
+
+
+        Parameters
+        ----------
+        run : str or Path
+        model_class : str, optional
+            Of a run with ``model=custom``, the dotted name of its class.
 
         Raises
         ------
@@ -329,7 +336,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             If there is no model.
         """
         try:
-            model: SavedModel = load_model(str(run))
+            model: SavedModel = load_model(str(run), model_class=model_class)
         except UserError as error:
             raise ValueError(str(error)) from error
         estimator = cls(model.n_clusters, latent_dim=model.centroids.shape[1], image_shape=model.image_shape)

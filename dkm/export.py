@@ -9,6 +9,8 @@ Preprocessing, encoder and the nearest centroid in one artifact, with a short US
     input=FILE       real rows to compare the artifact and the model on; by default the data of the run, where its
                      config.yaml and the data are still there
     overwrite=true   replace an existing folder
+    model.class=pkg.Class  the class of a run with model=custom: code is not imported because a file names it
+    plugins=one,two  modules of your own that the run was trained with
 
 The artifact is compared with the model: the largest difference is printed, and an artifact that differs is not kept.
 """
@@ -29,7 +31,8 @@ import torch
 from dkm.config.commands import ExportConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.compose import absolute, compose, parse
-from dkm.config.data import DataConfig, FileData
+from dkm.config.custom import import_plugins, split_model_class
+from dkm.config.data import CustomData, DataConfig, FileData
 from dkm.errors import Failure, UserError
 
 if TYPE_CHECKING:
@@ -106,11 +109,18 @@ def main() -> None:
 
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.export`` with the words of the command line."""
-    export(parse_words(ExportConfig, words)[0])
+    config, rest = parse_words(ExportConfig, words, sections=("model",))
+    export(config, split_model_class(rest)[0])
 
 
-def export(config: ExportConfig) -> Path:
+def export(config: ExportConfig, model_class: str | None = None) -> Path:
     """Write the artifact and return its folder.
+
+    Parameters
+    ----------
+    config : ExportConfig
+    model_class : str, optional
+        Of a run with ``model=custom``, the dotted name of its class.
 
     Raises
     ------
@@ -121,7 +131,8 @@ def export(config: ExportConfig) -> Path:
     """
     from dkm.models.saved import load_model
 
-    model = load_model(config.run)
+    import_plugins(filter(None, config.plugins.split(",")))
+    model = load_model(config.run, model_class=model_class)
     folder = Path(absolute(config.output))
     source = f"output={config.output}"
     if folder.exists() and not config.overwrite:
@@ -133,7 +144,8 @@ def export(config: ExportConfig) -> Path:
         what = f"there is more than an artifact in it ({others[0]}), which would be lost"
         raise UserError(f"{source}: {what}; expected a new folder, or an artifact to replace; choose another")
     if config.format == "numpy" and model.section["name"] != "mlp":
-        raise UserError("format=numpy: the model is convolutional; expected model=mlp; use format=torch or onnx")
+        name = model.section["name"]
+        raise UserError(f"format=numpy: the model is of model={name}; expected model=mlp; use format=torch or onnx")
     rows = _rows(config, model)
     temporary: Path | None = None
     try:
@@ -185,7 +197,11 @@ def _data_of_run(run: Path) -> DataConfig:
     """Return the data section of the run's config."""
     if not (run / "config.yaml").is_file():
         raise UserError("input=null: no config.yaml in the folder names its data; expected real rows; set input=FILE")
-    return compose(parse(["--config-dir", str(run), "--config-name", "config"])).config.data
+    command = parse(["--config-dir", str(run), "--config-name", "config"])
+    data = compose(command._replace(is_only_read=True)).config.data
+    if isinstance(data, CustomData):
+        raise UserError("input=null: the data of the run come from code; expected real rows; set input=FILE")
+    return data
 
 
 def assigner(model: SavedModel) -> torch.nn.Module:

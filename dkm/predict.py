@@ -12,6 +12,8 @@ the run were; the columns of a table are matched by name, in any order. The outp
     embedding=true         one column for each dimension: the encoder's output
     device=cpu threads=4   the device and the number of CPU threads
     data.KEY=VALUE         how the input is read, if not as in the run: data.id=customer, data.missing=drop
+    model.class=pkg.Class  the class of a run with model=custom: code is not imported because a file names it
+    plugins=one,two        modules of your own that the run was trained with
 
 The input is read in parts, so it may be larger than memory, except for .npz files and .npy files in Fortran order.
 """
@@ -28,6 +30,7 @@ from pathlib import Path
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.compose import absolute
+from dkm.config.custom import import_plugins, split_model_class
 from dkm.evaluation.prediction import assign_parts, input_reader
 
 
@@ -39,18 +42,22 @@ def main() -> None:
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.predict`` with the words of the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    config, rest = parse_words(PredictConfig, words, sections=("data",))
-    predict(config, rest)
+    config, rest = parse_words(PredictConfig, words, sections=("data", "model"))
+    model_class, reading = split_model_class(rest)
+    predict(config, reading, model_class)
 
 
-def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
+def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str | None = None) -> int:
     """Assign all rows of ``config.input``, write the assignments, and return the number of rows.
+
 
     Parameters
     ----------
     config : PredictConfig
     reading : sequence of str
         Overrides ``data.KEY=VALUE`` of how the input is read.
+    model_class : str, optional
+        The dotted name of the class of a run with ``model=custom``.
 
     Raises
     ------
@@ -61,10 +68,11 @@ def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
     from dkm.models.saved import load_model
     from dkm.runtime.devices import find_device, keep_freed_memory, set_threads
 
+    import_plugins(filter(None, config.plugins.split(",")))
     set_threads(config.threads)
     keep_freed_memory()
     device = find_device(config.device)
-    model = load_model(config.run).to(device)
+    model = load_model(config.run, model_class=model_class).to(device)
     output = Path(absolute(config.output))
     reader = input_reader(config.input, model, reading)
     n_rows = 0

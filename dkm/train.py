@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from dkm.config.compose import Command, compose, parse
+from dkm.config.page import help_text
 from dkm.errors import Failure, UserError
 from dkm.runtime import distributed
 from dkm.search.sweep import is_sweep, run_hydra
@@ -52,6 +53,13 @@ def main() -> None:
 def _main(arguments: Sequence[str]) -> int:
     if not distributed.is_several():
         command = parse(arguments)
+        if not {"--help", "-h"}.isdisjoint(arguments):
+            words = [word for word in command.overrides if "=" in word]
+            try:
+                print(help_text(compose(command._replace(overrides=words, is_only_read=True)).config), flush=True)
+            except BrokenPipeError:  # of a reader such as head
+                sys.stdout = None
+            return 0
         return run_hydra(command) if command.is_for_hydra else _exit_code(_plan(command))
     import torch
 

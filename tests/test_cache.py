@@ -149,11 +149,12 @@ PRETRAINED = [
     *("model.hidden=[8]", "model.latent_dim=2", "model.initial_weights=glorot", "augmentation=affine"),
     *("regularization=none", "loss.reduction=sum"),
     *("pretrain.epochs=4", "pretrain.lr=0.1", "pretrain.schedule=cosine", "pretrain.optimizer=sgd", "optimizer=sgd"),
+    "evaluation.every_epochs=3",  # the records of the evaluations are kept too
 ]
-RAW = ["clustering.n_init=3", "clustering.init_samples=50"]
+RAW = ["evaluation.kmeans_raw=false", "clustering.n_init=3", "clustering.init_samples=50"]
 NEITHER = [
     *("clustering=dec", "clustering.weight=1", "clustering.init=gmm", "joint.epochs=4", "joint.lr=0.1", "resume=auto"),
-    *("log.progress=off", "checkpoint.every_s=1", "pretrain.cache=y"),
+    *("log.progress=off", "checkpoint.every_s=1", "pretrain.cache=y", "data.root=elsewhere", "plugins=[json]"),
 ]
 
 
@@ -176,13 +177,6 @@ def test_the_clusters_count_for_the_raw_data_and_through_the_latent_dimensions()
 def test_the_optimizer_of_the_joint_phase_does_not_count_where_pretraining_has_its_own() -> None:
     own = "pretrain.optimizer=adam"
     assert keys(own) == keys(own, "optimizer=sgd")
-
-
-def test_a_setting_that_is_younger_than_a_cache_counts_where_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = keys("model.initial_weights=fan_in")
-    assert before == keys()
-    monkeypatch.setattr("dkm.training.cache._YOUNGER", {})
-    assert keys()[0] != before[0]
 
 
 def test_rows_on_disk_have_keys_of_their_own(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from dkm.config.messages import keys
 from dkm.config.optimizer import SGDConfig
 from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, flatten, from_dictconfig, to_dict
+from dkm.config.settings import REQUIRED
 from dkm.train import main
 
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
@@ -89,12 +90,14 @@ def config_of(*arguments: str) -> Config:
     return compose(parse(arguments)).config
 
 
-OWN_FILES = ("npy", "npz", "csv", "parquet", "image_folder")
+def required(group: str, option: str) -> list[str]:
+    """Return the names of the settings of an option that have no default."""
+    return [part.name for part in fields(GROUPS[group][option]) if part.default == REQUIRED and part.name != "name"]
 
 
 @cache
 def config_with(group: str, option: str) -> Config:
-    return config_of(f"{group}={option}", *(["data.path=x"] if option in OWN_FILES else []))
+    return config_of(f"{group}={option}", *(f"{group}.{name}=a.b" for name in required(group, option)))
 
 
 # --- files and dataclasses ----------------------------------------------------------------------------------------
@@ -120,8 +123,8 @@ def test_an_option_composes_to_its_dataclass_with_its_defaults(group: str, optio
     """The files set nothing beside the name: a default stands in one place."""
     section, schema = getattr(config_with(group, option), group), GROUPS[group][option]
     assert type(section) is schema
-    paths = {"root", "path"}  # made absolute
-    assert without(asdict(section), paths) == without(asdict(schema(name=option)), paths)
+    given = {"root", *required(group, option)}  # the first one is made absolute
+    assert without(asdict(section), given) == without(asdict(schema(name=option)), given)
 
 
 def without(mapping: dict[str, Any], names: set[str]) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def test_a_config_survives_plain_containers_and_yaml(group: str, option: str) ->
     config = config_with(group, option)
     plain = to_dict(config)
     assert json.loads(json.dumps(plain)) == plain
-    assert from_dictconfig(OmegaConf.create(plain)) == config
+    assert dotted(from_dictconfig(OmegaConf.create(plain))) == dotted(config)
     assert from_dictconfig(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(plain)))) == config
     assert flatten(plain) == dotted(config)
 
@@ -144,7 +147,8 @@ def test_the_plain_sections_have_the_defaults_of_their_dataclasses() -> None:
         if is_dataclass(part.default_factory):
             assert getattr(config, part.name) == part.default_factory(), part.name
         elif part.name not in GROUPS:
-            assert getattr(config, part.name) == part.default, part.name
+            default = part.default_factory() if callable(part.default_factory) else part.default
+            assert getattr(config, part.name) == default, part.name
 
 
 # --- the contract -------------------------------------------------------------------------------------------------
@@ -264,6 +268,7 @@ def test_a_users_own_config_is_named_with_config_name(own: Path) -> None:
 
 NEEDS_FILES = {"mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10", "newsgroups"}
 NEEDS_FILES |= {"csv", "parquet", "image_folder"}  # which test_readme.py trains on
+NEEDS_FILES |= {"custom"}  # see test_custom.py
 RUNNABLE = [(group, option) for group, option in OPTIONS if option not in NEEDS_FILES]
 
 
@@ -332,8 +337,10 @@ def test_a_sweep_makes_one_run_for_each_seed(start: Start, images: Path) -> None
 # --- the command line ---------------------------------------------------------------------------------------------
 
 FLAGS = {
-    "--help": "data: blobs, cifar10, csv, digits",
-    "-h": "data: blobs, cifar10, csv, digits",
+    "--help": "data: blobs, cifar10, csv, custom, digits",
+    "-h": "data: blobs, cifar10, csv, custom, digits",
+    "--help clustering=dcn clustering.count=7": "  clustering.count=7    (a whole number, 0 or more (points))\n"
+    "      How many points each centroid counts for at the start",
     "--hydra-help": "--multirun",
     "--version": "Hydra 1.",
     "--cfg job": "\nbatch_size: 256\n",

@@ -206,7 +206,7 @@ def test_settings_that_were_given_are_the_first_columns(run: Path) -> None:
     assert len(infos) > 30
     first = {info.name for info in infos if info.differs}
     always = {"clustering.n_clusters", "clustering.name", "seed"}
-    given = {"batch_size", "clustering.n_init", "data.labels", "data.name", "model.hidden", "pretrain.epochs"}
+    given = {"batch_size", "clustering.n_init", "data.name", "model.hidden", "pretrain.epochs"}
     assert first == always | given | {"joint.epochs", "joint.tolerance"}
 
 

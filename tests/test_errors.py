@@ -37,8 +37,10 @@ import dkm.training.trainer
 from dkm.config.compose import compose, parse
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
+from dkm.config.roles import declarations
 from dkm.config.run import Config
 from dkm.config.schema import from_dictconfig, to_dict
+from dkm.config.settings import REQUIRED
 from dkm.errors import UserError
 from dkm.train import main
 
@@ -274,13 +276,19 @@ NOT_NULL = {key: option for option, key, setting in settings() if not str(settin
 NOT_NULL = {**{section.name: "" for section in fields(Config) if is_dataclass(section.default_factory)}, **NOT_NULL}
 
 
-OWN_FILES = ("npy", "npz", "csv", "parquet", "image_folder")
-
-
 @cache
 def plain(option: str) -> dict[str, Any]:
     """Return a config with this option, as it stands in a file."""
-    needed = ["data.path=x"] if option.removeprefix("data=") in OWN_FILES else []
+    group, _, name = option.partition("=")
+    needed = (
+        [
+            f"{group}.{part.name}=a.b"
+            for part in fields(GROUPS[group][name])
+            if part.default == REQUIRED and part.name != "name"
+        ]
+        if option
+        else []
+    )
     return to_dict(compose(parse([*filter(None, [option]), *needed])).config)
 
 
@@ -425,10 +433,8 @@ def test_a_value_out_of_range_is_refused_on_the_command_line(override: str, refu
 
 
 def test_every_setting_that_has_a_range_has_a_case() -> None:
-    free = {"data.root", "data.path", "data.labels", "data.array", "pretrain.cache", "resume"}
-    free |= {"data.exclude", "data.id", "data.missing_values"}
-    limited = {key for _, key, setting in settings() if not str(setting.type).startswith("bool")} - free
-    limited |= {"optimizer.nesterov", "clustering.self_paced"}
+    limited = {key for key, declared in declarations().items() if declared.check is not None}
+    limited |= {"optimizer.nesterov", "clustering.self_paced", "clustering.init_file"}  # limited by other settings
     assert {overrides.split(" ")[-1].partition("=")[0] for overrides in RANGES} == limited
 
 
@@ -492,7 +498,7 @@ def test_hydras_rerun_from_a_pickle_is_refused_and_executes_nothing(tmp_path: Pa
     ("overrides", "expected"),
     {
         "seed=1,2 bach_size=3": "bach_size=3: expected a key of the config; did you mean batch_size?",
-        "seed=1,2 model=nope": "model=nope: expected one of conv, mlp",
+        "seed=1,2 model=nope": "model=nope: expected one of conv, custom, mlp",
         "seed=[1": "seed=[1: expected an override KEY=VALUE",
         "seed=1,2 batch_size=0": "batch_size=0: expected a whole number, 1 or more",
         "seed=0,-1": "seed=-1: expected a whole number",
@@ -523,7 +529,7 @@ YAMLS = {
     "range": (b"batch_size: 0\n", "batch_size=0: expected a whole number, 1 or more"),
     "null": (b"batch_size: null\n", "expected a whole number"),
     "reference": (b"seed: ${nope}\n", "nope"),
-    "no such option": (b"defaults: [{override /model: nope}]\n", "model=nope: expected one of conv, mlp"),
+    "no such option": (b"defaults: [{override /model: nope}]\n", "model=nope: expected one of conv, custom, mlp"),
     "code": (b"seed: !!python/object/apply:os.mkdir [executed]\n", "experiment/mine.yaml"),
 }
 

@@ -74,7 +74,7 @@ def test_the_artifact_gives_the_runs_answers_for_any_number_of_rows(
         pytest.importorskip("onnxscript")
     words = [f"run={runs[kind]}", f"output={tmp_path / 'out'}", f"format={name}"]
     if (kind, name) == ("conv", "numpy"):
-        with pytest.raises(UserError, match="format=numpy: the model is convolutional; expected model=mlp"):
+        with pytest.raises(UserError, match="format=numpy: the model is of model=conv; expected model=mlp"):
             export.work(words)
         return
     export.work(words)

@@ -142,8 +142,11 @@ def test_the_command_that_searches_settings_searches_what_it_says(
     assert study.start == {"clustering.weight": 0.1, "clustering.init": "k-means++"}
 
 
-# The others are run as a whole in test_config.py and test_resume.py.
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not re.search(r"--cfg|--multirun|--config-dir|resume=", c)])
+# The others are run as a whole in test_config.py, test_resume.py and test_custom.py.
+ELSEWHERE = r"--cfg|--help|--multirun|--config-dir|resume=|mine\.|plugins="
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not re.search(ELSEWHERE, c)])
 def test_each_command_composes(command: str) -> None:
     compose(parse(shlex.split(command)))
 

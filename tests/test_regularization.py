@@ -9,6 +9,7 @@ from torch import nn
 from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.optimizer import AdamConfig, AdamWConfig, SGDConfig
 from dkm.config.regularization import L2PenaltyConfig, NoRegularizationConfig, WeightDecayConfig
+from dkm.models.autoencoder import Autoencoder
 from dkm.models.conv import conv_autoencoder
 from dkm.models.mlp import mlp_autoencoder
 from dkm.models.regularization import _HalfSquares, l2_penalty, parameter_groups, regularized_parameters
@@ -68,6 +69,39 @@ def test_half_the_squares_have_the_derivatives_of_finite_differences_in_any_memo
 def test_penalty_of_nothing_is_refused():
     with pytest.raises(ValueError, match="expected at least one parameter, got none"):
         l2_penalty([])
+
+
+class Odd(nn.Module):
+    """Layers of types that the networks of the package have none of."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv1d(2, 3, 5)
+        self.bilinear = nn.Bilinear(2, 3, 4)
+        self.attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+        self.norm = nn.LayerNorm((3, 3))
+        self.batch_norm = nn.BatchNorm1d(3)
+        self.table = nn.Embedding(5, 2)
+        self.matrix = nn.Parameter(torch.zeros(2, 2))
+        self.scale = nn.Parameter(torch.zeros(2))
+        self.tied = nn.Linear(2, 2)
+        self.tied.weight = self.matrix
+
+
+def test_the_weights_of_a_layer_of_any_type_are_regularized():
+    """A Conv1d, a Bilinear, attention: once, such layers were left out without a word."""
+    encoder, decoder = Odd(), nn.Linear(3, 5)
+    attention = encoder.attention
+    of_encoder = [encoder.matrix, encoder.convolution.weight, encoder.bilinear.weight]
+    of_encoder += [attention.in_proj_weight, attention.out_proj.weight]
+    autoencoder = Autoencoder(encoder, decoder, 3)
+    for part, expected in {
+        "encoder": of_encoder,
+        "decoder": [decoder.weight],
+        "weights": [*of_encoder, decoder.weight],
+    }.items():
+        found = regularized_parameters(WeightDecayConfig(parameters=part), autoencoder, None)
+        assert list(map(id, found)) == list(map(id, expected)), part
 
 
 # --- what is regularized ------------------------------------------------------------------------------------

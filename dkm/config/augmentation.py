@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from omegaconf import MISSING
-
-from dkm.config.checks import require, require_fraction
+from dkm.config.checks import Between, Fraction
+from dkm.config.settings import REQUIRED, Section, Stage, setting
 
 
 @dataclass
-class AugmentationConfig:
-    name: str = MISSING
+class AugmentationConfig(Section):
+    """How images are changed at random while training."""
+
+    section: ClassVar[str] = "augmentation"
+    stages: ClassVar[Stage] = Stage.TRAINING
+    name: str = REQUIRED
 
 
 @dataclass
@@ -19,21 +23,19 @@ class AffineConfig(AugmentationConfig):
     """Random rotation and shift of images, the ranges of DEC-DA (Guo et al., ACML 2018)."""
 
     name: str = "affine"
-    # Rotations are uniform in [-rotation, rotation], in degrees.
-    rotation: float = 10.0
-    # Shifts along each axis are uniform in [-shift, shift], as a fraction of the image's side.
-    shift: float = 0.1
-
-    def __post_init__(self) -> None:
-        ok = 0 <= self.rotation <= 180
-        require(
-            ok,
-            "augmentation.rotation",
-            self.rotation,
-            "degrees from 0 to 180",
-            "for example augmentation.rotation=10",
-        )
-        require_fraction("augmentation.shift", self.shift, "0.1")
+    rotation: float = setting(
+        10.0,
+        "Rotations are drawn uniformly from [-rotation, rotation].",
+        unit="degrees",
+        check=Between(0, 180, "degrees"),
+        example=10,
+    )
+    shift: float = setting(
+        0.1,
+        "Shifts along each axis are drawn uniformly from [-shift, shift].",
+        unit="fraction of the image's side",
+        check=Fraction(),
+    )
 
 
 @dataclass
@@ -45,4 +47,6 @@ class AutoAugmentationConfig(AffineConfig):
 
 @dataclass
 class NoAugmentationConfig(AugmentationConfig):
+    """No augmentation."""
+
     name: str = "none"

@@ -168,6 +168,8 @@ class PredictConfig:
     # auto | cpu | cuda | cuda:N
     device: str = "auto"
     threads: int | None = None
+    # Modules, separated by commas, that are imported first: those of the run's `plugins`.
+    plugins: str = ""
 
     def __post_init__(self) -> None:
         if self.threads is not None:
@@ -187,6 +189,8 @@ class ExportConfig:
     # Real rows to compare on; null: the data of the run.
     input: str | None = None
     overwrite: bool = False
+    # Modules, separated by commas, that are imported first: those of the run's `plugins`.
+    plugins: str = ""
 
     def __post_init__(self) -> None:
         choices = ("torch", "onnx", "numpy")

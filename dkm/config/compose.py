@@ -40,11 +40,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from dkm.config.custom import import_plugins, is_of_a_run, plugins_of, require_named_by_user
 from dkm.config.data import FileData, NpyData, NpzData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe, keys, kind_of, unknown_key
 from dkm.config.run import Config
-from dkm.config.schema import config_dir, from_dictconfig, register
+from dkm.config.schema import config_dir, dotted, from_dictconfig, register
 from dkm.errors import UserError
 
 # Flags that are passed on to Hydra. --experimental-rerun is refused, as it loads a pickle.
@@ -71,6 +72,7 @@ class Command(NamedTuple):
     """The command line, taken apart.
 
     ``is_for_hydra`` tells that ``overrides`` has flags of Hydra, and is then the whole command line for it.
+    ``is_only_read`` tells that the config is compared with another one, and nothing of it is run.
     """
 
     config_path: Path
@@ -78,6 +80,12 @@ class Command(NamedTuple):
     extra_dir: Path | None
     overrides: list[str]
     is_for_hydra: bool
+    is_only_read: bool = False
+
+    @property
+    def is_of_a_run(self) -> bool:
+        """Whether the config may be that of a run, whose code is only imported if the command line names it."""
+        return is_of_a_run(self.config_path, self.config_name, self.extra_dir, config_dir())
 
 
 class Composed(NamedTuple):
@@ -104,7 +112,14 @@ def _append_application_configs(search_path: ConfigSearchPath, extra_dir: Path |
         search_path.append("command-line", f"file://{extra_dir}")
 
 
-_register_once = functools.cache(register)
+def _options() -> frozenset[tuple[str, str]]:
+    """Return all options of all groups; a plugin may have added some since the last call."""
+    return frozenset((group, option) for group, options in GROUPS.items() for option in options)
+
+
+@functools.cache
+def _register(options: frozenset[tuple[str, str]]) -> None:
+    register()  # anew when a plugin has added options
 
 
 def set_up() -> None:
@@ -112,7 +127,7 @@ def set_up() -> None:
 
     The plugin is registered again at each call: Hydra forgets it for every job that joblib starts in a process.
     """
-    _register_once()
+    _register(_options())
     Plugins.instance().register(OwnConfigs)
 
 
@@ -154,9 +169,14 @@ def parse(arguments: Sequence[str]) -> Command:
             raise UserError(f"{flag}: expected a flag that is known ({known}); overrides are written KEY=VALUE")
     if flags:
         _check_hydra_flags(flags)
+    path, extra = path.absolute(), extra.absolute() if extra else None
+    # Before anything else, because they may add options that the overrides choose.
+    files = [path / f"{name}.yaml"]
+    files += [extra / f"{o.replace('=', '/')}.yaml" for o in overrides if extra and o.startswith("experiment=")]
+    import_plugins(plugins_of(overrides, () if is_of_a_run(path, name, extra, config_dir()) else files))
     for override in overrides:
         _check_override(override, is_sweep=not {"-m", "--multirun"}.isdisjoint(flags))
-    return Command(path.absolute(), name, extra.absolute() if extra else None, [*flags, *overrides], bool(flags))
+    return Command(path, name, extra, [*flags, *overrides], bool(flags))
 
 
 def _check_override(override: str, *, is_sweep: bool) -> None:
@@ -217,6 +237,9 @@ def compose(command: Command) -> Composed:
             job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
             config = checked(job)
             OmegaConf.to_container(hydra_part.run, resolve=True)
+        if command.is_of_a_run and not command.is_only_read:
+            source = str(command.config_path / f"{command.config_name}.yaml")
+            require_named_by_user(dotted(config), command.overrides, source)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error
     except YAMLError as error:
@@ -264,7 +287,7 @@ class _Repository(ConfigRepository):
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
         schema_source: Any = self.get_schema_source()
-        schema_source.store = _schemas()
+        schema_source.store = _schemas(_options())
 
 
 class _Schemas(ConfigStore):
@@ -273,7 +296,7 @@ class _Schemas(ConfigStore):
 
 
 @functools.cache
-def _schemas() -> _Schemas:
+def _schemas(options: frozenset[tuple[str, str]]) -> _Schemas:
     """Return the application's schemas, with those of Hydra itself and of its plugins."""
     store = _Schemas.__new__(_Schemas)  # the constructor is that of a singleton, which Hydra pickles for workers
     store.repo = {"hydra": dict(ConfigStore.instance().repo["hydra"])}

@@ -1,13 +1,16 @@
-"""Settings of the group ``data``: one dataclass for each kind of data set."""
+"""Settings of the group ``data``: one dataclass for each kind of data set, and ``DATASETS``, which names them."""
 
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from omegaconf import MISSING
-
-from dkm.config.checks import require, require_at_least, require_choice, require_non_negative, require_positive
+from dkm.config.checks import AtLeast, Between, Choice, NonNegative, Positive, Satisfies, require
+from dkm.config.custom import add_class_field
+from dkm.config.registry import load
+from dkm.config.settings import REQUIRED, Role, Section, setting
 
 SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
 
@@ -19,21 +22,24 @@ LOADS = ("auto", "memory", "disk")
 
 
 @dataclass
-class DataConfig:
-    """What every data set has. ``name`` says which one it is and cannot be overridden on its own."""
+class DataConfig(Section):
+    """The data set. ``data.name`` says which one it is and cannot be overridden on its own."""
 
-    name: str = MISSING
-    # Where data sets are cached and looked for.
-    root: str = "${oc.env:DKM_DATA_ROOT,./data}"
-    # none | unit (one range for all features, to [0, 1]) | symmetric (to [-1, 1]) | rms (divided by one number, so that
-    # squares are 1 on average) | standard (each feature to mean 0, variance 1) | l2 (each row to length 1) | row_rms
-    # (each row to mean square 1). null: what suits the data set (unit for images, standard for tables, row_rms for text
-    # and sparse matrices). Fitted once on the training data and stored with the model.
-    scaling: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.scaling is not None:
-            require_choice("data.scaling", self.scaling, SCALINGS)
+    section: ClassVar[str] = "data"
+    name: str = REQUIRED
+    root: str = setting(
+        "${oc.env:DKM_DATA_ROOT,./data}",
+        "Where data sets are looked for and stored; the environment variable `DKM_DATA_ROOT`, else `./data`.",
+        role=Role.PLACE,
+    )
+    scaling: str | None = setting(
+        None,
+        "Fitted once on the training data and stored with the model. `none`; `unit`: one range for all features, to "
+        "[0, 1]; `symmetric`: to [-1, 1]; `rms`: divided by one number, so that the mean square is 1; `standard`: each "
+        "feature to mean 0 and variance 1; `l2`: each row to length 1; `row_rms`: each row to mean square 1. null: "
+        "what suits the data (`unit` for images, `standard` for tables, `row_rms` for text and sparse matrices).",
+        check=Choice(SCALINGS),
+    )
 
 
 @dataclass
@@ -47,12 +53,9 @@ class DigitsData(DataConfig):
 class TorchvisionData(DataConfig):
     """An image data set of torchvision (``mnist``, ``fashion_mnist``, ``kmnist``, ``usps``, ``cifar10``, ``stl10``)."""
 
-    # all (train and test joined, as in the papers) | train | test
-    split: str = "all"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("data.split", self.split, SPLITS)
+    split: str = setting(
+        "all", "`all`: training and test images together, as in the papers; `train`; `test`.", check=Choice(SPLITS)
+    )
 
 
 @dataclass
@@ -60,27 +63,19 @@ class NewsgroupsData(DataConfig):
     """20 Newsgroups as TF-IDF: all 18,846 documents with their headers, as in the DKM paper (arXiv:1806.10069)."""
 
     name: str = "newsgroups"
-    # The vocabulary: the most frequent terms.
-    n_terms: int = 2000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least("data.n_terms", self.n_terms, 1, 2000)
+    n_terms: int = setting(2000, "Size of the vocabulary: the most frequent terms.", unit="terms", check=AtLeast(1))
 
 
 @dataclass
 class SyntheticData(DataConfig):
-    """What the generated data sets share. ``generator_seed`` is apart from ``seed``: new weights, the same points."""
+    """What the generated data sets share."""
 
-    n_samples: int = 2000
-    generator_seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least("data.n_samples", self.n_samples, 1, 2000)
-        ok = 0 <= self.generator_seed < 2**32
-        example = "for example data.generator_seed=0"
-        require(ok, "data.generator_seed", self.generator_seed, "a whole number from 0 to 4294967295", example)
+    n_samples: int = setting(2000, "Number of points.", unit="points", check=AtLeast(1))
+    generator_seed: int = setting(
+        0,
+        "Seed of the points. It is not `seed`, so that another seed of the training sees the same points.",
+        check=Between(0, 2**32 - 1, "a whole number"),
+    )
 
 
 @dataclass
@@ -88,16 +83,13 @@ class BlobsData(SyntheticData):
     """Gaussian balls of equal size in ``n_features`` dimensions."""
 
     name: str = "blobs"
-    n_features: int = 16
-    n_blobs: int = 5
-    # Standard deviation of a blob; the centers are uniform in [-10, 10] along each axis.
-    blob_std: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least("data.n_features", self.n_features, 1, 16)
-        require_at_least("data.n_blobs", self.n_blobs, 1, 5)
-        require_positive("data.blob_std", self.blob_std, "1.0")
+    n_features: int = setting(16, "Number of features.", unit="dimensions", check=AtLeast(1))
+    n_blobs: int = setting(5, "Number of balls.", check=AtLeast(1))
+    blob_std: float = setting(
+        1.0,
+        "Standard deviation of a ball along each axis; the centers are uniform in [-10, 10] along each axis.",
+        check=Positive(),
+    )
 
 
 @dataclass
@@ -105,51 +97,48 @@ class MoonsData(SyntheticData):
     """Two interleaving half circles in the plane: no two centroids separate them, so k-means on the raw data fails."""
 
     name: str = "moons"
-    # Standard deviation of the Gaussian noise; the half circles have radius 1.
-    noise: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_non_negative("data.noise", self.noise, "0.05")
+    noise: float = setting(
+        0.05, "Standard deviation of the Gaussian noise; the half circles have radius 1.", check=NonNegative()
+    )
 
 
 @dataclass
 class FileData(DataConfig):
     """A file of the user's own."""
 
-    path: str = MISSING
-    # Labels only ever score the finished clustering. null: there are none.
-    labels: str | None = None
+    path: str = setting(REQUIRED, "The file or folder.", role=Role.INPUT)
+    labels: str | None = setting(
+        None,
+        "Labels, which only score the finished clustering. For `csv` and `parquet` the name of a column; for `npy` "
+        "another .npy file; for `npz` the name of an array in the same file, or a .npy file; for `image_folder` "
+        "`folder`, the name of the folder below `data.path` that an image is in. null: there are none.",
+        role=Role.INPUT,
+    )
 
 
 @dataclass
 class NpyData(FileData):
     """An array in a ``.npy`` file: (N, F) rows, (N, H, W), (N, C, H, W) or (N, H, W, C) images.
 
-    ``path`` may also be a folder of such files, which are joined in the order of their names (as text: ``10`` comes
-    before ``2``). ``labels``: another ``.npy`` file.
+    ``data.path`` may also be a folder of such files, which are joined in the order of their names (as text: ``10``
+    comes before ``2``).
     """
 
     name: str = "npy"
-    # memory | disk (rows are read when they are needed) | auto: disk for more than 1 GiB as float32. That number is
-    # the same on every machine, because batches are drawn in another way from disk.
-    load: str = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("data.load", self.load, LOADS)
+    load: str = setting(
+        "auto",
+        "`memory`: read at the start. `disk`: rows are read when they are needed. `auto`: disk for more than 1 GiB as "
+        "float32, on every machine, because batches are drawn differently from disk.",
+        check=Choice(LOADS),
+    )
 
 
 @dataclass
 class NpzData(FileData):
-    """An array in a ``.npz`` file, shaped as for ``npy``, or a sparse matrix of ``scipy.sparse.save_npz``.
-
-    ``labels``: the name of an array in the same file, or a ``.npy`` file.
-    """
+    """An array in a ``.npz`` file, shaped as for ``npy``, or a sparse matrix of ``scipy.sparse.save_npz``."""
 
     name: str = "npz"
-    # Which array holds the data. null: `x`, `X`, `data`, or the only one.
-    array: str | None = None
+    array: str | None = setting(None, "Which array has the data. null: `x`, `X`, `data`, or the only one.")
 
 
 MISSING_VALUES = ("refuse", "drop", "median")
@@ -160,24 +149,34 @@ DELIMITERS = ("comma", "semicolon", "tab", "pipe", "space")
 
 @dataclass
 class TableData(FileData):
-    """A table with named columns, all of them numbers. ``labels``: the name of a column."""
+    """A table with named columns, all of them numbers."""
 
-    # The features; null: all columns but the labels, the id and those of `exclude`.
-    columns: list[str] | None = None
-    # Columns to leave out.
-    exclude: list[str] = field(default_factory=list)
-    # A column that is carried into the answers and is no feature. null: the first column if it has no name, as pandas
-    # writes its index.
-    id: str | None = None
-    # A row without a value: refuse | drop (leave it out) | median (of the column, kept with the model).
-    missing: str = "refuse"
+    columns: list[str] | None = setting(
+        None,
+        "The columns to use as features. null: all but the labels, the id and those of `data.exclude`.",
+        check=Satisfies("one column or more", bool),
+        example="[age,income], or null for all",
+    )
+    exclude: list[str] = setting([], "Columns to leave out.")
+    id: str | None = setting(
+        None,
+        "A column that identifies the rows: it is copied to the outputs and is not a feature. null: the first column, "
+        "if it has no name, as in an index written by pandas.",
+    )
+    missing: str = setting(
+        "refuse",
+        "What to do with a row that lacks a value: `refuse` the data, `drop` the row, or fill the gap with the "
+        "`median` of its column, which is stored with the model.",
+        check=Choice(MISSING_VALUES),
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("data.missing", self.missing, MISSING_VALUES)
-        if self.columns is not None:
-            example = "for example data.columns=[age,income], or null for all"
-            require(len(self.columns) > 0, "data.columns", "[]", "one column or more", example)
+
+def _is_encoding(name: Any) -> bool:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        return False
+    return True
 
 
 @dataclass
@@ -185,24 +184,25 @@ class CsvData(TableData):
     """A CSV file, also compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``)."""
 
     name: str = "csv"
-    # comma | semicolon | tab | pipe | space; null: what the first line has most of.
-    delimiter: str | None = None
-    # Whether the first row has the names of the columns. null: unless it has only numbers. Without names the columns
-    # are called 0, 1, 2, ...
-    header: bool | None = None
-    encoding: str = "utf-8"
-    # What stands for a missing value, besides an empty cell, NA, NaN, null and the like.
-    missing_values: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.delimiter is not None:
-            require_choice("data.delimiter", self.delimiter, DELIMITERS)
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            example = "for example data.encoding=latin-1"
-            require(False, "data.encoding", self.encoding, "an encoding that Python knows", example)
+    delimiter: str | None = setting(
+        None,
+        "The character between columns. null: the one that is most frequent in the first line.",
+        check=Choice(DELIMITERS),
+    )
+    header: bool | None = setting(
+        None,
+        "Whether the first row has the names of the columns. null: unless it has only numbers. Without names the "
+        "columns are called 0, 1, 2, ...",
+    )
+    encoding: str = setting(
+        "utf-8",
+        "Encoding of the text.",
+        check=Satisfies("an encoding that Python knows", _is_encoding),
+        example="latin-1",
+    )
+    missing_values: list[str] = setting(
+        [], "What stands for a missing value, in addition to an empty cell, NA, NaN, null and similar marks."
+    )
 
 
 @dataclass
@@ -217,25 +217,64 @@ COLORS = ("auto", "gray", "rgb")
 
 @dataclass
 class ImageFolderData(FileData):
-    """PNG and JPEG images below a folder, however nested, each resized to one size.
-
-    ``labels``: ``folder`` takes the name of the folder below ``path`` that an image is in.
-    """
+    """PNG and JPEG images below a folder, however nested, each resized to one size."""
 
     name: str = "image_folder"
-    # Height and width in pixels.
-    image_size: int = 32
-    # gray | rgb | auto: rgb if any image has colors.
-    color: str = "auto"
-    # The run ends if more than this fraction of the images cannot be read; fewer are listed and left out.
-    max_unreadable: float = 0.01
+    image_size: int = setting(32, "Height and width of the resized images.", unit="pixels", check=AtLeast(1))
+    color: str = setting("auto", "`gray`, `rgb`, or `auto`: rgb if any image has colors.", check=Choice(COLORS))
+    max_unreadable: float = setting(
+        0.01,
+        "The run ends if more than this fraction of the images cannot be read; fewer are listed and left out.",
+        check=Between(0, 1),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least("data.image_size", self.image_size, 1, 32)
-        require_choice("data.color", self.color, COLORS)
-        ok = 0 <= self.max_unreadable <= 1
-        example = "for example data.max_unreadable=0.01"
-        require(ok, "data.max_unreadable", self.max_unreadable, "a number from 0 to 1", example)
         ok = self.labels in (None, "folder")
         require(ok, "data.labels", self.labels, "null or folder", "for example data.labels=folder")
+
+
+@dataclass
+@add_class_field(
+    "Dotted name of a function or class that returns the data: X, or X and y. X has rows (N, F) or images (N, H, W), "
+    "(N, C, H, W) or (N, H, W, C); y has labels (N,), or is None."
+)
+class CustomData(DataConfig):
+    """Data from a function of your own. The dotted name is imported from the working directory or ``PYTHONPATH``."""
+
+    name: str = "custom"
+    options: dict[str, Any] = setting({}, "Arguments of the function, for example `data.options={year: 2024}`.")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set: ``read`` is a function from the config to ``dkm.data.raw.RawData``."""
+
+    name: str
+    config: type[DataConfig]
+    read: str | Callable[..., Any]
+
+    def load(self) -> Callable[..., Any]:
+        """Return the function."""
+        function: Callable[..., Any] = load(self.read)
+        return function
+
+
+_TORCHVISION = ("mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10")
+
+DATASETS: dict[str, DataSet] = {
+    data.name: data
+    for data in (
+        DataSet("digits", DigitsData, "dkm.data.builtin.generated:read_digits"),
+        *(DataSet(name, TorchvisionData, "dkm.data.builtin.torchvision:read_torchvision") for name in _TORCHVISION),
+        DataSet("newsgroups", NewsgroupsData, "dkm.data.builtin.newsgroups:read_newsgroups"),
+        DataSet("blobs", BlobsData, "dkm.data.builtin.generated:read_blobs"),
+        DataSet("moons", MoonsData, "dkm.data.builtin.generated:read_moons"),
+        DataSet("npy", NpyData, "dkm.data.arrays:read_npy_data"),
+        DataSet("npz", NpzData, "dkm.data.arrays:read_npz_data"),
+        DataSet("csv", CsvData, "dkm.data.loaders:read_table"),
+        DataSet("parquet", ParquetData, "dkm.data.loaders:read_table"),
+        DataSet("image_folder", ImageFolderData, "dkm.data.loaders:read_image_folder"),
+        DataSet("custom", CustomData, "dkm.data.loaders:read_custom"),
+    )
+}

@@ -1,60 +1,113 @@
-"""Settings of the group ``model``: one dataclass for each network."""
+"""Settings of the group ``model``: one dataclass for each network, and ``MODELS``, which names them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from omegaconf import MISSING
-
-from dkm.config.checks import require, require_at_least, require_choice
+from dkm.config.checks import AtLeast, Choice, Satisfies, require
+from dkm.config.custom import add_class_field
+from dkm.config.registry import load
+from dkm.config.settings import REQUIRED, Section, Stage, setting
 
 INITIAL_WEIGHTS = ("fan_in", "glorot")
 
 
 @dataclass
-class ModelConfig:
-    name: str = MISSING
-    # Dimensions of the embedding; null: the number of clusters, as in the papers.
-    latent_dim: int | None = None
-    # fan_in (uniform, +-1/sqrt(inputs): torch's and the DEC family's) | glorot (uniform, +-sqrt(6/(inputs + outputs)):
-    # TensorFlow's, and so of the codes of DKM and DCN). Biases are zero.
-    initial_weights: str = "fan_in"
+class ModelConfig(Section):
+    """The autoencoder."""
 
-    def __post_init__(self) -> None:
-        if self.latent_dim is not None:
-            require_at_least("model.latent_dim", self.latent_dim, 1, 10)
-        require_choice("model.initial_weights", self.initial_weights, INITIAL_WEIGHTS)
+    section: ClassVar[str] = "model"
+    stages: ClassVar[Stage] = Stage.TRAINING
+    name: str = REQUIRED
+    latent_dim: int | None = setting(
+        None,
+        "Dimensions of the embedding. null: the number of clusters, as in the papers.",
+        check=AtLeast(1),
+        example=10,
+    )
 
 
 @dataclass
-class MLPConfig(ModelConfig):
-    """Fully connected: features-500-500-2000-latent and its mirror, ReLU, linear ends."""
+class LayersConfig(ModelConfig):
+    """What the networks of this package share."""
+
+    initial_weights: str = setting(
+        "fan_in",
+        "Distribution of the initial weights; biases are zero. `fan_in`: uniform in +-1/sqrt(inputs), as in torch and "
+        "in the DEC family. `glorot`: uniform in +-sqrt(6/(inputs + outputs)), as in TensorFlow and so in the authors' "
+        "code of DKM and DCN.",
+        check=Choice(INITIAL_WEIGHTS),
+    )
+
+
+def _are_filters(values: Any) -> bool:
+    return len(values) == 3 and all(n >= 1 for n in values)
+
+
+@dataclass
+class MLPConfig(LayersConfig):
+    """Fully connected: features-500-500-2000-latent and its mirror image, ReLU between layers, linear ends."""
 
     name: str = "mlp"
-    hidden: list[int] = field(default_factory=lambda: [500, 500, 2000])
+    hidden: list[int] = setting(
+        [500, 500, 2000],
+        "Widths of the encoder's hidden layers; the decoder has them in reverse order. []: a linear autoencoder.",
+        check=Satisfies("widths of 1 or more", lambda widths: all(width >= 1 for width in widths)),
+        example=[500, 500],
+    )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        example = "for example model.hidden=[500,500]"
         is_flat = all(isinstance(width, int) for width in self.hidden)
+        example = "for example model.hidden=[500,500]"
         require(is_flat, "model.hidden", list(self.hidden), "a list [...] of whole numbers", example)
-        require(all(w >= 1 for w in self.hidden), "model.hidden", list(self.hidden), "widths of 1 or more", example)
+        super().__post_init__()
 
 
 @dataclass
-class ConvConfig(ModelConfig):
+class ConvConfig(LayersConfig):
     """Convolutional, for images: the autoencoder of DEC-DA (Guo et al., ACML 2018)."""
 
     name: str = "conv"
-    filters: list[int] = field(default_factory=lambda: [32, 64, 128])
+    filters: list[int] = setting(
+        [32, 64, 128],
+        "Output channels of the encoder's three convolutions; the decoder has them in reverse order.",
+        check=Satisfies("three whole numbers of 1 or more", _are_filters),
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ok = len(self.filters) == 3 and all(n >= 1 for n in self.filters)
-        require(
-            ok,
-            "model.filters",
-            list(self.filters),
-            "three whole numbers of 1 or more",
-            "for example model.filters=[32,64,128]",
-        )
+
+@dataclass
+@add_class_field(
+    "Dotted name of a `torch.nn.Module` with `encode`, from rows (B, features) to (B, latent_dim), and `decode`, the "
+    "way back. Its `__init__` gets those of `n_features`, `latent_dim` and `image_shape` that it names."
+)
+class CustomModelConfig(ModelConfig):
+    """A network of your own. The dotted name is imported from the working directory or ``PYTHONPATH``."""
+
+    name: str = "custom"
+    options: dict[str, Any] = setting({}, "Further arguments of the class, for example `model.options={width: 64}`.")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network: ``build`` is a function ``(config, *, n_features, image_shape, latent_dim) -> Autoencoder``."""
+
+    name: str
+    config: type[ModelConfig]
+    build: str | Callable[..., Any]
+
+    def load(self) -> Callable[..., Any]:
+        """Return the function."""
+        function: Callable[..., Any] = load(self.build)
+        return function
+
+
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        Model("mlp", MLPConfig, "dkm.models.mlp:build_mlp"),
+        Model("conv", ConvConfig, "dkm.models.conv:build_conv"),
+        Model("custom", CustomModelConfig, "dkm.models.custom:build_custom"),
+    )
+}

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from omegaconf import MISSING
+from dkm.config.checks import Fraction, Positive, Satisfies, require
+from dkm.config.settings import REQUIRED, Section, Stage, setting
 
-from dkm.config.checks import require, require_fraction, require_positive
+
+def _are_betas(values: Any) -> bool:
+    return len(values) == 2 and all(0 <= beta < 1 for beta in values)
 
 
 @dataclass
-class OptimizerConfig:
-    """The learning rates stand with their phases: ``pretrain.lr`` and ``joint.lr``."""
+class OptimizerConfig(Section):
+    """The optimizer. Its learning rates are settings of the phases: ``pretrain.lr`` and ``joint.lr``."""
 
-    name: str = MISSING
+    section: ClassVar[str] = "optimizer"
+    stages: ClassVar[Stage] = Stage.TRAINING
+    name: str = REQUIRED
 
 
 @dataclass
 class AdamConfig(OptimizerConfig):
-    name: str = "adam"
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    """Adam (arXiv:1412.6980)."""
 
-    def __post_init__(self) -> None:
-        ok = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
-        require(
-            ok,
-            "optimizer.betas",
-            list(self.betas),
-            "two numbers from 0 to below 1",
-            "for example optimizer.betas=[0.9,0.999]",
-        )
-        require_positive("optimizer.eps", self.eps, "1e-8")
+    name: str = "adam"
+    betas: list[float] = setting(
+        [0.9, 0.999],
+        "Decay rates of the running means of the gradient and of its square.",
+        check=Satisfies("two numbers from 0 to below 1", _are_betas),
+    )
+    eps: float = setting(
+        1e-8, "Added to the denominator of a step, so that it is not 0.", check=Positive(), example="1e-8"
+    )
 
 
 @dataclass
@@ -43,17 +46,14 @@ class AdamWConfig(AdamConfig):
 
 @dataclass
 class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent with momentum."""
+
     name: str = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
+    momentum: float = setting(0.9, "Fraction of the last step that is added to the next one.", check=Fraction())
+    nesterov: bool = setting(False, "Take the gradient where the momentum leads (Nesterov); needs a momentum above 0.")
 
     def __post_init__(self) -> None:
-        require_fraction("optimizer.momentum", self.momentum, "0.9")
+        super().__post_init__()
         ok = not (self.nesterov and self.momentum == 0)
-        require(
-            ok,
-            "optimizer.nesterov",
-            self.nesterov,
-            "a momentum above 0 with it",
-            "set optimizer.momentum=0.9",
-        )
+        remedy = "set optimizer.momentum=0.9"
+        require(ok, "optimizer.nesterov", self.nesterov, "a momentum above 0 with it", remedy)

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from dkm.config.checks import require_choice, require_non_negative
-
-# What omegaconf calls MISSING. Its import would make `from dkm import l2_penalty` need it.
-MISSING = "???"
+from dkm.config.checks import Choice, NonNegative
+from dkm.config.settings import REQUIRED, Section, Stage, setting
 
 REGULARIZED = ("weights", "all", "encoder", "decoder")
 
 
 @dataclass
-class RegularizationConfig:
-    name: str = MISSING
+class RegularizationConfig(Section):
+    """L2 regularization."""
+
+    section: ClassVar[str] = "regularization"
+    stages: ClassVar[Stage] = Stage.TRAINING
+    name: str = REQUIRED
 
 
 @dataclass
 class _StrengthConfig(RegularizationConfig):
-    # s in s/2 * sum(w^2), whichever of the two forms computes it.
-    strength: float = 1e-6
-    # weights (all weight matrices) | encoder | decoder (the weight matrices of one half) | all (weights, biases, norms
-    # and centroids).
-    parameters: str = "weights"
-
-    def __post_init__(self) -> None:
-        require_non_negative("regularization.strength", self.strength, "1e-6")
-        require_choice("regularization.parameters", self.parameters, REGULARIZED)
+    strength: float = setting(
+        1e-6,
+        "Strength s of s/2 * sum(w^2), whichever of the two forms computes it.",
+        check=NonNegative(),
+        example="1e-6",
+    )
+    parameters: str = setting(
+        "weights",
+        "Which parameters are regularized. `weights`: all weight matrices. `encoder`, `decoder`: the weight matrices "
+        "of one half. `all`: weights, biases, norms and centroids.",
+        check=Choice(REGULARIZED),
+    )
 
 
 @dataclass
@@ -46,4 +52,6 @@ class L2PenaltyConfig(_StrengthConfig):
 
 @dataclass
 class NoRegularizationConfig(RegularizationConfig):
+    """No regularization."""
+
     name: str = "none"

@@ -1,9 +1,9 @@
-"""Every setting of a run: one dataclass per section or group option, with its range checks.
+"""Between Hydra's configs and the dataclasses of settings.
 
-The dataclasses are the single place where a setting has its type, default and meaning. ``register`` puts them into
-Hydra's ConfigStore, where the YAML files of ``configs/`` pick them up as schemas; ``from_dictconfig`` turns what Hydra
-composed into these objects and refuses whatever does not fit. Nothing here imports torch, so that a wrong override and
-``--cfg job`` answer in a fraction of the time that ``import torch`` takes.
+``register`` puts the dataclasses into Hydra's ConfigStore, where the YAML files of ``configs/`` pick them up as
+schemas; ``from_dictconfig`` turns what Hydra composed into these objects and refuses whatever does not fit. Nothing
+here imports torch, so that a wrong override and ``--cfg job`` answer in a fraction of the time that ``import torch``
+takes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dkm.config.checks import require
 from dkm.config.groups import GROUPS
+from dkm.config.roles import declarations, role_of
 from dkm.config.run import Config
+from dkm.config.settings import REQUIRED
 from dkm.errors import UserError
 
 
@@ -29,36 +31,22 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-# --- checks -------------------------------------------------------------------------------------------------------
-
-
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-# --- model --------------------------------------------------------------------------------------------------------
-
-
-# --- clustering ---------------------------------------------------------------------------------------------------
-
-
-# --- regularization, optimizer, augmentation ----------------------------------------------------------------------
-
-
-# --- plain sections -----------------------------------------------------------------------------------------------
-
-
-# --- groups and their options -------------------------------------------------------------------------------------
-
-
 def register(store: ConfigStore | None = None) -> None:
-    """Put the schemas into ``store``, by default Hydra's: ``schema``, the root, and ``GROUP/schema/OPTION``."""
+    """Put the schemas into ``store``, by default Hydra's: ``schema``, the root, and ``GROUP/schema/OPTION``.
+
+    An option that a plugin has added needs no YAML file: its schema is the option too.
+    """
     store = ConfigStore.instance() if store is None else store
     store.store(name="schema", node=Config)
     for group, options in GROUPS.items():
         for option, schema in options.items():
             node = OmegaConf.structured(schema)
             node.name = option
+            if "options" in node:
+                OmegaConf.set_struct(node.options, False)  # it takes any keys
             store.store(group=f"{group}/schema", name=option, node=node)
+            if not (config_dir() / group / f"{option}.yaml").exists():
+                store.store(group=group, name=option, node=node)
 
 
 def from_dictconfig(cfg: DictConfig) -> Config:
@@ -77,11 +65,16 @@ def from_dictconfig(cfg: DictConfig) -> Config:
         if not isinstance(section, DictConfig):
             raise UserError(f"{group}: missing from the config; expected a section with a name; choose {group}=OPTION")
         name = section.get("name")
-        require(name in options, f"{group}.name", name, "one of " + ", ".join(options), f"choose {group}=OPTION")
+        plugins = ",".join(map(str, cfg.get("plugins") or ()))
+        remedy = f"add 'plugins=[{plugins}]' if you trust these modules" if plugins else f"choose {group}=OPTION"
+        require(name in options, f"{group}.name", name, "one of " + ", ".join(options), remedy)
         schema[group] = OmegaConf.structured(options[name])
     merged = OmegaConf.merge(schema, OmegaConf.create(OmegaConf.to_container(cfg)))
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
+    for group in GROUPS:  # of a field that is no argument of __init__ OmegaConf does not say that it is missing
+        missing = getattr(getattr(config, group), "class", None) == REQUIRED
+        require(not missing, f"{group}.class", REQUIRED, "a value", f"set {group}.class=my_module.NAME")
     return config
 
 
@@ -90,12 +83,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-# What a resumed run may change: keys, and sections ending in a dot, that touch no number of the steps already taken.
-# The data may have moved: their SHA-256 is compared.
-RESUMABLE = (
-    *("resume", "device", "threads", "pretrain.epochs", "pretrain.cache", "joint.epochs"),
-    *("checkpoint.", "log.", "data.root", "data.path"),
-)
+# The keys that a resumed run may change.
+RESUMABLE = tuple(key for key in declarations() if role_of(key).may_change_on_resume)
 
 
 def dotted(config: Config) -> dict[str, Any]:
@@ -112,6 +101,3 @@ def flatten(container: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-# --- messages -----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dkm.config.data import DataConfig, FileData
-from dkm.data.loaders import LOADERS
+from dkm.data.loaders import read_raw
 from dkm.data.raw import RawData, RawRows
 from dkm.data.scaling import Array, Scaling, channels_first, row_slices, to_rows
 from dkm.data.stored import StoredRows
@@ -96,7 +96,7 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     source = label_source = f"data={config.name}"
     if isinstance(config, FileData):
         source, label_source = f"data.path={config.path}", f"data.labels={config.labels}"
-    return _dataset(LOADERS[config.name](config), config, source, label_source, scaling)
+    return _dataset(read_raw(config), config, source, label_source, scaling)
 
 
 def array_dataset(X: Array, config: DataConfig, source: str) -> Dataset:

@@ -1,23 +1,27 @@
-"""From the name of a data set to the function that reads it."""
+"""From the config of a data set to its arrays."""
 
 # Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
 
-from dkm.config.data import ImageFolderData, TableData
-from dkm.data.arrays import read_npy_data, read_npz_data
-from dkm.data.builtin.generated import read_blobs, read_digits, read_moons
-from dkm.data.builtin.newsgroups import read_newsgroups
-from dkm.data.builtin.torchvision import FILES, read_torchvision
+import numpy as np
+
+from dkm.config.custom import class_of, construct, import_named
+from dkm.config.data import DATASETS, CustomData, DataConfig, ImageFolderData, TableData
 from dkm.data.images import ImageFolder
 from dkm.data.raw import RawData, from_part
 from dkm.data.tables import TableReader
+from dkm.errors import UserError, reason
 
 log = logging.getLogger(__name__)
+
+
+def read_raw(config: DataConfig) -> RawData:
+    """Return the data set that ``config`` names, as it is before it is checked and scaled."""
+    raw: RawData = DATASETS[config.name].load()(config)
+    return raw
 
 
 def read_table(config: TableData) -> RawData:
@@ -40,16 +44,29 @@ def read_image_folder(config: ImageFolderData) -> RawData:
     return from_part(part, value_range=(0.0, 255.0))
 
 
-# Each takes its own subclass of DataConfig; GROUPS in dkm.config.schema has the same names.
-LOADERS: dict[str, Callable[[Any], RawData]] = {
-    "digits": read_digits,
-    **dict.fromkeys(FILES, read_torchvision),
-    "newsgroups": read_newsgroups,
-    "blobs": read_blobs,
-    "moons": read_moons,
-    "npy": read_npy_data,
-    "npz": read_npz_data,
-    "csv": read_table,
-    "parquet": read_table,
-    "image_folder": read_image_folder,
-}
+def read_custom(config: CustomData) -> RawData:
+    """Return what the user's function returns: X, or X and y, as arrays, tensors or nested lists.
+
+    Raises
+    ------
+    UserError
+        If the function cannot be imported or called, or returns something else.
+    """
+    name = class_of(config)
+    function = import_named("data.class", name)
+    expected = "expected a function that returns X, or X and y"
+    if not callable(function):
+        raise UserError(f"data.class={name}: {expected}, got {type(function).__name__}; define a function")
+    found = construct("data", function, {}, config.options)
+    if callable(found):  # an object of a class, which has the data when it is called
+        found = found()
+    if isinstance(found, RawData):
+        return found
+    values = found if isinstance(found, tuple) else (found, None)
+    if len(values) != 2:
+        raise UserError(f"data.class={name}: {expected}, got {len(values)} values; return X, y")
+    X, y = values
+    try:
+        return RawData(np.asarray(X), None if y is None else np.asarray(y))
+    except ValueError as error:
+        raise UserError(f"data.class={name}: {expected} as arrays ({reason(error)}); return NumPy arrays") from error

@@ -14,7 +14,7 @@ from dkm.config.data import FileData, ImageFolderData, TableData
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part, check_there, expand, format_of
 from dkm.data.images import ImageFolder
-from dkm.data.loaders import LOADERS
+from dkm.data.loaders import read_raw
 from dkm.data.stored import CHUNK_ROWS
 from dkm.data.tables import TableReader
 
@@ -84,7 +84,7 @@ class InputReader:
         self.n_rows = reader.n_rows
 
     def _array_parts(self) -> Iterator[Part]:
-        raw = LOADERS[self._config.name](self._config)
+        raw = read_raw(self._config)
         check_shape(raw.X, self.source)
         self.n_rows = len(raw.X)
         n_chunks = _PART_VALUES // (CHUNK_ROWS * math.prod(raw.X.shape[1:]))

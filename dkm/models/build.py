@@ -1,7 +1,7 @@
-"""The autoencoders: ``encode`` maps rows to the embedding, ``decode`` maps it back.
+"""From a config to its autoencoder.
 
-Both take and return flat rows (B, F), images too, so that nothing around them asks what they are. The embedding and the
-reconstruction are linear: a ReLU or sigmoid at either end squeezes the space that k-means works in.
+All networks take and return flat rows (B, F), images too, so that no other code has to distinguish them. The embedding
+and the reconstruction are linear: a ReLU or sigmoid at either end squeezes the space that k-means works in.
 """
 
 # Shapes: B batch, F input features, D latent, C channels, H height, W width.
@@ -10,11 +10,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from dkm.config.model import ConvConfig, MLPConfig, ModelConfig
-from dkm.errors import UserError
+from dkm.config.model import MODELS, LayersConfig, ModelConfig
 from dkm.models.autoencoder import Autoencoder
-from dkm.models.conv import conv_autoencoder
-from dkm.models.mlp import mlp_autoencoder
 from dkm.runtime.seeding import SeededDraws
 
 
@@ -25,21 +22,11 @@ def build_autoencoder(
 
     ``latent_dim`` is the resolved one (``config.latent_dim`` may be null).
     """
+    build = MODELS[config.name].load()
     with SeededDraws(seed):
-        autoencoder = _build(config, n_features, image_shape, latent_dim)
-        if config.initial_weights == "glorot":
+        autoencoder: Autoencoder = build(config, n_features=n_features, image_shape=image_shape, latent_dim=latent_dim)
+        if isinstance(config, LayersConfig) and config.initial_weights == "glorot":
             for layer in autoencoder.modules():
                 if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                     nn.init.xavier_uniform_(layer.weight)
         return autoencoder
-
-
-def _build(
-    config: ModelConfig, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int
-) -> Autoencoder:
-    if isinstance(config, MLPConfig):
-        return mlp_autoencoder(n_features, config.hidden, latent_dim)
-    assert isinstance(config, ConvConfig)
-    if image_shape is None:
-        raise UserError("model=conv: expected image data, got rows of a table; use model=mlp")
-    return conv_autoencoder(image_shape, config.filters, latent_dim)

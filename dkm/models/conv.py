@@ -8,8 +8,18 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from dkm.config.model import ConvConfig
 from dkm.errors import UserError
 from dkm.models.autoencoder import Autoencoder, zero_bias
+
+
+def build_conv(
+    config: ConvConfig, *, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int
+) -> Autoencoder:
+    """Build the network of ``model=conv``."""
+    if image_shape is None:
+        raise UserError("model=conv: expected image data, got rows of a table; use model=mlp")
+    return conv_autoencoder(image_shape, config.filters, latent_dim)
 
 
 def conv_autoencoder(image_shape: tuple[int, int, int], filters: Sequence[int], latent_dim: int) -> Autoencoder:

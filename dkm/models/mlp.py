@@ -9,7 +9,15 @@ from itertools import pairwise
 
 from torch import nn
 
+from dkm.config.model import MLPConfig
 from dkm.models.autoencoder import Autoencoder, zero_bias
+
+
+def build_mlp(
+    config: MLPConfig, *, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int
+) -> Autoencoder:
+    """Build the network of ``model=mlp``; images are rows to it."""
+    return mlp_autoencoder(n_features, config.hidden, latent_dim)
 
 
 def mlp_autoencoder(n_features: int, hidden: Sequence[int], latent_dim: int) -> Autoencoder:

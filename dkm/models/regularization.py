@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dkm.config.regularization import L2PenaltyConfig, NoRegularizationConfig, RegularizationConfig, WeightDecayConfig
+from dkm.models.autoencoder import Autoencoder
 
 
 def l2_penalty(parameters: Iterable[Tensor]) -> Tensor:
@@ -64,22 +65,19 @@ class _HalfSquares(torch.autograd.Function):
 
 
 def regularized_parameters(
-    config: RegularizationConfig, autoencoder: nn.Module, centroids: nn.Parameter | None
+    config: RegularizationConfig, autoencoder: Autoencoder, centroids: nn.Parameter | None
 ) -> list[nn.Parameter]:
     """Return the parameters that ``config`` regularizes, in the order of the modules.
 
-    Only weights of linear and convolutional layers, unless ``parameters`` is ``all``. Going by dimensions instead
-    ("two or more decay") would catch the (K, D) centroids, which then settle short of their clusters' means, and an
-    empty one at the origin.
+    Unless ``parameters`` is ``all``, these are the weights that the network names. The centroids are not among them:
+    they would settle short of their clusters' means, and the centroid of an empty cluster at the origin.
     """
     if isinstance(config, NoRegularizationConfig):
         return []
     assert isinstance(config, WeightDecayConfig | L2PenaltyConfig)
     if config.parameters == "all":
         return [*autoencoder.parameters(), *([] if centroids is None else [centroids])]
-    part = autoencoder if config.parameters == "weights" else autoencoder.get_submodule(config.parameters)
-    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-    return [layer.get_parameter("weight") for layer in part.modules() if isinstance(layer, kinds)]
+    return autoencoder.decaying_parameters(config.parameters)
 
 
 def parameter_groups(

@@ -19,9 +19,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dkm.config.groups import GROUPS
+from dkm.config.custom import require_named_by_user
+from dkm.config.model import MODELS
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
+from dkm.config.settings import section_from
 from dkm.data.datasets import Dataset
 from dkm.data.files import expand
 from dkm.data.scaling import Array, Scaling, to_rows
@@ -130,8 +132,16 @@ class SavedModel:
         return torch.softmax(-squared / (2 * max(self.variance or 1.0, 1e-30)), dim=1).float()
 
 
-def load_model(run: str, key: str = "run") -> SavedModel:
+def load_model(run: str, key: str = "run", model_class: str | None = None) -> SavedModel:
     """Read the model of a run directory, or a ``model/`` folder itself.
+
+    Parameters
+    ----------
+    run : str
+    key : str
+        The setting that names it, for messages.
+    model_class : str, optional
+        Of a model of ``model=custom``, the dotted name of its class: the name in the folder is not imported.
 
     Raises
     ------
@@ -152,15 +162,30 @@ def load_model(run: str, key: str = "run") -> SavedModel:
         version = description["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this release reads {FORMAT_VERSION}")
+        section = description["model"]
+        is_custom = section["name"] == "custom"
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise _unreadable(source, folder, error) from error
+    if is_custom:
+        named = [] if model_class is None else [f"model.class={model_class}"]
+        require_named_by_user({"model.class": section.get("class")}, named, str(folder / DESCRIPTION))
+        description["model"] = {**section, "class": model_class}
+    try:
         return _built(description, safetensors.torch.load((folder / WEIGHTS).read_bytes()))
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, safetensors.SafetensorError, UserError) as error:
-        found = f"the model in {folder} cannot be read ({reason(error)})"
-        raise input_error(source, found, "what a run writes", "copy the folder again") from error
+        if is_custom and isinstance(error, UserError):  # about the class
+            raise
+        raise _unreadable(source, folder, error) from error
+
+
+def _unreadable(source: str, folder: Path, error: Exception) -> UserError:
+    found = f"the model in {folder} cannot be read ({reason(error)})"
+    return input_error(source, found, "what a run writes", "copy the folder again")
 
 
 def _built(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedModel:
     section = dict(description["model"])
-    config = GROUPS["model"][section["name"]](**section)
+    config = section_from(MODELS[section["name"]].config, section)
     shape = description["image_shape"]
     image_shape = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
     autoencoder = build_autoencoder(config, description["n_features"], image_shape, description["latent_dim"], 0)

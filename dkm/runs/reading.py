@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import yaml
 
+from dkm.config.roles import that_tell_runs_apart
 from dkm.config.schema import flatten
 from dkm.data.files import expand
 from dkm.errors import UserError, in_short, input_error
@@ -45,8 +46,6 @@ else:
     fcntl = _fcntl
 # libyaml, which is ten times as fast, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# What moves no number of a run.
-_WITHOUT_EFFECT = ("resume", "checkpoint.", "log.", "data.root", "pretrain.cache", "evaluation.every_epochs")
 
 
 class DamagedRun(Exception):
@@ -234,8 +233,8 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def moving_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the settings, by their dotted keys, that move a number of a run."""
-    return {key: value for key, value in settings.items() if not key.startswith(_WITHOUT_EFFECT)}
+    """Return those of the settings, by their dotted keys, that decide the numbers of a run."""
+    return that_tell_runs_apart(settings)
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

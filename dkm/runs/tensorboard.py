@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dkm.config.messages import defaults
+from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.evaluation.scores import SCORES, Score
@@ -30,8 +31,6 @@ _PROJECTOR = "projector"
 BASELINES = ("kmeans_raw", "kmeans_pretrained")
 # Hyperparameters that identify runs with otherwise equal settings.
 _ALWAYS_SHOWN = ("clustering.n_clusters", "clustering.name", "seed")
-# Settings that are no hyperparameters.
-_NOT_TUNED = ("checkpoint.", "log.", "evaluation.", "resume", "device", "threads", "data.root", "data.path", "compile")
 
 
 def compared_scores() -> list[Score]:
@@ -172,7 +171,7 @@ class Dashboard:
             return {
                 key: value if isinstance(value, bool | int | float | str) else str(value)
                 for key, value in values.items()
-                if not key.startswith(_NOT_TUNED)
+                if role_of(key).is_hyperparameter
             }
 
         settings = dotted(config)

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dkm.config.checks import require
 from dkm.config.commands import quoted
 from dkm.config.compose import Command, OwnConfigs, absolute, checked, compose, explain, set_up
+from dkm.config.custom import CODE_KEYS, import_plugins
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.errors import Failure, UserError
@@ -79,6 +80,8 @@ def _check_sweep(command: Command) -> Path | None:
     """
     overrides = [word for word in command.overrides if "=" in word]
     if any(override.startswith("hydra/sweeper=") for override in overrides):
+        of_code = [word for word in overrides if word.partition("=")[0].lstrip("+") in CODE_KEYS]
+        compose(command._replace(overrides=of_code, is_for_hydra=False))  # refuses code that only a run's file names
         return None
     directory: Path | None = None
     parsed = OverridesParser.create().parse_overrides(overrides)
@@ -152,6 +155,7 @@ def _job(cfg: DictConfig) -> float:
     from dkm.runs.reading import CONFIG, LOG
     from dkm.training.resume import with_config_of
 
+    import_plugins(cfg.plugins)  # in a worker of a launcher
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     if config.resume == "auto" and (directory / CONFIG).is_file():

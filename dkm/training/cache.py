@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 import torch
 
+from dkm.config.roles import role_of, stages_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted
+from dkm.config.settings import Stage
 from dkm.data.datasets import Dataset
 from dkm.data.stored import StoredRows
 from dkm.runtime import checkpoints, distributed
@@ -26,12 +28,11 @@ from dkm.runtime.environment import processor, versions
 
 log = logging.getLogger(__name__)
 
-# Raise one with every change to the code that alters the numbers of a pretraining, or of k-means on the raw data.
-_VERSIONS = {"pretrained": 1, "raw": 2}
-# Settings that caches of earlier versions do not know, with what these did: left out of a key where they are that.
-_YOUNGER = {"model.initial_weights": "fan_in"}
-
 Kind = Literal["raw", "pretrained"]
+
+# Raise one with every change to the code that alters the numbers of a pretraining, or of k-means on the raw data.
+_VERSIONS = {"pretrained": 2, "raw": 3}
+_STAGES = {"pretrained": Stage.PRETRAINING, "raw": Stage.BASELINE}
 
 
 class Cache:
@@ -60,19 +61,16 @@ class Cache:
         config, data = self._config, self._data
         if config.pretrain.cache is None:
             return None
-        settings = {k: v for k, v in dotted(config).items() if k not in _YOUNGER or v != _YOUNGER[k]}
-        sections = ["evaluation.", "batch_size", "seed", "precision", "compile", "deterministic"]
-        if kind == "raw":
-            sections += ["clustering.n_init", "clustering.init_samples"]
-            special: list[Any] = [self._n_clusters]
-            special += [True] if isinstance(data.X, StoredRows) else []  # of which smaller samples are taken
-        else:
-            sections += ["model.", "augmentation.", "regularization.", "loss.", "pretrain."]
-            sections += ["optimizer."] if config.pretrain.optimizer is None else []
-            special = [self._latent_dim, isinstance(data.X, StoredRows)]  # of which batches are drawn otherwise
+        # The data are told by their SHA-256. Rows on disk are sampled and batched differently from rows in memory.
+        replaced = ("data.",) if kind == "raw" or config.pretrain.optimizer is None else ("data.", "optimizer.")
+        special = [self._n_clusters if kind == "raw" else self._latent_dim, isinstance(data.X, StoredRows)]
         found = versions()
         parts = {
-            "settings": {k: v for k, v in settings.items() if k.startswith(tuple(sections)) and k != "pretrain.cache"},
+            "settings": {
+                key: value
+                for key, value in dotted(config).items()
+                if role_of(key).decides_work and _STAGES[kind] in stages_of(key) and not key.startswith(replaced)
+            },
             "data": [data.sha256, list(data.X.shape), data.image_shape, data.scaling.to_dict()],
             kind: special,
             "versions": {name: found[name] for name in ("dkm", "torch", "numpy")},

@@ -67,7 +67,7 @@ class Phase:
         reconstruction_weight = clustering_weight = 1.0
         if is_joint and isinstance(config.clustering, JointClusteringConfig):
             reconstruction_weight, clustering_weight = config.clustering.reconstruction, config.clustering.weight
-        autoencoder.decoder.requires_grad_(reconstruction_weight > 0)
+        autoencoder.require_decoder_grad(reconstruction_weight > 0)
         parameters = [p for p in autoencoder.parameters() if p.requires_grad]
         centroids = clustering.centroids if is_joint and clustering.centroids.requires_grad else None
         if centroids is not None:

@@ -1,7 +1,7 @@
 """Which run ``resume=`` means, and with which config it goes on.
 
 A resumed run keeps the config that it was started with; overrides that would change a number of the steps already taken
-are refused, the others (``RESUMABLE``) are applied.
+are refused, the others are applied: the role of a setting says which (``dkm.config.settings.Role``).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from pathlib import Path
 
 from dkm.config.compose import Command, absolute, compose
 from dkm.config.groups import GROUPS
+from dkm.config.roles import role_of
 from dkm.config.run import Config
-from dkm.config.schema import RESUMABLE, dotted
+from dkm.config.schema import dotted
+from dkm.config.settings import dotted_key
 from dkm.errors import UserError
 from dkm.runs.directory import read_json
 from dkm.runs.reading import COMPLETED, CONFIG, MANIFEST, is_in_use
@@ -62,7 +64,7 @@ def resumed_config(run: Path, command: Command) -> Config:
     overrides = [o for o in command.overrides if not o.startswith(("resume=", "hydra.", "hydra/"))]
     if any(o.startswith("experiment=") for o in overrides):
         return with_config_of(run, compose(command._replace(overrides=overrides)).config)
-    saved = compose(_command_of(run, [])).config
+    saved = config_of(run)
     keys = []
     for override in overrides:
         group, _, option = override.partition("=")
@@ -79,8 +81,8 @@ _KEEPS = "a resumed run keeps its config; leave the override out or start a new 
 
 
 def config_of(run: Path) -> Config:
-    """Return the config of a run."""
-    return compose(_command_of(run, [])).config
+    """Return the config of a run, to be compared with another one: code that it names is not to be run."""
+    return compose(_command_of(run, [])._replace(is_only_read=True)).config
 
 
 def with_config_of(run: Path, config: Config) -> Config:
@@ -89,10 +91,10 @@ def with_config_of(run: Path, config: Config) -> Config:
     config.resume = None
     before, after = dotted(saved), dotted(config)
     for key in sorted(before.keys() | after.keys(), key=lambda key: (not key.endswith(".name"), key)):
-        if before.get(key) != after.get(key) and not key.startswith(RESUMABLE):
+        if before.get(key) != after.get(key) and not role_of(key).may_change_on_resume:
             raise UserError(f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {_KEEPS}")
     for phase in (saved.pretrain, saved.joint):
-        key = f"{phase.section}.epochs"
+        key = dotted_key(type(phase), "epochs")
         if before[key] != after[key] and phase.schedule != "constant":
             raise UserError(
                 f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as {phase.section}.schedule="
@@ -116,4 +118,4 @@ def _command_of(run: Path, overrides: list[str]) -> Command:
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    return {key: value for key, value in dotted(config).items() if not key.startswith(RESUMABLE)}
+    return {key: value for key, value in dotted(config).items() if not role_of(key).may_change_on_resume}

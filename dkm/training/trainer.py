@@ -39,6 +39,7 @@ from dkm.evaluation.clusters import Clusters, assign_clusters
 from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder, mix_encoder
 from dkm.models.build import build_autoencoder
+from dkm.models.custom import require_halves
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunDirectory, Unwritten
 from dkm.runtime import checkpoints, distributed
@@ -98,6 +99,7 @@ class Trainer:
         require_rows_for_all_processes(config, data, self.batches.n_batches)
         self.augment = build_augmentation(config.augmentation, data.image_shape)
         self.autoencoder = self._build_autoencoder(config.seed)
+        require_halves(config, self.autoencoder)
         self.clustering: ClusteringLoss = build_clustering(
             config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.epochs
         ).to(self.device)

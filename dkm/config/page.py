@@ -1,0 +1,147 @@
+"""The settings as text: ``python -m dkm.train --help``, and the page ``docs/settings.md``.
+
+    python -m dkm.config.page > docs/settings.md
+
+writes the page again after a setting has changed.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from dkm.config.checks import format_value
+from dkm.config.groups import GROUPS
+from dkm.config.roles import plain_sections
+from dkm.config.run import Config
+from dkm.config.schema import config_dir
+from dkm.config.settings import REQUIRED, Role, Section, Setting, dotted_key, is_nullable, setting_of
+
+_WIDTH = 100
+_PAGE_HEAD = """\
+# Settings
+
+Every setting of `python -m dkm.train`. This page is generated from the dataclasses in `dkm/config/`, by
+`python -m dkm.config.page > docs/settings.md`. `GROUP=OPTION` chooses an option of a group, `KEY=VALUE` sets a value,
+and `python -m dkm.train --help GROUP=OPTION` shows the settings of the chosen options with their values.
+
+| role | what such a setting decides |
+|---|---|
+"""
+_COLUMNS = "| key | default | values | role | meaning |\n|---|---|---|---|---|\n"
+_HELP_HEAD = """\
+usage: python -m dkm.train [FLAG ...] [GROUP=OPTION ...] [KEY=VALUE ...]
+
+Trains an autoencoder together with a clustering of its embedding, and writes a run directory.
+--cfg job prints the composed config, --multirun makes a run for each of several values,
+--hydra-help explains Hydra's flags. docs/settings.md has the settings of all options.
+
+Groups and their options:"""
+
+
+def settings_page() -> str:
+    """Return ``docs/settings.md``."""
+    roles = "\n".join(f"| {role.name.lower()} | {role.value} |" for role in Role)
+    parts = [_PAGE_HEAD + roles, "## The run", _table({"": Config})]
+    for schema in plain_sections():
+        parts += [f"## `{schema.section}`", _summary(schema), _table({"": schema})]
+    for group, options in GROUPS.items():
+        parts += [f"## Group `{group}`", _summary(_base_of(next(iter(options.values()))))]
+        parts.append("\n".join(f"- `{group}={option}`: {_summary(schema)}" for option, schema in options.items()))
+        for names in _sharing(options):
+            title = "all options" if len(names) == len(options) else ", ".join(f"`{group}={name}`" for name in names)
+            parts += [f"Settings of {title}:", _table({name: options[name] for name in names}, among=options)]
+    return "\n\n".join(parts) + "\n"
+
+
+def help_text(config: Config) -> str:
+    """Return what ``--help`` prints: the groups, and the settings that a config has, with their values."""
+    lines = [_HELP_HEAD, *(f"  {group}: {', '.join(sorted(options))}" for group, options in GROUPS.items())]
+    lines += [f"  experiment: {', '.join(sorted(path.stem for path in (config_dir() / 'experiment').glob('*.yaml')))}"]
+    for part in fields(config):
+        section = getattr(config, part.name)
+        if isinstance(section, Section):
+            chosen = f"{part.name}={section.name}" if part.name in GROUPS else part.name  # type: ignore[attr-defined]
+            lines += ["", f"{chosen}: {_summary(type(section))}".replace("`", ""), *_help_lines(section)]
+    return "\n".join([*lines, "", "The run:", *_help_lines(config)])
+
+
+def _help_lines(section: Section) -> Iterator[str]:
+    indent = " " * 6
+    for part in fields(section):
+        declared = setting_of(type(section), part.name)
+        if declared is not None:
+            value, values = format_value(getattr(section, part.name)), _values(declared, part.type)
+            yield f"  {dotted_key(type(section), part.name)}={value}" + (f"    ({values})" if values else "")
+            text = declared.meaning.replace("`", "")
+            yield textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+def _base_of(schema: type[Any]) -> type[Any]:
+    """Return the dataclass that all options of a group are derived from."""
+    return next(base for base in schema.__mro__ if Section in base.__bases__)
+
+
+def _declared(schema: type[Any]) -> dict[str, Setting]:
+    found = {part.name: setting_of(schema, part.name) for part in fields(schema)}
+    return {name: declared for name, declared in found.items() if declared is not None}
+
+
+def _sharing(options: Mapping[str, type[Any]]) -> list[tuple[str, ...]]:
+    """Return the sets of options that share declarations, in the order of their first one."""
+    owners: dict[tuple[str, int], list[str]] = {}
+    for option, schema in options.items():
+        for name, declared in _declared(schema).items():
+            owners.setdefault((name, id(declared)), []).append(option)
+    return list(dict.fromkeys(map(tuple, owners.values())))
+
+
+def _table(schemas: Mapping[str, type[Any]], among: Mapping[str, type[Any]] | None = None) -> str:
+    """Return the table of the settings that these dataclasses have, and of the others ``among`` the options none."""
+    names, (first, *_) = set(schemas), schemas.values()
+    rows = []
+    for part in fields(first):
+        declared = setting_of(first, part.name)
+        others = {option for option, other in (among or schemas).items() if _declared(other).get(part.name) is declared}
+        if declared is not None and others == names:
+            defaults = {option: _default(schema, part.name) for option, schema in schemas.items()}
+            key = f"`{dotted_key(first, part.name)}`"
+            role = declared.role.name.lower()
+            meaning = declared.meaning.replace("|", "\\|")
+            rows.append(f"| {key} | {_defaults(defaults)} | {_values(declared, part.type)} | {role} | {meaning} |")
+    return _COLUMNS + "\n".join(rows)
+
+
+def _default(schema: type[Any], name: str) -> str:
+    part = next(part for part in fields(schema) if part.name == name)
+    value = part.default if part.default_factory is MISSING else part.default_factory()
+    return "required" if value == REQUIRED else f"`{format_value(value)}`"
+
+
+def _defaults(by_option: Mapping[str, str]) -> str:
+    """Return the default, and those of the options that have another one."""
+    common, *_ = by_option.values()
+    others = [f"{default} for `{option}`" for option, default in by_option.items() if default != common]
+    return ", ".join([common, *others])
+
+
+def _values(declared: Setting, annotation: object) -> str:
+    """Return the range of a setting in words, with its unit."""
+    check, kind = declared.check, str(annotation).partition(" ")[0]
+    words = check.expected if check is not None else "true or false" if kind == "bool" else ""
+    words += f" ({declared.unit})" if declared.unit else ""
+    return f"{words}, or null" if words and is_nullable(annotation) else words
+
+
+def _summary(schema: type[Any]) -> str:
+    """Return the first paragraph of a docstring, as Markdown on one line."""
+    return " ".join((schema.__doc__ or "").partition("\n\n")[0].split()).replace("``", "`")
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

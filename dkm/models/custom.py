@@ -1,0 +1,142 @@
+"""A network of the user's own as the autoencoder of a run: ``model=custom model.class=package.Class``."""
+
+# Shapes: B batch, F input features, D latent.
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dkm.config.checks import require
+from dkm.config.custom import class_of, construct, import_named
+from dkm.config.model import CustomModelConfig
+from dkm.config.run import Config
+from dkm.config.schema import dotted
+from dkm.errors import UserError
+from dkm.models.autoencoder import Autoencoder
+
+
+class CustomAutoencoder(Autoencoder):
+    """Gives a module with ``encode`` and ``decode`` the interface of ``Autoencoder``.
+
+    What needs one half of the network (a decoder that stays fixed, regularization of one half, resets, export) uses the
+    submodules ``encoder`` and ``decoder`` of the module, and is refused where it has none.
+
+    Parameters
+    ----------
+    network : Module
+    latent_dim : int
+    name : str
+        For messages.
+    """
+
+    def __init__(self, network: nn.Module, latent_dim: int, name: str) -> None:
+        nn.Module.__init__(self)
+        self.network = network
+        self.latent_dim = latent_dim
+        self._name = name
+
+    @property
+    def encoder(self) -> nn.Module:  # type: ignore[override]
+        """The submodule that encodes."""
+        return self._half("encoder")
+
+    @property
+    def decoder(self) -> nn.Module:  # type: ignore[override]
+        """The submodule that decodes."""
+        return self._half("decoder")
+
+    def has_half(self, half: str) -> bool:
+        """Return whether the network has a submodule of that name."""
+        return isinstance(getattr(self.network, half, None), nn.Module)
+
+    def _half(self, half: str) -> nn.Module:
+        if not self.has_half(half):
+            raise UserError(f"model.class={self._name}: expected a submodule {half}; give the class a self.{half}")
+        part: nn.Module = getattr(self.network, half)
+        return part
+
+    def encode(self, x: Tensor) -> Tensor:
+        z: Tensor = self.network.encode(x)  # type: ignore[operator]
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        x_hat: Tensor = self.network.decode(z)  # type: ignore[operator]
+        return x_hat
+
+    def decaying_parameters(self, part: str = "weights") -> list[nn.Parameter]:
+        """Return those that the network names in a method ``decaying_parameters(part)``, or else all weights."""
+        named = getattr(self.network, "decaying_parameters", None)
+        return super().decaying_parameters(part) if named is None else list(named(part))
+
+    def require_decoder_grad(self, is_trained: bool) -> None:
+        if not is_trained or self.has_half("decoder"):
+            super().require_decoder_grad(is_trained)
+
+    @property
+    def embedding_layer(self) -> nn.Module:
+        """The layer that the network names as its attribute ``embedding_layer``, or else the last of its encoder."""
+        named = getattr(self.network, "embedding_layer", None)
+        return named if isinstance(named, nn.Module) else super().embedding_layer
+
+
+def require_halves(config: Config, autoencoder: Autoencoder) -> None:
+    """Refuse settings that need one half of a network that does not name its halves.
+
+    Raises
+    ------
+    UserError
+    """
+    if not isinstance(autoencoder, CustomAutoencoder):
+        return
+    settings = dotted(config)
+    for half, key, is_needed in (
+        ("encoder", "regularization.parameters", settings.get("regularization.parameters") == "encoder"),
+        ("decoder", "regularization.parameters", settings.get("regularization.parameters") == "decoder"),
+        ("encoder", "clustering.reset_every", settings.get("clustering.reset_every") is not None),
+        ("decoder", "clustering.reconstruction", settings.get("clustering.reconstruction") == 0),
+    ):
+        remedy = f"give the class a self.{half}, or leave out {key}"
+        ok = not is_needed or autoencoder.has_half(half)
+        require(ok, key, settings.get(key), f"a submodule {half} of model.class={settings['model.class']}", remedy)
+
+
+def build_custom(
+    config: CustomModelConfig, *, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int
+) -> Autoencoder:
+    """Build the network of ``model=custom``.
+
+    Raises
+    ------
+    UserError
+        If the class cannot be imported or called, or what it makes is not an autoencoder of these shapes.
+    """
+    name = class_of(config)
+    key = f"model.class={name}"
+    given = {"n_features": n_features, "latent_dim": latent_dim, "image_shape": image_shape}
+    expected = "expected a torch.nn.Module with the methods encode and decode"
+    make = import_named("model.class", name)
+    network = construct("model", make, given, config.options) if callable(make) else make
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{key}: {expected}, got {type(network).__name__}; derive the class from torch.nn.Module")
+    missing = [method for method in ("encode", "decode") if not callable(getattr(network, method, None))]
+    if missing:
+        raise UserError(f"{key}: {expected}, but it has no {' and no '.join(missing)}; define them")
+    autoencoder = network if isinstance(network, Autoencoder) else CustomAutoencoder(network, latent_dim, name)
+    _check_shapes(autoencoder, n_features, latent_dim, key)
+    return autoencoder
+
+
+@torch.no_grad()
+def _check_shapes(autoencoder: Autoencoder, n_features: int, latent_dim: int, key: str) -> None:
+    autoencoder.eval()
+    x = torch.zeros(2, n_features)
+    z = autoencoder.encode(x)
+    x_hat = autoencoder.decode(z)
+    autoencoder.train()
+    for method, found, wanted in (("encode", z, (2, latent_dim)), ("decode", x_hat, (2, n_features))):
+        if found.shape != wanted:
+            raise UserError(
+                f"{key}: expected {method} to return {wanted} for 2 rows, got {tuple(found.shape)}; use the arguments "
+                "n_features and latent_dim of its __init__"
+            )

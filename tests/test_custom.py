@@ -1,0 +1,320 @@
+"""Classes, functions and modules of the user's own, as README.md tells it, and that no file of a run can name code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import dkm
+from dkm import export, predict
+from dkm.config import page
+from dkm.config.clustering import METHODS
+from dkm.config.compose import compose, parse
+from dkm.config.custom import construct, import_named
+from dkm.config.data import DATASETS
+from dkm.config.model import MODELS, CustomModelConfig
+from dkm.config.schema import dotted
+from dkm.config.settings import section_from
+from dkm.errors import UserError
+from dkm.models.autoencoder import mix_encoder
+from dkm.models.build import build_autoencoder
+from dkm.train import main
+
+README = (Path(dkm.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EXAMPLE, PLUGIN = re.findall(r"^```python\n# (?:mine|my_plugin)\.py\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    command.replace("\\\n", "")
+    for command in re.findall(r"^    python -m dkm\.train ((?:.*\\\n)*.*)$", README, re.MULTILINE)
+    if "mine." in command or "my_plugin" in command
+]
+QUICK = [
+    *("data.n_samples=90", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "batch_size=32", "device=cpu"),
+    *("log.figures=false", "log.tensorboard=false", "log.progress=off", "clustering.n_init=1"),
+]
+MALICIOUS = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\ndef Class(**options):\n    ...\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory of a user, with the modules of README.md; registries and modules are as before after it."""
+    (tmp_path / "mine.py").write_text(EXAMPLE)
+    (tmp_path / "my_plugin.py").write_text(PLUGIN)
+    (tmp_path / "evil.py").write_text(MALICIOUS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    registries = [(registry, dict(registry)) for registry in (METHODS, MODELS, DATASETS)]
+    yield tmp_path
+    for registry, before in registries:
+        registry.clear()
+        registry.update(before)
+    for name in ("mine", "my_plugin", "evil", "broken"):
+        sys.modules.pop(name, None)
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs ``dkm.train`` in this process and returns its exit code and its errors."""
+
+    def start(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["dkm-train", *words])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        return int(exited.value.code or 0), capsys.readouterr().err
+
+    return start
+
+
+# --- what README.md says ------------------------------------------------------------------------------------------
+
+CLASSES = {
+    "model": ["model=custom", "model.class=mine.MyAutoencoder", "model.options={width: 16}"],
+    "clustering": ["clustering=custom", "clustering.class=mine.MyLoss"],
+    "data": ["data=custom", "data.class=mine.read", "data.options={n_samples: 90}"],
+}
+
+
+@pytest.mark.parametrize("groups", [["model"], ["clustering"], ["data"], ["model", "clustering", "data"]])
+def test_a_run_trains_with_classes_of_the_users_own(groups: list[str], here: Path, run: Run) -> None:
+    words = [word for group in groups for word in CLASSES[group]]
+    quick = [word for word in QUICK if not (word.startswith("data.") and "data" in groups)]
+    data = [] if "data" in groups else ["data=blobs"]
+    assert run(*data, *words, *quick, "hydra.run.dir=run") == (0, "")
+    result = json.loads((here / "run" / "result.json").read_text())
+    assert result["steps"] == 13  # three batches in each of four epochs, and the initialization
+    assert np.isfinite(result["inertia"])
+    config = yaml.safe_load((here / "run" / "config.yaml").read_text())
+    for group in groups:
+        assert config[group]["class"] == CLASSES[group][1].partition("=")[2]
+
+
+def test_the_commands_of_the_readme_train(here: Path, run: Run) -> None:
+    assert len(COMMANDS) == 2
+    for number, command in enumerate(COMMANDS):
+        words = shlex.split(command)
+        quick = [word for word in QUICK if not word.startswith("data.")]
+        assert run(*words, *quick, f"hydra.run.dir=run{number}") == (0, ""), command
+        assert json.loads((here / f"run{number}" / "manifest.json").read_text())["status"] == "completed"
+
+
+def test_a_plugin_adds_options_that_are_chosen_like_any_other(here: Path, run: Run) -> None:
+    words = ["plugins=[my_plugin]", "data=rings", "data.noise=0.01", "model=shallow", "clustering=median"]
+    quick = [word for word in QUICK if not word.startswith("data.")]
+    assert run(*words, *quick, "clustering.n_clusters=2", "hydra.run.dir=run") == (0, "")
+    config = yaml.safe_load((here / "run" / "config.yaml").read_text())
+    assert (config["data"]["name"], config["data"]["noise"]) == ("rings", 0.01)
+    assert (config["model"]["name"], config["clustering"]["name"]) == ("shallow", "median")
+
+
+def test_a_plugin_is_named_in_a_config_of_the_users_own(here: Path) -> None:
+    (here / "base.yaml").write_text("defaults: [config, {override data: rings}, _self_]\nplugins: [my_plugin]\n")
+    config = compose(parse(["--config-dir", str(here), "--config-name", "base"])).config
+    assert (config.data.name, config.plugins) == ("rings", ["my_plugin"])
+
+
+def test_an_experiment_of_the_users_own_names_a_class(here: Path) -> None:
+    (here / "configs" / "experiment").mkdir(parents=True)
+    (here / "configs" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [override /model: custom]\nmodel: {class: mine.MyAutoencoder}\n"
+    )
+    config = compose(parse(["--config-dir", str(here / "configs"), "experiment=mine"])).config
+    assert dotted(config)["model.class"] == "mine.MyAutoencoder"
+
+
+def test_help_shows_the_settings_of_a_plugin(here: Path) -> None:
+    text = page.help_text(compose(parse(["plugins=[my_plugin]", "data=rings"])).config)
+    assert "  data.noise=0.05" in text
+
+
+def test_a_run_with_a_class_is_resumed_repeated_and_used_when_the_command_line_names_it(here: Path, run: Run) -> None:
+    named = "model.class=mine.MyAutoencoder"
+    words = ["data=blobs", *CLASSES["model"], *QUICK]
+    assert run(*words, "hydra.run.dir=run")[0] == 0
+    assert run("resume=run", "joint.epochs=3", named) == (0, "")
+    again = ["--config-dir", "run", "--config-name", "config", "hydra.run.dir=again", "joint.epochs=3", named]
+    assert run(*again) == (0, "")
+    for name in ("assignments.csv", "result.json"):
+        assert (here / "again" / name).read_bytes() == (here / "run" / name).read_bytes()
+    np.save(here / "x.npy", np.random.default_rng(0).normal(size=(9, 16)))
+    predict.work(["run=run", "input=x.npy", "output=x.csv", named])
+    assert len((here / "x.csv").read_text().splitlines()) == 10
+    assert len(dkm.DeepKMeans.load("run", model_class="mine.MyAutoencoder").predict(np.load(here / "x.npy"))) == 9
+    # An artifact has the encoder alone, and this class does not say which part that is.
+    with pytest.raises(UserError, match=r"expected a submodule encoder; give the class a self\.encoder"):
+        export.work(["run=run", "input=x.npy", "output=artifact", named])
+    text = (here / "mine.py").read_text().replace("self.down", "self.encoder").replace("self.up", "self.decoder")
+    (here / "mine.py").write_text(text)
+    del sys.modules["mine"]
+    assert run("data=blobs", *CLASSES["model"], *QUICK, "hydra.run.dir=halves")[0] == 0
+    export.work(["run=halves", "input=x.npy", "output=artifact", named])
+    assert (here / "artifact" / "model.pt2").exists()
+
+
+# --- no file of a run names code ----------------------------------------------------------------------------------
+
+
+def planted(here: Path, run: Run, settings: dict[str, object]) -> str:
+    """Train a small run and write ``settings`` into its config.yaml and model.json, as an attacker would."""
+    assert run("data=blobs", "model.hidden=[4]", *QUICK, "hydra.run.dir=run")[0] == 0
+    path = here / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            config[section] = (
+                {"name": "custom", name: value, "root": "."} if section == "data" else {"name": "custom", name: value}
+            )
+        else:
+            config[key] = value
+    path.write_text(yaml.safe_dump(config))
+    path = here / "run" / "model" / "model.json"
+    description = json.loads(path.read_text())
+    description["model"] = {"name": "custom", "class": "evil.Class", "latent_dim": None, "options": {}}
+    path.write_text(json.dumps(description))
+    return str(here / "run")
+
+
+EVIL = {
+    "model.class": "evil.Class",
+    "clustering.class": "evil.Class",
+    "data.class": "evil.Class",
+    "plugins": ["evil"],
+}
+
+
+@pytest.mark.parametrize("key", EVIL)
+def test_code_that_a_run_directory_names_is_not_imported(key: str, here: Path, run: Run) -> None:
+    folder = planted(here, run, {key: EVIL[key]})
+    value = "[evil]" if key == "plugins" else "evil.Class"
+    for words in (
+        [f"resume={folder}"],
+        ["--config-dir", folder, "--config-name", "config"],
+        ["--config-dir", folder],
+        ["--config-dir", folder, "--config-name", "config", "--multirun", "seed=0,1"],
+        ["--config-dir", folder, "--config-name", "config", "--cfg", "job"],
+    ):
+        code, err = run(*words)
+        if "--cfg" not in words:
+            assert code == 2
+            assert err.startswith(f"error: {key}={value}: expected on the command line, as {folder}/config.yaml")
+            assert err.count("\n") == 1
+            assert re.search(rf"add '?{re.escape(key)}={re.escape(value)}'?$", err.strip()), err
+    assert run("resume=auto", "data=blobs", *QUICK, "hydra.run.dir=other")[0] == 0  # it looks at the run
+    assert not (here / "executed").exists()
+    assert "evil" not in sys.modules
+
+
+def test_code_that_a_model_folder_names_is_not_imported(here: Path, run: Run) -> None:
+    folder = planted(here, run, {})
+    np.save(here / "x.npy", np.zeros((9, 16)))
+    expected = "model.class=evil.Class: expected on the command line.*add model.class=evil.Class$"
+    with pytest.raises(UserError, match=expected):
+        predict.work([f"run={folder}", "input=x.npy", "output=x.csv"])
+    with pytest.raises(UserError, match=expected):
+        export.work([f"run={folder}", "output=artifact"])
+    with pytest.raises(ValueError, match=expected):
+        dkm.DeepKMeans.load(folder)
+    assert not (here / "executed").exists()
+
+
+def test_the_data_of_a_run_are_not_read_by_code_that_it_names(here: Path, run: Run) -> None:
+    folder = planted(here, run, {"data.class": "evil.Class"})
+    path = here / "run" / "model" / "model.json"
+    description = json.loads(path.read_text())
+    description["model"] = {"name": "mlp", "hidden": [4], "latent_dim": None, "initial_weights": "fan_in"}
+    path.write_text(json.dumps(description))
+    with pytest.raises(UserError, match="input=null: the data of the run come from code; expected real rows"):
+        export.work([f"run={folder}", "output=artifact"])
+    assert not (here / "executed").exists()
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "model=custom": "model.class=???: expected a value; set model.class=my_module.NAME",
+    "model=custom model.class=Nope": "expected the dotted name of something that can be imported; for example",
+    "model=custom model.class=nope_nope.Nope": "cannot be imported (ModuleNotFoundError: No module named 'nope_nope')",
+    "model=custom model.class=broken.Nope": "cannot be imported (SyntaxError: ",
+    "model=custom model.class=mine.Nope": "module mine has no Nope; correct model.class",
+    "model=custom model.class=mine.read": "expected a torch.nn.Module with the methods encode and decode, got tuple",
+    "model=custom model.class=torch.nn.Identity": "but it has no encode and no decode; define them",
+    "model=custom model.class=mine.MyAutoencoder +model.options.depth=3": "model.options={depth: 3}: got an unexpected",
+    "model=custom model.class=mine.MyAutoencoder regularization.parameters=encoder": "a submodule encoder of model",
+    "model=custom model.class=mine.MyAutoencoder clustering.reconstruction=0": "a submodule decoder of model.class",
+    "clustering=custom clustering.class=torch.nn.Identity": "and a parameter centroids of shape (n_clusters",
+    "clustering=custom clustering.class=mine.read": "expected a torch.nn.Module with forward(z, index) and a parameter",
+    "data=custom data.class=mine.MyLoss clustering.n_clusters=2": "missing a required argument: 'n_clusters'",
+    "data=custom data.class=sys.path clustering.n_clusters=2": "expected a function that returns X, or X and y",
+    "plugins=[nope_nope]": "plugins=[nope_nope]: cannot be imported",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_class_that_does_not_fit_is_refused_in_one_line(words: str, here: Path, run: Run) -> None:
+    (here / "broken.py").write_text("def\n")
+    data = [] if "data=" in words else ["data=blobs", "data.n_samples=90"]
+    code, err = run(*data, *words.split(" "), "hydra.run.dir=run")
+    assert code == 2
+    assert re.fullmatch(r"error: [^\n]*expected[^\n]*;[^\n]*\n", err), err
+    assert WRONG[words] in err
+    assert not (here / "run").exists()
+
+
+def test_arguments_are_those_that_the_signature_names() -> None:
+    assert construct("model", lambda a, b=2: (a, b), {"a": 1, "c": 3}, {}) == (1, 2)
+    assert construct("model", lambda a, b=2: (a, b), {"a": 1}, {"b": 5}) == (1, 5)
+    with pytest.raises(UserError, match=r"model.options=\{d: 4\}: got an unexpected keyword argument 'd'"):
+        construct("model", lambda a: a, {"a": 1}, {"d": 4})
+
+
+def test_a_wrong_shape_of_the_embedding_is_refused(here: Path) -> None:
+    (here / "mine.py").write_text(
+        EXAMPLE + "\nclass Wide(MyAutoencoder):\n    def __init__(self, n_features):\n"
+        "        super().__init__(n_features, 7)\n"
+    )
+    config = section_from(CustomModelConfig, {"class": "mine.Wide"})
+    with pytest.raises(UserError, match=r"expected encode to return \(2, 3\) for 2 rows, got \(2, 7\)"):
+        build_autoencoder(config, 5, None, 3, seed=0)
+
+
+# --- a network says what it is made of ----------------------------------------------------------------------------
+
+
+def test_a_reset_leaves_the_embedding_layer_alone(here: Path) -> None:
+    (here / "mine.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, n_features, latent_dim):\n"
+        "        super().__init__()\n        self.embedding_layer = nn.Linear(4, latent_dim)\n"
+        "        self.encoder = nn.Sequential(nn.Linear(n_features, 4), self.embedding_layer, nn.Identity())\n"
+        "        self.decoder = nn.Linear(latent_dim, n_features)\n"
+        "    def encode(self, x):\n        return self.encoder(x)\n"
+        "    def decode(self, z):\n        return self.decoder(z)\n"
+    )
+    config = section_from(CustomModelConfig, {"class": "mine.Net"})
+    net, fresh = (build_autoencoder(config, 5, None, 2, seed) for seed in (0, 1))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    mix_encoder(net, fresh, 1.0)
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"network.encoder.0.weight", "network.encoder.0.bias"}
+
+
+def test_a_network_has_weights_that_depend_on_the_seed_alone(here: Path) -> None:
+    config = section_from(CustomModelConfig, {"class": "mine.MyAutoencoder"})
+    one, two, other = (build_autoencoder(config, 5, None, 3, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_dotted_name_is_imported_from_the_working_directory(here: Path) -> None:
+    assert import_named("model.class", "mine.MyAutoencoder").__name__ == "MyAutoencoder"
+    assert sys.path[-1] == str(here)
