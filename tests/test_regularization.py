@@ -209,14 +209,15 @@ def trained(optimizer, kind, parameters="weights", dtype=torch.float64):
         torch.manual_seed(0)
         autoencoder = mlp_autoencoder(8, [16], 3).to(dtype)
         clustering = KMeansClustering(4, 3, 64, hold_assignments=False, revive=False).to(dtype)
+        nn.init.normal_(clustering.centroids)
     x, index = normal(64, 8).to(dtype), torch.arange(64)
     regularized = regularized_parameters(regularization, autoencoder, clustering.centroids)
     objective = Objective(
         autoencoder,
         clustering,
-        weight=0.1,
+        clustering_weight=0.1,
         penalized=regularized if kind is L2PenaltyConfig else (),
-        strength=STRENGTH,
+        l2_strength=STRENGTH,
     )
     config, lr = OPTIMIZERS[optimizer]
     stepper = build_optimizer(config, parameter_groups(regularization, objective.parameters(), regularized), lr)

@@ -48,11 +48,15 @@ def test_no_recorded_run_has_a_warning() -> None:
         assert report.clustering_warning(result["kmeans_raw"], result, result["n_clusters"]) is None, path
 
 
-def test_the_warning_of_a_run_is_logged_and_kept_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_warning_of_a_run_is_printed_before_its_table_and_kept_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["data=blobs", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "clustering.weight=1e4"]
-    words += ["joint.lr=0.1", "clustering.n_init=1", "log.figures=false", "log.tensorboard=false", "log.progress=off"]
+    words += ["joint.lr=0.1", "clustering.n_init=1", "log.figures=false", "log.tensorboard=false"]
     run = tmp_path / "run"
     assert train._main([*words, f"hydra.run.dir={run}"]) == 0
     (warning,) = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["warnings"]
-    assert f"warning: {warning}" in capsys.readouterr().err.splitlines()
-    assert f"WARNING {warning}" in (run / "train.log").read_text(encoding="utf-8")
+    lines = capsys.readouterr().out.splitlines()
+    (table,) = [i for i, line in enumerate(lines) if line.split()[:1] == ["ACC"]]
+    assert lines.index(f"warning: {warning}") < table
+    assert f"warning: {warning}" in (run / "train.log").read_text(encoding="utf-8")

@@ -241,7 +241,8 @@ class Recorder:
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores, run.given_settings())
         if warning := report.clustering_warning(at.raw, scores, len(self._centroids)):
-            log.info("warning: %s", warning)  # about the result, not the run: printed with the table
+            # It belongs to the table below and goes where that goes; log.progress=off silences both.
+            log.info("warning: %s", warning)
             run.warnings.append(warning)
         log.info("run directory: %s", run.path)
         table = report.table(at.raw, at.pretrained, scores, name=config.clustering.name)
