@@ -159,8 +159,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.cluster_centers_ = self.model_.centroids.numpy()
         K = self._n_features_out = len(self.cluster_centers_)
         n_effective = effective_clusters(cluster_sizes(found.labels, K))
-        if doubt := report.doubt(None, {"n_effective_clusters": n_effective}, K):
-            warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
+        if warning := report.clustering_warning(None, {"n_effective_clusters": n_effective}, K):
+            warnings.warn(warning, ConvergenceWarning, stacklevel=2)
         return self
 
     def _require_image_shape(self, found: tuple[int, int, int] | None) -> None:

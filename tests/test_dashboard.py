@@ -146,7 +146,7 @@ def test_the_table_and_the_warnings_are_texts(run: Path) -> None:
     table = events.Tensors("table/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "final (kmeans)" in table
     warnings = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "the clusters hang together less in the data" in warnings  # after so few epochs
+    assert "the modularity of the clusters on the data" in warnings  # after so few epochs
 
 
 def test_the_manifest_is_shown_as_it_is_in_the_end(run: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_run_that_fails_tells_its_warnings_and_a_resumed_one_those_of_before(
     assert train._main([f"resume={run}"]) == 0
     warnings = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["warnings"]
     assert warnings[0] == "something is odd"
-    assert len(warnings) == 2  # and that it is in doubt
+    assert len(warnings) == 2  # the other one is of its clusters
 
 
 def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

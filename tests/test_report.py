@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dkm import train
 from dkm.evaluation import report
 from dkm.evaluation.scores import Scores
 
@@ -18,7 +19,7 @@ def scores(modularity: float | None, effective: float | None) -> Scores:
     [
         (0.78, scores(0.82, 9.9), 10, None),
         (0.78, scores(0.75, 9.9), 10, None),  # no more than noise
-        (0.78, scores(0.12, 8.0), 10, "the clusters hang together less in the data (modularity 0.120) than those of"),
+        (0.78, scores(0.12, 8.0), 10, "the modularity of the clusters on the data (0.120) is lower than"),
         (0.78, scores(0.0, 1.0), 10, "nearly all rows are in one of the 10 clusters: the embedding has collapsed"),
         (None, scores(0.0, 1.2), 10, "nearly all rows are in one of the 10 clusters"),
         (None, scores(0.1, 9.0), 10, None),
@@ -26,18 +27,32 @@ def scores(modularity: float | None, effective: float | None) -> Scores:
         (0.78, scores(None, 9.9), 10, None),
     ],
 )
-def test_a_clustering_that_is_in_doubt_is_told(
+def test_scores_that_speak_against_a_clustering_give_a_warning(
     raw: float | None, final: Scores, n_clusters: int, told: str | None
 ) -> None:
-    found = report.doubt(None if raw is None else scores(raw, 9.0), final, n_clusters)
+    found = report.clustering_warning(None if raw is None else scores(raw, 9.0), final, n_clusters)
     assert (found is None) == (told is None)
     assert found is None or (found.startswith(told or "") and "\n" not in found)
 
 
-def test_no_recorded_run_is_in_doubt() -> None:
+def test_no_recorded_run_has_a_warning() -> None:
     """As README says."""
     paths = sorted((Path(__file__).parents[1] / "docs" / "results").glob("*/*.json"))
     assert paths
     for path in paths:
         result = json.loads(path.read_text(encoding="utf-8"))["result"]
-        assert report.doubt(result["kmeans_raw"], result, result["n_clusters"]) is None, path
+        assert report.clustering_warning(result["kmeans_raw"], result, result["n_clusters"]) is None, path
+
+
+def test_the_warning_of_a_run_is_printed_before_its_table_and_kept_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data=blobs", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "clustering.weight=1e4"]
+    words += ["joint.lr=0.1", "clustering.n_init=1", "log.figures=false", "log.tensorboard=false"]
+    run = tmp_path / "run"
+    assert train._main([*words, f"hydra.run.dir={run}"]) == 0
+    (warning,) = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["warnings"]
+    lines = capsys.readouterr().out.splitlines()
+    (table,) = [i for i, line in enumerate(lines) if line.split()[:1] == ["ACC"]]
+    assert lines.index(f"warning: {warning}") < table
+    assert f"warning: {warning}" in (run / "train.log").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dkm.evaluation.scores import SCORES, Scores
 from dkm.evaluation.summary import format_score
 
-# Effective clusters of what is as good as one; and how much less modularity on the data is more than its noise.
+# Below so many effective clusters an embedding has collapsed; losses of modularity on the data up to so much are noise.
 _COLLAPSED, _LOST_MODULARITY = 1.5, 0.05
 
 
@@ -16,13 +16,16 @@ def line(scores: Scores) -> str:
     return ", ".join(f"{score.label} {format_score(scores[score.name])}" for score in against_labels or headline)
 
 
-def doubt(raw: Scores | None, final: Scores, n_clusters: int) -> str | None:
-    """Return what speaks against the final clustering without labels, in one line; None if nothing does.
+def clustering_warning(raw: Scores | None, final: Scores, n_clusters: int) -> str | None:
+    """Return in one line why the scores without labels speak against the final clustering; None if they do not.
 
     Parameters
     ----------
     raw : dict, optional
-        Of k-means on the data as they are.
+        The scores of k-means on the raw data.
+    final : dict
+        The scores of the final clustering.
+    n_clusters : int
     """
     effective = final["n_effective_clusters"]
     if n_clusters > 1 and effective is not None and effective < _COLLAPSED:
@@ -35,8 +38,8 @@ def doubt(raw: Scores | None, final: Scores, n_clusters: int) -> str | None:
     after = final.get("modularity_data")
     if before is not None and after is not None and after < before - _LOST_MODULARITY:
         return (
-            f"the clusters hang together less in the data (modularity {after:.3f}) than those of k-means on the raw "
-            f"data ({before:.3f}): train longer (pretrain.epochs), try other settings, or take k-means"
+            f"the modularity of the clusters on the data ({after:.3f}) is lower than that of k-means on the raw data "
+            f"({before:.3f}): train longer (pretrain.epochs), try other settings, or use k-means"
         )
     return None
 

@@ -240,9 +240,10 @@ class Recorder:
             run.dashboard.projector(*project(self._autoencoder, self._evaluator, z, clusters))
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores, run.given_settings())
-        if doubt := report.doubt(at.raw, scores, len(self._centroids)):
-            log.info("in doubt: %s", doubt)
-            run.warnings.append(doubt)
+        if warning := report.clustering_warning(at.raw, scores, len(self._centroids)):
+            # It belongs to the table below and goes where that goes; log.progress=off silences both.
+            log.info("warning: %s", warning)
+            run.warnings.append(warning)
         log.info("run directory: %s", run.path)
         table = report.table(at.raw, at.pretrained, scores, name=config.clustering.name)
         for line in table:
