@@ -1,22 +1,22 @@
-"""Compare runs: what differs in their settings, and what came out.
+"""Compare runs: the settings in which they differ, and their scores.
 
     python -m dkm.compare PATH...
 
-A PATH is a run directory, a folder with runs anywhere below (of a sweep, or of many), or a glob of these. Runs that
-differ in nothing but the seed make one row: mean and standard deviation (of a sample) of their scores, and
-``agreement``, the mean adjusted Rand index between the assignments of each two of them, which needs no labels. Runs
-that did not complete are told apart with their last scores and count for no mean, and of several runs of one seed only
-the last one counts. ``mod. data`` and ``agreement`` compare clusterings of one data set without labels; scores that are
-taken in the embedding (``sil. own``) do not.
+A PATH is a run directory, a folder with runs anywhere below it (a sweep, or many), or a glob of these. Runs that differ
+only in the seed share a row: mean and standard deviation (of a sample) of their scores, and ``agreement``, the mean
+adjusted Rand index between the assignments of all pairs of them, which needs no labels. Runs that did not complete are
+listed separately with their last scores and count for no mean; of several runs with one seed only the last one counts.
+``mod. data`` and ``agreement`` compare clusterings of one data set without labels; scores in the embedding
+(``sil. own``) do not.
 
     each=true            one row for each run
     sort=acc             the best first, by any score (davies_bouldin, inertia, reconstruction, seconds: the lowest)
     csv=FILE.csv         the table with every score
-    markdown=FILE.md     what is printed, for a report
-    figure=FILE.png      the scores of each run, and how far the runs agree
-    pairs=FILE.csv       the agreement of each two runs
-    agreement=true       also where there are more than 100 runs, whose assignments take long to read
-    overwrite=true       replace files that are there
+    markdown=FILE.md     the printed tables, for a report
+    figure=FILE.png      the scores of each run, and the agreement of all pairs
+    pairs=FILE.csv       the agreement of all pairs
+    agreement=true       compare assignments even of more than 100 runs, which take long to read
+    overwrite=true       replace existing files
 """
 
 # Shapes: N rows of the data, R runs.
@@ -28,7 +28,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dkm.config.commands import CompareConfig, parse_words
 from dkm.config.commands import main as run_command
@@ -50,10 +49,7 @@ from dkm.runs.comparison import (
 )
 from dkm.runs.comparison_report import Report, build_report, draw_comparison, markdown_table, text_table
 
-if TYPE_CHECKING:
-    pass
-
-# More runs than this are compared pair by pair only if that is asked for.
+# The assignments of more runs than this are compared only on request.
 _MOST_AGREEING = 100
 
 
@@ -63,9 +59,9 @@ def main() -> None:
 
 
 def work(words: Sequence[str]) -> None:
-    """Compare what the words say."""
+    """Run ``dkm.compare`` with the words of the command line."""
     known = {part.name for part in fields(CompareConfig)}
-    # A path may have an equals sign in it, as those of sweeps have.
+    # The path of a run of a sweep may have an equals sign in it.
     is_option = [word.partition("=")[0] in known and "=" in word for word in words]
     paths = [word for word, option in zip(words, is_option, strict=True) if not option]
     config, _ = parse_words(CompareConfig, [word for word, option in zip(words, is_option, strict=True) if option])
@@ -73,22 +69,22 @@ def work(words: Sequence[str]) -> None:
 
 
 def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
-    """Print the comparison, write the files that are asked for, and return the groups.
+    """Print the comparison, write the requested files, and return the groups.
 
     Raises
     ------
     UserError
-        If there are no runs, or a file cannot be written.
+        If there are no runs, or a file exists or cannot be written.
     """
     if not paths:
         raise UserError("PATH: missing; expected run directories, or folders with runs in them; add one")
     _check_files(config)
-    found = read_all(reading.find(paths))
-    is_asked = config.agreement or config.pairs is not None
-    n_completed = sum(run.is_completed for run in found)
-    agreement = agreement_of(found) if is_asked or n_completed <= _MOST_AGREEING else None
-    groups = score_groups(group_runs(found, each=config.each), agreement, each=config.each)
-    for warning in comparison_warnings(found, groups):
+    runs = read_all(reading.find(paths))
+    is_requested = config.agreement or config.pairs is not None
+    n_completed = sum(run.is_completed for run in runs)
+    agreement = agreement_of(runs) if is_requested or n_completed <= _MOST_AGREEING else None
+    groups = score_groups(group_runs(runs, each=config.each), agreement, each=config.each)
+    for warning in comparison_warnings(runs, groups):
         print(f"warning: {warning}", file=sys.stderr)
     if config.sort is not None:
         groups = sort_groups(groups, config.sort)
@@ -96,15 +92,6 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
     print("\n".join(report.lines(text_table)))
     _write_files(config, groups, agreement, report)
     return groups
-
-
-# --- groups -----------------------------------------------------------------------------------------------------------
-
-
-# --- agreement --------------------------------------------------------------------------------------------------------
-
-
-# --- what is printed and written --------------------------------------------------------------------------------------
 
 
 _SUFFIXES = {"csv": ".csv", "markdown": ".md", "figure": ".png", "pairs": ".csv"}
@@ -115,17 +102,19 @@ def _files(config: CompareConfig) -> dict[str, Path]:
 
 
 def _check_files(config: CompareConfig) -> None:
-    """Refuse a file that cannot be written before anything is read."""
+    """Refuse files that cannot be written, before any run is read."""
     for key, path in _files(config).items():
         given = f"{key}={getattr(config, key)}"
         if path.suffix != _SUFFIXES[key]:
             raise UserError(f"{given}: expected a name ending in {_SUFFIXES[key]}; correct it")
         if os.path.isdir(path) or not os.path.isdir(path.parent):  # noqa: PTH112  # pathlib raises for a name too long
-            raise UserError(f"{given}: expected a file in a folder that is there; choose another")
+            raise UserError(f"{given}: expected a file in an existing folder; choose another")
         if list(_files(config).values()).count(path) > 1:
             raise UserError(f"{given}: expected one file for each key; choose another")
         if os.path.exists(path) and not config.overwrite:  # noqa: PTH110
-            raise UserError(f"{given}: there is such a file; expected a new one; set overwrite=true to replace it")
+            raise UserError(
+                f"{given}: the file exists; expected a new file; pass overwrite=true or choose another name"
+            )
 
 
 def _write_files(config: CompareConfig, groups: list[Group], agreement: Agreement | None, report: Report) -> None:
@@ -147,7 +136,7 @@ def _write_files(config: CompareConfig, groups: list[Group], agreement: Agreemen
                 raise UserError(f"pairs={config.pairs}: expected two completed runs or more; leave it out")
         except OSError as error:
             given = f"{key}={getattr(config, key)}"
-            raise UserError(f"{given}: {error.strerror}; expected a place to write; choose another") from error
+            raise UserError(f"{given}: {error.strerror}; expected a writable folder; choose another") from error
         print(f"written: {path}")
 
 

@@ -8,9 +8,9 @@ Preprocessing, encoder and the nearest centroid in one artifact, with a short US
 
     input=FILE       real rows to compare the artifact and the model on; by default the data of the run, where its
                      config.yaml and the data are still there
-    overwrite=true   replace a folder that is there
+    overwrite=true   replace an existing folder
 
-What comes out is what was compared: the largest difference is printed, and an artifact that differs is not kept.
+The artifact is compared with the model: the largest difference is printed, and an artifact that differs is not kept.
 """
 
 # Shapes: n rows, F input features, D latent, K clusters.
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from dkm.models.saved import SavedModel
 
-# Rows that an artifact is compared on with the model.
+# Rows on which the artifact is compared with the model.
 _N_COMPARED = 1000
 # The largest difference of a distance, relative to the largest distance, that rounding in float32 explains.
 _TOLERANCE = 1e-4
@@ -76,7 +76,7 @@ def predict(x, model=None):
     return cluster, np.sqrt(squared[np.arange(len(z)), cluster]).astype(np.float32), z
 '''
 
-# What an export of any format, and its use, leaves in its folder: all that is ever replaced.
+# The files that exports, and their use, leave in a folder: nothing else is ever replaced.
 _WRITTEN = {"USAGE.md", "model.pt2", "model.onnx", "model.npz", "assign.py", "__pycache__"}
 _USAGE = {
     "torch": """\
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def work(words: Sequence[str]) -> None:
-    """Export what the words say."""
+    """Run ``dkm.export`` with the words of the command line."""
     export(parse_words(ExportConfig, words)[0])
 
 
@@ -117,7 +117,7 @@ def export(config: ExportConfig) -> Path:
     UserError
         If there is no model, nothing to compare on, or no place to write.
     Failure
-        If the artifact does not reproduce the model's assignments; none is left then.
+        If the artifact does not reproduce the model's assignments; no artifact remains then.
     """
     from dkm.models.saved import load_model
 
@@ -125,7 +125,9 @@ def export(config: ExportConfig) -> Path:
     folder = Path(absolute(config.output))
     source = f"output={config.output}"
     if folder.exists() and not config.overwrite:
-        raise UserError(f"{source}: there is such a folder; expected a new one; set overwrite=true to replace it")
+        raise UserError(
+            f"{source}: the folder exists; expected a new folder; pass overwrite=true or choose another name"
+        )
     others = sorted({path.name for path in folder.iterdir()} - _WRITTEN) if folder.is_dir() else []
     if others:
         what = f"there is more than an artifact in it ({others[0]}), which would be lost"
@@ -133,29 +135,28 @@ def export(config: ExportConfig) -> Path:
     if config.format == "numpy" and model.section["name"] != "mlp":
         raise UserError("format=numpy: the model is convolutional; expected model=mlp; use format=torch or onnx")
     rows = _rows(config, model)
-    beside: Path | None = None
+    temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        beside.chmod(0o755)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary.chmod(0o755)
         write = {"torch": _write_torch, "onnx": _write_onnx, "numpy": _write_numpy}[config.format]
-        found = write(model, rows, beside)
-        difference = _compare(model, rows, found)
-        _write_usage(model, config.format, difference, len(rows), beside)
+        difference = _compare(model, rows, write(model, rows, temporary))
+        _write_usage(model, config.format, difference, len(rows), temporary)
         if folder.exists():
             shutil.rmtree(folder)
-        beside.replace(folder)
+        temporary.replace(folder)
     except OSError as error:
-        raise UserError(f"{source}: {error.strerror or error}; expected a place to write; choose another") from error
+        raise UserError(f"{source}: {error.strerror or error}; expected a writable folder; choose another") from error
     finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
     print(f"{folder}: compared on {len(rows):,} rows, largest difference of a distance {difference:.2g}")
     return folder
 
 
 def _rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
-    """Return real rows (n, F), not yet scaled: of the file that is named, or of the data of the run."""
+    """Return unscaled rows (n, F) of ``input=``, else of the run's data."""
     import numpy as np
 
     from dkm.data.datasets import load_dataset
@@ -176,7 +177,7 @@ def _rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
 
 
 def _dtype(model: SavedModel) -> str:
-    """Return what the artifact takes: tables may have large offsets, which float32 would round off."""
+    """Return the type of the artifact's input: tables may have large offsets, which float32 would round off."""
     return "float64" if model.image_shape is None else "float32"
 
 
@@ -188,7 +189,7 @@ def _data_of_run(run: Path) -> DataConfig:
 
 
 def assigner(model: SavedModel) -> torch.nn.Module:
-    """Return the whole way from rows as the data had them to (cluster, distance, embedding), as one module."""
+    """Return one module that maps unscaled rows to (cluster, distance, embedding)."""
 
     class Assigner(torch.nn.Module):
         shift: torch.Tensor
@@ -217,18 +218,19 @@ def assigner(model: SavedModel) -> torch.nn.Module:
     return Assigner().eval()
 
 
-Found = tuple[Any, Any, Any]
+# Cluster, distance and embedding of rows.
+Outputs = tuple[Any, Any, Any]
 
 
-def _write_torch(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
+def _write_torch(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
     x = torch.from_numpy(rows)
-    program = torch.export.export(assigner(model), (_several(x),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    program = torch.export.export(assigner(model), (_at_least_two(x),), dynamic_shapes=({0: torch.export.Dim("n")},))
     torch.export.save(program, folder / "model.pt2")
     cluster, distance, z = torch.export.load(folder / "model.pt2").module()(x)
     return cluster.numpy(), distance.numpy(), z.numpy()
 
 
-def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
+def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -243,7 +245,7 @@ def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
         warnings.simplefilter("ignore")  # of the exporter about itself
         torch.onnx.export(
             assigner(model),
-            (_several(torch.from_numpy(rows)),),
+            (_at_least_two(torch.from_numpy(rows)),),
             folder / "model.onnx",
             input_names=["x"],
             output_names=["cluster", "distance", "embedding"],
@@ -257,7 +259,7 @@ def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
     return cluster, distance, z
 
 
-def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
+def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
     import numpy as np
 
     layers = [layer for layer in model.autoencoder.encoder.children() if isinstance(layer, torch.nn.Linear)]
@@ -273,17 +275,17 @@ def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Found:
     (folder / "assign.py").write_text(_NUMPY_MODULE, encoding="utf-8")
     names: dict[str, Any] = {"__file__": str(folder / "assign.py")}
     exec(compile(_NUMPY_MODULE, "assign.py", "exec"), names)  # what was just written, from above
-    found: Found = names["predict"](rows)
-    return found
+    outputs: Outputs = names["predict"](rows)
+    return outputs
 
 
-def _several(x: torch.Tensor) -> torch.Tensor:
-    """Return at least two rows: of one, the exporters would take the number to be fixed."""
+def _at_least_two(x: torch.Tensor) -> torch.Tensor:
+    """Return at least two rows: the exporters would specialize to a batch of one."""
     return x if len(x) > 1 else x.repeat(2, 1)
 
 
-def _compare(model: SavedModel, rows: np.ndarray, found: Found) -> float:
-    """Return the largest difference of a distance from the model's; refuse what rounding does not explain."""
+def _compare(model: SavedModel, rows: np.ndarray, outputs: Outputs) -> float:
+    """Return the largest difference from a distance of the model; refuse more than rounding explains."""
     import numpy as np
 
     from dkm.evaluation.clusters import assign_clusters
@@ -291,11 +293,11 @@ def _compare(model: SavedModel, rows: np.ndarray, found: Found) -> float:
 
     scaled = torch.from_numpy(scaled_rows(model, rows, "input", np.arange(len(rows))))
     expected = assign_clusters(model.embed(scaled), model.centroids, with_margin=True)
-    difference = float(np.abs(found[1] - expected.distance).max())
+    difference = float(np.abs(outputs[1] - expected.distance).max())
     limit = _TOLERANCE * max(1.0, float(expected.distance.max()))
-    # Where two centroids are as near as rounding can tell, either is right.
+    # Either of two centroids is right where rounding decides which one is nearer.
     is_clear = np.ones(len(rows), dtype=bool) if expected.margin is None else expected.margin > 2 * limit
-    n_other = int((found[0] != expected.labels)[is_clear].sum())
+    n_other = int((outputs[0] != expected.labels)[is_clear].sum())
     if not difference <= limit or n_other:
         what = f"distances by {difference:.3g}, {n_other} clusters"
         raise Failure(f"the artifact differs from the model: {what}; it was not kept")

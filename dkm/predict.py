@@ -2,18 +2,18 @@
 
     python -m dkm.predict run=RUN input=FILE output=OUT.csv
 
-Reads ``RUN/model`` alone, so a copy of that folder will do as ``run``. The input is read and scaled as the data of the
-run were: a table by the names of its columns, whatever their order. The output has a row for each row of the input
-(index, id, cluster, distance to its centroid, margin to the second nearest); its suffix says the format: .csv,
-.parquet or .npz.
+Only ``RUN/model`` is read, so ``run`` may also name a copy of that folder. The input is read and scaled as the data of
+the run were; the columns of a table are matched by name, in any order. The output has a row for each row of the input
+(index, id, cluster, distance to its centroid, margin to the second nearest centroid); its suffix chooses the format:
+.csv, .parquet or .npz.
 
-    overwrite=true         replace a file that is there
+    overwrite=true         replace an existing file
     memberships=true       one column for each cluster: soft memberships
     embedding=true         one column for each dimension: the encoder's output
-    device=cpu threads=4   where it runs
-    data.KEY=VALUE         how the input is read, where that differs from the run: data.id=customer, data.missing=drop
+    device=cpu threads=4   the device and the number of CPU threads
+    data.KEY=VALUE         how the input is read, if not as in the run: data.id=customer, data.missing=drop
 
-The input is read in parts, so it may be larger than memory. An .npz file is not, nor a .npy file in Fortran order.
+The input is read in parts, so it may be larger than memory, except for .npz files and .npy files in Fortran order.
 """
 
 # Shapes: n rows of a part, F input features, D latent, K clusters.
@@ -24,15 +24,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.compose import absolute
 from dkm.evaluation.prediction import assign_parts, input_reader
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> None:
@@ -41,25 +37,25 @@ def main() -> None:
 
 
 def work(words: Sequence[str]) -> None:
-    """Predict what the words say."""
+    """Run ``dkm.predict`` with the words of the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     config, rest = parse_words(PredictConfig, words, sections=("data",))
     predict(config, rest)
 
 
 def predict(config: PredictConfig, reading: Sequence[str] = ()) -> int:
-    """Assign all rows of ``config.input``, write the assignments, and return how many rows there were.
+    """Assign all rows of ``config.input``, write the assignments, and return the number of rows.
 
     Parameters
     ----------
     config : PredictConfig
     reading : sequence of str
-        Words ``data.KEY=VALUE``: how the input is read, where that differs from the run.
+        Overrides ``data.KEY=VALUE`` of how the input is read.
 
     Raises
     ------
     UserError
-        If the input is not what the model takes, or the output cannot be written; no output is left then.
+        If the input does not fit the model, or the output cannot be written; no output remains then.
     """
     from dkm.evaluation.assignments import Writer
     from dkm.models.saved import load_model

@@ -264,7 +264,7 @@ def test_many_runs_are_compared_pair_by_pair_only_when_asked(tmp_path: Path, mon
 def test_a_name_that_is_too_long_is_a_mistake_like_any_other() -> None:
     with pytest.raises(UserError, match="no such folder"):
         compare.work(["x" * 300])
-    with pytest.raises(UserError, match="expected a file in a folder that is there"):
+    with pytest.raises(UserError, match="expected a file in an existing folder"):
         compare.work(["runs", "csv=" + "x" * 300 + "/out.csv"])
 
 
@@ -359,8 +359,8 @@ def test_damaged_assignments_leave_out_the_agreement_alone(tmp_path: Path, capsy
         (["run", "csv=out.csv", "pairs=./out.csv"], "csv=out.csv: expected one file for each key"),
         (["unfinished", "figure=out.png"], "figure=out.png: expected a completed run to draw"),
         (["run", "csv=out.txt"], "csv=out.txt: expected a name ending in .csv"),
-        (["run", "figure=no/out.png"], "figure=no/out.png: expected a file in a folder that is there"),
-        (["run", "markdown=there.md"], "markdown=there.md: there is such a file"),
+        (["run", "figure=no/out.png"], "figure=no/out.png: expected a file in an existing folder"),
+        (["run", "markdown=there.md"], "markdown=there.md: the file exists"),
         (["run", "pairs=out.csv"], "pairs=out.csv: expected two completed runs or more"),
         (["damaged"], "PATH: none of the runs can be read"),
     ],

@@ -115,7 +115,7 @@ def test_a_folder_that_is_there_is_kept(runs: dict[str, Path], tmp_path: Path) -
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     words = [f"run={runs['table']}", f"output={tmp_path / 'out'}", "format=numpy"]
-    with pytest.raises(UserError, match="there is such a folder; expected a new one; set overwrite=true"):
+    with pytest.raises(UserError, match="the folder exists; expected a new folder; pass overwrite=true"):
         export.work(words)
     assert (tmp_path / "out" / "mine").exists()
     with pytest.raises(UserError, match=r"there is more than an artifact in it \(mine\), which would be lost"):

@@ -235,7 +235,10 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
         "features": ([given[0], f"input={tmp / 'narrow.npy'}", given[2]], "5 features; expected 6"),
         "text": ([given[0], f"input={tmp / 'text.npy'}", given[2]], "an array of <U1; expected real numbers"),
         "nan": ([given[0], f"input={tmp / 'nan.npy'}", given[2]], "a value that is NaN, infinite or too large"),
-        "exists": ([*given[:2], f"output={tmp / 'there.csv'}"], "there is such a file; expected a new one"),
+        "exists": (
+            [*given[:2], f"output={tmp / 'there.csv'}"],
+            "the file exists; expected a new file; pass overwrite=true",
+        ),
         "suffix": ([*given[:2], f"output={tmp / 'o.xls'}"], "the suffix '.xls'; expected one of .csv, .parquet, .npz"),
         "folder": ([*given[:2], f"output={tmp / 'none' / 'o.csv'}"], "cannot be written (No such file or directory)"),
         "flag": ([*given, "overwrite=yes"], "overwrite=yes: expected true or false"),

@@ -1,1 +1,1 @@
-"""Scores, passes over the data, exemplars, assignments and figures. Labels come in here, and only scores come out."""
+"""Scores, passes over the data, exemplars, assignments and figures. Labels are used here only, for scores."""

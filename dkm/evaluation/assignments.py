@@ -1,7 +1,7 @@
-"""The table of assignments: which cluster each row is in, how far from it, how certain.
+"""The table of assignments: the cluster of each row, its distance to the centroid, and its margin.
 
-The same lines in ``assignments.csv`` of a run and in what ``dkm.predict`` writes. A ``Writer`` writes beside the file
-that is asked for and renames at the end: there is a whole file or none, and memory for one part at a time.
+``assignments.csv`` of a run and the output of ``dkm.predict`` have the same lines. A ``Writer`` writes to a temporary
+file and renames it at the end, so that the file is whole or missing, and holds one part in memory at a time.
 """
 
 # Shapes: n rows, D latent, K clusters.
@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,13 @@ _ROWS_AT_ONCE = 100_000
 
 
 class Assignments(NamedTuple):
-    """What is known of n rows; distances are Euclidean, in the embedding."""
+    """The assignments of n rows; distances are Euclidean, in the embedding."""
 
-    position: npt.NDArray[np.int64]  # (n,) their positions in the file
+    position: npt.NDArray[np.int64]  # (n,) positions of the rows in the file
     ids: Array | None  # (n,)
     cluster: npt.NDArray[np.int64]  # (n,)
     distance: Array  # (n,) to the cluster's centroid
-    margin: Array | None  # (n,) how much farther the second nearest is, None with one cluster
+    margin: Array | None  # (n,) how much farther the second nearest centroid is; None with one cluster
     labels: Array | None = None  # (n,)
     memberships: Array | None = None  # (n, K)
     embedding: Array | None = None  # (n, D)
@@ -52,18 +52,18 @@ class Assignments(NamedTuple):
 
 
 def csv_parts(assignments: Assignments, *, header: bool = True) -> Iterator[bytes]:
-    """Yield the lines of a CSV file; numbers with nine digits, which tell each float32 from the next."""
+    """Yield the lines of a CSV file; nine digits identify every float32."""
     columns = assignments.columns()
     if header:
         yield (",".join(columns) + "\n").encode()
     n_rows = len(assignments.position)
-    shown = [_shown(column, n_rows) for column in columns.values()]
-    line = ",".join("%.9g" if isinstance(c, np.ndarray) and c.dtype.kind == "f" else "%s" for c in shown) + "\n"
+    cells_of = [_cells(column, n_rows) for column in columns.values()]
+    line = ",".join("%.9g" if isinstance(c, np.ndarray) and c.dtype.kind == "f" else "%s" for c in cells_of) + "\n"
     for start in range(0, n_rows, _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        values = [column[rows].tolist() if isinstance(column, np.ndarray) else column[rows] for column in shown]
+        values = [column[rows].tolist() if isinstance(column, np.ndarray) else column[rows] for column in cells_of]
         n = len(values[0])
-        # One format for all rows: Python's own loop over the rows takes twice as long.
+        # A single format string for all rows: a Python loop over the rows takes twice as long.
         cells: list[Any] = [None] * (n * len(values))
         for position, column in enumerate(values):
             cells[position :: len(values)] = column
@@ -72,11 +72,11 @@ def csv_parts(assignments: Assignments, *, header: bool = True) -> Iterator[byte
 
 def csv_line(*cells: object) -> str:
     """Return one line of a CSV file, with numbers as in ``csv_parts``."""
-    shown = ("" if c is None else f"{c:.9g}" if isinstance(c, float | np.floating) else _quoted(str(c)) for c in cells)
-    return ",".join(shown) + "\n"
+    texts = ("" if c is None else f"{c:.9g}" if isinstance(c, float | np.floating) else _quoted(str(c)) for c in cells)
+    return ",".join(texts) + "\n"
 
 
-def _shown(column: Array | None, n_rows: int) -> Array | list[str]:
+def _cells(column: Array | None, n_rows: int) -> Array | list[str]:
     if column is None:
         return [""] * n_rows
     return [_quoted(str(cell)) for cell in column.tolist()] if column.dtype.kind in "OUS" else column
@@ -87,22 +87,22 @@ def _quoted(text: str) -> str:
 
 
 class Writer:
-    """Writes parts of the assignments to one file, whose name says the format: ``.csv``, ``.parquet``, ``.npz``.
+    """Writes assignments part by part to one file; its suffix chooses the format: ``.csv``, ``.parquet`` or ``.npz``.
 
-    Used as a context: the file is there when the block ends well, and nothing is left when it does not.
+    A context manager: the file exists after a block that succeeded, and nothing remains of one that failed.
 
     Parameters
     ----------
     path : Path
     source : str
-        KEY=VALUE that names the file, for messages.
+        The setting that names the file, as KEY=VALUE, for messages.
     overwrite : bool
-        Whether a file that is there may be replaced.
+        Whether an existing file may be replaced.
 
     Raises
     ------
     UserError
-        For another suffix, a file that is there, or a place that cannot be written to.
+        If the suffix is another one, the file exists, or it cannot be written.
     """
 
     def __init__(self, path: Path, source: str, *, overwrite: bool) -> None:
@@ -112,15 +112,15 @@ class Writer:
         if path.is_dir():
             raise input_error(source, "a folder", "a file to write", f"for example {path / 'clusters.csv'}")
         if os.path.lexists(path) and not overwrite:
-            raise input_error(source, "there is such a file", "a new one", "set overwrite=true to replace it")
+            raise input_error(source, "the file exists", "a new file", "pass overwrite=true or choose another name")
         self._path, self._source = path, source
-        self._beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        kinds: dict[str, type[_Csv] | type[_Parquet] | type[_Npz]] = {".csv": _Csv, ".parquet": _Parquet, ".npz": _Npz}
-        self._file: _Csv | _Parquet | _Npz = kinds[path.suffix](self._beside)
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        writers: dict[str, type[_PartWriter]] = {".csv": _Csv, ".parquet": _Parquet, ".npz": _Npz}
+        self._file = writers[path.suffix](self._temporary)
 
     def __enter__(self) -> Self:
         try:
-            self._beside.touch()
+            self._temporary.touch()
         except OSError as error:
             raise self._unwritable(error) from error
         return self
@@ -137,16 +137,26 @@ class Writer:
         try:
             self._file.close()
             if kind is None:
-                self._beside.replace(self._path)
+                self._temporary.replace(self._path)
         except OSError as failure:
             raise self._unwritable(failure) from failure
         finally:
             with contextlib.suppress(OSError):
-                self._beside.unlink()
+                self._temporary.unlink()
 
     def _unwritable(self, error: OSError) -> UserError:
-        found = f"cannot be written ({error.strerror or error})"
-        return input_error(self._source, found, "a place to write, with room for it", "choose another")
+        problem = f"cannot be written ({error.strerror or error})"
+        return input_error(self._source, problem, "a writable folder with enough space", "choose another")
+
+
+class _PartWriter(Protocol):
+    """Writes a file of one format part by part."""
+
+    def __init__(self, path: Path) -> None: ...
+
+    def write(self, assignments: Assignments) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class _Csv:
@@ -168,9 +178,9 @@ class _Parquet:
             import pyarrow
             from pyarrow import parquet
         except ImportError as error:
-            found, expected = "pyarrow is not installed", "the extra that writes Parquet files"
+            problem, expected = "pyarrow is not installed", "the extra that writes Parquet files"
             remedy = "install it: pip install 'dkm[parquet]', or write .csv"
-            raise input_error(f"output={path.name}", found, expected, remedy) from error
+            raise input_error(f"output={path.name}", problem, expected, remedy) from error
         self._pyarrow, self._parquet = pyarrow, parquet
         self._path = path
         self._writer: Any = None
@@ -178,7 +188,7 @@ class _Parquet:
 
     def write(self, assignments: Assignments) -> None:
         columns = assignments.columns()
-        if assignments.labels is not None:  # whole numbers in this part may be followed by words in the next
+        if assignments.labels is not None:  # a part with integer labels may be followed by one with text
             columns["label"] = assignments.labels.astype(str)
         arrays = {
             name: self._pyarrow.nulls(len(assignments.position), self._pyarrow.float32())
@@ -194,7 +204,7 @@ class _Parquet:
             self._write_group()
 
     def _write_group(self) -> None:
-        # Readers of Parquet take groups of rows, which many small ones make slow.
+        # Readers of Parquet take one row group at a time: many small groups are slow to read.
         self._writer.write_table(self._pyarrow.concat_tables(self._waiting), row_group_size=2 * _ROWS_AT_ONCE)
         self._waiting.clear()
 
@@ -206,7 +216,7 @@ class _Parquet:
 
 
 class _Npz:
-    """The arrays of ``Assignments``, in memory until the end: an array says at its beginning how long it is."""
+    """The arrays of ``Assignments``, kept in memory until the end, as the header of an array has its length."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

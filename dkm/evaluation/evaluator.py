@@ -26,7 +26,7 @@ from dkm.runtime import distributed
 
 
 def every_row(function: Callable[[Tensor], Tensor], batches: Batches, width: int) -> Tensor:
-    """Return ``function(rows)`` of all rows of the data in their order, computed in chunks, by each rank its share.
+    """Return ``function(rows)`` for all rows of the data in order; each rank computes its share, chunk by chunk.
 
     Parameters
     ----------
@@ -108,12 +108,12 @@ class Evaluator:
 
 
 def embedding_variance(z: Tensor) -> float:
-    """Return the total variance of the embedding (N, D), summed over dimensions; it goes to 0 in a collapse."""
+    """Return the variance of the embedding (N, D), summed over its dimensions; it tends to 0 in a collapse."""
     return z.var(0, correction=0).sum().item()
 
 
 def smallest_centroid_distance(centroids: Tensor) -> float | None:
-    """Return the distance of the two nearest centroids (K, D); None with one cluster."""
+    """Return the distance between the two centroids (K, D) that are closest to each other; None with one cluster."""
     if len(centroids) < 2:
         return None
     return torch.nn.functional.pdist(centroids.double()).min().item()

@@ -1,4 +1,4 @@
-"""What a person looks at to say what each cluster is: its nearest and its least certain rows, and its features."""
+"""What characterizes each cluster: its most typical and its least certain rows, and its features."""
 
 # Shapes: N samples, n of a sample, F features, K clusters, M exemplars.
 
@@ -16,29 +16,27 @@ from dkm.data.scaling import Array, Scaling, row_slices
 from dkm.evaluation.assignments import Assignments, csv_line
 
 N_EXEMPLARS = 10
-# Features of each cluster that are told.
+# Features of each cluster in features.csv.
 N_FEATURES = 10
 
 
 class Exemplars(NamedTuple):
-    """Positions among the N rows, the first ones first; as many as there are, at most ``N_EXEMPLARS``."""
+    """Indices among the N rows, in order; at most ``N_EXEMPLARS`` of each kind."""
 
-    nearest: npt.NDArray[np.int64]  # to the centroid
-    least_certain: npt.NDArray[np.int64]  # smallest margin to the second nearest centroid; none with one cluster
+    nearest: npt.NDArray[np.int64]  # nearest to the centroid
+    least_certain: npt.NDArray[np.int64]  # with the smallest margins; empty with one cluster
 
 
 def find_exemplars(assignments: Assignments, n_clusters: int) -> list[Exemplars]:
     """Return the exemplars of each cluster."""
-    found = []
+    exemplars = []
     order = np.argsort(assignments.cluster, kind="stable")
     starts = np.searchsorted(assignments.cluster[order], np.arange(n_clusters + 1))
     for start, stop in pairwise(starts):
         members = order[start:stop]
-        uncertain = members[:0]
-        if assignments.margin is not None:
-            uncertain = _smallest(assignments.margin, members)
-        found.append(Exemplars(_smallest(assignments.distance, members), uncertain))
-    return found
+        uncertain = members[:0] if assignments.margin is None else _smallest(assignments.margin, members)
+        exemplars.append(Exemplars(_smallest(assignments.distance, members), uncertain))
+    return exemplars
 
 
 def _smallest(values: Array, members: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -46,12 +44,12 @@ def _smallest(values: Array, members: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return chosen
 
 
-def exemplar_lines(assignments: Assignments, found: Sequence[Exemplars]) -> Iterator[str]:
-    """Yield the lines of ``exemplars.csv``."""
+def exemplar_lines(assignments: Assignments, exemplars: Sequence[Exemplars]) -> Iterator[str]:
+    """Yield the lines of ``exemplars.csv``; entry k of ``exemplars`` is of cluster k."""
     with_id = assignments.ids is not None
     yield csv_line("cluster", "kind", "rank", "index", *(["id"] if with_id else []), "distance", "margin")
-    for cluster, exemplars in enumerate(found):
-        for kind, rows in zip(Exemplars._fields, exemplars, strict=True):
+    for cluster, rows_of_cluster in enumerate(exemplars):
+        for kind, rows in zip(Exemplars._fields, rows_of_cluster, strict=True):
             for rank, row in enumerate(rows, 1):
                 yield csv_line(
                     *(cluster, kind, rank, assignments.position[row]),
@@ -144,13 +142,14 @@ def _sums_by_cluster(
     return sums
 
 
-def feature_lines(found: Contrast, names: Sequence[str], scaling: Scaling) -> Iterator[str]:
-    """Yield the lines of ``features.csv``: of each cluster the features that set it apart, in the units of the data."""
-    shift, scale = (np.broadcast_to(values, found.mean.shape[1:]) for values in (scaling.shift, scaling.scale))
+def feature_lines(contrast: Contrast, names: Sequence[str], scaling: Scaling) -> Iterator[str]:
+    """Yield the lines of ``features.csv``: the features that distinguish each cluster, in the units of the data."""
+    shift, scale = (np.broadcast_to(values, contrast.mean.shape[1:]) for values in (scaling.shift, scaling.scale))
+    means = (contrast.mean, contrast.mean_of_others)
     yield csv_line("cluster", "rank", "feature", "difference", "mean", "mean_of_others")
-    for cluster, row in enumerate(found.difference):
+    for cluster, row in enumerate(contrast.difference):
         if np.isnan(row).all():
             continue
         for rank, feature in enumerate(np.argsort(-np.abs(row), kind="stable")[:N_FEATURES], 1):
-            means = (values[cluster, feature] * scale[feature] + shift[feature] for values in found[1:])
-            yield csv_line(cluster, rank, names[feature], row[feature], *means)
+            in_units = (values[cluster, feature] * scale[feature] + shift[feature] for values in means)
+            yield csv_line(cluster, rank, names[feature], row[feature], *in_units)

@@ -1,8 +1,8 @@
-"""What a clustering is worth: against labels where they exist, and without them where they do not.
+"""The formulas of the scores: against labels where they exist, and without labels.
 
-NumPy arrays in, Python floats out, and no state: ``dkm.evaluation.evaluator`` calls this with the embedding and the
-assignments of a whole data set. Labels only ever score a finished clustering; nothing here feeds back into
-training. SciPy and scikit-learn are imported where they are used, because they take long to load.
+NumPy arrays in, Python floats out, and no state; ``dkm.evaluation.scores`` says which score calls which. Labels score
+a finished clustering only; nothing here feeds back into training. SciPy and scikit-learn are imported where they are
+used, because they take long to load.
 
 A score that is undefined is ``None`` (``null`` in result.json), never NaN and never an exception: a collapsed
 clustering is a result to report, not a reason to lose the run.
@@ -32,18 +32,18 @@ _SILHOUETTE_MIB = 64
 
 
 def accuracy(y: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
-    """Share of the samples that the best one-to-one match of clusters to classes gets right.
+    """Return the share of samples that the best one-to-one matching of clusters to classes labels correctly.
 
     Parameters
     ----------
     y, labels : arrays, shape (N,), N >= 1
-        Class and cluster of each sample, under any names. There may be more clusters than classes, or fewer:
-        what is left without a partner counts as wrong.
+        Class and cluster of each sample, under any names. The numbers of clusters and classes may differ: samples of
+        an unmatched cluster or class count as wrong.
 
     Returns
     -------
     float in (0, 1]
-        The mean over the samples.
+        Mean over the samples.
 
     References
     ----------
@@ -96,7 +96,7 @@ def adjusted_rand_index(y: IntArray, labels: IntArray) -> float:
 
 
 def inertia(distances_squared: FloatArray) -> float:
-    """Sum the squared distances of the samples to their own centroids, as scikit-learn's ``inertia_``.
+    """Return the sum of the squared distances of the samples to their centroids, as scikit-learn's ``inertia_``.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def inertia(distances_squared: FloatArray) -> float:
     Returns
     -------
     float >= 0
-        The sum, not the mean, over the samples; added up in float64.
+        Sum over the samples, accumulated in float64.
     """
     return float(distances_squared.sum(dtype=np.float64))
 
@@ -134,7 +134,7 @@ def silhouettes(Z: FloatArray, labels: IntArray) -> FloatArray | None:
 
     if not _is_scorable(Z, labels):
         return None
-    # Centered, in float64: scikit-learn expands |a - b|^2, which loses digits for points far from the origin.
+    # scikit-learn expands |a - b|^2, which loses digits for points far from the origin: center them, in float64.
     Z = Z.astype(np.float64)
     with config_context(working_memory=_SILHOUETTE_MIB):
         values: FloatArray = silhouette_samples(Z - Z.mean(axis=0), labels)

@@ -1,4 +1,4 @@
-"""The rows of a file, read as a trained model needs them, and their clusters."""
+"""Reads the rows of a file as a trained model needs them, and assigns them to its clusters."""
 
 # Shapes: n rows of a part, F input features, D latent, K clusters.
 
@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
 
 def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: str = "input") -> InputReader:
-    """Return what reads a file for the model; ``key`` names the file in messages, ``words`` as in ``predict``."""
+    """Return the reader of a file for the model.
+
+    Parameters
+    ----------
+    path : str
+    model : SavedModel
+    words : sequence of str
+        Overrides ``data.KEY=VALUE`` of how the file is read.
+    key : str
+        The setting that names the file, for messages.
+    """
     from dkm.data.reader import InputReader
 
     n_channels = None if model.image_shape is None else model.image_shape[0]
@@ -34,7 +44,7 @@ def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: s
 
 
 def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
-    """Return how to read a file for the model: as the run read its data, with what the words change."""
+    """Return the config that reads a file as the run read its data, with the overrides applied."""
     from dkm.data.arrays import has_array
     from dkm.data.files import NpyFiles
     from dkm.data.reader import option_for
@@ -43,11 +53,11 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     schema = GROUPS["data"][option]
     names = {part.name for part in fields(schema)}
     kept = {key: value for key, value in model.reading.items() if key in names}
-    # Labels of the run are those of its own rows, unless they stand beside the rows that are read now.
-    is_beside = issubclass(schema, TableData | ImageFolderData) or has_array(path, kept.get("labels"))
-    if not is_beside:
+    # The run's labels belong to its rows, unless the labels are in the same file as the rows.
+    has_labels_inside = issubclass(schema, TableData | ImageFolderData) or has_array(path, kept.get("labels"))
+    if not has_labels_inside:
         kept["labels"] = None
-    if option == "npy":  # part by part, whatever its size; in Fortran order a row is not in one place
+    if option == "npy":  # read in parts, whatever the size; in Fortran order a row is not contiguous
         is_fortran = any(header.is_fortran for header in NpyFiles("input", path).headers)
         kept["load"] = "memory" if is_fortran else "disk"
     structured = OmegaConf.structured(schema)
@@ -60,17 +70,17 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
                 raise UserError(f"{word}: expected a key of data={option}; the keys are {', '.join(usable)}")
             structured = OmegaConf.merge(structured, OmegaConf.from_dotlist([word.removeprefix("data.")]))
         structured.path, structured.name, structured.root = path, option, ""
-        found = OmegaConf.to_object(structured)
+        config = OmegaConf.to_object(structured)
     except OmegaConfBaseException as error:
         raise UserError(describe(error)) from error
-    assert isinstance(found, FileData)
-    return found
+    assert isinstance(config, FileData)
+    return config
 
 
 def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: PredictConfig) -> Iterator[Assignments]:
-    """Yield the assignments of each part of the input; the next part is read meanwhile.
+    """Yield the assignments of each part of the input; the next part is read in the background.
 
-    Read, not scaled: scaling beside the encoder, which keeps every core busy, costs it more time than it takes.
+    It is not scaled there: the encoder keeps every core busy, and would lose more time than the scaling takes.
     """
     import torch
 

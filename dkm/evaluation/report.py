@@ -1,4 +1,4 @@
-"""What a run prints about its scores: one line while it trains, a table at the end."""
+"""What a run prints of its scores: a line for each evaluation, warnings, and the closing table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: groups of equal settings, their scores, and how far their clusterings agree."""
+"""Compares runs: groups with equal settings, their scores, and the agreement of their clusterings."""
 
 # Shapes: N rows of the data, R runs.
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,9 +25,9 @@ from dkm.runs.reading import Run
 if TYPE_CHECKING:
     import numpy as np
 
-# What a comparison knows of runs beside their scores, and whether higher is better.
-_OF_RUNS = {"reconstruction": False, "seconds": False, "agreement": True}
-# Of a run that did not get as far as to read its data.
+# Numbers of runs other than scores, and whether higher is better.
+_RUN_NUMBERS = {"reconstruction": False, "seconds": False, "agreement": True}
+# The SHA-256 of a run that ended before it read its data.
 _NO_SHA256 = "-"
 
 
@@ -34,7 +35,7 @@ _NO_SHA256 = "-"
 class Group:
     """Runs with the same settings."""
 
-    settings: dict[str, Any]  # those that differ between groups
+    settings: dict[str, Any]  # the settings that differ between groups
     runs: list[Run] = field(default_factory=list)
     scores: dict[str, Summary] = field(default_factory=dict)
 
@@ -44,48 +45,48 @@ class Group:
 
     @property
     def counted(self) -> list[Run]:
-        """Return the completed runs, of several with one seed the one begun last: they repeat one another."""
+        """Return the completed runs that count: of several runs with one seed, the one that started last."""
         ordered = sorted(self.completed, key=lambda run: run.started)
         last = {run.path if run.seed is None else run.seed: run for run in ordered}
         counted = {run.path for run in last.values()}
         return [run for run in self.completed if run.path in counted]
 
     def name(self, keys: Sequence[str]) -> str:
-        """Return these of its settings in a few words: the last part of a key where that is enough."""
+        """Return some settings in short form: with the last part of each key where it is unambiguous."""
         ends = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
-        words = [end if ends.count(end) == 1 else key for end, key in zip(ends, keys, strict=True)]
-        return (
-            ", ".join(f"{word}={format_setting(self.settings[key])}" for word, key in zip(words, keys, strict=True))
-            or "all"
-        )
+        short_keys = [end if ends.count(end) == 1 else key for end, key in zip(ends, keys, strict=True)]
+        values = [format_setting(self.settings[key]) for key in keys]
+        return ", ".join(f"{key}={value}" for key, value in zip(short_keys, values, strict=True)) or "all"
 
 
 class Agreement(NamedTuple):
-    """Adjusted Rand index (R, R) between runs, nan where two have not clustered the same rows."""
+    """Adjusted Rand index (R, R) between runs; nan where two runs clustered different rows."""
 
     runs: list[Run]
     ari: np.ndarray
 
 
 def sweep_table(folder: Path) -> str:
-    """Return all runs in a folder as CSV, one row for each."""
+    """Return a CSV table with a row for each run in a folder."""
     groups = group_runs(read_all(reading.find([str(folder)])), each=True)
     return csv_text(csv_rows(score_groups(groups, None, each=True)))
 
 
 def read_all(paths: Sequence[Path]) -> list[Run]:
-    found = []
+    """Read runs; warn of those that are damaged, and leave them out."""
+    runs = []
     for path in paths:
         try:
-            found.append(reading.read(path))
+            runs.append(reading.read(path))
         except reading.DamagedRun as error:
             print(f"warning: {error}; left out", file=sys.stderr)
-    reading.require_some(found)
-    return found
+    reading.require_some(runs)
+    return runs
 
 
-def comparison_warnings(found: Sequence[Run], groups: Sequence[Group]) -> Iterator[str]:
-    data = {run.data["sha256"]: str(run.data.get("name")) for run in found if run.data.get("sha256")}
+def comparison_warnings(runs: Sequence[Run], groups: Sequence[Group]) -> Iterator[str]:
+    """Yield reasons why scores of the runs do not compare, or do not count."""
+    data = {run.data["sha256"]: str(run.data.get("name")) for run in runs if run.data.get("sha256")}
     if len(data) > 1:
         names = ", ".join(f"{name} ({sha[:8]})" for sha, name in data.items())
         yield f"the runs are of different data sets, {names}: their scores do not compare"
@@ -97,44 +98,44 @@ def comparison_warnings(found: Sequence[Run], groups: Sequence[Group]) -> Iterat
         yield f"{which}{others}: repeated with the same settings later, and in no mean"
 
 
-def group_runs(found: Sequence[Run], *, each: bool) -> list[Group]:
-    """Put runs together that differ in the seed alone, in the order in which they were found."""
-    found = _told_apart_by_data(found)
-    texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in found]
+def group_runs(runs: Sequence[Run], *, each: bool) -> list[Group]:
+    """Group runs that differ only in the seed, in the given order; with ``each`` every run is a group."""
+    runs = _distinguish_data(runs)
+    texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in runs]
     keys = dict.fromkeys(key for settings in texts for key in settings)
-    # A key that only one method has differs from none; the method's name does.
+    # A key that only one method has does not differ; the name of the method does.
     differing = [key for key in keys if len({settings[key] for settings in texts if key in settings}) > 1]
-    differing = _without_those_of_an_option(differing, texts)
+    differing = _without_dependent_settings(differing, texts)
     groups: dict[Any, Group] = {}
-    for number, (run, settings) in enumerate(zip(found, texts, strict=True)):
+    for number, (run, settings) in enumerate(zip(runs, texts, strict=True)):
         key = number if each else tuple(sorted(settings.items()))
         if key not in groups:
-            own = {name: run.settings.get(name, "-") for name in differing}
-            groups[key] = Group(own | {"seed": run.seed} if each else own)
+            values = {name: run.settings.get(name, "-") for name in differing}
+            groups[key] = Group(values | {"seed": run.seed} if each else values)
         groups[key].runs.append(run)
     return list(groups.values())
 
 
-def _told_apart_by_data(found: Sequence[Run]) -> list[Run]:
-    """Give the runs the SHA-256 of their data as a setting, where equal settings do not mean equal data.
+def _distinguish_data(runs: Sequence[Run]) -> list[Run]:
+    """Add the SHA-256 of the data to the settings if runs with equal settings have different data.
 
-    A file may have changed from one run to the next.
+    A file may have changed between two runs.
     """
     seen: dict[str, set[str]] = {}
-    for run in found:
+    for run in runs:
         settings = json.dumps(run.settings, sort_keys=True)
         seen.setdefault(settings, set()).add(_sha256(run))
     if all(len(digests - {_NO_SHA256}) < 2 for digests in seen.values()):
-        return list(found)
-    return [replace(run, settings={**run.settings, "data.sha256": _sha256(run)[:8]}) for run in found]
+        return list(runs)
+    return [replace(run, settings={**run.settings, "data.sha256": _sha256(run)[:8]}) for run in runs]
 
 
 def _sha256(run: Run) -> str:
     return str(run.data.get("sha256", _NO_SHA256))
 
 
-def _without_those_of_an_option(differing: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
-    """Leave out a key that goes with the option of its section, as ``data.path`` does with ``data.name``."""
+def _without_dependent_settings(differing: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Drop a key whose values follow the name of its section, as ``data.path`` follows ``data.name``."""
 
     def pattern(key: str) -> list[int]:
         values = [settings.get(key, "") for settings in texts]
@@ -146,7 +147,7 @@ def _without_those_of_an_option(differing: Sequence[str], texts: Sequence[Mappin
 
 
 def score_groups(groups: list[Group], agreement: Agreement | None, *, each: bool) -> list[Group]:
-    """Fill in the scores of the completed runs; of a group without any those of its unfinished ones."""
+    """Fill in the scores of the completed runs; with ``each`` also those of a run that is unfinished."""
     for group in groups:
         counted = group.counted or (group.runs if each else [])
         values: dict[str, list[float]] = {}
@@ -157,38 +158,45 @@ def score_groups(groups: list[Group], agreement: Agreement | None, *, each: bool
             for name, value in flat.items():
                 if value is not None:
                     values.setdefault(name, []).append(value)
-        group.scores = {name: Summary.of(some) for name, some in values.items()}
+        group.scores = {name: Summary.of(numbers) for name, numbers in values.items()}
         if agreement is not None and not each:
-            own = agreements_in(agreement, group.counted)
-            if own:
-                group.scores["agreement"] = Summary.of(own)
+            ari = agreements_in(agreement, group.counted)
+            if ari:
+                group.scores["agreement"] = Summary.of(ari)
     return groups
 
 
 def sort_groups(groups: list[Group], name: str) -> list[Group]:
+    """Sort groups by a score, the best first and those without it last.
+
+    Raises
+    ------
+    UserError
+        If no group has the score.
+    """
     known = sorted({score for group in groups for score in group.scores})
     if name not in known:
         raise UserError(f"sort={name}: expected a score of these runs; one of {', '.join(known)}")
     sign = -1 if is_higher_better(name) else 1
-    with_it = [group for group in groups if name in group.scores]
-    rest = [group for group in groups if name not in group.scores]
-    return sorted(with_it, key=lambda group: sign * group.scores[name].mean) + rest
+    scored = [group for group in groups if name in group.scores]
+    unscored = [group for group in groups if name not in group.scores]
+    return sorted(scored, key=lambda group: sign * group.scores[name].mean) + unscored
 
 
 def is_higher_better(name: str) -> bool:
-    """Return the direction of a score, of a baseline's score such as ``kmeans_raw.acc``, or of a number of a run."""
+    """Return whether higher is better, for a score, a baseline's score such as ``kmeans_raw.acc``, or seconds."""
     score = SCORES.get(name.rpartition(".")[2])
-    return _OF_RUNS.get(name, True) if score is None else score.higher_is_better
+    return _RUN_NUMBERS.get(name, True) if score is None else score.higher_is_better
 
 
-def agreement_of(found: Sequence[Run]) -> Agreement | None:
-    """Return the adjusted Rand index of each two completed runs."""
+def agreement_of(runs: Sequence[Run]) -> Agreement | None:
+    """Return the adjusted Rand index of each pair of completed runs; None for fewer than two."""
     import numpy as np
 
     from dkm.clustering.labels import adjusted_rand_index
 
     read: list[tuple[Run, np.ndarray, np.ndarray]] = []
-    for run in found:
+    for run in runs:
         if run.is_completed:
             assignments = _assignments(run.path / reading.ASSIGNMENTS)
             if assignments is not None:
@@ -214,31 +222,34 @@ def _assignments(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     return frame["index"].to_numpy(), frame["cluster"].to_numpy()
 
 
-def agreements_in(agreement: Agreement, some: Sequence[Run]) -> list[float]:
-    """Return the agreement of each two of some runs."""
+def agreements_in(agreement: Agreement, runs: Sequence[Run]) -> list[float]:
+    """Return the adjusted Rand index of each pair of some runs."""
     import numpy as np
 
-    paths = {run.path for run in some}
+    paths = {run.path for run in runs}
     rows = [i for i, run in enumerate(agreement.runs) if run.path in paths]
     values = [float(agreement.ari[i, j]) for i, j in combinations(rows, 2)]
     return [value for value in values if not np.isnan(value)]
 
 
 def telling_settings(groups: Sequence[Group]) -> list[str]:
-    """Return a few of the settings that differ, enough to tell the groups apart: each the one that parts them most."""
+    """Return a few of the settings that differ, enough to distinguish the groups.
+
+    Greedily: each is the one that splits the groups into the most parts.
+    """
     keys = list(groups[0].settings)
-    told: list[str] = []
+    chosen: list[str] = []
 
     def n_parts(key: str) -> int:
-        return len({tuple(format_setting(group.settings[k]) for k in (*told, key)) for group in groups})
+        return len({tuple(format_setting(group.settings[k]) for k in (*chosen, key)) for group in groups})
 
-    while (left := [key for key in keys if key not in told]) and (not told or n_parts(told[-1]) < len(groups)):
-        told.append(max(left, key=lambda key: (n_parts(key), key.endswith(".name"))))  # of equal ones the first
-    return [key for key in keys if key in told]
+    while (left := [key for key in keys if key not in chosen]) and (not chosen or n_parts(chosen[-1]) < len(groups)):
+        chosen.append(max(left, key=lambda key: (n_parts(key), key.endswith(".name"))))  # the first of equal ones
+    return [key for key in keys if key in chosen]
 
 
 def format_setting(value: Any) -> str:
-    """Return a setting as it stands in tables: a float without the zeros that ``format_value`` would write."""
+    """Return a setting as tables show it: a float in its short form, 1 for the 1.0 of ``format_value``."""
     return f"{value:g}" if isinstance(value, float) else format_value(value)
 
 
@@ -250,6 +261,7 @@ def csv_text(rows: Sequence[Sequence[object]]) -> str:
 
 
 def csv_rows(groups: Sequence[Group]) -> list[list[object]]:
+    """Return a header and one row per group, with mean and standard deviation of every number of its runs."""
     settings = list(groups[0].settings)
     scores = list(dict.fromkeys(name for group in groups for name in group.scores))
     head = [*settings, "n_runs", "n_completed", "seeds", "paths"]
@@ -267,8 +279,9 @@ def csv_rows(groups: Sequence[Group]) -> list[list[object]]:
 
 
 def pair_rows(agreement: Agreement) -> list[list[object]]:
+    """Return a header and one row per pair of runs."""
     rows: list[list[object]] = [["run", "other", "ari"]]
     for (i, first), (j, second) in combinations(enumerate(agreement.runs), 2):
         value = agreement.ari[i, j]
-        rows.append([first.path, second.path, "" if value != value else f"{value:.9g}"])
+        rows.append([first.path, second.path, "" if math.isnan(value) else f"{value:.9g}"])
     return rows

@@ -6,40 +6,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
 from dkm.runs import reading
+from dkm.runs.comparison import Agreement, Group, format_setting, telling_settings
 from dkm.runs.reading import Run
 
-if TYPE_CHECKING:
-    pass
-from dkm.runs.comparison import Agreement, Group, format_setting, telling_settings
-
-# More than this, and the matrix of agreements, or a column of settings for each row, is no reading matter.
+# The largest number of runs or groups for which a matrix of agreements, or a table of settings by groups, is legible.
 _MOST_IN_MATRIX = 12
-
-
-# More settings than this stand in a table of their own.
+# More settings than this get a table of their own.
 _MOST_SETTINGS = 5
-
-
+# Rows of the table of unfinished runs.
 _MOST_UNFINISHED = 20
-
-# Panels of the figure with scores against labels, which tell much the same.
+# Panels of the figure for scores against labels, which agree with each other.
 _MOST_LABEL_PANELS = 2
-
 
 Table = list[list[str]]
 
 
 class Report(NamedTuple):
-    """Tables with what stands above them."""
+    """Tables with their titles."""
 
     parts: list[tuple[str, Table]]
 
     def lines(self, as_lines: Callable[[Table], list[str]]) -> list[str]:
+        """Return the report as lines, its tables formatted by ``as_lines``."""
         lines: list[str] = []
         for title, table in self.parts:
             lines += [*([""] if lines else []), title, "", *as_lines(table)]
@@ -47,17 +40,18 @@ class Report(NamedTuple):
 
 
 def build_report(groups: Sequence[Group], agreement: Agreement | None) -> Report:
-    found = [run for group in groups for run in group.runs]
-    statuses = [run.status for run in found]
+    """Return the tables that ``dkm.compare`` prints."""
+    runs = [run for group in groups for run in group.runs]
+    statuses = [run.status for run in runs]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     settings = f"{len(groups)} settings" if len(groups) > 1 else "one setting"
-    parts = [(f"{len(found)} {'run' if len(found) == 1 else 'runs'} of {settings}: {counts}", _table(groups))]
+    parts = [(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} of {settings}: {counts}", _table(groups))]
     if len(groups[0].settings) > _MOST_SETTINGS:
         if len(groups) <= _MOST_IN_MATRIX:
             parts.append(("All settings that differ, by the numbers of the rows:", _settings_table(groups)))
         else:
             parts[0] = (f"{parts[0][0]} (the settings that tell them apart; csv=FILE.csv has all)", parts[0][1])
-    unfinished = [run for run in found if not run.is_completed]
+    unfinished = [run for run in runs if not run.is_completed]
     if unfinished:
         parts.append(("Not completed, and in no mean:", _unfinished_table(unfinished)))
     if agreement is not None and len(agreement.runs) <= _MOST_IN_MATRIX:
@@ -66,13 +60,13 @@ def build_report(groups: Sequence[Group], agreement: Agreement | None) -> Report
 
 
 def _labels() -> dict[str, str]:
-    """Return the labels of the columns of numbers by their keys; the CSV file has all numbers of the runs."""
+    """Return the labels of the numeric columns by their keys; the CSV file has all numbers of the runs."""
     scores = {score.name: score.label for score in SCORES.values() if score.shown == "headline"}
     return scores | {"seconds": "seconds", "agreement": "agreement"}
 
 
 def _settings_table(groups: Sequence[Group]) -> Table:
-    """Return what differs, one row for each setting and one column for each row of the table of scores."""
+    """Return the settings that differ: a row for each setting, a column for each row of the table of scores."""
     head = ["", *(str(number) for number in range(1, len(groups) + 1))]
     return [head, *([key, *(format_setting(group.settings[key]) for group in groups)] for key in groups[0].settings)]
 
@@ -99,7 +93,7 @@ def _table(groups: Sequence[Group]) -> Table:
 
 
 def _unfinished_table(unfinished: Sequence[Run]) -> Table:
-    """Return what became of the runs, with the scores of their last evaluations."""
+    """Return status and reason of unfinished runs, with the scores of their last evaluations."""
     shown = unfinished[:_MOST_UNFINISHED]
     known = {name for run in shown for name, value in run.scores.items() if value is not None}
     labels = {name: label for name, label in _labels().items() if name in known}
@@ -107,13 +101,13 @@ def _unfinished_table(unfinished: Sequence[Run]) -> Table:
     for run in shown:
         values = [run.scores.get(name) for name in labels]
         cells = ["-" if value is None else str(Summary.of([value])) for value in values]
-        rows.append([str(run.path), run.status, *cells, _why(run)])
+        rows.append([str(run.path), run.status, *cells, _reason(run)])
     if len(unfinished) > _MOST_UNFINISHED:
         rows.append([f"and {len(unfinished) - _MOST_UNFINISHED} more", *[""] * (len(rows[0]) - 1)])
     return rows
 
 
-def _why(run: Run) -> str:
+def _reason(run: Run) -> str:
     if run.status == "running" and not reading.is_in_use(run.path):
         return "no process is training it: killed, or on another machine"
     return run.reason or ""
@@ -130,7 +124,7 @@ def _matrix(agreement: Agreement) -> Table:
 
 
 def text_table(table: Table) -> list[str]:
-    """Align columns: to the left what holds words, to the right numbers."""
+    """Return the lines of a table with aligned columns: text to the left, numbers to the right."""
     columns = list(zip(*table, strict=True))
     widths = [max(map(len, column)) for column in columns]
     is_text = [any(cell[:1].isalpha() or cell[:1] in "/.~" for cell in column[1:]) for column in columns]
@@ -144,15 +138,17 @@ def text_table(table: Table) -> list[str]:
 
 
 def markdown_table(table: Table) -> list[str]:
+    """Return the lines of a table in Markdown."""
     head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in table)
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def draw_comparison(groups: list[Group], agreement: Agreement | None, path: Path) -> None:
+    """Write the figure with the scores of every run and the agreement of all pairs."""
     from dkm.evaluation.figures.comparison import comparison
     from dkm.evaluation.figures.style import save_figure
 
-    values = {_labels()[name]: [_of_runs(group, name) for group in groups] for name in _drawn_scores(groups)}
+    values = {_labels()[name]: [_values_of(group, name) for group in groups] for name in _drawn_scores(groups)}
     order = [] if agreement is None else _rows_by_group(groups, agreement)
     ari = None if agreement is None else agreement.ari[order][:, order]
     keys = telling_settings(groups)
@@ -161,7 +157,7 @@ def draw_comparison(groups: list[Group], agreement: Agreement | None, path: Path
 
 
 def _drawn_scores(groups: Sequence[Group]) -> list[str]:
-    """Return what has a panel: two scores against labels and those on the data, or all without labels; the seconds."""
+    """Return the keys of the panels: two scores against labels and those on the data, else all others; seconds."""
     known = {name for group in groups for name in group.scores}
     headline = [score for score in SCORES.values() if score.shown == "headline" and score.name in known]
     against_labels = [score for score in headline if score.needs_labels][:_MOST_LABEL_PANELS]
@@ -169,7 +165,7 @@ def _drawn_scores(groups: Sequence[Group]) -> list[str]:
     return [*(score.name for score in (*against_labels, *others)), *(["seconds"] if "seconds" in known else [])]
 
 
-def _of_runs(group: Group, name: str) -> list[float]:
+def _values_of(group: Group, name: str) -> list[float]:
     values = [run.seconds if name == "seconds" else run.scores.get(name) for run in group.counted]
     return [value for value in values if value is not None]
 

@@ -157,10 +157,10 @@ class RunDirectory:
     def write_result(self, result: Mapping[str, Any]) -> None:
         self._write(RESULT, json.dumps(result, indent=2) + "\n")
 
-    def write_assignments(self, assignments: Assignments, found: Sequence[Exemplars]) -> None:
+    def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None:
         """Write one row per sample, see ``dkm.evaluation.assignments``, and the exemplars of each cluster."""
         write_atomically(self.path / ASSIGNMENTS, csv_parts(assignments))
-        self._write(EXEMPLARS, "".join(exemplar_lines(assignments, found)))
+        self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars)))
 
     def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
         """Write the features that set each cluster apart."""

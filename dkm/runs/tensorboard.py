@@ -1,7 +1,7 @@
-"""What TensorBoard shows of a run: the same tags, charts and pictures for every run, so that runs lie side by side.
+"""The TensorBoard events of a run: the same tags, charts and figures for every run, so that runs can be compared.
 
-Tags are ``phase/group/name``. The charts of the tab Custom Scalars group them; scores stand beside the lines of the two
-baselines. tensorboard is imported where it is used, because it takes long to load.
+Tags are ``phase/group/name``. The charts of the tab Custom Scalars group them, and show scores together with those of
+the two baselines. tensorboard is imported where it is used, because it takes long to load.
 """
 
 # Shapes: N points, D latent, K clusters, C channels, H height, W width.
@@ -24,25 +24,26 @@ from dkm.evaluation.scores import SCORES, Score
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# TensorBoard's projector takes sprites of at most so many pixels a side.
+# The largest width and height in pixels of a sprite image that TensorBoard's projector loads.
 _SPRITE_PIXELS = 8192
 _PROJECTOR = "projector"
 BASELINES = ("kmeans_raw", "kmeans_pretrained")
-# Of the hyper-parameters, what tells runs apart if nothing else does.
+# Hyperparameters that identify runs with otherwise equal settings.
 _ALWAYS_SHOWN = ("clustering.n_clusters", "clustering.name", "seed")
-# Of the settings, what is no hyper-parameter.
+# Settings that are no hyperparameters.
 _NOT_TUNED = ("checkpoint.", "log.", "evaluation.", "resume", "device", "threads", "data.root", "data.path", "compile")
 
 
 def compared_scores() -> list[Score]:
-    """Return the scores that have the lines of the baselines beside their curve; no other space compares with them."""
+    """Return the scores that are drawn together with those of the baselines, as they compare clusterings."""
     return [score for score in SCORES.values() if score.on_the_way and score.compares_clusterings]
 
 
 def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
-    """Return the charts of Custom Scalars: each of several curves, by their tags.
+    """Return the charts of Custom Scalars, each with the tags of its curves.
 
-    Those of the labels are left out where there are none; TensorBoard adds up the charts of several runs.
+    Charts of scores that need labels are left out without labels; TensorBoard shows the union of the charts of all
+    runs.
     """
 
     def chart(*tags: str) -> list[Any]:
@@ -82,14 +83,14 @@ class Dashboard:
     path : Path
         The run directory.
     step : int, optional
-        That of the checkpoint to continue from: what was written after it is forgotten. None for a new start.
+        The step of the checkpoint to continue from: events after it are dropped. None for a new run.
     has_labels : bool
-        There are curves of the labels to lay out.
+        Whether the charts have the scores that need labels.
 
     Attributes
     ----------
     is_new : bool
-        There were no events of the run before.
+        Whether the run had no events before.
     """
 
     def __init__(self, path: Path, step: int | None, *, has_labels: bool) -> None:
@@ -110,20 +111,20 @@ class Dashboard:
         self._writer.flush()
 
     def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
-        """Write tags ``phase/group/name``; a None is a gap in the curve."""
+        """Write tags ``phase/group/name``; None leaves a gap in the curve."""
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(f"{phase}/{name}", value, step)
 
     def baselines(self, step: int, scores: Mapping[str, Mapping[str, float | None] | None]) -> None:
-        """Go on with the lines of the baselines, ``scores`` by their names."""
+        """Continue the lines of the baselines; ``scores`` maps their names to their scores."""
         for baseline, values in scores.items():
             known = values or {}
             tags = {f"{baseline}/{score.name}": known.get(score.name) for score in compared_scores()}
             self.scalars("baseline", step, tags)
 
     def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
-        """Show the cluster sizes (K,) as a histogram whose bar k is the size of cluster k."""
+        """Write the cluster sizes (K,) as a histogram whose bar k is the size of cluster k."""
         index = np.arange(len(sizes))
         self._writer.add_histogram_raw(
             tag,
@@ -138,7 +139,7 @@ class Dashboard:
         )
 
     def image(self, tag: str, step: int, png: bytes) -> None:
-        """Show an RGB image, the content of a PNG file; ``SummaryWriter.add_image`` would encode it once more."""
+        """Write an RGB image from the content of a PNG file; ``SummaryWriter.add_image`` would encode it again."""
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -147,21 +148,22 @@ class Dashboard:
         self._add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Show lines as they stand."""
-        self._writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)  # indented: Markdown keeps it as it is
+        """Write text as preformatted lines."""
+        self._writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)  # Markdown leaves indented text alone
 
     def hyperparameters(self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()) -> None:
-        """Write the HParams entry into this run itself; ``SummaryWriter.add_hparams`` would make a sub-run.
+        """Write the HParams entry into the events of this run; ``SummaryWriter.add_hparams`` would add a sub-run.
 
-        Of several runs TensorBoard takes the columns of any one. So every run has them all: also the settings of
+        TensorBoard takes the columns from an arbitrary run, so every run has the columns of all: also the settings of
         other methods and data sets, and metrics that are undefined here.
 
         Parameters
         ----------
+        config : Config
         metrics : mapping
-            Those that ``scalars`` wrote under ``result``; None where one is undefined.
+            What ``scalars`` wrote under ``result``; None where a metric is undefined.
         given : container of keys
-            Settings that somebody chose: TensorBoard shows these columns first, and a few more.
+            Settings that the user gave: TensorBoard shows their columns first, together with a few others.
         """
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
         from torch.utils.tensorboard.summary import hparams
@@ -179,22 +181,22 @@ class Dashboard:
         _, *session = hparams(cells(settings), {})  # type: ignore[no-untyped-call]
         plugin_data = experiment.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin_data.content)
-        for info in content.experiment.hparam_infos:  # what `differs` comes first, and all else goes by the alphabet
+        for info in content.experiment.hparam_infos:  # columns that differ come first, the others in alphabetical order
             info.differs = info.name in given or info.name in _ALWAYS_SHOWN
         plugin_data.content = content.SerializeToString()
         for summary in (experiment, *session):
             self._add_summary(summary)
 
     def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None:
-        """Show points in the projector.
+        """Write points for the projector.
 
         Parameters
         ----------
         Z : float array, shape (N, D)
         columns : mapping of name to N values
-            What points can be colored and found by; two columns or more.
+            Properties that points can be colored and searched by; at least two columns.
         images : float array, shape (N, C, H, W), optional
-            Values in [0, 1]; shown smaller where they would not fit into the picture that TensorBoard takes.
+            Values in [0, 1]; downsampled if they exceed the largest sprite image.
         """
         from PIL import Image
 
@@ -226,15 +228,15 @@ class Dashboard:
 
 
 def mosaic(images: np.ndarray, side: int) -> np.ndarray:
-    """Return images (N, C, H, W) in [0, 1], ``side`` to a row and as many rows, as uint8 (side * H, side * W, 3)."""
+    """Tile images (N, C, H, W) in [0, 1] into ``side`` rows of ``side`` images: uint8 (side * H, side * W, 3)."""
     N, _, H, W = images.shape
     pixels = np.zeros((side * side, H, W, 3), np.uint8)
-    pixels[:N] = np.round(images.transpose(0, 2, 3, 1).clip(0, 1) * 255)  # gray goes to all three channels
+    pixels[:N] = np.round(images.transpose(0, 2, 3, 1).clip(0, 1) * 255)  # a gray channel is broadcast to all three
     return pixels.reshape(side, side, H, W, 3).swapaxes(1, 2).reshape(side * H, side * W, 3)
 
 
 class NoDashboard(Dashboard):
-    """Writes nothing."""
+    """A dashboard that writes nothing."""
 
     def __init__(self) -> None:
         self.is_new = False

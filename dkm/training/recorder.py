@@ -1,6 +1,6 @@
-"""What a run tells of itself: its start, each evaluation, pictures on the way, and all that a finished run has.
+"""Records a run: its start, each evaluation, figures, and everything that a finished run has.
 
-The trainer says when and hands over what it found. Nothing here changes a number of the run.
+The trainer calls the recorder with its results. Nothing here changes a number of the run.
 """
 
 # Shapes: N samples, D latent, K clusters.
@@ -43,16 +43,16 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes what one run has to tell into its directory, its dashboard and its log.
+    """Writes one run to its directory, its dashboard and its log.
 
     Parameters
     ----------
     run : RunDirectory
     config : Config
     evaluator : Evaluator
-        Of the run's data.
+        The evaluator of the run's data.
     autoencoder, clustering : nn.Module
-        As they are when a method is called.
+        The modules that are trained; methods read their current weights.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Recorder:
         self._data = evaluator.data
         self._autoencoder = autoencoder
         self._clustering = clustering
-        # Of the last evaluation with pictures in this process.
+        # The clusters (N,) of the last evaluation with figures in this process.
         self._labels_before: np.ndarray | None = None
 
     @property
@@ -79,16 +79,16 @@ class Recorder:
     # --- the start ---
 
     def start(self, init_sample: Tensor | None, *, metrics_bytes: int, is_resumed: bool) -> None:
-        """Say what is going to be trained, on what.
+        """Write the manifest of the start, and log what is trained on which data.
 
         Parameters
         ----------
         init_sample : Tensor, optional
-            The rows that k-means sees, None for all.
+            Indices of the rows that k-means sees; None for all rows.
         metrics_bytes : int
-            What the checkpoint knows of ``metrics.jsonl``; what lies behind it is cut off.
+            The size of ``metrics.jsonl`` at the checkpoint; later records are cut off.
         is_resumed : bool
-            The run goes on from a checkpoint.
+            Whether the run continues from a checkpoint.
         """
         run, config, data, device = self.run, self._config, self._data, self._centroids.device
         run.truncate_metrics(metrics_bytes)
@@ -102,7 +102,7 @@ class Recorder:
             "status": "running",
             "reason": None,
         }
-        # What an earlier process of the run has found out is kept: when it started, what pretraining took.
+        # Keep what an earlier process of the run has written, such as its start and the seconds of pretraining.
         earlier = run.read_manifest()
         manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
@@ -111,10 +111,10 @@ class Recorder:
         if run.is_written and (run.dashboard.is_new or not is_resumed):
             run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
             run.dashboard.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
-        self._say_what(init_sample)
-        self._advise()
+        self._log_setup(init_sample)
+        self._log_advice()
 
-    def _say_what(self, init_sample: Tensor | None) -> None:
+    def _log_setup(self, init_sample: Tensor | None) -> None:
         data, (K, D) = self._data, self._centroids.shape
         where = f"{self._centroids.device}, {torch.get_num_threads()} threads"
         if distributed.is_several():
@@ -132,7 +132,7 @@ class Recorder:
             if sample is not None:
                 log.info("%s %d of %d samples (%s)", what, len(sample), data.n_samples, key)
 
-    def _advise(self) -> None:
+    def _log_advice(self) -> None:
         config, device = self._config, self._centroids.device
         if config.precision == "bf16" and not has_bf16(device):
             log.warning(
@@ -148,7 +148,7 @@ class Recorder:
     # --- on the way ---
 
     def numbers(self, record: dict[str, Any], at: Position) -> None:
-        """Write a record of ``metrics.jsonl``, and its curves."""
+        """Write a record to ``metrics.jsonl``, and its numbers to the dashboard."""
         run, phase, step = self.run, record["phase"], record["step"]
         run.append_metrics(record)
         scalars = {k: v for k, v in record.items() if k not in ("phase", "epoch", "step", "clusters/sizes")}
@@ -158,7 +158,7 @@ class Recorder:
             run.dashboard.baselines(step, at.baselines)
 
     def evaluation(self, record: dict[str, Any], at: Position) -> None:
-        """Write the record of an evaluation, and say it."""
+        """Write the record of an evaluation, and log it."""
         self.numbers(record, at)
         scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
         terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
@@ -215,9 +215,9 @@ class Recorder:
         assignments = Assignments(
             position, data.ids, clusters.labels, clusters.distance, clusters.margin, labels=data.labels
         )
-        nearest_and_least_certain = find_exemplars(assignments, len(self._centroids))
+        exemplars = find_exemplars(assignments, len(self._centroids))
         contrast = self._contrast(clusters.labels)
-        run.write_assignments(assignments, nearest_and_least_certain)
+        run.write_assignments(assignments, exemplars)
         if contrast is not None:
             names = data.features or [str(feature) for feature in range(data.n_features)]
             run.write_features(contrast, names, data.scaling)
@@ -231,7 +231,7 @@ class Recorder:
                     z,
                     clusters,
                     records=run.read_metrics(),
-                    exemplars=nearest_and_least_certain,
+                    exemplars=exemplars,
                     contrast=contrast,
                 ),
                 at,
@@ -252,7 +252,7 @@ class Recorder:
         self.end("completed", None, at)
 
     def end(self, status: str, reason: str | None, at: Position) -> None:
-        """Write how the run ended: ``completed``, or interrupted or failed for a reason."""
+        """Write the end of the run to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""
         run = self.run
         run.update_manifest(
             status=status,
@@ -261,13 +261,13 @@ class Recorder:
             seconds=at.seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )
-        # Behind the last step that there can be, not in the place of the manifest of the start.
+        # One step after the last one: the manifest of the start keeps its place on the dashboard.
         step = at.step + 1
         run.dashboard.text("manifest", json.dumps(run.manifest, indent=2), step)
         run.dashboard.text("warnings", "\n".join(run.warnings) or "none", step)
 
     def _contrast(self, labels: np.ndarray) -> Contrast | None:
-        """Return what sets the clusters of a table apart; None for images, and for a single cluster."""
+        """Return how the clusters of a table differ from the rest; None for images, and for a single cluster."""
         K = len(self._centroids)
         if self._data.image_shape is not None or K == 1:
             return None

@@ -54,9 +54,10 @@ def embedding_map(
     method : str
         pca, tsne or umap; see ``dkm.evaluation.figures.plane.plane``.
     max_points : int, optional
-        Of more samples than this, a random choice is laid out and drawn; as many as the method is fast with.
+        The largest number of samples that are drawn; of more, a random subset. By default what the method lays out in
+        a few seconds.
     seed : int
-        Of that choice, and of the layout.
+        Seed of the subset and of the layout.
     """
     max_points = max_points or MAX_POINTS[method]
     if len(Z) > max_points:
@@ -83,7 +84,7 @@ def embedding_map(
 
 @styled
 def cluster_sizes_bar(sizes: IntArray) -> Figure:
-    """Draw the sizes of the clusters, largest first, against the size that all would have if they were equal.
+    """Draw the sizes of the clusters, largest first, and the size of equal clusters as a line.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ def contingency_map(
     title: str = "Classes and clusters",
     rows: str = "class",
 ) -> Figure:
-    """Draw which classes went to which clusters; the best one-to-one match lies on the diagonal.
+    """Draw the contingency of classes and clusters; the best one-to-one matching lies on the diagonal.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ def contingency_map(
     class_names : sequence of n_classes strings, optional
         The class numbers by default.
     title, rows : str
-        Other words where the rows are no classes.
+        The title, and what the rows are if they are not classes.
     """
     n_classes, K = table.shape
     order = hungarian_order(table)
@@ -138,13 +139,13 @@ def contingency_map(
         for row, column in np.argwhere(table):
             color = "white" if share[row, column] > share.max() / 2 else "black"
             cell = axes.text(column, row, str(table[row, column]), ha="center", va="center", fontsize=7, color=color)
-            cell.set_in_layout(False)  # which has not to make room for it
+            cell.set_in_layout(False)  # the layout need not make room for it
     return figure
 
 
 @styled
 def contrast_map(difference: FloatArray, feature_names: Sequence[str] | None = None) -> Figure:
-    """Draw which features set each cluster apart, and in which direction.
+    """Draw which features distinguish each cluster from the rest, and in which direction.
 
     Parameters
     ----------
@@ -172,7 +173,7 @@ def contrast_map(difference: FloatArray, feature_names: Sequence[str] | None = N
 def decoded_profiles(
     profiles: FloatArray, feature_names: Sequence[str] | None = None, sizes: IntArray | None = None
 ) -> Figure:
-    """Draw the decoded centroids of tabular data: what is typical of each cluster.
+    """Draw the decoded centroids of tabular data: a typical row of each cluster.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ def decoded_profiles(
     feature_names : sequence of F strings, optional
         The feature numbers by default.
     sizes : int array, shape (K,), optional
-        Samples of each cluster, told beside its number.
+        Samples of each cluster, written next to its number.
     """
     K, F = profiles.shape
     shown = np.sort(np.argsort(-profiles.std(axis=0), kind="stable")[:MAX_FEATURES])
@@ -197,13 +198,13 @@ def decoded_profiles(
 
 @styled
 def silhouette_plot(silhouettes: FloatArray, labels: IntArray, n_clusters: int) -> Figure:
-    """Draw the silhouette of each point, cluster by cluster, the highest first: how well the points fit.
+    """Draw the silhouette of each point, grouped by cluster and sorted in descending order.
 
     Parameters
     ----------
     silhouettes : float array, shape (N,), values in [-1, 1]
     labels : int array, shape (N,), values 0 to n_clusters - 1
-        A cluster without points has no place.
+        Empty clusters are left out.
     """
     figure, axes = figure_with_axes(7.0, min(max(3.5, 0.3 * n_clusters + 1.5), MAX_HEIGHT), "Silhouettes")
     order = np.lexsort((-silhouettes, labels))
@@ -235,7 +236,7 @@ def silhouette_plot(silhouettes: FloatArray, labels: IntArray, n_clusters: int) 
 
 @styled
 def margin_histogram(margin: FloatArray, labels: IntArray, n_clusters: int) -> Figure:
-    """Draw how far the points are from changing their cluster: all of them, and the medians of the clusters.
+    """Draw a histogram of the margins of all points, and the median of each cluster.
 
     Parameters
     ----------

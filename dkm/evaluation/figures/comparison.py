@@ -36,16 +36,16 @@ def comparison(
     agreement: FloatArray | None = None,
     run_names: Sequence[str] = (),
 ) -> Figure:
-    """Draw the scores of groups of runs, every run a dot and the mean a bar, and how far the runs agree.
+    """Draw the scores of groups of runs, each run as a dot and the mean as a bar, and the agreement of all pairs.
 
     Parameters
     ----------
     names : sequence of G strings, G >= 1
         The groups. The first 40 are drawn.
     values : mapping of a score's name to G sequences of floats
-        One panel for each score; of each group the values of its runs.
+        A panel for each score, with the values of the runs of each group.
     agreement : float array, shape (R, R), optional
-        Adjusted Rand index of each two runs; nan is drawn as background. Up to 100 runs are drawn.
+        Adjusted Rand index of each pair of runs; nan is drawn as background. Up to 100 runs are drawn.
     run_names : sequence of R strings
     """
     n_groups = min(len(names), MAX_GROUPS)
@@ -89,9 +89,9 @@ def selection(
     ----------
     n_clusters : sequence of G ints
     values : mapping of a score's name to G sequences of floats
-        One panel for each score.
+        A panel for each score.
     chosen : int
-        The number that is recommended, marked by a line; the other ``plausible`` ones are shaded.
+        The recommended number, marked by a line; the other ``plausible`` numbers are shaded.
     """
     n_columns = min(3, len(values))
     n_rows = math.ceil(len(values) / n_columns)
@@ -121,18 +121,18 @@ def search(
     objective: str,
     is_maximized: bool,
 ) -> Figure:
-    """Draw the trials of a search: the objective over their numbers with the best so far, and over each setting.
+    """Draw the trials of a search: the objective over the trials with the best so far, and over each setting.
 
     Parameters
     ----------
     numbers, values, is_pruned : sequences of T
-        The trials, in the order of their numbers; of pruned ones, which are drawn hollow, the last value.
+        The trials in order; pruned trials are drawn hollow, at their last value.
     settings : mapping of a setting's name to T values
-        One panel for each: numbers on an axis, anything else as names.
+        A panel for each setting: numbers on an axis, other values as names.
     logarithmic : sequence of names
-        Settings on a logarithmic axis.
+        Settings with a logarithmic axis.
     orders : mapping of a setting's name to its values
-        In the order in which they are to stand.
+        The order of the values that are drawn as names.
     """
     n_panels = len(settings) + 1
     n_columns = min(3, n_panels)
@@ -156,15 +156,15 @@ def search(
     best_so_far = np.maximum.accumulate(done) if is_maximized else np.minimum.accumulate(done)
     axes.plot(order[~pruned], best_so_far, color=PALETTE[1], linewidth=1.2, drawstyle="steps-post")
     axes.locator_params(axis="x", integer=True)
-    for place, (name, its) in enumerate(settings.items(), start=2):
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in its):
-            axes = draw(place, np.asarray(its, dtype=float), name)
+    for place, (name, column) in enumerate(settings.items(), start=2):
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column):
+            axes = draw(place, np.asarray(column, dtype=float), name)
             if name in logarithmic:
                 axes.set_xscale("log")
                 number_powers(axes.xaxis, (1.0, 3.0))  # it may span less than a power of 10
         else:
-            names = list(orders.get(name, sorted({str(value) for value in its})))
-            axes = draw(place, np.asarray([names.index(str(value)) for value in its]), name)
+            names = list(orders.get(name, sorted({str(value) for value in column})))
+            axes = draw(place, np.asarray([names.index(str(value)) for value in column]), name)
             axes.set_xlim(-0.5, len(names) - 0.5)
             if sum(map(len, names)) <= MAX_LETTERS:
                 axes.set_xticks(range(len(names)), names, parse_math=False)

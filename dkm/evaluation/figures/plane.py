@@ -1,4 +1,4 @@
-"""Two dimensions to look at the embedding in: principal components, t-SNE or UMAP."""
+"""Lays out the embedding in two dimensions: principal components, t-SNE or UMAP."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
-# Points that are laid out in a few seconds.
+# Numbers of points that each method lays out in a few seconds.
 MAX_POINTS = {"pca": 5000, "tsne": 2000, "umap": 5000}
 _PERPLEXITY = 30.0
 _N_NEIGHBORS = 15
-# Points that t-SNE and UMAP need to make sense, and not to fail.
+# t-SNE and UMAP fail, or mean nothing, with fewer points.
 _FEWEST = 10
 
 
 class Plane(NamedTuple):
-    """Points (N, 2), centroids (K, 2), and what the two axes are."""
+    """Points (N, 2), centroids (K, 2), and the labels of the two axes."""
 
     points: FloatArray
     centroids: FloatArray
@@ -33,7 +33,7 @@ def is_available(method: str) -> bool:
 
 
 def plane(Z: FloatArray, centroids: FloatArray, *, method: str = "pca", seed: int = 0) -> Plane:
-    """Lay the embedding out in two dimensions, the centroids with it.
+    """Lay out the embedding and the centroids in two dimensions.
 
     Parameters
     ----------
@@ -45,13 +45,13 @@ def plane(Z: FloatArray, centroids: FloatArray, *, method: str = "pca", seed: in
         pca, tsne or umap. The last two are replaced by pca where there are fewer than ten points, one dimension, or
         nothing but equal points.
     seed : int
-        Of the layout, and of the jitter that stands in for the second axis where D = 1.
+        Seed of the layout, and of the jitter that replaces the second axis if D = 1.
     """
     if method == "pca" or len(Z) < _FEWEST or Z.shape[1] < 2 or np.ptp(Z, axis=0).max() == 0:
         return _principal(Z, centroids, seed)
     together = np.vstack([Z, centroids]).astype(np.float64)
     together -= together.mean(axis=0)
-    together = (together / np.ptp(together, axis=0).max()).astype(np.float32)  # neither changes who is near whom
+    together = (together / np.ptp(together, axis=0).max()).astype(np.float32)  # neither changes the neighbors
     if method == "tsne":
         from sklearn.manifold import TSNE
 
@@ -60,7 +60,7 @@ def plane(Z: FloatArray, centroids: FloatArray, *, method: str = "pca", seed: in
         names = ("t-SNE 1", "t-SNE 2")
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own and numba's; none is of the user's making
+            warnings.simplefilter("ignore")  # warnings of UMAP and numba, which the user cannot act on
             from umap import UMAP
 
             n_neighbors = min(_N_NEIGHBORS, len(together) - 1)

@@ -1,4 +1,4 @@
-"""What all figures share: size, colors, frames, heat maps, names, and the file that they are written to."""
+"""What all figures share: size, colors, frames, heat maps, tick labels, and writing them to files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MAX_TITLE = 40  # letters over a panel
 MAX_FEATURES = 50
 
 
-MAX_GROUPS = 40  # of runs that are compared
+MAX_GROUPS = 40  # of compared runs
 
 
 LEFT, RIGHT, BOTTOM, TOP = 0.95, 0.15, 0.65, 0.35  # inches around a panel: room for numbers, a label and a title
@@ -86,12 +86,12 @@ def cluster_colors(n_clusters: int) -> FloatArray:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return a figure that makes room for all that stands in it, which takes as long as drawing it again."""
+    """Return a figure whose layout fits everything in it; this takes as long as drawing it a second time."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
 
 
 def framed_figure(width: float, height: float, *, right: float = RIGHT) -> Figure:
-    """Return a figure with fixed margins: of equal pictures of a run, the frames lie on each other."""
+    """Return a figure with fixed margins, so that the frames of a figure of several runs coincide."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     figure.subplots_adjust(LEFT / width, BOTTOM / height, 1 - right / width, 1 - TOP / height)
     return figure
@@ -129,7 +129,7 @@ def font_size(n_names: int) -> int:
 
 
 def name_ticks(axis: Axis, names: Iterable[object]) -> None:
-    """Name the ticks 0, 1, ...: small and upright where they crowd, not all of them where they do not fit."""
+    """Label the ticks 0, 1, ...: small and upright if they are crowded, and only some if they do not fit."""
     texts = [shorten(str(name), MAX_LETTERS) for name in names]
     is_x = isinstance(axis, XAxis)
     every = math.ceil(len(texts) / (MAX_NAMED if is_x else MAX_NAMED // 2))
@@ -139,7 +139,7 @@ def name_ticks(axis: Axis, names: Iterable[object]) -> None:
 
 
 def number_powers(axis: Axis, subs: Sequence[float]) -> None:
-    """Name these multiples of the powers of ten on a logarithmic axis, as plain numbers."""
+    """Label these multiples of the powers of ten on a logarithmic axis as plain numbers."""
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
@@ -159,7 +159,7 @@ def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
         RGB.
     """
     canvas: Any = FigureCanvasAgg(figure)  # its methods carry no types
-    with warnings.catch_warnings():  # a letter that the font has not is drawn as a box
+    with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         canvas.draw()
     return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
@@ -168,7 +168,7 @@ def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
 def figure_to_png(figure: Figure) -> bytes:
     """Return the content of a PNG file; equal figures give equal bytes."""
     png = BytesIO()
-    # A sixth larger than at level 6, in two thirds of the time.
+    # Compared with level 6: files are a sixth larger, and take two thirds of the time.
     Image.fromarray(figure_to_array(figure)).save(png, format="png", dpi=(DPI, DPI), compress_level=3)
     return png.getvalue()
 
@@ -185,7 +185,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def save_png(png: bytes, path: Path) -> None:
-    """Write what ``figure_to_png`` returned, whole or not at all."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_bytes(png)
-    beside.replace(path)
+    """Write the content of a PNG file, whole or not at all; unlike ``write_atomically``, without a sync to disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(png)
+    temporary.replace(path)
