@@ -31,7 +31,7 @@ from dkm.config.commands import TuneConfig, parse_own
 from dkm.config.commands import main as run_command
 from dkm.config.compose import absolute
 from dkm.errors import Failure, UserError, in_short
-from dkm.runs import reading
+from dkm.runtime.locks import lock_folder
 from dkm.search.study import LOCK, STORAGE, cautions, data_sha256, open_study, plan_study
 from dkm.search.study_report import answer_lines, build_answer, write_answer, write_trials
 from dkm.search.trials import Study, run_trials
@@ -67,7 +67,7 @@ def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
     plan = plan_study(config, folder, overrides)
     plan = plan._replace(sha256=data_sha256(plan))
     is_new = not os.path.exists(folder)  # noqa: PTH110  # pathlib raises for a name too long
-    with reading.claimed_folder(folder, LOCK, "a study that no other process is at"):
+    with lock_folder(folder, LOCK):
         try:
             study = plan._replace(study=open_study(plan))
             print(f"{config.trials} trials in {folder}", flush=True)

@@ -24,6 +24,7 @@ from dkm.config.commands import SelectConfig, numbers
 from dkm.config.compose import compose, parse
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
+from dkm.runtime.locks import try_lock
 from dkm.search.selection import Scores, recommend
 from dkm.search.selection_runs import (
     SCORES,
@@ -218,10 +219,10 @@ def test_a_folder_in_which_a_sweep_still_trains_is_left_alone(tmp_path: Path, fo
     """It may have outlived the search that started it: its process has the lock too."""
     words = ["k=3-5", "seeds=0,1", f"output={folder}", *QUICK]
     with (folder / "select.lock").open("ab") as lock:
-        assert reading.claim(lock)
+        assert try_lock(lock)
         sleep = [sys.executable, "-c", "input()"]
         sweep = subprocess.Popen(sleep, stdin=subprocess.PIPE, pass_fds=[lock.fileno()])
-    with pytest.raises(UserError, match=f"output={folder}: expected a folder in which no other process trains"):
+    with pytest.raises(UserError, match=f"output={folder}: expected a folder that no other process uses"):
         select.work(words)
     sweep.communicate(b"\n")
     select.work(words)

@@ -23,6 +23,7 @@ from dkm import tune
 from dkm.config.commands import TuneConfig
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
+from dkm.runtime.locks import try_lock
 from dkm.search import study as study_module
 from dkm.search import trials
 from dkm.search.space import Choices, Interval, space_of
@@ -170,8 +171,8 @@ def test_another_study_in_the_folder_is_refused_and_kept(folder: Path, words: li
 
 def test_a_study_that_another_process_is_at_is_refused(folder: Path) -> None:
     with (folder / "study.lock").open("ab") as file:
-        assert reading.claim(file)
-        with pytest.raises(UserError, match="expected a study that no other process is at"):
+        assert try_lock(file)
+        with pytest.raises(UserError, match="expected a folder that no other process uses"):
             tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
 
 
@@ -345,8 +346,8 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     monkeypatch.undo()
     stand_in(monkeypatch, Trials)
     log = (tmp_path / "out" / "trials" / "0.log").open("ab")
-    assert reading.claim(log)
-    monkeypatch.setattr(trials.time, "sleep", lambda seconds: log.close())
+    assert try_lock(log)
+    monkeypatch.setattr(trials.time, "sleep", lambda seconds: seconds == trials._POLL_S and log.close())
     tune.work(words)
     assert "trial 0: still trains; waiting for it" in capsys.readouterr().out
     assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2

@@ -25,9 +25,10 @@ from dkm.config.schema import to_dict
 from dkm.data.scaling import Scaling
 from dkm.evaluation.assignments import Answers, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
-from dkm.runs.reading import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT, claim
+from dkm.runs.reading import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT
 from dkm.runs.tensorboard import Dashboard, NoDashboard
 from dkm.runtime.atomic import write_atomically
+from dkm.runtime.locks import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class RunDirectory:
         logger.setLevel(logging.INFO)
         to_file = logging.FileHandler(self.path / LOG, encoding="utf-8")
         assert to_file.stream is not None
-        if not claim(to_file.stream):
+        if not try_lock(to_file.stream):
             to_file.close()
             return False
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

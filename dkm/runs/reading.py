@@ -9,18 +9,17 @@ import glob
 import json
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from dkm.config.schema import flatten
 from dkm.data.files import expand
 from dkm.errors import UserError, in_short, input_error
+from dkm.runtime.locks import is_locked
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -34,15 +33,6 @@ LOG = "train.log"
 OVERRIDES = ".hydra/overrides.yaml"
 
 COMPLETED = "completed"
-# Tries at a lock, and seconds between them.
-_CLAIMS, _CLAIM_PAUSE_S = 5, 0.1
-# Locks of files, where the system has them.
-try:
-    import fcntl as _fcntl
-except ImportError:
-    fcntl: Any = None
-else:
-    fcntl = _fcntl
 # libyaml, which is ten times as fast, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What moves no number of a run.
@@ -163,64 +153,9 @@ def read(path: Path) -> Run:
         raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
 
 
-def claim(file: IO[Any]) -> bool:
-    """Lock a file until it is closed, by this process and those that inherit it; return False if another one has it.
-
-    Where there are no locks of files, as on Windows, nobody is kept out.
-    """
-    for _ in range(_CLAIMS):
-        if _lock(file, shared=False):
-            return True
-        time.sleep(_CLAIM_PAUSE_S)  # it may be one that only asked
-    return False
-
-
-@contextmanager
-def claimed_folder(folder: Path, name: str, wanted: str) -> Iterator[IO[bytes]]:
-    """Make the folder ``output=`` and keep other processes out of it while the block runs, by the file ``name`` in it.
-
-    Yields the file: a process that inherits it keeps others out too.
-
-    Raises
-    ------
-    UserError
-        If it cannot be made, or another process is at it; ``wanted`` says what was expected then.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / name).open("ab")
-    except OSError as error:
-        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
-    with lock:
-        if not claim(lock):
-            raise UserError(f"output={folder}: expected {wanted}; wait for it or stop it")
-        yield lock
-
-
-def is_claimed(path: Path) -> bool:
-    """Return whether a process has claimed a file."""
-    try:
-        with path.open("rb") as file:
-            return not _lock(file, shared=True)
-    except OSError:
-        return False
-
-
-def _lock(file: IO[Any], *, shared: bool) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
 def is_in_use(path: Path) -> bool:
-    """Return whether a process is training in a run directory: it has claimed the log."""
-    return is_claimed(path / LOG)
+    """Return whether a process is training in a run directory: it has locked the log."""
+    return is_locked(path / LOG)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
+from dkm.runtime import locks
 from dkm.search.selection import Scores
 
 # Scores of the files.
@@ -70,7 +71,7 @@ class Search(NamedTuple):
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[IO[bytes]]:
     """Make the folder and keep others out of it while the block runs; one that was made for nothing is removed."""
-    with reading.claimed_folder(folder, _LOCK, "a folder in which no other process trains") as lock:
+    with locks.lock_folder(folder, _LOCK) as lock:
         try:
             yield lock
         except KeyboardInterrupt as error:

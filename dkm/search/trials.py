@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, TuneConfig, quoted
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
+from dkm.runtime.locks import is_locked, try_lock
 from dkm.search.space import Space, n_points, points
 
 if TYPE_CHECKING:
@@ -149,9 +150,9 @@ def _continued(study: Study, frozen: optuna.trial.FrozenTrial) -> list[Running]:
     from optuna.trial import TrialState
 
     trial = optuna.Trial(study.study, frozen._trial_id)  # Optuna has no public way back to a trial
-    if reading.is_claimed(study.log_of(frozen.number)):
+    if is_locked(study.log_of(frozen.number)):
         print(f"trial {frozen.number}: still trains; waiting for it", flush=True)
-    while reading.is_claimed(study.log_of(frozen.number)):  # its process outlived the study's
+    while is_locked(study.log_of(frozen.number)):  # its process outlived the study's
         time.sleep(_POLL_S)
     epoch = max(frozen.intermediate_values, default=-1)
     if _is_hopeless(study, trial, epoch):
@@ -174,7 +175,7 @@ def _started(study: Study, trial: optuna.Trial, *, epoch: int = -1, resume: bool
     command += [f"hydra.run.dir={quoted(directory)}", *(["resume=auto"] if resume else [])]
     directory.parent.mkdir(exist_ok=True)
     log = study.log_of(trial.number).open("w+b")
-    reading.claim(log)
+    try_lock(log)
     # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
     return Running(trial, directory, process, log, epoch)
