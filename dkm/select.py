@@ -10,7 +10,7 @@ the clusters on the data, and how far clusterings agree, between seeds and betwe
 
     seeds=0,1,2     of the runs for each number
     output=DIR      where runs and answer go; a folder that is there is gone on with
-    jobs=2          runs at a time; needs the extra: pip install 'dkm[sweep]'
+    jobs=2          runs at a time
 """
 
 # Shapes: N rows of the data, D latent, K clusters.

@@ -25,6 +25,7 @@ from dkm.config.compose import compose, parse
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime.locks import try_lock
+from dkm.search.pool import ChildRun
 from dkm.search.selection import Scores, recommend
 from dkm.search.selection_runs import (
     SCORES,
@@ -46,7 +47,7 @@ QUICK = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("select") / "out"
-    select.work(["k=3-5", "seeds=0,1", f"output={path}", *QUICK])
+    select.work(["k=3-5", "seeds=0,1", "jobs=2", f"output={path}", *QUICK])
     return path
 
 
@@ -194,25 +195,56 @@ def test_a_run_that_was_killed_is_no_reason_to_leave_its_number_out(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("signal_number", "error", "expected"),
+    ("number", "error", "expected"),
     [
-        (signal.SIGKILL, Failure, r"the sweep was killed \(SIGKILL\); the same command with output=.* goes on"),
+        (signal.SIGKILL, Failure, r"k2/seed0: killed by SIGKILL; the same command with output=.* goes on"),
         (signal.SIGINT, KeyboardInterrupt, r"^the same command with output=.* goes on"),
     ],
 )
-def test_a_sweep_that_dies_says_of_what(
-    signal_number: signal.Signals,
+def test_a_run_that_dies_says_of_what(
+    number: signal.Signals,
     error: type[BaseException],
     expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kill = [sys.executable, "-c", f"import os, signal; os.kill(os.getpid(), {int(signal_number)})"]
-    popen = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: popen(kill, **options))
+    kill = [sys.executable, "-c", f"import os, signal; os.kill(os.getpid(), {int(number)})"]
+    monkeypatch.setattr(ChildRun, "command", lambda self: kill)
     with pytest.raises(error, match=expected), lock_folder(tmp_path / "out") as lock:
         _train(search_in(tmp_path / "out", [2], [0])._replace(lock=lock), [2])
-    assert not (tmp_path / "out").exists()  # nothing is in it
+
+
+def fail_with(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every run fail with this exit code."""
+    program = f"import sys; print('error: no space left', file=sys.stderr); sys.exit({code})"
+    monkeypatch.setattr(ChildRun, "command", lambda self: [sys.executable, "-c", program])
+
+
+def test_a_mistake_that_a_run_finds_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(2, monkeypatch)
+    with pytest.raises(UserError, match=r"^no space left$"), lock_folder(tmp_path / "out") as lock:
+        _train(search_in(tmp_path / "out", [2], [0])._replace(lock=lock), [2])
+
+
+def test_a_run_that_fails_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(1, monkeypatch)
+    with lock_folder(tmp_path / "out") as lock:
+        search = search_in(tmp_path / "out", [2], [0])._replace(lock=lock)
+        _train(search, [2])
+    assert capsys.readouterr().err == "warning: k=2, seed=0: no space left\n"
+    with pytest.raises(Failure, match="k2/seed0: did not end, see above"):
+        complete_numbers(search)
+
+
+def test_runs_at_a_time_need_no_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's launchers have no part in it."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(ChildRun, "command", lambda self: commands.append([*self.overrides]) or ["true"])
+    with lock_folder(tmp_path / "out") as lock:
+        _train(search_in(tmp_path / "out", [2, 3], [0, 1])._replace(lock=lock, n_jobs=2), [2, 3])
+    assert commands == [[f"clustering.n_clusters={k}", f"seed={seed}"] for k in (2, 3) for seed in (0, 1)]
 
 
 def test_a_folder_in_which_a_sweep_still_trains_is_left_alone(tmp_path: Path, folder: Path) -> None:

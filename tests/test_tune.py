@@ -24,8 +24,8 @@ from dkm.config.commands import TuneConfig
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime.locks import try_lock
+from dkm.search import pool, trials
 from dkm.search import study as study_module
-from dkm.search import trials
 from dkm.search.space import Choices, Interval, space_of
 from dkm.search.study import _checked
 
@@ -142,7 +142,7 @@ def test_the_answer_is_the_best_completed_trial(folder: Path) -> None:
 def test_a_finished_study_is_only_told_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trials, "_started", pytest.fail)
+    monkeypatch.setattr(trials, "_run_of", pytest.fail)
     before = (folder / "tune.csv").read_bytes()
     tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
     assert (folder / "tune.csv").read_bytes() == before
@@ -245,7 +245,7 @@ class Trials:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, runs_are: Any) -> None:
     """Let what stands for the runs be started in their place; nobody else's processes."""
-    monkeypatch.setattr(trials, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": runs_are}))
+    monkeypatch.setattr(pool, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": runs_are}))
 
 
 class Failing(Trials):
@@ -313,7 +313,7 @@ def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
 ) -> None:
     """More trials than Optuna's sampler needs to learn from; stopped as this one ends, None: the first to be pruned."""
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(trials, "_POLL_S", 0.0)
+    monkeypatch.setattr(pool, "POLL_S", 0.0)
     words = ["trials=16", *QUICK, "clustering.weight=tag(log,interval(0.1,10))"]
     tune.work([*words, f"output={tmp_path / 'whole'}"])
     whole = table(tmp_path / "whole")
@@ -322,7 +322,7 @@ def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
         number = next(int(row["trial"]) for row in whole if row["state"] == "pruned")
     told = trials._told
 
-    def stop(study: trials.Study, one: trials.Running) -> None:
+    def stop(study: trials.Study, one: trials.TrialRun) -> None:
         if one.trial.number == number:
             raise KeyboardInterrupt
         told(study, one)
@@ -347,7 +347,7 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     stand_in(monkeypatch, Trials)
     log = (tmp_path / "out" / "trials" / "0.log").open("ab")
     assert try_lock(log)
-    monkeypatch.setattr(trials.time, "sleep", lambda seconds: seconds == trials._POLL_S and log.close())
+    monkeypatch.setattr(trials.time, "sleep", lambda seconds: seconds == trials.POLL_S and log.close())
     tune.work(words)
     assert "trial 0: still trains; waiting for it" in capsys.readouterr().out
     assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
@@ -372,7 +372,7 @@ def test_a_run_that_somebody_else_interrupts_goes_on_with_the_study(
 
 def test_more_trials_of_a_space_of_choices_are_other_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(trials, "_POLL_S", 0.0)
+    monkeypatch.setattr(pool, "POLL_S", 0.0)
     words = [f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2,3", "clustering.init=gmm,ward,k-means++"]
     for n_trials, n_seen in ((5, 5), (8, 8), (20, 9)):
         tune.work([f"trials={n_trials}", *words])

@@ -4,28 +4,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from dkm.config.commands import (
-    EXIT_INTERRUPTED,
-    EXIT_USER_ERROR,
-    quoted,
-)
+from dkm.config.commands import EXIT_USER_ERROR
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime import locks
+from dkm.search.pool import ChildPool, ChildRun
 from dkm.search.selection import Scores
 
 # Scores of the files.
@@ -39,18 +33,11 @@ SCORES = (
 _N_INIT, _HALF_ROWS = 10, 5000
 
 
-_POLL_S = 0.5
-
-
-# Seconds that an interrupted sweep has to write its checkpoints.
-_PATIENCE_S = 60.0
-
-
 # Settings in which the runs of a folder may differ.
 _MAY_DIFFER = ("clustering.n_clusters", "seed", "device", "threads")
 
 
-# Held while a search is under way, by its sweep too, which may outlive it.
+# Locked while a search is under way, by its runs too, which may outlive it.
 _LOCK = "select.lock"
 
 
@@ -146,7 +133,7 @@ def complete_numbers(search: Search) -> tuple[list[int], list[str]]:
     Raises
     ------
     Failure
-        If there is no such number, or a run is missing that has not failed: the sweep was killed.
+        If there is no such number, or a run is missing that has not failed.
     """
     folder, whole, warnings = search.folder, [], []
     for k in search.ks:
@@ -184,62 +171,53 @@ def _goes_on(folder: Path) -> str:
 
 
 def _train(search: Search, ks: Sequence[int]) -> None:
-    """Train the runs that are missing; some of them may fail."""
-    folder, seeds = search.folder, search.seeds
-    command = [sys.executable, "-m", "dkm.train", "--multirun", *search.words]
-    command += [f"clustering.n_clusters={','.join(map(str, ks))}", f"seed={','.join(map(str, seeds))}", "resume=auto"]
-    command += [f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=k${clustering.n_clusters}/seed${seed}"]
-    command.append("hydra/hydra_logging=disabled")
-    if search.n_jobs > 1:
-        command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={search.n_jobs}"]
-    waiting = [(k, seed) for k in ks for seed in seeds]
-    # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
-    shared = [search.lock.fileno()] if os.name == "posix" else []
-    process = subprocess.Popen(command, start_new_session=True, pass_fds=shared)
-    try:
-        while process.poll() is None:
-            time.sleep(_POLL_S)
-            waiting = _print_completed(folder, waiting)
-    finally:
-        _stop(process)
-    _print_completed(folder, waiting)
-    code = process.returncode
-    if code == EXIT_USER_ERROR:
-        raise SystemExit(EXIT_USER_ERROR)  # it has said why
-    if code in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-        raise KeyboardInterrupt
-    if code < 0:
-        raise Failure(f"{folder}: the sweep was killed ({signal.Signals(-code).name}); {_goes_on(folder)}")
+    """Train the runs that are missing; some of them may fail.
+
+    Raises
+    ------
+    UserError, Failure
+        If a run refuses its settings or its data, or is killed.
+    KeyboardInterrupt
+        If somebody interrupted a run.
+    """
+    places = [(k, seed, directory_of(search.folder, k, seed)) for k in ks for seed in search.seeds]
+    runs = [_SelectionRun.of(search, k, seed) for k, seed, directory in places if not _completed(directory)]
+    with ChildPool[_SelectionRun](search.n_jobs, inherited=[search.lock]) as pool:
+        for run in pool.train(runs):
+            if run.exit_code == EXIT_USER_ERROR:
+                raise UserError(run.error())
+            if run.was_interrupted:
+                raise KeyboardInterrupt
+            if run.exit_code < 0:
+                raise Failure(f"{run.directory}: {run.error()}; {_goes_on(search.folder)}")
+            if run.exit_code > 0:
+                print(f"warning: k={run.k}, seed={run.seed}: {run.error()}", file=sys.stderr, flush=True)
+            _print_completed(run)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a sweep that is under way, and the processes that it started; its runs write their checkpoints."""
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        process.wait(_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+@dataclass(eq=False, kw_only=True)
+class _SelectionRun(ChildRun):
+    k: int
+    seed: int
+
+    @classmethod
+    def of(cls, search: Search, k: int, seed: int) -> _SelectionRun:
+        overrides = [*search.words, f"clustering.n_clusters={k}", f"seed={seed}"]
+        log = search.folder / "logs" / f"k{k}-seed{seed}.log"
+        return cls(overrides, directory_of(search.folder, k, seed), log, k=k, seed=seed)
 
 
-def _print_completed(folder: Path, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Print those of the runs that have completed, and drop their checkpoints; return the others.
+def _print_completed(run: _SelectionRun) -> None:
+    """Print the score of a run that has completed, and drop its checkpoints.
 
     With the default network the checkpoints of a hundred runs take 4 GB.
     """
-    left = []
-    for k, seed in waiting:
-        run = _completed(directory_of(folder, k, seed))
-        if run is not None:
-            shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
-            score = run.scores.get("modularity_data")
-            shown = "-" if score is None else f"{score:.4f}"
-            print(f"k={k}, seed={seed}: modularity on the data {shown}, {run.seconds or 0:.0f} s", flush=True)
-        else:
-            left.append((k, seed))
-    return left
+    completed = _completed(run.directory)
+    if completed is not None:
+        shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+        score = completed.scores.get("modularity_data")
+        shown = "-" if score is None else f"{score:.4f}"
+        print(f"k={run.k}, seed={run.seed}: modularity on the data {shown}, {completed.seconds or 0:.0f} s", flush=True)
 
 
 def directory_of(folder: Path, k: int, seed: int) -> Path:

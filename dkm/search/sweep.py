@@ -149,7 +149,7 @@ def _job(cfg: DictConfig) -> float:
     A launcher may call it in another process or on another machine, and again in the same directory when it has queued
     the job again; with ``resume=auto`` the run then goes on.
     """
-    from dkm.runs.reading import CONFIG, LOG
+    from dkm.runs.reading import CONFIG
     from dkm.training.resume import with_config_of
 
     config = checked(cfg)
@@ -158,8 +158,8 @@ def _job(cfg: DictConfig) -> float:
         config = with_config_of(directory, config)
         if (scores := _scores_of_completed(directory, config)) is not None:
             return _objective(scores)
-    else:  # Hydra has just written the first, and a run that was killed as it began left the others
-        require_new(directory, besides=(".hydra", LOG, f"{CONFIG}.tmp"))
+    else:
+        require_new(directory)
     try:
         return _objective(execute_with_one_line_errors(Plan(config, directory)))
     except Failure as error:

@@ -8,34 +8,29 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, TuneConfig, quoted
+from dkm.config.commands import EXIT_USER_ERROR, TuneConfig
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
-from dkm.runtime.locks import is_locked, try_lock
+from dkm.runtime.locks import is_locked
+from dkm.search.pool import POLL_S, ChildPool, ChildRun
 from dkm.search.space import Space, n_points, points
 
 if TYPE_CHECKING:
     import optuna
 
-_POLL_S = 0.2
 # Trials before one may be pruned.
 _N_UNPRUNED = 5
 # A space of choices with at most so many times the points that there are trials is drawn from without repetition.
 _REPEATABLE = 10
 # Trials that fail, and nothing else yet, before the study gives up.
 _FAILURES_AT_START = 3
-# Seconds that an interrupted run has to write its checkpoint.
-_PATIENCE_S = 60.0
 
 
 class Study(NamedTuple):
@@ -64,25 +59,16 @@ class Study(NamedTuple):
         return self.folder / "trials" / f"{number}.log"
 
 
-@dataclass
-class Running:
-    """A trial whose run is under way."""
+@dataclass(eq=False, kw_only=True)
+class TrialRun(ChildRun):
+    """The run of a trial that is under way."""
 
     trial: optuna.Trial
-    directory: Path
-    process: subprocess.Popen[bytes]
-    # What it says; claimed by this process and by the run, so that a study which goes on knows that it still trains.
-    log: IO[bytes]
     # The last epoch whose score Optuna knows.
     epoch: int
     is_pruned: bool = False
     # Bytes of metrics.jsonl that were read.
     n_read: int = 0
-
-    def interrupt(self) -> None:
-        """Let the run write a checkpoint and end."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
 
 
 def sampler(number: int) -> optuna.samplers.BaseSampler:
@@ -106,29 +92,22 @@ def run_trials(study: Study) -> None:
     n_wanted = min(study.config.trials, n_points(study.space))
     # The first trial makes the pretraining that the others take.
     is_pretrained = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-    running: list[Running] = []
-    try:
-        while running or interrupted or n_begun < n_wanted:
-            is_pretrained = is_pretrained or any(one.epoch >= 0 for one in running)
-            n_slots = study.config.jobs if is_pretrained else 1
-            while len(running) < n_slots and (interrupted or n_begun < n_wanted):
+    with ChildPool[TrialRun]() as pool:
+        while pool.running or interrupted or n_begun < n_wanted:
+            is_pretrained = is_pretrained or any(run.epoch >= 0 for run in pool.running)
+            pool.n_at_once = study.config.jobs if is_pretrained else 1
+            while pool.has_room and (interrupted or n_begun < n_wanted):
                 if interrupted:
-                    running += _continued(study, interrupted.pop(0))
+                    run = _continued(study, interrupted.pop(0))
                 else:
                     own.sampler = sampler(n_begun)
-                    running.append(_started(study, own.ask()))
+                    run = _run_of(study, own.ask())
                     n_begun += 1
-            time.sleep(_POLL_S)
-            for one in list(running):
-                has_ended = one.process.poll() is not None  # asked first: what it wrote last is then seen
-                _report(study, one)
-                if has_ended:
-                    running.remove(one)
-                    with one.log:
-                        _told(study, one)
-                    is_pretrained = is_pretrained or one.process.returncode == 0
-    finally:
-        _stop(running)
+                if run is not None:
+                    pool.start(run)
+            for run in pool.ended(partial(_report, study)):
+                _told(study, run)
+                is_pretrained = is_pretrained or run.exit_code == 0
 
 
 def _enqueue(study: Study) -> None:
@@ -144,7 +123,7 @@ def _enqueue(study: Study) -> None:
         study.study.enqueue_trial(point, skip_if_exists=True)
 
 
-def _continued(study: Study, frozen: optuna.trial.FrozenTrial) -> list[Running]:
+def _continued(study: Study, frozen: optuna.trial.FrozenTrial) -> TrialRun | None:
     """Go on with a trial that was under way when the study was killed; it may have been about to be pruned."""
     import optuna
     from optuna.trial import TrialState
@@ -153,35 +132,23 @@ def _continued(study: Study, frozen: optuna.trial.FrozenTrial) -> list[Running]:
     if is_locked(study.log_of(frozen.number)):
         print(f"trial {frozen.number}: still trains; waiting for it", flush=True)
     while is_locked(study.log_of(frozen.number)):  # its process outlived the study's
-        time.sleep(_POLL_S)
+        time.sleep(POLL_S)
     epoch = max(frozen.intermediate_values, default=-1)
     if _is_hopeless(study, trial, epoch):
         study.study.tell(trial, state=TrialState.PRUNED)
         print(f"trial {frozen.number}: pruned in epoch {epoch}; {shown(frozen.params)}", flush=True)
-        return []
-    directory = study.directory_of(frozen.number)
-    is_begun = (directory / reading.CONFIG).is_file()
-    if not is_begun:
-        shutil.rmtree(directory, ignore_errors=True)
+        return None
     study.study.sampler = sampler(frozen.number)
-    return [_started(study, trial, epoch=epoch, resume=is_begun)]
+    return _run_of(study, trial, epoch=epoch)
 
 
-def _started(study: Study, trial: optuna.Trial, *, epoch: int = -1, resume: bool = False) -> Running:
+def _run_of(study: Study, trial: optuna.Trial, *, epoch: int = -1) -> TrialRun:
     values = {key: dimension.suggest(trial, key) for key, dimension in study.space.items()}
-    directory = study.directory_of(trial.number)
-    command = [sys.executable, "-m", "dkm.train", *study.words, *(f"{key}={value}" for key, value in values.items())]
-    # Not for a new one: it might take up an equal trial that was pruned.
-    command += [f"hydra.run.dir={quoted(directory)}", *(["resume=auto"] if resume else [])]
-    directory.parent.mkdir(exist_ok=True)
-    log = study.log_of(trial.number).open("w+b")
-    try_lock(log)
-    # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
-    return Running(trial, directory, process, log, epoch)
+    overrides = [*study.words, *(f"{key}={value}" for key, value in values.items())]
+    return TrialRun(overrides, study.directory_of(trial.number), study.log_of(trial.number), trial=trial, epoch=epoch)
 
 
-def _report(study: Study, one: Running) -> None:
+def _report(study: Study, one: TrialRun) -> None:
     """Tell Optuna the scores of the evaluations since the last time; interrupt the run if it says so."""
     path = one.directory / reading.METRICS
     n_bytes = path.stat().st_size if path.exists() else 0
@@ -219,7 +186,7 @@ def _is_last(directory: Path, epoch: int) -> bool:
     return bool(has_settled or epoch >= settings.get("joint.epochs", math.inf))
 
 
-def _told(study: Study, one: Running) -> None:
+def _told(study: Study, one: TrialRun) -> None:
     """Tell Optuna how a trial ended, and the user.
 
     Raises
@@ -232,7 +199,7 @@ def _told(study: Study, one: Running) -> None:
     from optuna.trial import TrialState
 
     own, number = study.study, one.trial.number
-    if one.process.returncode == EXIT_INTERRUPTED and not one.is_pruned:
+    if one.was_interrupted and not one.is_pruned:
         raise KeyboardInterrupt(f"trial {number} was; the same command with output={study.folder} goes on")
     value, why = _outcome(study, one)
     _require_same_data(study, one)
@@ -251,19 +218,16 @@ def _told(study: Study, one: Running) -> None:
     print(f"trial {number}: {said}; {shown(one.trial.params)}", flush=True)
     ended = [trial.state for trial in own.get_trials(deepcopy=False) if trial.state.is_finished()]
     if set(ended) == {TrialState.FAIL}:
-        if one.process.returncode == EXIT_USER_ERROR:
+        if one.exit_code == EXIT_USER_ERROR:
             raise UserError(why)
         if len(ended) >= _FAILURES_AT_START:
             raise Failure(f"{study.folder}: the first {len(ended)} trials failed, the last one: {why}")
 
 
-def _outcome(study: Study, one: Running) -> tuple[float | None, str]:
+def _outcome(study: Study, one: TrialRun) -> tuple[float | None, str]:
     """Return the objective of a run that has ended; if there is none, None and why."""
-    one.log.seek(0)
-    said = one.log.read().decode(errors="replace").strip().splitlines()
-    if one.process.returncode != 0:
-        lines = [line for line in said if line.startswith("error: ")] or said or ["it said nothing"]
-        return None, lines[-1].removeprefix("error: ")
+    if one.exit_code != 0:
+        return None, one.error()
     try:
         value = reading.read(one.directory).scores.get(study.config.objective)
     except reading.DamagedRun as error:
@@ -273,26 +237,13 @@ def _outcome(study: Study, one: Running) -> tuple[float | None, str]:
     return value, ""
 
 
-def _require_same_data(study: Study, one: Running) -> None:
+def _require_same_data(study: Study, one: TrialRun) -> None:
     """Refuse to go on when the data have changed since the study began."""
     with contextlib.suppress(reading.DamagedRun):
         sha256 = reading.read(one.directory).data.get("sha256")
         if None not in (study.sha256, sha256) and sha256 != study.sha256:
             what = f"trial {one.trial.number} is of other data than the study; expected the same for all trials"
             raise UserError(f"output={study.folder}: {what}; choose another folder")
-
-
-def _stop(running: Sequence[Running]) -> None:
-    """Interrupt the runs that are under way; each writes a checkpoint first."""
-    for one in running:
-        one.interrupt()
-    for one in running:
-        try:
-            one.process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()
-        one.log.close()
 
 
 def shown(params: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ import gc
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,10 +14,15 @@ from omegaconf import OmegaConf
 from dkm.config.compose import Composed
 from dkm.config.run import Config
 from dkm.errors import Failure, UserError
+from dkm.runs.reading import CONFIG, LOG
 from dkm.runtime import distributed
 
 if TYPE_CHECKING:
     from dkm.runs.directory import RunDirectory
+
+
+# What is in a run directory before the config, with which a run begins that can be resumed.
+_LEFT_BY_A_KILLED_START = (".hydra", LOG, f"{CONFIG}.tmp")
 
 
 class Plan(NamedTuple):
@@ -29,12 +33,12 @@ class Plan(NamedTuple):
     composed: Composed | None = None
 
 
-def require_new(directory: Path, besides: Sequence[str] = ()) -> None:
-    """Refuse a run directory that has something in it, ``besides`` the names given."""
+def require_new(directory: Path) -> None:
+    """Refuse a run directory that has something in it, other than what a run leaves that was killed as it began."""
     is_directory = os.path.isdir(directory)  # noqa: PTH112  # False also for a name too long
     if os.path.lexists(directory) and not is_directory:
         raise UserError(f"hydra.run.dir={directory}: expected a directory, got a file; choose another")
-    if is_directory and any(path.name not in besides for path in directory.iterdir()):
+    if is_directory and any(path.name not in _LEFT_BY_A_KILLED_START for path in directory.iterdir()):
         raise UserError(
             f"hydra.run.dir={directory}: expected a new or an empty directory; choose another, or continue the run in "
             f"it with resume={directory}"
