@@ -5,14 +5,13 @@
 For each data set every number is trained with five seeds, with the default settings of the application. Five cases are
 made of them, each the answer from three of the seeds: 0, 1, 2, then 1, 2, 3, and so on around; they share runs and are
 not independent. What other scores alone would have chosen is told beside it. Labels are seen by nothing but the last
-column. Runs go to runs/select, which is gone on with, two at a time (extra: sweep); real data are looked for in
+column. Runs go to runs/select, which is gone on with, two at a time; real data are looked for in
 $DKM_DATA_ROOT, else ./data. Writes docs/select/NAME.json and docs/select.md.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -20,11 +19,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from dkm.config.commands import numbers
-from dkm.errors import Failure
+from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers
+from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.search.selection import Scores, recommend
 from dkm.search.selection_runs import collect, directory_of
+from dkm.select import select
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "select"
@@ -76,20 +76,20 @@ def main() -> int:
         print(
             f"error: {(unknown or sys.argv[2:])[0]}: expected [NAMES]; the names are {', '.join(SETS)}", file=sys.stderr
         )
-        return 2
+        return EXIT_USER_ERROR
     for name in names:
         known = SETS[name]
-        command = [sys.executable, "-m", "dkm.select", f"k={known.k}", f"seeds=0-{N_SEEDS - 1}", "jobs=2"]
-        command += [f"output={RUNS / name}", *known.words]
-        code = subprocess.run(command, check=False).returncode
-        if code != 0:
-            return code
         RESULTS.mkdir(parents=True, exist_ok=True)
+        config = SelectConfig(known.k, f"0-{N_SEEDS - 1}", str(RUNS / name), jobs=2)
         try:
+            select(config, known.words)
             content = json.dumps(measure(name), indent=2) + "\n"
-        except Failure as error:
+        except (UserError, Failure) as error:
             print(f"error: {name}: {error}", file=sys.stderr)
-            return 1
+            return EXIT_USER_ERROR if isinstance(error, UserError) else 1
+        except KeyboardInterrupt as error:
+            print(f"interrupted: {error}", file=sys.stderr)
+            return EXIT_INTERRUPTED
         (RESULTS / f"{name}.json").write_text(content, encoding="utf-8")
         found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
         TABLE.write_text(table({key: found[key] for key in SETS if key in found}), encoding="utf-8")
