@@ -36,7 +36,7 @@ from dkm.search.selection import Recommendation, Scores, recommend
 from dkm.search.selection_runs import (
     SCORES,
     Search,
-    collect,
+    collect_scores,
     complete_numbers,
     drop_lost_seeds,
     lock_folder,
@@ -97,7 +97,7 @@ def _searched(search: Search) -> Recommendation:
     search, without = drop_lost_seeds(search)
     train_missing(search, search.ks[1:])
     ks, left_out = complete_numbers(search)
-    scores = collect(search.folder, ks, search.seeds)
+    scores = collect_scores(search.folder, ks, search.seeds)
     found = recommend(scores)
     found = found._replace(warnings=[*without, *left_out, *found.warnings])
     _write(search.folder, scores, found)
@@ -118,13 +118,14 @@ def _searched(search: Search) -> Recommendation:
 # --- what is printed and written --------------------------------------------------------------------------------------
 
 
-def _mean_and_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
+def _mean_and_sd(scores: Mapping[tuple[int, ...], float]) -> tuple[float | None, float | None]:
     """Return both, None where there are too few values for it."""
+    values = scores.values()
     return statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None
 
 
-def _shown(values: Sequence[float]) -> str:
-    mean, sd = _mean_and_sd(values)
+def _shown(scores: Mapping[tuple[int, ...], float]) -> str:
+    mean, sd = _mean_and_sd(scores)
     return "-" if mean is None else f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
 
 
@@ -151,9 +152,10 @@ def _write(folder: Path, scores: Mapping[int, Scores], found: Recommendation) ->
         rows.append([k, *("" if value is None else f"{value:.9g}" for value in values)])
     try:
         write_atomically(folder / "select.csv", csv_text(rows).encode())
-        content = {**found._asdict(), "scores": {str(k): own for k, own in scores.items()}}
+        lists = {str(k): {name: list(own[name].values()) for name in own} for k, own in scores.items()}
+        content = {**found._asdict(), "scores": lists}
         write_atomically(folder / "select.json", (json.dumps(content, indent=2) + "\n").encode())
-        panels = {name: [own[name] for own in scores.values()] for name in (*_SHOWN, "reconstruction")}
+        panels = {name: [list(own[name].values()) for own in scores.values()] for name in (*_SHOWN, "reconstruction")}
         save_figure(selection(list(scores), panels, found.n_clusters, found.plausible), folder / "select.png")
     except OSError as error:
         raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig,
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.search.selection import Scores, recommend
-from dkm.search.selection_runs import collect, directory_of
+from dkm.search.selection_runs import collect_scores, directory_of
 from dkm.select import select
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,11 +103,11 @@ def measure(name: str) -> dict[str, Any]:
     for directory in (directory_of(RUNS / name, k, seed) for k in ks for seed in range(N_SEEDS)):
         if not reading.read(directory).is_completed:
             raise Failure(f"{directory}: not completed; without it the cases are not alike")
-    all_scores = collect(RUNS / name, ks, range(N_SEEDS))
+    all_scores = collect_scores(RUNS / name, ks, range(N_SEEDS))
     cases = []
     for first in range(N_SEEDS):
         seeds = [(first + i) % N_SEEDS for i in range(N_OF_CASE)]
-        scores = {k: of_seeds(its, seeds) for k, its in all_scores.items()}
+        scores = {k: of_seeds(of_k, seeds) for k, of_k in all_scores.items()}
         found = recommend(scores)
         cases.append(
             {
@@ -117,7 +116,10 @@ def measure(name: str) -> dict[str, Any]:
                 "plausible": found.plausible,
                 "warnings": found.warnings,
                 "alone": {score: best(scores, score, is_more_better=more) for score, more in ALONE.items()},
-                "scores": {score: {k: fmean(its[score]) for k, its in scores.items() if its[score]} for score in ALONE},
+                "scores": {
+                    score: {k: fmean(of_k[score].values()) for k, of_k in scores.items() if of_k[score]}
+                    for score in ALONE
+                },
             }
         )
     return {"n_classes": known.n_classes, "k": known.k, "words": list(known.words), "cases": cases}
@@ -125,20 +127,18 @@ def measure(name: str) -> dict[str, Any]:
 
 def of_seeds(scores: Scores, seeds: Sequence[int]) -> Scores:
     """Return those of the scores of all seeds that are of some, or of two of them."""
-    pairs = list(combinations(range(N_SEEDS), 2))
-    found = {}
     for name, values in scores.items():
-        places = [pairs.index((min(pair), max(pair))) for pair in combinations(seeds, 2)]
-        places = places if name == "agreement_seeds" else list(seeds)
-        if values and len(values) != (len(pairs) if name == "agreement_seeds" else N_SEEDS):
+        n_wanted = N_SEEDS * (N_SEEDS - 1) // 2 if name == "agreement_seeds" else N_SEEDS
+        if values and len(values) != n_wanted:
             raise Failure(f"{name}: {len(values)} values; expected one for each seed, or each two")
-        found[name] = [values[place] for place in places] if values else []
-    return found
+    return {
+        name: {key: value for key, value in values.items() if set(key) <= set(seeds)} for name, values in scores.items()
+    }
 
 
 def best(scores: Mapping[int, Scores], name: str, *, is_more_better: bool) -> int:
     """Return the number with the best mean of a score."""
-    means = {k: fmean(own[name]) for k, own in scores.items() if own[name]}
+    means = {k: fmean(of_k[name].values()) for k, of_k in scores.items() if of_k[name]}
     return (max if is_more_better else min)(means, key=means.__getitem__)
 
 

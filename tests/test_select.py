@@ -351,8 +351,10 @@ def test_numbers(text: str, expected: list[int]) -> None:
 
 
 def scores_of(**columns: Mapping[int, list[float]]) -> dict[int, Scores]:
+    """Return scores of numbers of clusters: of each score a list, whose place is the seed."""
     ks = next(iter(columns.values())).keys()
-    return {k: {name: columns[name][k] if name in columns else [] for name in SCORES} for k in ks}
+    lists = {k: {name: columns[name][k] if name in columns else [] for name in SCORES} for k in ks}
+    return {k: {name: {(seed,): value for seed, value in enumerate(lists[k][name])} for name in SCORES} for k in lists}
 
 
 AGREE = {2: [0.9], 3: [0.95], 4: [0.99], 5: [0.7]}
@@ -362,7 +364,7 @@ def test_the_highest_modularity_is_recommended_where_it_stands_out() -> None:
     modularity = {2: [0.4, 0.41, 0.4], 3: [0.6, 0.6, 0.6], 4: [0.7, 0.71, 0.7], 5: [0.65, 0.6, 0.66]}
     found = recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
     assert (found.n_clusters, found.plausible, found.warnings) == (4, [4], [])
-    assert found.reason == "modularity on the data 0.703, the highest, 0.99"
+    assert found.reason == "its modularity on the data, 0.703, is the highest; the agreement of its clusterings is 0.99"
 
 
 def test_of_numbers_that_modularity_does_not_tell_apart_the_best_agreement_decides() -> None:
@@ -373,23 +375,41 @@ def test_of_numbers_that_modularity_does_not_tell_apart_the_best_agreement_decid
     found = recommend(scores)
     assert (found.n_clusters, found.plausible) == (3, [3, 4, 5])  # 5 is within the noise of its own seeds
     assert found.warnings == []
+    assert found.reason == (
+        "its modularity on the data, 0.693, is close to the highest, 0.700; "
+        "of 3 plausible numbers its clusterings have the highest agreement, 0.95"
+    )
+
+
+def test_modularity_is_compared_within_seeds() -> None:
+    """Seeds differ more than numbers do. Without seed 0, place by place, 4 would have been as good as 3."""
+    scores = scores_of(modularity_data={3: [0.5, 0.7, 0.9], 4: [0.0, 0.6, 0.8]}, agreement_seeds={3: [0.9], 4: [1.0]})
+    del scores[4]["modularity_data"][0,]
+    assert recommend(scores).plausible == [3]
+
+
+def test_numbers_without_a_seed_in_common_are_compared_by_their_means() -> None:
+    scores = scores_of(modularity_data={3: [0.6, 0.0], 4: [0.0, 0.595], 5: [0.0, 0.5]})
+    for k, seed in ((3, 1), (4, 0), (5, 0)):
+        del scores[k]["modularity_data"][seed,]
+    assert recommend(scores).plausible == [3, 4]
 
 
 @pytest.mark.parametrize(
     ("modularity", "agreement", "expected"),
     [
         ({2: [0.1], 3: [0.5], 4: [0.2]}, 0.9, "fewer than 3 seeds"),
-        ({2: [0.5] * 3, 3: [0.5] * 3, 4: [0.5] * 3, 5: [0.5] * 3}, 0.9, "4 numbers are as plausible"),
+        ({2: [0.5] * 3, 3: [0.5] * 3, 4: [0.5] * 3, 5: [0.5] * 3}, 0.9, "4 numbers are equally plausible"),
         (
             *({2: [0.1] * 3, 3: [0.5] * 3, 4: [0.2] * 3}, 0.6),
-            "clusterings with 3 clusters agree between seeds only to 0.60",
+            "clusterings with 3 clusters agree only to 0.60 between seeds",
         ),
         (
             {2: [0.1] * 3, 3: [0.5] * 3, 4: [0.2] * 3},
             0.9,
-            "how far clusterings agree between halves of the data is not",
+            "the agreement between halves of the data is not known",
         ),
-        ({2: [0.1] * 3, 3: [0.2] * 3, 4: [0.15] * 3}, 0.9, "a modularity of 0.20 says"),
+        ({2: [0.1] * 3, 3: [0.2] * 3, 4: [0.15] * 3}, 0.9, "the modularity is only 0.20"),
         ({3: [0.5] * 3, 4: [0.4] * 3}, 0.9, "3 is at the end of the range"),
         ({3: [0.5] * 3}, 0.9, "there is no other number to compare with"),
     ],
@@ -406,7 +426,7 @@ def test_no_number_is_below_two() -> None:
     assert (found.n_clusters, found.warnings) == (2, [])
 
 
-def test_a_modularity_that_still_rises_at_the_end_is_told() -> None:
+def test_a_modularity_that_still_rises_at_the_end_is_a_warning() -> None:
     modularity = {3: [0.6] * 3, 4: [0.695] * 3, 5: [0.7] * 3}
     found = recommend(scores_of(modularity_data=modularity, agreement_seeds=AGREE, agreement_halves=AGREE))
     assert found.n_clusters == 4
@@ -424,7 +444,7 @@ def test_agreement_is_compared_in_what_all_numbers_have() -> None:
 def test_without_agreement_the_modularity_decides() -> None:
     found = recommend(scores_of(modularity_data={3: [0.695] * 2, 4: [0.7] * 2, 5: [0.6] * 2}))
     assert (found.n_clusters, found.plausible) == (4, [3, 4])
-    assert found.reason == "modularity on the data 0.700, the highest"
+    assert found.reason == "its modularity on the data, 0.700, is the highest"
 
 
 def test_of_many_even_clusters_one_less_is_plausible_but_not_chosen() -> None:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -242,29 +244,41 @@ def _runs_of(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> Iterator[
                 yield reading.read(directory)
 
 
-def collect(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, Scores]:
-    """Return for each number the scores of its runs, and of each two of them or each two halves the agreement."""
-    from dkm.runs.comparison import agreement_of, agreements_in
-
-    found: dict[int, Scores] = {}
-    halves = _agreement_of_halves(folder, ks, seeds)
+def collect_scores(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, Scores]:
+    """Return the scores of the runs of each number, and the agreement of each two of them and of each two halves."""
+    collected: dict[int, Scores] = {}
+    agreement_of_halves = _agreement_of_halves(folder, ks, seeds)
     for k in ks:
-        own = [reading.read(directory_of(folder, k, seed)) for seed in seeds]
-        scores: Scores = {name: [] for name in SCORES}
-        for run in own:
-            for name in SCORES:
-                value = run.scores.get(name)
+        runs = {seed: reading.read(directory_of(folder, k, seed)) for seed in seeds}
+        scores: Scores = {name: {} for name in SCORES}
+        for seed, run in runs.items():
+            values = {name: run.scores.get(name) for name in SCORES}
+            for name, value in values.items():
                 if value is not None:
-                    scores[name].append(value)
-        agreement = agreement_of(own)
-        if agreement is not None:
-            scores["agreement_seeds"] = agreements_in(agreement, own)
-        scores["agreement_halves"] = halves[k]
-        found[k] = scores
-    return found
+                    scores[name][seed,] = value
+        scores["agreement_seeds"] = _agreement_of_seeds(runs)
+        scores["agreement_halves"] = agreement_of_halves[k]
+        collected[k] = scores
+    return collected
 
 
-def _agreement_of_halves(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, list[float]]:
+def _agreement_of_seeds(runs: Mapping[int, reading.Run]) -> dict[tuple[int, ...], float]:
+    """Return the adjusted Rand index of each two runs, by their seeds; without those where it is not known."""
+    from dkm.runs.comparison import agreement_of
+
+    agreement = agreement_of(list(runs.values()))
+    if agreement is None:
+        return {}
+    seed_of = {run.path: seed for seed, run in runs.items()}
+    seeds = [seed_of[run.path] for run in agreement.runs]
+    pairs = combinations(range(len(seeds)), 2)
+    values = {(seeds[i], seeds[j]): float(agreement.ari[i, j]) for i, j in pairs}
+    return {pair: value for pair, value in values.items() if not math.isnan(value)}
+
+
+def _agreement_of_halves(
+    folder: Path, ks: Sequence[int], seeds: Sequence[int]
+) -> dict[int, dict[tuple[int, ...], float]]:
     """Return for each number and seed how far k-means on one half of the pretrained embedding agrees with the other's.
 
     Each half has centroids of its own, which assign all rows. The embedding is the pretrained one, the same for every
@@ -279,7 +293,7 @@ def _agreement_of_halves(folder: Path, ks: Sequence[int], seeds: Sequence[int]) 
     from dkm.runtime.devices import set_threads
     from dkm.training.trainer import Trainer
 
-    found: dict[int, list[float]] = {k: [] for k in ks}
+    agreement: dict[int, dict[tuple[int, ...], float]] = {k: {} for k in ks}
     data: Any = None
     for seed in seeds:
         config = _config_of(directory_of(folder, ks[0], seed))
@@ -293,12 +307,12 @@ def _agreement_of_halves(folder: Path, ks: Sequence[int], seeds: Sequence[int]) 
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
         size = min(len(z) // 2, _HALF_ROWS)
         halves = z[order[:size]], z[order[size : 2 * size]]
-        seen = torch.cat(halves)
+        both = torch.cat(halves)
         for k in ks:
             if k <= size:
-                labels = [assign(seen, kmeans(half, k, n_init=_N_INIT, seed=seed).centroids).labels for half in halves]
-                found[k].append(adjusted_rand_index(labels[0].cpu().numpy(), labels[1].cpu().numpy()))
-    return found
+                labels = [assign(both, kmeans(half, k, n_init=_N_INIT, seed=seed).centroids).labels for half in halves]
+                agreement[k][seed,] = adjusted_rand_index(labels[0].cpu().numpy(), labels[1].cpu().numpy())
+    return agreement
 
 
 def _config_of(run: Path) -> Config:
