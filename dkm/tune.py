@@ -5,7 +5,8 @@
 
 What varies is written as for a Hydra sweep: choices ``a,b,c``, ``range(1,5)``, ``interval(0,1)``,
 ``tag(log,interval(0.001,1))``. Where nothing varies, the weight of the clustering loss, the start of the clusters and
-the learning rate of the joint phase do, so that one pretraining serves all trials. Every trial is a run of
+the learning rate of the joint phase do, so that one pretraining serves all trials (with ``clustering=none``, which has
+no joint phase, settings of the pretraining). Every trial is a run of
 ``dkm.train``, which takes all other words; the first one has the settings as they are. Trials that fall behind are
 pruned, failed ones do not end the study. Writes ``study.db`` (Optuna's), ``tune.csv``, ``tune.json``, ``tune.png``.
 

@@ -21,13 +21,15 @@ from matplotlib.image import imread
 
 from dkm import tune
 from dkm.config.commands import TuneConfig
+from dkm.config.compose import compose, parse
+from dkm.config.groups import GROUPS
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime.locks import try_lock
 from dkm.search import pool, trials
 from dkm.search import study as study_module
 from dkm.search.space import Choices, Interval, space_of
-from dkm.search.study import _checked
+from dkm.search.study import _current_settings, _default_space, _make_whole, plan_study
 
 optuna = pytest.importorskip("optuna")
 
@@ -94,11 +96,35 @@ def test_an_interval_of_a_whole_number_is_one_of_whole_numbers() -> None:
         "clustering.n_clusters": Interval(2.0, 5.0, is_log=False, is_int=False),  # null as it is
         "clustering": Choices(("kmeans", "dkm")),
     }
-    start, n_epochs = _checked(space, [*QUICK])
+    _make_whole(space)
+    start = _current_settings(space, QUICK)
     assert space["clustering.n_init"] == Interval(2, 6, is_log=False, is_int=True)
     assert space["clustering.n_clusters"] == Interval(2, 5, is_log=False, is_int=True)
     assert start == {"clustering.n_init": 2, "clustering.n_clusters": None, "clustering": "kmeans"}
-    assert n_epochs == 4
+
+
+@pytest.mark.parametrize("method", GROUPS["clustering"])
+def test_what_varies_where_nothing_is_said_fits_every_method(method: str, tmp_path: Path) -> None:
+    """Before, `none` was refused, and `dkm` had its default weight outside of what was searched."""
+    plan = plan_study(TuneConfig(), tmp_path, [*QUICK, f"clustering={method}"])
+    assert plan.start is not None  # which is searched first, so that the answer can say what was gained
+    assert "clustering.init" in plan.space
+    assert ("clustering.weight" in plan.space) == (method not in ("none", "dec"))  # of dec it scales the whole loss
+    assert ("joint.lr" in plan.space) == (method != "none")
+
+
+def test_the_k_means_loss_is_searched_as_ever() -> None:
+    """A study that was begun earlier goes on."""
+    assert _default_space(compose(parse(QUICK)).config) == [
+        "clustering.weight=tag(log,interval(0.1,10))",
+        "clustering.init=k-means++,auto",
+        "joint.lr=tag(log,interval(0.00003,0.001))",
+    ]
+
+
+def test_without_regularization_its_strength_is_not_searched(tmp_path: Path) -> None:
+    words = [*QUICK, "clustering=none", "regularization=none"]
+    assert list(plan_study(TuneConfig(), tmp_path, words).space) == ["pretrain.lr", "clustering.init"]
 
 
 # --- a study ---
@@ -301,10 +327,34 @@ def test_a_trial_that_settles_is_at_its_end_and_not_pruned(
     assert {row["state"] for row in table(tmp_path / "out")} == expected
 
 
-def test_the_last_evaluation_is_that_of_a_trials_own_epochs(tmp_path: Path) -> None:
-    """Not of the study's, where the number of epochs is searched."""
+class Long(Trials):
+    """Stands for a run with the joint epochs that it was given."""
+
+    def __init__(self, command: list[str], **streams: Any) -> None:
+        super().__init__(command, **streams)
+        (n_epochs,) = [word.partition("=")[2] for word in command if word.startswith("joint.epochs=")][-1:]
+        (self.directory / "config.yaml").write_text(f"seed: 0\njoint: {{epochs: {n_epochs}}}\n")
+
+
+@pytest.mark.parametrize("epochs", ["4,40", "40,4"])
+def test_the_warm_up_is_that_of_a_trials_own_epochs(
+    epochs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the choice that happens to come last: trials of 40 epochs were pruned in epoch 1."""
+    stand_in(monkeypatch, Long)
+    monkeypatch.setattr(pool, "POLL_S", 0.0)
+    words = [word for word in QUICK if not word.startswith("joint.epochs")]
+    weights = ",".join(map(str, range(1, 8)))
+    tune.work(
+        ["trials=20", f"output={tmp_path / 'out'}", *words, f"joint.epochs={epochs}", f"clustering.weight={weights}"]
+    )
+    states = {n: {row["state"] for row in table(tmp_path / "out") if row["joint.epochs"] == n} for n in ("4", "40")}
+    assert states == {"4": {"complete", "pruned"}, "40": {"complete"}}
+
+
+def test_a_trial_is_pruned_neither_in_its_warm_up_nor_at_its_end(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\njoint: {epochs: 20, tolerance: 0}\n")
-    assert [trials._is_last(tmp_path, epoch) for epoch in (10, 20)] == [False, True]
+    assert [trials._may_be_pruned(tmp_path, epoch) for epoch in (3, 4, 19, 20)] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("number", [12, None])

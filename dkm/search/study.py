@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dkm.config.clustering import JointClusteringConfig
 from dkm.config.commands import TuneConfig, words_of_runs
 from dkm.config.compose import compose, parse
 from dkm.config.groups import GROUPS
 from dkm.config.messages import kind_of
+from dkm.config.regularization import NoRegularizationConfig
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
 from dkm.errors import UserError, in_short
 from dkm.runs import reading
-from dkm.search.space import Choices, Interval, space_of, whole_numbers
+from dkm.search.space import Choices, Interval, Space, space_of, whole_numbers
 from dkm.search.trials import Study, sampler
 
 if TYPE_CHECKING:
     import optuna
 
-# What varies where nothing is said: settings of the joint phase.
-_SPACE = (
-    "clustering.weight=tag(log,interval(0.1,10))",
-    "clustering.init=k-means++,auto",
-    "joint.lr=tag(log,interval(0.00003,0.001))",
-)
-
-
 _OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
 
 
 STORAGE, LOCK = "study.db", "study.lock"
-
-
-# Joint epochs, as a part of all, before a trial may be pruned.
-_WARM_UP = 0.2
 
 
 def cautions(study: Study) -> Iterator[str]:
@@ -63,42 +53,65 @@ def plan_study(config: TuneConfig, folder: Path, overrides: Sequence[str]) -> St
     words = words_of_runs(overrides, _OURS, "dkm.tune sets it; use output=", folder, config.jobs)
     space, fixed = space_of(words)
     if not space:
-        keys = [word.partition("=")[0] for word in fixed]
-        space, _ = space_of([word for word in _SPACE if word.partition("=")[0] not in keys])
-    if not space:
-        given = next(word for word in reversed(overrides) if word in fixed)
-        raise UserError(f"{given}: expected a setting that varies; for example {_SPACE[0]}")
-    known, n_epochs = _checked(space, fixed)
+        default = _default_space(compose(parse(fixed)).config)
+        given = {word.partition("=")[0]: word for word in fixed}
+        space, _ = space_of([word for word in default if word.partition("=")[0] not in given])
+        if not space:
+            last = next(word for word in reversed(overrides) if word in fixed)
+            raise UserError(f"{last}: expected a setting that varies; for example {shlex.quote(default[0])}")
+    _make_whole(space)
+    _check_points(space, fixed)
+    known = _current_settings(space, fixed)
     start = {key: space[key].holds(value) for key, value in known.items()}
     is_point = len(start) == len(space) and None not in start.values()
     own = [word for word in fixed if word in overrides]
-    n_warm_up = math.ceil(n_epochs * _WARM_UP)
-    return Study(config, folder, fixed, own, space, start if is_point else None, n_warm_up)
+    return Study(config, folder, fixed, own, space, start if is_point else None)
 
 
-def _checked(space: dict[str, Choices | Interval], words: Sequence[str]) -> tuple[dict[str, Any], int]:
-    """Compose the config with the ends of every interval and with every choice; make intervals of integers such.
+def _default_space(config: Config) -> list[str]:
+    """Return what varies where the user varies nothing.
 
-    Returns
-    -------
-    start : dict
-        The settings as they are, of those that vary and are known.
-    n_epochs : int
-        Of the joint phase.
+    Settings of the joint phase, so that one pretraining serves all trials: the weight of the clustering loss (from the
+    default of its method to 100 times that), the start of the clusters, the learning rate. A method without a joint
+    phase has settings of the pretraining.
     """
+    words = ["clustering.init=k-means++,auto"]
+    clustering = config.clustering
+    if not isinstance(clustering, JointClusteringConfig):
+        words.insert(0, "pretrain.lr=tag(log,interval(0.0003,0.03))")
+        if not isinstance(config.regularization, NoRegularizationConfig):
+            words.append("regularization.strength=tag(log,interval(1e-8,1e-4))")
+        return words
+    words.append("joint.lr=tag(log,interval(0.00003,0.001))")
+    if clustering.reconstruction > 0:  # else the weight scales the whole loss, to which Adam is indifferent
+        least = type(clustering)().weight
+        words.insert(0, f"clustering.weight=tag(log,interval({least:g},{100 * least:g}))")
+    return words
+
+
+def _make_whole(space: dict[str, Choices | Interval]) -> None:
+    """Make intervals of settings that are whole numbers intervals of whole numbers."""
     for key, dimension in space.items():
         if isinstance(dimension, Interval) and not dimension.is_int and kind_of(key).startswith("a whole number"):
             space[key] = whole_numbers(key, dimension)
+
+
+def _check_points(space: Space, words: Sequence[str]) -> None:
+    """Compose the config with the ends of every interval and with every choice."""
     firsts = {key: dimension.samples()[0] for key, dimension in space.items()}
     for key, dimension in space.items():
         for value in dimension.samples():
-            tried = firsts | {key: value}
-            config = compose(parse([*words, *(f"{name}={text}" for name, text in tried.items())])).config
+            point = firsts | {key: value}
+            compose(parse([*words, *(f"{name}={text}" for name, text in point.items())]))
+
+
+def _current_settings(space: Space, words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that vary as they are without the search, as far as they are known."""
     settings = {}
     with contextlib.suppress(UserError):  # what varies may be required, such as the number of clusters
         settings = flatten(asdict(compose(parse(words)).config))
     settings |= {group: settings[f"{group}.name"] for group in GROUPS if f"{group}.name" in settings}
-    return {key: settings[key] for key in space if key in settings}, config.joint.epochs
+    return {key: settings[key] for key in space if key in settings}
 
 
 def data_sha256(plan: Study) -> str | None:

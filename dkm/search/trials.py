@@ -31,6 +31,8 @@ _N_UNPRUNED = 5
 _REPEATABLE = 10
 # Trials that fail, and nothing else yet, before the study gives up.
 _FAILURES_AT_START = 3
+# Fraction of a trial's joint epochs before it may be pruned.
+_WARM_UP = 0.2
 
 
 class Study(NamedTuple):
@@ -44,8 +46,6 @@ class Study(NamedTuple):
     space: Space
     # The settings as they are, of those that vary; None where they are no point of the space.
     start: Mapping[str, Any] | None
-    # Epochs of the joint phase before a trial may be pruned.
-    n_warm_up: int
     # Of the data; None where they vary.
     sha256: str | None = None
     study: optuna.Study = None  # type: ignore[assignment]  # until it is opened
@@ -169,21 +169,21 @@ def _report(study: Study, one: TrialRun) -> None:
 
 
 def _is_hopeless(study: Study, trial: optuna.Trial, epoch: int) -> bool:
-    """Return whether a trial is to be pruned, after an evaluation that is neither too early nor the last."""
-    if not study.config.prune or epoch < study.n_warm_up or not trial.should_prune():
-        return False
-    return not _is_last(study.directory_of(trial.number), epoch)
+    """Return whether a trial is to be pruned after an evaluation."""
+    is_possible = study.config.prune and _may_be_pruned(study.directory_of(trial.number), epoch)
+    return is_possible and trial.should_prune()
 
 
-def _is_last(directory: Path, epoch: int) -> bool:
-    """Return whether a run ends after this evaluation: its epochs are over, or the labels have settled."""
+def _may_be_pruned(directory: Path, epoch: int) -> bool:
+    """Return whether a run is neither in its warm-up nor at its end, which comes early when the labels have settled."""
     try:
         settings, records = reading.read(directory).settings, reading.records(directory / reading.METRICS)
     except reading.DamagedRun:
         return False
+    n_epochs = settings.get("joint.epochs", math.inf)
     (record,) = [record for record in records if record["phase"] == "joint" and record["epoch"] == epoch][-1:] or [{}]
     has_settled = record.get("clusters/label_change", math.inf) < settings.get("joint.tolerance", 0)
-    return bool(has_settled or epoch >= settings.get("joint.epochs", math.inf))
+    return bool(_WARM_UP * n_epochs <= epoch < n_epochs and not has_settled)
 
 
 def _told(study: Study, one: TrialRun) -> None:
