@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -42,6 +42,32 @@ defaults:
 """
 
 
+class RunWriter(Protocol):
+    """What a run is written with: `RunDirectory` writes files, `Unwritten` drops everything."""
+
+    is_written: bool
+    path: Path
+    shows_bars: bool
+    manifest: dict[str, Any]
+    dashboard: Dashboard
+    # What the run has warned about, in this process and in earlier ones.
+    warnings: list[str]
+
+    def open_log(self) -> bool: ...
+    def open(self, config: Config, *, step: int | None, has_labels: bool) -> None: ...
+    def close(self) -> None: ...
+    def given_settings(self) -> set[str]: ...
+    def update_manifest(self, **entries: Any) -> None: ...
+    def read_manifest(self) -> dict[str, Any]: ...
+    def append_metrics(self, record: Mapping[str, Any]) -> None: ...
+    def sync_metrics(self) -> int: ...
+    def truncate_metrics(self, n_bytes: int) -> None: ...
+    def read_metrics(self) -> list[dict[str, Any]]: ...
+    def write_result(self, result: Mapping[str, Any]) -> None: ...
+    def write_answers(self, answers: Answers, found: Sequence[Exemplars]) -> None: ...
+    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None: ...
+
+
 class RunDirectory:
     """Writes the files of one run.
 
@@ -65,7 +91,6 @@ class RunDirectory:
         self._tensorboard = tensorboard
         self.dashboard: Dashboard = NoDashboard()
         self._handlers: list[logging.Handler] = []
-        # What the run has warned about, in this process and in earlier ones.
         self.warnings: list[str] = []
 
     # --- start and end ---
@@ -171,19 +196,29 @@ class RunDirectory:
         write_atomically(self.path / name, text.encode())
 
 
-class Unwritten(RunDirectory):
-    """The run directory as the ranks have it that do not own it: what they would write goes nowhere."""
+class Unwritten:
+    """Writes nothing: for ranks that do not own the run directory, and for `DeepKMeans`, which has none."""
 
     is_written = False
+    path = Path(os.devnull)
+    shows_bars = False
 
     def __init__(self) -> None:
-        super().__init__(Path(os.devnull), tensorboard=False, progress="off")
+        self.manifest: dict[str, Any] = {}
+        self.dashboard: Dashboard = NoDashboard()
+        self.warnings: list[str] = []
+
+    def open_log(self) -> bool:
+        return True
 
     def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
         pass
 
-    def open_log(self) -> bool:
-        return True
+    def close(self) -> None:
+        pass
+
+    def given_settings(self) -> set[str]:
+        return set()
 
     def update_manifest(self, **entries: Any) -> None:
         pass
@@ -194,7 +229,22 @@ class Unwritten(RunDirectory):
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         pass
 
+    def sync_metrics(self) -> int:
+        return 0
+
     def truncate_metrics(self, n_bytes: int) -> None:
+        pass
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return []
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        pass
+
+    def write_answers(self, answers: Answers, found: Sequence[Exemplars]) -> None:
+        pass
+
+    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
         pass
 
 

@@ -18,7 +18,7 @@ from dkm.runs.reading import CONFIG, LOG
 from dkm.runtime import distributed
 
 if TYPE_CHECKING:
-    from dkm.runs.directory import RunDirectory
+    from dkm.runs.directory import RunWriter
 
 
 # What is in a run directory before the config, with which a run begins that can be resumed.
@@ -96,7 +96,7 @@ def execute(plan: Plan) -> dict[str, Any]:
     set_threads(config.threads)
     trainer = distributed.first_of_machine_first(lambda: Trainer(config, load_dataset(config.data)))
     distributed.require_equal(trainer.identity())
-    run: RunDirectory = Unwritten()
+    run: RunWriter = Unwritten()
     if distributed.is_main():
         run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
     try:
@@ -109,7 +109,7 @@ def execute(plan: Plan) -> dict[str, Any]:
         run.close()
 
 
-def _opened(run: RunDirectory, plan: Plan) -> dict[str, Any] | None:
+def _opened(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
     """Make the run directory what a run can write to; return the state to go on from, if there is one."""
     from dkm.runtime import checkpoints
 

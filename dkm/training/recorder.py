@@ -29,7 +29,7 @@ from dkm.evaluation.evaluator import Evaluator, Scores
 from dkm.evaluation.pictures import final_figures, pictures, projection
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
-from dkm.runs.directory import RunDirectory
+from dkm.runs.directory import RunWriter
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
@@ -43,7 +43,7 @@ class Recorder:
 
     Parameters
     ----------
-    run : RunDirectory
+    run : RunWriter
     config : Config
     evaluator : Evaluator
         Of the run's data.
@@ -53,7 +53,7 @@ class Recorder:
 
     def __init__(
         self,
-        run: RunDirectory,
+        run: RunWriter,
         config: Config,
         evaluator: Evaluator,
         autoencoder: Autoencoder,

@@ -40,7 +40,7 @@ from dkm.evaluation.figures import plane
 from dkm.models.autoencoder import mix_encoder
 from dkm.models.build import build_autoencoder
 from dkm.models.saved import SavedModel
-from dkm.runs.directory import RunDirectory
+from dkm.runs.directory import RunWriter
 from dkm.runtime import checkpoints, distributed
 from dkm.runtime.devices import deterministic, find_device, require_compiler
 from dkm.runtime.environment import versions
@@ -115,7 +115,7 @@ class Trainer:
 
     # --- the run ---
 
-    def run(self, run: RunDirectory) -> dict[str, Any]:
+    def run(self, run: RunWriter) -> dict[str, Any]:
         """Train from the start, or from what was restored, to the result; return ``result.json``'s content.
 
         Raises
