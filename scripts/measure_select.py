@@ -22,8 +22,7 @@ from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig,
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.search.selection import Scores, recommend
-from dkm.search.selection_runs import collect_scores, directory_of
-from dkm.select import select
+from dkm.search.selection_runs import collect_scores, directory_of, select
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "select"

@@ -27,8 +27,8 @@ from dkm.runs import reading
 from dkm.runtime.locks import try_lock
 from dkm.search.pool import ChildRun
 from dkm.search.selection import Scores, recommend
+from dkm.search.selection_report import SCORES
 from dkm.search.selection_runs import (
-    SCORES,
     Search,
     _train,
     complete_numbers,
@@ -105,9 +105,9 @@ def test_a_second_call_trains_only_what_is_missing(
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("data.n_samples=301", "data.n_samples=301: expected 300 as in OUT/k3/seed0, which is gone on with"),
-        ("joint.lr=0.01", "joint.lr=0.01: expected 0.0001 as in OUT/k3/seed0, which is gone on with"),
-        ("data=moons", "data.name=moons: expected blobs as in OUT/k3/seed0, which is gone on with"),
+        ("data.n_samples=301", "data.n_samples=301: expected 300 as in OUT/k3/seed0, which this search would resume"),
+        ("joint.lr=0.01", "joint.lr=0.01: expected 0.0001 as in OUT/k3/seed0, which this search would resume"),
+        ("data=moons", "data.name=moons: expected blobs as in OUT/k3/seed0, which this search would resume"),
     ],
 )
 def test_runs_of_other_settings_are_not_gone_on_with(word: str, expected: str, folder: Path) -> None:
@@ -144,7 +144,7 @@ def test_runs_of_data_that_changed_are_not_gone_on_with(tmp_path: Path, monkeypa
     with pytest.raises(Failure, match="trained"):
         select.work(words)
     np.save(tmp_path / "X.npy", X[::-1])
-    with pytest.raises(UserError, match=r"k2/seed0 is of other data than there are now; .* choose another output="):
+    with pytest.raises(UserError, match=r"k2/seed0 was trained on other data; .* choose another output="):
         select.work(words)
 
 
@@ -188,17 +188,19 @@ def test_a_seed_whose_pretraining_failed_is_left_out_of_every_number(
 def test_a_run_that_was_killed_is_no_reason_to_leave_its_number_out(tmp_path: Path) -> None:
     run_in(tmp_path, 2, 0)
     run_in(tmp_path, 3, 0, status="running")
-    with pytest.raises(Failure, match=f"k3/seed0: did not end, see above; the same command with output={tmp_path}"):
+    with pytest.raises(
+        Failure, match=f"k3/seed0: did not complete, see above; the same command with output={tmp_path}"
+    ):
         complete_numbers(search_in(tmp_path, [2, 3], [0]))
-    with pytest.raises(Failure, match="k4/seed0: did not end"):
+    with pytest.raises(Failure, match="k4/seed0: did not complete"):
         complete_numbers(search_in(tmp_path, [2, 4], [0]))
 
 
 @pytest.mark.parametrize(
     ("number", "error", "expected"),
     [
-        (signal.SIGKILL, Failure, r"k2/seed0: killed by SIGKILL; the same command with output=.* goes on"),
-        (signal.SIGINT, KeyboardInterrupt, r"^the same command with output=.* goes on"),
+        (signal.SIGKILL, Failure, r"k2/seed0: killed by SIGKILL; the same command with output=.* resumes it"),
+        (signal.SIGINT, KeyboardInterrupt, r"^the same command with output=.* resumes it"),
     ],
 )
 def test_a_run_that_dies_says_of_what(
@@ -234,7 +236,7 @@ def test_a_run_that_fails_is_a_warning(
         search = search_in(tmp_path / "out", [2], [0])._replace(lock=lock)
         _train(search, [2])
     assert capsys.readouterr().err == "warning: k=2, seed=0: no space left\n"
-    with pytest.raises(Failure, match="k2/seed0: did not end, see above"):
+    with pytest.raises(Failure, match="k2/seed0: did not complete, see above"):
         complete_numbers(search)
 
 
@@ -263,7 +265,9 @@ def test_a_folder_in_which_a_sweep_still_trains_is_left_alone(tmp_path: Path, fo
 def test_unfinished_runs_of_other_settings_are_not_gone_on_with(tmp_path: Path) -> None:
     run = run_in(tmp_path, 2, 0, status="interrupted")
     (run / "config.yaml").write_text("seed: 0\njoint: {lr: 0.001}\n")
-    with pytest.raises(UserError, match=r"^joint.lr=0.0001: expected 0.001 as in .*/k2/seed0, which is gone on with"):
+    with pytest.raises(
+        UserError, match=r"^joint.lr=0.0001: expected 0.001 as in .*/k2/seed0, which this search would resume"
+    ):
         select.work(["k=2-4", "seeds=0,1", f"output={tmp_path}", *QUICK])
 
 
@@ -299,7 +303,7 @@ def test_a_stop_reaches_the_run_and_the_same_command_goes_on(tmp_path: Path) -> 
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"interrupted: the same command with output={out} goes on\n" in err
+    assert f"interrupted: the same command with output={out} resumes it\n" in err
     assert reading.read(out / "k3" / "seed0").status == "interrupted"
 
 

@@ -168,14 +168,14 @@ def test_the_answer_is_the_best_completed_trial(folder: Path) -> None:
 def test_a_finished_study_is_only_told_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trials, "_run_of", pytest.fail)
+    monkeypatch.setattr(trials, "_build_run", pytest.fail)
     before = (folder / "tune.csv").read_bytes()
     tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
     assert (folder / "tune.csv").read_bytes() == before
     out = capsys.readouterr().out
-    assert "the settings as they are: 0." in out
+    assert "the current settings: 0." in out
     assert out.splitlines()[-1].startswith(
-        "The best of many is partly luck; over seeds: python -m dkm.train --multirun"
+        "The best of many is partly luck; repeat it over seeds: python -m dkm.train --multirun"
     )
 
 
@@ -235,7 +235,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.decode() == f"interrupted: the same command with output={folder} goes on\n"
+    assert errors.decode() == f"interrupted: the same command with output={folder} resumes it\n"
     assert reading.read(folder / "trials" / "0").status == "interrupted"
 
 
@@ -370,17 +370,17 @@ def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
     assert {row["state"] for row in whole} == {"complete", "pruned"}
     if number is None:
         number = next(int(row["trial"]) for row in whole if row["state"] == "pruned")
-    told = trials._told
+    finish = trials._finish_trial
 
     def stop(study: trials.Study, one: trials.TrialRun) -> None:
         if one.trial.number == number:
             raise KeyboardInterrupt
-        told(study, one)
+        finish(study, one)
 
-    monkeypatch.setattr(trials, "_told", stop)
+    monkeypatch.setattr(trials, "_finish_trial", stop)
     with pytest.raises(KeyboardInterrupt, match="the same command with output="):
         tune.work([*words, f"output={tmp_path / 'stopped'}"])
-    monkeypatch.setattr(trials, "_told", told)
+    monkeypatch.setattr(trials, "_finish_trial", finish)
     tune.work([*words, f"output={tmp_path / 'stopped'}"])
     assert table(tmp_path / "stopped") == whole
 
@@ -389,7 +389,7 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(trials, "_told", lambda study, one: 1 / 0)
+    monkeypatch.setattr(trials, "_finish_trial", lambda study, one: 1 / 0)
     words = ["trials=2", f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"]
     with pytest.raises(ZeroDivisionError):
         tune.work(words)
@@ -399,7 +399,7 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     assert try_lock(log)
     monkeypatch.setattr(trials.time, "sleep", lambda seconds: seconds == trials.POLL_S and log.close())
     tune.work(words)
-    assert "trial 0: still trains; waiting for it" in capsys.readouterr().out
+    assert "trial 0: still trains in an earlier process; waiting for it" in capsys.readouterr().out
     assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
 
 
@@ -413,7 +413,7 @@ def test_a_run_that_somebody_else_interrupts_goes_on_with_the_study(
 
     words = ["trials=2", f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"]
     stand_in(monkeypatch, Interrupted)
-    with pytest.raises(KeyboardInterrupt, match="trial 0 was; the same command"):
+    with pytest.raises(KeyboardInterrupt, match="trial 0 was stopped from outside; the same command"):
         tune.work(words)
     stand_in(monkeypatch, Trials)
     tune.work(words)
@@ -442,7 +442,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path: Path, monkeyp
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device", "study.db")
 
-    monkeypatch.setattr(trials, "_report", fail)
+    monkeypatch.setattr(trials, "_report_scores", fail)
     with pytest.raises(Failure, match=r"study\.db: No space left on device; what was written before is kept"):
         tune.work([f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"])
     assert (tmp_path / "out" / "study.db").exists()
@@ -541,7 +541,7 @@ def test_what_a_run_refuses_later_leaves_what_it_had_trained(tmp_path: Path, mon
         (checkpoints / "last.pt").touch()
         raise UserError("data.path=f.npy: changed while it was used")
 
-    monkeypatch.setattr(tune, "run_trials", run_trials)
+    monkeypatch.setattr(study_module, "run_trials", run_trials)
     with pytest.raises(UserError, match="changed while it was used"):
         tune.work([*QUICK, f"output={tmp_path / 'study'}"])
     assert (tmp_path / "study" / "trials" / "0" / "checkpoints" / "last.pt").exists()
@@ -557,8 +557,8 @@ def test_a_study_of_data_that_changed_is_not_gone_on_with(tmp_path: Path, monkey
     tune.work(["trials=1", "clustering.weight=0.1,1.0", *words])
     tune.work(["trials=1", "clustering.weight=0.1,1.0", *words])
     np.save(tmp_path / "X.npy", X[::-1])
-    monkeypatch.setattr(tune, "run_trials", lambda _: pytest.fail("trained"))
-    with pytest.raises(UserError, match=r"the study there is of other data than there are now; .* choose another"):
+    monkeypatch.setattr(study_module, "run_trials", lambda _: pytest.fail("trained"))
+    with pytest.raises(UserError, match=r"the study there was made with other data; .* choose another"):
         tune.work(["trials=2", "clustering.weight=0.1,1.0", *words])
 
 
@@ -569,7 +569,7 @@ def test_data_that_change_while_a_trial_trains_end_the_study(tmp_path: Path, mon
             (self.directory / "manifest.json").write_text('{"status": "completed", "data": {"sha256": "other"}}')
 
     stand_in(monkeypatch, Other)
-    with pytest.raises(UserError, match=r"trial 0 is of other data than the study; .* choose another folder"):
+    with pytest.raises(UserError, match=r"trial 0 had other data than the study; .* choose another output="):
         tune.work([f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"])
 
 
@@ -587,7 +587,7 @@ def test_a_study_is_not_gone_on_with_when_its_experiment_has_changed(
     tune.work(words)
     tune.work(words)
     mine.write_text("# @package _global_\njoint:\n  lr: 0.01\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"the study there has joint.lr 0.001, this call 0.01; expected a study with"):
+    with pytest.raises(UserError, match=r"the study there has joint.lr 0.001, this call 0.01; expected a study of"):
         tune.work(words)
     # One of an earlier version, which did not keep them, and had fewer settings.
     for fixed in (None, {"joint.lr": 0.01}):
@@ -602,7 +602,7 @@ def test_a_caution_where_the_data_vary(
 ) -> None:
     stand_in(monkeypatch, Trials)
     tune.work(["trials=1", f"output={tmp_path}/out", *QUICK, "clustering.weight=1,2", "data.scaling=unit,standard"])
-    assert "warning: data.scaling varies: scores compare clusterings of the same rows" in capsys.readouterr().err
+    assert "warning: data.scaling varies: scores are comparable only between clusterings of the same rows" in capsys.readouterr().err
 
 
 def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -171,6 +172,11 @@ class ChildPool(Generic[R]):
             except subprocess.TimeoutExpired:
                 os.killpg(run.process.pid, signal.SIGKILL)
                 run.process.wait()
+
+
+def resume_hint(folder: Path) -> str:
+    """Return how a search in a folder is resumed."""
+    return f"the same command with output={shlex.quote(str(folder))} resumes it"
 
 
 def train_in_child(run: ChildRun) -> ChildRun:
