@@ -494,7 +494,10 @@ def test_labels_choose_only_when_told_to_and_loudly(
         (["--multirun"], "--multirun: expected KEY=VALUE"),
         (["clustering.weigth=1,2"], "clustering.weigth"),
         (["clustering.weight=1,-2"], "clustering.weight=-2"),
-        (["clustering.n_init=interval(1.2,1.8)"], "clustering.n_init=interval(1.2,1.8): expected whole numbers in it"),
+        (
+            ["clustering.n_init=interval(1.2,1.8)"],
+            "clustering.n_init=interval(1.2,1.8): expected an interval with whole",
+        ),
         (["clustering.weight=interval(2,1)"], "clustering.weight=interval(2,1): expected an interval that goes up"),
         (
             ["clustering.weight=tag(log,interval(0,1))"],

@@ -1,7 +1,7 @@
 """The run directory: config, manifest, metrics, log.
 
-Everything is written so that a killed run leaves whole files. Times and paths go into the manifest and the log only, so
-that two equal runs have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
+A killed run leaves no half-written files. Times and paths go into the manifest and the log only, so that two equal runs
+have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
 """
 
 from __future__ import annotations
@@ -96,10 +96,16 @@ class RunDirectory:
     # --- start and end ---
 
     def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
-        """Start writing; ``step`` is that of the checkpoint to continue from, None for a new start.
+        """Write the config and start the dashboard.
 
-        ``has_labels`` tells which curves there will be. A run that goes on with more epochs, say, has them in its
-        ``config.yaml`` from here on.
+        Parameters
+        ----------
+        config : Config
+            Replaces the one in ``config.yaml``: a run may be resumed with more epochs, for instance.
+        step : int, optional
+            Step of the checkpoint to resume from; None for a new run.
+        has_labels : bool
+            Whether the dashboard has curves of scores against labels.
         """
         text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
         text = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text
@@ -118,8 +124,8 @@ class RunDirectory:
         self._handlers = []
 
     def open_log(self) -> bool:
-        """Send what ``dkm`` logs to ``train.log`` and to the terminal; return False if another process does."""
-        # tqdm's own lock is a semaphore of the system too: a warning, when a worker of a sweep is killed and leaves it.
+        """Lock ``train.log`` and log to it and to the terminal; return False if another process has locked it."""
+        # tqdm's default lock is also a system semaphore: a sweep's worker that is killed leaks it, with a warning.
         tqdm.set_lock(threading.RLock())
         logger = logging.getLogger("dkm")
         logger.setLevel(logging.INFO)
@@ -138,7 +144,7 @@ class RunDirectory:
         return True
 
     def given_settings(self) -> set[str]:
-        """Return the keys of the settings that the command line gave, as Hydra has noted them beside the run."""
+        """Return the keys that the command line set, as recorded in ``.hydra/overrides.yaml``."""
         path = self.path / OVERRIDES
         words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
         keys = {str(word).partition("=")[0].lstrip("+~") for word in words}
@@ -151,7 +157,7 @@ class RunDirectory:
         self._write(MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return what an earlier process wrote, or nothing."""
+        """Return the manifest that an earlier process wrote, empty if there is none."""
         return read_json(self.path / MANIFEST) or {}
 
     # --- metrics ---
@@ -161,14 +167,14 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def sync_metrics(self) -> int:
-        """Make sure that what was written is on disk; return its size in bytes, for the checkpoint."""
+        """Flush the metrics to disk; return the size of the file in bytes, for the checkpoint."""
         self.dashboard.flush()
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def truncate_metrics(self, n_bytes: int) -> None:
-        """Cut off what was written after the checkpoint."""
+        """Cut off the records that were written after the checkpoint."""
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             if file.tell() < n_bytes:
                 log.warning("%s is shorter than when the checkpoint was written: records are missing", METRICS)
@@ -189,7 +195,7 @@ class RunDirectory:
         self._write(EXEMPLARS, "".join(exemplar_lines(answers, found)))
 
     def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
-        """Write the features that set each cluster apart."""
+        """Write the features in which each cluster differs most from the others."""
         self._write(FEATURES, "".join(feature_lines(contrast, names, scaling)))
 
     def _write(self, name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Finished and unfinished runs, as their directories tell them: what was set, how it went, what came out.
+"""Reads run directories, finished or not: settings, status, scores.
 
 Reads only, without torch, and fast: a thousand runs in a second or two.
 """
@@ -35,7 +35,7 @@ OVERRIDES = ".hydra/overrides.yaml"
 COMPLETED = "completed"
 # libyaml, which is ten times as fast, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# What moves no number of a run.
+# Settings that change no number of a run.
 _WITHOUT_EFFECT = ("resume", "checkpoint.", "log.", "data.root", "pretrain.cache", "evaluation.every_epochs")
 
 
@@ -52,18 +52,18 @@ class Run:
     status: str
     # Why it was interrupted or failed.
     reason: str | None
-    # Every setting that moves a number, under its dotted key, but for the seed.
+    # Every setting that changes the numbers, by its dotted key, without the seed.
     settings: Mapping[str, Any]
     seed: int | None
-    # The final scores; of a run without a result those of its last evaluation.
+    # The final scores; those of the last evaluation if the run has no result.
     scores: Mapping[str, float | None]
     # Scores of k-means on the raw data and on the pretrained embedding, as far as the run got.
     baselines: Mapping[str, Mapping[str, float | None]]
-    # Of training.
+    # Seconds of training.
     seconds: float | None
     # Name, SHA-256 and shape of the data, as far as the run got.
     data: Mapping[str, Any]
-    # When, in ISO 8601; empty where it is not known.
+    # Start of the run in ISO 8601; empty if unknown.
     started: str = ""
 
     @property
@@ -72,7 +72,7 @@ class Run:
 
 
 def find(words: Sequence[str]) -> list[Path]:
-    """Return the run directories that the words name: runs, folders with runs anywhere below, globs of these.
+    """Return the run directories that words name: runs, folders with runs anywhere below, globs of these.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def find(words: Sequence[str]) -> list[Path]:
     UserError
         If a word names nothing, or a folder has no runs.
     """
-    found: dict[Path, Path] = {}  # as the words spell them, by where they lie
+    run_of: dict[Path, Path] = {}  # as the words spell them, by their resolved paths
     for word in words:
         path = expand(word)
         # os.path says no where pathlib raises: of a name too long, of a folder that may not be looked into.
@@ -97,8 +97,8 @@ def find(words: Sequence[str]) -> list[Path]:
                 what = "no such folder"
             raise input_error(word, what, "run directories, or folders with runs in them", "correct the path")
         for run in runs:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
+            run_of.setdefault(run.resolve(), run)
+    return list(run_of.values())
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -112,7 +112,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run, which may have just begun."""
+    """Return whether a folder is a run directory; the run may have just begun."""
     has_config = os.path.isfile(folder / CONFIG) and os.path.isdir(folder / ".hydra")  # noqa: PTH112, PTH113
     return has_config or os.path.isfile(folder / MANIFEST)  # noqa: PTH113
 
@@ -124,7 +124,7 @@ def _natural(path: str | Path) -> list[tuple[int, int | str]]:
 
 
 def read(path: Path) -> Run:
-    """Return what the directory of a run tells.
+    """Return the run in a directory.
 
     Raises
     ------
@@ -140,15 +140,15 @@ def read(path: Path) -> Run:
         raise DamagedRun(f"{path}: completed, but there is no {RESULT}")
     seconds = manifest.get("seconds")
     try:
-        whole = result or {}
-        baselines = {name: flatten(whole[name]) for name in ("kmeans_raw", "kmeans_pretrained") if whole.get(name)}
-        scores = _numbers(whole if result else _last_scores(evaluations))
+        final = result or {}
+        baselines = {name: flatten(final[name]) for name in ("kmeans_raw", "kmeans_pretrained") if final.get(name)}
+        scores = _numbers(final if result else _last_scores(evaluations))
         scores["reconstruction"] = evaluations[-1].get("loss/reconstruction") if evaluations else None
         total = sum(seconds.values()) if seconds else None
         seed = settings.pop("seed", None)
-        why = manifest.get("reason")
+        reason = manifest.get("reason")
         data, started = manifest.get("data", {}), str(manifest.get("started", ""))
-        return Run(path, status, why, settings, seed, scores, baselines, total, data, started)
+        return Run(path, status, reason, settings, seed, scores, baselines, total, data, started)
     except (AttributeError, TypeError) as error:
         raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
 
@@ -169,7 +169,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def moving_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the settings, by their dotted keys, that move a number of a run."""
+    """Return the settings, by their dotted keys, that change the numbers of a run."""
     return {key: value for key, value in settings.items() if not key.startswith(_WITHOUT_EFFECT)}
 
 
@@ -185,23 +185,23 @@ def manifest_of(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DamagedRun(f"{path}: cannot be read ({in_short(error)})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DamagedRun(f"{path}: holds no JSON object")
-    return found
+    return content
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """Return the evaluations so far; a killed run may have left half of a last line."""
+    """Return the evaluations so far, without an incomplete last line that a killed run may have left."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         records = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise DamagedRun(f"{path}: cannot be read ({in_short(error)})") from error
     if not all(isinstance(record, dict) for record in records):
-        raise DamagedRun(f"{path}: holds something else than one JSON object in each line")
+        raise DamagedRun(f"{path}: expected one JSON object on each line")
     return records
 
 
@@ -215,6 +215,6 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def require_some(runs: Sequence[Run]) -> None:
-    """Refuse to go on with nothing."""
+    """Refuse an empty list of runs."""
     if not runs:
         raise UserError("PATH: none of the runs can be read; expected run directories; see the warnings above")
