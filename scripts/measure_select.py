@@ -5,26 +5,24 @@
 For each data set every number is trained with five seeds, with the default settings of the application. Five cases are
 made of them, each the answer from three of the seeds: 0, 1, 2, then 1, 2, 3, and so on around; they share runs and are
 not independent. What other scores alone would have chosen is told beside it. Labels are seen by nothing but the last
-column. Runs go to runs/select, which is gone on with, two at a time (extra: sweep); real data are looked for in
+column. Runs go to runs/select, which is gone on with, two at a time; real data are looked for in
 $DKM_DATA_ROOT, else ./data. Writes docs/select/NAME.json and docs/select.md.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from dkm.config.commands import numbers
-from dkm.errors import Failure
+from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers
+from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.search.selection import Scores, recommend
-from dkm.search.selection_runs import collect, directory_of
+from dkm.search.selection_runs import collect_scores, directory_of, select
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "select"
@@ -76,20 +74,20 @@ def main() -> int:
         print(
             f"error: {(unknown or sys.argv[2:])[0]}: expected [NAMES]; the names are {', '.join(SETS)}", file=sys.stderr
         )
-        return 2
+        return EXIT_USER_ERROR
     for name in names:
         known = SETS[name]
-        command = [sys.executable, "-m", "dkm.select", f"k={known.k}", f"seeds=0-{N_SEEDS - 1}", "jobs=2"]
-        command += [f"output={RUNS / name}", *known.words]
-        code = subprocess.run(command, check=False).returncode
-        if code != 0:
-            return code
         RESULTS.mkdir(parents=True, exist_ok=True)
+        config = SelectConfig(known.k, f"0-{N_SEEDS - 1}", str(RUNS / name), jobs=2)
         try:
+            select(config, known.words)
             content = json.dumps(measure(name), indent=2) + "\n"
-        except Failure as error:
+        except (UserError, Failure) as error:
             print(f"error: {name}: {error}", file=sys.stderr)
-            return 1
+            return EXIT_USER_ERROR if isinstance(error, UserError) else 1
+        except KeyboardInterrupt as error:
+            print(f"interrupted: {error}", file=sys.stderr)
+            return EXIT_INTERRUPTED
         (RESULTS / f"{name}.json").write_text(content, encoding="utf-8")
         found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
         TABLE.write_text(table({key: found[key] for key in SETS if key in found}), encoding="utf-8")
@@ -104,11 +102,11 @@ def measure(name: str) -> dict[str, Any]:
     for directory in (directory_of(RUNS / name, k, seed) for k in ks for seed in range(N_SEEDS)):
         if not reading.read(directory).is_completed:
             raise Failure(f"{directory}: not completed; without it the cases are not alike")
-    all_scores = collect(RUNS / name, ks, range(N_SEEDS))
+    all_scores = collect_scores(RUNS / name, ks, range(N_SEEDS))
     cases = []
     for first in range(N_SEEDS):
         seeds = [(first + i) % N_SEEDS for i in range(N_OF_CASE)]
-        scores = {k: of_seeds(its, seeds) for k, its in all_scores.items()}
+        scores = {k: of_seeds(of_k, seeds) for k, of_k in all_scores.items()}
         found = recommend(scores)
         cases.append(
             {
@@ -117,7 +115,10 @@ def measure(name: str) -> dict[str, Any]:
                 "plausible": found.plausible,
                 "warnings": found.warnings,
                 "alone": {score: best(scores, score, is_more_better=more) for score, more in ALONE.items()},
-                "scores": {score: {k: fmean(its[score]) for k, its in scores.items() if its[score]} for score in ALONE},
+                "scores": {
+                    score: {k: fmean(of_k[score].values()) for k, of_k in scores.items() if of_k[score]}
+                    for score in ALONE
+                },
             }
         )
     return {"n_classes": known.n_classes, "k": known.k, "words": list(known.words), "cases": cases}
@@ -125,20 +126,18 @@ def measure(name: str) -> dict[str, Any]:
 
 def of_seeds(scores: Scores, seeds: Sequence[int]) -> Scores:
     """Return those of the scores of all seeds that are of some, or of two of them."""
-    pairs = list(combinations(range(N_SEEDS), 2))
-    found = {}
     for name, values in scores.items():
-        places = [pairs.index((min(pair), max(pair))) for pair in combinations(seeds, 2)]
-        places = places if name == "agreement_seeds" else list(seeds)
-        if values and len(values) != (len(pairs) if name == "agreement_seeds" else N_SEEDS):
+        n_wanted = N_SEEDS * (N_SEEDS - 1) // 2 if name == "agreement_seeds" else N_SEEDS
+        if values and len(values) != n_wanted:
             raise Failure(f"{name}: {len(values)} values; expected one for each seed, or each two")
-        found[name] = [values[place] for place in places] if values else []
-    return found
+    return {
+        name: {key: value for key, value in values.items() if set(key) <= set(seeds)} for name, values in scores.items()
+    }
 
 
 def best(scores: Mapping[int, Scores], name: str, *, is_more_better: bool) -> int:
     """Return the number with the best mean of a score."""
-    means = {k: fmean(own[name]) for k, own in scores.items() if own[name]}
+    means = {k: fmean(of_k[name].values()) for k, of_k in scores.items() if of_k[name]}
     return (max if is_more_better else min)(means, key=means.__getitem__)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import spearmanr
 
+from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from dkm.config.compose import compose, parse
 from dkm.config.schema import dotted
 from dkm.errors import UserError
@@ -20,6 +20,7 @@ from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runtime.atomic import write_atomically
+from dkm.search.pool import ChildRun, train_in_child
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "reproduce"
@@ -121,7 +122,9 @@ def main() -> int:
                 code = run(name, int(seed))
             except (UserError, reading.DamagedRun) as error:
                 print(f"error: {error}", file=sys.stderr)
-                return 2
+                return EXIT_USER_ERROR
+            except KeyboardInterrupt:
+                return EXIT_INTERRUPTED  # the run has told how to resume it
             if code != 0:
                 return code
             write_atomically(TABLE, table(collected(RESULTS)).encode())
@@ -140,11 +143,9 @@ def run(name: str, seed: int) -> int:
     words = [f"experiment={experiment.base or name}", *experiment.overrides, f"seed={seed}"]
     if not _is_completed(directory, words):
         print(f"{name}, seed {seed}: {directory}", flush=True)
-        own = [f"hydra.run.dir={directory}", f"pretrain.cache={RUNS / 'cache'}", "resume=auto"]
-        command = [sys.executable, "-m", "dkm.train", *words, *own]
-        code = subprocess.run(command, check=False).returncode
-        if code != 0:
-            return code
+        trained = train_in_child(ChildRun([*words, f"pretrain.cache={RUNS / 'cache'}"], directory))
+        if trained.exit_code != 0:
+            return trained.exit_code
     kept.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps(summary(directory) | {"settings_sha256": settings}, indent=2) + "\n"
     write_atomically(kept, content.encode())

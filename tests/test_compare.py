@@ -24,6 +24,7 @@ from dkm.errors import UserError
 from dkm.evaluation.figures.comparison import comparison
 from dkm.runs import reading
 from dkm.runs.comparison import Group, telling_settings
+from dkm.runtime.locks import try_lock
 
 SETTINGS = {
     "clustering": {"name": "kmeans", "weight": 0.1},
@@ -290,7 +291,7 @@ def test_a_run_whose_process_is_gone_is_told(tmp_path: Path, capsys: pytest.Capt
     make(tmp_path / "a")
     running = make(tmp_path / "b", seed=1, status="running")
     with (running / "train.log").open("wb") as file:
-        assert reading.claim(file)
+        assert try_lock(file)
         groups_of(tmp_path)
         assert "no process" not in capsys.readouterr().out
     groups_of(tmp_path)

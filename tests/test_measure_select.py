@@ -47,21 +47,21 @@ def test_the_table_counts_cases(study: ModuleType) -> None:
 def test_a_case_has_the_scores_of_its_seeds_and_pairs(study: ModuleType) -> None:
     pairs = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
     scores = {
-        "modularity_data": [0.0, 1.0, 2.0, 3.0, 4.0],
-        "agreement_seeds": [10.0 * i + j for i, j in pairs],
-        "silhouette": [],
+        "modularity_data": {(seed,): float(seed) for seed in range(5)},
+        "agreement_seeds": {(i, j): 10.0 * i + j for i, j in pairs},
+        "silhouette": {},
     }
     assert study.of_seeds(scores, [3, 4, 0]) == {
-        "modularity_data": [3.0, 4.0, 0.0],
-        "agreement_seeds": [34.0, 3.0, 4.0],
-        "silhouette": [],
+        "modularity_data": {(3,): 3.0, (4,): 4.0, (0,): 0.0},
+        "agreement_seeds": {(3, 4): 34.0, (0, 3): 3.0, (0, 4): 4.0},
+        "silhouette": {},
     }
     with pytest.raises(Failure, match="silhouette: 4 values"):
-        study.of_seeds({"silhouette": [0.0] * 4}, [0, 1, 2])
+        study.of_seeds({"silhouette": {(seed,): 0.0 for seed in range(4)}}, [0, 1, 2])
 
 
 def test_less_is_better_where_it_is(study: ModuleType) -> None:
-    scores = {2: {"a": [1.0, 3.0]}, 3: {"a": [1.0]}, 4: {"a": []}}
+    scores = {2: {"a": {(0,): 1.0, (1,): 3.0}}, 3: {"a": {(0,): 1.0}}, 4: {"a": {}}}
     assert study.best(scores, "a", is_more_better=True) == 2
     assert study.best(scores, "a", is_more_better=False) == 3
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import signal
-import subprocess
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from processes import OPTIMIZER, Point, train
 
 from dkm.config.compose import compose, parse
 from dkm.config.schema import dotted
+from dkm.search.pool import ChildRun
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,10 +52,10 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_kept(
     assert kept["seed"] == 0
     assert f"| debug | a test | 1 | ACC | {kept['result']['acc']:.3f} |" in (tmp_path / "results.md").read_text()
 
-    def unexpected(*arguments: object, **options: object) -> None:
+    def unexpected(run: ChildRun) -> None:
         raise AssertionError("nothing is missing")
 
-    monkeypatch.setattr(subprocess, "run", unexpected)
+    monkeypatch.setattr(reproduce, "train_in_child", unexpected)
     assert call(reproduce, monkeypatch, "debug", "0") == 0
     # A result that was deleted while its run is still there is taken from the run.
     (tmp_path / "results" / "debug" / "seed0.json").unlink()
@@ -77,7 +77,7 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_one_of_these(
     (run / "config.yaml").write_text("seed: 0\njoint: {lr: 0.5}\n")
     (run / "manifest.json").write_text('{"status": "completed"}')
     (run / "result.json").write_text("{}")
-    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: pytest.fail("trained"))
+    monkeypatch.setattr(reproduce, "train_in_child", lambda run: pytest.fail("trained"))
     assert call(reproduce, monkeypatch, "debug", "0") == 2
     line = capsys.readouterr().err
     assert line.startswith(f"error: {run}: a run of other settings, joint.lr=0.5, expected 0.")
@@ -87,8 +87,7 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_one_of_these(
 def test_a_run_that_fails_ends_the_script_with_its_code(
     reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = subprocess.CompletedProcess([], 2)
-    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
+    monkeypatch.setattr(reproduce, "train_in_child", lambda run: SimpleNamespace(exit_code=2))
     assert call(reproduce, monkeypatch) == 2
     assert not (tmp_path / "results.md").exists()
 

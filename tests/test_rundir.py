@@ -12,6 +12,7 @@ import pytest
 
 from dkm.evaluation import assignments
 from dkm.evaluation.assignments import Assignments, csv_parts
+from dkm.runs.directory import RunDirectory, RunWriter, Unwritten
 from dkm.runtime.atomic import write_atomically
 
 
@@ -79,3 +80,16 @@ def test_parts_that_break_off_leave_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no more"):
         write_atomically(path, broken())
     assert path.read_bytes() == b"old"
+
+
+def test_what_is_not_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each of the two writers, every method that the trainer calls: before, some would have written to a device."""
+    monkeypatch.chdir(tmp_path)
+    names = {name for name, value in vars(RunWriter).items() if callable(value) and not name.startswith("_")}
+    assert names <= vars(Unwritten).keys()
+    assert names <= vars(RunDirectory).keys()
+    run: RunWriter = Unwritten()
+    run.write_result({"acc": 1.0})
+    run.append_metrics({"epoch": 1})
+    assert (run.sync_metrics(), run.read_metrics(), run.read_manifest()) == (0, [], {})
+    assert list(tmp_path.iterdir()) == []

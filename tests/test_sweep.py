@@ -131,7 +131,7 @@ def test_a_loss_that_is_not_finite_is_one_line_with_its_run(tmp_path: Path) -> N
     assert finished.code == 1
     first, last = finished.err.splitlines()
     assert first.startswith(f"error: {tmp_path / 'sweep' / '0'}: the reconstruction loss is ")
-    assert last == "1 of 2 runs failed; the others are whole"
+    assert last == "1 of 2 runs failed; the others have completed"
     assert json.loads((tmp_path / "sweep" / "1" / "manifest.json").read_text())["status"] == "completed"
     with (tmp_path / "sweep" / "sweep.csv").open(newline="", encoding="utf-8") as file:
         failed, completed = csv.DictReader(file)
@@ -151,7 +151,7 @@ def test_runs_go_on_where_others_cannot(launcher: str, tmp_path: Path) -> None:
     lines = finished.err.splitlines()
     assert lines[0].startswith(f"error: {sweep / '0'}: clustering.n_clusters=100: expected at most n_samples=60")
     assert lines[1].startswith(f"error: {sweep / '2'}: clustering.n_clusters=200: expected at most n_samples=60")
-    assert lines[2] == "2 of 4 runs failed; the others are whole"
+    assert lines[2] == "2 of 4 runs failed; the others have completed"
     with (sweep / "sweep.csv").open(newline="", encoding="utf-8") as file:
         assert [row["clustering.n_clusters"] for row in csv.DictReader(file)] == ["5", "4"]
 
@@ -239,7 +239,7 @@ def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Pat
     assert process.returncode == 1
     (line,) = err.splitlines()
     assert line.startswith(f"error: {sweep}: a worker of the sweep was killed")
-    assert line.endswith(f"the same command with resume=auto hydra.sweep.dir={sweep} goes on")
+    assert line.endswith(f"the same command with resume=auto hydra.sweep.dir={sweep} resumes it")
     assert (sweep / "sweep.csv").is_file()
 
 
@@ -248,7 +248,7 @@ import sys
 from joblib.externals.loky.backend import resource_tracker
 from dkm.search import sweep
 if sys.argv[1] == "quiet":
-    sweep._quiet_about_what_an_interrupt_leaves()
+    sweep._silence_resource_tracker()
 resource_tracker.ensure_running()
 resource_tracker.register("/loky-of-a-worker-that-is-gone", "semlock")
 """

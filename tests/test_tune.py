@@ -21,12 +21,15 @@ from matplotlib.image import imread
 
 from dkm import tune
 from dkm.config.commands import TuneConfig
+from dkm.config.compose import compose, parse
+from dkm.config.groups import GROUPS
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
+from dkm.runtime.locks import try_lock
+from dkm.search import pool, trials
 from dkm.search import study as study_module
-from dkm.search import trials
 from dkm.search.space import Choices, Interval, space_of
-from dkm.search.study import _checked
+from dkm.search.study import _current_settings, _default_space, _make_whole, plan_study
 
 optuna = pytest.importorskip("optuna")
 
@@ -93,11 +96,35 @@ def test_an_interval_of_a_whole_number_is_one_of_whole_numbers() -> None:
         "clustering.n_clusters": Interval(2.0, 5.0, is_log=False, is_int=False),  # null as it is
         "clustering": Choices(("kmeans", "dkm")),
     }
-    start, n_epochs = _checked(space, [*QUICK])
+    _make_whole(space)
+    start = _current_settings(space, QUICK)
     assert space["clustering.n_init"] == Interval(2, 6, is_log=False, is_int=True)
     assert space["clustering.n_clusters"] == Interval(2, 5, is_log=False, is_int=True)
     assert start == {"clustering.n_init": 2, "clustering.n_clusters": None, "clustering": "kmeans"}
-    assert n_epochs == 4
+
+
+@pytest.mark.parametrize("method", GROUPS["clustering"])
+def test_what_varies_where_nothing_is_said_fits_every_method(method: str, tmp_path: Path) -> None:
+    """Before, `none` was refused, and `dkm` had its default weight outside of what was searched."""
+    plan = plan_study(TuneConfig(), tmp_path, [*QUICK, f"clustering={method}"])
+    assert plan.start is not None  # which is searched first, so that the answer can say what was gained
+    assert "clustering.init" in plan.space
+    assert ("clustering.weight" in plan.space) == (method not in ("none", "dec"))  # of dec it scales the whole loss
+    assert ("joint.lr" in plan.space) == (method != "none")
+
+
+def test_the_k_means_loss_is_searched_as_ever() -> None:
+    """A study that was begun earlier goes on."""
+    assert _default_space(compose(parse(QUICK)).config) == [
+        "clustering.weight=tag(log,interval(0.1,10))",
+        "clustering.init=k-means++,auto",
+        "joint.lr=tag(log,interval(0.00003,0.001))",
+    ]
+
+
+def test_without_regularization_its_strength_is_not_searched(tmp_path: Path) -> None:
+    words = [*QUICK, "clustering=none", "regularization=none"]
+    assert list(plan_study(TuneConfig(), tmp_path, words).space) == ["pretrain.lr", "clustering.init"]
 
 
 # --- a study ---
@@ -141,14 +168,14 @@ def test_the_answer_is_the_best_completed_trial(folder: Path) -> None:
 def test_a_finished_study_is_only_told_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trials, "_started", pytest.fail)
+    monkeypatch.setattr(trials, "_build_run", pytest.fail)
     before = (folder / "tune.csv").read_bytes()
     tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
     assert (folder / "tune.csv").read_bytes() == before
     out = capsys.readouterr().out
-    assert "the settings as they are: 0." in out
+    assert "the current settings: 0." in out
     assert out.splitlines()[-1].startswith(
-        "The best of many is partly luck; over seeds: python -m dkm.train --multirun"
+        "The best of many is partly luck; repeat it over seeds: python -m dkm.train --multirun"
     )
 
 
@@ -170,8 +197,8 @@ def test_another_study_in_the_folder_is_refused_and_kept(folder: Path, words: li
 
 def test_a_study_that_another_process_is_at_is_refused(folder: Path) -> None:
     with (folder / "study.lock").open("ab") as file:
-        assert reading.claim(file)
-        with pytest.raises(UserError, match="expected a study that no other process is at"):
+        assert try_lock(file)
+        with pytest.raises(UserError, match="expected a folder that no other process uses"):
             tune.work(["trials=9", f"output={folder}", "joint.lr=0.0001,1e30", *QUICK])
 
 
@@ -208,7 +235,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.decode() == f"interrupted: the same command with output={folder} goes on\n"
+    assert errors.decode() == f"interrupted: the same command with output={folder} resumes it\n"
     assert reading.read(folder / "trials" / "0").status == "interrupted"
 
 
@@ -244,7 +271,7 @@ class Trials:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, runs_are: Any) -> None:
     """Let what stands for the runs be started in their place; nobody else's processes."""
-    monkeypatch.setattr(trials, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": runs_are}))
+    monkeypatch.setattr(pool, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": runs_are}))
 
 
 class Failing(Trials):
@@ -300,10 +327,34 @@ def test_a_trial_that_settles_is_at_its_end_and_not_pruned(
     assert {row["state"] for row in table(tmp_path / "out")} == expected
 
 
-def test_the_last_evaluation_is_that_of_a_trials_own_epochs(tmp_path: Path) -> None:
-    """Not of the study's, where the number of epochs is searched."""
+class Long(Trials):
+    """Stands for a run with the joint epochs that it was given."""
+
+    def __init__(self, command: list[str], **streams: Any) -> None:
+        super().__init__(command, **streams)
+        (n_epochs,) = [word.partition("=")[2] for word in command if word.startswith("joint.epochs=")][-1:]
+        (self.directory / "config.yaml").write_text(f"seed: 0\njoint: {{epochs: {n_epochs}}}\n")
+
+
+@pytest.mark.parametrize("epochs", ["4,40", "40,4"])
+def test_the_warm_up_is_that_of_a_trials_own_epochs(
+    epochs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the choice that happens to come last: trials of 40 epochs were pruned in epoch 1."""
+    stand_in(monkeypatch, Long)
+    monkeypatch.setattr(pool, "POLL_S", 0.0)
+    words = [word for word in QUICK if not word.startswith("joint.epochs")]
+    weights = ",".join(map(str, range(1, 8)))
+    tune.work(
+        ["trials=20", f"output={tmp_path / 'out'}", *words, f"joint.epochs={epochs}", f"clustering.weight={weights}"]
+    )
+    states = {n: {row["state"] for row in table(tmp_path / "out") if row["joint.epochs"] == n} for n in ("4", "40")}
+    assert states == {"4": {"complete", "pruned"}, "40": {"complete"}}
+
+
+def test_a_trial_is_pruned_neither_in_its_warm_up_nor_at_its_end(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\njoint: {epochs: 20, tolerance: 0}\n")
-    assert [trials._is_last(tmp_path, epoch) for epoch in (10, 20)] == [False, True]
+    assert [trials._may_be_pruned(tmp_path, epoch) for epoch in (3, 4, 19, 20)] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("number", [12, None])
@@ -312,24 +363,24 @@ def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
 ) -> None:
     """More trials than Optuna's sampler needs to learn from; stopped as this one ends, None: the first to be pruned."""
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(trials, "_POLL_S", 0.0)
+    monkeypatch.setattr(pool, "POLL_S", 0.0)
     words = ["trials=16", *QUICK, "clustering.weight=tag(log,interval(0.1,10))"]
     tune.work([*words, f"output={tmp_path / 'whole'}"])
     whole = table(tmp_path / "whole")
     assert {row["state"] for row in whole} == {"complete", "pruned"}
     if number is None:
         number = next(int(row["trial"]) for row in whole if row["state"] == "pruned")
-    told = trials._told
+    finish = trials._finish_trial
 
-    def stop(study: trials.Study, one: trials.Running) -> None:
+    def stop(study: trials.Study, one: trials.TrialRun) -> None:
         if one.trial.number == number:
             raise KeyboardInterrupt
-        told(study, one)
+        finish(study, one)
 
-    monkeypatch.setattr(trials, "_told", stop)
+    monkeypatch.setattr(trials, "_finish_trial", stop)
     with pytest.raises(KeyboardInterrupt, match="the same command with output="):
         tune.work([*words, f"output={tmp_path / 'stopped'}"])
-    monkeypatch.setattr(trials, "_told", told)
+    monkeypatch.setattr(trials, "_finish_trial", finish)
     tune.work([*words, f"output={tmp_path / 'stopped'}"])
     assert table(tmp_path / "stopped") == whole
 
@@ -338,17 +389,17 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(trials, "_told", lambda study, one: 1 / 0)
+    monkeypatch.setattr(trials, "_finish_trial", lambda study, one: 1 / 0)
     words = ["trials=2", f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"]
     with pytest.raises(ZeroDivisionError):
         tune.work(words)
     monkeypatch.undo()
     stand_in(monkeypatch, Trials)
     log = (tmp_path / "out" / "trials" / "0.log").open("ab")
-    assert reading.claim(log)
-    monkeypatch.setattr(trials.time, "sleep", lambda seconds: log.close())
+    assert try_lock(log)
+    monkeypatch.setattr(trials.time, "sleep", lambda seconds: seconds == trials.POLL_S and log.close())
     tune.work(words)
-    assert "trial 0: still trains; waiting for it" in capsys.readouterr().out
+    assert "trial 0: still trains in an earlier process; waiting for it" in capsys.readouterr().out
     assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
 
 
@@ -362,7 +413,7 @@ def test_a_run_that_somebody_else_interrupts_goes_on_with_the_study(
 
     words = ["trials=2", f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"]
     stand_in(monkeypatch, Interrupted)
-    with pytest.raises(KeyboardInterrupt, match="trial 0 was; the same command"):
+    with pytest.raises(KeyboardInterrupt, match="trial 0 was stopped from outside; the same command"):
         tune.work(words)
     stand_in(monkeypatch, Trials)
     tune.work(words)
@@ -371,7 +422,7 @@ def test_a_run_that_somebody_else_interrupts_goes_on_with_the_study(
 
 def test_more_trials_of_a_space_of_choices_are_other_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, Trials)
-    monkeypatch.setattr(trials, "_POLL_S", 0.0)
+    monkeypatch.setattr(pool, "POLL_S", 0.0)
     words = [f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2,3", "clustering.init=gmm,ward,k-means++"]
     for n_trials, n_seen in ((5, 5), (8, 8), (20, 9)):
         tune.work([f"trials={n_trials}", *words])
@@ -391,7 +442,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path: Path, monkeyp
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device", "study.db")
 
-    monkeypatch.setattr(trials, "_report", fail)
+    monkeypatch.setattr(trials, "_report_scores", fail)
     with pytest.raises(Failure, match=r"study\.db: No space left on device; what was written before is kept"):
         tune.work([f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"])
     assert (tmp_path / "out" / "study.db").exists()
@@ -443,7 +494,10 @@ def test_labels_choose_only_when_told_to_and_loudly(
         (["--multirun"], "--multirun: expected KEY=VALUE"),
         (["clustering.weigth=1,2"], "clustering.weigth"),
         (["clustering.weight=1,-2"], "clustering.weight=-2"),
-        (["clustering.n_init=interval(1.2,1.8)"], "clustering.n_init=interval(1.2,1.8): expected whole numbers in it"),
+        (
+            ["clustering.n_init=interval(1.2,1.8)"],
+            "clustering.n_init=interval(1.2,1.8): expected an interval with whole",
+        ),
         (["clustering.weight=interval(2,1)"], "clustering.weight=interval(2,1): expected an interval that goes up"),
         (
             ["clustering.weight=tag(log,interval(0,1))"],
@@ -490,7 +544,7 @@ def test_what_a_run_refuses_later_leaves_what_it_had_trained(tmp_path: Path, mon
         (checkpoints / "last.pt").touch()
         raise UserError("data.path=f.npy: changed while it was used")
 
-    monkeypatch.setattr(tune, "run_trials", run_trials)
+    monkeypatch.setattr(study_module, "run_trials", run_trials)
     with pytest.raises(UserError, match="changed while it was used"):
         tune.work([*QUICK, f"output={tmp_path / 'study'}"])
     assert (tmp_path / "study" / "trials" / "0" / "checkpoints" / "last.pt").exists()
@@ -506,8 +560,8 @@ def test_a_study_of_data_that_changed_is_not_gone_on_with(tmp_path: Path, monkey
     tune.work(["trials=1", "clustering.weight=0.1,1.0", *words])
     tune.work(["trials=1", "clustering.weight=0.1,1.0", *words])
     np.save(tmp_path / "X.npy", X[::-1])
-    monkeypatch.setattr(tune, "run_trials", lambda _: pytest.fail("trained"))
-    with pytest.raises(UserError, match=r"the study there is of other data than there are now; .* choose another"):
+    monkeypatch.setattr(study_module, "run_trials", lambda _: pytest.fail("trained"))
+    with pytest.raises(UserError, match=r"the study there was made with other data; .* choose another"):
         tune.work(["trials=2", "clustering.weight=0.1,1.0", *words])
 
 
@@ -518,7 +572,7 @@ def test_data_that_change_while_a_trial_trains_end_the_study(tmp_path: Path, mon
             (self.directory / "manifest.json").write_text('{"status": "completed", "data": {"sha256": "other"}}')
 
     stand_in(monkeypatch, Other)
-    with pytest.raises(UserError, match=r"trial 0 is of other data than the study; .* choose another folder"):
+    with pytest.raises(UserError, match=r"trial 0 had other data than the study; .* choose another output="):
         tune.work([f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"])
 
 
@@ -536,7 +590,7 @@ def test_a_study_is_not_gone_on_with_when_its_experiment_has_changed(
     tune.work(words)
     tune.work(words)
     mine.write_text("# @package _global_\njoint:\n  lr: 0.01\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"the study there has joint.lr 0.001, this call 0.01; expected a study with"):
+    with pytest.raises(UserError, match=r"the study there has joint.lr 0.001, this call 0.01; expected a study of"):
         tune.work(words)
     # One of an earlier version, which did not keep them, and had fewer settings.
     for fixed in (None, {"joint.lr": 0.01}):
@@ -551,7 +605,7 @@ def test_a_caution_where_the_data_vary(
 ) -> None:
     stand_in(monkeypatch, Trials)
     tune.work(["trials=1", f"output={tmp_path}/out", *QUICK, "clustering.weight=1,2", "data.scaling=unit,standard"])
-    assert "warning: data.scaling varies: scores compare clusterings of the same rows" in capsys.readouterr().err
+    assert "warning: data.scaling varies: scores are comparable only between" in capsys.readouterr().err
 
 
 def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ class SelectConfig:
     seeds: str = "0,1,2"
     # A folder for the runs and the answer; null: a new one under runs/select. One that is there is gone on with.
     output: str | None = None
-    # Runs at a time; more than one needs the extra `sweep`.
+    # Runs at a time.
     jobs: int = 1
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """The run directory: config, manifest, metrics, log.
 
-Everything is written so that a killed run leaves whole files. Times and paths go into the manifest and the log only, so
-that two equal runs have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
+A killed run leaves no half-written files. Times and paths go into the manifest and the log only, so that two equal runs
+have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -25,9 +25,10 @@ from dkm.config.schema import to_dict
 from dkm.data.scaling import Scaling
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
-from dkm.runs.reading import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT, claim
+from dkm.runs.reading import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT
 from dkm.runs.tensorboard import Dashboard, NoDashboard
 from dkm.runtime.atomic import write_atomically
+from dkm.runtime.locks import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,32 @@ defaults:
   - _self_
 
 """
+
+
+class RunWriter(Protocol):
+    """What a run is written with: `RunDirectory` writes files, `Unwritten` drops everything."""
+
+    is_written: bool
+    path: Path
+    shows_bars: bool
+    manifest: dict[str, Any]
+    dashboard: Dashboard
+    # What the run has warned about, in this process and in earlier ones.
+    warnings: list[str]
+
+    def open_log(self) -> bool: ...
+    def open(self, config: Config, *, step: int | None, has_labels: bool) -> None: ...
+    def close(self) -> None: ...
+    def given_settings(self) -> set[str]: ...
+    def update_manifest(self, **entries: Any) -> None: ...
+    def read_manifest(self) -> dict[str, Any]: ...
+    def append_metrics(self, record: Mapping[str, Any]) -> None: ...
+    def sync_metrics(self) -> int: ...
+    def truncate_metrics(self, n_bytes: int) -> None: ...
+    def read_metrics(self) -> list[dict[str, Any]]: ...
+    def write_result(self, result: Mapping[str, Any]) -> None: ...
+    def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None: ...
+    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None: ...
 
 
 class RunDirectory:
@@ -64,16 +91,21 @@ class RunDirectory:
         self._tensorboard = tensorboard
         self.dashboard: Dashboard = NoDashboard()
         self._handlers: list[logging.Handler] = []
-        # What the run has warned about, in this process and in earlier ones.
         self.warnings: list[str] = []
 
     # --- start and end ---
 
     def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
-        """Start writing; ``step`` is that of the checkpoint to continue from, None for a new start.
+        """Write the config and start the dashboard.
 
-        ``has_labels`` tells which curves there will be. A run that goes on with more epochs, say, has them in its
-        ``config.yaml`` from here on.
+        Parameters
+        ----------
+        config : Config
+            Replaces the one in ``config.yaml``: a run may be resumed with more epochs, for instance.
+        step : int, optional
+            Step of the checkpoint to resume from; None for a new run.
+        has_labels : bool
+            Whether the dashboard has curves of scores against labels.
         """
         text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
         text = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text
@@ -92,14 +124,14 @@ class RunDirectory:
         self._handlers = []
 
     def open_log(self) -> bool:
-        """Send what ``dkm`` logs to ``train.log`` and to the terminal; return False if another process does."""
-        # tqdm's own lock is a semaphore of the system too: a warning, when a worker of a sweep is killed and leaves it.
+        """Lock ``train.log`` and log to it and to the terminal; return False if another process has locked it."""
+        # tqdm's default lock is also a system semaphore: a sweep's worker that is killed leaks it, with a warning.
         tqdm.set_lock(threading.RLock())
         logger = logging.getLogger("dkm")
         logger.setLevel(logging.INFO)
         to_file = logging.FileHandler(self.path / LOG, encoding="utf-8")
         assert to_file.stream is not None
-        if not claim(to_file.stream):
+        if not try_lock(to_file.stream):
             to_file.close()
             return False
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -112,7 +144,7 @@ class RunDirectory:
         return True
 
     def given_settings(self) -> set[str]:
-        """Return the keys of the settings that the command line gave, as Hydra has noted them beside the run."""
+        """Return the keys that the command line set, as recorded in ``.hydra/overrides.yaml``."""
         path = self.path / OVERRIDES
         words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
         keys = {str(word).partition("=")[0].lstrip("+~") for word in words}
@@ -125,7 +157,7 @@ class RunDirectory:
         self._write(MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return what an earlier process wrote, or nothing."""
+        """Return the manifest that an earlier process wrote, empty if there is none."""
         return read_json(self.path / MANIFEST) or {}
 
     # --- metrics ---
@@ -135,14 +167,14 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def sync_metrics(self) -> int:
-        """Make sure that what was written is on disk; return its size in bytes, for the checkpoint."""
+        """Flush the metrics to disk; return the size of the file in bytes, for the checkpoint."""
         self.dashboard.flush()
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def truncate_metrics(self, n_bytes: int) -> None:
-        """Cut off what was written after the checkpoint."""
+        """Cut off the records that were written after the checkpoint."""
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             if file.tell() < n_bytes:
                 log.warning("%s is shorter than when the checkpoint was written: records are missing", METRICS)
@@ -163,26 +195,36 @@ class RunDirectory:
         self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars)))
 
     def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
-        """Write the features that set each cluster apart."""
+        """Write the features in which each cluster differs most from the others."""
         self._write(FEATURES, "".join(feature_lines(contrast, names, scaling)))
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
 
 
-class Unwritten(RunDirectory):
-    """The run directory as the ranks have it that do not own it: what they would write goes nowhere."""
+class Unwritten:
+    """Writes nothing: for ranks that do not own the run directory, and for `DeepKMeans`, which has none."""
 
     is_written = False
+    path = Path(os.devnull)
+    shows_bars = False
 
     def __init__(self) -> None:
-        super().__init__(Path(os.devnull), tensorboard=False, progress="off")
+        self.manifest: dict[str, Any] = {}
+        self.dashboard: Dashboard = NoDashboard()
+        self.warnings: list[str] = []
+
+    def open_log(self) -> bool:
+        return True
 
     def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
         pass
 
-    def open_log(self) -> bool:
-        return True
+    def close(self) -> None:
+        pass
+
+    def given_settings(self) -> set[str]:
+        return set()
 
     def update_manifest(self, **entries: Any) -> None:
         pass
@@ -193,7 +235,22 @@ class Unwritten(RunDirectory):
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         pass
 
+    def sync_metrics(self) -> int:
+        return 0
+
     def truncate_metrics(self, n_bytes: int) -> None:
+        pass
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return []
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        pass
+
+    def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None:
+        pass
+
+    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
         pass
 
 

@@ -1,4 +1,4 @@
-"""Finished and unfinished runs, as their directories tell them: what was set, how it went, what came out.
+"""Reads run directories, finished or not: settings, status, scores.
 
 Reads only, without torch, and fast: a thousand runs in a second or two.
 """
@@ -9,12 +9,10 @@ import glob
 import json
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -22,6 +20,7 @@ from dkm.config.roles import that_tell_runs_apart
 from dkm.config.schema import flatten
 from dkm.data.files import expand
 from dkm.errors import UserError, in_short, input_error
+from dkm.runtime.locks import is_locked
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -35,15 +34,6 @@ LOG = "train.log"
 OVERRIDES = ".hydra/overrides.yaml"
 
 COMPLETED = "completed"
-# Tries at a lock, and seconds between them.
-_CLAIMS, _CLAIM_PAUSE_S = 5, 0.1
-# Locks of files, where the system has them.
-try:
-    import fcntl as _fcntl
-except ImportError:
-    fcntl: Any = None
-else:
-    fcntl = _fcntl
 # libyaml, which is ten times as fast, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -61,18 +51,18 @@ class Run:
     status: str
     # Why it was interrupted or failed.
     reason: str | None
-    # Every setting that moves a number, under its dotted key, but for the seed.
+    # Every setting that changes the numbers, by its dotted key, without the seed.
     settings: Mapping[str, Any]
     seed: int | None
-    # The final scores; of a run without a result those of its last evaluation.
+    # The final scores; those of the last evaluation if the run has no result.
     scores: Mapping[str, float | None]
     # Scores of k-means on the raw data and on the pretrained embedding, as far as the run got.
     baselines: Mapping[str, Mapping[str, float | None]]
-    # Of training.
+    # Seconds of training.
     seconds: float | None
     # Name, SHA-256 and shape of the data, as far as the run got.
     data: Mapping[str, Any]
-    # When, in ISO 8601; empty where it is not known.
+    # Start of the run in ISO 8601; empty if unknown.
     started: str = ""
 
     @property
@@ -81,7 +71,7 @@ class Run:
 
 
 def find(words: Sequence[str]) -> list[Path]:
-    """Return the run directories that the words name: runs, folders with runs anywhere below, globs of these.
+    """Return the run directories that words name: runs, folders with runs anywhere below, globs of these.
 
     Returns
     -------
@@ -93,7 +83,7 @@ def find(words: Sequence[str]) -> list[Path]:
     UserError
         If a word names nothing, or a folder has no runs.
     """
-    found: dict[Path, Path] = {}  # as the words spell them, by where they lie
+    run_of: dict[Path, Path] = {}  # as the words spell them, by their resolved paths
     for word in words:
         path = expand(word)
         # os.path says no where pathlib raises: of a name too long, of a folder that may not be looked into.
@@ -106,8 +96,8 @@ def find(words: Sequence[str]) -> list[Path]:
                 what = "no such folder"
             raise input_error(word, what, "run directories, or folders with runs in them", "correct the path")
         for run in runs:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
+            run_of.setdefault(run.resolve(), run)
+    return list(run_of.values())
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -121,7 +111,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run, which may have just begun."""
+    """Return whether a folder is a run directory; the run may have just begun."""
     has_config = os.path.isfile(folder / CONFIG) and os.path.isdir(folder / ".hydra")  # noqa: PTH112, PTH113
     return has_config or os.path.isfile(folder / MANIFEST)  # noqa: PTH113
 
@@ -133,7 +123,7 @@ def _natural(path: str | Path) -> list[tuple[int, int | str]]:
 
 
 def read(path: Path) -> Run:
-    """Return what the directory of a run tells.
+    """Return the run in a directory.
 
     Raises
     ------
@@ -149,77 +139,22 @@ def read(path: Path) -> Run:
         raise DamagedRun(f"{path}: completed, but there is no {RESULT}")
     seconds = manifest.get("seconds")
     try:
-        whole = result or {}
-        baselines = {name: flatten(whole[name]) for name in ("kmeans_raw", "kmeans_pretrained") if whole.get(name)}
-        scores = _numbers(whole if result else _last_scores(evaluations))
+        final = result or {}
+        baselines = {name: flatten(final[name]) for name in ("kmeans_raw", "kmeans_pretrained") if final.get(name)}
+        scores = _numbers(final if result else _last_scores(evaluations))
         scores["reconstruction"] = evaluations[-1].get("loss/reconstruction") if evaluations else None
         total = sum(seconds.values()) if seconds else None
         seed = settings.pop("seed", None)
-        why = manifest.get("reason")
+        reason = manifest.get("reason")
         data, started = manifest.get("data", {}), str(manifest.get("started", ""))
-        return Run(path, status, why, settings, seed, scores, baselines, total, data, started)
+        return Run(path, status, reason, settings, seed, scores, baselines, total, data, started)
     except (AttributeError, TypeError) as error:
         raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
 
 
-def claim(file: IO[Any]) -> bool:
-    """Lock a file until it is closed, by this process and those that inherit it; return False if another one has it.
-
-    Where there are no locks of files, as on Windows, nobody is kept out.
-    """
-    for _ in range(_CLAIMS):
-        if _lock(file, shared=False):
-            return True
-        time.sleep(_CLAIM_PAUSE_S)  # it may be one that only asked
-    return False
-
-
-@contextmanager
-def claimed_folder(folder: Path, name: str, wanted: str) -> Iterator[IO[bytes]]:
-    """Make the folder ``output=`` and keep other processes out of it while the block runs, by the file ``name`` in it.
-
-    Yields the file: a process that inherits it keeps others out too.
-
-    Raises
-    ------
-    UserError
-        If it cannot be made, or another process is at it; ``wanted`` says what was expected then.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / name).open("ab")
-    except OSError as error:
-        raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
-    with lock:
-        if not claim(lock):
-            raise UserError(f"output={folder}: expected {wanted}; wait for it or stop it")
-        yield lock
-
-
-def is_claimed(path: Path) -> bool:
-    """Return whether a process has claimed a file."""
-    try:
-        with path.open("rb") as file:
-            return not _lock(file, shared=True)
-    except OSError:
-        return False
-
-
-def _lock(file: IO[Any], *, shared: bool) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
 def is_in_use(path: Path) -> bool:
-    """Return whether a process is training in a run directory: it has claimed the log."""
-    return is_claimed(path / LOG)
+    """Return whether a process is training in a run directory: it has locked the log."""
+    return is_locked(path / LOG)
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -249,23 +184,23 @@ def manifest_of(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DamagedRun(f"{path}: cannot be read ({in_short(error)})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DamagedRun(f"{path}: holds no JSON object")
-    return found
+    return content
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """Return the evaluations so far; a killed run may have left half of a last line."""
+    """Return the evaluations so far, without an incomplete last line that a killed run may have left."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         records = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise DamagedRun(f"{path}: cannot be read ({in_short(error)})") from error
     if not all(isinstance(record, dict) for record in records):
-        raise DamagedRun(f"{path}: holds something else than one JSON object in each line")
+        raise DamagedRun(f"{path}: expected one JSON object on each line")
     return records
 
 
@@ -279,6 +214,6 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def require_some(runs: Sequence[Run]) -> None:
-    """Refuse to go on with nothing."""
+    """Refuse an empty list of runs."""
     if not runs:
         raise UserError("PATH: none of the runs can be read; expected run directories; see the warnings above")

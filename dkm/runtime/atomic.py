@@ -8,16 +8,19 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a file, whole or in parts, so that at every moment either the old or the new content is there.
+    """Write a file so that it has either the old or the new content at every moment, also after a power cut.
 
-    Also after a power cut.
+    Parameters
+    ----------
+    data : bytes or iterable of bytes
+        The content, or parts of it that need not be in memory together.
     """
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
         file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
     _sync_directory(path.parent)
 
 

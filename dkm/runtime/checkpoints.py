@@ -40,14 +40,14 @@ def save(directory: Path, state: dict[str, Any]) -> None:
     directory.mkdir(exist_ok=True)
     last = directory / LAST
     if last.exists():
-        # A second name for the last one, then both names are moved on: `last.pt` is never missing.
-        beside = directory / (PREVIOUS + ".tmp")
-        beside.unlink(missing_ok=True)
+        # Linked under a second name and not moved, so that `last.pt` is never missing.
+        link = directory / (PREVIOUS + ".tmp")
+        link.unlink(missing_ok=True)
         try:
-            os.link(last, beside)
+            os.link(last, link)
         except OSError:  # a file system without hard links
-            shutil.copyfile(last, beside)
-        beside.replace(directory / PREVIOUS)
+            shutil.copyfile(last, link)
+        link.replace(directory / PREVIOUS)
     write_atomically(last, content)
 
 
@@ -77,7 +77,7 @@ def load(directory: Path) -> dict[str, Any] | None:
             broken.append(str(error))
             continue
         if broken:
-            # Out of the way of `save`, which makes the last checkpoint the previous one.
+            # Otherwise `save` would make the damaged checkpoint the previous one.
             (directory / LAST).replace(directory / DAMAGED)
             log.warning("%s; going back to %s, the one before it; kept as %s", broken[0], path, DAMAGED)
         return state

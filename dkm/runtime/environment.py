@@ -1,4 +1,4 @@
-"""Versions, processor, memory and git state: what a reader of the results must know."""
+"""Versions, processor, memory and git state, which a reader of the results must know."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ["dkm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "h
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of what computes and writes."""
+    """Return the versions of the packages that results depend on, None where one is not installed."""
     return {name: _version(name) for name in _PACKAGES}
 
 
@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor(device: torch.device) -> str:
-    """Return the name of what computes: the GPU, or the CPU with the instructions that torch uses of it."""
+    """Return the name of the GPU, or of the CPU with the instruction set that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -49,7 +49,7 @@ def processor(device: torch.device) -> str:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the most memory that this process has had resident so far; None where that is not known."""
+    """Return the peak resident memory of this process; None where the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -65,7 +65,7 @@ def _version(name: str) -> str | None:
 
 
 def _git_state(directory: Path) -> dict[str, Any] | None:
-    """Return the commit, and whether code or configs were changed since; None outside a checkout of ours."""
+    """Return the commit, and whether code or configs have changed since; None outside of a checkout of dkm."""
 
     def git(*arguments: str) -> str:
         command: Sequence[str] = ["git", "-C", str(directory), *arguments]

@@ -1,4 +1,4 @@
-"""Signals during a run: stop at a point from which the run can go on."""
+"""Signals during a run: stop at a point from which the run can be resumed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user or the system asked the run to stop; its state is at the last whole step.
+    """The user or the system asked the run to stop; its state is that after the last completed step.
 
-    No ``Exception``: a sweep takes those for the failure of one run and goes on with the next.
+    Not an ``Exception``: a sweep would take it for the failure of one run and continue with the next.
     """
 
 
 class Signals:
     """Turns signals into ``Interrupted``, but never in the middle of a change of state.
 
-    The training loop looks at ``is_requested`` after each step. Code that only computes runs inside ``interruptible``,
-    which a request leaves at once. A second request does not wait any more.
+    The training loop checks ``is_requested`` after each step. Code that changes no state runs inside ``interruptible``,
+    which a request leaves at once. A second request raises ``KeyboardInterrupt`` without waiting.
 
     Parameters
     ----------
     is_alone : bool
-        False with several processes, which must stop at the same point: then a request only sets ``is_requested``,
-        however often it comes.
+        False with several processes, which must stop at the same point: every request only sets ``is_requested``.
     """
 
     def __init__(self, *, is_alone: bool = True) -> None:

@@ -1,11 +1,12 @@
-"""The number of clusters that scores without labels speak for."""
+"""The number of clusters that scores without labels recommend: the rule of ``dkm.select``, and what makes it doubtful.
 
-# Shapes: N rows of the data, D latent, K clusters.
+Pure functions of the scores; ``selection_runs.py`` trains the runs that have them.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from dkm.errors import Failure
@@ -13,25 +14,21 @@ from dkm.errors import Failure
 # Kinds of agreement, and what it is between.
 _AGREEMENTS = {"agreement_seeds": "seeds", "agreement_halves": "halves of the data"}
 
-
-# The rule and its doubts; see `recommend`.
+# Differences in modularity below this count as none; see `recommend`.
 _SLACK = 0.01
-
-
+# Thresholds of the warnings.
 _FEW_SEEDS, _MANY_PLAUSIBLE = 3, 3
-
-
 _LOW_AGREEMENT, _LOW_MODULARITY = 0.8, 0.3
 
-
-Scores = dict[str, list[float]]
+# Each score by its name, and its values by the seed, or the two seeds, that it is of. A seed may lack a score.
+Scores = dict[str, dict[tuple[int, ...], float]]
 
 
 class Recommendation(NamedTuple):
-    """A number of clusters, with what speaks for it."""
+    """A number of clusters and the evidence for it."""
 
     n_clusters: int
-    # Numbers that the evidence does not tell apart from it, itself among them.
+    # Numbers that the evidence does not distinguish from it, itself included.
     plausible: list[int]
     reason: str
     # Why the evidence is weak; empty where it is not.
@@ -39,70 +36,99 @@ class Recommendation(NamedTuple):
 
 
 def recommend(scores: Mapping[int, Scores]) -> Recommendation:
-    """Return the number of clusters that the scores speak for.
+    """Return the number of clusters that the scores recommend.
 
     Numbers whose mean modularity on the data lies within 0.01 of the highest, or within the standard deviation of the
     difference over seeds, are plausible; of these the one is taken whose clusterings agree best, the mean over seeds
     and over halves of the data. Modularity alone would split round clusters, at little cost, in ways on which no two
     runs agree; agreement alone would take two clusters of almost any data.
+
+    Parameters
+    ----------
+    scores : mapping
+        The scores of each number of clusters.
+
+    Raises
+    ------
+    Failure
+        If no run has a modularity.
     """
-    modularity = {k: own["modularity_data"] for k, own in scores.items()}
-    known = {k: statistics.fmean(values) for k, values in modularity.items() if values}
-    if not known:
+    modularity = {k: scores_of_k["modularity_data"] for k, scores_of_k in scores.items()}
+    means = {k: statistics.fmean(values.values()) for k, values in modularity.items() if values}
+    if not means:
         raise Failure("modularity on the data: undefined for every run; expected finite data with two rows or more")
-    best = max(known, key=known.__getitem__)
-    plausible = [k for k in known if _gap(modularity[best], modularity[k]) <= 0]
-    agreement = _agreements(scores, plausible)
-    chosen = max(plausible, key=lambda k: (agreement.get(k, 0.0), known[k]))
-    reason = f"modularity on the data {known[chosen]:.3f}, the highest"
-    if chosen != best:
-        reason = f"modularity on the data {known[chosen]:.3f} of at most {known[best]:.3f}"
-    if agreement and len(plausible) > 1:
-        reason += f"; of {len(plausible)} numbers that it does not tell apart the one with the best agreement"
-    if agreement:
-        reason += f", {agreement[chosen]:.2f}"
-    return Recommendation(chosen, plausible, reason, _doubts(scores, known, plausible, chosen))
+    best = max(means, key=means.__getitem__)
+    plausible = [k for k in means if _excess(modularity[best], modularity[k]) <= 0]
+    agreement = _mean_agreements(scores, plausible)
+    chosen = max(plausible, key=lambda k: (agreement.get(k, 0.0), means[k]))
+    return Recommendation(
+        n_clusters=chosen,
+        plausible=plausible,
+        reason=_reason(means, plausible, agreement, chosen),
+        warnings=list(_warnings(scores, means, plausible, chosen)),
+    )
 
 
-def _gap(best: Sequence[float], other: Sequence[float]) -> float:
-    """Return by how much more than noise, or than the slack, the modularity of one number exceeds that of another."""
-    differences = [mine - its for mine, its in zip(best, other, strict=False)]
+def _excess(best: Mapping[tuple[int, ...], float], other: Mapping[tuple[int, ...], float]) -> float:
+    """Return by how much the modularity of one number exceeds that of another beyond noise and slack.
+
+    Differences are taken within seeds, of those seeds that both numbers have.
+    """
+    differences = [best[seed] - other[seed] for seed in best if seed in other]
+    if not differences:
+        return statistics.fmean(best.values()) - statistics.fmean(other.values()) - _SLACK
     noise = statistics.stdev(differences) if len(differences) > 1 else 0.0
     return statistics.fmean(differences) - max(_SLACK, noise)
 
 
-def _agreements(scores: Mapping[int, Scores], ks: Sequence[int]) -> dict[int, float]:
+def _mean_agreements(scores: Mapping[int, Scores], ks: Sequence[int]) -> dict[int, float]:
     """Return the mean over those kinds of agreement that all of the numbers have; empty if there are none."""
     kinds = [name for name in _AGREEMENTS if all(scores[k][name] for k in ks)]
-    return {k: statistics.fmean(statistics.fmean(scores[k][name]) for name in kinds) for k in ks} if kinds else {}
+    if not kinds:
+        return {}
+    return {k: statistics.fmean(statistics.fmean(scores[k][name].values()) for name in kinds) for k in ks}
 
 
-def _doubts(
-    scores: Mapping[int, Scores], known: Mapping[int, float], plausible: Sequence[int], chosen: int
-) -> list[str]:
-    """Return why the evidence is weak."""
-    doubts = []
-    if len(scores[chosen]["modularity_data"]) < _FEW_SEEDS:
-        doubts.append(f"fewer than {_FEW_SEEDS} seeds: how much chance there is in the scores is hardly known")
+def _reason(means: Mapping[int, float], plausible: Sequence[int], agreement: Mapping[int, float], chosen: int) -> str:
+    highest = max(means.values())
+    rank = "the highest" if means[chosen] == highest else f"close to the highest, {highest:.3f}"
+    reason = f"its modularity on the data, {means[chosen]:.3f}, is {rank}"
+    if not agreement:
+        return reason
+    if len(plausible) == 1:
+        return f"{reason}; the agreement of its clusterings is {agreement[chosen]:.2f}"
+    rank = f"of {len(plausible)} plausible numbers its clusterings have the highest agreement"
+    return f"{reason}; {rank}, {agreement[chosen]:.2f}"
+
+
+def _warnings(
+    scores: Mapping[int, Scores], means: Mapping[int, float], plausible: Sequence[int], chosen: int
+) -> Iterator[str]:
+    """Yield why the evidence is weak."""
+    n_seeds = len(scores[chosen]["modularity_data"])
+    if n_seeds < _FEW_SEEDS:
+        yield f"fewer than {_FEW_SEEDS} seeds: the noise in the scores is hardly known"
     if len(plausible) > _MANY_PLAUSIBLE:
-        doubts.append(f"{len(plausible)} numbers are as plausible: the data may have no natural one")
+        yield f"{len(plausible)} numbers are equally plausible: the data may have no natural number of clusters"
     for name, between in _AGREEMENTS.items():
-        own = scores[chosen][name]
-        if not own and (name != "agreement_seeds" or len(scores[chosen]["modularity_data"]) > 1):
-            doubts.append(f"how far clusterings agree between {between} is not known")
-        elif own and statistics.fmean(own) < _LOW_AGREEMENT:
-            doubts.append(
-                f"clusterings with {chosen} clusters agree between {between} only to {statistics.fmean(own):.2f}"
-            )
-    if known[chosen] < _LOW_MODULARITY:
-        doubts.append(f"a modularity of {known[chosen]:.2f} says that the data hardly fall into clusters")
-    if len(scores) == 1:
-        doubts.append("there is no other number to compare with")
-    else:
-        # No number is below 2.
-        ends = [k for k in (min(scores), max(scores)) if k > 2]
-        highest = max(known, key=known.__getitem__)
-        doubts += [f"{k} is at the end of the range: try more numbers" for k in ends if k == chosen]
-        if highest != chosen and highest in ends:
-            doubts.append(f"the modularity is highest with {highest}, the end of the range: try more numbers")
-    return doubts
+        values = scores[chosen][name].values()
+        if not values and (name != "agreement_seeds" or n_seeds > 1):
+            yield f"the agreement between {between} is not known"
+        elif values and statistics.fmean(values) < _LOW_AGREEMENT:
+            mean = statistics.fmean(values)
+            yield f"clusterings with {chosen} clusters agree only to {mean:.2f} between {between}"
+    if means[chosen] < _LOW_MODULARITY:
+        yield f"the modularity is only {means[chosen]:.2f}: the data hardly fall into clusters"
+    yield from _warnings_about_the_range(list(scores), means, chosen)
+
+
+def _warnings_about_the_range(ks: Sequence[int], means: Mapping[int, float], chosen: int) -> Iterator[str]:
+    if len(ks) == 1:
+        yield "there is no other number to compare with"
+        return
+    ends = {min(ks), max(ks)} - {2}  # no number is below 2
+    highest = max(means, key=means.__getitem__)
+    if chosen in ends:
+        yield f"{chosen} is at the end of the range: try more numbers"
+    if highest != chosen and highest in ends:
+        yield f"the modularity is highest with {highest}, the end of the range: try more numbers"

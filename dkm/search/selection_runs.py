@@ -1,55 +1,40 @@
-"""The runs of ``dkm.select``: a sweep over numbers and seeds, and their scores."""
+"""The runs of ``dkm.select``: which are trained, which are left out, and their scores."""
 
 # Shapes: N rows of the data, D latent, K clusters.
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from dkm.config.commands import (
-    EXIT_INTERRUPTED,
-    EXIT_USER_ERROR,
-    quoted,
-)
-from dkm.config.compose import compose, parse
+from dkm.config.commands import EXIT_USER_ERROR, SelectConfig, numbers, words_of_runs
+from dkm.config.compose import absolute, compose, parse
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
-from dkm.search.selection import Scores
+from dkm.runtime import locks
+from dkm.search.pool import ChildPool, ChildRun, resume_hint
+from dkm.search.selection import Recommendation, Scores, recommend
+from dkm.search.selection_report import SCORES, table_lines, write_recommendation
 
-# Scores of the files.
-SCORES = (
-    *("modularity_data", "silhouette", "davies_bouldin", "calinski_harabasz", "n_effective_clusters"),
-    *("reconstruction", "agreement_seeds", "agreement_halves"),
-)
-
-
-# Restarts of k-means on each half, and rows of a half.
-_N_INIT, _HALF_ROWS = 10, 5000
-
-
-_POLL_S = 0.5
-
-
-# Seconds that an interrupted sweep has to write its checkpoints.
-_PATIENCE_S = 60.0
-
-
+# The embedding has the same number of dimensions for all numbers of clusters, so that they share a pretraining.
+_DEFAULTS = {"model.latent_dim": "10"}
+# Keys that the command sets itself.
+_REFUSED = ("clustering.n_clusters", "seed", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
 # Settings in which the runs of a folder may differ.
 _MAY_DIFFER = ("clustering.n_clusters", "seed", "device", "threads")
-
-
-# Held while a search is under way, by its sweep too, which may outlive it.
+# Restarts of k-means on each half, and the most rows of a half.
+_N_INIT, _HALF_ROWS = 10, 5000
+# Locked while a search is under way, by its runs too, which may outlive it.
 _LOCK = "select.lock"
 
 
@@ -57,31 +42,79 @@ class Search(NamedTuple):
     """What is searched, and where."""
 
     folder: Path
-    # Overrides of every run.
-    words: Sequence[str]
+    # Overrides that all runs have in common.
+    overrides: Sequence[str]
     ks: Sequence[int]
     seeds: Sequence[int]
     n_jobs: int
-    # Of the data.
+    # SHA-256 of the data.
     sha256: str
     lock: IO[bytes]
 
 
+def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
+    """Train the runs that are missing, recommend a number of clusters, write and print the answer.
+
+    Raises
+    ------
+    UserError
+        If an override is wrong, the data have too few rows, or the folder cannot be written to or has other runs.
+    Failure
+        If no number has all of its runs; the same command resumes the search.
+    """
+    ks, seeds = numbers("k", config.k, "", least=2), numbers("seeds", config.seeds, "", least=0)
+    folder = Path(absolute(config.output or f"runs/select/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+    instead = "dkm.select sets it; use k=, seeds= or output="
+    overrides = words_of_runs(overrides, _REFUSED, instead, folder, config.jobs, _DEFAULTS)
+    # A wrong override is refused before anything is written.
+    wanted = compose(parse([*overrides, f"clustering.n_clusters={ks[-1]}"])).config
+    if wanted.model.latent_dim is None:
+        what = "a number, as one pretraining serves all numbers of clusters"
+        raise UserError(f"model.latent_dim=null: expected {what}; for example model.latent_dim=10")
+    require_same_settings(folder, ks, seeds, wanted)
+    from dkm.training.trainer import require_trainable  # late: a wrong override is refused without torch
+
+    sha256 = require_trainable(wanted)
+    require_same_data(folder, ks, seeds, sha256)
+    with lock_folder(folder) as lock:
+        print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
+        return _run_search(Search(folder, overrides, ks, seeds, config.jobs, sha256, lock))
+
+
+def _run_search(search: Search) -> Recommendation:
+    # The first number fills the cache of pretrainings, one for each seed, which the others take.
+    train_missing(search, search.ks[:1])
+    search, lost_seeds = drop_lost_seeds(search)
+    train_missing(search, search.ks[1:])
+    ks, lost_numbers = complete_numbers(search)
+    scores = collect_scores(search.folder, ks, search.seeds)
+    answer = recommend(scores)
+    answer = answer._replace(warnings=[*lost_seeds, *lost_numbers, *answer.warnings])
+    write_recommendation(search.folder, scores, answer)
+    print("\n".join(table_lines(scores, answer)))
+    print(f"written: {search.folder}/select.csv, select.json, select.png")
+    return answer
+
+
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[IO[bytes]]:
-    """Make the folder and keep others out of it while the block runs; one that was made for nothing is removed."""
-    with reading.claimed_folder(folder, _LOCK, "a folder in which no other process trains") as lock:
+    """Make the folder and keep other processes out of it while the block runs; remove it if it stays empty."""
+    with locks.lock_folder(folder, _LOCK) as lock:
         try:
             yield lock
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(_goes_on(folder)) from error
+            raise KeyboardInterrupt(resume_hint(folder)) from error
         finally:
             if [path.name for path in folder.iterdir()] == [_LOCK]:
                 (folder / _LOCK).unlink()
                 folder.rmdir()
 
 
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
 def train_missing(search: Search, ks: Sequence[int]) -> None:
+    """Train the runs of some numbers that have not completed."""
     folder, seeds = search.folder, search.seeds
     missing = [k for k in ks if not all(_completed(directory_of(folder, k, seed)) for seed in seeds)]
     if missing:
@@ -89,25 +122,117 @@ def train_missing(search: Search, ks: Sequence[int]) -> None:
         require_same_data(folder, missing, seeds, search.sha256)  # which may have changed meanwhile
 
 
+def _train(search: Search, ks: Sequence[int]) -> None:
+    """Train the runs that are missing; some of them may fail.
+
+    Raises
+    ------
+    UserError, Failure
+        If a run refuses its settings or its data, or is killed.
+    KeyboardInterrupt
+        If somebody interrupted a run.
+    """
+    places = [(k, seed, directory_of(search.folder, k, seed)) for k in ks for seed in search.seeds]
+    runs = [_SelectionRun.of(search, k, seed) for k, seed, directory in places if not _completed(directory)]
+    with ChildPool[_SelectionRun](search.n_jobs, inherited=[search.lock]) as pool:
+        for run in pool.train(runs):
+            if run.exit_code == EXIT_USER_ERROR:
+                raise UserError(run.error())
+            if run.was_interrupted:
+                raise KeyboardInterrupt
+            if run.exit_code < 0:
+                raise Failure(f"{run.directory}: {run.error()}; {resume_hint(search.folder)}")
+            if run.exit_code > 0:
+                print(f"warning: k={run.k}, seed={run.seed}: {run.error()}", file=sys.stderr, flush=True)
+            _print_completed(run)
+
+
+@dataclass(eq=False, kw_only=True)
+class _SelectionRun(ChildRun):
+    k: int
+    seed: int
+
+    @classmethod
+    def of(cls, search: Search, k: int, seed: int) -> _SelectionRun:
+        overrides = [*search.overrides, f"clustering.n_clusters={k}", f"seed={seed}"]
+        log = search.folder / "logs" / f"k{k}-seed{seed}.log"
+        return cls(overrides, directory_of(search.folder, k, seed), log, k=k, seed=seed)
+
+
+def _print_completed(run: _SelectionRun) -> None:
+    """Print the score of a run that has completed, and drop its checkpoints.
+
+    With the default network the checkpoints of a hundred runs take 4 GB.
+    """
+    completed = _completed(run.directory)
+    if completed is not None:
+        shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+        score = completed.scores.get("modularity_data")
+        text = "-" if score is None else f"{score:.4f}"
+        print(f"k={run.k}, seed={run.seed}: modularity on the data {text}, {completed.seconds or 0:.0f} s", flush=True)
+
+
+# --- what is left out -------------------------------------------------------------------------------------------------
+
+
 def drop_lost_seeds(search: Search) -> tuple[Search, list[str]]:
-    """Leave out the seeds whose pretraining failed, which would cost every number a run, and say so."""
-    first, left, warnings = search.ks[0], [], []
+    """Leave out the seeds whose pretraining failed, which would cost every number a run; return warnings about them."""
+    first, kept, warnings = search.ks[0], [], []
     for seed in search.seeds:
         directory = directory_of(search.folder, first, seed)
         why = _why_lost(directory, search.folder)
         if why is not None and not _is_pretrained(directory):
             warnings.append(f"seed {seed} is left out: {why}")
         else:
-            left.append(seed)
-    if not left:
+            kept.append(seed)
+    if not kept:
         raise Failure(f"{search.folder}: no seed could be pretrained; {warnings[0]}")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    return search._replace(seeds=left), warnings
+    return search._replace(seeds=kept), warnings
+
+
+def complete_numbers(search: Search) -> tuple[list[int], list[str]]:
+    """Return the numbers that have all of their runs, and why the others are left out.
+
+    Raises
+    ------
+    Failure
+        If there is no such number, or a run is missing that has not failed.
+    """
+    folder, complete, warnings = search.folder, [], []
+    for k in search.ks:
+        lost = [why for seed in search.seeds if (why := _why_lost(directory_of(folder, k, seed), folder))]
+        if lost:
+            warnings.append(f"k={k} is left out: {'; '.join(lost)}")
+        else:
+            complete.append(k)
+    if not complete:
+        raise Failure(f"{folder}: no number has all of its runs; {warnings[0]}")
+    return complete, warnings
+
+
+def _why_lost(directory: Path, folder: Path) -> str | None:
+    """Return why a run has no scores, None if it has.
+
+    Raises
+    ------
+    Failure
+        If it has neither completed nor failed.
+    """
+    try:
+        run = reading.read(directory) if reading.is_run(directory) else None
+    except reading.DamagedRun as error:
+        return str(error)
+    if run is not None and run.is_completed:
+        return None
+    if run is None or run.status != "failed":
+        raise Failure(f"{directory}: did not complete, see above; {resume_hint(folder)}")
+    return f"{directory} failed: {run.reason}"
 
 
 def _is_pretrained(directory: Path) -> bool:
-    """Return whether a run came to the end of its pretraining, or took one over."""
+    """Return whether a run completed its pretraining, or took one from the cache."""
     try:
         n_epochs = reading.read(directory).settings.get("pretrain.epochs")
         records, manifest = reading.records(directory / reading.METRICS), reading.manifest_of(directory)
@@ -117,13 +242,16 @@ def _is_pretrained(directory: Path) -> bool:
     return bool(ends) or manifest.get("pretrained_by") is not None
 
 
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
 def require_same_settings(folder: Path, ks: Sequence[int], seeds: Sequence[int], wanted: Config) -> None:
-    """Refuse a folder with runs of other settings; these are the same but for the number and the seed."""
+    """Refuse a folder with runs of other settings, apart from the number of clusters and the seed."""
     settings = _comparable(reading.moving_numbers(dotted(wanted)))
     for run in _runs_of(folder, ks, seeds):
-        for key, its in _comparable(run.settings).items():
-            if settings.get(key) != its:
-                what = f"expected {its} as in {run.path}, which is gone on with"
+        for key, value in _comparable(run.settings).items():
+            if settings.get(key) != value:
+                what = f"expected {value} as in {run.path}, which this search would resume"
                 raise UserError(f"{key}={settings.get(key)}: {what}; choose another output=")
 
 
@@ -135,119 +263,20 @@ def require_same_data(folder: Path, ks: Sequence[int], seeds: Sequence[int], sha
     """Refuse a folder with runs of other data: a file may have changed between two calls."""
     for run in _runs_of(folder, ks, seeds):
         if run.data.get("sha256", sha256) != sha256:
-            what = f"{run.path} is of other data than there are now; expected the same for all runs"
+            what = f"{run.path} was trained on other data; expected the same data for all runs"
             raise UserError(f"output={folder}: {what}; choose another output=")
 
 
-def complete_numbers(search: Search) -> tuple[list[int], list[str]]:
-    """Return the numbers that have all of their runs, and why the others are left out.
-
-    Raises
-    ------
-    Failure
-        If there is no such number, or a run is missing that has not failed: the sweep was killed.
-    """
-    folder, whole, warnings = search.folder, [], []
-    for k in search.ks:
-        lost = [why for seed in search.seeds if (why := _why_lost(directory_of(folder, k, seed), folder))]
-        if lost:
-            warnings.append(f"k={k} is left out: {'; '.join(lost)}")
-        else:
-            whole.append(k)
-    if not whole:
-        raise Failure(f"{folder}: no number has all of its runs; {warnings[0]}")
-    return whole, warnings
-
-
-def _why_lost(directory: Path, folder: Path) -> str | None:
-    """Return why a run cannot be weighed; None if it can.
-
-    Raises
-    ------
-    Failure
-        If it is neither whole nor failed.
-    """
-    try:
-        run = reading.read(directory) if reading.is_run(directory) else None
-    except reading.DamagedRun as error:
-        return str(error)
-    if run is not None and run.is_completed:
-        return None
-    if run is None or run.status != "failed":
-        raise Failure(f"{directory}: did not end, see above; {_goes_on(folder)}")
-    return f"{directory} failed: {run.reason}"
-
-
-def _goes_on(folder: Path) -> str:
-    return f"the same command with output={folder} goes on"
-
-
-def _train(search: Search, ks: Sequence[int]) -> None:
-    """Train the runs that are missing; some of them may fail."""
-    folder, seeds = search.folder, search.seeds
-    command = [sys.executable, "-m", "dkm.train", "--multirun", *search.words]
-    command += [f"clustering.n_clusters={','.join(map(str, ks))}", f"seed={','.join(map(str, seeds))}", "resume=auto"]
-    command += [f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=k${clustering.n_clusters}/seed${seed}"]
-    command.append("hydra/hydra_logging=disabled")
-    if search.n_jobs > 1:
-        command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={search.n_jobs}"]
-    waiting = [(k, seed) for k in ks for seed in seeds]
-    # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
-    shared = [search.lock.fileno()] if os.name == "posix" else []
-    process = subprocess.Popen(command, start_new_session=True, pass_fds=shared)
-    try:
-        while process.poll() is None:
-            time.sleep(_POLL_S)
-            waiting = _print_completed(folder, waiting)
-    finally:
-        _stop(process)
-    _print_completed(folder, waiting)
-    code = process.returncode
-    if code == EXIT_USER_ERROR:
-        raise SystemExit(EXIT_USER_ERROR)  # it has said why
-    if code in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-        raise KeyboardInterrupt
-    if code < 0:
-        raise Failure(f"{folder}: the sweep was killed ({signal.Signals(-code).name}); {_goes_on(folder)}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a sweep that is under way, and the processes that it started; its runs write their checkpoints."""
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        process.wait(_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _print_completed(folder: Path, waiting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Print those of the runs that have completed, and drop their checkpoints; return the others.
-
-    With the default network the checkpoints of a hundred runs take 4 GB.
-    """
-    left = []
-    for k, seed in waiting:
-        run = _completed(directory_of(folder, k, seed))
-        if run is not None:
-            shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
-            score = run.scores.get("modularity_data")
-            shown = "-" if score is None else f"{score:.4f}"
-            print(f"k={k}, seed={seed}: modularity on the data {shown}, {run.seconds or 0:.0f} s", flush=True)
-        else:
-            left.append((k, seed))
-    return left
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def directory_of(folder: Path, k: int, seed: int) -> Path:
-    """Return where the run is."""
+    """Return the directory of a run."""
     return folder / f"k{k}" / f"seed{seed}"
 
 
 def _completed(directory: Path) -> reading.Run | None:
-    """Return the run that has completed there."""
+    """Return the run in a directory if it has completed."""
     try:
         run = reading.read(directory) if reading.is_run(directory) else None
     except reading.DamagedRun:
@@ -256,36 +285,48 @@ def _completed(directory: Path) -> reading.Run | None:
 
 
 def _runs_of(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> Iterator[reading.Run]:
-    """Yield those of the runs that are there and can be read."""
+    """Yield the runs that exist and can be read."""
     for directory in (directory_of(folder, k, seed) for k in ks for seed in seeds):
         with suppress(reading.DamagedRun):
             if reading.is_run(directory):
                 yield reading.read(directory)
 
 
-def collect(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, Scores]:
-    """Return for each number the scores of its runs, and of each two of them or each two halves the agreement."""
-    from dkm.runs.comparison import agreement_of, agreements_in
-
-    found: dict[int, Scores] = {}
-    halves = _agreement_of_halves(folder, ks, seeds)
+def collect_scores(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, Scores]:
+    """Return the scores of the runs of each number, and the agreement of each two of them and of each two halves."""
+    collected: dict[int, Scores] = {}
+    agreement_of_halves = _agreement_of_halves(folder, ks, seeds)
     for k in ks:
-        own = [reading.read(directory_of(folder, k, seed)) for seed in seeds]
-        scores: Scores = {name: [] for name in SCORES}
-        for run in own:
-            for name in SCORES:
-                value = run.scores.get(name)
+        runs = {seed: reading.read(directory_of(folder, k, seed)) for seed in seeds}
+        scores: Scores = {name: {} for name in SCORES}
+        for seed, run in runs.items():
+            values = {name: run.scores.get(name) for name in SCORES}
+            for name, value in values.items():
                 if value is not None:
-                    scores[name].append(value)
-        agreement = agreement_of(own)
-        if agreement is not None:
-            scores["agreement_seeds"] = agreements_in(agreement, own)
-        scores["agreement_halves"] = halves[k]
-        found[k] = scores
-    return found
+                    scores[name][seed,] = value
+        scores["agreement_seeds"] = _agreement_of_seeds(runs)
+        scores["agreement_halves"] = agreement_of_halves[k]
+        collected[k] = scores
+    return collected
 
 
-def _agreement_of_halves(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, list[float]]:
+def _agreement_of_seeds(runs: Mapping[int, reading.Run]) -> dict[tuple[int, ...], float]:
+    """Return the adjusted Rand index of each two runs, by their seeds; without those where it is not known."""
+    from dkm.runs.comparison import agreement_of
+
+    agreement = agreement_of(list(runs.values()))
+    if agreement is None:
+        return {}
+    seed_of = {run.path: seed for seed, run in runs.items()}
+    seeds = [seed_of[run.path] for run in agreement.runs]
+    pairs = combinations(range(len(seeds)), 2)
+    values = {(seeds[i], seeds[j]): float(agreement.ari[i, j]) for i, j in pairs}
+    return {pair: value for pair, value in values.items() if not math.isnan(value)}
+
+
+def _agreement_of_halves(
+    folder: Path, ks: Sequence[int], seeds: Sequence[int]
+) -> dict[int, dict[tuple[int, ...], float]]:
     """Return for each number and seed how far k-means on one half of the pretrained embedding agrees with the other's.
 
     Each half has centroids of its own, which assign all rows. The embedding is the pretrained one, the same for every
@@ -300,7 +341,7 @@ def _agreement_of_halves(folder: Path, ks: Sequence[int], seeds: Sequence[int]) 
     from dkm.runtime.devices import set_threads
     from dkm.training.trainer import Trainer
 
-    found: dict[int, list[float]] = {k: [] for k in ks}
+    agreement: dict[int, dict[tuple[int, ...], float]] = {k: {} for k in ks}
     data: Any = None
     for seed in seeds:
         config = _config_of(directory_of(folder, ks[0], seed))
@@ -314,12 +355,12 @@ def _agreement_of_halves(folder: Path, ks: Sequence[int], seeds: Sequence[int]) 
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
         size = min(len(z) // 2, _HALF_ROWS)
         halves = z[order[:size]], z[order[size : 2 * size]]
-        seen = torch.cat(halves)
+        both = torch.cat(halves)
         for k in ks:
             if k <= size:
-                labels = [assign(seen, kmeans(half, k, n_init=_N_INIT, seed=seed).centroids).labels for half in halves]
-                found[k].append(adjusted_rand_index(labels[0].cpu().numpy(), labels[1].cpu().numpy()))
-    return found
+                labels = [assign(both, kmeans(half, k, n_init=_N_INIT, seed=seed).centroids).labels for half in halves]
+                agreement[k][seed,] = adjusted_rand_index(labels[0].cpu().numpy(), labels[1].cpu().numpy())
+    return agreement
 
 
 def _config_of(run: Path) -> Config:

@@ -1,4 +1,4 @@
-"""What a search varies: each setting with its values, written as for a Hydra sweep."""
+"""The search space: each setting that varies with its values, written as for a Hydra sweep."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Interval:
 
 
 def _parsed(text: str) -> object:
-    """Return what a value on the command line means."""
+    """Return the value that a text on the command line stands for."""
     return OverridesParser.create().parse_override(f"key={text}").value()
 
 
@@ -82,7 +82,7 @@ def points(space: Space) -> Iterator[dict[str, Any]]:
 
 
 def whole_numbers(key: str, interval: Interval) -> Interval:
-    """Return the interval of the whole numbers in another one.
+    """Return the interval of the whole numbers within an interval.
 
     Raises
     ------
@@ -92,12 +92,12 @@ def whole_numbers(key: str, interval: Interval) -> Interval:
     low, high = math.ceil(interval.low), math.floor(interval.high)
     if low > high:
         given = f"{key}=interval({interval.low:g},{interval.high:g})"
-        raise UserError(f"{given}: expected whole numbers in it, as the setting is one; widen it")
+        raise UserError(f"{given}: expected an interval with whole numbers in it, as {key} takes only those; widen it")
     return Interval(low, high, interval.is_log, is_int=True)
 
 
 def space_of(overrides: Sequence[str]) -> tuple[dict[str, Choices | Interval], list[str]]:
-    """Return what varies, by its key, and the words that are the same for every trial."""
+    """Return what varies, by its key, and the overrides that are the same for every trial."""
     space: dict[str, Choices | Interval] = {}
     fixed = []
     for word in overrides:
@@ -108,7 +108,7 @@ def space_of(overrides: Sequence[str]) -> tuple[dict[str, Choices | Interval], l
         if override is None or not override.is_sweep_override():
             fixed.append(word)
         elif override.key_or_group in space:
-            raise UserError(f"{word}: expected each key once; leave one out")
+            raise UserError(f"{word}: expected each key once; leave one of them out")
         else:
             space[override.key_or_group] = _dimension(word, override)
     return space, fixed
@@ -120,12 +120,14 @@ def _dimension(word: str, override: Override) -> Choices | Interval:
         low, high = sweep.start, sweep.end
         assert low is not None and high is not None
         if not low < high:
-            raise UserError(f"{word}: expected an interval that goes up; write interval(LOW,HIGH)")
+            remedy = f"for example '{override.key_or_group}=interval({high},{low})'"
+            raise UserError(f"{word}: expected an interval that goes up; {remedy}")
         if "log" in sweep.tags and low <= 0:
             raise UserError(f"{word}: expected a logarithmic interval above 0; raise its lower end")
         return Interval(low, high, "log" in sweep.tags, isinstance(low, int) and isinstance(high, int))
     if getattr(sweep, "shuffle", False):
-        raise UserError(f"{word}: expected no shuffle, which gives another order in each call; leave it out")
+        raise UserError(f"{word}: expected no shuffle, which gives another order in each call; leave shuffle() out")
     if override.is_range_sweep() or isinstance(sweep, ChoiceSweep):
         return Choices(tuple(dict.fromkeys(override.sweep_string_iterator())))
-    raise UserError(f"{word}: expected choices a,b,c or range(...) or interval(...); write it so")
+    remedy = f"for example '{override.key_or_group}=interval(0.1,10)'"
+    raise UserError(f"{word}: expected choices a,b,c or range(...) or interval(...); {remedy}")

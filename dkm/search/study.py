@@ -1,104 +1,180 @@
-"""The study of ``dkm.tune``: what is searched, checked before anything is written, and Optuna's storage of it."""
+"""The study of ``dkm.tune``: what is searched, checked before anything is written, and Optuna's storage of it.
+
+``trials.py`` runs its trials, ``study_report.py`` writes its answer.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dkm.config.clustering import JointClusteringConfig
 from dkm.config.commands import TuneConfig, words_of_runs
-from dkm.config.compose import compose, parse
+from dkm.config.compose import absolute, compose, parse
 from dkm.config.groups import GROUPS
 from dkm.config.messages import kind_of
+from dkm.config.regularization import NoRegularizationConfig
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
-from dkm.errors import UserError, in_short
+from dkm.errors import Failure, UserError, in_short
 from dkm.runs import reading
-from dkm.search.space import Choices, Interval, space_of, whole_numbers
-from dkm.search.trials import Study, sampler
+from dkm.runtime.locks import lock_folder
+from dkm.search.pool import resume_hint
+from dkm.search.space import Choices, Interval, Space, space_of, whole_numbers
+from dkm.search.study_report import answer_lines, build_answer, write_answer, write_trials
+from dkm.search.trials import Study, run_trials, sampler
 
 if TYPE_CHECKING:
     import optuna
 
-# What varies where nothing is said: settings of the joint phase.
-_SPACE = (
-    "clustering.weight=tag(log,interval(0.1,10))",
-    "clustering.init=k-means++,auto",
-    "joint.lr=tag(log,interval(0.00003,0.001))",
-)
+# Keys that the command sets itself.
+_REFUSED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
+_STORAGE, _LOCK = "study.db", "study.lock"
 
 
-_OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
+def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Run the trials that are missing; write, print and return the answer.
+
+    Raises
+    ------
+    UserError
+        If an override is wrong, or the folder has another study.
+    Failure
+        If no trial completes.
+    """
+    optuna = _import_optuna()
+    from sqlalchemy.exc import SQLAlchemyError
+
+    folder = Path(absolute(config.output or f"runs/tune/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+    plan = plan_study(config, folder, overrides)
+    plan = plan._replace(sha256=data_sha256(plan))
+    is_new = not os.path.exists(folder)  # noqa: PTH110  # pathlib raises for a name too long
+    with lock_folder(folder, _LOCK):
+        try:
+            study = plan._replace(study=open_study(plan))
+            print(f"{config.trials} trials in {folder}", flush=True)
+            for line in cautions(study):
+                print(f"warning: {line}", file=sys.stderr, flush=True)
+            run_trials(study)
+            write_trials(study)
+            answer = build_answer(study)
+            write_answer(study, answer)
+            print("\n".join(answer_lines(study, answer)))
+            return answer
+        except KeyboardInterrupt as error:
+            if error.args:
+                raise
+            raise KeyboardInterrupt(resume_hint(folder)) from error
+        except UserError:
+            if is_new and not any(folder.glob("trials/*/checkpoints/*")):  # wrong from the first trial on
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            raise Failure(f"{folder / _STORAGE}: {in_short(error)}; what was written before is kept") from error
+        except OSError as error:
+            where = error.filename or folder
+            raise Failure(f"{where}: {error.strerror}; what was written before is kept") from error
 
 
-STORAGE, LOCK = "study.db", "study.lock"
-
-
-# Joint epochs, as a part of all, before a trial may be pruned.
-_WARM_UP = 0.2
+def _import_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("dkm.tune: expected the package optuna; install it: pip install 'dkm[optuna]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
 
 def cautions(study: Study) -> Iterator[str]:
+    """Yield what a reader of the answer must know."""
     config = study.config
     if config.is_by_labels:
-        yield f"LABELS CHOOSE: objective={config.objective} is of the labels; such a score is no result of clustering"
+        yield f"LABELS CHOOSE: objective={config.objective} uses the labels; such a score is no result of clustering"
     elif config.objective != "modularity_data":
         yield (
-            f"objective={config.objective} is taken in each trial's own embedding, which the joint phase can make as "
-            "compact as it likes; modularity_data compares trials"
+            f"objective={config.objective} is computed in the embedding of each trial, which the joint phase can make "
+            "arbitrarily compact; objective=modularity_data compares trials"
         )
-    ours = [key for key in study.space if key.partition(".")[0] in ("data", "experiment")]
-    if ours:
-        yield f"{ours[0]} varies: scores compare clusterings of the same rows, scaled in the same way, and no others"
+    of_the_data = [key for key in study.space if key.partition(".")[0] in ("data", "experiment")]
+    if of_the_data:
+        yield f"{of_the_data[0]} varies: scores are comparable only between clusterings of the same rows, scaled alike"
     if study.start is None:
-        yield "the settings as they are lie outside of what is searched, so no trial has them to compare with"
+        yield "the current settings lie outside of the search space, so no trial has them to compare with"
 
 
 def plan_study(config: TuneConfig, folder: Path, overrides: Sequence[str]) -> Study:
     """Check everything that can be checked before anything is written; the study itself is still missing."""
-    words = words_of_runs(overrides, _OURS, "dkm.tune sets it; use output=", folder, config.jobs)
+    words = words_of_runs(overrides, _REFUSED, "dkm.tune sets it; use output=", folder, config.jobs)
     space, fixed = space_of(words)
     if not space:
-        keys = [word.partition("=")[0] for word in fixed]
-        space, _ = space_of([word for word in _SPACE if word.partition("=")[0] not in keys])
-    if not space:
-        given = next(word for word in reversed(overrides) if word in fixed)
-        raise UserError(f"{given}: expected a setting that varies; for example {_SPACE[0]}")
-    known, n_epochs = _checked(space, fixed)
+        default = _default_space(compose(parse(fixed)).config)
+        keys = {word.partition("=")[0] for word in fixed}
+        space, _ = space_of([word for word in default if word.partition("=")[0] not in keys])
+        if not space:
+            last = next(word for word in reversed(overrides) if word in fixed)
+            raise UserError(f"{last}: expected a setting that varies; for example {shlex.quote(default[0])}")
+    _make_whole(space)
+    _check_points(space, fixed)
+    known = _current_settings(space, fixed)
     start = {key: space[key].holds(value) for key, value in known.items()}
     is_point = len(start) == len(space) and None not in start.values()
-    own = [word for word in fixed if word in overrides]
-    n_warm_up = math.ceil(n_epochs * _WARM_UP)
-    return Study(config, folder, fixed, own, space, start if is_point else None, n_warm_up)
+    given = [word for word in fixed if word in overrides]
+    return Study(config, folder, fixed, given, space, start if is_point else None)
 
 
-def _checked(space: dict[str, Choices | Interval], words: Sequence[str]) -> tuple[dict[str, Any], int]:
-    """Compose the config with the ends of every interval and with every choice; make intervals of integers such.
+def _default_space(config: Config) -> list[str]:
+    """Return what varies where the user varies nothing.
 
-    Returns
-    -------
-    start : dict
-        The settings as they are, of those that vary and are known.
-    n_epochs : int
-        Of the joint phase.
+    Settings of the joint phase, so that one pretraining serves all trials: the weight of the clustering loss (from the
+    default of its method to 100 times that), the start of the clusters, the learning rate. A method without a joint
+    phase has settings of the pretraining.
     """
+    words = ["clustering.init=k-means++,auto"]
+    clustering = config.clustering
+    if not isinstance(clustering, JointClusteringConfig):
+        words.insert(0, "pretrain.lr=tag(log,interval(0.0003,0.03))")
+        if not isinstance(config.regularization, NoRegularizationConfig):
+            words.append("regularization.strength=tag(log,interval(1e-8,1e-4))")
+        return words
+    words.append("joint.lr=tag(log,interval(0.00003,0.001))")
+    if clustering.reconstruction > 0:  # else the weight scales the whole loss, to which Adam is indifferent
+        least = type(clustering)().weight
+        words.insert(0, f"clustering.weight=tag(log,interval({least:g},{100 * least:g}))")
+    return words
+
+
+def _make_whole(space: dict[str, Choices | Interval]) -> None:
+    """Make intervals of settings that are whole numbers intervals of whole numbers."""
     for key, dimension in space.items():
         if isinstance(dimension, Interval) and not dimension.is_int and kind_of(key).startswith("a whole number"):
             space[key] = whole_numbers(key, dimension)
+
+
+def _check_points(space: Space, words: Sequence[str]) -> None:
+    """Compose the config with the ends of every interval and with every choice."""
     firsts = {key: dimension.samples()[0] for key, dimension in space.items()}
     for key, dimension in space.items():
         for value in dimension.samples():
-            tried = firsts | {key: value}
-            config = compose(parse([*words, *(f"{name}={text}" for name, text in tried.items())])).config
+            point = firsts | {key: value}
+            compose(parse([*words, *(f"{name}={text}" for name, text in point.items())]))
+
+
+def _current_settings(space: Space, words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that vary as they are without the search, as far as they are known."""
     settings = {}
     with contextlib.suppress(UserError):  # what varies may be required, such as the number of clusters
         settings = flatten(asdict(compose(parse(words)).config))
     settings |= {group: settings[f"{group}.name"] for group in GROUPS if f"{group}.name" in settings}
-    return {key: settings[key] for key in space if key in settings}, config.joint.epochs
+    return {key: settings[key] for key in space if key in settings}
 
 
 def data_sha256(plan: Study) -> str | None:
@@ -114,7 +190,7 @@ def data_sha256(plan: Study) -> str | None:
 def _first(plan: Study) -> Config:
     """Return the config of one point of the space."""
     firsts = [f"{key}={dimension.samples()[0]}" for key, dimension in plan.space.items()]
-    return compose(parse([*plan.words, *firsts])).config
+    return compose(parse([*plan.overrides, *firsts])).config
 
 
 def _fixed(plan: Study) -> dict[str, Any]:
@@ -126,18 +202,18 @@ def _fixed(plan: Study) -> dict[str, Any]:
 
 
 def open_study(plan: Study) -> optuna.Study:
-    """Make Optuna's study, or open the one that is there."""
+    """Make Optuna's study, or open the existing one."""
     import optuna
     from sqlalchemy.engine import URL
     from sqlalchemy.exc import SQLAlchemyError
 
-    path = plan.folder / STORAGE
+    path = plan.folder / _STORAGE
     url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-    remedy = "expected a study with the same words; choose another folder"
+    remedy = "expected a study of the same search; choose another output="
     settings = {
         "objective": plan.config.objective,
         "space": {key: asdict(dimension) for key, dimension in plan.space.items()},
-        "words": sorted(plan.own_words),
+        "words": sorted(plan.given_overrides),
         "data_sha256": plan.sha256,
         "fixed": {} if "experiment" in plan.space else _fixed(plan),
     }
@@ -156,8 +232,8 @@ def open_study(plan: Study) -> optuna.Study:
         raise UserError(f"output={plan.folder}: the study there was made by something else; {remedy}")
     known = dict(was)
     if was.setdefault("data_sha256", plan.sha256) != plan.sha256:
-        what = "the study there is of other data than there are now; expected the same for all trials"
-        raise UserError(f"output={plan.folder}: {what}; choose another folder")
+        what = "the study there was made with other data; expected the same data for all trials"
+        raise UserError(f"output={plan.folder}: {what}; choose another output=")
     if "fixed" in was:  # what has come since has a default that does what was done before
         settings["fixed"] = {key: settings["fixed"].get(key) for key in was["fixed"]}
     for key, value in settings.items():
@@ -169,10 +245,10 @@ def open_study(plan: Study) -> optuna.Study:
 
 
 def _difference(key: str, old: Any, new: Any) -> str:
-    """Say in what two studies differ, as shortly as it can be said."""
+    """Return in what two studies differ."""
     if isinstance(old, list):
-        mine, its = [w for w in new if w not in old], [w for w in old if w not in new]
-        return f"{', '.join(its) or 'nothing'} where this call has {', '.join(mine) or 'nothing'}"
+        only_old, only_new = [w for w in old if w not in new], [w for w in new if w not in old]
+        return f"{', '.join(only_old) or 'nothing'} where this call has {', '.join(only_new) or 'nothing'}"
     if key == "fixed":
         key = next(key for key in (old | new) if old.get(key) != new.get(key))
         old, new = old.get(key), new.get(key)

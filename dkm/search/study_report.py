@@ -1,4 +1,4 @@
-"""What a study found: tables, files and the figure."""
+"""The answer of ``dkm.tune``: what it prints, its tables and its figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dkm.errors import Failure
 from dkm.runs import reading
 from dkm.search.space import Choices, Interval
-from dkm.search.trials import Study, shown
+from dkm.search.trials import Study, format_settings
 
 if TYPE_CHECKING:
     import optuna
@@ -20,15 +20,14 @@ _N_SHOWN = 5
 
 
 def build_answer(study: Study) -> dict[str, Any]:
-    """Return what the trials say."""
+    """Return the content of ``tune.json``: the best trial, and how many ended in which way."""
     from optuna.trial import TrialState
 
-    own = study.study
-    trials = own.get_trials(deepcopy=False)
+    trials = study.study.get_trials(deepcopy=False)
     n_of = {state.name.lower(): sum(trial.state is state for trial in trials) for state in TrialState}
     if not n_of["complete"]:
-        raise Failure(f"{study.folder}: no trial came to an end; see tune.csv and the runs in trials/")
-    best = own.best_trial
+        raise Failure(f"{study.folder}: no trial completed; see tune.csv and the runs in trials/")
+    best = study.study.best_trial
     return {
         "objective": study.config.objective,
         "direction": study.config.direction,
@@ -94,24 +93,25 @@ def write_answer(study: Study, answer: Mapping[str, Any]) -> None:
 
 
 def answer_lines(study: Study, answer: Mapping[str, Any]) -> list[str]:
+    """Return the lines that are printed: the best trials, the best one, and the command that repeats it over seeds."""
     from optuna.trial import TrialState
 
     done = study.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     sign = -1 if study.config.direction == "maximize" else 1
     ordered = sorted(done, key=lambda trial: sign * (trial.value or 0.0))
     lines = ["", f"{'trial':>6}{study.config.objective:>20}  settings"]
-    lines += [f"{t.number:>6}{t.value:>20.4f}  {shown(t.params)}" for t in ordered[:_N_SHOWN]]
+    lines += [f"{t.number:>6}{t.value:>20.4f}  {format_settings(t.params)}" for t in ordered[:_N_SHOWN]]
     counts = answer["trials"]
     lines += ["", f"{counts['complete']} trials completed, {counts['pruned']} pruned, {counts['fail']} failed"]
     best = answer["best"]
-    as_they_are = next((t for t in done if study.start is not None and t.params == dict(study.start)), None)
-    against = "" if as_they_are is None else f"; the settings as they are: {as_they_are.value:.4f}"
+    current = next((t for t in done if study.start is not None and t.params == dict(study.start)), None)
+    against = "" if current is None else f"; the current settings: {current.value:.4f}"
     lines.append(f"best: trial {best['trial']}, {study.config.objective} {best['value']:.4f}{against}")
     lines.append(f"written: {study.folder}/tune.csv, tune.json, tune.png")
-    words = [word for word in study.own_words if not word.startswith("seed=")]
-    words += [f"{key}={value}" for key, value in best["settings"].items() if key != "seed"]
+    overrides = [word for word in study.given_overrides if not word.startswith("seed=")]
+    overrides += [f"{key}={value}" for key, value in best["settings"].items() if key != "seed"]
     lines.append(
-        "The best of many is partly luck; over seeds: "
-        + shlex.join(["python", "-m", "dkm.train", "--multirun", "seed=1,2,3", *words])
+        "The best of many is partly luck; repeat it over seeds: "
+        + shlex.join(["python", "-m", "dkm.train", "--multirun", "seed=1,2,3", *overrides])
     )
     return lines

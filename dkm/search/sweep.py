@@ -1,17 +1,18 @@
-"""Hydra's own part of ``dkm.train``: ``--multirun``, ``--cfg`` and its other flags."""
+"""The part of ``dkm.train`` that Hydra runs: ``--multirun``, ``--cfg`` and its other flags."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import shlex
 import shutil
 import sys
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -29,9 +30,6 @@ from dkm.config.custom import CODE_KEYS, import_plugins
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.errors import Failure, UserError
-
-if TYPE_CHECKING:
-    pass
 from dkm.training.launch import Plan, execute_with_one_line_errors, require_new
 
 
@@ -47,7 +45,7 @@ def run_hydra(command: Command) -> int:
     has_jobs = is_sweep(command)
     overrides, directory = command.overrides, None
     jobs: dict[str, JobReturn] = {}  # those of a sweep, by their directories
-    getter = JobReturn.return_value.getter(lambda job: _noted(job, jobs))  # type: ignore[attr-defined]
+    getter = JobReturn.return_value.getter(lambda job: _record_job(job, jobs))  # type: ignore[attr-defined]
     JobReturn.return_value = getter  # type: ignore[method-assign]
     start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
     try:
@@ -55,9 +53,9 @@ def run_hydra(command: Command) -> int:
             directory = _check_sweep(command)
             if directory is not None:  # the time in its name is that of now, once and for all
                 overrides = [*overrides, f"hydra.sweep.dir={quoted(directory)}"]
-            _quiet_about_what_an_interrupt_leaves()
+            _silence_resource_tracker()
         sys.argv = [sys.argv[0], *overrides]
-        start(_job)()
+        start(_run_job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error
     except OSError as error:
@@ -66,11 +64,11 @@ def run_hydra(command: Command) -> int:
     except BrokenExecutor as error:  # of joblib's workers
         why = "a worker of the sweep was killed, which often means that there was not enough memory"
         if directory is None:
-            raise Failure(f"{why}; runs that had ended are whole") from error
+            raise Failure(f"{why}; completed runs are kept") from error
         _write_sweep(directory)
-        goes_on = f"the same command with resume=auto hydra.sweep.dir={directory} goes on"
-        raise Failure(f"{directory}: {why}; runs that had ended are whole; {goes_on}") from error
-    return _end_of_sweep(jobs) if has_jobs else 0
+        resume = f"the same command with resume=auto hydra.sweep.dir={shlex.quote(str(directory))} resumes it"
+        raise Failure(f"{directory}: {why}; completed runs are kept; {resume}") from error
+    return _finish_sweep(jobs) if has_jobs else 0
 
 
 def _check_sweep(command: Command) -> Path | None:
@@ -97,24 +95,24 @@ def _check_sweep(command: Command) -> Path | None:
     return directory
 
 
-def _quiet_about_what_an_interrupt_leaves() -> None:
-    """Keep joblib's tracker of semaphores, a process of its own, from warning about those that it clears away.
+def _silence_resource_tracker() -> None:
+    """Keep joblib's resource tracker, a separate process, from warning about semaphores that it removes.
 
-    Workers that Ctrl-C ends at the wrong moment leave some, and nobody can do anything about it.
+    Workers that Ctrl-C ends at the wrong moment leave some behind, and the user can do nothing about them.
     """
     given = [os.environ["PYTHONWARNINGS"]] if os.environ.get("PYTHONWARNINGS") else []
     os.environ["PYTHONWARNINGS"] = ",".join([*given, "ignore:resource_tracker:UserWarning"])
 
 
-def _noted(job: JobReturn, jobs: dict[str, JobReturn]) -> Any:
-    """Return what a job of a sweep returned, nan if it failed: the other runs go on."""
+def _record_job(job: JobReturn, jobs: dict[str, JobReturn]) -> Any:
+    """Record a job of a sweep; return its value, nan if it failed, so that the other runs are trained all the same."""
     assert job.hydra_cfg is not None
     jobs[job.hydra_cfg.hydra.runtime.output_dir] = job
     return math.nan if job.status is JobStatus.FAILED else job._return_value
 
 
-def _end_of_sweep(jobs: Mapping[str, JobReturn]) -> int:
-    """Write ``sweep.csv``, tell which runs failed and why, and return the exit code."""
+def _finish_sweep(jobs: Mapping[str, JobReturn]) -> int:
+    """Write ``sweep.csv``, print which runs failed and why, and return the exit code."""
     if not jobs:
         return 0
     failed = {place: job._return_value for place, job in jobs.items() if job.status is JobStatus.FAILED}
@@ -131,12 +129,12 @@ def _end_of_sweep(jobs: Mapping[str, JobReturn]) -> int:
         text = " ".join(str(error).split())
         print(f"error: {text if text.startswith(place) else f'{place}: {text}'}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(jobs)} runs failed; the others are whole", file=sys.stderr)
+        print(f"{len(failed)} of {len(jobs)} runs failed; the others have completed", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _write_sweep(directory: Path) -> None:
-    """Write ``sweep.csv``, if a run got as far as to have a directory."""
+    """Write ``sweep.csv`` if any run has a directory."""
     from dkm.runs.comparison import sweep_table
     from dkm.runs.reading import SWEEP
     from dkm.runtime.atomic import write_atomically
@@ -146,13 +144,13 @@ def _write_sweep(directory: Path) -> None:
         print(f"written: {directory / SWEEP}")
 
 
-def _job(cfg: DictConfig) -> float:
-    """One run of a sweep; returns the objective, to be maximized: the modularity on the data, which needs no labels.
+def _run_job(cfg: DictConfig) -> float:
+    """Train one run of a sweep; return the objective, to be maximized: the modularity on the data, without labels.
 
     A launcher may call it in another process or on another machine, and again in the same directory when it has queued
-    the job again; with ``resume=auto`` the run then goes on.
+    the job again; ``resume=auto`` then resumes the run.
     """
-    from dkm.runs.reading import CONFIG, LOG
+    from dkm.runs.reading import CONFIG
     from dkm.training.resume import with_config_of
 
     import_plugins(cfg.plugins)  # in a worker of a launcher
@@ -162,8 +160,8 @@ def _job(cfg: DictConfig) -> float:
         config = with_config_of(directory, config)
         if (scores := _scores_of_completed(directory, config)) is not None:
             return _objective(scores)
-    else:  # Hydra has just written the first, and a run that was killed as it began left the others
-        require_new(directory, besides=(".hydra", LOG, f"{CONFIG}.tmp"))
+    else:
+        require_new(directory)
     try:
         return _objective(execute_with_one_line_errors(Plan(config, directory)))
     except Failure as error:
@@ -171,9 +169,9 @@ def _job(cfg: DictConfig) -> float:
 
 
 def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] | None:
-    """Return the scores of a run that is there and complete, on these data, in which nothing is to be done; else None.
+    """Return the scores of a run that has completed on these data and needs no more training, None for any other.
 
-    Its config is that of the run, but for what a run may be resumed with.
+    ``config`` is that of the run, apart from settings that may change on resume.
     """
     from dkm.runs import reading
     from dkm.training.resume import config_of
@@ -183,8 +181,8 @@ def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] |
     except reading.DamagedRun:
         return None
     saved, wanted = dotted(config_of(directory)), dotted(config)
-    to_do = [key for key in wanted if key.endswith(".epochs") or key.startswith("log.")]
-    if not run.is_completed or any(saved[key] != wanted[key] for key in to_do):
+    applied_on_resume = [key for key in wanted if key.endswith(".epochs") or key.startswith("log.")]
+    if not run.is_completed or any(saved[key] != wanted[key] for key in applied_on_resume):
         return None
     from dkm.data.datasets import load_dataset
 

@@ -1,6 +1,7 @@
-"""The trials of a study: each a run of ``dkm.train`` in a process of its own, reported to Optuna as it goes.
+"""The trials of a study: each a run of ``dkm.train`` in a child process, whose scores are reported to Optuna.
 
-``dkm.tune`` plans the study and tells its answer. A study that was killed goes on to the trials that it would have had.
+``study.py`` plans the study and writes its answer. A study that was killed resumes with the trials that it would have
+had.
 """
 
 from __future__ import annotations
@@ -8,33 +9,31 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, TuneConfig, quoted
+from dkm.config.commands import EXIT_USER_ERROR, TuneConfig
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
+from dkm.runtime.locks import is_locked
+from dkm.search.pool import POLL_S, ChildPool, ChildRun, resume_hint
 from dkm.search.space import Space, n_points, points
 
 if TYPE_CHECKING:
     import optuna
 
-_POLL_S = 0.2
 # Trials before one may be pruned.
 _N_UNPRUNED = 5
 # A space of choices with at most so many times the points that there are trials is drawn from without repetition.
 _REPEATABLE = 10
 # Trials that fail, and nothing else yet, before the study gives up.
 _FAILURES_AT_START = 3
-# Seconds that an interrupted run has to write its checkpoint.
-_PATIENCE_S = 60.0
+# Fraction of a trial's joint epochs before it may be pruned.
+_WARM_UP = 0.2
 
 
 class Study(NamedTuple):
@@ -42,46 +41,35 @@ class Study(NamedTuple):
 
     config: TuneConfig
     folder: Path
-    # Overrides of every trial, and those of them that are the user's.
-    words: Sequence[str]
-    own_words: Sequence[str]
+    # Overrides of every trial, and those of them that the user gave.
+    overrides: Sequence[str]
+    given_overrides: Sequence[str]
     space: Space
-    # The settings as they are, of those that vary; None where they are no point of the space.
+    # Those of the current settings that vary; None where they are no point of the space.
     start: Mapping[str, Any] | None
-    # Epochs of the joint phase before a trial may be pruned.
-    n_warm_up: int
-    # Of the data; None where they vary.
+    # SHA-256 of the data; None where they vary.
     sha256: str | None = None
     study: optuna.Study = None  # type: ignore[assignment]  # until it is opened
 
     def directory_of(self, number: int) -> Path:
-        """Return where the run of a trial is."""
+        """Return the run directory of a trial."""
         return self.folder / "trials" / str(number)
 
     def log_of(self, number: int) -> Path:
-        """Return where what its run says on the terminal is kept."""
+        """Return the file with the errors of the process that trains a trial."""
         return self.folder / "trials" / f"{number}.log"
 
 
-@dataclass
-class Running:
-    """A trial whose run is under way."""
+@dataclass(eq=False, kw_only=True)
+class TrialRun(ChildRun):
+    """The run of a trial that is under way."""
 
     trial: optuna.Trial
-    directory: Path
-    process: subprocess.Popen[bytes]
-    # What it says; claimed by this process and by the run, so that a study which goes on knows that it still trains.
-    log: IO[bytes]
     # The last epoch whose score Optuna knows.
     epoch: int
     is_pruned: bool = False
     # Bytes of metrics.jsonl that were read.
     n_read: int = 0
-
-    def interrupt(self) -> None:
-        """Let the run write a checkpoint and end."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
 
 
 def sampler(number: int) -> optuna.samplers.BaseSampler:
@@ -96,175 +84,153 @@ def run_trials(study: Study) -> None:
     import optuna
     from optuna.trial import TrialState
 
-    own = study.study
-    own.pruner = optuna.pruners.MedianPruner(n_startup_trials=_N_UNPRUNED)
-    _enqueue(study)
-    trials = own.get_trials(deepcopy=False)
+    optuna_study = study.study
+    optuna_study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_N_UNPRUNED)
+    _enqueue_known_points(study)
+    trials = optuna_study.get_trials(deepcopy=False)
     interrupted = [trial for trial in trials if trial.state is TrialState.RUNNING]
     n_begun = sum(trial.state is not TrialState.WAITING for trial in trials)
     n_wanted = min(study.config.trials, n_points(study.space))
     # The first trial makes the pretraining that the others take.
     is_pretrained = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-    running: list[Running] = []
-    try:
-        while running or interrupted or n_begun < n_wanted:
-            is_pretrained = is_pretrained or any(one.epoch >= 0 for one in running)
-            n_slots = study.config.jobs if is_pretrained else 1
-            while len(running) < n_slots and (interrupted or n_begun < n_wanted):
+    with ChildPool[TrialRun]() as pool:
+        while pool.running or interrupted or n_begun < n_wanted:
+            is_pretrained = is_pretrained or any(run.epoch >= 0 for run in pool.running)
+            pool.n_at_once = study.config.jobs if is_pretrained else 1
+            while pool.has_room and (interrupted or n_begun < n_wanted):
                 if interrupted:
-                    running += _continued(study, interrupted.pop(0))
+                    run = _resume_trial(study, interrupted.pop(0))
                 else:
-                    own.sampler = sampler(n_begun)
-                    running.append(_started(study, own.ask()))
+                    optuna_study.sampler = sampler(n_begun)
+                    run = _build_run(study, optuna_study.ask())
                     n_begun += 1
-            time.sleep(_POLL_S)
-            for one in list(running):
-                has_ended = one.process.poll() is not None  # asked first: what it wrote last is then seen
-                _report(study, one)
-                if has_ended:
-                    running.remove(one)
-                    with one.log:
-                        _told(study, one)
-                    is_pretrained = is_pretrained or one.process.returncode == 0
-    finally:
-        _stop(running)
+                if run is not None:
+                    pool.start(run)
+            for run in pool.ended(partial(_report_scores, study)):
+                _finish_trial(study, run)
+                is_pretrained = is_pretrained or run.exit_code == 0
 
 
-def _enqueue(study: Study) -> None:
-    """Let the settings as they are come first, and of not too large a space of choices every point at most once."""
-    wanted = [] if study.start is None else [dict(study.start)]
+def _enqueue_known_points(study: Study) -> None:
+    """Enqueue the current settings first, and every point of a space of choices that is not too large once."""
+    queue = [] if study.start is None else [dict(study.start)]
     n = n_points(study.space)
     if n <= _REPEATABLE * study.config.trials:
         others = [point for point in points(study.space) if point != study.start]
         if n > study.config.trials:
             random.Random(0).shuffle(others)
-        wanted += others
-    for point in wanted[: study.config.trials]:
+        queue += others
+    for point in queue[: study.config.trials]:
         study.study.enqueue_trial(point, skip_if_exists=True)
 
 
-def _continued(study: Study, frozen: optuna.trial.FrozenTrial) -> list[Running]:
-    """Go on with a trial that was under way when the study was killed; it may have been about to be pruned."""
+def _resume_trial(study: Study, frozen: optuna.trial.FrozenTrial) -> TrialRun | None:
+    """Return the run of a trial that was under way when the study was killed, None if it is pruned instead."""
     import optuna
     from optuna.trial import TrialState
 
     trial = optuna.Trial(study.study, frozen._trial_id)  # Optuna has no public way back to a trial
-    if reading.is_claimed(study.log_of(frozen.number)):
-        print(f"trial {frozen.number}: still trains; waiting for it", flush=True)
-    while reading.is_claimed(study.log_of(frozen.number)):  # its process outlived the study's
-        time.sleep(_POLL_S)
+    if is_locked(study.log_of(frozen.number)):
+        print(f"trial {frozen.number}: still trains in an earlier process; waiting for it", flush=True)
+    while is_locked(study.log_of(frozen.number)):  # its process outlived the study's
+        time.sleep(POLL_S)
     epoch = max(frozen.intermediate_values, default=-1)
     if _is_hopeless(study, trial, epoch):
         study.study.tell(trial, state=TrialState.PRUNED)
-        print(f"trial {frozen.number}: pruned in epoch {epoch}; {shown(frozen.params)}", flush=True)
-        return []
-    directory = study.directory_of(frozen.number)
-    is_begun = (directory / reading.CONFIG).is_file()
-    if not is_begun:
-        shutil.rmtree(directory, ignore_errors=True)
+        print(f"trial {frozen.number}: pruned in epoch {epoch}; {format_settings(frozen.params)}", flush=True)
+        return None
     study.study.sampler = sampler(frozen.number)
-    return [_started(study, trial, epoch=epoch, resume=is_begun)]
+    return _build_run(study, trial, epoch=epoch)
 
 
-def _started(study: Study, trial: optuna.Trial, *, epoch: int = -1, resume: bool = False) -> Running:
+def _build_run(study: Study, trial: optuna.Trial, *, epoch: int = -1) -> TrialRun:
     values = {key: dimension.suggest(trial, key) for key, dimension in study.space.items()}
-    directory = study.directory_of(trial.number)
-    command = [sys.executable, "-m", "dkm.train", *study.words, *(f"{key}={value}" for key, value in values.items())]
-    # Not for a new one: it might take up an equal trial that was pruned.
-    command += [f"hydra.run.dir={quoted(directory)}", *(["resume=auto"] if resume else [])]
-    directory.parent.mkdir(exist_ok=True)
-    log = study.log_of(trial.number).open("w+b")
-    reading.claim(log)
-    # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
-    return Running(trial, directory, process, log, epoch)
+    overrides = [*study.overrides, *(f"{key}={value}" for key, value in values.items())]
+    return TrialRun(overrides, study.directory_of(trial.number), study.log_of(trial.number), trial=trial, epoch=epoch)
 
 
-def _report(study: Study, one: Running) -> None:
-    """Tell Optuna the scores of the evaluations since the last time; interrupt the run if it says so."""
-    path = one.directory / reading.METRICS
+def _report_scores(study: Study, run: TrialRun) -> None:
+    """Report new evaluations to Optuna; interrupt the run if the trial is to be pruned."""
+    path = run.directory / reading.METRICS
     n_bytes = path.stat().st_size if path.exists() else 0
-    if one.is_pruned or n_bytes == one.n_read:
+    if run.is_pruned or n_bytes == run.n_read:
         return
-    one.n_read = n_bytes
+    run.n_read = n_bytes
     with contextlib.suppress(reading.DamagedRun):
         for record in reading.records(path):
             epoch, value = record["epoch"], record.get(f"metrics/{study.config.objective}")
-            if record["phase"] != "joint" or epoch <= one.epoch or value is None:
+            if record["phase"] != "joint" or epoch <= run.epoch or value is None:
                 continue
-            one.epoch = epoch
-            one.trial.report(value, epoch)
-            if _is_hopeless(study, one.trial, epoch):
-                one.is_pruned = True
-                one.interrupt()
+            run.epoch = epoch
+            run.trial.report(value, epoch)
+            if _is_hopeless(study, run.trial, epoch):
+                run.is_pruned = True
+                run.interrupt()
                 return
 
 
 def _is_hopeless(study: Study, trial: optuna.Trial, epoch: int) -> bool:
-    """Return whether a trial is to be pruned, after an evaluation that is neither too early nor the last."""
-    if not study.config.prune or epoch < study.n_warm_up or not trial.should_prune():
-        return False
-    return not _is_last(study.directory_of(trial.number), epoch)
+    """Return whether a trial is to be pruned after an evaluation."""
+    is_possible = study.config.prune and _may_be_pruned(study.directory_of(trial.number), epoch)
+    return is_possible and trial.should_prune()
 
 
-def _is_last(directory: Path, epoch: int) -> bool:
-    """Return whether a run ends after this evaluation: its epochs are over, or the labels have settled."""
+def _may_be_pruned(directory: Path, epoch: int) -> bool:
+    """Return whether a run is neither in its warm-up nor at its end, which comes early when the labels have settled."""
     try:
         settings, records = reading.read(directory).settings, reading.records(directory / reading.METRICS)
     except reading.DamagedRun:
         return False
+    n_epochs = settings.get("joint.epochs", math.inf)
     (record,) = [record for record in records if record["phase"] == "joint" and record["epoch"] == epoch][-1:] or [{}]
     has_settled = record.get("clusters/label_change", math.inf) < settings.get("joint.tolerance", 0)
-    return bool(has_settled or epoch >= settings.get("joint.epochs", math.inf))
+    return bool(_WARM_UP * n_epochs <= epoch < n_epochs and not has_settled)
 
 
-def _told(study: Study, one: Running) -> None:
-    """Tell Optuna how a trial ended, and the user.
+def _finish_trial(study: Study, run: TrialRun) -> None:
+    """Report to Optuna, and print, how a trial ended.
 
     Raises
     ------
     UserError, Failure
-        If nothing but failures is to be expected.
+        If only failures are to be expected.
     KeyboardInterrupt
-        If somebody else interrupted the run, which can go on.
+        If something else interrupted the run, which can be resumed.
     """
     from optuna.trial import TrialState
 
-    own, number = study.study, one.trial.number
-    if one.process.returncode == EXIT_INTERRUPTED and not one.is_pruned:
-        raise KeyboardInterrupt(f"trial {number} was; the same command with output={study.folder} goes on")
-    value, why = _outcome(study, one)
-    _require_same_data(study, one)
-    if one.is_pruned:
-        own.tell(one.trial, state=TrialState.PRUNED)
-        said = f"pruned in epoch {one.epoch}"
+    optuna_study, number = study.study, run.trial.number
+    if run.was_interrupted and not run.is_pruned:
+        raise KeyboardInterrupt(f"trial {number} was stopped from outside; {resume_hint(study.folder)}")
+    value, why = _outcome(study, run)
+    _require_same_data(study, run)
+    if run.is_pruned:
+        optuna_study.tell(run.trial, state=TrialState.PRUNED)
+        outcome = f"pruned in epoch {run.epoch}"
     elif value is None:
-        one.trial.set_user_attr("error", why)
-        own.tell(one.trial, state=TrialState.FAIL)
-        said = f"failed: {why}"
+        run.trial.set_user_attr("error", why)
+        optuna_study.tell(run.trial, state=TrialState.FAIL)
+        outcome = f"failed: {why}"
     else:
-        own.tell(one.trial, value)
-        best = own.best_trial
-        said = f"{study.config.objective} {value:.4f}"
-        said += f" (best {best.value:.4f})" if best.number != number else ""
-    print(f"trial {number}: {said}; {shown(one.trial.params)}", flush=True)
-    ended = [trial.state for trial in own.get_trials(deepcopy=False) if trial.state.is_finished()]
+        optuna_study.tell(run.trial, value)
+        best = optuna_study.best_trial
+        outcome = f"{study.config.objective} {value:.4f}"
+        outcome += f" (best {best.value:.4f})" if best.number != number else ""
+    print(f"trial {number}: {outcome}; {format_settings(run.trial.params)}", flush=True)
+    ended = [trial.state for trial in optuna_study.get_trials(deepcopy=False) if trial.state.is_finished()]
     if set(ended) == {TrialState.FAIL}:
-        if one.process.returncode == EXIT_USER_ERROR:
+        if run.exit_code == EXIT_USER_ERROR:
             raise UserError(why)
         if len(ended) >= _FAILURES_AT_START:
             raise Failure(f"{study.folder}: the first {len(ended)} trials failed, the last one: {why}")
 
 
-def _outcome(study: Study, one: Running) -> tuple[float | None, str]:
+def _outcome(study: Study, run: TrialRun) -> tuple[float | None, str]:
     """Return the objective of a run that has ended; if there is none, None and why."""
-    one.log.seek(0)
-    said = one.log.read().decode(errors="replace").strip().splitlines()
-    if one.process.returncode != 0:
-        lines = [line for line in said if line.startswith("error: ")] or said or ["it said nothing"]
-        return None, lines[-1].removeprefix("error: ")
+    if run.exit_code != 0:
+        return None, run.error()
     try:
-        value = reading.read(one.directory).scores.get(study.config.objective)
+        value = reading.read(run.directory).scores.get(study.config.objective)
     except reading.DamagedRun as error:
         return None, str(error)
     if value is None or not math.isfinite(value):
@@ -272,29 +238,17 @@ def _outcome(study: Study, one: Running) -> tuple[float | None, str]:
     return value, ""
 
 
-def _require_same_data(study: Study, one: Running) -> None:
-    """Refuse to go on when the data have changed since the study began."""
+def _require_same_data(study: Study, run: TrialRun) -> None:
+    """Stop the study if the data have changed since it began."""
     with contextlib.suppress(reading.DamagedRun):
-        sha256 = reading.read(one.directory).data.get("sha256")
+        sha256 = reading.read(run.directory).data.get("sha256")
         if None not in (study.sha256, sha256) and sha256 != study.sha256:
-            what = f"trial {one.trial.number} is of other data than the study; expected the same for all trials"
-            raise UserError(f"output={study.folder}: {what}; choose another folder")
+            what = f"trial {run.trial.number} had other data than the study; expected the same data for all trials"
+            raise UserError(f"output={study.folder}: {what}; choose another output=")
 
 
-def _stop(running: Sequence[Running]) -> None:
-    """Interrupt the runs that are under way; each writes a checkpoint first."""
-    for one in running:
-        one.interrupt()
-    for one in running:
-        try:
-            one.process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()
-        one.log.close()
-
-
-def shown(params: Mapping[str, Any]) -> str:
+def format_settings(params: Mapping[str, Any]) -> str:
+    """Return settings as overrides, numbers with three digits."""
     return ", ".join(
         f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
     )

@@ -1,4 +1,4 @@
-"""From a plan to a finished run: the run directory, the trainer, and what can go wrong as one line."""
+"""From a command line to a finished run: which run it means, its directory, the trainer, and errors as one line."""
 
 from __future__ import annotations
 
@@ -6,56 +6,84 @@ import gc
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from dkm.config.compose import Composed
+from dkm.config.compose import Command, Composed, compose
 from dkm.config.run import Config
 from dkm.errors import Failure, UserError
+from dkm.runs.reading import CONFIG, LOG
 from dkm.runtime import distributed
 
 if TYPE_CHECKING:
-    from dkm.runs.directory import RunDirectory
+    from dkm.runs.directory import RunWriter
+
+
+# What is in a run directory before the config, with which a run begins that can be resumed.
+_LEFT_BY_A_KILLED_START = (".hydra", LOG, f"{CONFIG}.tmp")
 
 
 class Plan(NamedTuple):
-    """What to run, and in which directory; ``composed`` if the run is new."""
+    """Which run to train, and in which directory; ``composed`` is None for a run that is resumed."""
 
     config: Config
     directory: Path
     composed: Composed | None = None
 
 
-def require_new(directory: Path, besides: Sequence[str] = ()) -> None:
-    """Refuse a run directory that has something in it, ``besides`` the names given."""
+def plan_run(command: Command) -> Plan:
+    """Return the run that a command line means: a new one, or one to resume (``resume=RUN``, ``resume=auto``)."""
+    given = [o.partition("=")[2].strip("'\"") for o in command.overrides if o.startswith("resume=")]
+    named = given[-1] if given else None
+    if named not in (None, "auto", "null"):
+        from dkm.training.resume import named_run, resumed_config
+
+        run = named_run(named)
+        return Plan(resumed_config(run, command), run)
+    composed = compose(command)
+    directory = Path(composed.hydra.run.dir).absolute()
+    if not distributed.is_main():  # rank 0 sends the directory, whose name has the time in it
+        composed.config.resume = None
+        return Plan(composed.config, directory, composed)
+    if named == "auto":
+        from dkm.training.resume import unfinished_run, with_config_of
+
+        unfinished = unfinished_run(composed.config, directory)
+        if unfinished is not None:
+            return Plan(with_config_of(unfinished, composed.config), unfinished)
+    require_new(directory)
+    return Plan(composed.config, directory, composed)
+
+
+def require_new(directory: Path) -> None:
+    """Refuse a run directory that is not empty, apart from what a run leaves that was killed as it began."""
     is_directory = os.path.isdir(directory)  # noqa: PTH112  # False also for a name too long
     if os.path.lexists(directory) and not is_directory:
         raise UserError(f"hydra.run.dir={directory}: expected a directory, got a file; choose another")
-    if is_directory and any(path.name not in besides for path in directory.iterdir()):
+    if is_directory and any(path.name not in _LEFT_BY_A_KILLED_START for path in directory.iterdir()):
         raise UserError(
             f"hydra.run.dir={directory}: expected a new or an empty directory; choose another, or continue the run in "
-            f"it with resume={directory}"
+            f"it with resume={shlex.quote(str(directory))}"
         )
 
 
-def say_once(message: str) -> None:
-    """Print what all processes know, once."""
+def print_once(message: str) -> None:
+    """Print a message to stderr, in one of several processes."""
     if distributed.is_main():
         print(message, file=sys.stderr)
 
 
 def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
-    """``execute``, with what can go wrong in a run that is right as a ``Failure`` of one line."""
+    """Train as ``execute`` does; raise what can go wrong without the user's mistake as a ``Failure`` of one line."""
     from dkm.training.divergence import NonFiniteLoss
 
     try:
         return execute(plan)
     except NonFiniteLoss as error:
         if not distributed.is_main():
-            raise SystemExit(1) from error  # rank 0 has found the same, and says so
+            raise SystemExit(1) from error  # rank 0 prints the same error
         raise Failure(str(error)) from error
     except distributed.RankLost as error:
         if not (plan.directory / "checkpoints").is_dir():
@@ -70,14 +98,14 @@ def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
         what = str(error).partition("\n")[0]
-        raise Failure(f"not enough memory ({what}); lower batch_size or model.hidden, or give less data") from error
+        raise Failure(f"not enough memory ({what}); lower batch_size or model.hidden, or use less data") from error
 
 
 def execute(plan: Plan) -> dict[str, Any]:
-    """Train, in a new directory or continuing from what is in it; return the result.
+    """Train in a new run directory, or resume the run in it; return the result.
 
-    Whatever is wrong with the data, or between config, data and machine, is found before anything is written. With
-    several processes rank 0 alone reads and writes the run directory, and tells the others what they need.
+    Mistakes in the data, or between config, data and machine, are found before anything is written. With several
+    processes rank 0 alone reads and writes the run directory, and sends the others what they need.
     """
     from dkm.data.datasets import load_dataset
     from dkm.runs.directory import RunDirectory, Unwritten
@@ -95,11 +123,11 @@ def execute(plan: Plan) -> dict[str, Any]:
     set_threads(config.threads)
     trainer = distributed.first_of_machine_first(lambda: Trainer(config, load_dataset(config.data), clock))
     distributed.require_equal(identity(config, trainer.data, trainer.device))
-    run: RunDirectory = Unwritten()
+    run: RunWriter = Unwritten()
     if distributed.is_main():
         run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
     try:
-        state = distributed.state_of_main(distributed.on_main(lambda: _opened(run, plan)))
+        state = distributed.state_of_main(distributed.on_main(lambda: prepare_run_directory(run, plan)))
         if state is not None:
             distributed.jointly(lambda: trainer.restore(state, directory))
         run.open(config, step=None if state is None else trainer.progress.step, has_labels=trainer.data.y is not None)
@@ -108,15 +136,15 @@ def execute(plan: Plan) -> dict[str, Any]:
         run.close()
 
 
-def _opened(run: RunDirectory, plan: Plan) -> dict[str, Any] | None:
-    """Make the run directory what a run can write to; return the state to go on from, if there is one."""
+def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
+    """Make the run directory and open its log; return the state to resume from, if there is one."""
     from dkm.runtime import checkpoints
 
     try:
         plan.directory.mkdir(parents=True, exist_ok=True)
         if not run.open_log():
             key = "resume" if plan.composed is None else "hydra.run.dir"
-            what = "expected a run that has ended, a process is training in it; wait for it or stop it"
+            what = "expected a run that has ended, a process is training in it; wait until it ends, or stop it"
             raise UserError(f"{key}={plan.directory}: {what}")
         if plan.composed is not None:
             _write_hydra_files(plan.directory / ".hydra", plan.composed)
@@ -128,7 +156,7 @@ def _opened(run: RunDirectory, plan: Plan) -> dict[str, Any] | None:
 
 
 def _write_hydra_files(directory: Path, composed: Composed) -> None:
-    """Write what Hydra itself leaves beside a run."""
+    """Write the files that Hydra itself writes for a job."""
     directory.mkdir(exist_ok=True)
     OmegaConf.save(composed.job, directory / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": composed.hydra}), directory / "hydra.yaml")

@@ -30,7 +30,7 @@ from dkm.evaluation.projection import project
 from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
-from dkm.runs.directory import RunDirectory
+from dkm.runs.directory import RunWriter
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
@@ -47,7 +47,7 @@ class Recorder:
 
     Parameters
     ----------
-    run : RunDirectory
+    run : RunWriter
     config : Config
     evaluator : Evaluator
         The evaluator of the run's data.
@@ -57,7 +57,7 @@ class Recorder:
 
     def __init__(
         self,
-        run: RunDirectory,
+        run: RunWriter,
         config: Config,
         evaluator: Evaluator,
         autoencoder: Autoencoder,

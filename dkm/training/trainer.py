@@ -41,7 +41,7 @@ from dkm.models.autoencoder import Autoencoder, mix_encoder
 from dkm.models.build import build_autoencoder
 from dkm.models.custom import require_halves
 from dkm.models.saved import SavedModel
-from dkm.runs.directory import RunDirectory, Unwritten
+from dkm.runs.directory import RunWriter, Unwritten
 from dkm.runtime import checkpoints, distributed
 from dkm.runtime.devices import deterministic, find_device
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
@@ -108,7 +108,7 @@ class Trainer:
             self._given_start = initialization.read(path, data.n_samples, self.n_clusters, self.latent_dim)
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
-        self.run_dir: RunDirectory = Unwritten()
+        self.run_dir: RunWriter = Unwritten()
         self.recorder = self._new_recorder()
         self.progress = Progress(clock=clock or Clock())
         # One row per step of the epoch: the terms, and the gradient norm where it was computed. Read once per epoch, so
@@ -126,7 +126,7 @@ class Trainer:
 
     # --- the run ---
 
-    def run(self, run_dir: RunDirectory) -> dict[str, Any]:
+    def run(self, run_dir: RunWriter) -> dict[str, Any]:
         """Train from the start, or from what was restored, to the result; return the content of ``result.json``.
 
         Raises
