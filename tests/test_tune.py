@@ -592,8 +592,8 @@ def test_a_study_is_not_gone_on_with_when_its_experiment_has_changed(
     mine.write_text("# @package _global_\njoint:\n  lr: 0.01\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"the study there has joint.lr 0.001, this call 0.01; expected a study of"):
         tune.work(words)
-    # One of an earlier version, which did not keep them, and had fewer settings.
-    for fixed in (None, {"joint.lr": 0.01}):
+    # One of an earlier version, which did not keep them, had fewer settings, or counted more of them.
+    for fixed in (None, {"joint.lr": 0.01}, {"joint.lr": 0.01, "evaluation.kmeans_raw": True, "log.figures": True}):
         study = optuna.load_study(study_name="dkm", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
         kept = {key: value for key, value in study.user_attrs["settings"].items() if key != "fixed"}
         study.set_user_attr("settings", kept | ({} if fixed is None else {"fixed": fixed}))

@@ -235,6 +235,7 @@ def open_study(plan: Study) -> optuna.Study:
         what = "the study there was made with other data; expected the same data for all trials"
         raise UserError(f"output={plan.folder}: {what}; choose another output=")
     if "fixed" in was:  # what has come since has a default that does what was done before
+        was["fixed"] = reading.moving_numbers(was["fixed"])  # an older version counted more settings
         settings["fixed"] = {key: settings["fixed"].get(key) for key in was["fixed"]}
     for key, value in settings.items():
         if was.setdefault(key, value) != value:
