@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from dkm.config.checks import require
 from dkm.errors import Failure, UserError
@@ -235,20 +235,6 @@ class SelectConfig:
         require(self.jobs >= 1, "jobs", self.jobs, "a whole number, 1 or more", "for example jobs=2")
 
 
-# Label-free scores that settings can be searched by, and which way is better.
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
-    "modularity_data": "maximize",
-    "silhouette": "maximize",
-    "calinski_harabasz": "maximize",
-    "davies_bouldin": "minimize",
-}
-OBJECTIVES_OF_LABELS: dict[str, Literal["maximize", "minimize"]] = {
-    "acc": "maximize",
-    "nmi": "maximize",
-    "ari": "maximize",
-}
-
-
 @dataclass
 class TuneConfig:
     """``dkm.tune``: how many trials, towards what, and where."""
@@ -257,7 +243,7 @@ class TuneConfig:
     trials: int = 50
     # A folder for the trials and the answer; null: a new one under runs/tune. A study that is there is gone on with.
     output: str | None = None
-    # modularity_data | silhouette | calinski_harabasz | davies_bouldin; with allow_labels=true also acc | nmi | ari
+    # A score of ``dkm.evaluation.scores.objectives``; one that needs labels only with allow_labels=true.
     objective: str = "modularity_data"
     allow_labels: bool = False
     # End trials that are worse than the median at the same epoch.
@@ -268,24 +254,6 @@ class TuneConfig:
     def __post_init__(self) -> None:
         require(self.trials >= 1, "trials", self.trials, "a whole number, 1 or more", "for example trials=50")
         require(self.jobs >= 1, "jobs", self.jobs, "a whole number, 1 or more", "for example jobs=2")
-        choices = ", ".join(OBJECTIVES)
-        if self.objective in OBJECTIVES_OF_LABELS:
-            what = "a score that needs no labels, as they would choose the settings"
-            remedy = f"choose one of {choices}, or say allow_labels=true"
-            require(self.allow_labels, "objective", self.objective, what, remedy)
-        else:
-            is_known = self.objective in OBJECTIVES
-            require(is_known, "objective", self.objective, f"one of {choices}", "for example objective=modularity_data")
-
-    @property
-    def is_by_labels(self) -> bool:
-        """Whether labels choose."""
-        return self.objective in OBJECTIVES_OF_LABELS
-
-    @property
-    def direction(self) -> Literal["maximize", "minimize"]:
-        """Which way is better."""
-        return (OBJECTIVES | OBJECTIVES_OF_LABELS)[self.objective]
 
 
 def numbers(key: str, text: str, example: str, *, least: int) -> list[int]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
 from dkm.errors import UserError
+from dkm.evaluation.scores import SCORES as RUN_SCORES
+from dkm.evaluation.summary import Summary
 from dkm.search.selection import Recommendation, Scores
 
-# The scores in the files, and those of them in the table and the figure.
-SCORES = (
-    *("modularity_data", "silhouette", "davies_bouldin", "calinski_harabasz", "n_effective_clusters"),
-    *("reconstruction", "agreement_seeds", "agreement_halves"),
-)
+# Spaces of the scores that tell numbers of clusters apart: neither the labels nor the inertia, which always falls.
+_SPACES = ("embedding", "data", "sizes")
+# The scores in the files: those of each run, then those of several runs. The table and the figure have some of them.
+SCORES_OF_RUNS = (*(s.name for s in RUN_SCORES.values() if s.on_the_way and s.space in _SPACES), "reconstruction")
+SCORES = (*SCORES_OF_RUNS, "agreement_seeds", "agreement_halves")
 _IN_TABLE = ("modularity_data", "agreement_seeds", "agreement_halves", "silhouette", "davies_bouldin")
 
 
@@ -39,7 +40,8 @@ def write_recommendation(folder: Path, scores: Mapping[int, Scores], answer: Rec
 
     rows: list[list[object]] = [["k", *(column for name in SCORES for column in (name, f"{name}_sd"))]]
     for k, scores_of_k in scores.items():
-        statistics_of_k = [value for name in SCORES for value in _mean_and_sd(scores_of_k[name])]
+        summaries = [Summary.of(list(scores_of_k[name].values())) if scores_of_k[name] else None for name in SCORES]
+        statistics_of_k = [value for one in summaries for value in ((one.mean, one.sd) if one else (None, None))]
         rows.append([k, *("" if value is None else f"{value:.9g}" for value in statistics_of_k)])
     lists = {k: {name: list(values.values()) for name, values in of_k.items()} for k, of_k in scores.items()}
     panels = {name: [of_k[name] for of_k in lists.values()] for name in (*_IN_TABLE, "reconstruction")}
@@ -53,11 +55,4 @@ def write_recommendation(folder: Path, scores: Mapping[int, Scores], answer: Rec
 
 
 def _cell(scores: Mapping[tuple[int, ...], float]) -> str:
-    mean, sd = _mean_and_sd(scores)
-    return "-" if mean is None else f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
-
-
-def _mean_and_sd(scores: Mapping[tuple[int, ...], float]) -> tuple[float | None, float | None]:
-    """Return both, None where there are too few values for it."""
-    values = scores.values()
-    return statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None
+    return Summary.of(list(scores.values())).format(4) if scores else "-"

@@ -31,7 +31,7 @@ _DEFAULTS = {"model.latent_dim": "10"}
 # Keys that the command sets itself.
 _REFUSED = ("clustering.n_clusters", "seed", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
 # Settings in which the runs of a folder may differ.
-_MAY_DIFFER = ("clustering.n_clusters", "seed", "device", "threads")
+_MAY_DIFFER = ("clustering.n_clusters", "seed")
 # Restarts of k-means on each half, and the most rows of a half.
 _N_INIT, _HALF_ROWS = 10, 5000
 # Locked while a search is under way, by its runs too, which may outlive it.

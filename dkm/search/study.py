@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dkm.config.checks import require
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.commands import TuneConfig, words_of_runs
 from dkm.config.compose import absolute, compose, parse
@@ -26,6 +27,7 @@ from dkm.config.regularization import NoRegularizationConfig
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
 from dkm.errors import Failure, UserError, in_short
+from dkm.evaluation.scores import SCORES, objectives
 from dkm.runs import reading
 from dkm.runtime.locks import lock_folder
 from dkm.search.pool import resume_hint
@@ -97,7 +99,7 @@ def _import_optuna() -> Any:
 def cautions(study: Study) -> Iterator[str]:
     """Yield what a reader of the answer must know."""
     config = study.config
-    if config.is_by_labels:
+    if SCORES[config.objective].needs_labels:
         yield f"LABELS CHOOSE: objective={config.objective} uses the labels; such a score is no result of clustering"
     elif config.objective != "modularity_data":
         yield (
@@ -113,6 +115,7 @@ def cautions(study: Study) -> Iterator[str]:
 
 def plan_study(config: TuneConfig, folder: Path, overrides: Sequence[str]) -> Study:
     """Check everything that can be checked before anything is written; the study itself is still missing."""
+    _require_objective(config)
     words = words_of_runs(overrides, _REFUSED, "dkm.tune sets it; use output=", folder, config.jobs)
     space, fixed = space_of(words)
     if not space:
@@ -129,6 +132,18 @@ def plan_study(config: TuneConfig, folder: Path, overrides: Sequence[str]) -> St
     is_point = len(start) == len(space) and None not in start.values()
     given = [word for word in fixed if word in overrides]
     return Study(config, folder, fixed, given, space, start if is_point else None)
+
+
+def _require_objective(config: TuneConfig) -> None:
+    """Refuse an objective that no search can have, and one that needs labels unless the user allows it."""
+    choices = ", ".join(score.name for score in objectives(with_labels=False))
+    name = config.objective
+    if name in {score.name for score in objectives(with_labels=True)}:
+        expected = "a score that needs no labels, as they would choose the settings"
+        require(config.allow_labels, "objective", name, expected, f"choose one of {choices}, or say allow_labels=true")
+    else:
+        example = "for example objective=modularity_data"
+        require(name in choices.split(", "), "objective", name, f"one of {choices}", example)
 
 
 def _default_space(config: Config) -> list[str]:
@@ -184,7 +199,8 @@ def data_sha256(plan: Study) -> str | None:
     if any(key.partition(".")[0] in ("data", "experiment") for key in plan.space):
         return None
     config = plan.config
-    return require_trainable(_first(plan), labels_for=f"objective={config.objective}" if config.is_by_labels else None)
+    needs_labels = SCORES[config.objective].needs_labels
+    return require_trainable(_first(plan), labels_for=f"objective={config.objective}" if needs_labels else None)
 
 
 def _first(plan: Study) -> Config:
@@ -197,7 +213,7 @@ def _fixed(plan: Study) -> dict[str, Any]:
     """Return the settings that all trials have, and that move a number; an experiment's file may have changed."""
     settings = reading.moving_numbers(dotted(_first(plan)))
     # Data are told apart by their SHA-256: they may have moved.
-    varying = (*(f"{key}." for key in plan.space), "data.path", "data.labels", "device", "threads")
+    varying = (*(f"{key}." for key in plan.space), "data.path", "data.labels")
     return {key: value for key, value in settings.items() if key not in plan.space and not key.startswith(varying)}
 
 
@@ -220,7 +236,11 @@ def open_study(plan: Study) -> optuna.Study:
     settings = json.loads(json.dumps(settings))  # as the study keeps them
     try:
         study = optuna.create_study(
-            storage=url, study_name="dkm", direction=plan.config.direction, load_if_exists=True, sampler=sampler(0)
+            storage=url,
+            study_name="dkm",
+            direction=SCORES[plan.config.objective].direction,
+            load_if_exists=True,
+            sampler=sampler(0),
         )
         was = study.user_attrs.get("settings")
         if was is None and not study.trials:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dkm.errors import Failure
+from dkm.evaluation.scores import SCORES
 from dkm.runs import reading
 from dkm.search.space import Choices, Interval
 from dkm.search.trials import Study, format_settings
@@ -30,8 +31,8 @@ def build_answer(study: Study) -> dict[str, Any]:
     best = study.study.best_trial
     return {
         "objective": study.config.objective,
-        "direction": study.config.direction,
-        "labels_chose": study.config.is_by_labels,
+        "direction": SCORES[study.config.objective].direction,
+        "labels_chose": SCORES[study.config.objective].needs_labels,
         "best": {
             "trial": best.number,
             "value": best.value,
@@ -87,7 +88,7 @@ def write_answer(study: Study, answer: Mapping[str, Any]) -> None:
         logarithmic=[key for key, d in study.space.items() if isinstance(d, Interval) and d.is_log],
         orders={key: d.values for key, d in study.space.items() if isinstance(d, Choices)},
         objective=study.config.objective,
-        is_maximized=study.config.direction == "maximize",
+        is_maximized=SCORES[study.config.objective].higher_is_better,
     )
     save_figure(figure, study.folder / "tune.png")
 
@@ -97,7 +98,7 @@ def answer_lines(study: Study, answer: Mapping[str, Any]) -> list[str]:
     from optuna.trial import TrialState
 
     done = study.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    sign = -1 if study.config.direction == "maximize" else 1
+    sign = -1 if SCORES[study.config.objective].higher_is_better else 1
     ordered = sorted(done, key=lambda trial: sign * (trial.value or 0.0))
     lines = ["", f"{'trial':>6}{study.config.objective:>20}  settings"]
     lines += [f"{t.number:>6}{t.value:>20.4f}  {format_settings(t.params)}" for t in ordered[:_N_SHOWN]]

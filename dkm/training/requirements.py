@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from dkm.config.roles import that_processes_share
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.data.datasets import Dataset
@@ -55,7 +56,6 @@ def require_rows_for_all_processes(config: Config, data: Dataset, n_batches: int
 
 def identity(config: Config, data: Dataset, device: torch.device) -> dict[str, Any]:
     """Return what must be the same in all processes that train together."""
-    may_differ = ("data.root", "data.path", "device", "resume", "threads", "log.", "checkpoint.", "pretrain.cache")
-    settings = {key: value for key, value in dotted(config).items() if not key.startswith(may_differ)}
+    settings = that_processes_share(dotted(config))
     software = {f"the version of {name}": versions()[name] for name in ("dkm", "torch")}
     return settings | software | {f"the SHA-256 of data={data.name}": data.sha256, "device": device.type}
