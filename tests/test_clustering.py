@@ -463,6 +463,14 @@ def test_initialize_lowers_the_loss_and_returns_the_labels():
     assert parameter.requires_grad
 
 
+def test_initialize_refuses_an_embedding_that_is_not_finite():
+    criterion, z = KMeansLoss(4, 3), normal(10, 3).float()
+    z[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="1 of 30 values are nan or inf"):
+        criterion.initialize(z)
+    assert criterion.centroids.isfinite().all()
+
+
 def test_initialize_depends_on_the_seed_alone():
     z = normal(200, 3).float()
     first, second, other = KMeansLoss(20, 3), KMeansLoss(20, 3), KMeansLoss(20, 3)

@@ -117,12 +117,6 @@ def _nearest_by_differences(z: Tensor, centroids: Tensor, n_nearest: int) -> Ten
     return distance.argsort(dim=1, stable=True)[:, :n_nearest]
 
 
-def full_precision_addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return ``bias - 2 * a @ b``, which is not worth having in the half precision that autocast would choose."""
-    with torch.autocast(a.device.type, enabled=False):
-        return torch.addmm(bias, a, b, alpha=-2)
-
-
 @torch.no_grad()
 def assign(z: Tensor, centroids: Tensor) -> Assignment:
     """Return each point's nearest centroid and the squared distance to it; shapes as in ``nearest_centroids``."""
