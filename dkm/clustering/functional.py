@@ -8,20 +8,11 @@ al., "Deep k-means" (arXiv:1806.10069).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dkm.clustering.assignment import nearest_centroids
-
-# Rows of as many numbers torch adds up on all cores.
-_WIDE = 16
-
-
-# For fewer rows, copying them costs more than it saves.
-_MANY = 2**13
 
 
 def kmeans_loss(z: Tensor, centroids: Tensor, assignments: Tensor | None = None) -> Tensor:
@@ -29,7 +20,8 @@ def kmeans_loss(z: Tensor, centroids: Tensor, assignments: Tensor | None = None)
 
     ``1/N * sum_n min_k |z_n - c_k|^2``: summed over the D dimensions, averaged over the N points. The nearest centroids
     are found without gradient (where the minimum is attained, the gradient of the minimum is that of the chosen term)
-    by one matrix product; the distance is then that to one centroid per point. No (N, K, D) tensor is made.
+    by ``nearest_centroids``: exactly and, for a batch on a GPU, without waiting for the device. The distance is then
+    that to one centroid per point. No (N, K, D) tensor is made.
 
     Parameters
     ----------
@@ -57,10 +49,10 @@ def kmeans_loss(z: Tensor, centroids: Tensor, assignments: Tensor | None = None)
             f"assignments {tuple(assignments.shape)}"
         )
     z, centroids = in_full_precision(z, centroids)
-    if torch.is_autocast_enabled(z.device.type):
-        with torch.autocast(z.device.type, enabled=False):
-            return _loss(z, centroids, assignments)
-    return _loss(z, centroids, assignments)
+    if assignments is None:
+        assignments = nearest_centroids(z, centroids)[:, 0]
+    # An autograd.Function with a backward pass of its own was no faster at any size, and slower for a small batch.
+    return F.mse_loss(z, centroids.index_select(0, assignments), reduction="sum") / len(z)
 
 
 def in_full_precision(z: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,41 +72,6 @@ def in_full_precision(z: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         common = torch.promote_types(torch.promote_types(z.dtype, centroids.dtype), torch.float32)
         return z.to(common), centroids.to(common)
     return z, centroids
-
-
-def _loss(z: Tensor, centroids: Tensor, assignments: Tensor | None) -> Tensor:
-    if assignments is None:
-        assignments = nearest_centroids(z.detach(), centroids.detach())[:, 0]
-    # Four operations whose derivatives torch has in C++: a function of our own with a backward in Python took longer at
-    # most sizes. What is kept for it are inputs and one centroid per point.
-    is_slow = z.device.type == "cpu" and len(z) >= _MANY and centroids.shape[1] < _WIDE
-    chosen = _Rows.apply(centroids, assignments) if is_slow else centroids.index_select(0, assignments)
-    return F.mse_loss(z, chosen, reduction="sum") / len(z)
-
-
-class _Rows(torch.autograd.Function):
-    """``index_select(0, index)`` of rows of few numbers, whose derivative torch sums one row at a time on one core.
-
-    Rows of 16 numbers it sums on all cores, many numbers at once: with 70,000 points of 10 dimensions, in half the
-    time though they are copied first.
-    """
-
-    @staticmethod
-    def forward(table: Tensor, index: Tensor) -> Tensor:
-        return table.index_select(0, index)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        table, index = inputs
-        ctx.save_for_backward(index)
-        ctx.shape = table.shape
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        K, D = ctx.shape
-        wide = F.pad(gradient, (0, _WIDE - D))
-        return wide.new_zeros(K, _WIDE).index_add(0, index, wide)[:, :D], None
 
 
 def squared_distances(z: Tensor, centroids: Tensor) -> Tensor:

@@ -1,17 +1,16 @@
-"""k-means on tensors: distances, nearest centroids, k-means++, Lloyd's iterations with many restarts at once.
+"""k-means on tensors: k-means++ and Lloyd's iterations from several starts, on any device, without autograd.
 
-The primitives below every clustering here, on any device; no autograd (the differentiable loss is in
-``dkm.clustering.losses``). No (N, K, D) tensor is ever made: ``|z - c|^2 = |z|^2 - 2 z.c + |c|^2`` needs one matrix
-product, and what is reported as a distance is computed again from the difference to the one centroid that was chosen.
+The differentiable loss is ``dkm.clustering.functional.kmeans_loss``.
 
 Sources: Lloyd (1982); k-means++ (Arthur and Vassilvitskii, 2007), greedy with ``2 + log(K)`` trials and with empty
-clusters moved to the worst served points, as in scikit-learn.
+clusters moved to the points farthest from their centroid, as in scikit-learn.
 """
 
-# Shapes: N points, D dimensions, K clusters, R restarts, T trials.
+# Shapes: N points, D dimensions, K clusters, T trials.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkm.clustering.assignment import CHUNK_NUMEL, assign, full_precision_addmm
+from dkm.clustering.assignment import CHUNK_NUMEL, assign, nearest_centroids, squared_distances_to, sums_and_sizes
+
+log = logging.getLogger(__name__)
 
 # Numbers whose running sums are one matrix product.
 _BLOCK = 256
-# Numbers in the (N, R * K) matrices of the restarts that run side by side: 1 GiB in float32.
-_GROUP_NUMEL = 2**28
 MAX_ITERATIONS = 300
 # Lloyd stops when the squared movement of the centroids is below this fraction of the data's variance (scikit-learn's
 # default).
@@ -52,38 +51,49 @@ def kmeans_restarts(
 ) -> list[KMeansResult]:
     """Cluster ``z`` by k-means from ``n_init`` starts.
 
-    All restarts run side by side, so that one matrix product serves them all. The same input and seed give the same
-    bits on the same device with the same number of threads.
+    The same input and seed give the same bits on the same device with the same number of threads. If there are fewer
+    distinct points than clusters, some clusters stay empty, and a warning is logged.
 
     Parameters
     ----------
     z : Tensor of shape (N, D), floating point
-        N >= n_clusters. Half precision is computed in float32.
+        N >= n_clusters, finite. Half precision is computed in float32.
     init : {"k-means++", "random"}
         ``random`` starts from distinct random points.
+
+    Returns
+    -------
+    list of KMeansResult
+        One per start. Labels are those of the nearest returned centroids, as ``assign`` finds them.
 
     Raises
     ------
     ValueError
-        If there are more clusters than points.
+        If there are more clusters than points, or a value that is nan or inf.
     """
     N = len(z)
     if not 1 <= n_clusters <= N:
         raise ValueError(f"n_clusters={n_clusters}: expected 1 to n_samples={N}")
     z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+    n_non_finite = int((~z.isfinite()).sum())
+    if n_non_finite > 0:
+        raise ValueError(
+            f"k-means: {n_non_finite} of {z.numel()} values are nan or inf; expected finite values; remove these "
+            "points or replace the values"
+        )
     generator = torch.Generator().manual_seed(seed)
     origin = z.mean(0)
-    z = z - origin
-    tolerance = TOLERANCE * z.var(0, correction=0).mean().item()
+    centered = z - origin  # scores round well near the origin
+    tolerance = TOLERANCE * centered.var(0, correction=0).mean().item()
     start = _plus_plus if init == "k-means++" else _random_points
-    group = max(1, min(n_init, _GROUP_NUMEL // (N * n_clusters)))
     results: list[KMeansResult] = []
-    for first in range(0, n_init, group):
-        starts = start(z, n_clusters, min(group, n_init - first), generator)  # (R, K, D)
-        for centroids in _lloyd(z, starts, tolerance):
-            labels, distance = assign(z, centroids)
-            inertia = distance.sum(dtype=torch.float64).item()
-            results.append(KMeansResult(centroids + origin, labels, inertia))
+    for _ in range(n_init):
+        centroids = _lloyd(centered, start(centered, n_clusters, generator), tolerance) + origin
+        labels, squared_distance = assign(z, centroids)
+        results.append(KMeansResult(centroids, labels, squared_distance.sum(dtype=torch.float64).item()))
+    n_used = int(torch.bincount(lowest_inertia(results).labels).count_nonzero())
+    if n_used < n_clusters:
+        log.warning("k-means: only %d of %d clusters have points; there may be duplicate points", n_used, n_clusters)
     return results
 
 
@@ -116,41 +126,46 @@ def _evenness(result: KMeansResult) -> float:
     return float(torch.special.entr(share).sum())
 
 
-def _random_points(z: Tensor, n_clusters: int, n_restarts: int, generator: torch.Generator) -> Tensor:
-    picks = [torch.randperm(len(z), generator=generator)[:n_clusters] for _ in range(n_restarts)]
-    return z[torch.stack(picks).to(z.device)]
+def _random_points(z: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
+    return z[torch.randperm(len(z), generator=generator)[:n_clusters].to(z.device)]
 
 
-def _plus_plus(z: Tensor, n_clusters: int, n_restarts: int, generator: torch.Generator) -> Tensor:
-    """Draw starting centroids (R, K, D): each next one is the best of T points drawn in proportion to distance^2.
+def _plus_plus(z: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
+    """Draw starting centroids (K, D): each next one is the best of T points drawn in proportion to distance^2.
 
-    Points nearer to each other than the rounding of |z|^2 count as one.
+    In float64: within groups that lie far apart, float32 would draw by rounding errors of ``|z|^2 - 2 z.c + |c|^2``.
     """
-    N, R = len(z), n_restarts
+    N, D = z.shape
     T = 2 + int(math.log(n_clusters))
-    norms = z.square().sum(1)  # (N,)
+    chunks = torch.split(z, max(1, CHUNK_NUMEL // D))
+    norms = [chunk.double().square().sum(1) for chunk in chunks]
 
-    def distances(picks: Tensor) -> Tensor:  # (M,) -> (M, N)
-        return full_precision_addmm(norms + norms[picks][:, None], z[picks], z.T).clamp_(min=0)
+    def squared_distances(picks: Tensor) -> Tensor:  # (M,) -> (M, N)
+        points = z[picks].double()
+        squares = points.square().sum(1, keepdim=True)
+        parts = [
+            torch.addmm(squares + norm, points, chunk.double().T, alpha=-2)
+            for chunk, norm in zip(chunks, norms, strict=True)
+        ]
+        return torch.cat(parts, 1).clamp_(min=0)
 
-    picks = torch.randint(N, (R,), generator=generator).to(z.device)
-    chosen = [picks]
-    closest = distances(picks)  # (R, N)
+    pick = torch.randint(N, (1,), generator=generator).to(z.device)
+    chosen = [pick]
+    closest = squared_distances(pick)  # (1, N)
     for _ in range(1, n_clusters):
-        mass = _running_sums(closest)  # (R, N)
-        draws = torch.rand(R, T, generator=generator, dtype=torch.float64).to(z.device) * mass[:, -1:]
-        trials = torch.searchsorted(mass, draws, right=True).clamp_(max=N - 1)  # (R, T)
-        reach = torch.minimum(distances(trials.flatten()).view(R, T, N), closest[:, None])
-        best = reach.sum(2).argmin(1)  # (R,)
-        rows = torch.arange(R, device=z.device)
-        chosen.append(trials[rows, best])
-        closest = reach[rows, best]
-    return z[torch.stack(chosen, 1)]
+        mass = _running_sums(closest)[0]  # (N,)
+        draws = torch.rand(T, generator=generator, dtype=torch.float64).to(z.device) * mass[-1]
+        trials = torch.searchsorted(mass, draws, right=True).clamp_(max=N - 1)  # (T,)
+        reach = torch.minimum(squared_distances(trials), closest)  # (T, N)
+        best = reach.sum(1).argmin(0, keepdim=True)
+        chosen.append(trials[best])
+        closest = reach[best]
+    return z[torch.cat(chosen)]
 
 
 def _running_sums(values: Tensor) -> Tensor:
-    """Return ``cumsum(1)`` of values (R, N) in float64. That of torch is not deterministic on a GPU."""
-    return values.cumsum(1, dtype=torch.float64) if values.device.type == "cpu" else _sums_by_products(values.double())
+    """Return ``cumsum(1)`` of values (R, N). That of torch is not deterministic on a GPU."""
+    return values.cumsum(1) if values.device.type == "cpu" else _sums_by_products(values)
 
 
 def _sums_by_products(values: Tensor) -> Tensor:
@@ -165,59 +180,51 @@ def _sums_by_products(values: Tensor) -> Tensor:
 
 
 def _lloyd(z: Tensor, centroids: Tensor, tolerance: float) -> Tensor:
-    """Run Lloyd's iterations on (R, K, D) centroids; a restart that has converged takes no further part."""
-    centroids = centroids.clone()
-    active = torch.arange(len(centroids), device=z.device)
+    """Return the centroids (K, D) after Lloyd's iterations: until no label changes, or little movement.
+
+    The search for the nearest centroid is exact, and sums are kept in float64 and updated by the points that change
+    their cluster, which soon are few.
+    """
+    n_clusters = len(centroids)
+    norms = z.square().sum(1).sqrt_()
+    labels = nearest_centroids(z, centroids, norms=norms)[:, 0]
+    sums = sums_and_sizes(z, labels, n_clusters)
     for _ in range(MAX_ITERATIONS):
-        updated = _lloyd_step(z, centroids[active])
-        shift = (updated - centroids[active]).square().sum((1, 2))
-        centroids[active] = updated
-        active = active[shift > tolerance]
-        if len(active) == 0:
+        _relocate_empty(z, labels, centroids, sums)
+        means = (sums[:, :-1] / sums[:, -1:].clamp(min=1)).to(z.dtype)
+        before, centroids = centroids, torch.where(sums[:, -1:] > 0, means, centroids)
+        if (centroids - before).square().sum() <= tolerance:
             break
+        previous = labels
+        labels = nearest_centroids(z, centroids, norms=norms)[:, 0]
+        changed = (labels != previous).nonzero()[:, 0]
+        if len(changed) == 0:
+            break
+        points = z.index_select(0, changed)
+        sums += sums_and_sizes(points, labels.index_select(0, changed), n_clusters)
+        sums -= sums_and_sizes(points, previous.index_select(0, changed), n_clusters)
     return centroids
 
 
-def _lloyd_step(z: Tensor, centroids: Tensor) -> Tensor:
-    """Return the means of the points nearest to each centroid (R, K, D)."""
-    N, D = z.shape
-    R, K, _ = centroids.shape
-    flat = centroids.reshape(R * K, D)
-    bias = flat.square().sum(1, keepdim=True)
-    offset = torch.arange(R, device=z.device)[:, None] * K
-    sums = torch.zeros(R * K, D, dtype=torch.float64, device=z.device)
-    counts = torch.zeros(R * K, dtype=torch.float64, device=z.device)
-    score = torch.empty(R, N, dtype=z.dtype, device=z.device)
-    labels = torch.empty(R, N, dtype=torch.int64, device=z.device)
-    rows = max(1, CHUNK_NUMEL // (R * K))
-    for start in range(0, N, rows):
-        chunk = z[start : start + rows]
-        scores = full_precision_addmm(bias, flat, chunk.T).view(R, K, -1)
-        low, nearest = scores.min(1)  # (R, rows)
-        # Sums by a matrix product: deterministic on every device, which scattered addition on a GPU is not.
-        one_hot = torch.zeros(R * K, len(chunk), dtype=z.dtype, device=z.device)
-        one_hot.scatter_(0, nearest + offset, 1)
-        with torch.autocast(z.device.type, enabled=False):
-            sums += one_hot @ chunk
-        counts += one_hot.sum(1, dtype=torch.float64)
-        score[:, start : start + rows] = low
-        labels[:, start : start + rows] = nearest
-    for restart in (counts.view(R, K) == 0).any(1).nonzero()[:, 0].tolist():
-        distance = score[restart] + z.square().sum(1)
-        _relocate_empty(z, labels[restart], distance, sums.view(R, K, D)[restart], counts.view(R, K)[restart])
-    means = (sums / counts.clamp(min=1)[:, None]).to(z.dtype)
-    return torch.where((counts > 0)[:, None], means, flat).view(R, K, D)
+def _relocate_empty(z: Tensor, labels: Tensor, centroids: Tensor, sums: Tensor) -> None:
+    """Give each empty cluster the point farthest from its centroid, which leaves its cluster; changes labels and sums.
 
-
-def _relocate_empty(z: Tensor, labels: Tensor, distance: Tensor, sums: Tensor, counts: Tensor) -> None:
-    """Give each empty cluster the worst served point, which leaves its old cluster; changes sums and counts."""
-    empty = (counts == 0).nonzero()[:, 0]
-    points = distance.topk(len(empty)).indices
-    for cluster, point in zip(empty.tolist(), points.tolist(), strict=True):
+    A cluster keeps its only point, and points that lie on their centroid: moving duplicates would never end.
+    """
+    empty = (sums[:, -1] == 0).nonzero()[:, 0]
+    if len(empty) == 0:
+        return
+    # The rounding of a mean of up to N equal points, in float64, and of its conversion.
+    unit = max(torch.finfo(z.dtype).eps, len(z) * torch.finfo(torch.float64).eps)
+    rounding = unit**2 * z.square().sum(1).amax().item()
+    farthest = squared_distances_to(z, centroids, labels).topk(len(empty))
+    for cluster, point, distance in zip(
+        empty.tolist(), farthest.indices.tolist(), farthest.values.tolist(), strict=True
+    ):
         old = int(labels[point])
-        if counts[old] <= 1:  # its only point: nothing would be gained
+        if distance <= rounding or sums[old, -1] <= 1:
             continue
-        sums[old] -= z[point]
-        counts[old] -= 1
-        sums[cluster] = z[point]
-        counts[cluster] = 1
+        moved = F.pad(z[point].double(), (0, 1), value=1.0)
+        sums[old] -= moved
+        sums[cluster] = moved
+        labels[point] = cluster

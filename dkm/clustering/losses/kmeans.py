@@ -173,7 +173,7 @@ class KMeansClustering(ClusteringLoss):
         else:
             revived = dead[:0]
             if self.revive and len(dead) > 0:
-                revived = revive_centroids(self.centroids, dead, z, nearest.distance)
+                revived = revive_centroids(self.centroids, dead, z, nearest.squared_distance)
                 labels = assign(z, self.centroids).labels
             reassignment = self._keep(labels, dead, revived)
         if self.n_paced_epochs is not None:
