@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from dkm.config.model import MODELS, CustomModelConfig
 from dkm.config.schema import dotted
 from dkm.config.settings import section_from
 from dkm.errors import UserError
+from dkm.evaluation.figures.run import FIGURES
+from dkm.evaluation.scores import SCORES
 from dkm.models.autoencoder import mix_encoder
 from dkm.models.build import build_autoencoder
 from dkm.train import main
@@ -51,7 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "evil.py").write_text(MALICIOUS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    registries = [(registry, dict(registry)) for registry in (METHODS, MODELS, DATASETS)]
+    registries = [(registry, dict(registry)) for registry in REGISTRIES]
     yield tmp_path
     for registry, before in registries:
         registry.clear()
@@ -59,6 +62,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("mine", "my_plugin", "evil", "broken"):
         sys.modules.pop(name, None)
 
+
+# The dicts that a plugin adds to.
+REGISTRIES: tuple[dict[str, Any], ...] = (METHODS, MODELS, DATASETS, SCORES, FIGURES)
 
 Run = Callable[..., tuple[int, str]]
 
@@ -110,8 +116,13 @@ def test_the_commands_of_the_readme_train(here: Path, run: Run) -> None:
 
 def test_a_plugin_adds_options_that_are_chosen_like_any_other(here: Path, run: Run) -> None:
     words = ["plugins=[my_plugin]", "data=rings", "data.noise=0.01", "model=shallow", "clustering=median"]
-    quick = [word for word in QUICK if not word.startswith("data.")]
+    quick = [word for word in QUICK if not word.startswith(("data.", "log.figures"))]
     assert run(*words, *quick, "clustering.n_clusters=2", "hydra.run.dir=run") == (0, "")
+    sizes = np.bincount(
+        np.genfromtxt(here / "run" / "assignments.csv", delimiter=",", names=True)["cluster"].astype(int)
+    )
+    assert json.loads((here / "run" / "result.json").read_text())["largest_share"] == sizes.max() / sizes.sum()
+    assert (here / "run" / "figures" / "ranked_sizes.png").exists()
     config = yaml.safe_load((here / "run" / "config.yaml").read_text())
     assert (config["data"]["name"], config["data"]["noise"]) == ("rings", 0.01)
     assert (config["model"]["name"], config["clustering"]["name"]) == ("shallow", "median")

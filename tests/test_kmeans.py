@@ -426,13 +426,6 @@ def test_each_restart_starts_elsewhere_and_the_best_is_kept(init):
     assert kmeans(z, 20, n_init=6, init=init).inertia == min(inertias)
 
 
-def test_every_restart_is_run_where_they_do_not_fit_side_by_side(monkeypatch):
-    z = normal(200, 5)
-    monkeypatch.setattr(module, "_GROUP_NUMEL", 200 * 20 * 4)  # four at a time
-    results = kmeans_restarts(z, 20, n_init=6)
-    assert len(results) == len({result.inertia for result in results}) == 6
-
-
 @pytest.mark.parametrize("n_clusters", [0, 5])
 def test_clusters_without_a_point_to_start_from_are_refused(n_clusters):
     with pytest.raises(ValueError, match=rf"n_clusters={n_clusters}: expected 1 to n_samples=4"):

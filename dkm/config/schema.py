@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from dkm.config.checks import require
 from dkm.config.groups import GROUPS
-from dkm.config.roles import declarations, role_of
 from dkm.config.run import Config
 from dkm.config.settings import REQUIRED
 from dkm.errors import UserError
@@ -81,10 +80,6 @@ def from_dictconfig(cfg: DictConfig) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """Return the config as plain containers, in the order of the dataclasses."""
     return asdict(config)
-
-
-# The keys that a resumed run may change.
-RESUMABLE = tuple(key for key in declarations() if role_of(key).may_change_on_resume)
 
 
 def dotted(config: Config) -> dict[str, Any]:

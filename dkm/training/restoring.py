@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dkm.config.roles import role_of
 from dkm.config.run import Config
-from dkm.config.schema import RESUMABLE, dotted, flatten
+from dkm.config.schema import dotted, flatten
 from dkm.data.datasets import Dataset
 from dkm.errors import UserError
 from dkm.training.state import PHASES, Clock, Progress, TrainState
@@ -63,7 +64,7 @@ def require_same_origin(state: dict[str, Any], config: Config, data: Dataset, di
     """
     present, earlier = dotted(config), flatten(state["config"])
     for key in sorted(present.keys() | earlier.keys()):
-        if present.get(key) != earlier.get(key) and not key.startswith(RESUMABLE):
+        if present.get(key) != earlier.get(key) and not role_of(key).may_change_on_resume:
             raise UserError(
                 f"{directory / 'config.yaml'}: {key}={present.get(key)}, but the checkpoint was written with "
                 f"{earlier.get(key)}; expected the same config; restore the file or start a new run"
