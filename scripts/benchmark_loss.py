@@ -1,4 +1,4 @@
-"""Times the k-means loss against other ways to write it, and measures the memory that each needs.
+"""Times the k-means loss against other ways to write it and k-means against scikit-learn, and measures memory.
 
 Timed is a forward and backward in float32, with gradients for z (n, d) and the centroids (k, d):
 
@@ -16,26 +16,34 @@ after a call at a tiny size, which loads what is loaded once, the kernel's high-
 /proc/self/clear_refs), and read again after the call (VmHWM), with what was resident before subtracted. The gradients
 count, z and the centroids do not. ``of_n_k`` is that as a multiple of one (n, k) matrix in float32.
 
+k-means has 20 restarts, with the tolerance and the limit of iterations of scikit-learn; ``inertia`` is the ratio
+of the lowest ones, with other random numbers. ``--against DIR`` also times ``dkm.kmeans_loss`` of the version of the
+package in DIR, a checkout of an earlier commit, in a process of its own; the two processes take turns.
+
 ``--large`` adds the assignment of a million points to 10,000 centroids, d = 64, in time (against the same product in
 chunks of the same size) and in memory. The (n, k) matrix would have 40 GB. It takes some minutes.
 
-    python scripts/benchmark_loss.py [--repeats 5] [--seconds 2] [--large] [--json FILE]
+    python scripts/benchmark_loss.py [--repeats 5] [--seconds 2] [--large] [--against DIR] [--json FILE]
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from dkm.clustering.assignment import CHUNK_NUMEL, assign
 from dkm.clustering.functional import kmeans_loss
-from timing import Report, Row, options_parser, read_options, take_turns
+from dkm.clustering.lloyd import MAX_ITERATIONS, TOLERANCE, kmeans
+from timing import Report, Row, Turns, options_parser, read_options, take_turns
 
 _LARGEST_TENSOR_BYTES = 2 * 2**30
 _FRACTIONS = ("repeat/dkm", "broadcast/dkm", "cdist/dkm", "dkm/product")
@@ -44,12 +52,14 @@ _CALLS = 10
 
 Size = tuple[int, int, int]  # n, d, k
 
-SIZES: list[Size] = [(2000, 10, 10), (4096, 64, 1000), (70_000, 10, 10)]
+SIZES: list[Size] = [(256, 10, 10), (2000, 10, 10), (4096, 64, 100), (4096, 64, 1000), (70_000, 10, 10)]
 SCALING: dict[str, list[Size]] = {
     "n": [(n, 10, 10) for n in (1000, 10_000, 100_000, 1_000_000)],
     "k": [(4096, 64, k) for k in (10, 100, 1000, 10_000)],
     "d": [(4096, d, 100) for d in (2, 8, 32, 128, 512)],
 }
+KMEANS_SIZES: list[Size] = [(20_000, 10, 10), (1797, 64, 10)]
+_N_INIT = 20
 MEMORY_SIZE: Size = (4096, 64, 1000)
 LARGE_SIZE: Size = (1_000_000, 64, 10_000)
 TINY_SIZE: Size = (64, 4, 4)
@@ -93,6 +103,72 @@ def draw(size: Size, *, requires_grad: bool) -> tuple[Tensor, Tensor]:
 
 
 # --- time ---------------------------------------------------------------------------------------------------------
+
+
+class Other:
+    """``kmeans_loss`` of another version of the package, which a process of its own runs."""
+
+    _PROGRAM = """
+import sys, time, torch
+from dkm import kmeans_loss
+torch.set_num_threads(int(sys.argv[1]))
+n, d, k = (int(size) for size in sys.argv[2:])
+generator = torch.Generator().manual_seed(0)
+z, c = (torch.randn(rows, d, generator=generator).requires_grad_() for rows in (n, k))
+for line in sys.stdin:
+    start_s = time.perf_counter()
+    for _ in range(int(line)):
+        torch.autograd.grad(kmeans_loss(z, c), (z, c))
+    print(time.perf_counter() - start_s, flush=True)
+"""
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        command = [sys.executable, "-c", self._PROGRAM, str(torch.get_num_threads()), *map(str, size)]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+
+    def time_calls(self, n_calls: int) -> float:
+        """Return the seconds of that many calls."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{n_calls}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def time_against(folder: Path, size: Size, repeats: int, seconds: float) -> Row:
+    """Return medians of both versions; each turn is of ten calls in either process, after one that is not timed."""
+    z, c = draw(size, requires_grad=True)
+    other = Other(folder, size)
+    times_s: dict[str, list[float]] = {"dkm": [], "other": []}
+    begin_s = time.perf_counter()
+    while len(times_s["dkm"]) <= repeats or time.perf_counter() - begin_s < seconds:
+        both_ways(kmeans_loss, z, c)
+        start_s = time.perf_counter()
+        for _ in range(_CALLS):
+            both_ways(kmeans_loss, z, c)
+        times_s["dkm"].append((time.perf_counter() - start_s) / _CALLS)
+        other.time_calls(1)
+        times_s["other"].append(other.time_calls(_CALLS) / _CALLS)
+    other.close()
+    turns = Turns({name: values[1:] for name, values in times_s.items()})  # the first ones load what is loaded once
+    return {"n": size[0], "d": size[1], "k": size[2], **turns.row("other/dkm")}
+
+
+def time_kmeans(size: Size, repeats: int) -> Row:
+    n, d, k = size
+    z, _ = draw((n, d, 1), requires_grad=False)
+    reference = KMeans(k, n_init=_N_INIT, max_iter=MAX_ITERATIONS, tol=TOLERANCE, algorithm="lloyd", random_state=0)
+    works: dict[str, Callable[[], object]] = {
+        "kmeans": partial(kmeans, z, k, n_init=_N_INIT),
+        "scikit-learn": partial(reference.fit, z.numpy()),
+    }
+    turns = take_turns(works, repeats=repeats)
+    inertia = kmeans(z, k, n_init=_N_INIT).inertia / reference.inertia_
+    return {"n": n, "d": d, "k": k, **turns.row("kmeans/scikit-learn"), "inertia": inertia}
 
 
 def time_size(size: Size, repeats: int, seconds: float) -> Row:
@@ -164,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="turns of a size go on for this long (default: 2)")
     parser.add_argument("--large", action="store_true", help="also a million points and 10,000 centroids")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="also another version of the package")
     parser.add_argument("--peak", choices=[*LOSSES, "assign"], help="only print the peak extra bytes of this at --size")
     parser.add_argument("--size", type=int, nargs=3, default=MEMORY_SIZE, metavar=("N", "D", "K"))
     options = read_options(parser, argv)
@@ -172,11 +249,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     report = Report(options.json, precision="fp32")
     sizes, scaling, memory_size, large_size, forms = SIZES, SCALING, MEMORY_SIZE, LARGE_SIZE, list(LOSSES)
+    kmeans_sizes = KMEANS_SIZES
     seconds = options.seconds
     if options.quick:
         sizes, scaling, memory_size, large_size = [(200, 4, 5)], {"n": [(100, 4, 5)]}, (1024, 8, 500), (2000, 8, 300)
-        forms, seconds = ["dkm"], 0.0
+        forms, seconds, kmeans_sizes = ["dkm"], 0.0, [(200, 4, 5)]
     report.add("sizes", "Forward and backward", [time_size(size, options.repeats, seconds) for size in sizes])
+    if options.against is not None:
+        rows = [time_against(options.against, size, options.repeats, seconds) for size in sizes]
+        report.add("against", "Against another version", rows)
+    title = f"k-means, {_N_INIT} restarts"
+    report.add("kmeans", title, [time_kmeans(size, min(options.repeats, 3)) for size in kmeans_sizes])
     for axis, row in scaling.items():
         rows = [time_size(size, options.repeats, seconds) for size in row]
         report.add(f"scaling_{axis}", f"Scaling in {axis}", rows)
