@@ -40,7 +40,7 @@ class Start(NamedTuple):
     labels: Tensor
 
 
-def restarts(
+def run_restarts(
     z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor | None, seed: int
 ) -> list[KMeansResult]:
     """Return the restarts of k-means on the embedding z (N, D), seen at the rows ``sample`` (None: at all)."""
@@ -49,7 +49,7 @@ def restarts(
     return kmeans_restarts(seen, n_clusters, n_init=config.n_init, init=init, seed=seed)
 
 
-def of_all_points(z: Tensor, result: KMeansResult) -> KMeansResult:
+def assign_all_points(z: Tensor, result: KMeansResult) -> KMeansResult:
     """Return labels and inertia of all points z (N, D) for what k-means may have found on a part of them."""
     if len(result.labels) == len(z):
         return result
@@ -57,10 +57,10 @@ def of_all_points(z: Tensor, result: KMeansResult) -> KMeansResult:
     return KMeansResult(result.centroids, labels, distance.sum(dtype=torch.float64).item())
 
 
-def start(
+def find_start(
     z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfig, given: np.ndarray | None, seed: int
 ) -> Start:
-    """Return the clusters of z (N, D) that ``config.init`` names, or those that were ``given``; see ``read``."""
+    """Return the clusters of z (N, D) that ``config.init`` names, or those ``given`` by ``read_init_file``."""
     K = len(restarts[0].centroids)
     if given is not None:
         return _from_given(z, given, K)
@@ -77,7 +77,7 @@ def start(
         labels = torch.from_numpy(found).to(z.device)
         return Start(means_of_parts(z, labels, K), labels)
     if config.init == "auto":
-        return _chosen(z, restarts, config, seed)
+        return _choose_automatically(z, restarts, config, seed)
     plain, chosen = lowest_inertia(restarts), most_even(restarts, config.balance_slack)
     if chosen.inertia > plain.inertia:
         log.info(
@@ -85,10 +85,10 @@ def start(
             "(clustering.balance_slack=%g)",
             *(100 * (chosen.inertia / plain.inertia - 1), config.balance_slack),
         )
-    return Start(*of_all_points(z, chosen)[:2])
+    return Start(*assign_all_points(z, chosen)[:2])
 
 
-def _chosen(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfig, seed: int) -> Start:
+def _choose_automatically(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfig, seed: int) -> Start:
     start_s = time.perf_counter()
     K = len(restarts[0].centroids)
     points = z.cpu().numpy()
@@ -111,7 +111,9 @@ def _chosen(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfi
     return Start(means_of_parts(z, labels, K), labels)
 
 
-def again(z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor | None, seed: int, old: Tensor) -> Start:
+def cluster_again(
+    z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor | None, seed: int, old: Tensor
+) -> Start:
     """Cluster z (N, D) by k-means once more, each cluster in the place of the one of ``old`` (N,) that it resembles."""
     rows = torch.arange(len(z)) if sample is None else sample
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
@@ -125,7 +127,7 @@ def again(z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor |
     return Start(centroids[resembling], place[labels])
 
 
-def read(path: str, n_samples: int, n_clusters: int, latent_dim: int) -> np.ndarray:
+def read_init_file(path: str, n_samples: int, n_clusters: int, latent_dim: int) -> np.ndarray:
     """Return what ``clustering.init_file`` holds: centroids (K, D) as floats, or the clusters (N,) of all points.
 
     Raises
