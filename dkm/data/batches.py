@@ -141,7 +141,7 @@ class DiskBatches:
         def read(window: int) -> tuple[Tensor, Tensor]:
             return self._read_blocks(windows[window])
 
-        for window, (rows, position) in enumerate(one_ahead(read, range(skipped, self._n_windows)), skipped):
+        for window, (rows, position) in enumerate(prefetch(read, range(skipped, self._n_windows)), skipped):
             # A stream apart from those of the augmentation, which end in the number of a batch.
             generator.manual_seed(stream_seed(self._seed, phase_idx, epoch, -1 - window))
             batches = torch.randperm(len(rows), generator=generator).tensor_split(self._batches_of[window])
@@ -160,7 +160,7 @@ class DiskBatches:
         def read(group: list[slice]) -> Tensor:
             return self._X.read(group[0].start, group[-1].stop)
 
-        for group, rows in zip(groups, one_ahead(read, groups), strict=True):
+        for group, rows in zip(groups, prefetch(read, groups), strict=True):
             for part in group:
                 chunk = rows[part.start - group[0].start : part.stop - group[0].start]
                 yield part, to_device(chunk, self.device)
@@ -202,7 +202,7 @@ def _chunk_slices(n_samples: int) -> list[slice]:
     return [slice(start, min(start + CHUNK_ROWS, n_samples)) for start in starts]
 
 
-def one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+def prefetch(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """Yield ``work(item)`` for each item; a thread fetches and computes it while the caller has the one before."""
     remaining = iter(items)
 
