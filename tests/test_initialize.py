@@ -41,7 +41,7 @@ def test_centroids_are_the_means_of_the_parts(init, z):
     assert labels.unique().tolist() == [0, 1, 2, 3]
 
 
-def test_auto_takes_the_clusters_that_hang_together_and_says_which(caplog):
+def test_auto_takes_the_clusters_with_the_highest_modularity_and_says_which(caplog):
     X, y = make_moons(300, noise=0.03, random_state=0)
     z = torch.from_numpy(X.astype(np.float32))
     config = KMeansConfig(name="kmeans", init="auto", n_neighbors=10)
