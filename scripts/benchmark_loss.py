@@ -124,9 +124,9 @@ for line in sys.stdin:
 
     def __init__(self, folder: Path, size: Size) -> None:
         command = [sys.executable, "-c", self._PROGRAM, str(torch.get_num_threads()), *map(str, size)]
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        environment = {**os.environ, "PYTHONPATH": ""}
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=folder, env=environment)
 
     def time_calls(self, n_calls: int) -> float:
         """Return the seconds of that many calls."""

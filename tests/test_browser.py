@@ -153,7 +153,7 @@ def test_the_projector_has_points_centroids_and_columns(opened: Any) -> None:
 def test_settings_and_scores_are_in_the_table(opened: Any) -> None:
     for name in ("batch_size", "clustering.weight", "result/acc", "Trial ID"):
         opened.get_by_text(name).first.wait_for(state="attached")
-    opened.get_by_text("data.labels").nth(1).wait_for(state="attached")  # a column too, because it was given
+    opened.get_by_text("joint.tolerance").nth(1).wait_for(state="attached")  # a column too, because it was given
 
 
 @tab("text")

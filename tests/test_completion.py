@@ -35,7 +35,7 @@ def test_groups_keys_and_experiments_are_completed() -> None:
     )
     assert done.returncode == 0, done.stderr
     groups, keys, experiments = done.stdout.splitlines()
-    options = ("dcn", "dec", "dkm", "idec", "kmeans", "none")
+    options = ("custom", "dcn", "dec", "dkm", "idec", "kmeans", "none")
     assert groups.split() == [f"clustering={option}" for option in options]
     assert keys.split() == ["joint.average_epochs="]
     assert experiments.split() == [f"experiment=flagship_{name}" for name in ("digits", "mnist", "usps")]

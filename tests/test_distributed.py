@@ -358,7 +358,7 @@ SIGNALS: Mapping[str, Mapping[int, Point]] = {
     "in k-means": {0: Point("dkm.clustering.initialization", "kmeans_restarts", 1, signal.SIGINT)},
     "to one, and to the other on its way out": {
         0: Point(*OPTIMIZER, 7, signal.SIGINT),
-        1: Point("dkm.train", "say_once", 1, signal.SIGTERM),
+        1: Point("dkm.train", "print_once", 1, signal.SIGTERM),
     },
 }
 
@@ -377,7 +377,7 @@ def test_ranks_stop_together_after_a_signal(which: str, overrides: list[str], re
 
 def test_a_signal_before_the_run_is_one_line(overrides: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    points = {rank: Point("dkm.train", "compose", 1, signal.SIGINT) for rank in (0, 1)}
+    points = {rank: Point("dkm.training.launch", "compose", 1, signal.SIGINT) for rank in (0, 1)}
     finished = train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
     assert finished[0].code == 130
     assert "interrupted\n" in "".join(rank.err for rank in finished)

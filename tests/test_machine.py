@@ -137,7 +137,7 @@ def test_distances_and_assignments_stay_in_float32_under_bf16(tmp_path: Path, mo
         return value
 
     monkeypatch.setattr(functional, "nearest_centroids", recorded)
-    monkeypatch.setattr(KMeansClustering, "loss", loss)
+    monkeypatch.setattr(KMeansClustering, "forward", loss)
     config = compose(parse([*TINY, "precision=bf16", "clustering.assignment=batch"])).config
     trainer = Trainer(config, load_dataset(config.data))
     run = RunDirectory(tmp_path, tensorboard=False, progress="off")

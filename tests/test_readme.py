@@ -22,6 +22,7 @@ from dkm.config.groups import GROUPS
 from dkm.config.messages import keys
 from dkm.config.run import Config
 from dkm.config.schema import dotted
+from dkm.search.trials import Study
 from dkm.training import trainer
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +119,7 @@ def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(
     monkeypatch.setattr("dkm.search.selection_runs._train", lambda search, ks: trained.append((ks, search.seeds)))
     monkeypatch.setattr(trainer, "require_trainable", lambda config, **options: checked.append(config) or "the SHA-256")
     monkeypatch.setattr("dkm.search.selection_runs._why_lost", lambda *_: None)
-    monkeypatch.setattr(select, "collect", lambda folder, ks, seeds: 1 / 0)
+    monkeypatch.setattr("dkm.search.selection_runs.collect_scores", lambda *_: 1 / 0)
     checked: list[Config] = []
     trained: list[Any] = []
     with pytest.raises(ZeroDivisionError):
@@ -131,10 +132,10 @@ def test_the_command_that_searches_settings_searches_what_it_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (command,) = re.findall(r"^    python -m dkm\.tune (.*\\\n.*)$", README, re.M)
-    studies: list[tune.Study] = []
+    studies: list[Study] = []
     monkeypatch.setattr(trainer, "require_trainable", lambda config, **options: "the SHA-256")
-    monkeypatch.setattr(tune, "run_trials", studies.append)
-    monkeypatch.setattr(tune, "build_answer", lambda study: 1 / 0)
+    monkeypatch.setattr("dkm.search.study.run_trials", studies.append)
+    monkeypatch.setattr("dkm.search.study.build_answer", lambda study: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tune.work([*shlex.split(command.replace("\\\n", "")), f"output={tmp_path / 'out'}"])
     (study,) = studies

@@ -141,7 +141,7 @@ def test_a_reset_is_made_whole_or_not_at_all(number: int, overrides: list[str], 
     finished = resume(cut)
     assert finished.code == 0, finished.err
     assert_same(cut, whole)
-    assert (whole / "train.log").read_text(encoding="utf-8").count("clustered anew") == 2
+    assert (whole / "train.log").read_text(encoding="utf-8").count("clustered again") == 2
 
 
 def test_centroids_that_an_interrupted_evaluation_had_set_stay_set(overrides: list[str], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ _DEVICE_CHUNK_NUMEL = 2**26
 _LEAST_ROWS = 64
 # At most this many N * K * D are searched by differences in float64. On a CPU the product is faster beyond. On other
 # devices the limit is high: the check of a product waits for the device, which a training step must not.
-_FEW_NUMEL, _DEVICE_FEW_NUMEL = 2**17, 2**26
+_FEW_NUMEL, _DEVICE_FEW_NUMEL = 2**18, 2**26
 
 
 class Assignment(NamedTuple):
