@@ -2,17 +2,17 @@
 
     python -m dkm.export run=RUN output=DIR format=torch
 
-Preprocessing, encoder and the nearest centroid in one artifact, with a short USAGE.md beside it. The formats are torch
-(``torch.export``, needs torch alone), onnx (any runtime, any number of rows; ``pip install 'dkm[onnx]'``) and numpy
-(an archive and a short module that needs NumPy alone; ``model=mlp`` only).
+The artifact contains preprocessing, encoder and nearest-centroid assignment, with a short USAGE.md. The formats are
+torch (``torch.export``, needs torch alone), onnx (any runtime, any number of rows; ``pip install 'dkm[onnx]'``) and
+numpy (an archive and a short module that needs NumPy alone; ``model=mlp`` only).
 
-    input=FILE       real rows to compare the artifact and the model on; by default the data of the run, where its
-                     config.yaml and the data are still there
+    input=FILE       real rows on which to compare the artifact with the model; by default the data of the run, if its
+                     config.yaml and the data still exist
     overwrite=true   replace an existing folder
-    model.class=pkg.Class  the class of a run with model=custom: code is not imported because a file names it
+    model.class=pkg.Class  the class of a run with model=custom; classes named in files are not imported
     plugins=one,two  modules of your own that the run was trained with
 
-The artifact is compared with the model: the largest difference is printed, and an artifact that differs is not kept.
+The artifact is compared with the model: the largest difference is printed, and an artifact that differs is removed.
 """
 
 # Shapes: n rows, F input features, D latent, K clusters.
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
     from dkm.models.saved import SavedModel
 
-# Rows on which the artifact is compared with the model.
+# Number of rows on which the artifact is compared with the model.
 _N_COMPARED = 1000
-# The largest difference of a distance, relative to the largest distance, that rounding in float32 explains.
+# Largest difference of a distance, relative to the largest distance, that float32 rounding can cause.
 _TOLERANCE = 1e-4
 
 _NUMPY_MODULE = '''\
-"""Assigns rows to clusters; needs NumPy alone. Written by dkm.export."""
+"""Assign rows to clusters; needs NumPy alone. Written by dkm.export."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def load(path=_FOLDER / "model.npz"):
 
 
 def predict(x, model=None):
-    """Return cluster (n,), distance to its centroid (n,), embedding (n, D) of rows x (n, F), as the data had them."""
+    """Return cluster (n,), distance to its centroid (n,), embedding (n, D) of unscaled rows x (n, F)."""
     m = load() if model is None else model
     x = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) - m["shift"]) / m["scale"]
     if m["row_length"]:
@@ -79,7 +79,7 @@ def predict(x, model=None):
     return cluster, np.sqrt(squared[np.arange(len(z)), cluster]).astype(np.float32), z
 '''
 
-# The files that exports, and their use, leave in a folder: nothing else is ever replaced.
+# The files that an export or its use writes to a folder. A folder with any other file is never replaced.
 _WRITTEN = {"USAGE.md", "model.pt2", "model.onnx", "model.npz", "assign.py", "__pycache__"}
 _USAGE = {
     "torch": """\
@@ -120,14 +120,14 @@ def export(config: ExportConfig, model_class: str | None = None) -> Path:
     ----------
     config : ExportConfig
     model_class : str, optional
-        Of a run with ``model=custom``, the dotted name of its class.
+        Dotted name of the class of a run with ``model=custom``.
 
     Raises
     ------
     UserError
-        If there is no model, nothing to compare on, or no place to write.
+        If there is no model, no data to compare on, or the folder cannot be written.
     Failure
-        If the artifact does not reproduce the model's assignments; no artifact remains then.
+        If the artifact does not reproduce the model's assignments; it is then removed.
     """
     from dkm.models.saved import load_model
 
@@ -141,12 +141,12 @@ def export(config: ExportConfig, model_class: str | None = None) -> Path:
         )
     others = sorted({path.name for path in folder.iterdir()} - _WRITTEN) if folder.is_dir() else []
     if others:
-        what = f"there is more than an artifact in it ({others[0]}), which would be lost"
-        raise UserError(f"{source}: {what}; expected a new folder, or an artifact to replace; choose another")
+        what = f"the folder contains other files ({others[0]}), which would be deleted"
+        raise UserError(f"{source}: {what}; expected a new folder or an artifact to replace; choose another name")
     if config.format == "numpy" and model.section["name"] != "mlp":
         name = model.section["name"]
         raise UserError(f"format=numpy: the model is of model={name}; expected model=mlp; use format=torch or onnx")
-    rows = _rows(config, model)
+    rows = _read_rows(config, model)
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -167,8 +167,8 @@ def export(config: ExportConfig, model_class: str | None = None) -> Path:
     return folder
 
 
-def _rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
-    """Return unscaled rows (n, F) of ``input=``, else of the run's data."""
+def _read_rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
+    """Return unscaled rows (n, F) of ``input=``, by default of the run's data."""
     import numpy as np
 
     from dkm.data.datasets import load_dataset
@@ -189,7 +189,7 @@ def _rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
 
 
 def _dtype(model: SavedModel) -> str:
-    """Return the type of the artifact's input: tables may have large offsets, which float32 would round off."""
+    """Return the type of the artifact's input: float64 for tables, whose offsets may be too large for float32."""
     return "float64" if model.image_shape is None else "float32"
 
 
@@ -205,7 +205,7 @@ def _data_of_run(run: Path) -> DataConfig:
 
 
 def assigner(model: SavedModel) -> torch.nn.Module:
-    """Return one module that maps unscaled rows to (cluster, distance, embedding)."""
+    """Build a module that maps unscaled rows to (cluster, distance, embedding)."""
 
     class Assigner(torch.nn.Module):
         shift: torch.Tensor
@@ -216,7 +216,7 @@ def assigner(model: SavedModel) -> torch.nn.Module:
             super().__init__()
             self.encoder = model.autoencoder.encoder
             self.row_length = model.scaling.row_length
-            # In float64, as in training: a large offset costs no digits.
+            # In float64, as in training, so that a large offset costs no digits.
             self.register_buffer("shift", torch.tensor(model.scaling.shift, dtype=torch.float64))
             self.register_buffer("scale", torch.tensor(model.scaling.scale, dtype=torch.float64))
             self.register_buffer("centroids", model.centroids)
@@ -258,7 +258,7 @@ def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
             "install it: pip install 'dkm[onnx]'"
         ) from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter warns about its own code
         torch.onnx.export(
             assigner(model),
             (_at_least_two(torch.from_numpy(rows)),),
@@ -290,18 +290,18 @@ def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
     np.savez(folder / "model.npz", allow_pickle=False, **arrays)
     (folder / "assign.py").write_text(_NUMPY_MODULE, encoding="utf-8")
     names: dict[str, Any] = {"__file__": str(folder / "assign.py")}
-    exec(compile(_NUMPY_MODULE, "assign.py", "exec"), names)  # what was just written, from above
+    exec(compile(_NUMPY_MODULE, "assign.py", "exec"), names)  # our own constant, not a file
     outputs: Outputs = names["predict"](rows)
     return outputs
 
 
 def _at_least_two(x: torch.Tensor) -> torch.Tensor:
-    """Return at least two rows: the exporters would specialize to a batch of one."""
+    """Repeat a single row, because the exporters would specialize to a batch of one."""
     return x if len(x) > 1 else x.repeat(2, 1)
 
 
 def _compare(model: SavedModel, rows: np.ndarray, outputs: Outputs) -> float:
-    """Return the largest difference from a distance of the model; refuse more than rounding explains."""
+    """Return the largest difference of a distance; raise ``Failure`` if it is larger than rounding can cause."""
     import numpy as np
 
     from dkm.evaluation.clusters import assign_clusters
@@ -311,7 +311,7 @@ def _compare(model: SavedModel, rows: np.ndarray, outputs: Outputs) -> float:
     expected = assign_clusters(model.embed(scaled), model.centroids, with_margin=True)
     difference = float(np.abs(outputs[1] - expected.distance).max())
     limit = _TOLERANCE * max(1.0, float(expected.distance.max()))
-    # Either of two centroids is right where rounding decides which one is nearer.
+    # Both of two centroids are accepted if rounding decides which one is nearer.
     is_clear = np.ones(len(rows), dtype=bool) if expected.margin is None else expected.margin > 2 * limit
     n_other = int((outputs[0] != expected.labels)[is_clear].sum())
     if not difference <= limit or n_other:
@@ -324,13 +324,13 @@ def _write_usage(model: SavedModel, name: str, difference: float, n_rows: int, f
     F, shape = model.scaling.n_features, model.image_shape
     columns = "" if model.features is None else f"The columns of x, in this order: {', '.join(model.features)}.\n"
     if model.fill is not None:
-        columns += f"Missing values are to be replaced by: {', '.join(f'{value:.9g}' for value in model.fill)}.\n"
+        columns += f"Replace missing values by: {', '.join(f'{value:.9g}' for value in model.fill)}.\n"
     if shape is not None:
         columns += f"Each row is an image of shape {shape} (channels, height, width), flattened.\n"
     code = _USAGE[name].format(F=F, dtype=_dtype(model))
     text = (
         f"# {model.n_clusters} clusters of {F} features\n\n```python\n{code}```\n\n{columns}"
-        "Values as the data had them: the scaling is inside. `distance` is Euclidean, to the centroid of the cluster,\n"
+        "Pass unscaled values: the model contains the scaling. `distance` is the Euclidean distance to the centroid\n"
         f"in the embedding. Compared with the model on {n_rows:,} rows: distances differ by at most {difference:.2g}.\n"
     )
     (folder / "USAGE.md").write_text(text, encoding="utf-8")

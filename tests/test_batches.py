@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dkm.data import batches
-from dkm.data.batches import Batches, DiskBatches, MemoryBatches, batch_indices, build_batches, one_ahead, stream_seed
+from dkm.data.batches import Batches, DiskBatches, MemoryBatches, batch_indices, build_batches, prefetch, stream_seed
 from dkm.data.files import NpyFiles
 from dkm.data.scaling import Scaling
 from dkm.data.stored import StoredArray, StoredRows
@@ -380,7 +380,7 @@ def test_the_data_decide_where_batches_come_from(tmp_path: Path) -> None:
     assert isinstance(build_batches(stored(X, tmp_path / "shards"), 32, 0, CPU), DiskBatches)
 
 
-def test_one_ahead_fetches_and_computes_in_a_thread_in_order() -> None:
+def test_prefetch_fetches_and_computes_in_a_thread_in_order() -> None:
     fetched: list[int] = []
 
     def items() -> Iterator[int]:
@@ -388,18 +388,18 @@ def test_one_ahead_fetches_and_computes_in_a_thread_in_order() -> None:
             fetched.append(threading.get_ident())
             yield item
 
-    found = list(one_ahead(lambda item: (item * 10, threading.get_ident()), items()))
+    found = list(prefetch(lambda item: (item * 10, threading.get_ident()), items()))
     assert [value for value, _ in found] == [0, 10, 20, 30]
     assert {ident for _, ident in found} == set(fetched)
     assert threading.get_ident() not in fetched
 
 
-def test_one_ahead_hands_on_what_fetching_raises() -> None:
+def test_prefetch_raises_what_fetching_raises() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise OSError("the file is gone")
 
-    ahead = one_ahead(lambda item: item, items())
+    ahead = prefetch(lambda item: item, items())
     assert next(ahead) == 1
     with pytest.raises(OSError, match="the file is gone"):
         next(ahead)

@@ -118,7 +118,7 @@ def test_a_folder_that_is_there_is_kept(runs: dict[str, Path], tmp_path: Path) -
     with pytest.raises(UserError, match="the folder exists; expected a new folder; pass overwrite=true"):
         export.work(words)
     assert (tmp_path / "out" / "mine").exists()
-    with pytest.raises(UserError, match=r"there is more than an artifact in it \(mine\), which would be lost"):
+    with pytest.raises(UserError, match=r"the folder contains other files \(mine\), which would be deleted"):
         export.work([*words, "overwrite=true"])
     (tmp_path / "out" / "mine").unlink()
     export.work([*words, "overwrite=true"])

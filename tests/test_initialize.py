@@ -25,8 +25,8 @@ def z():
 
 def start_of(z, *, given=None, seed=0, **settings):
     config = KMeansConfig(name="kmeans", **settings)
-    restarts = initialization.restarts(z, K, config, None, seed)
-    return initialization.start(z, restarts, config, given, seed)
+    restarts = initialization.run_restarts(z, K, config, None, seed)
+    return initialization.find_start(z, restarts, config, given, seed)
 
 
 def written(path, array):
@@ -41,13 +41,13 @@ def test_centroids_are_the_means_of_the_parts(init, z):
     assert labels.unique().tolist() == [0, 1, 2, 3]
 
 
-def test_auto_takes_the_clusters_that_hang_together_and_says_which(caplog):
+def test_auto_takes_the_clusters_with_the_highest_modularity_and_says_which(caplog):
     X, y = make_moons(300, noise=0.03, random_state=0)
     z = torch.from_numpy(X.astype(np.float32))
     config = KMeansConfig(name="kmeans", init="auto", n_neighbors=10)
-    restarts = initialization.restarts(z, 2, config, None, 0)
+    restarts = initialization.run_restarts(z, 2, config, None, 0)
     with caplog.at_level(logging.INFO):
-        centroids, labels = initialization.start(z, restarts, config, None, 0)
+        centroids, labels = initialization.find_start(z, restarts, config, None, 0)
     assert adjusted_rand_score(y, labels.numpy()) == 1
     torch.testing.assert_close(centroids, means_of_parts(z, labels, 2))
     found = re.search(r"clustering.init=auto: (\S+), modularity (\S+); highest from (.+) \(", caplog.text)
@@ -72,14 +72,14 @@ def test_uniform_centroids_are_drawn_between_minus_one_and_one(z):
 def test_labels_from_a_file_give_their_means(z, tmp_path):
     labels = np.arange(N, dtype=np.int32) % K
     path = written(tmp_path / "labels.npy", labels)
-    start = start_of(z, init="file", init_file=path, given=initialization.read(path, N, K, D))
+    start = start_of(z, init="file", init_file=path, given=initialization.read_init_file(path, N, K, D))
     assert start.labels.tolist() == labels.tolist()
     torch.testing.assert_close(start.centroids, means_of_parts(z, start.labels, K))
 
 
 def test_centroids_from_a_file_are_taken_as_they_are(z, tmp_path):
     path = written(tmp_path / "centroids.npy", z[:K].double().numpy())
-    start = start_of(z, init="file", init_file=path, given=initialization.read(path, N, K, D))
+    start = start_of(z, init="file", init_file=path, given=initialization.read_init_file(path, N, K, D))
     assert torch.equal(start.centroids, z[:K])
     assert start.labels[:K].tolist() == [0, 1, 2, 3]
 
@@ -100,7 +100,7 @@ def test_a_file_that_is_neither_is_refused_in_one_line(what, tmp_path):
     array, found = WRONG[what]
     path = written(tmp_path / "start.npy", array)
     with pytest.raises(UserError) as error:
-        initialization.read(path, N, K, D)
+        initialization.read_init_file(path, N, K, D)
     message = str(error.value)
     assert message.startswith(f"clustering.init_file={path}: ")
     assert found in message
@@ -110,7 +110,7 @@ def test_a_file_that_is_neither_is_refused_in_one_line(what, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     (tmp_path / "start.npy").touch()
     with pytest.raises(UserError, match=r"did you mean clustering\.init_file=.*start\.npy\?"):
-        initialization.read(str(tmp_path / "strat.npy"), N, K, D)
+        initialization.read_init_file(str(tmp_path / "strat.npy"), N, K, D)
 
 
 def test_clusters_found_again_stand_in_the_places_of_those_that_they_resemble(z):
@@ -118,7 +118,7 @@ def test_clusters_found_again_stand_in_the_places_of_those_that_they_resemble(z)
     old = start_of(z).labels
     for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
         renamed = torch.tensor(order)[old]
-        centroids, labels = initialization.again(z, K, config, None, 7, renamed)
+        centroids, labels = initialization.cluster_again(z, K, config, None, 7, renamed)
         assert labels.tolist() == renamed.tolist()
         torch.testing.assert_close(centroids, means_of_parts(z, renamed, K), rtol=1e-4, atol=1e-4)
 
@@ -126,5 +126,5 @@ def test_clusters_found_again_stand_in_the_places_of_those_that_they_resemble(z)
 def test_clusters_are_found_again_on_a_part_of_the_points(z, monkeypatch):
     monkeypatch.setattr(initialization, "_RESET_SAMPLES", 50)
     old = start_of(z).labels
-    labels = initialization.again(z, K, KMeansConfig(name="kmeans"), torch.arange(0, N, 2), 7, old).labels
+    labels = initialization.cluster_again(z, K, KMeansConfig(name="kmeans"), torch.arange(0, N, 2), 7, old).labels
     assert labels.tolist() == old.tolist()

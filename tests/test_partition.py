@@ -6,7 +6,7 @@ from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 from torch import from_numpy
 
-from dkm.clustering.graph import improved, modularity, neighbor_graph
+from dkm.clustering.graph import improve_modularity, modularity, neighbor_graph
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.partition import METHODS, choose, partition, spread
 from dkm.data.sampling import draw_rows
@@ -91,7 +91,7 @@ def chosen(z, n_clusters, n_neighbors=10):
     return choose(z, n_clusters, given, n_neighbors=n_neighbors, seed=0)
 
 
-def test_the_choice_falls_on_what_hangs_together():
+def test_the_clustering_with_the_highest_modularity_is_chosen():
     X, y = make_moons(600, noise=0.05, random_state=0)
     choice = chosen(X.astype(np.float32), 2)
     assert adjusted_rand_score(y, choice.labels) > 0.98
@@ -112,11 +112,13 @@ def test_the_choice_sees_what_was_given():
     assert adjusted_rand_score(y, choice.labels) == 1
 
 
-def test_of_candidates_that_hang_together_alike_the_most_even_wins(monkeypatch):
+def test_of_candidates_with_similar_modularity_the_most_even_wins(monkeypatch):
     z, y = make_blobs([80, 20], 2, centers=[[0, 0], [9, 0]], cluster_std=0.5, random_state=0)
     uneven, even = y.astype(np.int64), np.arange(100) % 2  # the clouds, and halves of both
     monkeypatch.setattr("dkm.clustering.partition._cluster", lambda *arguments: uneven)
-    monkeypatch.setattr("dkm.clustering.partition.improved", lambda graph, labels, *arguments, **settings: labels)
+    monkeypatch.setattr(
+        "dkm.clustering.partition.improve_modularity", lambda graph, labels, *arguments, **settings: labels
+    )
     for slack, expected in ((0.0, uneven), (0.01, uneven), (1.0, even)):
         choice = choose(z, 2, {"even": even}, n_neighbors=10, slack=slack, seed=0)
         assert choice.labels.tolist() == expected.tolist()
@@ -132,7 +134,7 @@ def test_an_improved_partition_has_no_better_neighbor():
     z, _ = make_blobs(60, 3, centers=4, cluster_std=3.0, random_state=0)
     graph, start = neighbor_graph(z, 8), np.random.default_rng(0).integers(0, 4, 60)
     before = start.copy()
-    labels = improved(graph, start, 4)
+    labels = improve_modularity(graph, start, 4)
     assert (start == before).all()
     reached = modularity(graph, labels)
     assert reached > modularity(graph, start)
@@ -147,7 +149,7 @@ def test_improving_leaves_no_part_without_a_point():
     z, _ = make_blobs(60, 2, centers=2, cluster_std=0.2, random_state=0)
     start = np.zeros(60, np.int64)
     start[:2] = 1, 2  # two clouds, and a part of one point in each
-    labels = improved(neighbor_graph(z, 8), start, 3)
+    labels = improve_modularity(neighbor_graph(z, 8), start, 3)
     assert np.bincount(labels, minlength=3).min() >= 1
 
 

@@ -134,7 +134,9 @@ def test_a_reset_is_made_whole_or_not_at_all(number: int, overrides: list[str], 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start([*overrides, *METHODS["resets"]], whole, None).code == 0
     # The weights are mixed, the new clusters not yet found.
-    finished = start([*overrides, *METHODS["resets"]], cut, Point("dkm.clustering.initialization", "again", 2, number))
+    finished = start(
+        [*overrides, *METHODS["resets"]], cut, Point("dkm.clustering.initialization", "cluster_again", 2, number)
+    )
     assert finished.code == (130 if number == signal.SIGINT else -number)
     finished = resume(cut)
     assert finished.code == 0, finished.err

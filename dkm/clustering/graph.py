@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dkm.clustering.labels import FloatArray, IntArray
+
 if TYPE_CHECKING:  # SciPy takes long to load
     from scipy.sparse import csr_array
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-from dkm.clustering.labels import FloatArray, IntArray
+_MAX_SWEEPS = 50
 
 
 def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
@@ -24,12 +22,12 @@ def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
     Z : float array, shape (N, D), N >= 2, finite
         The points; distances are Euclidean.
     n_neighbors : int
-        At most N - 1 are taken.
+        Number of neighbors of each point; at most N - 1 are used.
 
     Returns
     -------
     sparse array, shape (N, N)
-        1 where one of two points is among the nearest neighbors of the other; symmetric, without loops.
+        1 where one of the two points is among the nearest neighbors of the other; symmetric, without self-loops.
     """
     from scipy.sparse import csr_array
     from sklearn.neighbors import kneighbors_graph
@@ -40,7 +38,7 @@ def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
 
 
 def modularity(graph: csr_array, labels: IntArray) -> float:
-    """Score how much more the points of a cluster hang together than chance would have it.
+    """Return the modularity of a clustering: its fraction of edges within clusters, above that expected by chance.
 
     Parameters
     ----------
@@ -52,9 +50,9 @@ def modularity(graph: csr_array, labels: IntArray) -> float:
     Returns
     -------
     float in [-0.5, 1)
-        The fraction of the edges within clusters, less what it would be if they joined points at random with the same
-        number of edges at each: ``sum_k (e_k - a_k^2)``, with ``a_k`` the fraction of the ends of edges in cluster k.
-        Clusters of any shape score high if few edges leave them, and even sizes score higher than uneven ones.
+        ``sum_k (e_k - a_k^2)``, where ``e_k`` is the fraction of edges within cluster k and ``a_k`` the fraction of
+        edge ends in it. ``a_k^2`` is the expectation of ``e_k`` in a random graph with the same degrees. Clusters of
+        any shape score high if few edges leave them; even sizes score higher than uneven ones.
 
     References
     ----------
@@ -67,15 +65,12 @@ def modularity(graph: csr_array, labels: IntArray) -> float:
     return float(edges.data[starts == ends].sum() / total - np.square(share).sum())
 
 
-_MAX_SWEEPS = 50
+def improve_modularity(graph: csr_array, labels: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.ndarray:
+    """Raise the modularity of ``labels`` (N,) by moving single points between clusters; return new labels (N,).
 
-
-def improved(graph: csr_array, labels: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.ndarray:
-    """Return labels (N,) whose modularity no move of a single point to another part raises much further.
-
-    Point by point, in random order, each goes to the part where it adds most to the modularity, until a sweep moves
-    less than a thousandth of the points. This is the local moving of Louvain and Leiden, with the number of parts held:
-    no part is left without a point.
+    Each sweep visits the points in random order and moves each to the cluster with the largest gain in modularity. It
+    stops when a sweep moves at most a thousandth of the points. This is the local moving of Louvain and Leiden with a
+    fixed number of clusters: no cluster loses its last point.
     """
     labels = labels.copy()
     degree = np.asarray(graph.sum(1)).ravel()
@@ -86,19 +81,19 @@ def improved(graph: csr_array, labels: np.ndarray, n_clusters: int, *, seed: int
     for _ in range(_MAX_SWEEPS):
         n_moved = 0
         for point in random.permutation(len(labels)):
-            own = labels[point]
-            if size[own] == 1:
+            current = labels[point]
+            if size[current] == 1:
                 continue
             neighbors = graph.indices[graph.indptr[point] : graph.indptr[point + 1]]
             edges = np.bincount(labels[neighbors], minlength=n_clusters)
-            volume[own] -= degree[point]
+            volume[current] -= degree[point]
             gain = edges - degree[point] * volume / n_ends  # all weights are 1
             best = gain.argmax()
-            best = best if gain[best] > gain[own] else own
+            best = best if gain[best] > gain[current] else current
             volume[best] += degree[point]
-            if best != own:
+            if best != current:
                 labels[point] = best
-                size[own] -= 1
+                size[current] -= 1
                 size[best] += 1
                 n_moved += 1
         if n_moved <= len(labels) / 1000:

@@ -1,7 +1,7 @@
-"""The clusters that the joint phase starts from: k-means on the embedding, or another clustering of it.
+"""The initial clusters of the joint phase: k-means on the embedding, or another clustering of it.
 
-The largest lever after the length of the pretraining. The joint phase polishes the clusters that it is given, merged
-classes too.
+After the length of the pretraining, the initialization affects the result most: the joint phase refines the clusters
+that it starts from and does not separate merged classes.
 """
 
 # Shapes: N points, D latent, K clusters.
@@ -29,38 +29,38 @@ from dkm.errors import input_error
 
 log = logging.getLogger(__name__)
 
-# BRB clusters the embedding of at most so many points anew.
+# BRB clusters the embedding of at most this many points after a reset.
 _RESET_SAMPLES = 10_000
 
 
 class Start(NamedTuple):
-    """``centroids`` (K, D) and the ``labels`` (N,) of all points, which need not be those of the nearest centroid."""
+    """``centroids`` (K, D) and ``labels`` (N,) of all points; the labels may differ from the nearest centroids."""
 
     centroids: Tensor
     labels: Tensor
 
 
-def restarts(
+def run_restarts(
     z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor | None, seed: int
 ) -> list[KMeansResult]:
-    """Return the restarts of k-means on the embedding z (N, D), seen at the rows ``sample`` (None: at all)."""
-    seen = z if sample is None else z[sample.to(z.device)]
+    """Run k-means ``config.n_init`` times on the rows ``sample`` (None: all rows) of the embedding z (N, D)."""
+    sampled = z if sample is None else z[sample.to(z.device)]
     init = "random" if config.init == "random" else "k-means++"
-    return kmeans_restarts(seen, n_clusters, n_init=config.n_init, init=init, seed=seed)
+    return kmeans_restarts(sampled, n_clusters, n_init=config.n_init, init=init, seed=seed)
 
 
-def of_all_points(z: Tensor, result: KMeansResult) -> KMeansResult:
-    """Return labels and inertia of all points z (N, D) for what k-means may have found on a part of them."""
+def assign_all_points(z: Tensor, result: KMeansResult) -> KMeansResult:
+    """Return ``result`` with the labels and the inertia of all points z (N, D), if it has those of a sample."""
     if len(result.labels) == len(z):
         return result
     labels, distance = assign(z, result.centroids)
     return KMeansResult(result.centroids, labels, distance.sum(dtype=torch.float64).item())
 
 
-def start(
+def find_start(
     z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfig, given: np.ndarray | None, seed: int
 ) -> Start:
-    """Return the clusters of z (N, D) that ``config.init`` names, or those that were ``given``; see ``read``."""
+    """Cluster z (N, D) as ``config.init`` says, or return the clusters ``given`` by ``read_init_file``."""
     K = len(restarts[0].centroids)
     if given is not None:
         return _from_given(z, given, K)
@@ -70,14 +70,14 @@ def start(
         return Start(drawn, assign(z, drawn).labels)
     if config.init in partition.METHODS:
         start_s = time.perf_counter()
-        found = partition.partition(
+        labels_array = partition.partition(
             z.cpu().numpy(), K, config.init, samples=config.partition_samples, n_neighbors=config.n_neighbors, seed=seed
         )
         log.info("clusters from clustering.init=%s (%.1f s)", config.init, time.perf_counter() - start_s)
-        labels = torch.from_numpy(found).to(z.device)
+        labels = torch.from_numpy(labels_array).to(z.device)
         return Start(means_of_parts(z, labels, K), labels)
     if config.init == "auto":
-        return _chosen(z, restarts, config, seed)
+        return _choose_automatically(z, restarts, config, seed)
     plain, chosen = lowest_inertia(restarts), most_even(restarts, config.balance_slack)
     if chosen.inertia > plain.inertia:
         log.info(
@@ -85,16 +85,16 @@ def start(
             "(clustering.balance_slack=%g)",
             *(100 * (chosen.inertia / plain.inertia - 1), config.balance_slack),
         )
-    return Start(*of_all_points(z, chosen)[:2])
+    return Start(*assign_all_points(z, chosen)[:2])
 
 
-def _chosen(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfig, seed: int) -> Start:
+def _choose_automatically(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfig, seed: int) -> Start:
     start_s = time.perf_counter()
     K = len(restarts[0].centroids)
     points = z.cpu().numpy()
     picks = np.sort(draw_rows(len(z), config.partition_samples, seed))
-    seen = z[torch.from_numpy(picks).to(z.device)]
-    given = {f"k-means-{i}": assign(seen, found.centroids).labels.cpu().numpy() for i, found in enumerate(restarts)}
+    sampled = z[torch.from_numpy(picks).to(z.device)]
+    given = {f"k-means-{i}": assign(sampled, r.centroids).labels.cpu().numpy() for i, r in enumerate(restarts)}
     slack, n_neighbors = config.modularity_slack, config.n_neighbors
     choice = partition.choose(points[picks], K, given, n_neighbors=n_neighbors, slack=slack, seed=seed)
     best = {
@@ -111,46 +111,48 @@ def _chosen(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfi
     return Start(means_of_parts(z, labels, K), labels)
 
 
-def again(z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor | None, seed: int, old: Tensor) -> Start:
-    """Cluster z (N, D) by k-means once more, each cluster in the place of the one of ``old`` (N,) that it resembles."""
+def cluster_again(
+    z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor | None, seed: int, old: Tensor
+) -> Start:
+    """Cluster z (N, D) with k-means and number the clusters like the most similar ones of ``old`` (N,)."""
     rows = torch.arange(len(z)) if sample is None else sample
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    seen = z[rows[order[: max(_RESET_SAMPLES, n_clusters)]].to(z.device)]
-    centroids = kmeans(seen, n_clusters, n_init=config.n_init, seed=seed).centroids
+    sampled = z[rows[order[: max(_RESET_SAMPLES, n_clusters)]].to(z.device)]
+    centroids = kmeans(sampled, n_clusters, n_init=config.n_init, seed=seed).centroids
     labels = assign(z, centroids).labels
     table = contingency(old.cpu().numpy(), labels.cpu().numpy(), n_clusters, n_clusters)
-    resembling = torch.from_numpy(hungarian_order(table)).to(z.device)
-    place = torch.empty_like(resembling)
-    place[resembling] = torch.arange(n_clusters, device=z.device)
-    return Start(centroids[resembling], place[labels])
+    order_of_old = torch.from_numpy(hungarian_order(table)).to(z.device)
+    new_number = torch.empty_like(order_of_old)
+    new_number[order_of_old] = torch.arange(n_clusters, device=z.device)
+    return Start(centroids[order_of_old], new_number[labels])
 
 
-def read(path: str, n_samples: int, n_clusters: int, latent_dim: int) -> np.ndarray:
-    """Return what ``clustering.init_file`` holds: centroids (K, D) as floats, or the clusters (N,) of all points.
+def read_init_file(path: str, n_samples: int, n_clusters: int, latent_dim: int) -> np.ndarray:
+    """Read ``clustering.init_file``: centroids (K, D) as floats, or the labels (N,) of all points as integers.
 
     Raises
     ------
     UserError
-        If it is neither.
+        If it contains neither.
     """
     key = f"clustering.init_file={path}"
-    found = files.read_npy(files.find_file("clustering.init_file", path, "npy"), key)
+    array = files.read_npy(files.find_file("clustering.init_file", path, "npy"), key)
     remedy = "write one or the other with np.save"
     expected = (
         f"centroids, floats of shape ({n_clusters}, {latent_dim}), or the cluster of each point, "
         f"integers of shape ({n_samples},)"
     )
-    is_labels = found.dtype.kind in "iu" and found.shape == (n_samples,)
-    if not is_labels and not (found.dtype.kind == "f" and found.shape == (n_clusters, latent_dim)):
-        raise input_error(key, f"{found.dtype} of shape {found.shape}", expected, remedy)
+    is_labels = array.dtype.kind in "iu" and array.shape == (n_samples,)
+    if not is_labels and not (array.dtype.kind == "f" and array.shape == (n_clusters, latent_dim)):
+        raise input_error(key, f"{array.dtype} of shape {array.shape}", expected, remedy)
     if is_labels:
-        if not (found.min() >= 0 and found.max() < n_clusters):
-            between = f"clusters {found.min()} to {found.max()}"
+        if not (array.min() >= 0 and array.max() < n_clusters):
+            between = f"clusters {array.min()} to {array.max()}"
             raise input_error(key, between, f"0 to {n_clusters - 1}", "correct it or clustering.n_clusters")
-        return found.astype(np.int64)
-    if not np.isfinite(found).all():
+        return array.astype(np.int64)
+    if not np.isfinite(array).all():
         raise input_error(key, "a value that is nan or inf", "finite centroids", "correct it")
-    return found.astype(np.float32)
+    return array.astype(np.float32)
 
 
 def _from_given(z: Tensor, given: np.ndarray, n_clusters: int) -> Start:

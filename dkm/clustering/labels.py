@@ -1,26 +1,19 @@
-"""Tables and sizes of label arrays: how clusterings relate to classes and to each other.
+"""Contingency tables, cluster sizes and agreement of label arrays.
 
-NumPy arrays in, NumPy arrays or Python floats out, no state. SciPy is imported where it is used, because it takes long
-to load.
+All functions take NumPy arrays, return NumPy arrays or Python floats, and have no state. SciPy is imported where it is
+used, because it takes long to load.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    pass
-
 # N samples, D dimensions, K clusters, C classes
 IntArray = npt.NDArray[np.integer[Any]]
-
-
 FloatArray = npt.NDArray[np.floating[Any]]
-
-
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -42,7 +35,7 @@ def contingency(y: IntArray, labels: IntArray, n_classes: int, n_clusters: int) 
     Raises
     ------
     ValueError
-        If the two differ in shape, or a value is out of its range.
+        If the shapes differ, or a value is out of range.
     """
     if y.shape != labels.shape:
         raise ValueError(f"y has shape {y.shape} and labels {labels.shape}: expected one of each per sample")
@@ -55,7 +48,7 @@ def contingency(y: IntArray, labels: IntArray, n_classes: int, n_clusters: int) 
 
 
 def hungarian_order(table: npt.NDArray[Any]) -> Int64Array:
-    """Order the clusters such that the best one-to-one match with the classes comes first, in class order.
+    """Order the clusters by their best one-to-one match with the classes; matched ones come first, in class order.
 
     Parameters
     ----------
@@ -65,8 +58,8 @@ def hungarian_order(table: npt.NDArray[Any]) -> Int64Array:
     Returns
     -------
     int64 array, shape (K,)
-        A permutation of 0 to K - 1. With K >= C, ``table[:, order]`` has the matches on its diagonal and the
-        clusters without a class after them, largest first; with K < C, the K matches in class order.
+        A permutation of 0 to K - 1. With K >= C, ``table[:, order]`` has the matches on its diagonal, followed by the
+        clusters without a class, largest first; with K < C, the K matches in class order.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -77,10 +70,10 @@ def hungarian_order(table: npt.NDArray[Any]) -> Int64Array:
 
 
 def adjusted_rand_index(labels: IntArray, others: IntArray) -> float:
-    """How far two clusterings of the same rows agree: 1 for equal ones, 0 by chance.
+    """Return the adjusted Rand index of two clusterings of the same rows: 1 if they are equal, about 0 by chance.
 
-    scikit-learn's ``adjusted_rand_score`` for cluster numbers from 0, without sorting them first: a hundred runs are
-    compared pair by pair.
+    Equals scikit-learn's ``adjusted_rand_score``. Labels that count from 0 need no sorting, which matters because a
+    hundred runs are compared pair by pair.
 
     Parameters
     ----------
@@ -93,11 +86,11 @@ def adjusted_rand_index(labels: IntArray, others: IntArray) -> float:
     K = int(labels.max()) + 1
     table = np.bincount(others * K + labels).astype(np.float64)
     table = np.append(table, np.zeros(-len(table) % K)).reshape(-1, K)
-    together, n_pairs = (table * (table - 1)).sum(), len(labels) * (len(labels) - 1)
+    in_both, n_pairs = (table * (table - 1)).sum(), len(labels) * (len(labels) - 1)
     in_first, in_second = ((sums * (sums - 1)).sum() for sums in (table.sum(0), table.sum(1)))
-    by_chance = in_first * in_second / n_pairs if n_pairs else 0.0
-    most = (in_first + in_second) / 2
-    return 1.0 if most == by_chance else float((together - by_chance) / (most - by_chance))
+    expected = in_first * in_second / n_pairs if n_pairs else 0.0
+    maximum = (in_first + in_second) / 2
+    return 1.0 if maximum == expected else float((in_both - expected) / (maximum - expected))
 
 
 def cluster_sizes(labels: IntArray, n_clusters: int) -> Int64Array:
@@ -111,14 +104,14 @@ def cluster_sizes(labels: IntArray, n_clusters: int) -> Int64Array:
     Returns
     -------
     int64 array, shape (n_clusters,)
-        Sums to N; an empty cluster counts 0.
+        Number of samples of each cluster; sums to N.
     """
     sizes: Int64Array = contingency(np.zeros_like(labels), labels, 1, n_clusters)[0]
     return sizes
 
 
 def effective_clusters(sizes: IntArray) -> float:
-    """Return the perplexity of the sizes, exp of their entropy: how many equal clusters are as diverse.
+    """Return the perplexity of the cluster sizes, the exp of their entropy.
 
     Parameters
     ----------
@@ -128,7 +121,7 @@ def effective_clusters(sizes: IntArray) -> float:
     Returns
     -------
     float in [1, K]
-        K where all are equal, 1 where one cluster holds everything.
+        K if all sizes are equal, 1 if one cluster has all samples.
     """
     share = sizes[sizes > 0] / sizes.sum()
     return float(np.exp(-(share * np.log(share)).sum()))

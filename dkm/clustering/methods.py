@@ -1,4 +1,4 @@
-"""From a config to the loss of its method."""
+"""Build the clustering loss of a config."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Clusterings of an embedding that see what k-means misses: stretched clouds, and points that hang together.
+"""Clusterings of an embedding that find clusters which k-means misses: elongated and non-convex ones.
 
-k-means on a good embedding still merges two classes whose clouds are stretched, and the joint phase then polishes the
-merge. A Gaussian mixture, spectral clustering or Ward's method on the same embedding can find them apart. All are
-scikit-learn's, on a random sample; the other points go with the majority of their nearest neighbors in it.
+Even on a good embedding k-means may merge two classes with elongated clouds, and the joint phase keeps the merge. A
+Gaussian mixture, spectral clustering or Ward's method on the same embedding can separate them. All are scikit-learn's
+and run on a random sample; each other point gets the majority label of its nearest neighbors in the sample.
 """
 
 # Shapes: N points, D dimensions, K clusters.
@@ -11,25 +11,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from dkm.clustering.graph import improved, modularity, neighbor_graph
+from dkm.clustering.graph import improve_modularity, modularity, neighbor_graph
 from dkm.clustering.labels import effective_clusters
 from dkm.data.sampling import draw_rows
 
-if TYPE_CHECKING:  # SciPy takes long to load
-    pass
-
 METHODS = ("gmm", "spectral", "ward")
-# Neighbors that vote for a point that is not in the sample.
+# Number of neighbors that vote on the label of a point outside the sample.
 _N_VOTERS = 10
 _GMM_N_INIT = 5
 
 
 def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_neighbors: int, seed: int) -> np.ndarray:
-    """Cluster the points.
+    """Cluster the points with one method.
 
     Parameters
     ----------
@@ -39,14 +36,14 @@ def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_ne
         Gaussian mixture with full covariances, the best of five starts | spectral clustering on the graph of nearest
         neighbors | agglomerative clustering with Ward's criterion.
     samples : int
-        Of more points than this, the clusters are found on that many.
+        Largest number of points to cluster; a random sample of this size is drawn from more points.
     n_neighbors : int
-        Of the graph of ``spectral``.
+        Number of neighbors in the graph of ``spectral``.
 
     Returns
     -------
     int64 array of shape (N,)
-        0 to n_clusters - 1; a mixture may leave a component without a point.
+        Labels from 0 to n_clusters - 1; a mixture may leave a component without a point.
     """
     picks = np.sort(draw_rows(len(z), samples, seed))
     z = z.astype(np.float64)
@@ -54,7 +51,7 @@ def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_ne
 
 
 class Choice(NamedTuple):
-    """``labels`` (N,) of the best candidate, its ``name``, and the modularity of each candidate once improved."""
+    """``labels`` (N,) of the best candidate, its ``name``, and the modularity of each refined candidate."""
 
     labels: np.ndarray
     name: str
@@ -70,49 +67,50 @@ def choose(
     slack: float = 0.0,
     seed: int,
 ) -> Choice:
-    """Cluster the points in many ways and return the parts that hang together best.
+    """Cluster the points with several methods and return the clustering with the highest modularity.
 
-    The candidates are those of ``METHODS``, ``spectral`` on three graphs, and the ``given`` ones. Each is improved by
-    ``improved``, and the highest ``modularity`` in the graph of nearest neighbors wins. No class labels are seen.
+    The candidates are the ``METHODS``, with ``spectral`` on three graphs, and the ``given`` clusterings. Each is
+    refined by ``improve_modularity`` before its modularity in the graph of nearest neighbors is computed. No class
+    labels are used.
 
     Parameters
     ----------
     z : float array of shape (N, D)
-        N >= n_clusters. All of it is looked at: time and memory grow with N^2 for ``ward``.
+        N >= n_clusters. All points are used: the time and memory of ``ward`` grow with N^2.
     given : mapping of names to int64 arrays of shape (N,)
-        Other clusterings to begin with.
+        Additional candidates.
     n_neighbors : int
-        The graphs of ``spectral`` have ``n_neighbors`` and two and four times as many, the graph of the modularity
-        twice as many.
+        The graphs of ``spectral`` have ``n_neighbors``, two and four times as many neighbors; the graph of the
+        modularity has twice as many.
     slack : float
-        Candidates whose modularity is less than the highest by at most this count as equal, and the one with the most
-        even sizes wins.
+        Candidates whose modularity is at most this much below the highest are tied; the tied candidate with the most
+        even sizes is returned.
     """
     z = z.astype(np.float64)
-    found = dict(given)
+    candidates = dict(given)
     for method in METHODS:
-        found[method] = _cluster(z, n_clusters, method, n_neighbors, seed)
+        candidates[method] = _cluster(z, n_clusters, method, n_neighbors, seed)
     for wider in (2 * n_neighbors, 4 * n_neighbors):
-        found[f"spectral-{wider}"] = _cluster(z, n_clusters, "spectral", wider, seed)
+        candidates[f"spectral-{wider}"] = _cluster(z, n_clusters, "spectral", wider, seed)
     graph = neighbor_graph(z, 2 * n_neighbors)
-    found = {name: improved(graph, labels, n_clusters, seed=seed) for name, labels in found.items()}
-    scores = {name: modularity(graph, labels) for name, labels in found.items()}
+    candidates = {name: improve_modularity(graph, labels, n_clusters, seed=seed) for name, labels in candidates.items()}
+    scores = {name: modularity(graph, labels) for name, labels in candidates.items()}
     highest = max(scores.values())
     ties = [name for name, score in scores.items() if score >= highest - slack]
-    evenness = {name: effective_clusters(np.bincount(found[name], minlength=n_clusters)) for name in ties}
+    evenness = {name: effective_clusters(np.bincount(candidates[name], minlength=n_clusters)) for name in ties}
     best = max(ties, key=lambda name: (evenness[name], scores[name])) if slack else max(ties, key=scores.__getitem__)
-    return Choice(found[best], best, scores)
+    return Choice(candidates[best], best, scores)
 
 
-def spread(z: np.ndarray, picks: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return labels (N,) of all points z (N, D): those ``found`` (M,) at ``picks`` (M,), else by their vote."""
+def spread(z: np.ndarray, picks: np.ndarray, picked_labels: np.ndarray) -> np.ndarray:
+    """Extend the ``picked_labels`` (M,) of the points at ``picks`` (M,) to all points z (N, D) by nearest neighbors."""
     if len(picks) == len(z):
-        return found
+        return picked_labels
     from sklearn.neighbors import KNeighborsClassifier
 
-    voters = KNeighborsClassifier(min(_N_VOTERS, len(picks))).fit(z[picks], found)
+    voters = KNeighborsClassifier(min(_N_VOTERS, len(picks))).fit(z[picks], picked_labels)
     labels: np.ndarray = voters.predict(z).astype(np.int64)
-    labels[picks] = found
+    labels[picks] = picked_labels
     return labels
 
 
@@ -123,10 +121,10 @@ def _cluster(z: np.ndarray, n_clusters: int, method: str, n_neighbors: int, seed
 
     if n_clusters == 1:
         return np.zeros(len(z), np.int64)
-    if n_clusters == len(z):  # fewer eigenvectors than points is what `spectral` can have
+    if n_clusters == len(z):  # `spectral` needs fewer eigenvectors than points
         return np.arange(len(z))
     if method == "gmm":
-        # What is added to the variances is a millionth of those of the points, where these are small.
+        # For small variances, add a millionth of them instead of the default 1e-6.
         scale = min(1.0, float(z.var(0).mean())) or 1.0
         model = GaussianMixture(n_clusters, n_init=_GMM_N_INIT, reg_covar=1e-6 * scale, random_state=seed)
     elif method == "spectral":
@@ -135,7 +133,7 @@ def _cluster(z: np.ndarray, n_clusters: int, method: str, n_neighbors: int, seed
     else:
         model = AgglomerativeClustering(n_clusters)
     with warnings.catch_warnings():
-        # A start that has not converged is still a start; parts of a graph that do not touch are clusters already.
+        # A candidate need not have converged, and the components of a disconnected graph are clusters already.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)
         labels: np.ndarray = model.fit_predict(z).astype(np.int64)

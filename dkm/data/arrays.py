@@ -16,18 +16,18 @@ from dkm.data.scaling import Array
 from dkm.data.stored import SparseArray, StoredArray, load_sparse
 from dkm.errors import input_error
 
-# As float32, for data.load=auto: 1 GiB. A fixed number, because the choice decides how batches are drawn.
-_MOST_BYTES_IN_MEMORY = 2**30
+# Limit for data.load=auto, as float32: 1 GiB. It is fixed because the choice decides how batches are drawn.
+_MAX_BYTES_IN_MEMORY = 2**30
 
 
-def _labels_of_file(path: str) -> Array:
+def _read_labels(path: str) -> Array:
     return read_npy(find_file("data.labels", path, "npy"), f"data.labels={path}")
 
 
 def read_npy_data(config: NpyData) -> RawData:
-    labels = None if config.labels is None else _labels_of_file(config.labels)
+    labels = None if config.labels is None else _read_labels(config.labels)
     files = NpyFiles("data.path", config.path)
-    is_large = 4 * math.prod(files.shape) > _MOST_BYTES_IN_MEMORY
+    is_large = 4 * math.prod(files.shape) > _MAX_BYTES_IN_MEMORY
     if config.load == "disk" or (config.load == "auto" and is_large):
         return RawData(StoredArray(files), labels)
     return RawData(files.read_whole(), labels)
@@ -35,7 +35,7 @@ def read_npy_data(config: NpyData) -> RawData:
 
 def read_npz_data(config: NpzData) -> RawData:
     path, source = find_file("data.path", config.path, "npz"), f"data.path={config.path}"
-    # Opened here, because np.load leaves a file open that is no zip archive in the end.
+    # Opened here, because np.load does not close a file that turns out to be no zip archive.
     with one_line_errors(source), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = [name.removesuffix(".npy") for name in archive.zip.namelist() if name.endswith(".npy")]
 
@@ -53,11 +53,11 @@ def read_npz_data(config: NpzData) -> RawData:
         labels = None
         if config.labels is not None:
             is_file = config.labels.endswith(".npy")
-            labels = _labels_of_file(config.labels) if is_file else read("data.labels", config.labels)
+            labels = _read_labels(config.labels) if is_file else read("data.labels", config.labels)
         if config.array is None and SparseArray.is_in(names):
             with one_line_errors(source):
                 sparse = SparseArray(load_sparse(path))
-            is_large = 4 * sparse.size > _MOST_BYTES_IN_MEMORY
+            is_large = 4 * sparse.size > _MAX_BYTES_IN_MEMORY
             return RawData(sparse if is_large else sparse.read(0, len(sparse)), labels, scaling="row_rms")
         return RawData(read("data.array", _choose_array(config, names)), labels)
 

@@ -20,7 +20,7 @@ from dkm.runtime.devices import to_device
 
 
 class RandomAffine:
-    """Rotates and shifts each image of a batch by its own random amount.
+    """Rotate and shift each image of a batch by an independent random amount.
 
     Parameters
     ----------
@@ -37,18 +37,19 @@ class RandomAffine:
         self.shift = shift
 
     def __call__(self, x: Tensor, seed: int, *, first: int = 0, n_rows: int | None = None) -> Tensor:
-        """Return the augmented copy of ``x`` (B, F); the same seed gives the same one.
+        """Return an augmented copy of ``x`` (B, F); it depends on ``x`` and ``seed`` alone.
 
-        ``x`` may be a part of a batch of ``n_rows``, from row ``first`` on: its rows come out as in the whole batch.
+        ``x`` may be the part of a batch of ``n_rows`` that begins at row ``first``. Its rows are then augmented as in
+        the whole batch.
         """
         B = len(x)
         _, H, W = self.image_shape
-        # Drawn on the CPU, so that a seed means the same on every device; three numbers per image travel.
+        # Draw on the CPU, so that a seed gives the same numbers on every device; only three per image are copied.
         draws = torch.rand(n_rows or B, 3, generator=torch.Generator().manual_seed(seed))[first : first + B]
         draws = to_device(draws, x.device) * 2 - 1
         angle = draws[:, 0] * math.radians(self.rotation)
         cos, sin = angle.cos(), angle.sin()
-        # affine_grid's coordinates run from -1 to 1 over each side, so the rotation of a W x H image carries the
+        # affine_grid's coordinates run from -1 to 1 over each side, so the rotation of a W x H image contains the
         # aspect ratio, and a shift by a fraction of the side is twice that fraction.
         right, down = (draws[:, 1:] * 2 * self.shift).unbind(1)
         theta = torch.stack([cos, -sin * H / W, right, sin * W / H, cos, down], 1).view(B, 2, 3)
@@ -59,12 +60,12 @@ class RandomAffine:
 
 
 def build_augmentation(config: AugmentationConfig, image_shape: tuple[int, int, int] | None) -> RandomAffine | None:
-    """Return what augments a batch, or None for no augmentation.
+    """Build the augmentation of the config; None for no augmentation.
 
     Raises
     ------
     UserError
-        If ``affine`` was asked for data that are not images.
+        If ``augmentation=affine`` is set and the data are not images.
     """
     if not isinstance(config, AffineConfig):
         return None

@@ -1,11 +1,11 @@
-"""Where batches come from, and in which order: rows on the device, in host memory, or on disk.
+"""Batches of rows on the device, in host memory, or on disk, and their order.
 
-The order is a function of the seed, the phase and the epoch, so that a run can go on from the middle of an epoch. Rows
+The order is a function of the seed, the phase and the epoch, so that a run can resume in the middle of an epoch. Rows
 in memory are shuffled as a whole. Rows on disk are shuffled by blocks: an epoch is a sequence of windows of 64 MiB,
-each made of blocks that lie anywhere in the data, and the rows of a window are shuffled as a whole. The next window is
-read while the network trains on the present one.
+each made of random blocks of the data, and the rows of a window are shuffled as a whole. A thread reads the next window
+while the network trains on the current one.
 
-With several processes each takes its share of every batch: together they train on the same batches as one would.
+With several processes each takes its share of every batch: together they train on the batches of a single process.
 """
 
 # Shapes: N samples, B batch (this rank's share), F input features.
@@ -33,17 +33,17 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _WINDOW_BYTES = 2**26
-# Of 1 MiB each, a size that disks read well.
+# Blocks of 1 MiB, a size that disks read efficiently.
 _BLOCKS_PER_WINDOW = 64
-# Data that take more than this part of the free memory of a GPU stay in host memory.
+# Data that take more than this fraction of a GPU's free memory stay in host memory.
 _DEVICE_SHARE = 0.5
 
 
 class Batch(NamedTuple):
     """This rank's share of a batch.
 
-    ``x`` (B, F); ``rows`` (B,), their positions in the data set; both on the device. The share begins at row ``first``
-    of the whole batch, which has ``n_rows``.
+    ``x`` (B, F) and ``rows`` (B,), their positions in the data set, are on the device. The share begins at row
+    ``first`` of the whole batch, which has ``n_rows`` rows.
     """
 
     x: Tensor
@@ -63,14 +63,14 @@ class Batches(Protocol):
         """Yield the batches of an epoch from number ``first`` on."""
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield all rows in their order in chunks of CHUNK_ROWS, this rank's share of them, on the device."""
+        """Yield this rank's share of the chunks of CHUNK_ROWS rows, in order, on the device."""
 
     def take(self, index: Tensor | None) -> Tensor:
-        """Return the rows (M, F) at the positions ``index`` (M,), on the device; None for all of them."""
+        """Return the rows (M, F) at the positions ``index`` (M,), on the device; None returns all rows."""
 
 
 def build_batches(X: Tensor | StoredRows, batch_size: int, seed: int, device: torch.device) -> Batches:
-    """Return what suits the data: on the device if they fit, else in host memory; on disk if they are there."""
+    """Build the batches: on disk if the data are stored there, else on the device if they fit, else in host memory."""
     if isinstance(X, StoredRows):
         return DiskBatches(X, batch_size, seed, device)
     if device.type == "cuda" and X.nbytes > _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -79,7 +79,7 @@ def build_batches(X: Tensor | StoredRows, batch_size: int, seed: int, device: to
 
 
 class MemoryBatches:
-    """Rows in memory, on the device or not; see ``Batches``."""
+    """Batches of rows in memory, of the device or the host; see ``Batches``."""
 
     def __init__(self, X: Tensor, batch_size: int, seed: int, device: torch.device) -> None:
         self.n_samples = len(X)
@@ -92,12 +92,12 @@ class MemoryBatches:
     def epoch(self, phase_idx: int, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         order = batch_indices(len(self._X), self._batch_size, self._seed, phase_idx, epoch)
         shares = [distributed.share(len(index)) for index in order]
-        mine = [index[share] for index, share in zip(order, shares, strict=True)]
-        there = torch.split(to_device(torch.cat(mine), self.device), [len(rows) for rows in mine])
-        is_there = self._X.device.type == self.device.type
+        local = [index[share] for index, share in zip(order, shares, strict=True)]
+        on_device = torch.split(to_device(torch.cat(local), self.device), [len(rows) for rows in local])
+        is_on_device = self._X.device.type == self.device.type
         for number in range(first, len(order)):
-            rows = there[number]
-            x = self._X[rows] if is_there else to_device(self._X[mine[number]], self.device)
+            rows = on_device[number]
+            x = self._X[rows] if is_on_device else to_device(self._X[local[number]], self.device)
             yield Batch(x, rows, shares[number].start, len(order[number]))
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
@@ -109,11 +109,11 @@ class MemoryBatches:
 
 
 class DiskBatches:
-    """Rows on disk; see ``Batches``.
+    """Batches of rows on disk; see ``Batches``.
 
-    The rows are cut into blocks, the first ones a row longer than the rest. An epoch deals out the blocks to windows:
-    each gets equally many, and of the longer ones as many as the others or one more. So the windows differ by at most
-    one row, and so do all batches.
+    The rows are split into blocks; the first blocks are one row longer than the rest. An epoch assigns the same number
+    of blocks to each window, and spreads the longer ones evenly, so that window sizes differ by at most one row, and so
+    do batch sizes.
     """
 
     def __init__(self, X: StoredRows, batch_size: int, seed: int, device: torch.device) -> None:
@@ -121,46 +121,46 @@ class DiskBatches:
         self._X = X
         self._seed = seed
         self.device = device
-        self._n_windows = min(N, math.ceil(N * F * 4 / _WINDOW_BYTES))  # float32
-        self._n_blocks = min(_BLOCKS_PER_WINDOW, N // self._n_windows)  # of a window
+        self._n_windows = min(N, math.ceil(N * F * 4 / _WINDOW_BYTES))  # of float32
+        self._n_blocks = min(_BLOCKS_PER_WINDOW, N // self._n_windows)  # per window
         sizes = [N // self._n_windows + (window < N % self._n_windows) for window in range(self._n_windows)]
-        most = math.ceil(sizes[0] / batch_size)
-        # Only batches of a single row are fewer in a window that is a row shorter.
-        self._batches_of = [min(most, size) for size in sizes]
+        largest = math.ceil(sizes[0] / batch_size)
+        # A window that is one row shorter has fewer batches only if they have a single row.
+        self._n_batches_of = [min(largest, size) for size in sizes]
         self.n_samples = N
-        self.n_batches = sum(self._batches_of)
+        self.n_batches = sum(self._n_batches_of)
 
     def epoch(self, phase_idx: int, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         distributed.jointly(self._X.check_unchanged)
         generator = torch.Generator().manual_seed(stream_seed(self._seed, phase_idx, epoch))
         windows = self._deal(generator)
-        ends = list(accumulate(self._batches_of))
+        ends = list(accumulate(self._n_batches_of))
         skipped = bisect_right(ends, first)
         n_done = first - (ends[skipped - 1] if skipped else 0)
 
         def read(window: int) -> tuple[Tensor, Tensor]:
             return self._read_blocks(windows[window])
 
-        for window, (rows, position) in enumerate(one_ahead(read, range(skipped, self._n_windows)), skipped):
-            # A stream apart from those of the augmentation, which end in the number of a batch.
+        for window, (rows, position) in enumerate(prefetch(read, range(skipped, self._n_windows)), skipped):
+            # Negative, so that the stream differs from those of the augmentation, which end in a batch number.
             generator.manual_seed(stream_seed(self._seed, phase_idx, epoch, -1 - window))
-            batches = torch.randperm(len(rows), generator=generator).tensor_split(self._batches_of[window])
+            batches = torch.randperm(len(rows), generator=generator).tensor_split(self._n_batches_of[window])
             for index in batches[n_done:]:
-                mine = distributed.share(len(index))
-                x, where = rows[index[mine]], position[index[mine]]
-                yield Batch(to_device(x, self.device), to_device(where, self.device), mine.start, len(index))
+                share = distributed.share(len(index))
+                x, x_position = rows[index[share]], position[index[share]]
+                yield Batch(to_device(x, self.device), to_device(x_position, self.device), share.start, len(index))
             n_done = 0
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         distributed.jointly(self._X.check_unchanged)
         parts = _chunk_slices(len(self._X))
-        at_once = max(1, _WINDOW_BYTES // (CHUNK_ROWS * self._X.shape[1] * 4))
-        groups = [parts[i : i + at_once] for i in range(0, len(parts), at_once)]
+        group_size = max(1, _WINDOW_BYTES // (CHUNK_ROWS * self._X.shape[1] * 4))
+        groups = [parts[i : i + group_size] for i in range(0, len(parts), group_size)]
 
         def read(group: list[slice]) -> Tensor:
             return self._X.read(group[0].start, group[-1].stop)
 
-        for group, rows in zip(groups, one_ahead(read, groups), strict=True):
+        for group, rows in zip(groups, prefetch(read, groups), strict=True):
             for part in group:
                 chunk = rows[part.start - group[0].start : part.stop - group[0].start]
                 yield part, to_device(chunk, self.device)
@@ -170,7 +170,7 @@ class DiskBatches:
         return rows.to(self.device)
 
     def _deal(self, generator: torch.Generator) -> list[list[int]]:
-        """Draw the blocks of each window, in the order in which they are stored."""
+        """Draw the blocks of each window; within a window they are in storage order."""
         n_longer = self.n_samples % (self._n_windows * self._n_blocks)
         n_shorter = self._n_windows * self._n_blocks - n_longer
         longer = torch.randperm(n_longer, generator=generator).tensor_split(self._n_windows)
@@ -181,54 +181,54 @@ class DiskBatches:
     def _read_blocks(self, blocks: list[int]) -> tuple[Tensor, Tensor]:
         """Return the rows of the blocks and their positions in the data set.
 
-        Copied by NumPy: torch would start a second team of threads for the thread that reads, and with more threads
-        than cores each parallel operation of the training would wait on the system.
+        NumPy copies them: torch would start a second thread pool for the reading thread, and with more threads than
+        cores each parallel operation of the training would be delayed.
         """
         length, n_longer = divmod(self.n_samples, self._n_windows * self._n_blocks)
         starts = [block * length + min(block, n_longer) for block in blocks]
         bounds = [(start, start + length + (block < n_longer)) for block, start in zip(blocks, starts, strict=True)]
         rows = np.empty((sum(stop - start for start, stop in bounds), self._X.shape[1]), np.float32)
-        at = 0
+        offset = 0
         for start, stop in bounds:
-            rows[at : at + stop - start] = self._X.read(start, stop).numpy()
-            at += stop - start
+            rows[offset : offset + stop - start] = self._X.read(start, stop).numpy()
+            offset += stop - start
         position = np.concatenate([np.arange(start, stop) for start, stop in bounds])
         return torch.from_numpy(rows), torch.from_numpy(position)
 
 
 def _chunk_slices(n_samples: int) -> list[slice]:
-    """Return this rank's chunks: the same ones, and so the same bits, however many ranks there are."""
+    """Return this rank's chunks. They are cut alike for any number of ranks, so results are bit for bit equal."""
     starts = range(0, n_samples, CHUNK_ROWS)[distributed.share(math.ceil(n_samples / CHUNK_ROWS))]
     return [slice(start, min(start + CHUNK_ROWS, n_samples)) for start in starts]
 
 
-def one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Yield ``work(item)`` for each item; a thread fetches and computes it while the caller has the one before."""
+def prefetch(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """Yield ``work(item)`` for each item; a thread computes the next one while the caller uses the current one."""
     remaining = iter(items)
 
-    def following() -> list[T]:
+    def compute_next() -> list[T]:
         return [work(item) for item in islice(remaining, 1)]
 
     pool = ThreadPoolExecutor(max_workers=1)
     try:
-        pending: Future[list[T]] = pool.submit(following)
+        pending: Future[list[T]] = pool.submit(compute_next)
         while done := pending.result():
-            pending = pool.submit(following)
+            pending = pool.submit(compute_next)
             yield from done
     finally:
-        pool.shutdown(cancel_futures=True)  # waits for what has begun; nobody wants the rest
+        pool.shutdown(cancel_futures=True)  # waits for the running call
 
 
 def stream_seed(*parts: int) -> int:
-    """Mix integers into the seed of a random stream of its own.
+    """Hash integers to the seed of an independent random stream.
 
-    A hash, so that neighboring seeds, phases and epochs give unrelated streams: with ``seed + epoch``, run 1
-    would repeat what run 0 drew one epoch later.
+    Neighboring seeds, phases and epochs give unrelated streams. With ``seed + epoch``, epoch 0 of seed 1 would repeat
+    epoch 1 of seed 0.
 
     Parameters
     ----------
     *parts : int, signed 64-bit
-        For example seed, phase and epoch.
+        The parts that identify the stream, for example seed, phase and epoch.
 
     Returns
     -------
@@ -239,15 +239,15 @@ def stream_seed(*parts: int) -> int:
 
 
 def batch_indices(n_samples: int, batch_size: int, seed: int, phase_idx: int, epoch: int) -> tuple[Tensor, ...]:
-    """Draw the batches of an epoch, such that each sample is in exactly one.
+    """Draw the batches of an epoch: a random partition of the samples.
 
-    Their sizes differ by at most one. Full batches and a rest would leave 5 of digits' 1,797 samples beside
-    7 batches of 256: one very noisy step per epoch.
+    Batch sizes differ by at most one. Full batches and a remainder would give 7 batches of 256 and one of 5 for the
+    1,797 samples of digits: one very noisy step per epoch.
 
     Returns
     -------
     tuple of int64 tensors
-        ``ceil(n_samples / batch_size)`` of them. Equal arguments give equal batches, whatever was drawn before.
+        ``ceil(n_samples / batch_size)`` tensors of sample indices. Equal arguments give equal batches.
     """
     generator = torch.Generator().manual_seed(stream_seed(seed, phase_idx, epoch))
     order = torch.randperm(n_samples, generator=generator)

@@ -1,11 +1,10 @@
-"""Data sets as one float32 matrix, in memory or on disk, and the order of the batches.
+"""Data sets as one float32 matrix, in memory or on disk.
 
-``load_dataset`` turns the ``data`` section of a config into a ``Dataset``. To add a data set: a dataclass in
-``dkm.config.schema``, a YAML file, and here a function that returns its ``RawData`` arrays. Labels only ever score.
+``load_dataset`` reads, checks and scales the data set that the ``data`` section of a config names. To add a data set,
+write a dataclass and its entry of ``DATASETS`` in ``dkm.config.data``, a YAML file, and a function that returns the
+``RawData``. Labels are used for scores only.
 
-No file is trusted: see ``dkm.data.files`` for the user's own; archives are unpacked in memory. Whatever is wrong with
-the user's data becomes one ``UserError`` line. scikit-learn and torchvision are imported where they are
-used, because they take long to load.
+No file is trusted, and every error in the user's data is raised as a one-line ``UserError``.
 """
 
 # Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
@@ -33,30 +32,27 @@ from dkm.errors import UserError, input_error
 log = logging.getLogger(__name__)
 
 
-# --- data sets ----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Data ready for training."""
 
     name: str
-    # float32 (N, F), scaled: in memory, in C order, or rows that are read when they are asked for.
+    # float32 (N, F), scaled: in memory in C order, or rows that are read on demand.
     X: Tensor | StoredRows
-    # (N,), 0 to n_classes - 1; only ever for scores.
+    # (N,), 0 to n_classes - 1; used for scores only.
     y: npt.NDArray[np.int64] | None
-    # (C, H, W) where each row is an image.
+    # (C, H, W) if each row is an image.
     image_shape: tuple[int, int, int] | None
     scaling: Scaling
-    # Of the data as they were read (dtype, shape and bytes, before scaling) and of the labels.
+    # Hash of the data before scaling (dtype, shape and bytes) and of the labels.
     sha256: str
-    # What the labels were in the data, sorted: (n_classes,).
+    # The distinct labels as they were in the data, sorted: (n_classes,).
     classes: Array | None = None
-    # (N,) where the rows were in the file, counted from 0, if some were left out.
+    # (N,) positions of the rows in the file, counted from 0, if some rows were dropped.
     position: npt.NDArray[np.int64] | None = None
-    # (N,) what names the rows: a column of a table, or the paths of images.
+    # (N,) identifiers of the rows: a column of a table, or the paths of images.
     ids: Array | None = None
-    # The names of the columns of a table, and what fills their gaps (data.missing=median): (F,).
+    # Column names of a table and the values that replace missing ones (data.missing=median): (F,).
     features: tuple[str, ...] | None = None
     fill: npt.NDArray[np.float64] | None = None
 
@@ -85,26 +81,28 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     ----------
     config : DataConfig
     scaling : Scaling, optional
-        Of a trained model, for data to predict: applied instead of a fitted one. ``config.scaling`` then has
-        no effect, and rows may all be equal.
+        Scaling of a trained model, applied to data to predict instead of a fitted one. ``config.scaling`` then has
+        no effect, and all rows may be equal.
 
     Raises
     ------
     UserError
-        If the data cannot be had, or are not rows or images of finite numbers.
+        If the data cannot be read or downloaded, or are not rows or images of finite numbers.
     """
     source = label_source = f"data={config.name}"
     if isinstance(config, FileData):
         source, label_source = f"data.path={config.path}", f"data.labels={config.labels}"
-    return _dataset(read_raw(config), config, source, label_source, scaling)
+    return _build_dataset(read_raw(config), config, source, label_source, scaling)
 
 
 def array_dataset(X: Array, config: DataConfig, source: str) -> Dataset:
-    """Return rows (N, F) or images in memory as ``load_dataset`` returns those of a file; ``source`` names them."""
-    return _dataset(RawData(X, None), config, source, source, None)
+    """Check and scale rows (N, F) or images in memory; ``source`` names them in messages."""
+    return _build_dataset(RawData(X, None), config, source, source, None)
 
 
-def _dataset(raw: RawData, config: DataConfig, source: str, label_source: str, scaling: Scaling | None) -> Dataset:
+def _build_dataset(
+    raw: RawData, config: DataConfig, source: str, label_source: str, scaling: Scaling | None
+) -> Dataset:
     check_shape(raw.X, source)
     classes, y = (None, None) if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
     F, image_shape = math.prod(raw.X.shape[1:]), _image_shape(raw.X)
@@ -113,17 +111,17 @@ def _dataset(raw: RawData, config: DataConfig, source: str, label_source: str, s
         raise input_error(source, f"{F} features", expected, "give it data of the same kind")
 
     digest = hashlib.sha256()
-    chunks = _checked(raw.X, source, digest, may_be_constant=scaling is not None)
+    chunks = _check_chunks(raw.X, source, digest, may_be_constant=scaling is not None)
     if scaling is None:
         kind = config.scaling or raw.scaling or ("unit" if image_shape else "standard")
         scaling = Scaling.fit(map(to_rows, chunks), kind, raw.value_range)
-    for _ in chunks:  # which the scaling had no need to see
+    for _ in chunks:  # check and hash the chunks that the scaling did not need
         pass
     if raw.labels is not None:
-        _update(digest, raw.labels)
+        _hash_array(digest, raw.labels)
     return Dataset(
         config.name,
-        _scaled(raw.X, scaling),
+        _apply_scaling(raw.X, scaling),
         y,
         image_shape,
         scaling,
@@ -136,7 +134,7 @@ def _dataset(raw: RawData, config: DataConfig, source: str, label_source: str, s
     )
 
 
-def _scaled(X: RawRows, scaling: Scaling) -> Tensor | StoredRows:
+def _apply_scaling(X: RawRows, scaling: Scaling) -> Tensor | StoredRows:
     return torch.from_numpy(scaling.apply(to_rows(X))) if isinstance(X, np.ndarray) else StoredRows(X, scaling)
 
 
@@ -147,22 +145,19 @@ def _image_shape(X: RawRows) -> tuple[int, int, int] | None:
 
 
 def _chunks(X: RawRows) -> Iterator[Array]:
-    """Yield all rows in order, cut at the same places whether they are in memory or on disk."""
+    """Yield all rows in order, in the same chunks whether they are in memory or on disk."""
     for rows in row_slices(X.shape):
         yield X[rows] if isinstance(X, np.ndarray) else X.read(rows.start, rows.stop)
 
 
-def _update(digest: hashlib._Hash, array: Array) -> None:
-    digest.update(_kind(array))
+def _hash_array(digest: hashlib._Hash, array: Array) -> None:
+    digest.update(_hash_prefix(array))
     digest.update(np.ascontiguousarray(array).data)
 
 
-def _kind(array: RawRows) -> bytes:
-    """Return what the SHA-256 of an array begins with, so that equal bytes of another kind differ."""
+def _hash_prefix(array: RawRows) -> bytes:
+    """Return the dtype and shape to hash first, so that equal bytes of another type or shape differ."""
     return f"{array.dtype.str} {array.shape} ".encode()
-
-
-# --- checks -------------------------------------------------------------------------------------------------
 
 
 def check_shape(X: RawRows, source: str) -> None:
@@ -174,17 +169,17 @@ def check_shape(X: RawRows, source: str) -> None:
         n_rows = "-1, 1" if X.ndim < 2 else "len(X), -1"
         raise input_error(source, f"shape {X.shape}", expected, f"X.reshape({n_rows}) makes rows of it")
     if X.size == 0:
-        raise input_error(source, f"no values (shape {X.shape})", "one row or more", "write it again")
+        raise input_error(source, f"no values (shape {X.shape})", "one row or more", "save an array that has rows")
 
 
-def _checked(X: RawRows, source: str, digest: hashlib._Hash, *, may_be_constant: bool) -> Iterator[Array]:
-    """Yield all rows in chunks, each checked and added to the SHA-256: one pass, with memory for a chunk."""
-    digest.update(_kind(X))
-    is_constant = len(X) > 1 and not may_be_constant  # as far as was seen
+def _check_chunks(X: RawRows, source: str, digest: hashlib._Hash, *, may_be_constant: bool) -> Iterator[Array]:
+    """Yield all rows in chunks, each checked and added to the SHA-256, in one pass."""
+    digest.update(_hash_prefix(X))
+    is_constant = len(X) > 1 and not may_be_constant  # so far
     first_row = None
     for chunk in _chunks(X):
         if not _is_finite(chunk):
-            raise _not_finite(X, source)
+            raise _not_finite_error(X, source)
         digest.update(np.ascontiguousarray(chunk).data)
         first_row = chunk[:1].copy() if first_row is None else first_row
         is_constant = is_constant and bool((chunk == first_row).all())
@@ -196,11 +191,11 @@ def _checked(X: RawRows, source: str, digest: hashlib._Hash, *, may_be_constant:
 def _is_finite(chunk: Array) -> bool:
     """Return whether float32 can hold all values."""
     limit = float(np.finfo(np.float32).max)
-    # Both are NaN if any value is. So nothing of the size of the chunk is allocated.
+    # Minimum and maximum are NaN if any value is; unlike np.isfinite they allocate no array of the chunk's size.
     return -limit <= float(chunk.min()) <= float(chunk.max()) <= limit
 
 
-def _not_finite(X: RawRows, source: str) -> UserError:
+def _not_finite_error(X: RawRows, source: str) -> UserError:
     n_bad, n_rows, first = 0, 0, ""
     for chunk in _chunks(X):
         rows = chunk.reshape(len(chunk), -1).astype(np.float64)
@@ -214,7 +209,7 @@ def _not_finite(X: RawRows, source: str) -> UserError:
 
 
 def _encode_labels(labels: Array, n_samples: int, source: str) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Return the sorted distinct labels, and the labels as indices into them."""
+    """Return the sorted distinct labels and, for each sample, its index in them."""
     expected = "whole numbers, bools or strings"
     if labels.shape != (n_samples,):
         found, remedy = f"shape {labels.shape}", "give each row of the data one label"
@@ -229,15 +224,3 @@ def _encode_labels(labels: Array, n_samples: int, source: str) -> tuple[Array, n
         labels = labels.astype(np.int64)
     classes, index = np.unique(labels, return_inverse=True)
     return classes, index.astype(np.int64)
-
-
-# --- what comes with scikit-learn ---------------------------------------------------------------------------
-
-
-# --- what has to be downloaded ------------------------------------------------------------------------------
-
-
-# --- the user's own files -----------------------------------------------------------------------------------
-
-
-# --- rows to predict ----------------------------------------------------------------------------------------

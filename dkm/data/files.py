@@ -1,6 +1,6 @@
-"""The user's own NumPy files: found, recognized by their first bytes, and never trusted to be what they say.
+"""Find the user's own NumPy files, check their format by their first bytes, and read them.
 
-Everything is read with ``allow_pickle=False``. Whatever is wrong becomes one ``UserError`` line.
+Everything is read with ``allow_pickle=False``. Every error is raised as a one-line ``UserError``.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import numpy.typing as npt
 
 from dkm.errors import UserError, input_error, reason
 
-# The second kind of zip archive is one without members.
+# PK\x05\x06 begins a zip archive without members.
 _FIRST_BYTES = {b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz", b"PAR1": "parquet"}
 
-# What NumPy and zipfile were seen to raise on files with random bytes changed.
+# The errors that NumPy and zipfile raised on files with random changes (fuzzing).
 _ARRAY_ERRORS = (EOFError, MemoryError, OSError, RuntimeError, SyntaxError, TokenError, TypeError, ValueError)
 _FILE_ERRORS = (*_ARRAY_ERRORS, BadZipFile, zlib.error)
 
 
 class Part(NamedTuple):
-    """Rows of a file, n of them, as they were read."""
+    """n rows of a file, unscaled."""
 
     X: npt.NDArray[Any]  # (n, F), or images (n, H, W), (n, C, H, W), (n, H, W, C)
-    position: npt.NDArray[np.int64]  # (n,) their positions in the file, counted from 0
-    ids: npt.NDArray[Any] | None = None  # (n,) text that names them
+    position: npt.NDArray[np.int64]  # (n,) positions in the file, counted from 0
+    ids: npt.NDArray[Any] | None = None  # (n,) identifiers of the rows
     labels: npt.NDArray[Any] | None = None  # (n,)
 
 
@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 @contextlib.contextmanager
 def one_line_errors(source: str) -> Iterator[None]:
-    """Turn what a damaged or refused array raises into the line for the user."""
+    """Turn the errors of a damaged or refused array into a one-line ``UserError``."""
     try:
         yield
     except _FILE_ERRORS as error:
@@ -57,18 +57,18 @@ def one_line_errors(source: str) -> Iterator[None]:
         raise input_error(source, found, expected, remedy) from error
 
 
-# --- finding ------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------
 
 
 def expand(path: str) -> Path:
-    """Replace a leading ``~`` as a shell does, which leaves the home of an unknown user as it is."""
+    """Expand a leading ``~`` as a shell does; that of an unknown user stays unchanged."""
     with contextlib.suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)
 
 
 def find_file(key: str, value: str, file_format: str) -> Path:
-    """Return the path of a file that can be opened and that begins as one of this format does."""
+    """Return the path of a file after checking that it can be opened and has this format."""
     path = expand(value)
     remedy = f"use data={'npy' if file_format == 'npz' else 'npz'}" if key == "data.path" else "write it with np.save"
     _check_format(path, f"{key}={value}", file_format, remedy, key)
@@ -76,7 +76,7 @@ def find_file(key: str, value: str, file_format: str) -> Path:
 
 
 def _find_shards(key: str, folder: Path) -> list[Path]:
-    """Return the ``.npy`` files of a folder, sorted by name; hidden ones are left out, as a shell does."""
+    """Return the ``.npy`` files of a folder, sorted by name, without hidden files."""
     source, expected = f"{key}={folder}", "a .npy file, or a folder of .npy files"
     try:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -93,23 +93,23 @@ def _find_shards(key: str, folder: Path) -> list[Path]:
 
 
 def _shard_source(source: str, path: Path) -> str:
-    """Return KEY=VALUE of a folder, and which of its files it is about."""
+    """Return the source of a message about one shard of a folder."""
     return f"{source}: shard {path.name}"
 
 
-def check_there(path: Path, source: str, key: str, expected: str = "a file") -> bytes:
-    """Return the first bytes of a file that can be opened and is not empty.
+def read_first_bytes(path: Path, source: str, key: str, expected: str = "a file") -> bytes:
+    """Return the first bytes of a file, enough for ``format_of``.
 
     Raises
     ------
     UserError
-        If there is no such file.
+        If the file does not exist, cannot be opened or is empty.
     """
     try:
         with path.open("rb") as file:
             head = file.read(max(map(len, _FIRST_BYTES)))
     except FileNotFoundError as error:
-        raise _missing(path, source, expected, key) from error
+        raise _missing_file_error(path, source, expected, key) from error
     except (OSError, ValueError) as error:
         found, remedy = f"cannot be opened ({reason(error)})", "name a file, and check its permissions"
         raise input_error(source, found, expected, remedy) from error
@@ -119,22 +119,22 @@ def check_there(path: Path, source: str, key: str, expected: str = "a file") -> 
 
 
 def format_of(head: bytes) -> str | None:
-    """Return npy, npz or parquet for the first bytes of such a file, None for another."""
+    """Return the format that the first bytes show: npy, npz or parquet, None for any other."""
     return next((name for start, name in _FIRST_BYTES.items() if head.startswith(start)), None)
 
 
 def _check_format(path: Path, source: str, file_format: str, remedy: str, key: str) -> None:
     expected = f"a .{file_format} file"
-    found_format = format_of(check_there(path, source, key, expected))
+    found_format = format_of(read_first_bytes(path, source, key, expected))
     if found_format not in ("npy", "npz"):
         raise input_error(source, "neither a .npy nor a .npz file", expected, "write it with np.save or np.savez")
     if found_format != file_format:
         raise input_error(source, f"the content of a .{found_format} file", expected, remedy)
 
 
-def _missing(path: Path, source: str, expected: str, key: str) -> UserError:
+def _missing_file_error(path: Path, source: str, expected: str, key: str) -> UserError:
     folder, near = path.absolute().parent, []
-    with contextlib.suppress(OSError):  # there may be no such folder
+    with contextlib.suppress(OSError):  # the folder may not exist
         near = difflib.get_close_matches(path.name, [sibling.name for sibling in folder.iterdir()], n=1)
     remedy = f"did you mean {key}={path.with_name(near[0])}?" if near else f"correct {key}"
     return input_error(source, f"no such file in {folder}", expected, remedy)
@@ -152,29 +152,29 @@ def read_npy(path: Path, source: str) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What a ``.npy`` file says about itself, and the state of the file when it said so."""
+    """The header of a ``.npy`` file, with the file's size and modification time when it was read."""
 
     path: Path
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     is_fortran: bool
-    # Where the values begin.
+    # Position of the first value in the file, in bytes.
     offset: int
     n_bytes_of_file: int
     modified_ns: int
 
     @property
     def n_bytes(self) -> int:
-        """The length that the file must have."""
+        """Size of the complete file."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_header(path: Path, source: str) -> NpyHeader:
-    """Return the header of a ``.npy`` file, whose values may be missing."""
+    """Read the header of a ``.npy`` file; the file may be truncated after it."""
     npy = np.lib.format
     with one_line_errors(source), path.open("rb") as file:
         state = os.fstat(file.fileno())
-        # Version 3.0 differs from 2.0 in the encoding of the names of fields, and data have no fields.
+        # Version 3.0 differs from 2.0 only in the encoding of field names, and data have no fields.
         read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
         shape, is_fortran, dtype = read(file)
         if dtype.hasobject:
@@ -182,12 +182,12 @@ def read_header(path: Path, source: str) -> NpyHeader:
         if any(length < 0 for length in shape):
             raise ValueError(f"shape {shape}")
         n_dims = sum(length > 1 for length in shape)
-        is_fortran = is_fortran and n_dims > 1  # else both orders are the same
+        is_fortran = is_fortran and n_dims > 1  # in one dimension both orders are equal
         return NpyHeader(path, dtype, shape, is_fortran, file.tell(), state.st_size, state.st_mtime_ns)
 
 
 class NpyFiles:
-    """The headers of one file or of the shards of a folder, which agree with each other; no values are read.
+    """One file, or the shards of a folder with equal dtypes and row shapes; only their headers are read.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ class NpyFiles:
     Raises
     ------
     UserError
-        If there is nothing to read, or a shard has another dtype or another shape of its rows than the first.
+        If there is no file, or the dtype or row shape of a shard differs from the first one's.
     """
 
     def __init__(self, key: str, value: str) -> None:
@@ -215,7 +215,7 @@ class NpyFiles:
             self.shape = (sum(header.shape[0] for header in self.headers), *first.shape[1:])
 
     def source_of(self, path: Path) -> str:
-        """Return how a message names a file."""
+        """Return the source of a message about a file."""
         return _shard_source(self.source, path) if self.is_folder else self.source
 
     def read_whole(self) -> npt.NDArray[Any]:
@@ -234,7 +234,10 @@ class NpyFiles:
         return array
 
     def _check_agreement(self, header: NpyHeader, first: NpyHeader) -> None:
-        source, remedy = self.source_of(header.path), "write all shards alike, or move this one away"
+        source, remedy = (
+            self.source_of(header.path),
+            "save all shards with the same dtype and row shape, or remove this one",
+        )
         if header.dtype != first.dtype:
             expected = f"{first.dtype} as in {first.path.name}"
             raise input_error(source, f"an array of {header.dtype}", expected, remedy)

@@ -1,7 +1,7 @@
-"""A folder of the user's own images: PNG and JPEG, however nested, gray or in color, each resized to one size.
+"""Read a folder of the user's own images: PNG and JPEG at any depth, gray or in color, resized to one size.
 
-Files that cannot be read are listed and left out; the run ends only if they are more than ``data.max_unreadable``.
-Whatever else is wrong becomes one ``UserError`` line.
+Files that cannot be read are logged and dropped; if their fraction exceeds ``data.max_unreadable``, and for every other
+error, a one-line ``UserError`` is raised.
 """
 
 # Shapes: n images, H height, W width.
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _FORMATS = ("PNG", "JPEG")
-_MOST_LISTED = 10
-_AT_ONCE = 1024
+_MAX_LISTED = 10
+_FILES_AT_ONCE = 1024
 
 
 class ImageFolder:
-    """The images below a folder, found; they are read by ``read`` or ``parts``.
+    """The images below a folder; ``read`` or ``parts`` reads them.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ class ImageFolder:
     key : str
         The setting that names the folder, for messages.
     n_channels : int, optional
-        Of a trained model, 1 or 3; else ``data.color`` and the images decide.
+        Number of channels of a trained model, 1 or 3. By default ``data.color`` and the images decide.
 
     Raises
     ------
     UserError
-        If there is no such folder, or no image in it.
+        If the folder does not exist or contains no images.
     """
 
     def __init__(self, config: ImageFolderData, *, key: str = "data.path", n_channels: int | None = None) -> None:
@@ -54,23 +54,23 @@ class ImageFolder:
         self._n_channels = n_channels or {"auto": None, "gray": 1, "rgb": 3}[config.color]
         self._is_trained = n_channels is not None
         self._has_labels = False
-        self._names = self._found()
-        self._most_unreadable = int(config.max_unreadable * len(self._names))
+        self._names = self._find_images()
+        self._max_unreadable = int(config.max_unreadable * len(self._names))
         self._unreadable: list[str] = []
         self.n_rows = len(self._names)
 
     def read(self) -> Part:
-        """Return all images, uint8: (n, H, W), or (n, H, W, 3) if one of them has colors."""
+        """Return all images, uint8: (n, H, W), or (n, H, W, 3) if any of them is in color."""
         parts = list(self._read(len(self._names)))
         if not parts:
-            raise self._too_many()
+            raise self._too_many_unreadable_error()
         return parts[0]
 
     def parts(self, n_rows: int) -> Iterator[Part]:
-        """Yield all images, at most ``n_rows`` files at a time."""
+        """Yield all images in parts of at most ``n_rows`` files."""
         return self._read(n_rows)
 
-    def _found(self) -> list[str]:
+    def _find_images(self) -> list[str]:
         expected = "a folder with .png or .jpg files below it"
         if not os.path.isdir(self._folder):  # noqa: PTH112  # Path.is_dir raises for a name that is too long
             is_there = os.path.lexists(self._folder)
@@ -101,22 +101,22 @@ class ImageFolder:
                 names = self._names[start : start + n_rows]
                 images: list[Array] = []
                 index: list[int] = []
-                for first in range(0, len(names), _AT_ONCE):  # so that bad files end it early
-                    some = names[first : first + _AT_ONCE]
-                    for position, image in enumerate(pool.map(self._image, some), start + first):
+                for first in range(0, len(names), _FILES_AT_ONCE):  # stops early if there are too many bad files
+                    chunk = names[first : first + _FILES_AT_ONCE]
+                    for position, image in enumerate(pool.map(self._read_image, chunk), start + first):
                         if isinstance(image, str):
                             self._unreadable.append(f"{self._names[position]} ({image})")
                         else:
                             images.append(image)
                             index.append(position)
-                    if len(self._unreadable) > self._most_unreadable:
-                        raise self._too_many()
+                    if len(self._unreadable) > self._max_unreadable:
+                        raise self._too_many_unreadable_error()
                 if images:
-                    yield self._part(images, index)
+                    yield self._make_part(images, index)
         if self._unreadable:
-            log.warning("%s: %d images cannot be read and are left out: %s", self.source, *self._listed())
+            log.warning("%s: %d images cannot be read and are left out: %s", self.source, *self._list_unreadable())
 
-    def _part(self, images: list[Array], index: list[int]) -> Part:
+    def _make_part(self, images: list[Array], index: list[int]) -> Part:
         n_channels = self._n_channels or max(1 if image.ndim == 2 else 3 for image in images)
         if n_channels == 3:
             images = [image if image.ndim == 3 else np.repeat(image[:, :, np.newaxis], 3, axis=2) for image in images]
@@ -126,34 +126,34 @@ class ImageFolder:
             labels = np.array([name.partition(os.sep)[0] for name in ids])
         return Part(np.stack(images), np.array(index), ids, labels)
 
-    def _image(self, name: str) -> Array | str:
-        """Return an image, uint8 (H, W) or (H, W, 3), or why it cannot be read."""
+    def _read_image(self, name: str) -> Array | str:
+        """Return an image, uint8 (H, W) or (H, W, 3), or the reason why it cannot be read."""
         from PIL import Image, ImageOps
 
         side = self._config.image_size
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # of an image that unpacks to more than memory should hold
+                warnings.simplefilter("error")  # Pillow warns of a decompression bomb
                 with Image.open(self._folder / name, formats=_FORMATS) as file:
                     image = ImageOps.exif_transpose(file)
-                    if image.mode.startswith("I"):  # 16 bits, which convert would cut off at 255
+                    if image.mode.startswith("I"):  # 16 bits, which convert would clip at 255
                         image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
                     is_gray = image.mode in ("1", "L", "LA")
-                    wanted = self._n_channels or (1 if is_gray else 3)
-                    resized = image.convert("L" if wanted == 1 else "RGB").resize(
+                    n_channels = self._n_channels or (1 if is_gray else 3)
+                    resized = image.convert("L" if n_channels == 1 else "RGB").resize(
                         (side, side), Image.Resampling.BILINEAR
                     )
                     return np.asarray(resized)
         except (OSError, ValueError, SyntaxError, EOFError, Warning, Image.DecompressionBombError) as error:
             return reason(error)
 
-    def _listed(self) -> tuple[int, str]:
-        more = len(self._unreadable) - _MOST_LISTED
-        shown = ", ".join(self._unreadable[:_MOST_LISTED])
-        return len(self._unreadable), shown + (f", and {more} more" if more > 0 else "")
+    def _list_unreadable(self) -> tuple[int, str]:
+        more = len(self._unreadable) - _MAX_LISTED
+        first = ", ".join(self._unreadable[:_MAX_LISTED])
+        return len(self._unreadable), first + (f", and {more} more" if more > 0 else "")
 
-    def _too_many(self) -> UserError:
-        n, shown = self._listed()
-        found = f"{n} of {len(self._names)} images cannot be read: {shown}"
-        expected = f"at most {self._most_unreadable} (data.max_unreadable={self._config.max_unreadable})"
-        return input_error(self.source, found, expected, "mend or remove them, or raise data.max_unreadable")
+    def _too_many_unreadable_error(self) -> UserError:
+        n, names = self._list_unreadable()
+        found = f"{n} of {len(self._names)} images cannot be read: {names}"
+        expected = f"at most {self._max_unreadable} (data.max_unreadable={self._config.max_unreadable})"
+        return input_error(self.source, found, expected, "repair or remove them, or raise data.max_unreadable")

@@ -1,4 +1,4 @@
-"""From the config of a data set to its arrays."""
+"""Read the arrays of a data set from its config."""
 
 # Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def read_raw(config: DataConfig) -> RawData:
-    """Return the data set that ``config`` names, as it is before it is checked and scaled."""
+    """Read the data set that ``config`` names; it is not yet checked and scaled."""
     raw: RawData = DATASETS[config.name].load()(config)
     return raw
 
@@ -45,7 +45,7 @@ def read_image_folder(config: ImageFolderData) -> RawData:
 
 
 def read_custom(config: CustomData) -> RawData:
-    """Return what the user's function returns: X, or X and y, as arrays, tensors or nested lists.
+    """Call the user's function, which returns X, or X and y, as arrays, tensors or nested lists.
 
     Raises
     ------
@@ -57,12 +57,12 @@ def read_custom(config: CustomData) -> RawData:
     expected = "expected a function that returns X, or X and y"
     if not callable(function):
         raise UserError(f"data.class={name}: {expected}, got {type(function).__name__}; define a function")
-    found = construct("data", function, {}, config.options)
-    if callable(found):  # an object of a class, which has the data when it is called
-        found = found()
-    if isinstance(found, RawData):
-        return found
-    values = found if isinstance(found, tuple) else (found, None)
+    result = construct("data", function, {}, config.options)
+    if callable(result):  # an instance of a class, which returns the data when it is called
+        result = result()
+    if isinstance(result, RawData):
+        return result
+    values = result if isinstance(result, tuple) else (result, None)
     if len(values) != 2:
         raise UserError(f"data.class={name}: {expected}, got {len(values)} values; return X, y")
     X, y = values

@@ -1,4 +1,4 @@
-"""What a data set is before it is checked and scaled."""
+"""The arrays of a data set before they are checked and scaled."""
 
 # Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
 
@@ -17,15 +17,15 @@ RawRows = Array | StoredArray | SparseArray
 
 
 class RawData(NamedTuple):
-    """What the function of a data set returns."""
+    """Result of the function that reads a data set."""
 
     # (N, F), or images (N, H, W), (N, C, H, W) or (N, H, W, C)
     X: RawRows
     labels: Array | None
-    # None: unit for images, standard for tables
+    # Default of data.scaling; None: unit for images, standard for tables
     scaling: str | None = None
     value_range: tuple[float, float] | None = None
-    # As in Dataset.
+    # The following as in Dataset.
     position: npt.NDArray[np.int64] | None = None
     ids: Array | None = None
     features: tuple[str, ...] | None = None

@@ -1,4 +1,4 @@
-"""The rows of a file for a trained model, in parts that fit memory."""
+"""Read the rows of a file for a trained model, in parts that fit into memory."""
 
 # Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
 
@@ -12,47 +12,45 @@ import numpy as np
 
 from dkm.config.data import FileData, ImageFolderData, TableData
 from dkm.data.datasets import check_shape
-from dkm.data.files import Part, check_there, expand, format_of
+from dkm.data.files import Part, expand, format_of, read_first_bytes
 from dkm.data.images import ImageFolder
 from dkm.data.loaders import read_raw
 from dkm.data.stored import CHUNK_ROWS
 from dkm.data.tables import TableReader
 
-# Rows of a part: a multiple of what is encoded at once, so that rows get the same bits as in training. At most so many,
-# and of an array no more than so many values (16 MiB as float32): scaled rows are still in the cache when encoded.
+# Limits of a part. Rows come in multiples of CHUNK_ROWS, so that their embeddings equal those of training bit for bit.
+# Parts of an array have at most 16 MiB as float32: scaled rows are still in the cache when they are encoded.
 _PART_ROWS = 8 * CHUNK_ROWS
-
-
 _PART_VALUES = 2**22
 
 
 def option_for(path: str, key: str) -> str:
-    """Return which option of ``data`` reads a file or folder of the user's own, by what is in it.
+    """Return the option of ``data`` that reads a file or folder, judged by its content.
 
     Raises
     ------
     UserError
-        If there is nothing.
+        If the file does not exist, cannot be opened or is empty.
     """
     place = expand(path)
     if place.is_dir():
         return "npy" if any(place.glob("*.npy")) else "image_folder"
-    return format_of(check_there(place, f"{key}={path}", key)) or "csv"
+    return format_of(read_first_bytes(place, f"{key}={path}", key)) or "csv"
 
 
 class InputReader:
-    """The rows of one file for a trained model, as they were read, in parts that fit memory.
+    """The unscaled rows of one file for a trained model, in parts that fit into memory.
 
     Parameters
     ----------
     config : FileData
-        How to read it; its labels are carried along where there are any.
+        How to read the file. Labels are returned if the file has them.
     key : str
         The setting that names the file, for messages.
     features, fill : optional
         See ``TableReader``.
     n_channels : int, optional
-        Of the images of the model.
+        Number of channels of the model's images.
     """
 
     def __init__(
@@ -74,10 +72,10 @@ class InputReader:
         self.n_rows = 0
 
     def parts(self) -> Iterator[Part]:
-        """Yield all rows, in parts of a multiple of ``CHUNK_ROWS``, the last one aside."""
+        """Yield all rows; all parts but the last have a multiple of ``CHUNK_ROWS`` rows."""
         if self._reader is None:
             return self._array_parts()
-        return _joined(self._table_parts(self._reader), _PART_ROWS)
+        return _rechunk(self._table_parts(self._reader), _PART_ROWS)
 
     def _table_parts(self, reader: TableReader | ImageFolder) -> Iterator[Part]:
         yield from reader.parts(_PART_ROWS)
@@ -96,29 +94,29 @@ class InputReader:
             yield Part(X, np.arange(start, stop), None, labels)
 
 
-def _joined(parts: Iterable[Part], n_rows: int) -> Iterator[Part]:
-    """Yield the same rows in parts of ``n_rows``, the last one aside."""
+def _rechunk(parts: Iterable[Part], n_rows: int) -> Iterator[Part]:
+    """Yield the same rows; all parts but the last have ``n_rows`` rows."""
     kept: list[Part] = []
     n_kept = 0
     for part in parts:
         kept.append(part)
         n_kept += len(part.position)
         while n_kept >= n_rows:
-            whole = _concatenated(kept)
-            yield _rows_of_part(whole, slice(0, n_rows))
+            whole = _concatenate(kept)
+            yield _slice_part(whole, slice(0, n_rows))
             n_kept -= n_rows
-            kept = [_rows_of_part(whole, slice(n_rows, None))] if n_kept else []
+            kept = [_slice_part(whole, slice(n_rows, None))] if n_kept else []
     if n_kept:
-        yield _concatenated(kept)
+        yield _concatenate(kept)
 
 
-def _concatenated(parts: Sequence[Part]) -> Part:
+def _concatenate(parts: Sequence[Part]) -> Part:
     if len(parts) == 1:
         return parts[0]
     columns: list[Any] = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]
     return Part(*columns)
 
 
-def _rows_of_part(part: Part, rows: slice) -> Part:
+def _slice_part(part: Part, rows: slice) -> Part:
     columns: list[Any] = [None if values is None else values[rows] for values in part]
     return Part(*columns)

@@ -1,8 +1,7 @@
-"""Which rows stand for all of them, where all would be too many.
+"""Random samples of rows, for computations that would be too expensive on all rows.
 
-Every sample is a function of its arguments alone. There are two streams of random numbers, and which one a caller uses
-decides its numbers: ``sample_rows`` draws from torch's generator and keeps the order of the rows, for whole runs;
-``draw_rows`` draws from NumPy's in random order, for a part of what is in memory already.
+Every sample is a function of its arguments alone. ``sample_rows`` uses torch's generator and returns sorted rows, for
+whole runs. ``draw_rows`` uses NumPy's generator and returns rows in random order, for arrays in memory.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ if TYPE_CHECKING:
 
     from dkm.data.datasets import Dataset
 
-# Values in a sample of rows that stay on disk: 1 GiB in float32.
+# Largest sample of rows that stay on disk, in values: 1 GiB as float32.
 _STORED_SAMPLE_VALUES = 2**28
 
 
 def sample_rows(n_samples: int, limit: int) -> Tensor | None:
-    """Return the sorted indices of ``limit`` rows, always the same ones; None if there are no more rows than that."""
+    """Return the sorted indices of ``limit`` random rows, always the same; None if there are at most ``limit`` rows."""
     import torch
 
     if n_samples <= limit:
@@ -32,14 +31,14 @@ def sample_rows(n_samples: int, limit: int) -> Tensor | None:
 
 
 def sample_row_indices(n_samples: int, limit: int) -> npt.NDArray[np.int64]:
-    """Return ``sample_rows`` as an array; the indices of all rows if there are no more than ``limit``."""
+    """Return ``sample_rows`` as an array; the indices of all rows if there are at most ``limit``."""
     sample = sample_rows(n_samples, limit)
     indices: npt.NDArray[np.int64] = np.arange(n_samples) if sample is None else sample.numpy()
     return indices
 
 
 def sample_dataset(data: Dataset, limit: int, *, at_least: int = 1) -> Tensor | None:
-    """Return ``sample_rows`` of a data set; of rows on disk no more than fit into 1 GiB, but ``at_least`` so many."""
+    """Return ``sample_rows`` of a data set; rows on disk are limited to 1 GiB, but not below ``at_least`` rows."""
     from dkm.data.stored import StoredRows
 
     if isinstance(data.X, StoredRows):
@@ -48,5 +47,5 @@ def sample_dataset(data: Dataset, limit: int, *, at_least: int = 1) -> Tensor | 
 
 
 def draw_rows(n_samples: int, limit: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Return the indices of at most ``limit`` different rows in random order."""
+    """Return the indices of at most ``limit`` distinct rows in random order."""
     return np.random.default_rng(seed).choice(n_samples, min(n_samples, limit), replace=False)

@@ -1,7 +1,7 @@
-"""From values as they were read to what the network gets: rows, images with their channels first, and scaled.
+"""Convert raw values to the input of the network: flat rows, images with channels first, scaled.
 
 A scaling is fitted on a stream of chunks in one pass. ``row_slices`` cuts data in memory and on disk at the same rows,
-whatever files they lie in, so the same data give the same bits wherever they are.
+so the same data give bit for bit the same scaling wherever they are stored.
 """
 
 # Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
@@ -21,16 +21,17 @@ from dkm.config.data import SCALINGS
 
 Array = npt.NDArray[Any]
 
-# All is computed in float64, so that a large offset costs no digits: sums over chunks of so many values (32 MiB) ...
+# All computations use float64, so that a large offset costs no digits.
+# Sums are computed over chunks of this many values (32 MiB).
 _CHUNK_VALUES = 2**22
-# ... and scaled values, which do not depend on each other, in pieces that fit a cache: half the time of 2**22.
+# Values are scaled in pieces that fit into the cache, in half the time of pieces of 2**22.
 _PIECE_VALUES = 2**18
 
 
 def row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Return the rows of each chunk of an array (N, ...), in order.
+    """Yield the rows of each chunk of an array (N, ...), in order.
 
-    Sums depend in their last bits on where they are cut, so the slices depend on nothing but the shape.
+    The last bits of sums depend on the chunks, so the chunks depend on the shape alone.
     """
     return _slices(shape, _CHUNK_VALUES)
 
@@ -42,10 +43,10 @@ def _slices(shape: tuple[int, ...], n_values: int) -> Iterator[slice]:
 
 
 def channels_first(X: Array) -> Array:
-    """Return images as (N, C, H, W), a table as it is."""
+    """Return images as (N, C, H, W), a table unchanged."""
     if X.ndim == 3:
         return X[:, np.newaxis]
-    # Gray and RGB before RGBA before any other number: channels come last only if that is the likelier reading.
+    # Likely numbers of channels: gray and RGB, then RGBA, then any other. Ties are read as channels first.
     rank = {1: 0, 3: 0, 4: 1}
     if X.ndim == 4 and rank.get(X.shape[3], 2) < rank.get(X.shape[1], 2):
         return np.moveaxis(X, 3, 1)
@@ -53,34 +54,34 @@ def channels_first(X: Array) -> Array:
 
 
 def to_rows(X: Array) -> Array:
-    """Return images or rows, of shape (N, ...), as (N, F)."""
+    """Return images or rows (N, ...) as (N, F)."""
     return channels_first(X).reshape(len(X), math.prod(X.shape[1:]))
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """``(X - shift) / scale``, fitted once and kept with the model; ``l2`` and ``row_rms`` give rows one length."""
+    """``(X - shift) / scale``, fitted once and saved with the model; ``l2`` and ``row_rms`` normalize each row."""
 
     kind: str
     n_features: int
-    # One number for all features, or one for each.
+    # One number for all features, or one per feature.
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
 
     @classmethod
     def fit(cls, chunks: Iterable[Array], kind: str, value_range: tuple[float, float] | None = None) -> Scaling:
-        """Take from the data what the scaling needs.
+        """Fit the scaling to the data.
 
         Parameters
         ----------
         chunks : iterable of arrays of finite real numbers, shape (n, F)
-            All rows, in order and at least one; read once, and no further than the scaling needs. An array in memory
-            may be a single chunk. Other cuts may change the last bits of ``standard`` and ``rms``.
+            All rows in order, at least one. They are read once, and only as far as the scaling needs. An array in
+            memory may be a single chunk. Other chunks may change the last bits of ``standard`` and ``rms``.
         kind : one of `dkm.config.data.SCALINGS`
             See `DataConfig.scaling`.
         value_range : (low, high), optional
-            What ``unit`` maps to [0, 1], and ``symmetric`` to [-1, 1], where it is known by definition; else the range
-            of the data.
+            The range that ``unit`` maps to [0, 1] and ``symmetric`` to [-1, 1], if it is known by definition. By
+            default the range of the data.
 
         Raises
         ------
@@ -106,12 +107,12 @@ class Scaling:
         return cls(kind, F)
 
     def apply(self, X: Array) -> npt.NDArray[np.float32]:
-        """Return the scaled copy of ``X`` (N, F), in C order. The bits of a row do not depend on the other rows.
+        """Return the scaled copy of ``X`` (N, F), in C order. A row does not depend on the other rows.
 
         Raises
         ------
         ValueError
-            If ``X`` has another number of features than the data that the scaling was fitted on.
+            If the number of features differs from that of the fitted data.
         """
         if X.shape[1] != self.n_features:
             raise ValueError(f"X has {X.shape[1]} features: expected {self.n_features}, as when fitted")
@@ -135,11 +136,11 @@ class Scaling:
 
     @property
     def row_length(self) -> float:
-        """The length that each row is given, but rows of zeros; 0 where rows keep their own."""
+        """The length of each scaled row that is not zero; 0 if rows are not normalized."""
         return {"l2": 1.0, "row_rms": math.sqrt(self.n_features)}.get(self.kind, 0.0)
 
     def for_pictures(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return scaled images of any shape, from 0 to 1: by the range where it is known, else by the largest value."""
+        """Map scaled images of any shape to [0, 1]: by their range if it is known, else by the largest value."""
         if self.kind == "symmetric":
             return np.float32(0.5) * (images + np.float32(1.0))
         if self.kind == "rms":
@@ -147,17 +148,17 @@ class Scaling:
         return images
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; floats survive it exactly."""
+        """Return the fields as JSON values; JSON keeps floats exactly."""
         return asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Scaling:
-        """Return the scaling that ``to_dict`` was called on."""
+        """Return the scaling of a ``to_dict`` result."""
         return cls(fields["kind"], fields["n_features"], tuple(fields["shift"]), tuple(fields["scale"]))
 
 
 def _to_float64(X: Array) -> npt.NDArray[np.float64]:
-    # In C order even if X is not, because the order in memory is the order of summation.
+    # In C order even if X is not, because NumPy sums in memory order.
     return X.astype(np.float64, order="C")
 
 
@@ -167,7 +168,7 @@ def _range(chunks: Iterable[Array]) -> tuple[float, float]:
 
 
 def _root_mean_square(chunks: Iterable[Array]) -> float:
-    """Return that of all values, 1 where all are 0."""
+    """Return the root mean square of all values, 1 if all are 0."""
     n, total = 0, 0.0
     for chunk in chunks:
         part = _to_float64(chunk)
@@ -177,10 +178,10 @@ def _root_mean_square(chunks: Iterable[Array]) -> float:
 
 
 def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return what to subtract from each feature and what to divide it by: (F,) and (F,).
+    """Return the mean (F,) and the standard deviation (F,) of each feature, 1 for a constant feature.
 
-    One pass: squares are summed about the mean of their chunk, and the sums of two chunks are joined by the distance
-    of their means, which loses no digits to a large offset (Chan, Golub, LeVeque 1983, The American Statistician 37).
+    One pass: squares are summed about the mean of their chunk, and the sums of two chunks are merged by the distance of
+    their means, which loses no digits to a large offset (Chan, Golub, LeVeque 1983, The American Statistician 37).
     """
     chunks = iter(chunks)
     first = next(chunks)
@@ -194,8 +195,8 @@ def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64
         n += n_chunk
         low, high = np.minimum(low, chunk.min(axis=0)), np.maximum(high, chunk.max(axis=0))
     std = np.sqrt(squares / n)
-    # Rounding gives a constant feature a tiny deviation from its mean, which must not be scaled up to 1, and the
-    # square of a tiny deviation may be 0.
+    # Rounding gives a constant feature a tiny deviation, which must not be scaled up to 1. The square of a tiny
+    # deviation may underflow to 0.
     is_constant = low == high
     return np.where(is_constant, first[0], mean), np.where(is_constant | (std == 0), 1.0, std)
 

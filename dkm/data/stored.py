@@ -1,9 +1,9 @@
 """Rows that stay on disk: one ``.npy`` file, or a folder of them (shards), read piece by piece.
 
-``StoredArray`` has the values as they were written, ``StoredRows`` what the network gets, bit for bit what the same
-array would be in memory. Files are read at given positions and not mapped into memory: mapped pages would count as
-memory of the process, and the process would be killed (SIGBUS) for touching one behind the end of a file that someone
-shortened. A file is opened anew for each read, so any number of threads and of shards will do.
+``StoredArray`` returns the values as they are stored, ``StoredRows`` the scaled rows for the network, bit for bit equal
+to those of the same array in memory. Files are read at given positions and not memory-mapped: mapped pages would count
+as memory of the process, and accessing a page beyond the end of a truncated file would kill it (SIGBUS). Each read
+opens its file, so any number of threads and shards works.
 """
 
 # Shapes: N samples, F features, M chosen rows, n rows of a piece.
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 Index = npt.NDArray[np.int64]
 
-# Rows that are encoded at once: large enough for the matrix products, small enough for the 2,000-wide layer. Rows get
-# the same bits only in the same chunks.
+# Rows that are encoded at once: large enough for efficient matrix products, small enough for the 2,000-wide layer.
+# Embeddings are bit for bit equal only for equal chunks.
 CHUNK_ROWS = 2048
-# Memory for a piece of chosen rows as they are read, with the rows between them.
+# Memory for a piece of selected rows, including the rows between them that are read too.
 _PIECE_BYTES = 2**25
-# Chosen rows that are less than this apart are read together: the bytes cost about what another call would.
+# Selected rows with a smaller gap are read in one call: reading the gap costs about as much as another call.
 _GAP_BYTES = 2**13
 
 
-class _ReadArray:
-    """What the arrays have in common whose rows are read when they are asked for."""
+class _LazyArray:
+    """Shape, dtype and range checks of the arrays whose rows are read on demand."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -62,18 +62,18 @@ class _ReadArray:
             raise IndexError(f"rows {start} to {stop}: expected an ascending range within 0 to {len(self)}")
 
 
-class StoredArray(_ReadArray):
-    """An array (N, ...) in files, whose rows are read when they are asked for.
+class StoredArray(_LazyArray):
+    """An array (N, ...) in files, whose rows are read on demand.
 
     Parameters
     ----------
     files : NpyFiles
-        With at least one dimension.
+        The files, of at least one dimension.
 
     Raises
     ------
     UserError
-        If a file is in Fortran order, where a row is not in one place, or shorter than its header says.
+        If a file is in Fortran order, where rows are not contiguous, or shorter than its header says.
     """
 
     def __init__(self, files: NpyFiles) -> None:
@@ -81,7 +81,7 @@ class StoredArray(_ReadArray):
         self._files = files
         for header in files.headers:
             self._check_readable(header)
-        n_rows = [math.prod(header.shape[:1]) for header in files.headers]  # one of a lone number, refused later
+        n_rows = [math.prod(header.shape[:1]) for header in files.headers]  # 1 for a scalar, refused later
         # Row i of the array is row i - first[s] of shard s, where first[s] <= i < first[s + 1].
         self._first = np.concatenate([[0], np.cumsum(n_rows, dtype=np.int64)])
         self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -92,9 +92,9 @@ class StoredArray(_ReadArray):
         Raises
         ------
         IndexError
-            If they are not all there.
+            If the range is not within 0 to N.
         UserError
-            If a file is gone or has become shorter.
+            If a file was removed or truncated.
         """
         self._require_range(start, stop)
         if start == stop:
@@ -102,39 +102,39 @@ class StoredArray(_ReadArray):
         return self._read_runs(np.array([start]), np.array([stop]))
 
     def pieces(self, rows: Index) -> Iterator[tuple[slice, Array]]:
-        """Yield the chosen rows in pieces of bounded memory: which of ``rows`` they are, and their values.
+        """Yield the selected rows in pieces of bounded memory: a slice of ``rows``, and the values of these rows.
 
         Parameters
         ----------
         rows : int64, shape (M,), ascending, each at least 0 and below N
-            Some may be equal.
+            May contain duplicates.
         """
         step = max(1, _PIECE_BYTES // (self._row_bytes + _GAP_BYTES))
         for begin in range(0, len(rows), step):
             piece = slice(begin, begin + step)
-            yield piece, self._read_chosen(rows[piece])
+            yield piece, self._read_selected(rows[piece])
 
     def check_unchanged(self) -> None:
-        """Raise ``UserError`` if a file has another size or modification time than when it was opened."""
+        """Raise ``UserError`` if the size or modification time of a file changed since its header was read."""
         for header in self._files.headers:
             with self._one_line_errors(header):
                 state = header.path.stat()
             if (state.st_size, state.st_mtime_ns) != (header.n_bytes_of_file, header.modified_ns):
-                raise self._changed(header)
+                raise self._changed_file_error(header)
 
-    def _read_chosen(self, rows: Index) -> Array:
+    def _read_selected(self, rows: Index) -> Array:
         gap = 1 + _GAP_BYTES // self._row_bytes
         is_first = np.diff(rows, prepend=rows[0] - gap - 1) > gap
         begins = np.flatnonzero(is_first)
         starts, stops = rows[begins], rows[np.append(begins[1:], len(rows)) - 1] + 1
-        # Where each chosen row is among those that were read.
+        # Position of each run's first row among the rows that are read.
         offsets = np.cumsum(stops - starts) - (stops - starts)
         run = np.cumsum(is_first) - 1
-        chosen: Array = self._read_runs(starts, stops)[rows - starts[run] + offsets[run]]
-        return chosen
+        selected: Array = self._read_runs(starts, stops)[rows - starts[run] + offsets[run]]
+        return selected
 
     def _read_runs(self, starts: Index, stops: Index) -> Array:
-        """Return the rows of ascending ranges that do not overlap, one after the other."""
+        """Return the concatenated rows of ascending ranges that do not overlap."""
         n_rows = int((stops - starts).sum())
         content = np.empty(n_rows * self._row_bytes, np.uint8)
         rest = content.data
@@ -154,15 +154,15 @@ class StoredArray(_ReadArray):
         return values
 
     def _read_file(self, header: NpyHeader, ranges: Iterable[tuple[int, int]], target: memoryview) -> memoryview:
-        """Fill the beginning of ``target`` with ranges (position, number of bytes); return what is left of it."""
+        """Read ranges (position, number of bytes) to the beginning of ``target``; return the rest of ``target``."""
         with self._one_line_errors(header), header.path.open("rb", buffering=0) as file:
             for position, n_bytes in ranges:
                 file.seek(position)
                 part, target = target[:n_bytes], target[n_bytes:]
-                while len(part) > 0:  # the system may return fewer bytes than there are, as for more than 2 GiB
+                while len(part) > 0:  # a call may return fewer bytes, for example above 2 GiB
                     n_read = file.readinto(part)
                     if not n_read:
-                        raise self._changed(header)
+                        raise self._changed_file_error(header)
                     part = part[n_read:]
         return target
 
@@ -176,26 +176,26 @@ class StoredArray(_ReadArray):
             sizes = f"{header.n_bytes_of_file:,} bytes, but its header promises {header.n_bytes:,}"
             raise input_error(source, f"cannot be read ({sizes})", "a complete file", "write or copy it again")
 
-    def _changed(self, header: NpyHeader) -> UserError:
+    def _changed_file_error(self, header: NpyHeader) -> UserError:
         state = header.path.stat()
         now = _describe(state.st_size, state.st_mtime_ns)
         then = _describe(header.n_bytes_of_file, header.modified_ns)
-        return self._lost(header, f"changed while it was used ({now}; at first {then})")
+        return self._lost_file_error(header, f"changed while it was used ({now}; at first {then})")
 
     @contextlib.contextmanager
     def _one_line_errors(self, header: NpyHeader) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise self._lost(header, f"cannot be read any more ({reason(error)})") from error
+            raise self._lost_file_error(header, f"cannot be read any more ({reason(error)})") from error
 
-    def _lost(self, header: NpyHeader, found: str) -> UserError:
+    def _lost_file_error(self, header: NpyHeader, found: str) -> UserError:
         expected, remedy = "the same file to the end", "restore it and continue with resume=RUN"
         return input_error(self._files.source_of(header.path), found, expected, remedy)
 
 
-class SparseArray(_ReadArray):
-    """A sparse matrix (N, F) in memory, whose rows are made dense when they are asked for; see ``StoredArray``."""
+class SparseArray(_LazyArray):
+    """A sparse matrix (N, F) in memory, whose rows are made dense on demand; see ``StoredArray``."""
 
     def __init__(self, matrix: sparse.csr_array) -> None:
         self.dtype, self.shape = matrix.dtype, matrix.shape
@@ -213,23 +213,23 @@ class SparseArray(_ReadArray):
         return rows
 
     def pieces(self, rows: Index) -> Iterator[tuple[slice, Array]]:
-        """Yield the chosen rows in pieces, as ``StoredArray.pieces`` does."""
+        """Yield the selected rows in pieces, as ``StoredArray.pieces`` does."""
         step = max(1, _PIECE_BYTES // (self.shape[1] * self.dtype.itemsize))
         for begin in range(0, len(rows), step):
             piece = slice(begin, begin + step)
             yield piece, self._matrix[rows[piece]].toarray()
 
     def check_unchanged(self) -> None:
-        """Nothing changes in memory."""
+        """Do nothing: data in memory do not change."""
 
 
 def load_sparse(path: Path) -> sparse.csr_array:
-    """Return the matrix of a file of ``scipy.sparse.save_npz``, which holds no Python objects.
+    """Read a file of ``scipy.sparse.save_npz``; files with Python objects are refused.
 
     Raises
     ------
     ValueError
-        If its parts do not make a matrix.
+        If its arrays do not form a valid matrix.
     """
     from scipy import sparse
 
@@ -243,7 +243,7 @@ def _describe(n_bytes: int, modified_ns: int) -> str:
 
 
 class StoredRows:
-    """The rows of a stored array as the network gets them: float32 (N, F), scaled, images with channels first."""
+    """The rows of a stored array as input of the network: float32 (N, F), scaled, images with channels first."""
 
     def __init__(self, array: StoredArray | SparseArray, scaling: Scaling) -> None:
         self.shape = (len(array), math.prod(array.shape[1:]))
@@ -253,35 +253,35 @@ class StoredRows:
         return self.shape[0]
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Return rows ``start`` to ``stop - 1``: float32 (stop - start, F). Raises as ``StoredArray.read`` does."""
-        return self._scaled(self._array.read(start, stop))
+        """Return rows ``start`` to ``stop - 1``: float32 (stop - start, F). See ``StoredArray.read`` for errors."""
+        return self._scale(self._array.read(start, stop))
 
     def take(self, index: Tensor) -> Tensor:
-        """Return any rows, in any order.
+        """Return the rows at ``index``, in any order.
 
-        They are read in the order in which they are stored, neighbors together, a few at a time.
+        They are read in storage order, adjacent rows in one call, in pieces of bounded memory.
 
         Parameters
         ----------
         index : int64 Tensor, shape (M,), each at least 0 and below N
-            Some may be equal.
+            May contain duplicates.
 
         Returns
         -------
         float32 Tensor, shape (M, F)
         """
-        wanted = index.cpu().numpy()
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"rows {wanted.min()} to {wanted.max()}: expected rows within 0 to {len(self) - 1}")
-        order = np.argsort(wanted, kind="stable")
-        taken = torch.empty(len(wanted), self.shape[1])
-        for piece, values in self._array.pieces(wanted[order]):
-            taken[torch.from_numpy(order[piece])] = self._scaled(values)
-        return taken
+        rows = index.cpu().numpy()
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()}: expected rows within 0 to {len(self) - 1}")
+        order = np.argsort(rows, kind="stable")
+        scaled = torch.empty(len(rows), self.shape[1])
+        for piece, values in self._array.pieces(rows[order]):
+            scaled[torch.from_numpy(order[piece])] = self._scale(values)
+        return scaled
 
     def check_unchanged(self) -> None:
-        """Raise as ``StoredArray.check_unchanged`` does."""
+        """Raise ``UserError`` if a file changed; see ``StoredArray.check_unchanged``."""
         self._array.check_unchanged()
 
-    def _scaled(self, values: Array) -> Tensor:
+    def _scale(self, values: Array) -> Tensor:
         return torch.from_numpy(self._scaling.apply(to_rows(values)))

@@ -1,12 +1,12 @@
-"""Tables of the user's own, CSV or Parquet: columns chosen by name, checked, in one matrix or in parts.
+"""Read the user's own tables, CSV or Parquet: select and check columns, return one matrix or parts of it.
 
-The same reader serves training and prediction, so that a value means the same in both. What a trained model must know
-to read more of the same are the names of its features and, with ``data.missing=median``, what fills their gaps.
-Whatever is wrong becomes one ``UserError`` line. Reads local files only, and nothing in them is executed. pandas is
+Training and prediction use the same reader, so that values are interpreted alike. To read more rows of the same table,
+a trained model stores the names of its features and, with ``data.missing=median``, the values for missing ones.
+Every error is raised as a one-line ``UserError``. Only local files are read, and nothing in them is executed. pandas is
 imported where it is used, because it takes long to load.
 """
 
-# Shapes: N rows of the file, n rows that are kept, F features.
+# Shapes: N rows of the file, n rows of a part, F features.
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkm.config.data import CsvData, TableData
-from dkm.data.files import Part, check_there, expand
+from dkm.data.files import Part, expand, read_first_bytes
 from dkm.data.scaling import Array
 from dkm.errors import UserError, input_error, reason
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
-# How pandas calls a column whose name is empty, as the index is that it writes itself; and Parquet's name for that.
+# The names of an index that pandas wrote without a name: as pandas reads it from CSV, and in Parquet.
 _UNNAMED = ("Unnamed: 0", "__index_level_0__")
-# pandas' ParserError and EmptyDataError, and pyarrow's errors, are among these.
+# These include pandas' ParserError and EmptyDataError, and pyarrow's errors.
 _FILE_ERRORS = (
     OSError,
     EOFError,
@@ -46,14 +46,14 @@ _FILE_ERRORS = (
     zlib.error,
     lzma.LZMAError,
 )
-# Of a list in a message.
-_MOST_NAMES = 5
-# Below this many rows, whole numbers that are all different are no sign of an id.
-_FEW_ROWS = 100
+# Largest number of names listed in a message.
+_MAX_NAMES = 5
+# With fewer rows, distinct whole numbers do not indicate an id.
+_MIN_ROWS_FOR_IDS = 100
 
 
 class TableReader:
-    """The columns of one file, found; the rows are read by ``read`` or ``parts``.
+    """The selected columns of one file; ``read`` or ``parts`` reads the rows.
 
     Parameters
     ----------
@@ -61,15 +61,15 @@ class TableReader:
     key : str
         The setting that names the file, for messages.
     features : sequence of str, optional
-        Of a trained model: the columns to read, in this order, whatever their order in the file; others are ignored.
+        Features of a trained model: the columns to read, in this order. Other columns of the file are ignored.
     fill : sequence of float, optional
-        What replaces a missing value of each feature. Without it ``data.missing=median`` takes the medians of what
-        ``read`` finds, and ``parts`` refuses gaps.
+        Replacement of missing values, one per feature. By default ``data.missing=median`` computes the medians in
+        ``read``; ``parts`` then refuses missing values.
 
     Raises
     ------
     UserError
-        If the file cannot be read, or has not the columns that are asked for.
+        If the file cannot be read, or lacks a requested column.
     """
 
     def __init__(
@@ -82,74 +82,75 @@ class TableReader:
     ) -> None:
         self.source = f"{key}={config.path}"
         self.fill = None if fill is None else np.array(fill, dtype=np.float64)
-        self.n_rows = 0  # of the file, as far as it was read
+        self.n_rows = 0  # rows of the file read so far
         self._config = config
         self._path = expand(config.path)
         self._is_trained = features is not None
-        check_there(self._path, self.source, key)
+        read_first_bytes(self._path, self.source, key)
         self._format: _Csv | _Parquet
         with _one_line_errors(self.source):
             self._format = _Csv(self._path, config) if isinstance(config, CsvData) else _Parquet(self._path)
         names = self._format.names
-        self.id = self._id(names)
-        self.features = self._chosen(names) if features is None else self._matched(names, features)
+        self.id = self._find_id(names)
+        self.features = self._select_features(names) if features is None else self._match_features(names, features)
 
     def read(self) -> Part:
-        """Return all rows. Sets ``fill`` where ``data.missing=median`` asks for it."""
+        """Return all rows. With ``data.missing=median`` set ``fill`` to the medians."""
         frames = list(self._frames(None))
         self.n_rows = len(frames[0])
-        return self._part(frames[0], 0, is_whole=True)
+        return self._make_part(frames[0], 0, is_whole=True)
 
     def parts(self, n_rows: int) -> Iterator[Part]:
-        """Yield all rows, at most ``n_rows`` of the file at a time; parts that lose all their rows are left out."""
+        """Yield all rows in parts of at most ``n_rows`` rows of the file; parts without remaining rows are skipped."""
         start = 0
         for frame in self._frames(n_rows):
-            part = self._part(frame, start, is_whole=False)
+            part = self._make_part(frame, start, is_whole=False)
             self.n_rows = start = start + len(frame)
             if len(part.position):
                 yield part
 
     # --- columns ---
 
-    def _id(self, names: Sequence[str]) -> str | None:
+    def _find_id(self, names: Sequence[str]) -> str | None:
         config = self._config
         if config.id is not None:
             if config.id not in names and self._is_trained:
                 return None
             if config.id not in names:
-                raise self._no_column("data.id", config.id, names)
+                raise self._no_column_error("data.id", config.id, names)
             return config.id
         is_unnamed = names[0] in _UNNAMED and names[0] not in (*(config.columns or ()), *config.exclude)
         return names[0] if is_unnamed else None
 
-    def _chosen(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the features that ``data.columns`` and ``data.exclude`` leave."""
+    def _select_features(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the features that ``data.columns`` and ``data.exclude`` select."""
         config = self._config
-        for key, wanted in (("data.columns", config.columns or ()), ("data.exclude", config.exclude)):
-            for name in wanted:
+        for key, required in (("data.columns", config.columns or ()), ("data.exclude", config.exclude)):
+            for name in required:
                 if name not in names:
-                    raise self._no_column(key, name, names)
+                    raise self._no_column_error(key, name, names)
         if config.labels is not None and config.labels not in names:
-            raise self._no_column("data.labels", config.labels, names)
-        apart = {config.labels, self.id, *config.exclude}
-        features = tuple(name for name in (names if config.columns is None else config.columns) if name not in apart)
+            raise self._no_column_error("data.labels", config.labels, names)
+        excluded = {config.labels, self.id, *config.exclude}
+        columns = names if config.columns is None else config.columns
+        features = tuple(name for name in columns if name not in excluded)
         if not features:
-            found = f"no column is left of {_listed(names)}"
+            found = f"no column is left of {_list_names(names)}"
             raise input_error(self.source, found, "one feature or more", "correct data.columns or data.exclude")
         return features
 
-    def _matched(self, names: Sequence[str], features: Sequence[str]) -> tuple[str, ...]:
+    def _match_features(self, names: Sequence[str], features: Sequence[str]) -> tuple[str, ...]:
         missing = [name for name in features if name not in names]
         if missing:
-            some = "column" if len(missing) == 1 else f"{len(missing)} columns"
-            found = f"has no {some} {_listed(missing)}; its columns are {_listed(names)}"
+            noun = "column" if len(missing) == 1 else f"{len(missing)} columns"
+            found = f"has no {noun} {_list_names(missing)}; its columns are {_list_names(names)}"
             raise input_error(self.source, found, "the columns that the model was trained on", "add or rename them")
         return tuple(features)
 
-    def _no_column(self, key: str, name: str, names: Sequence[str]) -> UserError:
+    def _no_column_error(self, key: str, name: str, names: Sequence[str]) -> UserError:
         near = difflib.get_close_matches(name, names, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"correct {key}"
-        return input_error(f"{key}={name}", f"{self.source} has no such column", f"one of {_listed(names)}", remedy)
+        return input_error(f"{key}={name}", f"{self.source} has no such column", f"one of {_list_names(names)}", remedy)
 
     # --- rows ---
 
@@ -164,32 +165,32 @@ class TableReader:
                 if len(frame):
                     yield frame
         if n_frames == 0:
-            raise input_error(self.source, "no rows", "one row or more", "write it again")
+            raise input_error(self.source, "no rows", "one row or more", "check how the file was written")
 
-    def _part(self, frame: pd.DataFrame, start: int, *, is_whole: bool) -> Part:
+    def _make_part(self, frame: pd.DataFrame, start: int, *, is_whole: bool) -> Part:
         config = self._config
         features = frame[list(self.features)]
         self._require_numbers(features, start)
-        X = _as_matrix(features)
+        X = _to_matrix(features)
         index = np.arange(start, start + len(X))
-        gaps = _gaps(X)
+        gaps = _find_gaps(X)
         is_kept: Any = np.ones(len(X), dtype=bool)
         if config.missing == "median" and is_whole and self.fill is None:
             self.fill = self._medians(X)
         if gaps.any() and config.missing == "drop":
             is_kept = np.logical_not(gaps).all(axis=1)
         elif gaps.any() and self.fill is not None:
-            X = X if X.flags.writeable else X.copy()  # of a single column pandas shows its own memory
+            X = X if X.flags.writeable else X.copy()  # pandas returns a read-only view of a single column
             np.copyto(X, self.fill, where=gaps, casting="same_kind")
         elif gaps.any():
-            raise self._missing(gaps, index)
+            raise self._missing_values_error(gaps, index)
         if is_whole and not is_kept.any():
-            found = f"every row misses a value ({_listed(self._names_with(gaps))})"
+            found = f"every row misses a value ({_list_names(self._names_with_gaps(gaps))})"
             raise input_error(self.source, found, "complete rows", "set data.missing=median, or leave out columns")
         ids = None if self.id is None else frame[self.id].astype(object).fillna("").to_numpy(dtype=str)
         labels = None
         if config.labels is not None and config.labels in frame:
-            labels = self._labels(frame[config.labels], start)
+            labels = self._read_labels(frame[config.labels], start)
         if is_kept.all():
             return Part(X, index, ids, labels)
         return Part(
@@ -211,14 +212,14 @@ class TableReader:
         bad = np.flatnonzero(np.asarray(column.notna()) & np.asarray(pd.isna(numbers) | (column.dtype.kind == "M")))
         row = int(bad[0]) if len(bad) else 0
         example = f"{str(column.iloc[row])[:40]!r} in row {start + row:,} (counted from 0)"
-        some = "column" if len(wrong) == 1 else f"{len(wrong)} columns,"
-        found = f"{some} {_listed(wrong)}: not only numbers, the first that is none is {example}"
+        noun = "column" if len(wrong) == 1 else f"{len(wrong)} columns,"
+        found = f"{noun} {_list_names(wrong)}: not only numbers, the first that is none is {example}"
         is_text = len(bad) == len(column)
-        # A different text in each row.
+        # A column with a different text in each row is probably an id.
         names = [name for name in wrong[:1] if self.id is None and is_text and 1 < len(column) == column.nunique()]
         settings = [f"data.id={name}" for name in names]
         if len(wrong) > len(names):
-            settings.append(self._excluding([name for name in wrong if name not in names]))
+            settings.append(self._exclude_setting([name for name in wrong if name not in names]))
         remedy = f"set {' '.join(settings)}, or encode them as numbers"
         if 0 < len(bad) < len(column) / 2:
             remedy += f"; if this stands for a missing value, data.missing_values=[{str(column.iloc[row])[:40]!r}]"
@@ -226,36 +227,36 @@ class TableReader:
             remedy = "write numbers there, as in the data that the model was trained on"
         raise input_error(self.source, found, "numbers", remedy)
 
-    def _excluding(self, names: Sequence[str]) -> str:
-        """Return the setting that leaves these columns out too."""
+    def _exclude_setting(self, names: Sequence[str]) -> str:
+        """Return the setting that excludes these columns too."""
         return f"data.exclude=[{','.join([*self._config.exclude, *names])}]"
 
     def _medians(self, X: Array) -> npt.NDArray[np.float64]:
         empty = np.isnan(X).all(axis=0)
         if empty.any():
             names = [name for name, is_empty in zip(self.features, np.atleast_1d(empty), strict=True) if is_empty]
-            found = f"no values at all in {_listed(names)}"
-            raise input_error(self.source, found, "columns with values", f"set {self._excluding(names)}")
+            found = f"no values at all in {_list_names(names)}"
+            raise input_error(self.source, found, "columns with values", f"set {self._exclude_setting(names)}")
         medians: npt.NDArray[np.float64] = np.nanmedian(X.astype(np.float64, copy=False), axis=0)
         return medians
 
-    def _missing(self, gaps: Array, index: npt.NDArray[np.int64]) -> UserError:
+    def _missing_values_error(self, gaps: Array, index: npt.NDArray[np.int64]) -> UserError:
         row = int(np.flatnonzero(gaps.any(axis=1))[0])
-        names = self._names_with(gaps)
+        names = self._names_with_gaps(gaps)
         first = self.features[int(np.flatnonzero(gaps[row])[0])]
         n_rows = int(gaps.any(axis=1).sum())
-        found = (
-            f"values are missing in {_listed(names)}, in {n_rows:,} rows; the first is {first} in row {index[row]:,}"
-        )
+        where = f"in {n_rows:,} rows; the first is {first} in row {index[row]:,} (counted from 0)"
+        found = f"values are missing in {_list_names(names)}, {where}"
         remedy = "set data.missing=drop (leave out these rows) or median (fill the gaps), or data.exclude"
         if self._is_trained:
             remedy = "complete them, or set data.missing=drop to leave out these rows"
-        return input_error(self.source, f"{found} (counted from 0)", "a value everywhere", remedy)
+        return input_error(self.source, found, "a value everywhere", remedy)
 
-    def _names_with(self, gaps: Array) -> list[str]:
-        return [name for name, some in zip(self.features, np.atleast_1d(gaps.any(axis=0)), strict=True) if some]
+    def _names_with_gaps(self, gaps: Array) -> list[str]:
+        has_gap = np.atleast_1d(gaps.any(axis=0))
+        return [name for name, is_missing in zip(self.features, has_gap, strict=True) if is_missing]
 
-    def _labels(self, column: pd.Series[Any], start: int) -> Array:
+    def _read_labels(self, column: pd.Series[Any], start: int) -> Array:
         empty = np.flatnonzero(np.asarray(column.isna()))
         if len(empty):
             found = f"{len(empty):,} rows without a label, the first is row {start + empty[0]:,} (counted from 0)"
@@ -265,30 +266,30 @@ class TableReader:
         return values if values.dtype.kind in "biuf" else np.asarray(column.astype(str), dtype=str)
 
     def suspected_ids(self, X: Array) -> list[str]:
-        """Return the features that are a different whole number in every row, as an id is."""
-        if len(X) < _FEW_ROWS:
+        """Return the features with a distinct whole number in each row, which indicates an id."""
+        if len(X) < _MIN_ROWS_FOR_IDS:
             return []
-        found = []
+        names = []
         for name, column in zip(self.features, X.T, strict=True):
             is_whole = column.dtype.kind in "iu" or bool((column == np.floor(column)).all())
             if is_whole and len(np.unique(column)) == len(column):
-                found.append(name)
-        return found
+                names.append(name)
+        return names
 
 
 class _Csv:
-    """How pandas reads a CSV file, compressed ones too."""
+    """Reads a CSV file, which may be compressed, with pandas."""
 
     def __init__(self, path: Path, config: CsvData) -> None:
         import pandas as pd
 
         self._path = path
         self._options: dict[str, Any] = {
-            "sep": _delimiter(path, config),
+            "sep": _find_delimiter(path, config),
             "encoding": config.encoding,
             "na_values": config.missing_values,
-            "index_col": False,  # else names that are one too few make an index of the first column
-            "low_memory": False,  # else the type of a column may change in the middle
+            "index_col": False,  # else a header with one name too few makes the first column an index
+            "low_memory": False,  # else the type of a column may change within it
         }
         first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **self._options)
         cells = [str(cell) for cell in first.iloc[0]]
@@ -302,42 +303,42 @@ class _Csv:
     def frames(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pd.DataFrame]:
         import pandas as pd
 
-        # Without a header pandas counts the columns, with one it takes their names. All columns are read: of rows with
-        # more cells than there are names, a choice of columns would silently take the wrong ones.
+        # Without a header pandas numbers the columns. All columns are read: with usecols pandas would silently take
+        # the wrong ones from rows with more cells than names.
         keys: list[Any] = [n if self._options["header"] == 0 else self.names.index(n) for n in texts]
         options = self._options | {"dtype": dict.fromkeys(keys, str)}
         if n_rows is None:
-            yield self._named(self._whole(options))[list(columns)]
+            yield self._set_names(self._read_whole(options))[list(columns)]
             return
         with pd.read_csv(self._path, chunksize=n_rows, **options) as chunks:
-            while (frame := self._next(chunks)) is not None:
-                yield self._named(frame)[list(columns)]
+            while (frame := self._next_chunk(chunks)) is not None:
+                yield self._set_names(frame)[list(columns)]
 
-    def _whole(self, options: Mapping[str, Any]) -> pd.DataFrame:
+    def _read_whole(self, options: Mapping[str, Any]) -> pd.DataFrame:
         import pandas as pd
 
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             warnings.simplefilter("error", pd.errors.DtypeWarning)
-            try:  # by pieces that fit into the processor's cache, in a third of the time
+            try:  # in pieces that fit into the processor's cache: a third of the time
                 return pd.read_csv(self._path, **{**options, "low_memory": True})
-            except pd.errors.DtypeWarning:  # a column has another type in another piece
+            except pd.errors.DtypeWarning:  # the type of a column differs between pieces
                 return pd.read_csv(self._path, **options)
 
-    def _next(self, chunks: Iterator[pd.DataFrame]) -> pd.DataFrame | None:
+    def _next_chunk(self, chunks: Iterator[pd.DataFrame]) -> pd.DataFrame | None:
         import pandas as pd
 
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return next(chunks, None)
 
-    def _named(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def _set_names(self, frame: pd.DataFrame) -> pd.DataFrame:
         frame.columns = self.names
         return frame
 
 
 class _Parquet:
-    """How pyarrow reads a Parquet file."""
+    """Reads a Parquet file with pyarrow."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -350,25 +351,25 @@ class _Parquet:
 
     def frames(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pd.DataFrame]:
         if n_rows is None:
-            yield self._as_frame(self._file.read(columns=list(columns)), texts)
+            yield self._to_frame(self._file.read(columns=list(columns)), texts)
             return
         for batch in self._file.iter_batches(batch_size=n_rows, columns=list(columns)):
-            yield self._as_frame(batch, texts)
+            yield self._to_frame(batch, texts)
 
-    def _as_frame(self, batch: Any, texts: Sequence[str]) -> pd.DataFrame:
+    def _to_frame(self, batch: Any, texts: Sequence[str]) -> pd.DataFrame:
         frame: pd.DataFrame = batch.to_pandas(ignore_metadata=True)
         for name in texts:
             frame[name] = frame[name].map(str, na_action="ignore")
         return frame
 
 
-def _delimiter(path: Path, config: CsvData) -> str:
-    """Return what separates the columns: as it is set, or what the first line has most of."""
+def _find_delimiter(path: Path, config: CsvData) -> str:
+    """Return the delimiter: the setting, or by default the most frequent candidate in the first line."""
     if config.delimiter is not None:
         return _DELIMITERS[config.delimiter]
     import pandas as pd
 
-    # A separator that no text has: the line as one cell.
+    # With a separator that no text contains, the line is one cell.
     line = pd.read_csv(path, header=None, nrows=1, sep="\x1f", dtype=str, encoding=config.encoding, quoting=3)
     text = str(line.iloc[0, 0])
     counts = {character: text.count(character) for character in ",;\t|"}
@@ -387,8 +388,8 @@ def _is_number(dtype: Any) -> bool:
     return getattr(dtype, "kind", "O") in "biuf"
 
 
-def _as_matrix(frame: pd.DataFrame) -> Array:
-    """Return the values (n, F) in C order, in the smallest type that holds all columns; gaps are NaN."""
+def _to_matrix(frame: pd.DataFrame) -> Array:
+    """Return the values (n, F) in C order, in the smallest type for all columns; missing values are NaN."""
     kinds = {dtype for dtype in frame.dtypes if isinstance(dtype, np.dtype)}
     if len(kinds) == len(set(frame.dtypes)):
         dtype = np.result_type(*(np.uint8 if kind == np.bool_ else kind for kind in kinds))
@@ -396,23 +397,23 @@ def _as_matrix(frame: pd.DataFrame) -> Array:
     return np.ascontiguousarray(frame.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _gaps(X: Array) -> Array:
-    """Return where values are missing: (n, F), or (1, 1) where none is."""
+def _find_gaps(X: Array) -> Array:
+    """Return the mask (n, F) of missing values, or False of shape (1, 1) if there are none."""
     none = np.zeros((1, 1), dtype=bool)
-    if X.dtype.kind != "f" or not np.isnan(X.sum()):  # one pass, and nothing of the size of X
+    if X.dtype.kind != "f" or not np.isnan(X.sum()):  # one pass, without an array of the size of X
         return none
     gaps: Array = np.isnan(X)
     return gaps if gaps.any() else none
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MOST_NAMES])
-    return shown if len(names) <= _MOST_NAMES else f"{shown}, and {len(names) - _MOST_NAMES} more"
+def _list_names(names: Sequence[str]) -> str:
+    first = ", ".join(names[:_MAX_NAMES])
+    return first if len(names) <= _MAX_NAMES else f"{first}, and {len(names) - _MAX_NAMES} more"
 
 
 @contextlib.contextmanager
 def _one_line_errors(source: str) -> Iterator[None]:
-    """Turn what pandas and pyarrow raise on a damaged file into the line for the user."""
+    """Turn the errors of pandas and pyarrow on a damaged file into a one-line ``UserError``."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -420,4 +421,5 @@ def _one_line_errors(source: str) -> Iterator[None]:
         raise input_error(source, found, expected, "set data.encoding, for example latin-1") from error
     except _FILE_ERRORS as error:
         found, expected = f"cannot be read ({reason(error)})", "a complete table with the same columns in each row"
-        raise input_error(source, found, expected, "write it again") from error
+        remedy = "check that the file is complete, and for CSV its quoting and data.delimiter"
+        raise input_error(source, found, expected, remedy) from error

@@ -84,7 +84,7 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
     """
     import torch
 
-    from dkm.data.batches import one_ahead
+    from dkm.data.batches import prefetch
     from dkm.evaluation.assignments import Assignments
     from dkm.evaluation.clusters import assign_clusters
     from dkm.models.saved import scaled_rows
@@ -92,7 +92,7 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
     def as_read(part: Part) -> Part:
         return part
 
-    for part in one_ahead(as_read, parts):
+    for part in prefetch(as_read, parts):
         rows = scaled_rows(model, part.X, source, part.position)
         z = model.embed(torch.from_numpy(rows))
         clusters = assign_clusters(z, model.centroids, with_margin=True)

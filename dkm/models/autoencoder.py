@@ -1,4 +1,4 @@
-"""What an autoencoder is: ``encode`` maps rows to the embedding, ``decode`` maps it back."""
+"""The base class of all autoencoders: ``encode`` maps rows to the embedding, ``decode`` maps it back."""
 
 # Shapes: B batch, F input features, D latent, C channels, H height, W width.
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# Modules whose weights are scales or positions, and are not regularized.
+# The weights of normalization and embedding modules are not regularized.
 _NOT_DECAYED = (
     *(nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
     *(nn.Embedding, nn.EmbeddingBag),
@@ -39,20 +39,20 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(x))
 
     def decaying_parameters(self, part: str = "weights") -> list[nn.Parameter]:
-        """Return the parameters that L2 regularization shrinks: the weights of all layers, of whatever type.
+        """Return the parameters that L2 regularization shrinks: the weights of all layers, of any type.
 
-        Not biases, norms and embeddings: parameters of one dimension, whose names have "bias" in them, or of modules
-        that normalize or look up.
+        It excludes biases, norms and embeddings: parameters of one dimension, parameters whose name contains "bias",
+        and the parameters of normalization and embedding modules.
 
         Parameters
         ----------
         part : {"weights", "encoder", "decoder"}
-            Those of both halves, or of one.
+            Whether to return the weights of the whole network or of one half.
         """
         return _weights_of(self if part == "weights" else getattr(self, part))
 
     def require_decoder_grad(self, is_trained: bool) -> None:
-        """Train the decoder, or leave it as it is."""
+        """Make the decoder trainable, or freeze it."""
         self.decoder.requires_grad_(is_trained)
 
     @property
@@ -62,9 +62,9 @@ class Autoencoder(nn.Module):
         return last
 
     def inner_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of the encoder but for those of its embedding layer."""
-        kept = {id(parameter) for parameter in self.embedding_layer.parameters()}
-        return [parameter for parameter in self.encoder.parameters() if id(parameter) not in kept]
+        """Return the parameters of the encoder, without those of its embedding layer."""
+        excluded = {id(parameter) for parameter in self.embedding_layer.parameters()}
+        return [parameter for parameter in self.encoder.parameters() if id(parameter) not in excluded]
 
 
 def _weights_of(part: nn.Module) -> list[nn.Parameter]:
@@ -81,16 +81,16 @@ def _weights_of(part: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def mix_encoder(autoencoder: Autoencoder, fresh: Autoencoder, fraction: float) -> None:
-    """Mix ``fraction`` of the weights of ``fresh`` into all layers of the encoder but the embedding layer.
+    """Interpolate all layers of the encoder but the embedding layer toward ``fresh`` by ``fraction``.
 
-    The soft reset of BRB (arXiv:2411.02275). ``fresh`` has the same layers, with newly drawn weights.
+    This is the soft reset of BRB (arXiv:2411.02275). ``fresh`` has the same layers with newly drawn weights.
     """
     for parameter, drawn in zip(autoencoder.inner_parameters(), fresh.inner_parameters(), strict=True):
         parameter.lerp_(drawn, fraction)
 
 
 def zero_bias(layer: nn.Module) -> nn.Module:
-    """Set the bias to zero; weights keep torch's default, U(+-1/sqrt(fan_in)), as in the DEC family's training."""
+    """Set the bias to zero; the weights keep torch's default U(+-1/sqrt(fan_in)), as in the DEC family."""
     assert isinstance(layer.bias, Tensor)
     nn.init.zeros_(layer.bias)
     return layer

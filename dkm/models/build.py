@@ -1,7 +1,7 @@
-"""From a config to its autoencoder.
+"""Build the autoencoder of a config.
 
-All networks take and return flat rows (B, F), images too, so that no other code has to distinguish them. The embedding
-and the reconstruction are linear: a ReLU or sigmoid at either end squeezes the space that k-means works in.
+All networks take and return flat rows (B, F), also for images, so that no other code has to distinguish them. The
+embedding and the reconstruction are linear: a ReLU or sigmoid there would squeeze the space that k-means works in.
 """
 
 # Shapes: B batch, F input features, D latent, C channels, H height, W width.
@@ -18,9 +18,9 @@ from dkm.runtime.seeding import SeededDraws
 def build_autoencoder(
     config: ModelConfig, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int, seed: int
 ) -> Autoencoder:
-    """Build the autoencoder of ``config`` with weights that depend on ``seed`` alone.
+    """Build the autoencoder of ``config``; its weights depend on ``seed`` alone.
 
-    ``latent_dim`` is the resolved one (``config.latent_dim`` may be null).
+    ``latent_dim`` is the resolved value (``config.latent_dim`` may be null).
     """
     build = MODELS[config.name].load()
     with SeededDraws(seed):

@@ -23,10 +23,10 @@ def build_conv(
 
 
 def conv_autoencoder(image_shape: tuple[int, int, int], filters: Sequence[int], latent_dim: int) -> Autoencoder:
-    """The convolutional autoencoder of DEC-DA (Guo et al., ACML 2018; github.com/XifengGuo/DEC-DA, ConvDEC.py).
+    """Build the convolutional autoencoder of DEC-DA (Guo et al., ACML 2018; github.com/XifengGuo/DEC-DA, ConvDEC.py).
 
-    Three convolutions of stride 2 (5x5, 5x5, 3x3) with ReLU, a linear embedding, a dense layer with ReLU, and the
-    mirrored transposed convolutions. The third convolution is padded only where the side is a multiple of 8.
+    It has three convolutions of stride 2 (5x5, 5x5, 3x3) with ReLU, a linear embedding, a dense layer with ReLU, and
+    the mirrored transposed convolutions. The third convolution is padded only where the side is a multiple of 8.
     """
     C, H, W = image_shape
     if min(H, W) < 8:
@@ -44,9 +44,9 @@ def conv_autoencoder(image_shape: tuple[int, int, int], filters: Sequence[int], 
     for level, (kernel, padding) in enumerate(zip(kernels, paddings, strict=True)):
         n_in, n_out = channels[level], channels[level + 1]
         down += [zero_bias(nn.Conv2d(n_in, n_out, kernel, stride=2, padding=padding)), nn.ReLU(inplace=True)]
-        # What a stride of 2 rounded away on the way down is added on the way up.
-        grown = [(side - 1) * 2 + kernel - 2 * pad for side, pad in zip(sides[level + 1], padding, strict=True)]
-        extra = (sides[level][0] - grown[0], sides[level][1] - grown[1])
+        # Output padding restores the pixels that a stride of 2 rounded away in the encoder.
+        unpadded = [(side - 1) * 2 + kernel - 2 * pad for side, pad in zip(sides[level + 1], padding, strict=True)]
+        extra = (sides[level][0] - unpadded[0], sides[level][1] - unpadded[1])
         layer = nn.ConvTranspose2d(n_out, n_in, kernel, stride=2, padding=padding, output_padding=extra)
         up = [nn.ReLU(inplace=True), zero_bias(layer), *up]
     deepest = (filters[-1], *sides[-1])

@@ -1,4 +1,4 @@
-"""A network of the user's own as the autoencoder of a run: ``model=custom model.class=package.Class``."""
+"""Use the user's own network as the autoencoder of a run: ``model=custom model.class=package.Class``."""
 
 # Shapes: B batch, F input features, D latent.
 
@@ -17,17 +17,17 @@ from dkm.models.autoencoder import Autoencoder
 
 
 class CustomAutoencoder(Autoencoder):
-    """Gives a module with ``encode`` and ``decode`` the interface of ``Autoencoder``.
+    """Adapter that gives a module with ``encode`` and ``decode`` the interface of ``Autoencoder``.
 
-    What needs one half of the network (a decoder that stays fixed, regularization of one half, resets, export) uses the
-    submodules ``encoder`` and ``decoder`` of the module, and is refused where it has none.
+    Features that need one half of the network (a fixed decoder, regularization of one half, resets, export) use the
+    submodules ``encoder`` and ``decoder`` of the module. They raise ``UserError`` if the module has no such submodule.
 
     Parameters
     ----------
     network : Module
     latent_dim : int
     name : str
-        For messages.
+        Name of the class, for messages.
     """
 
     def __init__(self, network: nn.Module, latent_dim: int, name: str) -> None:
@@ -65,7 +65,7 @@ class CustomAutoencoder(Autoencoder):
         return x_hat
 
     def decaying_parameters(self, part: str = "weights") -> list[nn.Parameter]:
-        """Return those that the network names in a method ``decaying_parameters(part)``, or else all weights."""
+        """Return the result of the network's method ``decaying_parameters(part)`` if it has one, else all weights."""
         named = getattr(self.network, "decaying_parameters", None)
         return super().decaying_parameters(part) if named is None else list(named(part))
 
@@ -75,17 +75,18 @@ class CustomAutoencoder(Autoencoder):
 
     @property
     def embedding_layer(self) -> nn.Module:
-        """The layer that the network names as its attribute ``embedding_layer``, or else the last of its encoder."""
+        """The network's attribute ``embedding_layer`` if it has one, else the last layer of its encoder."""
         named = getattr(self.network, "embedding_layer", None)
         return named if isinstance(named, nn.Module) else super().embedding_layer
 
 
 def require_halves(config: Config, autoencoder: Autoencoder) -> None:
-    """Refuse settings that need one half of a network that does not name its halves.
+    """Refuse settings that need one half of a network without such a submodule.
 
     Raises
     ------
     UserError
+        If a setting needs a submodule that the network does not have.
     """
     if not isinstance(autoencoder, CustomAutoencoder):
         return
@@ -109,7 +110,7 @@ def build_custom(
     Raises
     ------
     UserError
-        If the class cannot be imported or called, or what it makes is not an autoencoder of these shapes.
+        If the class cannot be imported or called, or its instance is not an autoencoder of these shapes.
     """
     name = class_of(config)
     key = f"model.class={name}"
@@ -134,9 +135,9 @@ def _check_shapes(autoencoder: Autoencoder, n_features: int, latent_dim: int, ke
     z = autoencoder.encode(x)
     x_hat = autoencoder.decode(z)
     autoencoder.train()
-    for method, found, wanted in (("encode", z, (2, latent_dim)), ("decode", x_hat, (2, n_features))):
-        if found.shape != wanted:
+    for method, output, shape in (("encode", z, (2, latent_dim)), ("decode", x_hat, (2, n_features))):
+        if output.shape != shape:
             raise UserError(
-                f"{key}: expected {method} to return {wanted} for 2 rows, got {tuple(found.shape)}; use the arguments "
+                f"{key}: expected {method} to return {shape} for 2 rows, got {tuple(output.shape)}; use the arguments "
                 "n_features and latent_dim of its __init__"
             )

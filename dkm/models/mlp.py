@@ -16,12 +16,12 @@ from dkm.models.autoencoder import Autoencoder, zero_bias
 def build_mlp(
     config: MLPConfig, *, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int
 ) -> Autoencoder:
-    """Build the network of ``model=mlp``; images are rows to it."""
+    """Build the network of ``model=mlp``, which treats images as rows."""
     return mlp_autoencoder(n_features, config.hidden, latent_dim)
 
 
 def mlp_autoencoder(n_features: int, hidden: Sequence[int], latent_dim: int) -> Autoencoder:
-    """Fully connected layers with ReLU between them, mirrored; ``hidden`` are the encoder's inner widths."""
+    """Build fully connected layers with ReLU; ``hidden`` are the encoder's inner widths, mirrored in the decoder."""
     widths = [n_features, *hidden, latent_dim]
     return Autoencoder(_mlp(widths), _mlp(widths[::-1]), latent_dim)
 

@@ -1,8 +1,8 @@
-"""L2 regularization in its two forms: the optimizer's weight decay, or an explicit term of the loss.
+"""L2 regularization in two forms: the optimizer's weight decay, or an explicit term of the loss.
 
-One strength ``s`` means ``s/2 * sum(w^2)`` in both. The gradient of that term is ``s * w``, which is what
+A strength ``s`` means ``s/2 * sum(w^2)`` in both. The gradient of that term is ``s * w``, which is what
 ``weight_decay=s`` adds to the gradient in ``torch.optim.SGD`` and ``torch.optim.Adam``: both forms train the same.
-``torch.optim.AdamW`` decays the weights apart from the gradient (arXiv:1711.05101), which is another thing.
+``torch.optim.AdamW`` decouples the decay from the gradient (arXiv:1711.05101), so it is not equivalent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def l2_penalty(parameters: Iterable[Tensor]) -> Tensor:
     Parameters
     ----------
     parameters : iterable of Tensor
-        Of any shapes, at least one, for instance ``model.parameters()`` or a selection of them.
+        At least one tensor, of any shape; for instance ``model.parameters()`` or a selection of them.
 
     Returns
     -------
@@ -44,8 +44,8 @@ def l2_penalty(parameters: Iterable[Tensor]) -> Tensor:
 class _HalfSquares(torch.autograd.Function):
     """Half the sum of the squares of a tensor.
 
-    The derivative of ``dot(p, p)`` is computed as ``p + p``, two passes over the memory of all weights, and those were
-    7 to 12 % of a training step; this is one.
+    Autograd computes the derivative of ``dot(p, p)`` as ``p + p``: two passes over the memory of all weights, which
+    took 7 to 12 % of a training step. This backward makes one pass.
     """
 
     @staticmethod
@@ -69,8 +69,8 @@ def regularized_parameters(
 ) -> list[nn.Parameter]:
     """Return the parameters that ``config`` regularizes, in the order of the modules.
 
-    Unless ``parameters`` is ``all``, these are the weights that the network names. The centroids are not among them:
-    they would settle short of their clusters' means, and the centroid of an empty cluster at the origin.
+    Unless ``parameters`` is ``all``, these are the ``decaying_parameters`` of the network. They exclude the centroids:
+    regularized centroids converge short of their clusters' means, and those of empty clusters to the origin.
     """
     if isinstance(config, NoRegularizationConfig):
         return []
@@ -83,12 +83,12 @@ def regularized_parameters(
 def parameter_groups(
     config: RegularizationConfig, parameters: Iterable[nn.Parameter], regularized: Iterable[nn.Parameter]
 ) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: those that decay, and the rest; a group without parameters is left out."""
+    """Return the optimizer's parameter groups, with and without decay; an empty group is omitted."""
     decay = config.strength if isinstance(config, WeightDecayConfig) else 0.0
-    chosen = {id(p) for p in regularized} if decay else set()
+    decayed = {id(p) for p in regularized} if decay else set()
     split: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for parameter in parameters:
-        split[id(parameter) not in chosen].append(parameter)
+        split[id(parameter) not in decayed].append(parameter)
     return [
         {"params": group, "weight_decay": strength}
         for group, strength in zip(split, (decay, 0.0), strict=True)

@@ -46,12 +46,12 @@ class SavedModel:
     centroids: Tensor  # (K, D)
     scaling: Scaling
     image_shape: tuple[int, int, int] | None
-    # Of a table: the names of its columns, and what fills their gaps, (F,).
+    # For a table: column names and the values that replace missing ones, (F,).
     features: tuple[str, ...] | None
     fill: tuple[float, ...] | None
-    # How the data of the run were read: the `data` section without its places.
+    # How the data of the run were read: the `data` section without its paths.
     reading: Mapping[str, Any]
-    # Mean squared distance of the training rows to their centroids, for one latent dimension.
+    # Mean squared distance of the training rows to their centroids, per latent dimension.
     variance: float | None
 
     # The `model` section of the config, with its name.
@@ -63,7 +63,7 @@ class SavedModel:
     def of(
         cls, config: Config, data: Dataset, autoencoder: Autoencoder, centroids: Tensor, inertia: float
     ) -> SavedModel:
-        """Return the model of a run; ``inertia`` is that of its final clustering."""
+        """Return the model of a run; ``inertia`` is the inertia of its final clustering."""
         settings = to_dict(config)
         return cls(
             autoencoder,
@@ -89,17 +89,17 @@ class SavedModel:
 
     @torch.no_grad()
     def embed(self, rows: Tensor) -> Tensor:
-        """Return the embedding (n, D) of scaled rows (n, F), in the chunks, and so with the bits, of training."""
+        """Return the embedding (n, D) of scaled rows (n, F), in the chunks of training, so bit for bit as there."""
         pieces = torch.split(rows, CHUNK_ROWS)
         return torch.cat([self.autoencoder.encode(piece.to(self.centroids.device)) for piece in pieces])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what goes into the file of the weights."""
+        """Return the tensors to store: the weights of the autoencoder and the centroids."""
         weights = {f"{_PREFIX}{name}": value for name, value in self.autoencoder.state_dict().items()}
         return {**weights, "centroids": self.centroids.detach()}
 
     def description(self) -> dict[str, Any]:
-        """Return the rest, as JSON can hold it."""
+        """Return everything but the tensors, as JSON values."""
         return {
             "format_version": FORMAT_VERSION,
             "model": dict(self.section),
@@ -123,10 +123,10 @@ class SavedModel:
         write_atomically(folder / DESCRIPTION, (json.dumps(self.description(), indent=2) + "\n").encode())
 
     def memberships(self, z: Tensor) -> Tensor:
-        """Return soft memberships (n, K) of embedded rows z (n, D), which sum to 1.
+        """Return the soft memberships (n, K) of embedded rows z (n, D); each row sums to 1.
 
-        What k-means is the hard limit of: the posterior of a mixture of Gaussians with equal weights and the same
-        spherical variance, that of the training rows around their centroids.
+        They are the posterior of a mixture of Gaussians with equal weights and one spherical variance, estimated from
+        the training rows around their centroids. k-means is its hard limit.
         """
         squared = torch.cdist(z.double(), self.centroids.double()).square()
         return torch.softmax(-squared / (2 * max(self.variance or 1.0, 1e-30)), dim=1).float()
@@ -138,15 +138,16 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
     Parameters
     ----------
     run : str
+        Path of the run directory or model folder.
     key : str
-        The setting that names it, for messages.
+        The setting that contains the path, for messages.
     model_class : str, optional
-        Of a model of ``model=custom``, the dotted name of its class: the name in the folder is not imported.
+        Dotted name of the class of a ``model=custom`` model. The name stored in the folder is never imported.
 
     Raises
     ------
     UserError
-        If there is no such folder, or it does not hold a model.
+        If the folder does not exist or does not contain a model.
     """
     folder, source = expand(run), f"{key}={run}"
     if not folder.is_dir():
@@ -165,25 +166,25 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
         section = description["model"]
         is_custom = section["name"] == "custom"
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise _unreadable(source, folder, error) from error
+        raise _unreadable_model_error(source, folder, error) from error
     if is_custom:
         named = [] if model_class is None else [f"model.class={model_class}"]
         require_named_by_user({"model.class": section.get("class")}, named, str(folder / DESCRIPTION))
         description["model"] = {**section, "class": model_class}
     try:
-        return _built(description, safetensors.torch.load((folder / WEIGHTS).read_bytes()))
+        return _build_model(description, safetensors.torch.load((folder / WEIGHTS).read_bytes()))
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, safetensors.SafetensorError, UserError) as error:
-        if is_custom and isinstance(error, UserError):  # about the class
+        if is_custom and isinstance(error, UserError):  # its message is about the class
             raise
-        raise _unreadable(source, folder, error) from error
+        raise _unreadable_model_error(source, folder, error) from error
 
 
-def _unreadable(source: str, folder: Path, error: Exception) -> UserError:
+def _unreadable_model_error(source: str, folder: Path, error: Exception) -> UserError:
     found = f"the model in {folder} cannot be read ({reason(error)})"
     return input_error(source, found, "what a run writes", "copy the folder again")
 
 
-def _built(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedModel:
+def _build_model(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedModel:
     section = dict(description["model"])
     config = section_from(MODELS[section["name"]].config, section)
     shape = description["image_shape"]
@@ -211,12 +212,12 @@ def _built(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sav
 
 
 def scaled_rows(model: SavedModel, X: Array, source: str, index: Array) -> Array:
-    """Return rows or images (n, ...) as the model's scaled float32 rows (n, F); ``index`` (n,) is for messages.
+    """Convert rows or images (n, ...) to the model's scaled float32 rows (n, F); ``index`` (n,) is for messages.
 
     Raises
     ------
     UserError
-        If they have other features than the model, or values that are not finite.
+        If the number of features differs from the model's, or a value is not finite.
     """
     rows = to_rows(X)
     if rows.shape[1] != model.scaling.n_features:

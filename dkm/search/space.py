@@ -1,4 +1,4 @@
-"""The search space: each setting that varies with its values, written as for a Hydra sweep."""
+"""The search space: the settings to vary and their values, in the syntax of a Hydra sweep."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choices:
-    """A setting that takes one of some values, as they are written on the command line."""
+    """A setting with a finite set of values, written as on the command line."""
 
     values: tuple[str, ...]
 
     def suggest(self, trial: optuna.Trial, key: str) -> str:
-        """Return the value for a trial."""
+        """Return the value that the trial suggests."""
         return str(trial.suggest_categorical(key, self.values))
 
     def holds(self, value: object) -> str | None:
-        """Return a value of the config as a value of the trial, None if it is not one of these."""
-        return next((text for text in self.values if _parsed(text) == value), None)
+        """Convert a value of the config to a value of a trial; None if it is not one of the choices."""
+        return next((text for text in self.values if _parse(text) == value), None)
 
     def samples(self) -> tuple[str, ...]:
-        """Return values that a config can be checked with."""
+        """Return example values, with which a config can be checked."""
         return self.values
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A setting that takes any number between two."""
+    """A setting with any value between two numbers."""
 
     low: float
     high: float
@@ -47,23 +47,23 @@ class Interval:
     is_int: bool
 
     def suggest(self, trial: optuna.Trial, key: str) -> float:
-        """Return the value for a trial."""
+        """Return the value that the trial suggests."""
         if self.is_int:
             return trial.suggest_int(key, int(self.low), int(self.high), log=self.is_log)
         return trial.suggest_float(key, self.low, self.high, log=self.is_log)
 
     def holds(self, value: object) -> float | None:
-        """Return a value of the config as a value of the trial, None if it lies outside."""
+        """Convert a value of the config to a value of a trial; None if it is outside the interval."""
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return value if is_number and self.low <= value <= self.high else None  # type: ignore[return-value, operator]
 
     def samples(self) -> tuple[str, ...]:
-        """Return values that a config can be checked with."""
+        """Return example values, with which a config can be checked."""
         return str(self.low), str(self.high)
 
 
-def _parsed(text: str) -> object:
-    """Return the value that a text on the command line stands for."""
+def _parse(text: str) -> object:
+    """Return the value of a text on the command line."""
     return OverridesParser.create().parse_override(f"key={text}").value()
 
 
@@ -71,23 +71,23 @@ Space = Mapping[str, Choices | Interval]
 
 
 def n_points(space: Space) -> float:
-    """Return how many points a space has, infinity where there is an interval."""
+    """Return the number of points of a space, infinity if it has an interval."""
     return math.prod(len(d.values) if isinstance(d, Choices) else math.inf for d in space.values())
 
 
 def points(space: Space) -> Iterator[dict[str, Any]]:
-    """Yield every point of a space of choices."""
+    """Yield all points of a space that has only choices."""
     for values in itertools.product(*(dimension.samples() for dimension in space.values())):
         yield dict(zip(space, values, strict=True))
 
 
 def whole_numbers(key: str, interval: Interval) -> Interval:
-    """Return the interval of the whole numbers within an interval.
+    """Restrict an interval to its whole numbers.
 
     Raises
     ------
     UserError
-        If there are none.
+        If it contains none.
     """
     low, high = math.ceil(interval.low), math.floor(interval.high)
     if low > high:
@@ -97,24 +97,24 @@ def whole_numbers(key: str, interval: Interval) -> Interval:
 
 
 def space_of(overrides: Sequence[str]) -> tuple[dict[str, Choices | Interval], list[str]]:
-    """Return what varies, by its key, and the overrides that are the same for every trial."""
+    """Split overrides into the search space and the overrides that are the same for every trial."""
     space: dict[str, Choices | Interval] = {}
     fixed = []
     for word in overrides:
         try:
             override = OverridesParser.create().parse_override(word) if "=" in word else None
         except HydraException:
-            override = None  # composing it says what is wrong
+            override = None  # composing the config reports the error
         if override is None or not override.is_sweep_override():
             fixed.append(word)
         elif override.key_or_group in space:
             raise UserError(f"{word}: expected each key once; leave one of them out")
         else:
-            space[override.key_or_group] = _dimension(word, override)
+            space[override.key_or_group] = _parse_dimension(word, override)
     return space, fixed
 
 
-def _dimension(word: str, override: Override) -> Choices | Interval:
+def _parse_dimension(word: str, override: Override) -> Choices | Interval:
     sweep: Any = override.value()
     if isinstance(sweep, IntervalSweep):
         low, high = sweep.start, sweep.end

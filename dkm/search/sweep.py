@@ -1,4 +1,4 @@
-"""The part of ``dkm.train`` that Hydra runs: ``--multirun``, ``--cfg`` and its other flags."""
+"""The part of ``dkm.train`` that Hydra executes: ``--multirun``, ``--cfg`` and its other flags."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def is_sweep(command: Command) -> bool:
 
 
 def run_hydra(command: Command) -> int:
-    """Leave ``--multirun``, ``--cfg``, ``--help`` and the other flags to Hydra."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # its exceptions come to us instead of a traceback
+    """Let Hydra execute ``--multirun``, ``--cfg``, ``--help`` or its other flags; return the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions and prints no traceback
     set_up()
     OwnConfigs.extra_dir = command.extra_dir
     has_jobs = is_sweep(command)
     overrides, directory = command.overrides, None
-    jobs: dict[str, JobReturn] = {}  # those of a sweep, by their directories
+    jobs: dict[str, JobReturn] = {}  # the jobs of a sweep by directory
     getter = JobReturn.return_value.getter(lambda job: _record_job(job, jobs))  # type: ignore[attr-defined]
     JobReturn.return_value = getter  # type: ignore[method-assign]
     start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
     try:
         if has_jobs:
             directory = _check_sweep(command)
-            if directory is not None:  # the time in its name is that of now, once and for all
+            if directory is not None:  # fixes the time in its name
                 overrides = [*overrides, f"hydra.sweep.dir={quoted(directory)}"]
             _silence_resource_tracker()
         sys.argv = [sys.argv[0], *overrides]
@@ -61,7 +61,7 @@ def run_hydra(command: Command) -> int:
     except OSError as error:
         where = f"hydra.sweep.dir={error.filename}"
         raise UserError(f"{where}: {error.strerror}; expected a place to write; choose another") from error
-    except BrokenExecutor as error:  # of joblib's workers
+    except BrokenExecutor as error:  # raised by joblib
         why = "a worker of the sweep was killed, which often means that there was not enough memory"
         if directory is None:
             raise Failure(f"{why}; completed runs are kept") from error
@@ -72,14 +72,15 @@ def run_hydra(command: Command) -> int:
 
 
 def _check_sweep(command: Command) -> Path | None:
-    """Compose every run of a sweep before the first one starts; return where they go.
+    """Compose and check every run of a sweep before the first one starts; return the directory of the sweep.
 
-    Other sweepers than Hydra's basic one choose the runs later: then None.
+    Returns None for other sweepers than Hydra's basic one, which choose the runs later.
     """
     overrides = [word for word in command.overrides if "=" in word]
     if any(override.startswith("hydra/sweeper=") for override in overrides):
-        of_code = [word for word in overrides if word.partition("=")[0].lstrip("+") in CODE_KEYS]
-        compose(command._replace(overrides=of_code, is_for_hydra=False))  # refuses code that only a run's file names
+        code_overrides = [word for word in overrides if word.partition("=")[0].lstrip("+") in CODE_KEYS]
+        # Refuses classes and plugins that only the config of a run names.
+        compose(command._replace(overrides=code_overrides, is_for_hydra=False))
         return None
     directory: Path | None = None
     parsed = OverridesParser.create().parse_overrides(overrides)
@@ -96,23 +97,23 @@ def _check_sweep(command: Command) -> Path | None:
 
 
 def _silence_resource_tracker() -> None:
-    """Keep joblib's resource tracker, a separate process, from warning about semaphores that it removes.
+    """Suppress the warnings of joblib's resource tracker, a separate process, about leaked semaphores.
 
-    Workers that Ctrl-C ends at the wrong moment leave some behind, and the user can do nothing about them.
+    Workers that Ctrl-C interrupts may leak semaphores. The tracker removes them, so the user need not know.
     """
     given = [os.environ["PYTHONWARNINGS"]] if os.environ.get("PYTHONWARNINGS") else []
     os.environ["PYTHONWARNINGS"] = ",".join([*given, "ignore:resource_tracker:UserWarning"])
 
 
 def _record_job(job: JobReturn, jobs: dict[str, JobReturn]) -> Any:
-    """Record a job of a sweep; return its value, nan if it failed, so that the other runs are trained all the same."""
+    """Record a job of a sweep; return its value, or nan if it failed, so that the sweep continues."""
     assert job.hydra_cfg is not None
     jobs[job.hydra_cfg.hydra.runtime.output_dir] = job
     return math.nan if job.status is JobStatus.FAILED else job._return_value
 
 
 def _finish_sweep(jobs: Mapping[str, JobReturn]) -> int:
-    """Write ``sweep.csv``, print which runs failed and why, and return the exit code."""
+    """Write ``sweep.csv``, print the errors of failed runs, and return the exit code."""
     if not jobs:
         return 0
     failed = {place: job._return_value for place, job in jobs.items() if job.status is JobStatus.FAILED}
@@ -134,7 +135,7 @@ def _finish_sweep(jobs: Mapping[str, JobReturn]) -> int:
 
 
 def _write_sweep(directory: Path) -> None:
-    """Write ``sweep.csv`` if any run has a directory."""
+    """Write ``sweep.csv`` if the sweep has any run directory."""
     from dkm.runs.comparison import sweep_table
     from dkm.runs.reading import SWEEP
     from dkm.runtime.atomic import write_atomically
@@ -145,15 +146,15 @@ def _write_sweep(directory: Path) -> None:
 
 
 def _run_job(cfg: DictConfig) -> float:
-    """Train one run of a sweep; return the objective, to be maximized: the modularity on the data, without labels.
+    """Train one run of a sweep; return the objective to maximize, the modularity on the data (needs no labels).
 
-    A launcher may call it in another process or on another machine, and again in the same directory when it has queued
-    the job again; ``resume=auto`` then resumes the run.
+    A launcher may call it in another process or on another machine. If it requeues the job, it calls it again in the
+    same directory, and ``resume=auto`` resumes the run.
     """
     from dkm.runs.reading import CONFIG
     from dkm.training.resume import with_config_of
 
-    import_plugins(cfg.plugins)  # in a worker of a launcher
+    import_plugins(cfg.plugins)  # a launcher's worker has not imported them yet
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     if config.resume == "auto" and (directory / CONFIG).is_file():
@@ -169,9 +170,9 @@ def _run_job(cfg: DictConfig) -> float:
 
 
 def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] | None:
-    """Return the scores of a run that has completed on these data and needs no more training, None for any other.
+    """Return the scores of a run that completed on the same data and needs no more training, None for other runs.
 
-    ``config`` is that of the run, apart from settings that may change on resume.
+    ``config`` equals the run's config except for settings that may change on resume.
     """
     from dkm.runs import reading
     from dkm.training.resume import config_of

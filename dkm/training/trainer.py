@@ -105,7 +105,7 @@ class Trainer:
         ).to(self.device)
         self._given_start: np.ndarray | None = None
         if (path := config.clustering.init_file) is not None:
-            self._given_start = initialization.read(path, data.n_samples, self.n_clusters, self.latent_dim)
+            self._given_start = initialization.read_init_file(path, data.n_samples, self.n_clusters, self.latent_dim)
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.run_dir: RunWriter = Unwritten()
@@ -266,14 +266,14 @@ class Trainer:
     def _find_clusters(self, z: Tensor) -> tuple[Start, Scores]:
         """Return the clusters of z (N, D) to start from, and the scores of plain k-means."""
         settings, seed = self.config.clustering, self.config.seed
-        restarts = initialization.restarts(z, self.n_clusters, settings, self._init_sample(), seed)
+        restarts = initialization.run_restarts(z, self.n_clusters, settings, self._init_sample(), seed)
         scores: Scores = {}
         if self.run_dir.is_written:
-            plain = initialization.of_all_points(z, lowest_inertia(restarts))
+            plain = initialization.assign_all_points(z, lowest_inertia(restarts))
             Z, labels = self.evaluator.sampled(z), plain.labels.cpu().numpy()
             scores = self.evaluator.scores(Z, labels, plain.inertia, final=True)
             log.info("k-means on the embedding: %s", report.line(scores))
-        return initialization.start(z, restarts, settings, self._given_start, seed), scores
+        return initialization.find_start(z, restarts, settings, self._given_start, seed), scores
 
     def _start_of_main(self, start: Start | None) -> Start:
         """Return the first process's clusters on every process; the others have None."""
@@ -301,7 +301,7 @@ class Trainer:
                 start: Start | None = None
                 if distributed.is_main():
                     labels, sample = self.clustering.assignments, self._init_sample()
-                    start = initialization.again(z, self.n_clusters, settings, sample, seed, labels)
+                    start = initialization.cluster_again(z, self.n_clusters, settings, sample, seed, labels)
                 start = self._start_of_main(start)
         except BaseException:
             self.autoencoder.load_state_dict(kept)

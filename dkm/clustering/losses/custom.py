@@ -1,4 +1,4 @@
-"""A clustering loss of the user's own: ``clustering=custom clustering.class=package.Class``."""
+"""Use the user's own clustering loss: ``clustering=custom clustering.class=package.Class``."""
 
 # Shapes: B batch, D latent, K clusters.
 
@@ -16,9 +16,9 @@ from dkm.runtime.seeding import SeededDraws
 
 
 class CustomClustering(ClusteringLoss):
-    """Gives a module with ``forward(z, index)`` and ``centroids`` the interface of the package's clustering losses.
+    """Adapter that gives a module with ``forward(z, index)`` and ``centroids`` the interface of ``ClusteringLoss``.
 
-    The optimizer learns its centroids; dead ones are left as they are.
+    The optimizer updates its centroids; empty clusters are not revived.
     """
 
     def __init__(self, module: nn.Module, centroids: nn.Parameter, n_samples: int) -> None:
@@ -31,12 +31,12 @@ class CustomClustering(ClusteringLoss):
     def from_config(  # type: ignore[override]
         cls, config: CustomClusteringConfig, *, n_clusters: int, latent_dim: int, n_samples: int, n_epochs: int
     ) -> ClusteringLoss:
-        """Return the loss that the config names; a subclass of ``ClusteringLoss`` is returned unchanged.
+        """Build the loss that the config names; a subclass of ``ClusteringLoss`` is returned unchanged.
 
         Raises
         ------
         UserError
-            If the class cannot be imported or called, or what it makes is not a clustering loss.
+            If the class cannot be imported or called, or its instance is not a clustering loss.
         """
         name = class_of(config)
         given = {"n_clusters": n_clusters, "latent_dim": latent_dim, "n_samples": n_samples, "n_epochs": n_epochs}
@@ -50,12 +50,12 @@ class CustomClustering(ClusteringLoss):
 
 
 def as_clustering(module: Any, n_clusters: int, latent_dim: int, n_samples: int, key: str) -> ClusteringLoss:
-    """Return a module as one of the package's clustering losses: itself if it is one; ``key`` names it in messages.
+    """Wrap a module as a ``ClusteringLoss``, unless it is one already; ``key`` names it in messages.
 
     Raises
     ------
     UserError
-        If it has no centroids of this shape.
+        If it is no module with centroids of this shape.
     """
     if isinstance(module, ClusteringLoss):
         return module

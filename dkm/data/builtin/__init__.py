@@ -1,1 +1,1 @@
-"""Data sets that are known by name."""
+"""Data sets with a name, which are generated or downloaded."""

@@ -1,4 +1,4 @@
-"""Where downloaded data sets lie, and the line that tells which files belong where."""
+"""The folder of downloaded data sets, and the error for data sets that are not available."""
 
 # Shapes: N samples, F features, C channels, H height, W width; F = C * H * W for images.
 
@@ -13,7 +13,7 @@ from dkm.config.data import DataConfig
 from dkm.data.files import expand
 from dkm.errors import UserError, input_error, reason
 
-# What torchvision and urllib raise without a network, without permission, or on a damaged file.
+# The errors of torchvision and urllib without a network, without permission, or on a damaged file.
 FETCH_ERRORS = (OSError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, HTTPException)
 
 
@@ -22,7 +22,7 @@ def root_of(config: DataConfig) -> Path:
 
 
 def unavailable(config: DataConfig, files: tuple[str, ...], error: BaseException) -> UserError:
-    """Return the line that tells which files belong where."""
+    """Return the error of a data set that cannot be read or downloaded; it names the files and their folder."""
     root = root_of(config)
     found = f"{config.name} can neither be read there nor downloaded ({reason(error)})"
     expected = f"{', '.join(files)} below it"

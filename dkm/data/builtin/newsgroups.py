@@ -22,16 +22,10 @@ from dkm.errors import input_error, reason
 
 log = logging.getLogger(__name__)
 
-# Address and digest are those of sklearn.datasets.fetch_20newsgroups, whose own cache is a pickle.
+# URL and digest of sklearn.datasets.fetch_20newsgroups, which is not used because it caches the data as a pickle.
 _NEWSGROUPS_URL = "https://ndownloader.figshare.com/files/5975967"
-
-
 _NEWSGROUPS_SHA256 = "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610"
-
-
 _NEWSGROUPS_FILE = "20newsgroups/20news-bydate.tar.gz"
-
-
 _N_POSTS, _N_GROUPS = 18_846, 20
 
 
@@ -61,27 +55,27 @@ def read_newsgroups(config: NewsgroupsData) -> RawData:
 def _read_posts(packed: bytes) -> dict[str, str]:
     """Return the text of each post, headers included, by its path in the archive."""
     posts = {}
-    # Unpacked as a whole: tarfile stops before the checksum at the end of the gzip stream.
+    # Decompress all of it first: tarfile stops before the checksum at the end of the gzip stream.
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as tar:
         for member in tar:
             if file := tar.extractfile(member):
                 posts[member.name] = file.read().decode("latin-1")
     n_groups = len({Path(path).parent.name for path in posts})
-    # The content rather than a digest, because mirrors differ in how they packed it.
+    # Check the content and not a digest, because mirrors compress it differently.
     if (len(posts), n_groups) != (_N_POSTS, _N_GROUPS):
         raise ValueError(f"{len(posts):,} posts in {n_groups} groups")
     return posts
 
 
 def _download(url: str, path: Path, sha256: str) -> None:
-    """Fetch a file such that it is either whole or not there."""
+    """Download a file; an incomplete or wrong one is removed."""
     part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         urllib.request.urlretrieve(url, part)
-        found = hashlib.sha256(part.read_bytes()).hexdigest()
-        if found != sha256:
-            raise ValueError(f"SHA-256 of {url} is {found}, not {sha256}")
+        digest = hashlib.sha256(part.read_bytes()).hexdigest()
+        if digest != sha256:
+            raise ValueError(f"SHA-256 of {url} is {digest}, not {sha256}")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

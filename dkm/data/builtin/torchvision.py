@@ -25,7 +25,7 @@ def _idx_files(class_name: str) -> tuple[str, ...]:
     return tuple(f"{class_name}/raw/{kind}-ubyte.gz" for kind in kinds)
 
 
-# The class in torchvision.datasets, and the files that it downloads, in their places below data.root.
+# The class in torchvision.datasets, and the paths below data.root of the files that it downloads.
 FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mnist": ("MNIST", _idx_files("MNIST")),
     "fashion_mnist": ("FashionMNIST", _idx_files("FashionMNIST")),
@@ -43,12 +43,12 @@ def read_torchvision(config: TorchvisionData) -> RawData:
     parts = []
     log.info("data=%s: reading %s; torchvision downloads what is missing", config.name, root)
     for split in ("train", "test") if config.split == "all" else (config.split,):
-        which = {"split": split} if is_stl10 else {"train": split == "train"}
+        argument = {"split": split} if is_stl10 else {"train": split == "train"}
         try:
-            # torchvision draws its progress bars on stderr. CIFAR-10 consists of pickles: torchvision compares
-            # their md5 with its own list before it loads them.
+            # torchvision prints progress bars to stderr. The pickles of CIFAR-10 are safe: torchvision checks their MD5
+            # before it loads them.
             with contextlib.redirect_stderr(io.StringIO()):
-                parts.append(getattr(datasets, class_name)(str(root), download=True, **which))
+                parts.append(getattr(datasets, class_name)(str(root), download=True, **argument))
         except FETCH_ERRORS as error:
             raise unavailable(config, files, error) from error
     X = np.concatenate([np.asarray(part.data) for part in parts])
@@ -60,7 +60,7 @@ def import_torchvision(name: str) -> Any:
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError, AttributeError) as error:
-        # RuntimeError "operator torchvision::nms does not exist": built for another torch.
+        # RuntimeError "operator torchvision::nms does not exist" means that it was built for another torch.
         found = f"torchvision cannot be imported ({reason(error)})"
         expected = f"the release that belongs to torch {torch.__version__}"
         remedy = "install the matching pair together: pip install --force-reinstall torch torchvision"
