@@ -24,12 +24,12 @@ def named_run(value: str) -> Path:
     """Return the run directory that ``resume=value`` names."""
     run = absolute(value)
     if not os.path.isfile(os.path.join(run, CONFIG)):  # noqa: PTH113, PTH118  # also False for a name that is too long
-        what = "nothing there"
+        what = "a path that does not exist"
         if os.path.isdir(run):  # noqa: PTH112
-            what = f"a directory that is no run (it has no {CONFIG})"
+            what = f"a directory without {CONFIG}"
         elif os.path.isfile(run):  # noqa: PTH113
-            what = "got a file"
-        raise UserError(f"resume={value}: expected a run directory, found {what}; give the path of a run")
+            what = "a file"
+        raise UserError(f"resume={value}: expected a run directory, got {what}; give the path of a run")
     return Path(run)
 
 
