@@ -243,7 +243,7 @@ class TuneConfig:
     trials: int = 50
     # Folder of the trials and the result; null: a new one under runs/tune. An existing study is resumed.
     output: str | None = None
-    # A score of ``dkm.evaluation.scores.objectives``; one that needs labels only with allow_labels=true.
+    # A score of ``dkm.evaluation.scores.objectives``; a score that needs labels also requires allow_labels=true.
     objective: str = "modularity_data"
     allow_labels: bool = False
     # Stop trials that are worse than the median at the same epoch.

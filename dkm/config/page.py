@@ -34,9 +34,9 @@ _COLUMNS = "| key | default | values | role | meaning |\n|---|---|---|---|---|\n
 _HELP_HEAD = """\
 usage: python -m dkm.train [FLAG ...] [GROUP=OPTION ...] [KEY=VALUE ...]
 
-Trains an autoencoder together with a clustering of its embedding, and writes a run directory.
---cfg job prints the composed config, --multirun makes a run for each of several values,
---hydra-help explains Hydra's flags. docs/settings.md has the settings of all options.
+Train an autoencoder together with a clustering of its embedding, and write a run directory.
+--cfg job prints the composed config, --multirun starts one run for each of several values,
+--hydra-help explains Hydra's flags. docs/settings.md lists the settings of all options.
 
 Groups and their options:"""
 
