@@ -340,7 +340,7 @@ FLAGS = {
     "--help": "data: blobs, cifar10, csv, custom, digits",
     "-h": "data: blobs, cifar10, csv, custom, digits",
     "--help clustering=dcn clustering.count=7": "  clustering.count=7    (a whole number, 0 or more (points))\n"
-    "      How many points each centroid counts for at the start",
+    "      Initial count of each centroid",
     "--hydra-help": "--multirun",
     "--version": "Hydra 1.",
     "--cfg job": "\nbatch_size: 256\n",

@@ -845,12 +845,12 @@ def copy_of_run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 NO_RUNS = {
-    "": "a directory that is no run (it has no config.yaml)",
-    "nothing": "nothing there",
-    "folder": "a directory that is no run (it has no config.yaml)",
-    "file": "got a file",
-    "run/config.yaml": "got a file",
-    "'~nobody-here/run'": "nothing there",
+    "": ", got a directory without config.yaml; ",
+    "nothing": ", got a path that does not exist; ",
+    "folder": ", got a directory without config.yaml; ",
+    "file": "expected a run directory, got a file; ",
+    "run/config.yaml": "expected a run directory, got a file; ",
+    "'~nobody-here/run'": ", got a path that does not exist; ",
     "x" * 300: "expected a run directory",
 }
 

@@ -1,1 +1,1 @@
-"""Settings: one dataclass per section or group option, their checks, and the way from the command line to them."""
+"""Settings: one dataclass per section or group option, their checks, and the composition from the command line."""

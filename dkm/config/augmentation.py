@@ -11,7 +11,7 @@ from dkm.config.settings import REQUIRED, Section, Stage, setting
 
 @dataclass
 class AugmentationConfig(Section):
-    """How images are changed at random while training."""
+    """Random transformations of the training images."""
 
     section: ClassVar[str] = "augmentation"
     stages: ClassVar[Stage] = Stage.TRAINING
@@ -20,7 +20,7 @@ class AugmentationConfig(Section):
 
 @dataclass
 class AffineConfig(AugmentationConfig):
-    """Random rotation and shift of images, the ranges of DEC-DA (Guo et al., ACML 2018)."""
+    """Random rotation and shift of images, with the ranges of DEC-DA (Guo et al., ACML 2018)."""
 
     name: str = "affine"
     rotation: float = setting(

@@ -1,7 +1,7 @@
 """Checks of single settings; each failure is one line with key, value, expectation and remedy.
 
-A check is declared with the setting that it belongs to (see ``dkm.config.settings``). It validates a value, and it
-describes itself for messages, ``--help`` and ``docs/settings.md``.
+Each setting declares its check (see ``dkm.config.settings``). A check validates a value and describes the valid range
+for messages, ``--help`` and ``docs/settings.md``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dkm.errors import UserError
 
 
 def require(ok: bool, key: str, value: object, expected: str, remedy: str) -> None:
-    """Raise ``UserError`` in the one form that every message about a setting has."""
+    """Raise ``UserError`` unless ``ok``, in the format that all messages about settings share."""
     if not ok:
         raise UserError(f"{key}={format_value(value)}: expected {expected}; {remedy}")
 
 
 def format_value(value: object) -> str:
-    """Return a value in the spelling of the command line, except that lists keep their spaces."""
+    """Format a value as on the command line, except that lists keep their spaces."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -31,14 +31,14 @@ def format_value(value: object) -> str:
 
 
 class Check(Protocol):
-    """What a value of a setting must satisfy."""
+    """A condition on the value of a setting."""
 
     @property
     def expected(self) -> str:
-        """What is expected, as it is said after the word "expected"."""
+        """Description of valid values, which follows the word "expected" in messages."""
 
     def accepts(self, value: Any) -> bool:
-        """Return whether the value is in range."""
+        """Return whether the value is valid."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class AtLeast:
 
 @dataclass(frozen=True)
 class Between:
-    """A number in a closed interval; ``kind`` says in words what it counts."""
+    """A number in a closed interval; ``kind`` describes the number in messages."""
 
     low: int
     high: int
@@ -117,7 +117,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Satisfies:
-    """Whatever a predicate accepts."""
+    """A value that a predicate accepts."""
 
     expected: str
     accepts: Callable[[Any], bool]
@@ -127,14 +127,14 @@ def apply_check(check: Check, key: str, value: object, example: object) -> None:
     """Raise ``UserError`` if the check does not accept the value; ``example`` is a value that it accepts."""
     if check.accepts(value):
         return
-    remedy = f"for example {key}={_spelled(example)}"
+    remedy = f"for example {key}={_format_override_value(example)}"
     if isinstance(check, Choice):
         near = difflib.get_close_matches(str(value), check.choices, n=1)
         remedy = f"did you mean {key}={near[0]}?" if near else f"choose one, for example {key}={check.choices[0]}"
     require(False, key, value, check.expected, remedy)
 
 
-def _spelled(value: object) -> str:
+def _format_override_value(value: object) -> str:
     if isinstance(value, list):
-        return f"[{','.join(map(_spelled, value))}]"
+        return f"[{','.join(map(_format_override_value, value))}]"
     return format_value(value)

@@ -1,4 +1,4 @@
-"""Settings of the group ``clustering``: one dataclass for each method, and ``METHODS``, which names them."""
+"""Settings of the group ``clustering``: one dataclass per method, and the registry ``METHODS``."""
 
 from __future__ import annotations
 
@@ -21,76 +21,76 @@ CENTROIDS = ("gradient", "mean", "fixed")
 
 ALPHA_SCHEDULES = ("constant", "annealed")
 
-_BASELINE_TOO = Stage.BASELINE | Stage.JOINT
+_BASELINE_AND_JOINT = Stage.BASELINE | Stage.JOINT
 
 
 @dataclass
 class ClusteringConfig(Section):
-    """The clusters, and the loss that shapes them in the joint phase."""
+    """The initial clustering, and the clustering loss of the joint phase."""
 
     section: ClassVar[str] = "clustering"
     stages: ClassVar[Stage] = Stage.JOINT
     name: str = REQUIRED
     n_clusters: int | None = setting(
         None,
-        "Number of clusters. null: the number of classes, where the data have labels.",
+        "Number of clusters. null: the number of classes, if the data have labels.",
         check=AtLeast(1),
         example=10,
     )
     init: str = setting(
         "k-means++",
-        "The clusters that the joint phase starts from. `k-means++`, `random`: k-means on the embedding, started by "
-        "k-means++ or from random distinct points. `gmm`, `spectral`, `ward`: other clusterings of the embedding, "
-        "which find stretched clusters too: a mixture of Gaussians with full covariances, spectral clustering of the "
-        "graph of nearest neighbors, Ward linkage. `auto`: all of these and k-means, each improved by moving single "
-        "points, then the one with the highest modularity in the graph of nearest neighbors. `uniform`: centroids "
-        "drawn from -1 to 1 in each dimension, without a clustering. `file`: `clustering.init_file`.",
+        "Initial clustering of the joint phase. `k-means++`, `random`: k-means on the embedding, initialized by "
+        "k-means++ or with random distinct points. `gmm`, `spectral`, `ward`: a Gaussian mixture with full "
+        "covariances, spectral clustering of the nearest-neighbor graph, or Ward linkage, which also find elongated "
+        "clusters. `auto`: k-means and these three, each refined by moving single points; the one with the highest "
+        "modularity in the nearest-neighbor graph is used. `uniform`: centroids drawn from [-1, 1] in each dimension. "
+        "`file`: `clustering.init_file`.",
         check=Choice(INITS),
     )
     init_file: str | None = setting(
         None,
-        "With `clustering.init=file`, a .npy file with the cluster of each point, integers (N,), or with centroids, "
-        "floats (K, D).",
+        "With `clustering.init=file`: a .npy file with either the cluster of each point, integers (N,), or the "
+        "centroids, floats (K, D).",
     )
     n_init: int = setting(
         20,
-        "Restarts of k-means. On the raw data the restart with the lowest inertia wins; for the embedding see "
-        "`clustering.balance_slack`.",
+        "Number of restarts of k-means. On the raw data the restart with the lowest inertia is used; for the embedding "
+        "see `clustering.balance_slack`.",
         check=AtLeast(1),
-        stages=_BASELINE_TOO,
+        stages=_BASELINE_AND_JOINT,
     )
     balance_slack: float = setting(
         0.03,
-        "Restarts on the embedding whose inertia is within this fraction of the lowest count as equal, and the one "
-        "with the most even cluster sizes wins: two classes under one centroid and another class split in two show in "
-        "the sizes, but hardly in the inertia. 0: the lowest inertia, which k-means on the raw data always takes.",
+        "Tolerance for choosing a restart on the embedding. Among the restarts whose inertia exceeds the lowest by at "
+        "most this fraction, the one with the most even cluster sizes is used: merging two classes and splitting "
+        "another one changes the sizes, but hardly the inertia. 0: the lowest inertia.",
         check=NonNegative(),
     )
     init_samples: int = setting(
         100_000,
-        "With more points than this, k-means (on the raw data and on the embedding) runs on a fixed random sample of "
-        "this size; all points are then assigned to the resulting centroids. The sample of rows on disk takes at most "
-        "1 GiB.",
+        "Largest number of points for k-means on the raw data and on the embedding. With more points, k-means runs on "
+        "a fixed random sample of this size, and all points are then assigned to the resulting centroids. A sample of "
+        "rows on disk is limited to 1 GiB.",
         unit="points",
         check=AtLeast(1),
-        stages=_BASELINE_TOO,
+        stages=_BASELINE_AND_JOINT,
     )
     partition_samples: int = setting(
         10_000,
-        "`gmm`, `spectral`, `ward` and `auto` cluster at most this many points; the other points get the clusters of "
-        "their nearest neighbors.",
+        "Largest number of points that `gmm`, `spectral`, `ward` and `auto` cluster. The other points get the clusters "
+        "of their nearest neighbors.",
         unit="points",
         check=AtLeast(1),
     )
     n_neighbors: int = setting(
         20,
-        "Neighbors of each point in the graph of `spectral`; `auto` tries one to four times as many.",
+        "Number of neighbors per point in the graph of `spectral`. `auto` tries one to four times this number.",
         check=AtLeast(1),
     )
     modularity_slack: float = setting(
         0.002,
-        "Candidates of `auto` whose modularity is within this of the highest count as equal, and the one with the most "
-        "even cluster sizes wins. 0: the highest modularity.",
+        "Tolerance of `auto`. Among the candidates whose modularity is at most this far below the highest, the one "
+        "with the most even cluster sizes is used. 0: the highest modularity.",
         check=NonNegative(),
     )
 
@@ -106,7 +106,7 @@ class ClusteringConfig(Section):
 
 @dataclass
 class JointClusteringConfig(ClusteringConfig):
-    """What all clustering losses have."""
+    """Common settings of all clustering losses."""
 
     weight: float = setting(
         0.1,
@@ -115,19 +115,19 @@ class JointClusteringConfig(ClusteringConfig):
     )
     reconstruction: float = setting(
         1.0,
-        "Weight of the reconstruction error in the joint phase. 0: the decoder stays as pretraining left it.",
+        "Weight of the reconstruction error in the joint phase. 0: the decoder is not trained.",
         check=NonNegative(),
         example=1,
     )
     reset_every: int | None = setting(
         None,
-        "Every so many joint epochs, mix fresh weights into all layers of the encoder but the last, and cluster the "
-        "embedding again by k-means (BRB, arXiv:2411.02275). null: never.",
+        "Number of joint epochs between two resets. A reset mixes new random weights into all encoder layers except "
+        "the last and clusters the embedding again by k-means (BRB, arXiv:2411.02275). null: no resets.",
         unit="epochs",
         check=AtLeast(1),
         example=20,
     )
-    reset_fraction: float = setting(0.2, "Fraction of the fresh weights in the mixture.", check=Between(0, 1))
+    reset_fraction: float = setting(0.2, "Fraction of the new weights in the mixture of a reset.", check=Between(0, 1))
 
 
 @dataclass
@@ -137,35 +137,36 @@ class KMeansConfig(JointClusteringConfig):
     name: str = "kmeans"
     assignment: str = setting(
         "epoch",
-        "`epoch`: points are assigned in one pass over the unaugmented data before each epoch. `batch`: each batch "
-        "takes the nearest centroids.",
+        "When points are assigned to centroids. `epoch`: in one pass over the unaugmented data before each epoch. "
+        "`batch`: in each batch, to the nearest centroids.",
         check=Choice(ASSIGNMENTS),
     )
     initial_epochs: int = setting(
         1,
-        "With `clustering.assignment=epoch`, keep the initial labels for this many epochs, because the centroids are "
-        "not yet where the nearest one is the right one. 1: for the first epoch only.",
+        "With `clustering.assignment=epoch`: number of epochs that use the initial labels, because the nearest "
+        "centroid may still be the wrong one. 1: only the first epoch.",
         unit="epochs",
         check=AtLeast(1),
     )
     revive: bool = setting(
         True,
-        "Move a centroid without points to the point farthest from its centroid, and reset its optimizer state.",
+        "Whether to move a centroid without points to the point farthest from its centroid, and to reset its "
+        "optimizer state.",
     )
     centroids: str = setting(
         "gradient",
-        "`gradient`: centroids are learned with the network. `mean`: after each epoch they are set to the mean of "
-        "their points, the minimum of the loss. `fixed`: they stay as they were initialized.",
+        "Update of the centroids. `gradient`: by the optimizer, together with the network. `mean`: after each epoch to "
+        "the mean of their points, which minimizes the loss. `fixed`: no update.",
         check=Choice(CENTROIDS),
     )
     self_paced: bool = setting(
         False,
-        "In each epoch but the first, leave out points that are farther from their centroids than the mean distance "
-        "plus a multiple of its standard deviation. The multiple grows from 0 to 1 over the phase (ASPC-DA).",
+        "Whether to leave out, in each epoch but the first, points whose distance to their centroid exceeds the mean "
+        "distance plus a multiple of its standard deviation. The multiple grows from 0 to 1 over the phase (ASPC-DA).",
     )
     norm_weight: float = setting(
         0.0,
-        "Weight of -|z|^2 in the loss, which counteracts a shrinking embedding; 1 in soft regularized k-means.",
+        "Weight of -|z|^2 in the loss, which counteracts a shrinking embedding. Soft regularized k-means uses 1.",
         check=NonNegative(),
         example=0,
     )
@@ -181,35 +182,35 @@ class KMeansConfig(JointClusteringConfig):
 
 @dataclass
 class DKMConfig(JointClusteringConfig):
-    """Deep k-means: the mean over centroids of the squared distances, weighted by a softmin (arXiv:1806.10069)."""
+    """Deep k-means: the squared distances to the centroids, weighted by their softmin (arXiv:1806.10069)."""
 
     name: str = "dkm"
-    # Points choose in every batch, where a large weight empties clusters.
+    # Assignments change in every batch, and a large weight then empties clusters.
     weight: float = 0.01
     schedule: str = setting(
         "constant",
-        "`constant`: `clustering.alpha`. `annealed`: alpha grows from `clustering.alpha_start`, more and more slowly, "
-        "once in `clustering.epochs_per_alpha` epochs.",
+        "Schedule of the inverse temperature. `constant`: `clustering.alpha`. `annealed`: it grows from "
+        "`clustering.alpha_start` by factors that approach 1, once every `clustering.epochs_per_alpha` epochs.",
         check=Choice(ALPHA_SCHEDULES),
     )
     alpha: float = setting(
-        1000.0, "Inverse temperature of the softmin; 1000 is nearly the hard minimum.", check=Positive(), example=1000
+        1000.0, "Inverse temperature of the softmin. 1000 is close to the hard minimum.", check=Positive(), example=1000
     )
-    alpha_start: float = setting(0.1, "First inverse temperature of the annealed schedule.", check=Positive())
+    alpha_start: float = setting(0.1, "Initial inverse temperature of the annealed schedule.", check=Positive())
     epochs_per_alpha: int = setting(
-        5, "Epochs for which the annealed schedule keeps each inverse temperature.", unit="epochs", check=AtLeast(1)
+        5, "Number of epochs at each inverse temperature of the annealed schedule.", unit="epochs", check=AtLeast(1)
     )
 
 
 @dataclass
 class DCNConfig(JointClusteringConfig):
-    """Deep clustering network: the k-means loss, and centroids that are running means (arXiv:1610.04794)."""
+    """Deep clustering network: the k-means loss with running means as centroids (arXiv:1610.04794)."""
 
     name: str = "dcn"
     count: int = setting(
         100,
-        "How many points each centroid counts for at the start: the n-th point after that moves it by 1/(count + n) of "
-        "the way. 100 is the value of the authors' code; the paper has none.",
+        "Initial count of each centroid: its n-th point moves it by 1/(count + n) of the distance. 100 is the value in "
+        "the authors' code; the paper gives none.",
         unit="points",
         check=AtLeast(0),
     )
@@ -217,14 +218,14 @@ class DCNConfig(JointClusteringConfig):
 
 @dataclass
 class DECConfig(JointClusteringConfig):
-    """Deep embedded clustering: Student's t assignments drawn towards sharper ones, no decoder (arXiv:1511.06335)."""
+    """Deep embedded clustering: Student's t soft assignments and a sharpened target, no decoder (arXiv:1511.06335)."""
 
     name: str = "dec"
     weight: float = 1.0
     reconstruction: float = 0.0
     update_interval: int | None = setting(
         None,
-        "Steps between two computations of the targets from all data. null: once before every epoch.",
+        "Number of steps between two updates of the targets, which use all data. null: one update before each epoch.",
         unit="steps",
         check=AtLeast(1),
         example=140,
@@ -233,7 +234,7 @@ class DECConfig(JointClusteringConfig):
 
 @dataclass
 class IDECConfig(DECConfig):
-    """Improved DEC: DEC with the reconstruction error (Guo et al., IJCAI 2017)."""
+    """Improved DEC: DEC combined with the reconstruction error (Guo et al., IJCAI 2017)."""
 
     name: str = "idec"
     weight: float = 0.1
@@ -242,7 +243,7 @@ class IDECConfig(DECConfig):
 
 @dataclass
 class NoClusteringConfig(ClusteringConfig):
-    """No joint phase: the autoencoder, then k-means on its embedding."""
+    """No joint phase: pretraining of the autoencoder, followed by k-means on its embedding."""
 
     name: str = "none"
 
@@ -250,12 +251,12 @@ class NoClusteringConfig(ClusteringConfig):
 @dataclass
 @add_class_field(
     "Dotted name of a subclass of the package's clustering losses, or of a `torch.nn.Module` with a parameter "
-    "`centroids` (K, latent_dim) and `forward(z, index)`: the scalar loss of the embedded batch z (B, latent_dim), "
-    "whose positions in the data are index (B,). Its `__init__` gets those of `n_clusters`, `latent_dim`, `n_samples` "
-    "and `n_epochs` that it names."
+    "`centroids` (K, latent_dim) and a method `forward(z, index)` that returns the scalar loss of the embedded batch z "
+    "(B, latent_dim); index (B,) has its positions in the data. `__init__` may have the parameters `n_clusters`, "
+    "`latent_dim`, `n_samples` and `n_epochs`."
 )
 class CustomClusteringConfig(JointClusteringConfig):
-    """A loss of your own. The dotted name is imported from the working directory or ``PYTHONPATH``."""
+    """Your own loss. The dotted name is imported from the working directory or ``PYTHONPATH``."""
 
     name: str = "custom"
     options: dict[str, Any] = setting(

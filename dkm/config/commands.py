@@ -1,6 +1,6 @@
-"""What the commands beside ``dkm.train`` share: KEY=VALUE words to a dataclass, and errors to one line and a code.
+"""Common code of the commands other than ``dkm.train``: parse KEY=VALUE arguments, report errors, set the exit code.
 
-Imports no torch: a wrong word answers at once.
+This module does not import torch, so a wrong argument is reported without that delay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def main(work: Callable[[Sequence[str]], None], doc: str | None) -> None:
-    """Run a command on ``sys.argv`` and exit with its code, one of those of ``dkm.train``."""
+    """Run a command on ``sys.argv``; on an error, exit with the code that ``dkm.train`` uses for it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, signal.default_int_handler)  # the terminal was closed
@@ -44,15 +44,15 @@ def main(work: Callable[[Sequence[str]], None], doc: str | None) -> None:
     except KeyboardInterrupt as error:
         print(f"interrupted: {error if error.args else 'nothing was written'}", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from error
-    except BrokenPipeError as error:  # of a reader such as head
-        sys.stdout = None  # what is left to print has nowhere to go
+    except BrokenPipeError as error:  # the reader, for example head, has ended
+        sys.stdout = None  # discard the remaining output
         raise SystemExit(EXIT_INTERRUPTED) from error
 
 
 def parse_words(schema: type[T], words: Sequence[str], sections: Sequence[str] = ()) -> tuple[T, list[str]]:
-    """Return the dataclass that the words KEY=VALUE fill, and the words whose key is in one of ``sections``.
+    """Parse arguments KEY=VALUE into a dataclass; return it and the arguments whose key is in one of ``sections``.
 
-    Values are taken as they stand: nothing in them needs to be quoted but for the shell.
+    Values are taken literally: only the shell requires quotes.
     """
     known = {part.name: part for part in fields(schema)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -76,10 +76,10 @@ def parse_words(schema: type[T], words: Sequence[str], sections: Sequence[str] =
 
 
 def parse_own(schema: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
-    """Return the dataclass that those of the words KEY=VALUE fill whose key it has, and the other words."""
+    """Parse the arguments KEY=VALUE whose key is a field of the dataclass; return it and the other arguments."""
     known = {part.name for part in fields(schema)}  # type: ignore[arg-type]
-    own = [word for word in words if word.partition("=")[0] in known]
-    return parse_words(schema, own)[0], [word for word in words if word not in own]
+    matching = [word for word in words if word.partition("=")[0] in known]
+    return parse_words(schema, matching)[0], [word for word in words if word not in matching]
 
 
 def _value(key: str, text: str, annotation: str) -> Any:
@@ -96,9 +96,9 @@ def _value(key: str, text: str, annotation: str) -> Any:
 
 
 def quoted(value: Path | str) -> str:
-    """Return a text as the value of an override, which a comma or a space in it would end otherwise.
+    """Quote a text as the value of an override, because a comma or a space would end the value.
 
-    Hydra takes a backslash for an escape only in front of a quote.
+    Hydra treats a backslash as an escape only before a quote.
     """
     text = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value))
     return f"'{text}'"
@@ -112,20 +112,20 @@ def words_of_runs(
     n_jobs: int,
     defaults: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Return the overrides for ``dkm.train`` that all runs of a command have, which only their scores are wanted of.
+    """Return the overrides of ``dkm.train`` for all runs of a command that needs only their scores.
 
     Parameters
     ----------
     overrides
-        The user's, which go before ours.
+        Overrides of the user, which take precedence over the defaults.
     refused, instead
-        Keys that the command sets itself, and what to do instead.
+        Keys that the command sets itself, and the remedy for the message.
     folder
-        Where they keep the pretrainings that they share.
+        Folder in which the runs share their pretrainings.
     n_jobs
-        Runs at a time, which share the cores.
+        Number of parallel runs, which share the cores.
     defaults
-        Of the command, beside those of all.
+        Further defaults of the command.
     """
     keys = [word.partition("=")[0].lstrip("+~") for word in overrides]
     for key, word in zip(keys, overrides, strict=True):
@@ -135,10 +135,10 @@ def words_of_runs(
             raise UserError(f"{word}: expected no such key, {instead}")
     from joblib import cpu_count  # knows affinity and container limits
 
-    # A pretraining is shared by runs with the same number of threads.
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    n_cores = int(given) if given.isdecimal() else cpu_count(only_physical_cores=True)
-    ours = {
+    # Only runs with the same number of threads share a pretraining.
+    omp_threads = os.environ.get("OMP_NUM_THREADS", "")
+    n_cores = int(omp_threads) if omp_threads.isdecimal() else cpu_count(only_physical_cores=True)
+    all_defaults = {
         "evaluation.kmeans_raw": "false",
         "log.figures": "false",
         "log.tensorboard": "false",
@@ -147,28 +147,28 @@ def words_of_runs(
         "threads": str(max(1, n_cores // n_jobs)),
         **(defaults or {}),
     }
-    return [*overrides, *(f"{key}={value}" for key, value in ours.items() if key not in keys)]
+    return [*overrides, *(f"{key}={value}" for key, value in all_defaults.items() if key not in keys)]
 
 
 @dataclass
 class PredictConfig:
-    """``dkm.predict``: which rows, of which file, get which answers."""
+    """Settings of ``dkm.predict``: the run, the rows, and the columns of the output."""
 
     # A finished run, or its model/ folder.
     run: str
-    # A file or folder of what the run was trained on: .npy, .npz, .csv, .parquet, images. `data.` keys say how it is
-    # read, where that differs from the run.
+    # A file or folder with the same features as the run's data: .npy, .npz, .csv, .parquet, images. `data.` keys
+    # override how the run reads its data.
     input: str
     # .csv, .parquet or .npz.
     output: str
     overwrite: bool = False
-    # Also soft memberships, one column for each cluster; the embedding, one column for each dimension.
+    # Also write soft memberships, one column per cluster; the embedding, one column per dimension.
     memberships: bool = False
     embedding: bool = False
     # auto | cpu | cuda | cuda:N
     device: str = "auto"
     threads: int | None = None
-    # Modules, separated by commas, that are imported first: those of the run's `plugins`.
+    # Comma-separated modules to import first: those in the run's `plugins`.
     plugins: str = ""
 
     def __post_init__(self) -> None:
@@ -178,18 +178,18 @@ class PredictConfig:
 
 @dataclass
 class ExportConfig:
-    """``dkm.export``: which model, in which form."""
+    """Settings of ``dkm.export``: the model and the format."""
 
     # A finished run, or its model/ folder.
     run: str
-    # A folder that is made.
+    # The folder to create.
     output: str
     # torch | onnx | numpy
     format: str = "torch"
-    # Real rows to compare on; null: the data of the run.
+    # Rows on which the exported model is compared with the original; null: the data of the run.
     input: str | None = None
     overwrite: bool = False
-    # Modules, separated by commas, that are imported first: those of the run's `plugins`.
+    # Comma-separated modules to import first: those in the run's `plugins`.
     plugins: str = ""
 
     def __post_init__(self) -> None:
@@ -200,33 +200,33 @@ class ExportConfig:
 
 @dataclass
 class CompareConfig:
-    """``dkm.compare``: what beside the paths of the runs it is told."""
+    """Settings of ``dkm.compare``, which come in addition to the paths of the runs."""
 
-    # Files to write: the table (.csv, .md), the picture (.png), the agreement of each two runs (.csv).
+    # Files to write: the table (.csv, .md), the figure (.png), the agreement of each pair of runs (.csv).
     csv: str | None = None
     markdown: str | None = None
     figure: str | None = None
     pairs: str | None = None
-    # One row for each run, not for each setting.
+    # One row per run instead of one per setting.
     each: bool = False
     # The score to sort by.
     sort: str | None = None
-    # Compare the assignments of more than 100 runs too.
+    # Also compare the assignments if there are more than 100 runs.
     agreement: bool = False
     overwrite: bool = False
 
 
 @dataclass
 class SelectConfig:
-    """``dkm.select``: which numbers of clusters are tried, and where."""
+    """Settings of ``dkm.select``: the numbers of clusters to try, the seeds, and the output."""
 
     # A range 2-12, or a list 2,4,8.
     k: str
-    # Of the runs for each number.
+    # Seeds of the runs with each number of clusters.
     seeds: str = "0,1,2"
-    # A folder for the runs and the answer; null: a new one under runs/select. One that is there is gone on with.
+    # Folder of the runs and the result; null: a new one under runs/select. An existing folder is resumed.
     output: str | None = None
-    # Runs at a time.
+    # Number of parallel runs.
     jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -237,18 +237,18 @@ class SelectConfig:
 
 @dataclass
 class TuneConfig:
-    """``dkm.tune``: how many trials, towards what, and where."""
+    """Settings of ``dkm.tune``: the trials, the objective, and the output."""
 
-    # Of the whole study, those of an earlier call among them.
+    # Number of trials of the study, including those of earlier calls.
     trials: int = 50
-    # A folder for the trials and the answer; null: a new one under runs/tune. A study that is there is gone on with.
+    # Folder of the trials and the result; null: a new one under runs/tune. An existing study is resumed.
     output: str | None = None
-    # A score of ``dkm.evaluation.scores.objectives``; one that needs labels only with allow_labels=true.
+    # A score of ``dkm.evaluation.scores.objectives``; a score that needs labels also requires allow_labels=true.
     objective: str = "modularity_data"
     allow_labels: bool = False
-    # End trials that are worse than the median at the same epoch.
+    # Stop trials that are worse than the median at the same epoch.
     prune: bool = True
-    # Trials at a time.
+    # Number of parallel trials.
     jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -257,13 +257,13 @@ class TuneConfig:
 
 
 def numbers(key: str, text: str, example: str, *, least: int) -> list[int]:
-    """Return the whole numbers of ``2-12`` or ``2,4,8``, in order and each once."""
-    found: set[int] = set()
+    """Parse a range ``2-12`` or a list ``2,4,8`` of whole numbers; return them sorted and without duplicates."""
+    values: set[int] = set()
     for piece in text.split(","):
         first, dash, last = piece.partition("-")
         is_number = first.isdecimal() and (not dash or last.isdecimal())
         require(is_number, key, text, "a range or a list of whole numbers", f"for example {key}={example}")
-        found |= set(range(int(first), int(last if dash else first) + 1))
-    require(bool(found), key, text, "a range that goes up", f"for example {key}={example}")
-    require(min(found) >= least, key, text, f"numbers of {least} or more", f"for example {key}={example}")
-    return sorted(found)
+        values |= set(range(int(first), int(last if dash else first) + 1))
+    require(bool(values), key, text, "a range that goes up", f"for example {key}={example}")
+    require(min(values) >= least, key, text, f"numbers of {least} or more", f"for example {key}={example}")
+    return sorted(values)

@@ -1,9 +1,9 @@
-"""From the arguments of a command to a checked config.
+"""Compose a checked config from command-line arguments.
 
-Hydra composes, ``dkm.config.schema`` checks, and errors become one line. ``compose`` leaves Hydra's global state alone,
-so that it works inside another Hydra application and in several threads.
+Hydra composes the config, ``dkm.config.schema`` checks it, and each error is reported in one line. ``compose`` does not
+change Hydra's global state, so it can be called inside another Hydra application and from several threads.
 
-Nothing here imports torch, so that a wrong override is answered at once.
+This module does not import torch, so a wrong override is reported without that delay.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, from_dictconfig, register
 from dkm.errors import UserError
 
-# Flags that are passed on to Hydra. --experimental-rerun is refused, as it loads a pickle.
+# Flags that are passed on to Hydra. --experimental-rerun is refused, because it loads a pickle.
 HYDRA_FLAGS = frozenset(
     (
         *("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c", "--resolve", "--package", "-p"),
@@ -57,7 +57,7 @@ HYDRA_FLAGS = frozenset(
 )
 
 
-# Launchers of the plugins in the extra `sweep`. configs/hydra/launcher/slurm.yaml builds on the last one.
+# Launchers of the plugins in the extra `sweep`. configs/hydra/launcher/slurm.yaml extends the last one.
 LAUNCHERS = frozenset(f"hydra/launcher/{name}" for name in ("joblib", "submitit_local", "submitit_slurm"))
 
 _CONFIG_FLAGS = {"-cd": "--config-dir", "-cp": "--config-path", "-cn": "--config-name"}
@@ -69,10 +69,10 @@ _IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config:\s*(.*
 
 
 class Command(NamedTuple):
-    """The command line, taken apart.
+    """A parsed command line.
 
-    ``is_for_hydra`` tells that ``overrides`` has flags of Hydra, and is then the whole command line for it.
-    ``is_only_read`` tells that the config is compared with another one, and nothing of it is run.
+    ``is_for_hydra`` is true if ``overrides`` contains Hydra flags; it is then the complete command line for Hydra.
+    ``is_only_read`` is true if the config is only compared with another one, so that none of its code is imported.
     """
 
     config_path: Path
@@ -84,12 +84,12 @@ class Command(NamedTuple):
 
     @property
     def is_of_a_run(self) -> bool:
-        """Whether the config may be that of a run, whose code is only imported if the command line names it."""
+        """Whether the config may belong to a run; its code is then imported only if the command line names it."""
         return is_of_a_run(self.config_path, self.config_name, self.extra_dir, config_dir())
 
 
 class Composed(NamedTuple):
-    """The checked ``config``, the same as Hydra composed it (``job``), and the node ``hydra``."""
+    """The checked ``config``, the same config as Hydra composed it (``job``), and the node ``hydra``."""
 
     config: Config
     job: DictConfig
@@ -106,26 +106,26 @@ class OwnConfigs(SearchPathPlugin):
 
 
 def _append_application_configs(search_path: ConfigSearchPath, extra_dir: Path | None) -> None:
-    """Let the application's configs be found whichever config is the primary one."""
+    """Add the application's configs to the search path, whichever config is the primary one."""
     search_path.append("dkm", f"file://{config_dir()}")
     if extra_dir is not None:
         search_path.append("command-line", f"file://{extra_dir}")
 
 
 def _options() -> frozenset[tuple[str, str]]:
-    """Return all options of all groups; a plugin may have added some since the last call."""
+    """Return all options of all groups. The result is not cached, because a plugin may add options."""
     return frozenset((group, option) for group, options in GROUPS.items() for option in options)
 
 
 @functools.cache
 def _register(options: frozenset[tuple[str, str]]) -> None:
-    register()  # anew when a plugin has added options
+    register()  # called again when a plugin has added options
 
 
 def set_up() -> None:
-    """Make the schemas and the application's configs known to ``hydra.main``, globally.
+    """Register the schemas and the application's configs globally, for ``hydra.main``.
 
-    The plugin is registered again at each call: Hydra forgets it for every job that joblib starts in a process.
+    The plugin is registered at each call, because Hydra forgets it for every job that joblib starts in a process.
     """
     _register(_options())
     Plugins.instance().register(OwnConfigs)
@@ -140,23 +140,23 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises
     ------
     UserError
-        For an unknown flag, a folder that does not exist, or an override that no run can use.
+        If a flag is unknown, a folder does not exist, or no run can use an override.
     """
-    given: dict[str, str] = {}
+    flag_values: dict[str, str] = {}
     flags: list[str] = []
     overrides: list[str] = []
-    words = iter(arguments)
-    for word in words:
+    remaining = iter(arguments)
+    for word in remaining:
         flag, equals, value = word.partition("=")
         flag = _CONFIG_FLAGS.get(flag, flag)
         if flag in _CONFIG_FLAGS.values():
-            given[flag] = value if equals else next(words, "")
+            flag_values[flag] = value if equals else next(remaining, "")
         elif word.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE and "=" not in word):
             flags.append(word)
         elif word != "experiment=null":  # the default, which Hydra refuses as an override
             overrides.append(word)
-    name = given.get("--config-name", "config").removesuffix(".yaml")
-    path, extra = (Path(given[key]) if key in given else None for key in ("--config-path", "--config-dir"))
+    name = flag_values.get("--config-name", "config").removesuffix(".yaml")
+    path, extra = (Path(flag_values[key]) if key in flag_values else None for key in ("--config-path", "--config-dir"))
     for key, folder in (("--config-path", path), ("--config-dir", extra)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{key}={folder}: expected an existing directory; correct the path")
@@ -170,7 +170,7 @@ def parse(arguments: Sequence[str]) -> Command:
     if flags:
         _check_hydra_flags(flags)
     path, extra = path.absolute(), extra.absolute() if extra else None
-    # Before anything else, because they may add options that the overrides choose.
+    # Plugins are imported first, because they may add options that the overrides choose.
     files = [path / f"{name}.yaml"]
     files += [extra / f"{o.replace('=', '/')}.yaml" for o in overrides if extra and o.startswith("experiment=")]
     import_plugins(plugins_of(overrides, () if is_of_a_run(path, name, extra, config_dir()) else files))
@@ -180,7 +180,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _check_override(override: str, *, is_sweep: bool) -> None:
-    """Refuse an override that Hydra would accept though no run can use it, or would refuse in many lines."""
+    """Refuse an override that Hydra accepts but no run can use, or that Hydra refuses in several lines."""
     left, _, value = override.partition("=")
     key = left.lstrip("+~")
     section, _, name = key.rpartition(".")
@@ -202,7 +202,7 @@ def _check_override(override: str, *, is_sweep: bool) -> None:
 
 
 def _check_hydra_flags(arguments: Sequence[str]) -> None:
-    """Check the flags with Hydra's parser, and report its error in one line."""
+    """Check the flags with Hydra's parser and report its error in one line."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{' '.join(arguments)}: {message}; --help shows the flags")
@@ -215,20 +215,20 @@ def _check_hydra_flags(arguments: Sequence[str]) -> None:
 
 _VERSION_BASE = "1.3"
 
-# Hydra's parsers share caches that are not made for threads, and its first use scans for plugins.
+# Hydra's parsers share caches that are not thread-safe, and the first composition scans for plugins.
 _composition = threading.Lock()
 
 
 def compose(command: Command) -> Composed:
     """Compose and check the config.
 
-    Hydra's global state (``GlobalHydra``, ``HydraConfig``, the job's name, the version base, the config store) stays as
-    it is, and none of it changes the result. Threads may call this at the same time.
+    Hydra's global state (``GlobalHydra``, ``HydraConfig``, the job's name, the version base, the config store) is
+    not changed and does not affect the result. The function is thread-safe.
 
     Raises
     ------
     UserError
-        One line about the first thing that is wrong.
+        With one line about the first error.
     """
     try:
         with _composition:
@@ -244,21 +244,21 @@ def compose(command: Command) -> Composed:
         raise UserError(explain(error, command.overrides)) from error
     except YAMLError as error:
         raise UserError(f"{error}; expected YAML; correct the file") from error
-    except ValueError as error:  # Hydra raises it for a group set to a number, and for a file that is not text
+    except ValueError as error:  # a group is set to a number, or a file is not text
         names = (*GROUPS, "experiment")
         groups = [o for o in command.overrides if o.partition("=")[0] in names]
         files = [f"{o.replace('=', '/')}.yaml" for o in groups] or [f"{command.config_path / command.config_name}.yaml"]
-        shown = " or ".join(files if isinstance(error, UnicodeError) else groups)
-        raise UserError(f"{shown}: {error}; expected the name of an option that is a text file; correct it") from error
+        source = " or ".join(files if isinstance(error, UnicodeError) else groups)
+        raise UserError(f"{source}: {error}; expected the name of an option that is a text file; correct it") from error
     return Composed(config, job, hydra_part)
 
 
 def _load(command: Command) -> DictConfig:
-    """Return what ``hydra.compose`` would, with Hydra's own node, without ``hydra.initialize_config_dir``."""
+    """Compose as ``hydra.compose`` does, but with the node ``hydra`` and without ``hydra.initialize_config_dir``."""
     if not OmegaConf.has_resolver("hydra"):
         setup_globals()  # the resolvers `now` and `hydra`
     version_base: object = version.getbase()
-    if type(version_base) is object:  # nobody has chosen one yet: Hydra would set that of its version 1.1
+    if type(version_base) is object:  # not set yet: Hydra would use that of its version 1.1
         version.setbase(_VERSION_BASE)
     search_path = ConfigSearchPathImpl()
     search_path.append("hydra", "pkg://hydra.conf")
@@ -271,17 +271,17 @@ def _load(command: Command) -> DictConfig:
     search_path.append("schema", "structured://")
     loader = ConfigLoaderImpl(search_path)
     loader.repository = _Repository(search_path)
-    with _no_warning_about_the_search_path(command):
+    with _suppress_search_path_warnings(command):
         cfg = loader.load_configuration(command.config_name, command.overrides, RunMode.RUN, from_shell=False)
     cfg.hydra.runtime.version_base = _VERSION_BASE
     return cfg
 
 
 class _Repository(ConfigRepository):
-    """Looks schemas up in a store of our own instead of Hydra's global one.
+    """Looks up schemas in a private store instead of Hydra's global one.
 
-    There a schema of the caller's application with the name of one of our files, ``optimizer/adam`` say, would be taken
-    for the schema of that file.
+    In the global store, a schema that the calling application registers under the name of one of our files, for example
+    ``optimizer/adam``, would be used as the schema of that file.
     """
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
@@ -292,29 +292,29 @@ class _Repository(ConfigRepository):
 
 class _Schemas(ConfigStore):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # Hydra copies the repository for every composition; what it loads from a store it copies as well
+        return self  # Hydra copies the repository for every composition, and each schema that it loads
 
 
 @functools.cache
 def _schemas(options: frozenset[tuple[str, str]]) -> _Schemas:
-    """Return the application's schemas, with those of Hydra itself and of its plugins."""
-    store = _Schemas.__new__(_Schemas)  # the constructor is that of a singleton, which Hydra pickles for workers
+    """Return a store with the schemas of the application, of Hydra and of its plugins."""
+    store = _Schemas.__new__(_Schemas)  # the constructor would make a singleton, which Hydra pickles
     store.repo = {"hydra": dict(ConfigStore.instance().repo["hydra"])}
     node = copy.deepcopy(store.repo["hydra"]["config.yaml"])
-    node.node.job.name = "train"  # otherwise Hydra takes that of the caller's job
+    node.node.job.name = "train"  # otherwise Hydra uses the name of the caller's job
     store.repo["hydra"]["config.yaml"] = node
     register(store)
     return store
 
 
 @contextmanager
-def _no_warning_about_the_search_path(command: Command) -> Iterator[None]:
-    """Ignore folders of ``hydra.searchpath`` that do not exist.
+def _suppress_search_path_warnings(command: Command) -> Iterator[None]:
+    """Suppress Hydra's warnings about folders of ``hydra.searchpath`` that do not exist.
 
-    Filters of warnings are those of all threads, so they stay untouched where there can be no ``hydra.searchpath``.
+    All threads share the warning filters, so they are changed only where ``hydra.searchpath`` may be set.
     """
-    is_possible = command.config_path != config_dir() or any("searchpath" in word for word in command.overrides)
-    if not is_possible:
+    may_be_set = command.config_path != config_dir() or any("searchpath" in word for word in command.overrides)
+    if not may_be_set:
         yield
         return
     with warnings.catch_warnings():
@@ -340,7 +340,7 @@ def checked(job: DictConfig) -> Config:
 
 
 def absolute(path: str) -> str:
-    """Return an absolute path; a ``~user`` that is unknown stays as it is."""
+    """Return an absolute path; an unknown ``~user`` is not expanded."""
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # pathlib raises for unknown users
 
 
@@ -354,12 +354,12 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{error.override}: expected an override KEY=VALUE; quote special characters: 'KEY=\"VALUE\"'"
     if isinstance(error, ConfigCompositionException) and text.startswith("Could not "):
         key = text.splitlines()[0].split("'")[1] if "'" in text.splitlines()[0] else text
-        shown = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == key), key)
+        override = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == key), key)
         if key.partition("@")[0] in GROUPS or key == "experiment":
-            return f"{shown}: expected keys, as this config has no choice of {key}; leave the override out"
-        if shown.startswith("+") and key in keys():
-            return f"{shown}: expected no +, as the key is there already; write {shown.lstrip('+')}"
-        return unknown_key(key, shown)
+            return f"{override}: expected keys, as this config has no choice of {key}; leave the override out"
+        if override.startswith("+") and key in keys():
+            return f"{override}: expected no +, as the key is there already; write {override.lstrip('+')}"
+        return unknown_key(key, override)
     if in_file := _IN_FILE.match(text):
         file, kind, message, key = in_file.groups()
         if kind in ("ConfigKeyError", "ConfigAttributeError") and key:
@@ -369,9 +369,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{where}: {' '.join(message.split())}; expected {expected}; correct the file"
     if isinstance(cause, OmegaConfBaseException):
         key = cause.full_key or ""
-        given = {o.lstrip("+").partition("=")[0]: o.lstrip("+") for o in overrides}
-        inner = next((k for k in given if k.startswith(f"{key}.")), "") if isinstance(cause, ConfigKeyError) else ""
-        return describe(cause, given.get(key, given.get(inner)), inner or key)
+        by_key = {o.lstrip("+").partition("=")[0]: o.lstrip("+") for o in overrides}
+        inner = next((k for k in by_key if k.startswith(f"{key}.")), "") if isinstance(cause, ConfigKeyError) else ""
+        return describe(cause, by_key.get(key, by_key.get(inner)), inner or key)
     return " ".join(text.split()) + "; expected what `python -m dkm.train --cfg job` shows; correct it"
 
 

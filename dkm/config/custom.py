@@ -1,7 +1,7 @@
-"""Classes, functions and modules of the user's own, which a config names by their dotted names.
+"""User-defined classes, functions and modules, which a config names by their dotted names.
 
-A dotted name is code. It is imported only if the command line gives it, or a config of the user's own; never because a
-file in a run directory or a model folder has it: see ``require_named_by_user``.
+A dotted name is code. It is imported only if the command line or a config of the user names it, never because a file in
+a run directory or a model folder does: see ``require_named_by_user``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ T = TypeVar("T", bound=type)
 
 # The keys whose values are code.
 CODE_KEYS = ("model.class", "clustering.class", "data.class", "plugins")
-# What marks a run directory; ``config.yaml`` is the name that every run gives to its config.
-_OF_A_RUN = ("manifest.json", ".hydra", "checkpoints")
+# Entries that mark a run directory. The config of every run is called ``config.yaml``.
+_RUN_MARKS = ("manifest.json", ".hydra", "checkpoints")
 
 
 def add_class_field(meaning: str) -> Callable[[T], T]:
     """Return a decorator that adds the field ``class``; apply it below ``@dataclass``.
 
-    ``class`` is a keyword of Python, so the field cannot be written down, and the methods that ``dataclass`` generates
-    cannot mention it: it is in neither ``__init__`` nor ``__repr__`` nor ``__eq__``. For ``fields``, ``asdict`` and
-    OmegaConf it is a field like any other; ``section_from`` sets it.
+    ``class`` is a keyword of Python: the field cannot be declared in the class body, and the methods that ``dataclass``
+    generates cannot use it. ``__init__``, ``__repr__`` and ``__eq__`` therefore omit it. ``fields``, ``asdict`` and
+    OmegaConf treat it as an ordinary field; ``section_from`` sets it.
     """
 
     def add(schema: T) -> T:
@@ -52,7 +52,7 @@ def class_of(config: object) -> str:
 
 
 def import_named(key: str, name: str) -> Any:
-    """Import ``package.module.attribute``, from the working directory too.
+    """Import ``package.module.attribute``, also from the working directory.
 
     Raises
     ------
@@ -70,10 +70,10 @@ def import_named(key: str, name: str) -> Any:
 
 
 def import_module_of_user(key: str, module: str, name: str) -> Any:
-    """Import a module, from the working directory too; ``key=name`` is the setting that names it."""
+    """Import a module, also from the working directory; ``key=name`` is the setting that names it."""
     here = os.getcwd()  # noqa: PTH109  # a string, as sys.path has them
     if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # last: a file of the user's must not hide a module of Python's
+        sys.path.append(here)  # last: a file of the user must not shadow an installed module
     try:
         return import_module(module)
     except Exception as error:
@@ -83,45 +83,45 @@ def import_module_of_user(key: str, module: str, name: str) -> Any:
 
 
 def construct(section: str, target: Any, given: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """Call ``target`` with the options, and with those of the ``given`` arguments that its signature names.
+    """Call ``target`` with the options and with the ``given`` arguments that its signature names.
 
     Raises
     ------
     UserError
-        If the signature does not take the options, or wants arguments that nobody gives.
+        If the signature does not accept the options or requires further arguments.
     """
     parameters = inspect.signature(target).parameters
     arguments = {name: value for name, value in given.items() if name in parameters} | dict(options)
     try:
         inspect.signature(target).bind(**arguments)
     except TypeError as error:
-        shown = ", ".join(f"{name}: {value}" for name, value in options.items())
-        called = f"{getattr(target, '__name__', target)}{inspect.signature(target)}"
+        given_options = ", ".join(f"{name}: {value}" for name, value in options.items())
+        signature = f"{getattr(target, '__name__', target)}{inspect.signature(target)}"
         raise UserError(
-            f"{section}.options={{{shown}}}: {error}; expected the arguments of {called} beside {', '.join(given)}; "
-            f"set '{section}.options={{NAME: VALUE}}'"
+            f"{section}.options={{{given_options}}}: {error}; expected the arguments of {signature} beside "
+            f"{', '.join(given)}; set '{section}.options={{NAME: VALUE}}'"
         ) from error
     return target(**arguments)
 
 
-# --- who names it -------------------------------------------------------------------------------------------------
+# --- trusted names ---------------------------------------------------------------------------------------------------
 
 
 def is_of_a_run(folder: Path, name: str, extra_folder: Path | None, package_configs: Path) -> bool:
-    """Return whether a config may be that of a run and not one of the user's own.
+    """Return whether a config may belong to a run rather than to the user.
 
     Parameters
     ----------
     folder, name
-        Where the primary config is, and its name without the suffix.
+        Folder of the primary config, and its name without the suffix.
     extra_folder
-        A folder that is searched too.
+        Further folder of the search path.
     package_configs
-        The folder of the configs of this package.
+        Folder of the configs of this package.
     """
     has_name_of_a_run = name == "config" and folder != package_configs
     folders = [place for place in (folder, extra_folder) if place is not None]
-    return has_name_of_a_run or any((place / mark).exists() for place in folders for mark in _OF_A_RUN)
+    return has_name_of_a_run or any((place / mark).exists() for place in folders for mark in _RUN_MARKS)
 
 
 def require_named_by_user(settings: Mapping[str, Any], overrides: Sequence[str], source: str) -> None:
@@ -130,11 +130,11 @@ def require_named_by_user(settings: Mapping[str, Any], overrides: Sequence[str],
     Parameters
     ----------
     settings : mapping
-        By dotted keys, as composed.
+        Composed settings by dotted key.
     overrides : sequence of str
-        Of the command line. What they set is what was composed: nothing goes before them.
+        Overrides of the command line, which take precedence over all files.
     source : str
-        The file of the run, for the message.
+        File of the run, for the message.
     """
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
     for key in CODE_KEYS:
@@ -149,7 +149,7 @@ def require_named_by_user(settings: Mapping[str, Any], overrides: Sequence[str],
 
 
 def split_model_class(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the value of ``model.class=`` among the words of a command, None without one, and the other words."""
+    """Return the value of the argument ``model.class=``, None without one, and the other arguments."""
     named, rest = None, []
     for word in words:
         key, _, value = word.partition("=")
@@ -166,35 +166,35 @@ def split_model_class(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def plugins_of(overrides: Iterable[str], files: Iterable[Path]) -> list[str]:
-    """Return the modules that the last override ``plugins=`` names, or else those that the config files name."""
-    import yaml  # late: it comes with OmegaConf, which the losses can do without
+    """Return the modules that the last override ``plugins=`` names, by default those of the config files."""
+    import yaml  # not at the top: the losses need neither it nor OmegaConf
 
     named: list[str] = []
     for path in files:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):  # composing the config says what is wrong with it
+        except (OSError, ValueError, yaml.YAMLError):  # composing the config reports the error
             continue
-        found = content.get("plugins") if isinstance(content, dict) else None
-        named += found if isinstance(found, list) else []
+        modules = content.get("plugins") if isinstance(content, dict) else None
+        named += modules if isinstance(modules, list) else []
     for override in overrides:
         key, equals, text = override.partition("=")
         if key.lstrip("+") == "plugins" and equals:
             try:
-                found = yaml.safe_load(text)
+                modules = yaml.safe_load(text)
             except yaml.YAMLError:
-                found = None
-            named = found if isinstance(found, list) else []
+                modules = None
+            named = modules if isinstance(modules, list) else []
     return [str(name) for name in named]
 
 
 def import_plugins(modules: Iterable[str]) -> None:
-    """Import modules of the user's own, which may add entries to the registries.
+    """Import modules of the user, which may add entries to the registries.
 
     Raises
     ------
     UserError
-        If one cannot be imported.
+        If a module cannot be imported.
     """
     for module in modules:
         import_module_of_user("plugins", module, f"[{module}]")

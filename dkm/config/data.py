@@ -1,4 +1,4 @@
-"""Settings of the group ``data``: one dataclass for each kind of data set, and ``DATASETS``, which names them."""
+"""Settings of the group ``data``: one dataclass per kind of data set, and the registry ``DATASETS``."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ LOADS = ("auto", "memory", "disk")
 
 @dataclass
 class DataConfig(Section):
-    """The data set. ``data.name`` says which one it is and cannot be overridden on its own."""
+    """The data set. ``data.name`` identifies it; choose another one with ``data=NAME``, not with ``data.name=NAME``."""
 
     section: ClassVar[str] = "data"
     name: str = REQUIRED
     root: str = setting(
         "${oc.env:DKM_DATA_ROOT,./data}",
-        "Where data sets are looked for and stored; the environment variable `DKM_DATA_ROOT`, else `./data`.",
+        "Folder of the data sets, to which they are downloaded; by default that of the environment variable "
+        "`DKM_DATA_ROOT`, else `./data`.",
         role=Role.PLACE,
     )
     scaling: str | None = setting(
         None,
-        "Fitted once on the training data and stored with the model. `none`; `unit`: one range for all features, to "
-        "[0, 1]; `symmetric`: to [-1, 1]; `rms`: divided by one number, so that the mean square is 1; `standard`: each "
-        "feature to mean 0 and variance 1; `l2`: each row to length 1; `row_rms`: each row to mean square 1. null: "
-        "what suits the data (`unit` for images, `standard` for tables, `row_rms` for text and sparse matrices).",
+        "Scaling of the data, fitted once on the training data and stored with the model. `none`. `unit`: the range of "
+        "all features together to [0, 1]. `symmetric`: the same range to [-1, 1]. `rms`: all values divided by one "
+        "number, so that their mean square is 1. `standard`: each feature to mean 0 and variance 1. `l2`: each row to "
+        "Euclidean norm 1. `row_rms`: each row to mean square 1. null: `unit` for images, `standard` for tables, "
+        "`row_rms` for text and sparse matrices.",
         check=Choice(SCALINGS),
     )
 
@@ -54,7 +56,9 @@ class TorchvisionData(DataConfig):
     """An image data set of torchvision (``mnist``, ``fashion_mnist``, ``kmnist``, ``usps``, ``cifar10``, ``stl10``)."""
 
     split: str = setting(
-        "all", "`all`: training and test images together, as in the papers; `train`; `test`.", check=Choice(SPLITS)
+        "all",
+        "Images to use. `all`: training and test images, as in the papers; `train`; `test`.",
+        check=Choice(SPLITS),
     )
 
 
@@ -68,26 +72,26 @@ class NewsgroupsData(DataConfig):
 
 @dataclass
 class SyntheticData(DataConfig):
-    """What the generated data sets share."""
+    """Common settings of the generated data sets."""
 
     n_samples: int = setting(2000, "Number of points.", unit="points", check=AtLeast(1))
     generator_seed: int = setting(
         0,
-        "Seed of the points. It is not `seed`, so that another seed of the training sees the same points.",
+        "Seed of the points. It is separate from `seed`, so that runs with different seeds train on the same points.",
         check=Between(0, 2**32 - 1, "a whole number"),
     )
 
 
 @dataclass
 class BlobsData(SyntheticData):
-    """Gaussian balls of equal size in ``n_features`` dimensions."""
+    """Isotropic Gaussian blobs of equal size in ``n_features`` dimensions."""
 
     name: str = "blobs"
     n_features: int = setting(16, "Number of features.", unit="dimensions", check=AtLeast(1))
-    n_blobs: int = setting(5, "Number of balls.", check=AtLeast(1))
+    n_blobs: int = setting(5, "Number of blobs.", check=AtLeast(1))
     blob_std: float = setting(
         1.0,
-        "Standard deviation of a ball along each axis; the centers are uniform in [-10, 10] along each axis.",
+        "Standard deviation of a blob along each axis. The centers are drawn uniformly from [-10, 10] along each axis.",
         check=Positive(),
     )
 
@@ -104,14 +108,14 @@ class MoonsData(SyntheticData):
 
 @dataclass
 class FileData(DataConfig):
-    """A file of the user's own."""
+    """A file of the user."""
 
     path: str = setting(REQUIRED, "The file or folder.", role=Role.INPUT)
     labels: str | None = setting(
         None,
-        "Labels, which only score the finished clustering. For `csv` and `parquet` the name of a column; for `npy` "
-        "another .npy file; for `npz` the name of an array in the same file, or a .npy file; for `image_folder` "
-        "`folder`, the name of the folder below `data.path` that an image is in. null: there are none.",
+        "Labels, used only to score the clustering. `csv` and `parquet`: the name of a column. `npy`: another .npy "
+        "file. `npz`: the name of an array in the same file, or a .npy file. `image_folder`: `folder` takes the name "
+        "of the folder below `data.path` that contains the image. null: no labels.",
         role=Role.INPUT,
     )
 
@@ -120,15 +124,16 @@ class FileData(DataConfig):
 class NpyData(FileData):
     """An array in a ``.npy`` file: (N, F) rows, (N, H, W), (N, C, H, W) or (N, H, W, C) images.
 
-    ``data.path`` may also be a folder of such files, which are joined in the order of their names (as text: ``10``
-    comes before ``2``).
+    ``data.path`` may also be a folder of such files, which are concatenated in the order of their names (sorted as
+    text: ``10`` comes before ``2``).
     """
 
     name: str = "npy"
     load: str = setting(
         "auto",
-        "`memory`: read at the start. `disk`: rows are read when they are needed. `auto`: disk for more than 1 GiB as "
-        "float32, on every machine, because batches are drawn differently from disk.",
+        "`memory`: read all rows at the start. `disk`: read rows when they are needed. `auto`: `disk` if the data "
+        "exceed 1 GiB as float32, whatever the memory of the machine, because the order of batches depends on the "
+        "choice.",
         check=Choice(LOADS),
     )
 
@@ -138,7 +143,7 @@ class NpzData(FileData):
     """An array in a ``.npz`` file, shaped as for ``npy``, or a sparse matrix of ``scipy.sparse.save_npz``."""
 
     name: str = "npz"
-    array: str | None = setting(None, "Which array has the data. null: `x`, `X`, `data`, or the only one.")
+    array: str | None = setting(None, "Name of the array with the data. null: `x`, `X` or `data`, or the only array.")
 
 
 MISSING_VALUES = ("refuse", "drop", "median")
@@ -149,24 +154,24 @@ DELIMITERS = ("comma", "semicolon", "tab", "pipe", "space")
 
 @dataclass
 class TableData(FileData):
-    """A table with named columns, all of them numbers."""
+    """A table with named, numeric columns."""
 
     columns: list[str] | None = setting(
         None,
-        "The columns to use as features. null: all but the labels, the id and those of `data.exclude`.",
+        "Columns to use as features. null: all columns except the labels, the id and those of `data.exclude`.",
         check=Satisfies("one column or more", bool),
         example="[age,income], or null for all",
     )
     exclude: list[str] = setting([], "Columns to leave out.")
     id: str | None = setting(
         None,
-        "A column that identifies the rows: it is copied to the outputs and is not a feature. null: the first column, "
-        "if it has no name, as in an index written by pandas.",
+        "A column that identifies the rows. It is copied to the outputs and is not a feature. null: the first column "
+        "if it has no name, like an index written by pandas.",
     )
     missing: str = setting(
         "refuse",
-        "What to do with a row that lacks a value: `refuse` the data, `drop` the row, or fill the gap with the "
-        "`median` of its column, which is stored with the model.",
+        "Treatment of missing values. `refuse`: an error. `drop`: drop the row. `median`: fill in the median of the "
+        "column, which is stored with the model.",
         check=Choice(MISSING_VALUES),
     )
 
@@ -186,13 +191,13 @@ class CsvData(TableData):
     name: str = "csv"
     delimiter: str | None = setting(
         None,
-        "The character between columns. null: the one that is most frequent in the first line.",
+        "Character between columns. null: the most frequent of them in the first line.",
         check=Choice(DELIMITERS),
     )
     header: bool | None = setting(
         None,
-        "Whether the first row has the names of the columns. null: unless it has only numbers. Without names the "
-        "columns are called 0, 1, 2, ...",
+        "Whether the first row contains the column names. null: true unless it contains only numbers. Without names "
+        "the columns are called 0, 1, 2, ...",
     )
     encoding: str = setting(
         "utf-8",
@@ -201,7 +206,7 @@ class CsvData(TableData):
         example="latin-1",
     )
     missing_values: list[str] = setting(
-        [], "What stands for a missing value, in addition to an empty cell, NA, NaN, null and similar marks."
+        [], "Further markers of a missing value, in addition to an empty cell, NA, NaN, null and similar ones."
     )
 
 
@@ -217,14 +222,17 @@ COLORS = ("auto", "gray", "rgb")
 
 @dataclass
 class ImageFolderData(FileData):
-    """PNG and JPEG images below a folder, however nested, each resized to one size."""
+    """PNG and JPEG images below a folder, at any depth, all resized to the same size."""
 
     name: str = "image_folder"
     image_size: int = setting(32, "Height and width of the resized images.", unit="pixels", check=AtLeast(1))
-    color: str = setting("auto", "`gray`, `rgb`, or `auto`: rgb if any image has colors.", check=Choice(COLORS))
+    color: str = setting(
+        "auto", "Color mode. `gray`; `rgb`; `auto`: `rgb` if any image is colored.", check=Choice(COLORS)
+    )
     max_unreadable: float = setting(
         0.01,
-        "The run ends if more than this fraction of the images cannot be read; fewer are listed and left out.",
+        "Largest accepted fraction of unreadable images. Unreadable images are listed and skipped; the run stops if "
+        "their fraction is larger.",
         check=Between(0, 1),
     )
 
@@ -240,7 +248,7 @@ class ImageFolderData(FileData):
     "(N, C, H, W) or (N, H, W, C); y has labels (N,), or is None."
 )
 class CustomData(DataConfig):
-    """Data from a function of your own. The dotted name is imported from the working directory or ``PYTHONPATH``."""
+    """Data from your own function. The dotted name is imported from the working directory or ``PYTHONPATH``."""
 
     name: str = "custom"
     options: dict[str, Any] = setting({}, "Arguments of the function, for example `data.options={year: 2024}`.")
@@ -248,7 +256,7 @@ class CustomData(DataConfig):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: ``read`` is a function from the config to ``dkm.data.raw.RawData``."""
+    """A data set. ``read`` is a function that maps the config to ``dkm.data.raw.RawData``."""
 
     name: str
     config: type[DataConfig]

@@ -1,4 +1,4 @@
-"""What the config knows about its keys, and errors of OmegaConf as one line."""
+"""Look up the keys of the config, and format errors of OmegaConf as one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys() -> Iterator[str]:
 
 def defaults() -> dict[str, Any]:
     """Return every dotted key that some configuration has, with its default in one of those that have it."""
-    found: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
     for part in fields(Config):
         default = _default(part)
         if part.name in GROUPS:
@@ -35,45 +35,45 @@ def defaults() -> dict[str, Any]:
         elif is_dataclass(default):
             schemas = [type(default)]
         else:
-            found[part.name] = default
+            by_key[part.name] = default
             continue
-        own = {field.name: _default(field) for schema in schemas for field in fields(schema)}
-        found |= {f"{part.name}.{name}": own[name] for name in sorted(own)}
-    return found
+        values = {field.name: _default(field) for schema in schemas for field in fields(schema)}
+        by_key |= {f"{part.name}.{name}": values[name] for name in sorted(values)}
+    return by_key
 
 
 def _default(field: Field[Any]) -> Any:
     return field.default_factory() if callable(field.default_factory) else field.default
 
 
-def unknown_key(key: str, shown: str | None = None) -> str:
-    """Return the line about a key that this configuration does not have; ``shown`` is the override as it was given."""
-    shown = shown or key
+def unknown_key(key: str, override: str | None = None) -> str:
+    """Return the message about a key that the configuration does not have; ``override`` is the override as given."""
+    override = override or key
     section, _, name = key.rpartition(".")
     known = list(keys())
     if key in known:
         owners = [option for option, schema in GROUPS[section].items() if name in {f.name for f in fields(schema)}]
         choices = " or ".join(f"{section}={owner}" for owner in owners)
-        return f"{shown}: expected a key of the chosen {section} option; {key} belongs to {choices}"
+        return f"{override}: expected a key of the chosen {section} option; {key} belongs to {choices}"
     near = [k for k in known if k.rpartition(".")[2] == name][:1] or difflib.get_close_matches(key, known, n=1)
     remedy = f"did you mean {near[0]}?" if near else "`python -m dkm.train --cfg job` lists the keys"
-    return f"{shown}: expected a key of the config; {remedy}"
+    return f"{override}: expected a key of the config; {remedy}"
 
 
-def describe(error: OmegaConfBaseException, shown: str | None = None, key: str = "") -> str:
+def describe(error: OmegaConfBaseException, override: str | None = None, key: str = "") -> str:
     """Return OmegaConf's error as one line with the dotted key, the value, what was expected and the remedy."""
     key = key or str(error.full_key or error.key or "")
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
-        return unknown_key(key, shown)
+        return unknown_key(key, override)
     if isinstance(error, MissingMandatoryValue):
         return f"{key}=???: expected a value; set {key}=VALUE"
     if isinstance(error, InterpolationResolutionError):
-        return f"{shown or key}: {_first_line(error)}; expected a reference that resolves; check the ${{...}} in it"
-    return f"{shown or key}: {_first_line(error)}; expected {kind_of(key)}; correct {key}"
+        return f"{override or key}: {_first_line(error)}; expected a reference that resolves; check the ${{...}} in it"
+    return f"{override or key}: {_first_line(error)}; expected {kind_of(key)}; correct {key}"
 
 
 def kind_of(key: str) -> str:
-    """Return what a dotted key takes, for a message."""
+    """Return which values a dotted key accepts, for a message."""
     section, _, name = key.partition("[")[0].rpartition(".")
     kinds = {
         "int": "a whole number",

@@ -1,4 +1,4 @@
-"""Settings of the group ``model``: one dataclass for each network, and ``MODELS``, which names them."""
+"""Settings of the group ``model``: one dataclass per network, and the registry ``MODELS``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ModelConfig(Section):
     name: str = REQUIRED
     latent_dim: int | None = setting(
         None,
-        "Dimensions of the embedding. null: the number of clusters, as in the papers.",
+        "Dimension of the embedding. null: the number of clusters, as in the papers.",
         check=AtLeast(1),
         example=10,
     )
@@ -31,13 +31,13 @@ class ModelConfig(Section):
 
 @dataclass
 class LayersConfig(ModelConfig):
-    """What the networks of this package share."""
+    """Common settings of the networks of this package."""
 
     initial_weights: str = setting(
         "fan_in",
         "Distribution of the initial weights; biases are zero. `fan_in`: uniform in +-1/sqrt(inputs), as in torch and "
-        "in the DEC family. `glorot`: uniform in +-sqrt(6/(inputs + outputs)), as in TensorFlow and so in the authors' "
-        "code of DKM and DCN.",
+        "in the DEC family. `glorot`: uniform in +-sqrt(6/(inputs + outputs)), as in TensorFlow and therefore in the "
+        "authors' code of DKM and DCN.",
         check=Choice(INITIAL_WEIGHTS),
     )
 
@@ -48,12 +48,12 @@ def _are_filters(values: Any) -> bool:
 
 @dataclass
 class MLPConfig(LayersConfig):
-    """Fully connected: features-500-500-2000-latent and its mirror image, ReLU between layers, linear ends."""
+    """Fully connected: features-500-500-2000-latent and the mirrored decoder, ReLU between layers, linear outputs."""
 
     name: str = "mlp"
     hidden: list[int] = setting(
         [500, 500, 2000],
-        "Widths of the encoder's hidden layers; the decoder has them in reverse order. []: a linear autoencoder.",
+        "Widths of the hidden layers of the encoder; the decoder reverses them. []: a linear autoencoder.",
         check=Satisfies("widths of 1 or more", lambda widths: all(width >= 1 for width in widths)),
         example=[500, 500],
     )
@@ -72,18 +72,19 @@ class ConvConfig(LayersConfig):
     name: str = "conv"
     filters: list[int] = setting(
         [32, 64, 128],
-        "Output channels of the encoder's three convolutions; the decoder has them in reverse order.",
+        "Output channels of the three convolutions of the encoder; the decoder reverses them.",
         check=Satisfies("three whole numbers of 1 or more", _are_filters),
     )
 
 
 @dataclass
 @add_class_field(
-    "Dotted name of a `torch.nn.Module` with `encode`, from rows (B, features) to (B, latent_dim), and `decode`, the "
-    "way back. Its `__init__` gets those of `n_features`, `latent_dim` and `image_shape` that it names."
+    "Dotted name of a `torch.nn.Module` with the methods `encode`, which maps rows (B, features) to (B, latent_dim), "
+    "and `decode`, which maps them back. `__init__` may have the parameters `n_features`, `latent_dim` and "
+    "`image_shape`."
 )
 class CustomModelConfig(ModelConfig):
-    """A network of your own. The dotted name is imported from the working directory or ``PYTHONPATH``."""
+    """Your own network. The dotted name is imported from the working directory or ``PYTHONPATH``."""
 
     name: str = "custom"
     options: dict[str, Any] = setting({}, "Further arguments of the class, for example `model.options={width: 64}`.")
@@ -91,7 +92,7 @@ class CustomModelConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Model:
-    """A network: ``build`` is a function ``(config, *, n_features, image_shape, latent_dim) -> Autoencoder``."""
+    """A network. ``build`` is a function ``(config, *, n_features, image_shape, latent_dim) -> Autoencoder``."""
 
     name: str
     config: type[ModelConfig]

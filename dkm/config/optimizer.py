@@ -33,13 +33,13 @@ class AdamConfig(OptimizerConfig):
         check=Satisfies("two numbers from 0 to below 1", _are_betas),
     )
     eps: float = setting(
-        1e-8, "Added to the denominator of a step, so that it is not 0.", check=Positive(), example="1e-8"
+        1e-8, "Constant added to the denominator of a step to avoid division by zero.", check=Positive(), example="1e-8"
     )
 
 
 @dataclass
 class AdamWConfig(AdamConfig):
-    """Adam with decoupled weight decay (arXiv:1711.05101), which is not the L2 regularization of the loss."""
+    """Adam with decoupled weight decay (arXiv:1711.05101), which differs from L2 regularization of the loss."""
 
     name: str = "adamw"
 
@@ -49,8 +49,8 @@ class SGDConfig(OptimizerConfig):
     """Stochastic gradient descent with momentum."""
 
     name: str = "sgd"
-    momentum: float = setting(0.9, "Fraction of the last step that is added to the next one.", check=Fraction())
-    nesterov: bool = setting(False, "Take the gradient where the momentum leads (Nesterov); needs a momentum above 0.")
+    momentum: float = setting(0.9, "Fraction of the previous step that is added to the next one.", check=Fraction())
+    nesterov: bool = setting(False, "Whether to use Nesterov momentum; requires a momentum above 0.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

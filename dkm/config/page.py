@@ -1,8 +1,8 @@
-"""The settings as text: ``python -m dkm.train --help``, and the page ``docs/settings.md``.
+"""Format the settings as text: ``python -m dkm.train --help`` and the page ``docs/settings.md``.
 
     python -m dkm.config.page > docs/settings.md
 
-writes the page again after a setting has changed.
+regenerates the page after a setting has changed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Every setting of `python -m dkm.train`. This page is generated from the dataclas
 `python -m dkm.config.page > docs/settings.md`. `GROUP=OPTION` chooses an option of a group, `KEY=VALUE` sets a value,
 and `python -m dkm.train --help GROUP=OPTION` shows the settings of the chosen options with their values.
 
-| role | what such a setting decides |
+| role | what the setting decides |
 |---|---|
 """
 _COLUMNS = "| key | default | values | role | meaning |\n|---|---|---|---|---|\n"
 _HELP_HEAD = """\
 usage: python -m dkm.train [FLAG ...] [GROUP=OPTION ...] [KEY=VALUE ...]
 
-Trains an autoencoder together with a clustering of its embedding, and writes a run directory.
---cfg job prints the composed config, --multirun makes a run for each of several values,
---hydra-help explains Hydra's flags. docs/settings.md has the settings of all options.
+Train an autoencoder together with a clustering of its embedding, and write a run directory.
+--cfg job prints the composed config, --multirun starts one run for each of several values,
+--hydra-help explains Hydra's flags. docs/settings.md lists the settings of all options.
 
 Groups and their options:"""
 
@@ -50,14 +50,14 @@ def settings_page() -> str:
     for group, options in GROUPS.items():
         parts += [f"## Group `{group}`", _summary(_base_of(next(iter(options.values()))))]
         parts.append("\n".join(f"- `{group}={option}`: {_summary(schema)}" for option, schema in options.items()))
-        for names in _sharing(options):
+        for names in _group_by_shared_declarations(options):
             title = "all options" if len(names) == len(options) else ", ".join(f"`{group}={name}`" for name in names)
             parts += [f"Settings of {title}:", _table({name: options[name] for name in names}, among=options)]
     return "\n\n".join(parts) + "\n"
 
 
 def help_text(config: Config) -> str:
-    """Return what ``--help`` prints: the groups, and the settings that a config has, with their values."""
+    """Return the text of ``--help``: the groups, and the settings of a config with their values."""
     lines = [_HELP_HEAD, *(f"  {group}: {', '.join(sorted(options))}" for group, options in GROUPS.items())]
     lines += [f"  experiment: {', '.join(sorted(path.stem for path in (config_dir() / 'experiment').glob('*.yaml')))}"]
     for part in fields(config):
@@ -83,31 +83,33 @@ def _help_lines(section: Section) -> Iterator[str]:
 
 
 def _base_of(schema: type[Any]) -> type[Any]:
-    """Return the dataclass that all options of a group are derived from."""
+    """Return the dataclass from which all options of a group inherit."""
     return next(base for base in schema.__mro__ if Section in base.__bases__)
 
 
-def _declared(schema: type[Any]) -> dict[str, Setting]:
-    found = {part.name: setting_of(schema, part.name) for part in fields(schema)}
-    return {name: declared for name, declared in found.items() if declared is not None}
+def _declarations_of(schema: type[Any]) -> dict[str, Setting]:
+    declarations = {part.name: setting_of(schema, part.name) for part in fields(schema)}
+    return {name: declared for name, declared in declarations.items() if declared is not None}
 
 
-def _sharing(options: Mapping[str, type[Any]]) -> list[tuple[str, ...]]:
-    """Return the sets of options that share declarations, in the order of their first one."""
+def _group_by_shared_declarations(options: Mapping[str, type[Any]]) -> list[tuple[str, ...]]:
+    """Return each set of options that share a declaration, in the order of the first declaration."""
     owners: dict[tuple[str, int], list[str]] = {}
     for option, schema in options.items():
-        for name, declared in _declared(schema).items():
+        for name, declared in _declarations_of(schema).items():
             owners.setdefault((name, id(declared)), []).append(option)
     return list(dict.fromkeys(map(tuple, owners.values())))
 
 
 def _table(schemas: Mapping[str, type[Any]], among: Mapping[str, type[Any]] | None = None) -> str:
-    """Return the table of the settings that these dataclasses have, and of the others ``among`` the options none."""
+    """Return the table of the settings that exactly these dataclasses ``among`` the options declare."""
     names, (first, *_) = set(schemas), schemas.values()
     rows = []
     for part in fields(first):
         declared = setting_of(first, part.name)
-        others = {option for option, other in (among or schemas).items() if _declared(other).get(part.name) is declared}
+        others = {
+            option for option, other in (among or schemas).items() if _declarations_of(other).get(part.name) is declared
+        }
         if declared is not None and others == names:
             defaults = {option: _default(schema, part.name) for option, schema in schemas.items()}
             key = f"`{dotted_key(first, part.name)}`"
@@ -124,18 +126,18 @@ def _default(schema: type[Any], name: str) -> str:
 
 
 def _defaults(by_option: Mapping[str, str]) -> str:
-    """Return the default, and those of the options that have another one."""
+    """Return the default of the first option, and the defaults of the options that differ from it."""
     common, *_ = by_option.values()
     others = [f"{default} for `{option}`" for option, default in by_option.items() if default != common]
     return ", ".join([common, *others])
 
 
 def _values(declared: Setting, annotation: object) -> str:
-    """Return the range of a setting in words, with its unit."""
+    """Return a description of the range of a setting, with its unit."""
     check, kind = declared.check, str(annotation).partition(" ")[0]
-    words = check.expected if check is not None else "true or false" if kind == "bool" else ""
-    words += f" ({declared.unit})" if declared.unit else ""
-    return f"{words}, or null" if words and is_nullable(annotation) else words
+    text = check.expected if check is not None else "true or false" if kind == "bool" else ""
+    text += f" ({declared.unit})" if declared.unit else ""
+    return f"{text}, or null" if text and is_nullable(annotation) else text
 
 
 def _summary(schema: type[Any]) -> str:

@@ -1,6 +1,7 @@
-"""What ``METHODS``, ``MODELS`` and ``DATASETS`` share: code that is named as text and imported when it is used.
+"""Common code of the registries ``METHODS``, ``MODELS`` and ``DATASETS``.
 
-So the settings know which class or function belongs to them without importing torch.
+An entry names its class or function as text, which is imported on first use. The settings can therefore refer to code
+without importing torch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Entry(Protocol):
 
 
 class Schemas(Mapping[str, type[Any]]):
-    """The dataclass of each entry of a registry, by name; entries that are added later are seen."""
+    """View of a registry that maps each name to its dataclass, including entries that are added later."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = entries
@@ -37,10 +38,10 @@ class Schemas(Mapping[str, type[Any]]):
 
 
 def load(target: Any) -> Any:
-    """Return what a registry entry names as ``"module:attribute"``; anything else than text is returned as it is.
+    """Import the ``"module:attribute"`` that a registry entry names; return an object that is not text unchanged.
 
-    Only names in our code and in plugins come here, which are code themselves. See ``dkm.config.custom`` for names in
-    a config.
+    The names come from this package and from plugins, which are trusted code. ``dkm.config.custom`` imports names that
+    come from a config.
     """
     if not isinstance(target, str):
         return target

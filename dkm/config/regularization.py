@@ -24,7 +24,7 @@ class RegularizationConfig(Section):
 class _StrengthConfig(RegularizationConfig):
     strength: float = setting(
         1e-6,
-        "Strength s of s/2 * sum(w^2), whichever of the two forms computes it.",
+        "Strength s of the penalty s/2 * sum(w^2), in both forms.",
         check=NonNegative(),
         example="1e-6",
     )
@@ -38,14 +38,14 @@ class _StrengthConfig(RegularizationConfig):
 
 @dataclass
 class WeightDecayConfig(_StrengthConfig):
-    """The optimizer adds ``strength * w`` to the gradient; under SGD and Adam the same training as ``l2_penalty``."""
+    """The optimizer adds ``strength * w`` to the gradient; with SGD and Adam this is equivalent to ``l2_penalty``."""
 
     name: str = "weight_decay"
 
 
 @dataclass
 class L2PenaltyConfig(_StrengthConfig):
-    """``strength / 2 * sum(w^2)`` is a term of the loss."""
+    """The loss includes the term ``strength / 2 * sum(w^2)``."""
 
     name: str = "l2_penalty"
 

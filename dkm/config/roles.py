@@ -1,4 +1,4 @@
-"""What each setting decides, by its dotted key."""
+"""Look up the role and the stages of a setting by its dotted key."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def declarations() -> Mapping[str, Setting]:
 
 @functools.cache
 def _declarations(n_options: tuple[int, ...]) -> Mapping[str, Setting]:
-    """Collect them, once for each size of the groups: a plugin may add options."""
-    found: dict[str, Setting] = {}
-    of_groups = [schema for group in GROUPS for schema in group_sections(group)]
-    schemas: list[type[Section]] = [Config, *plain_sections(), *of_groups]
+    """Collect the declarations, once per size of the groups, because a plugin may add options."""
+    by_key: dict[str, Setting] = {}
+    group_schemas = [schema for group in GROUPS for schema in group_sections(group)]
+    schemas: list[type[Section]] = [Config, *plain_sections(), *group_schemas]
     for schema in schemas:
         for part in fields(schema):
             declared = setting_of(schema, part.name)
             if declared is not None:
-                found.setdefault(dotted_key(schema, part.name), declared)
-    return found
+                by_key.setdefault(dotted_key(schema, part.name), declared)
+    return by_key
 
 
 def role_of(key: str) -> Role:
-    """Return what a setting decides. A key that is not known, of another version say, counts as deciding numbers."""
+    """Return the role of a setting. The role of an unknown key, for example of another version, is NUMBERS."""
     declared = declarations().get(key)
     return Role.NUMBERS if declared is None else declared.role
 
 
 def stages_of(key: str) -> Stage:
-    """Return the computations that a setting has a part in: its own, or else those of its section."""
+    """Return the stages that a setting affects, by default those of its section."""
     declared = declarations().get(key)
     if declared is not None and declared.stages is not None:
         return declared.stages
@@ -59,10 +59,10 @@ def stages_of(key: str) -> Stage:
 
 
 def that_tell_runs_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the settings, by their dotted keys, in which runs of one row of a comparison are equal."""
+    """Return the settings, by dotted key, that are equal for all runs in one row of a comparison."""
     return {key: value for key, value in settings.items() if role_of(key).tells_runs_apart}
 
 
 def that_processes_share(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the settings, by their dotted keys, that all processes of one training have in common."""
+    """Return the settings, by dotted key, that must be equal in all processes of one training."""
     return {key: value for key, value in settings.items() if role_of(key).decides_work}

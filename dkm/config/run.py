@@ -1,4 +1,4 @@
-"""Settings of a run outside the groups, and ``Config``, which holds all of them."""
+"""Settings outside the groups, and ``Config``, which contains all settings of a run."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class LossConfig(Section):
     stages: ClassVar[Stage] = Stage.TRAINING
     reduction: str = setting(
         "mean",
-        "`mean`: the squared error averaged over samples and features, torch's MSELoss. `sum`: summed over features "
-        "and averaged over samples, as in the code of the DKM papers.",
+        "Reduction of the squared error. `mean`: averaged over samples and features, like torch's MSELoss. `sum`: "
+        "summed over features and averaged over samples, as in the code of the DKM papers.",
         check=Choice(REDUCTIONS),
     )
 
 
 @dataclass
 class PhaseConfig(Section):
-    """What both phases have."""
+    """Common settings of both phases."""
 
     epochs: int = setting(0, "Length of the phase.", role=Role.LENGTH, unit="epochs", check=AtLeast(0), example=100)
     lr: float = setting(1e-3, "Learning rate.", check=Positive(), example="1e-3")
     schedule: str = setting(
         "constant",
-        "Learning rate over the phase. `constant`; `cosine`: to 0; `one_cycle`: up to `lr` in the first 30 %, then "
-        "down to 0.",
+        "Learning rate schedule of the phase. `constant`. `cosine`: decreases to 0. `one_cycle`: increases to `lr` in "
+        "the first 30 % of the steps, then decreases to 0.",
         check=Choice(SCHEDULES),
     )
 
@@ -66,14 +66,14 @@ class PretrainConfig(PhaseConfig):
     schedule: str = "one_cycle"
     optimizer: str | None = setting(
         None,
-        "The optimizer of this phase alone, with its defaults. null: the optimizer of the run.",
+        "Optimizer of this phase only, with its default settings. null: the optimizer of the run.",
         check=Choice(tuple(GROUPS["optimizer"])),
     )
     cache: str | None = setting(
         None,
-        "A folder that keeps finished pretrainings, and the scores of k-means on the raw data, so that runs that begin "
-        "in the same way share them. The key has all that decides the numbers (data, model, settings, seed, versions, "
-        "processor, threads): a run ends the same with the folder and without it.",
+        "Folder of a cache of pretrainings and scores of k-means on the raw data. Runs share an entry if everything "
+        "that affects its numbers is equal (data, model, settings, seed, versions, processor, threads), so a run has "
+        "the same results with and without the cache.",
         role=Role.PLACE,
     )
 
@@ -88,13 +88,13 @@ class JointConfig(PhaseConfig):
     lr: float = 1e-4
     tolerance: float = setting(
         0.001,
-        "Stop when less than this fraction of the labels changes from one epoch to the next. 0: never.",
+        "Stop when less than this fraction of the labels changes from one epoch to the next. 0: do not stop early.",
         check=Fraction(),
     )
     average_epochs: float = setting(
         0.0,
-        "Assignments, scores and the final model use weights averaged exponentially over about this many epochs. 0: "
-        "the weights of the last step.",
+        "Time constant of an exponential moving average of the weights, which assignments, scores and the final model "
+        "use. 0: the weights of the last step.",
         unit="epochs",
         check=NonNegative(),
         example=4,
@@ -108,8 +108,8 @@ class CheckpointConfig(Section):
     section: ClassVar[str] = "checkpoint"
     every_s: float = setting(
         30.0,
-        "A checkpoint is written when this much time has passed since the last one, and at the end of each phase. A "
-        "resumed run ends the same whatever this is.",
+        "Time between two checkpoints; the end of each phase also writes one. The value does not affect the results "
+        "of a resumed run.",
         role=Role.OUTPUT,
         unit="seconds",
         check=NonNegative(),
@@ -124,7 +124,7 @@ class EvaluationConfig(Section):
     section: ClassVar[str] = "evaluation"
     every_epochs: int = setting(
         10,
-        "Epochs between two evaluations; the first and the last epoch of a phase are always evaluated.",
+        "Number of epochs between two evaluations. The first and the last epoch of a phase are always evaluated.",
         role=Role.EVALUATION,
         unit="epochs",
         check=AtLeast(1),
@@ -132,21 +132,21 @@ class EvaluationConfig(Section):
     )
     samples: int = setting(
         100_000,
-        "With more points than this, scores that look at distances, and the map of the embedding, see a fixed random "
-        "sample of this size. Scores that compare with labels always use all points.",
+        "Largest number of points for the scores that use distances and for the map of the embedding. With more "
+        "points, they use a fixed random sample of this size. Scores that compare with labels always use all points.",
         unit="points",
         check=AtLeast(2),
     )
     silhouette_samples: int = setting(
         10_000,
-        "Size of the fixed random sample on which the silhouette is computed, because it compares all pairs of points, "
-        "and of the graph of neighbors in which the modularity on the data is computed.",
+        "Size of the fixed random sample for the silhouette, which compares all pairs of points, and for the "
+        "nearest-neighbor graph of the modularity on the data.",
         unit="points",
         check=AtLeast(2),
     )
     kmeans_raw: bool = setting(
         True,
-        "Whether to run k-means on the raw data too, as the baseline; on wide data this takes minutes.",
+        "Whether to run k-means on the raw data as a baseline. With many features this takes minutes.",
         role=Role.EVALUATION,
         stages=Stage.BASELINE,
     )
@@ -154,21 +154,22 @@ class EvaluationConfig(Section):
 
 @dataclass
 class LogConfig(Section):
-    """What a run shows."""
+    """Logging and figures."""
 
     section: ClassVar[str] = "log"
     tensorboard: bool = setting(True, "Whether to write TensorBoard events.", role=Role.OUTPUT)
-    figures: bool = setting(True, "Whether to draw pictures, in TensorBoard and in `figures/`.", role=Role.OUTPUT)
+    figures: bool = setting(True, "Whether to draw figures, in TensorBoard and in `figures/`.", role=Role.OUTPUT)
     progress: str = setting(
         "auto",
-        "`bar`; `plain`: one line per evaluation; `off`. `auto`: a bar on a terminal, plain elsewhere.",
+        "Display of progress. `bar`. `plain`: one line per evaluation. `off`. `auto`: `bar` on a terminal, `plain` "
+        "elsewhere.",
         role=Role.OUTPUT,
         check=Choice(PROGRESS),
     )
     map: str = setting(
         "pca",
-        "How pictures project the embedding to two dimensions. `pca`; `tsne` and `umap` (extra `umap`) take seconds "
-        "for each picture.",
+        "Projection of the embedding to two dimensions in figures. `pca`; `tsne` and `umap` (extra `umap`) take "
+        "seconds per figure.",
         role=Role.OUTPUT,
         check=Choice(MAPS),
     )
@@ -181,7 +182,7 @@ def _is_device(name: Any) -> bool:
 
 @dataclass
 class Config(Section):
-    """A whole run."""
+    """All settings of a run."""
 
     data: DataConfig = REQUIRED
     model: ModelConfig = REQUIRED
@@ -196,50 +197,50 @@ class Config(Section):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
-    batch_size: int = setting(256, "Rows of a training step.", unit="rows", check=AtLeast(1))
+    batch_size: int = setting(256, "Number of rows per training step.", unit="rows", check=AtLeast(1))
     seed: int = setting(
         0,
-        "Seed of everything that is random, except for generated data.",
+        "Seed of all random numbers, except those of generated data.",
         check=Between(0, 2**31 - 1, "a whole number"),
     )
     device: str = setting(
         "auto",
-        "`cpu`, `cuda` or `cuda:N`; `auto`: cuda where there is one, else cpu. `mps` is known, and refused.",
+        "`cpu`, `cuda` or `cuda:N`. `auto`: `cuda` if available, else `cpu`. `mps` is not supported.",
         role=Role.MACHINE,
         check=Satisfies("one of auto, cpu, cuda, cuda:N", _is_device),
         example="cpu",
     )
     precision: str = setting(
         "fp32",
-        "`fp32`; `bf16`: autocast, with distances in fp32.",
+        "Precision of the computation. `fp32`; `bf16`: autocast, with distances in fp32.",
         check=Choice(("fp32", "bf16")),
     )
     compile: bool = setting(
         False,
-        "Whether to use torch.compile for the training step, as CUDA graphs on a GPU, where a step took 0.4 of the "
-        "time. It takes some seconds at the start, and 20 or more on a CPU, where it gained nothing.",
+        "Whether to use torch.compile for the training step, with CUDA graphs on a GPU, where a step took 0.4 of the "
+        "time. Compilation takes some seconds, and 20 or more on a CPU, where a step became no faster.",
     )
     threads: int | None = setting(
         None,
-        "CPU threads. null: OMP_NUM_THREADS, else all cores that this process may use, shared with the other processes "
-        "of a torchrun job on the machine.",
+        "Number of CPU threads. null: OMP_NUM_THREADS, else all cores available to this process, shared with the other "
+        "processes of a torchrun job on the machine.",
         role=Role.MACHINE,
         check=AtLeast(1),
         example=4,
     )
     deterministic: bool = setting(
         True,
-        "Use only algorithms that give the same bits each time; an operation without such an algorithm is an error.",
+        "Whether to use only deterministic algorithms. An operation without such an algorithm is an error.",
     )
     plugins: list[str] = setting(
         [],
-        "Modules of your own that are imported first, from the working directory or `PYTHONPATH`. They may add to the "
+        "Your own modules to import first, from the working directory or `PYTHONPATH`. They may add entries to the "
         "registries of methods, networks, data sets, scores and figures.",
         role=Role.OUTPUT,
     )
     resume: str | None = setting(
         None,
-        "A run directory to continue in. `auto`: the newest unfinished run of the same config beside this one; in a "
-        "sweep the one that each run has in its directory.",
+        "Run directory to resume. `auto`: the newest unfinished run with the same config next to the new run "
+        "directory; in a sweep, the run in the directory of each job.",
         role=Role.PLACE,
     )

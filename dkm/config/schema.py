@@ -1,9 +1,8 @@
-"""Between Hydra's configs and the dataclasses of settings.
+"""Convert between Hydra's configs and the dataclasses of settings.
 
 ``register`` puts the dataclasses into Hydra's ConfigStore, where the YAML files of ``configs/`` pick them up as
-schemas; ``from_dictconfig`` turns what Hydra composed into these objects and refuses whatever does not fit. Nothing
-here imports torch, so that a wrong override and ``--cfg job`` answer in a fraction of the time that ``import torch``
-takes.
+schemas; ``from_dictconfig`` converts a composed config into these objects and refuses invalid values. This module does
+not import torch, so a wrong override and ``--cfg job`` take a fraction of the time of ``import torch``.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from dkm.errors import UserError
 
 
 def config_dir() -> Path:
-    """Return the folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the YAML files: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def register(store: ConfigStore | None = None) -> None:
-    """Put the schemas into ``store``, by default Hydra's: ``schema``, the root, and ``GROUP/schema/OPTION``.
+    """Put the schemas into ``store``, by default Hydra's: the root ``schema``, and ``GROUP/schema/OPTION``.
 
-    An option that a plugin has added needs no YAML file: its schema is the option too.
+    An option that a plugin adds needs no YAML file: its schema also serves as the option.
     """
     store = ConfigStore.instance() if store is None else store
     store.store(name="schema", node=Config)
@@ -42,21 +41,21 @@ def register(store: ConfigStore | None = None) -> None:
             node = OmegaConf.structured(schema)
             node.name = option
             if "options" in node:
-                OmegaConf.set_struct(node.options, False)  # it takes any keys
+                OmegaConf.set_struct(node.options, False)  # accepts any keys
             store.store(group=f"{group}/schema", name=option, node=node)
             if not (config_dir() / group / f"{option}.yaml").exists():
                 store.store(group=group, name=option, node=node)
 
 
 def from_dictconfig(cfg: DictConfig) -> Config:
-    """Turn a composed configuration into a checked ``Config``.
+    """Convert a composed config into a checked ``Config``.
 
     Raises
     ------
     UserError
-        For a value out of range or a group without a known name.
+        If a value is out of range or the name of a group is unknown.
     OmegaConfBaseException
-        For an unknown key, a wrong type or a missing value; see ``describe``.
+        If a key is unknown, a type is wrong or a value is missing; see ``describe``.
     """
     schema = OmegaConf.structured(Config)
     for group, options in GROUPS.items():
@@ -71,7 +70,7 @@ def from_dictconfig(cfg: DictConfig) -> Config:
     merged = OmegaConf.merge(schema, OmegaConf.create(OmegaConf.to_container(cfg)))
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
-    for group in GROUPS:  # of a field that is no argument of __init__ OmegaConf does not say that it is missing
+    for group in GROUPS:  # OmegaConf does not check for missing values of fields that __init__ omits
         missing = getattr(getattr(config, group), "class", None) == REQUIRED
         require(not missing, f"{group}.class", REQUIRED, "a value", f"set {group}.class=my_module.NAME")
     return config

@@ -1,8 +1,8 @@
-"""How a setting is declared: default, meaning, range, unit and role, all in the field of its dataclass.
+"""Declare settings: default, meaning, range, unit and role, all in the field of a dataclass.
 
 The range checks, ``--help``, ``docs/settings.md``, what a resumed run may change, the rows of ``dkm.compare``, the
-columns of TensorBoard's HParams and the keys of ``pretrain.cache`` read the declaration. Nothing here knows Hydra, so
-that the dataclasses can be used without it.
+columns of TensorBoard's HParams and the keys of ``pretrain.cache`` read the declaration. This module does not depend on
+Hydra, so the dataclasses can be used without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ S = TypeVar("S")
 
 
 class Role(Enum):
-    """What a setting decides. The value says it in words."""
+    """What a setting decides. The value of a member is its description."""
 
     NUMBERS = "decides the results; fixed when a run is resumed"
     LENGTH = "decides the results; may be raised when a run is resumed"
@@ -30,11 +30,11 @@ class Role(Enum):
     EVALUATION = "decides what is evaluated and recorded, not how the model is trained; may change"
     MACHINE = "decides only the last bits of the results; may change"
     OUTPUT = "decides what is shown or kept, with no effect on the results; may change"
-    PLACE = "says where something lies, with no effect on the results; may change"
+    PLACE = "names a location, with no effect on the results; may change"
 
     @property
     def tells_runs_apart(self) -> bool:
-        """Whether runs that differ in the setting are different settings, for a comparison or a search."""
+        """Whether a comparison or a search distinguishes runs that differ in the setting."""
         return self in (Role.NUMBERS, Role.LENGTH, Role.INPUT)
 
     @property
@@ -58,26 +58,26 @@ class Role(Enum):
 
 
 class Stage(Flag):
-    """The computations of a run that a setting can have a part in."""
+    """The computations of a run that a setting can affect."""
 
     BASELINE = auto()  # k-means on the raw data
     PRETRAINING = auto()
-    JOINT = auto()  # from the initialization of the clusters on
+    JOINT = auto()  # includes the initialization of the clusters
     ALL = BASELINE | PRETRAINING | JOINT
     TRAINING = PRETRAINING | JOINT
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The declaration of one setting, without its name, type and default, which are those of the field."""
+    """The declaration of one setting; its name, type and default are those of the dataclass field."""
 
     meaning: str
     role: Role = Role.NUMBERS
     unit: str | None = None
     check: Check | None = None
-    # A value for the remedy of a message.
+    # A valid value for the remedy of a message.
     example: object = None
-    # None: those of the section.
+    # None: the stages of the section.
     stages: Stage | None = None
 
 
@@ -99,17 +99,17 @@ def setting(
     default : object
         ``REQUIRED`` if there is none. A list or mapping is copied for each config.
     meaning : str
-        Whole sentences for users.
+        Description for users, in complete sentences.
     role : Role
         What the setting decides.
     unit : str, optional
-        Of a quantity: "epochs", "seconds", "degrees".
+        Unit of a quantity: "epochs", "seconds", "degrees".
     check : Check, optional
-        Applied to each value that is not null.
+        Check of each value that is not null.
     example : object, optional
-        Accepted by the check; by default the default.
+        Valid value for the remedy of a message, by default ``default``.
     stages : Stage, optional
-        Which computations the setting has a part in, where that differs from its section.
+        Stages that the setting affects, if they differ from those of its section.
     **of_field
         Further arguments of ``dataclasses.field``.
     """
@@ -123,7 +123,7 @@ def setting(
 
 @dataclass
 class Section:
-    """The base of all dataclasses of settings: checks each setting when it is made."""
+    """Base class of all dataclasses of settings; checks each setting on construction."""
 
     # The first part of the dotted keys, empty for the settings of the whole run.
     section: ClassVar[str] = ""
@@ -150,25 +150,25 @@ def setting_of(schema: type, name: str) -> Setting | None:
 
 
 def dotted_key(schema: type[Section], name: str) -> str:
-    """Return the key of a field as the command line has it."""
+    """Return the key of a field on the command line."""
     return f"{schema.section}.{name}" if schema.section else name
 
 
 def is_nullable(annotation: object) -> bool:
-    """Return whether null is a value; annotations are text in the modules of settings."""
+    """Return whether a field accepts null; the modules of settings have annotations as text."""
     return str(annotation).endswith("None")
 
 
 def section_from(schema: type[S], values: Mapping[str, Any]) -> S:
-    """Return a section with the given values, those of fields that its ``__init__`` leaves out among them.
+    """Return a section with the given values, including fields that its ``__init__`` omits.
 
     Raises
     ------
     TypeError
-        If a name is not that of a field.
+        If a name is not a field.
     """
-    late = {part.name for part in fields(schema) if not part.init}  # type: ignore[arg-type]
-    section = schema(**{name: value for name, value in values.items() if name not in late})
-    for name in values.keys() & late:
+    not_in_init = {part.name for part in fields(schema) if not part.init}  # type: ignore[arg-type]
+    section = schema(**{name: value for name, value in values.items() if name not in not_in_init})
+    for name in values.keys() & not_in_init:
         setattr(section, name, values[name])
     return section

@@ -1,1 +1,1 @@
-"""The machine: devices, processes, signals, checkpoints and files that are written whole."""
+"""Devices, processes, signals, checkpoints, locks and atomic file writes."""

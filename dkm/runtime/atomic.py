@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a file so that it has either the old or the new content at every moment, also after a power cut.
+    """Replace a file atomically: it has either the old or the new content, also after a power failure.
 
     Parameters
     ----------
     data : bytes or iterable of bytes
-        The content, or parts of it that need not be in memory together.
+        Content of the file, in one piece or in consecutive parts.
     """
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:

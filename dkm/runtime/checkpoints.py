@@ -1,8 +1,7 @@
-"""Checkpoints: written atomically, the previous one kept, verified before anything in them is used.
+"""Checkpoints: written atomically, verified before use, with the previous checkpoint kept.
 
-A checkpoint is what ``torch.save`` writes, followed by a line with the SHA-256 of what stands before it (``torch.load``
-does not mind the line). Only tensors and builtin containers are stored and loaded (``weights_only=True``): nothing in a
-checkpoint can run.
+A checkpoint consists of the output of ``torch.save`` and a line with its SHA-256, which ``torch.load`` ignores. Only
+tensors and builtin containers are stored and loaded (``weights_only=True``), so loading a checkpoint cannot run code.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ class CheckpointError(UserError):
 
 
 def save(directory: Path, state: dict[str, Any]) -> None:
-    """Make ``state`` (tensors and builtin containers) the last checkpoint, and the last one the previous one."""
+    """Write ``state`` (tensors and builtin containers) as the last checkpoint; keep the one before as the previous."""
     content = serialized(state)
     directory.mkdir(exist_ok=True)
     last = directory / LAST
     if last.exists():
-        # Linked under a second name and not moved, so that `last.pt` is never missing.
+        # Linked under a second name instead of moved, so that `last.pt` always exists.
         link = directory / (PREVIOUS + ".tmp")
         link.unlink(missing_ok=True)
         try:
@@ -65,7 +64,7 @@ def load(directory: Path) -> dict[str, Any] | None:
     Raises
     ------
     CheckpointError
-        If there are checkpoints and none is intact.
+        If checkpoints exist but none is intact.
     """
     broken: list[str] = []
     for path in (directory / LAST, directory / PREVIOUS):
@@ -77,7 +76,7 @@ def load(directory: Path) -> dict[str, Any] | None:
             broken.append(str(error))
             continue
         if broken:
-            # Otherwise `save` would make the damaged checkpoint the previous one.
+            # Otherwise `save` would keep the damaged checkpoint as the previous one.
             (directory / LAST).replace(directory / DAMAGED)
             log.warning("%s; going back to %s, the one before it; kept as %s", broken[0], path, DAMAGED)
         return state
@@ -87,12 +86,12 @@ def load(directory: Path) -> dict[str, Any] | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what ``serialized`` made a file of, on the CPU.
+    """Return the state in a file with the content of ``serialized``, on the CPU.
 
     Raises
     ------
     CheckpointError
-        If it cannot be read, is damaged, or holds anything else.
+        If the file cannot be read, is damaged, or contains anything else.
     """
     try:
         content = path.read_bytes()
@@ -104,7 +103,7 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged or altered (its SHA-256 is not the one it was written with)")
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:  # crafted content can make the unpickler stumble in any way; none of it is executed
+    except Exception as error:  # crafted content can raise any exception in the unpickler; none of it is executed
         raise CheckpointError(f"{path}: holds something other than tensors and plain containers; not loaded") from error
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:

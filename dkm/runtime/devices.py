@@ -1,4 +1,4 @@
-"""What computes: the device, its threads, its arithmetic, and whether it gives the same bits each time."""
+"""The device of the computation, its threads, its precision, and deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from dkm.errors import UserError
 from dkm.runtime import distributed
 
-# Of malloc.h.
+# Constants of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -26,7 +26,7 @@ def find_device(name: str) -> torch.device:
     Raises
     ------
     UserError
-        If it is not there.
+        If the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,7 +51,7 @@ def find_device(name: str) -> torch.device:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Return ``x`` on the device; from pinned memory, so that the host need not wait for the copy."""
+    """Return ``x`` on the device; copy from pinned memory, so that the host does not wait for the copy."""
     if x.device.type == "cpu" and device.type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
@@ -65,39 +65,39 @@ def set_threads(n_threads: int | None) -> None:
 
 
 def _wanted_threads(n_threads: int | None, before: int) -> int:
-    """Return how many threads a run computes with, in a process that has ``before``."""
+    """Return the number of threads for a run in a process that currently has ``before``."""
     if n_threads is not None:
         return n_threads
     from joblib import cpu_count  # knows affinity and container limits
 
     n_local = distributed.local_world_size()
     given = os.environ.get("OMP_NUM_THREADS")
-    if given is not None and (n_local == 1 or given != "1"):  # torchrun's own 1 is not the user's choice
+    if given is not None and (n_local == 1 or given != "1"):  # torchrun sets 1 by default
         return before
     n_threads = max(1, cpu_count(only_physical_cores=True) // n_local)
     return min(n_threads, before) if n_local == 1 else n_threads
 
 
 def keep_freed_memory() -> None:
-    """Tell the GNU C library to keep what is freed for what is asked for next, up to 1 GiB; elsewhere do nothing.
+    """Make the GNU C library keep up to 1 GiB of freed memory for later allocations; no effect elsewhere.
 
-    The activations of a chunk come and go. Each time that their memory goes back to the system, the next chunk pays a
-    page fault for every 4 KiB of it: of 70,000 rows a tenth of a second in 1.3.
+    Each chunk allocates and frees its activations. If their memory is returned to the system, the next chunk causes a
+    page fault for every 4 KiB: for 70,000 rows, 0.1 s of 1.3 s.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, 2**30)
-        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that is allowed
+        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest allowed value
 
 
 T = TypeVar("T")
 
 
 class _ProcessSetting(Generic[T]):
-    """A setting that torch has once per process, for threads that need a value of it for a while.
+    """A process-wide setting of torch that threads set temporarily.
 
-    Threads that need the same value share it, one that needs another waits for them, and the last one to end restores
-    the value that the first one found.
+    Threads that need the same value share it; a thread that needs another value waits for them. The last thread
+    restores the original value.
     """
 
     def __init__(self, read: Callable[[], T], write: Callable[[T], None]) -> None:
@@ -108,14 +108,14 @@ class _ProcessSetting(Generic[T]):
         self._value: T
 
     @contextmanager
-    def held(self, choose: Callable[[T], T]) -> Iterator[None]:
-        """Keep the setting at the value that ``choose`` returns for the value from before."""
+    def hold(self, choose: Callable[[T], T]) -> Iterator[None]:
+        """Set the value that ``choose`` returns for the original value; restore the original on exit."""
         with self._changed:
             self._changed.wait_for(lambda: self._n_holders == 0 or choose(self._before) == self._value)
             if self._n_holders == 0:
                 self._before = self._read()
                 self._value = choose(self._before)
-            # Also if it is there already: OpenMP has a number of threads for each thread that starts them.
+            # Also if the value is already set: OpenMP keeps a number of threads per calling thread.
             self._write(self._value)
             self._n_holders += 1
         try:
@@ -129,7 +129,7 @@ class _ProcessSetting(Generic[T]):
 
 
 def _set_determinism(setting: tuple[int | str, bool]) -> None:
-    # Unlike use_deterministic_algorithms, which does the same, this does not import the compiler, a second or two.
+    # Equivalent to use_deterministic_algorithms, without its import of the compiler, which takes 1 to 2 s.
     mode, torch.utils.deterministic.fill_uninitialized_memory = setting  # type: ignore[attr-defined]
     torch.set_deterministic_debug_mode(mode)
 
@@ -143,39 +143,39 @@ _determinism = _ProcessSetting[tuple[int | str, bool]](
 
 
 def threads(n_threads: int | None) -> contextlib.AbstractContextManager[None]:
-    """Compute with as many CPU threads as a run would, and then with as many as before."""
-    return _threads.held(lambda before: _wanted_threads(n_threads, before))
+    """Use the number of CPU threads that a run would use; restore the previous number on exit."""
+    return _threads.hold(lambda before: _wanted_threads(n_threads, before))
 
 
 @contextmanager
 def standard_torch() -> Iterator[None]:
-    """Compute as in a process where nobody has changed torch's modes and defaults.
+    """Compute with torch's default modes, whatever the calling application has set.
 
-    Gradients, autocast and the default device belong to a thread. The default type belongs to the process: other
-    threads see a change only where it is not float32.
+    Gradient mode, autocast and the default device are settings of the thread. The default dtype is a setting of the
+    process: other threads are affected only if it was not float32.
     """
     with (
         torch.inference_mode(mode=False),
         torch.enable_grad(),
-        _default_dtype.held(lambda before: torch.float32),
+        _default_dtype.hold(lambda before: torch.float32),
         ExitStack() as stack,
     ):
-        if torch.get_default_device().type != "cpu":  # not always: each call of torch would pay for it
+        if torch.get_default_device().type != "cpu":  # only if needed: the mode slows down each call of torch
             stack.enter_context(torch.device("cpu"))
         for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
-            # Nested blocks of autocast drop their copies of the weights only when the outermost one ends.
+            # Nested autocast blocks free their copies of the weights only when the outermost block ends.
             stack.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
         yield
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether the device computes in bfloat16, or may do so."""
+    """Return whether the device supports bfloat16 arithmetic; True if that is unknown."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return True  # unknown
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "arm_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "arm_bf16"))
 
 
 def require_compiler(device: torch.device) -> None:
@@ -196,9 +196,9 @@ def require_compiler(device: torch.device) -> None:
 
 @contextmanager
 def deterministic(is_wanted: bool) -> Iterator[None]:
-    """Allow only algorithms that give the same bits each time, if that is wanted."""
+    """Allow only deterministic algorithms if ``is_wanted``."""
     if is_wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Filling memory that is about to be written anyway costs time and hides nothing here.
-    with _determinism.held(lambda before: ("error", False) if is_wanted else before):
+    # Filling uninitialized memory costs time, and all of it is overwritten here.
+    with _determinism.hold(lambda before: ("error", False) if is_wanted else before):
         yield

@@ -1,12 +1,12 @@
-"""Several processes that train one model together, started by torchrun; with one process every function is a no-op.
+"""Training with several processes, started by torchrun; with one process every function is a no-op.
 
     torchrun --nproc_per_node=2 -m dkm.train [overrides]
 
-Each process (rank) runs the same program on its share of every batch. What they exchange goes through
-torch.distributed: gloo for tensors on the CPU, NCCL for those on GPUs. Rank 0 alone writes. A mistake of the user that
-only one rank can see is told to all, so that they stop together instead of waiting for the one that is gone.
+Each process (rank) runs the same program on its share of every batch. The processes communicate through
+torch.distributed: gloo for tensors on the CPU, NCCL for tensors on GPUs. Only rank 0 writes. A user error on one rank
+is sent to all ranks, so that they stop together instead of waiting for a process that has ended.
 
-torch is imported inside the functions: a wrong override is to be refused before that takes its time.
+torch is imported inside the functions, so that a wrong override is reported without that delay.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The others wait while rank 0 runs k-means. A rank that died is noticed at once, by its closed connection.
+# The other ranks wait while rank 0 runs k-means. A rank that died is detected at once by its closed connection.
 _TIMEOUT = timedelta(hours=6)
 
 
 class ToldElsewhere(UserError):
-    """Another rank has the mistake, and prints it."""
+    """A user error on another rank, which prints it."""
 
 
 class RankLost(RuntimeError):
     """A process of the group ended before its work was done."""
 
 
-# --- who is there -------------------------------------------------------------------------------------------------
+# --- ranks --------------------------------------------------------------------------------------------------------
 
 
 def rank() -> int:
@@ -52,7 +52,7 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """Return the number of this process among those of its machine."""
+    """Return the index of this process among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -70,13 +70,13 @@ def is_main() -> bool:
 
 
 def share(n: int) -> slice:
-    """Return which of ``n`` things in a row are this rank's; shares differ by at most one."""
+    """Return this rank's contiguous share of ``n`` items; the sizes of shares differ by at most one."""
     return slice(rank() * n // world_size(), (rank() + 1) * n // world_size())
 
 
 @contextmanager
 def process_group(*, with_cuda: bool) -> Iterator[None]:
-    """Join the other ranks for the duration of the context."""
+    """Initialize torch's process group; destroy it on exit."""
     if not is_several():
         yield
         return
@@ -94,8 +94,8 @@ def process_group(*, with_cuda: bool) -> Iterator[None]:
 def leave(code: int) -> NoReturn:
     """End this process with an exit code.
 
-    One of several ends at once, when all it wrote is out: torch's threads that are still there while the interpreter
-    takes itself apart have ended a rank that was done in ``std::terminate``, and torchrun then reports a failure.
+    One of several processes flushes its output and skips the shutdown of the interpreter. During that shutdown, threads
+    of torch have called ``std::terminate`` in a rank that had finished, and torchrun then reports a failure.
     """
     if is_several():
         logging.shutdown()
@@ -110,12 +110,12 @@ def leave(code: int) -> NoReturn:
 
 @contextmanager
 def peers_needed() -> Iterator[None]:
-    """Tell a lost connection from other errors.
+    """Convert the error of a lost connection to ``RankLost``.
 
     Raises
     ------
     RankLost
-        Instead of what torch raises when another process is gone.
+        Instead of the error that torch raises if another process has ended.
     """
     try:
         yield
@@ -128,7 +128,7 @@ def peers_needed() -> Iterator[None]:
 
 
 def sum_(tensor: Tensor) -> Tensor:
-    """Replace the tensor by its sum over the ranks: the same bits on all of them."""
+    """Replace the tensor by its sum over the ranks, which is bitwise equal on all of them."""
     if is_several():
         from torch import distributed
 
@@ -165,7 +165,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def gather(data: bytes) -> list[bytes]:
-    """Return what each rank gave, by rank."""
+    """Return the bytes of each rank, in the order of the ranks."""
     if not is_several():
         return [data]
     import torch
@@ -180,7 +180,7 @@ def gather(data: bytes) -> list[bytes]:
 
 
 def from_main(data: bytes | None) -> bytes | None:
-    """Return what rank 0 gave."""
+    """Return the bytes of rank 0."""
     if not is_several():
         return data
     import torch
@@ -195,7 +195,7 @@ def from_main(data: bytes | None) -> bytes | None:
 
 
 def state_of_main(state: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return rank 0's tensors and builtin containers."""
+    """Return the state of rank 0 (tensors and builtin containers)."""
     if not is_several():
         return state
     import torch
@@ -213,12 +213,12 @@ def state_of_main(state: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def jointly(action: Callable[[], T]) -> T:
-    """Return what ``action`` returns on this rank, if it went well on all of them.
+    """Return the result of ``action`` on this rank if it succeeds on all ranks.
 
     Raises
     ------
     UserError
-        If it raised one on any rank; on the others ``ToldElsewhere``.
+        If ``action`` raised one on any rank; the other ranks raise ``ToldElsewhere``.
     """
     if not is_several():
         return action()
@@ -227,22 +227,22 @@ def jointly(action: Callable[[], T]) -> T:
         result = action()
     except UserError as error:
         problem = error
-    found = [text.decode() for text in gather(b"" if problem is None else str(problem).encode())]
-    if not any(found):
+    messages = [text.decode() for text in gather(b"" if problem is None else str(problem).encode())]
+    if not any(messages):
         return result
-    first = next(number for number, text in enumerate(found) if text)
+    first = next(number for number, text in enumerate(messages) if text)
     if first == rank() and problem is not None:
         raise problem
-    raise ToldElsewhere(found[first])
+    raise ToldElsewhere(messages[first])
 
 
 def on_main(action: Callable[[], T]) -> T | None:
-    """Call ``action`` on rank 0 only; a ``UserError`` of it stops all."""
+    """Call ``action`` on rank 0 only; its ``UserError`` stops all ranks."""
     return jointly(lambda: action() if is_main() else None)
 
 
 def first_of_machine_first(action: Callable[[], T]) -> T:
-    """Call ``action`` on one rank of each machine before the others, which may then find what it downloaded."""
+    """Call ``action`` on one rank per machine before the others, which can then use its downloads."""
     is_first = local_rank() == 0
     early = jointly(lambda: action() if is_first else None)
     late = jointly(lambda: None if is_first else action()) if is_several() else None
@@ -252,21 +252,22 @@ def first_of_machine_first(action: Callable[[], T]) -> T:
 
 
 def require_equal(settings: Mapping[str, Any]) -> None:
-    """Refuse ranks that differ in their settings, which must be what JSON can hold.
+    """Refuse ranks with different settings, which must be representable in JSON.
 
     Raises
     ------
     UserError
-        With the first key that differs, the rank, and both values.
+        With the first differing key, the rank, and both values.
     """
-    everywhere = [json.loads(text) for text in gather(json.dumps(settings).encode())]
+    by_rank = [json.loads(text) for text in gather(json.dumps(settings).encode())]
 
     def check() -> None:
-        for number, theirs in enumerate(everywhere):
-            for key in sorted(everywhere[0].keys() | theirs.keys()):
-                if theirs.get(key) != everywhere[0].get(key):
+        expected = by_rank[0]
+        for number, actual in enumerate(by_rank):
+            for key in sorted(expected.keys() | actual.keys()):
+                if actual.get(key) != expected.get(key):
                     raise UserError(
-                        f"{key}={theirs.get(key)} on rank {number}: expected {everywhere[0].get(key)} as on rank 0; "
+                        f"{key}={actual.get(key)} on rank {number}: expected {expected.get(key)} as on rank 0; "
                         "start all ranks with the same command, code and data"
                     )
 

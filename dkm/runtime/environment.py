@@ -1,4 +1,4 @@
-"""Versions, processor, memory and git state, which a reader of the results must know."""
+"""Versions, processor, memory and git state, for the reproducibility of results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PACKAGES = ["dkm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "h
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of the packages that results depend on, None where one is not installed."""
+    """Return the versions of the packages that affect results, None for a package that is not installed."""
     return {name: _version(name) for name in _PACKAGES}
 
 
 def environment() -> dict[str, Any]:
-    """Return what a reader of the results must know about the software and the machine."""
+    """Return the description of the software and the machine for the manifest of a run."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -49,7 +49,7 @@ def processor(device: torch.device) -> str:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the peak resident memory of this process; None where the system does not report it."""
+    """Return the peak resident memory of this process; None if the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -72,7 +72,7 @@ def _git_state(directory: Path) -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # a site-packages inside someone else's checkout is not ours
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails for an installed package inside another checkout
         return {
             "commit": git("rev-parse", "HEAD"),
             "dirty": bool(git("status", "--porcelain", "--", ".", "../configs")),

@@ -1,7 +1,7 @@
-"""Locks on files, so that two processes do not write into one folder.
+"""File locks that prevent two processes from writing to the same folder.
 
-A lock belongs to the open file: it lasts until every process that has the file open, children that inherited it
-included, has closed it. So a folder stays locked while a child trains in it whose parent was killed.
+A lock belongs to the open file: it lasts until every process with the open file, including children that inherited it,
+has closed it. A folder therefore stays locked while a child trains in it, even if the parent was killed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from filelock import lock_descriptor
 
 from dkm.errors import UserError
 
-# `is_locked` holds the lock for a moment: only a file that stays locked over several tries is in use.
+# `is_locked` briefly holds the lock: a file is in use only if it stays locked over several tries.
 _N_TRIES, _PAUSE_S = 5, 0.02
 
 
 def try_lock(file: IO[Any]) -> bool:
     """Lock an open file until it is closed; return False if another process has locked it.
 
-    On a file system without locks every file counts as free.
+    On a file system without locks, return True.
     """
     try:
         for _ in range(_N_TRIES - 1):
@@ -36,7 +36,7 @@ def try_lock(file: IO[Any]) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has locked a file; False if there is none."""
+    """Return whether a process has locked a file; False if the file does not exist."""
     try:
         with path.open("rb") as file:
             return not try_lock(file)
@@ -46,14 +46,14 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def lock_folder(folder: Path, name: str) -> Iterator[IO[bytes]]:
-    """Make the folder ``output=`` and keep other processes out of it while the block runs.
+    """Create the folder ``output=`` and lock it for the duration of the context.
 
-    Yields the locked file, which is called ``name``: a child process that inherits it keeps others out too.
+    Yields the lock file, which is called ``name``; a child process that inherits it also holds the lock.
 
     Raises
     ------
     UserError
-        If the folder cannot be made or written to, or another process uses it.
+        If the folder cannot be created or written to, or another process uses it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

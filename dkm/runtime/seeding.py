@@ -1,4 +1,4 @@
-"""Random numbers of torch that neither depend on the global generator nor change it."""
+"""Random numbers of torch that are independent of its global generator."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within the block, this thread draws the random numbers of CPU tensors from a generator of its own.
+    """Draw the random numbers of CPU tensors in this thread from a private generator while the context is active.
 
-    They are the numbers that follow ``torch.manual_seed(seed)``. Layers draw their initial weights from the global
-    generator, which all threads share: seeded there, the weights of two models that are built at the same time mix.
+    They equal the numbers after ``torch.manual_seed(seed)``. Layers draw their initial weights from the global
+    generator, which all threads share: two threads that seed it and build models at the same time would interfere.
 
     Parameters
     ----------
@@ -28,11 +28,11 @@ class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
-        device = args[0].device if args and isinstance(args[0], Tensor) else torch.device(given.get("device") or "cpu")
-        if device.type == "cpu" and given.get("generator") is None:
+        named = dict(kwargs or {})
+        device = args[0].device if args and isinstance(args[0], Tensor) else torch.device(named.get("device") or "cpu")
+        if device.type == "cpu" and named.get("generator") is None:
             if any(argument.name == "generator" for argument in func._schema.arguments):
-                given["generator"] = self._generator
-            elif "generator" in func.overloadpacket.overloads():  # torch.randn and its kin have one overload for each
-                func, given["generator"] = func.overloadpacket.generator, self._generator
-        return func(*args, **given)
+                named["generator"] = self._generator
+            elif "generator" in func.overloadpacket.overloads():  # such as torch.randn, with an overload for generators
+                func, named["generator"] = func.overloadpacket.generator, self._generator
+        return func(*args, **named)

@@ -1,4 +1,4 @@
-"""Signals during a run: stop at a point from which the run can be resumed."""
+"""Signal handling: stop a run at a point from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user or the system asked the run to stop; its state is that after the last completed step.
+    """Raised if a signal asks the run to stop; its state is that after the last completed step.
 
-    Not an ``Exception``: a sweep would take it for the failure of one run and continue with the next.
+    It is not an ``Exception``: a sweep would treat that as the failure of one run and continue with the next.
     """
 
 
 class Signals:
-    """Turns signals into ``Interrupted``, but never in the middle of a change of state.
+    """Converts signals into ``Interrupted``, but never during a change of state.
 
     The training loop checks ``is_requested`` after each step. Code that changes no state runs inside ``interruptible``,
-    which a request leaves at once. A second request raises ``KeyboardInterrupt`` without waiting.
+    where a signal raises ``Interrupted`` at once. A second signal raises ``KeyboardInterrupt`` at once.
 
     Parameters
     ----------
     is_alone : bool
-        False with several processes, which must stop at the same point: every request only sets ``is_requested``.
+        False with several processes, which must stop at the same step: a signal then only sets ``is_requested``.
     """
 
     def __init__(self, *, is_alone: bool = True) -> None:
         self.is_requested = False
-        self.is_to_queue_again = False
+        self.must_requeue = False
         self._is_alone = is_alone
         self._is_interruptible = False
 
@@ -41,7 +41,7 @@ class Signals:
         if self.is_requested and not self._is_interruptible:
             raise KeyboardInterrupt
         self.is_requested = True
-        self.is_to_queue_again = number == signal.SIGUSR2
+        self.must_requeue = number == signal.SIGUSR2
         if self._is_interruptible:
             raise Interrupted
 
@@ -60,12 +60,12 @@ class Signals:
 def signals_handled(*, is_alone: bool = True) -> Iterator[Signals]:
     """Handle SIGINT and SIGTERM; in a job of submitit, SIGINT and SIGUSR2.
 
-    submitit sends SIGUSR2 before the time is up or the machine is taken away. Its handler queues the job again and
-    exits, which it is left to do when the run has written its checkpoint. SIGTERM it ignores: some clusters send that
-    just before, and a job that ended by itself would not be queued again.
+    submitit sends SIGUSR2 before a timeout or a preemption. Its handler requeues the job and exits; it is called after
+    the run has written its checkpoint. submitit ignores SIGTERM, because some clusters send it just before SIGUSR2, and
+    a job that ended by itself would not be requeued.
 
-    Of several processes, one that was asked to stop ignores the signals from then on: it is about to end, and torchrun
-    sends SIGTERM after the SIGINT that the terminal sent.
+    With several processes, a process ignores further signals after the first one: it is about to end, and torchrun
+    sends SIGTERM after the SIGINT of the terminal.
     """
     requests = Signals(is_alone=is_alone)
     if threading.current_thread() is not threading.main_thread():
@@ -84,5 +84,5 @@ def signals_handled(*, is_alone: bool = True) -> Iterator[Signals]:
         is_ending = requests.is_requested and not is_alone
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, signal.SIG_IGN if is_ending else handler)
-        if is_stopped and requests.is_to_queue_again:
+        if is_stopped and requests.must_requeue:
             signal.raise_signal(signal.SIGUSR2)

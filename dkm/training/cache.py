@@ -1,7 +1,7 @@
-"""Finished work that later runs may share: kept in a folder, under a hash of all that decides its numbers.
+"""Cache of pretrainings and raw-data baselines that several runs share.
 
-Ten methods on the same data begin with the same pretraining. What is found here is what the run would have computed,
-to the last bit, or else it has another key.
+Ten methods on the same data begin with the same pretraining. The key of an entry is a hash of everything that affects
+its numbers, so an entry equals what the run would compute, to the last bit.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["raw", "pretrained"]
 
-# Raise one with every change to the code that alters the numbers of a pretraining, or of k-means on the raw data.
+# Increment an entry when a change to the code alters the numbers of a pretraining or of k-means on the raw data.
 _VERSIONS = {"pretrained": 2, "raw": 3}
 _STAGES = {"pretrained": Stage.PRETRAINING, "raw": Stage.BASELINE}
 
 
 class Cache:
-    """The folder ``pretrain.cache`` as one run sees it; where that is null nothing is found and nothing kept.
+    """The cache of one run in the folder ``pretrain.cache``; if that is null, the cache is disabled.
 
     Parameters
     ----------
     config : Config
     data : Dataset
     n_clusters, latent_dim : int
-        As the run has them, where the config leaves them to the data.
+        Resolved values; the config may leave them to the data.
     device : torch.device
     """
 
@@ -57,14 +57,14 @@ class Cache:
         self._device = device
 
     def key(self, kind: Kind) -> str | None:
-        """Return the name of what this run computes with its present threads and device; None without a folder."""
+        """Return the key of this run with its current threads and device; None if the cache is disabled."""
         config, data = self._config, self._data
         if config.pretrain.cache is None:
             return None
-        # The data are told by their SHA-256. Rows on disk are sampled and batched differently from rows in memory.
+        # Their SHA-256 identifies the data. Rows on disk are sampled and batched differently from rows in memory.
         replaced = ("data.",) if kind == "raw" or config.pretrain.optimizer is None else ("data.", "optimizer.")
         special = [self._n_clusters if kind == "raw" else self._latent_dim, isinstance(data.X, StoredRows)]
-        found = versions()
+        installed = versions()
         parts = {
             "settings": {
                 key: value
@@ -73,19 +73,19 @@ class Cache:
             },
             "data": [data.sha256, list(data.X.shape), data.image_shape, data.scaling.to_dict()],
             kind: special,
-            "versions": {name: found[name] for name in ("dkm", "torch", "numpy")},
+            "versions": {name: installed[name] for name in ("dkm", "torch", "numpy")},
             "machine": [processor(self._device), torch.get_num_threads(), distributed.world_size()],
         }
         return key_of(kind, parts)
 
     def find(self, key: str | None) -> dict[str, Any] | None:
-        """Return what is kept under the key, on every rank."""
+        """Return the entry with this key on every rank; None if there is none."""
         if key is None:
             return None
         return distributed.state_of_main(distributed.on_main(lambda: load(self._folder, key)))
 
     def keep(self, key: str | None, state: dict[str, Any]) -> None:
-        """Keep ``state`` (tensors and builtin containers) under the key."""
+        """Store ``state`` (tensors and builtin containers) under the key."""
         if key is not None:
             save(self._folder, key, state)
 
@@ -95,13 +95,13 @@ class Cache:
 
 
 def key_of(kind: Kind, parts: Mapping[str, Any]) -> str:
-    """Return the name of the entry that holds the work ``kind`` done under ``parts``, builtins for JSON."""
+    """Return the key of an entry: its kind and a hash of ``parts``, which JSON must be able to represent."""
     text = json.dumps({"version": _VERSIONS[kind], **parts}, sort_keys=True)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def load(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the entry, None if there is none; of one that is damaged a warning says so, and it counts as none."""
+    """Return the entry, or None if there is none or it is damaged; a damaged entry is logged as a warning."""
     path = folder / f"{key}.pt"
     if not path.exists():
         return None
@@ -113,12 +113,12 @@ def load(folder: Path, key: str) -> dict[str, Any] | None:
 
 
 def save(folder: Path, key: str, state: dict[str, Any]) -> None:
-    """Keep ``state`` (tensors and builtin containers); a folder that cannot be written to is only warned about."""
+    """Store ``state`` (tensors and builtin containers); if the folder cannot be written to, log a warning."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Two runs may finish the same pretraining at the same time.
-        beside = folder / f"{key}.{os.getpid()}.pt"
-        write_atomically(beside, checkpoints.serialized(state))
-        beside.replace(folder / f"{key}.pt")
+        temporary = folder / f"{key}.{os.getpid()}.pt"
+        write_atomically(temporary, checkpoints.serialized(state))
+        temporary.replace(folder / f"{key}.pt")
     except OSError as error:
         log.warning("pretrain.cache=%s: cannot be written to (%s); choose another folder", folder, error.strerror)

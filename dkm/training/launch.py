@@ -1,4 +1,4 @@
-"""From a command line to a finished run: which run it means, its directory, the trainer, and errors as one line."""
+"""Launch a run from a command line: choose its directory, train, and report errors in one line."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from dkm.runs.directory import RunWriter
 
 
-# What is in a run directory before the config, with which a run begins that can be resumed.
-_LEFT_BY_A_KILLED_START = (".hydra", LOG, f"{CONFIG}.tmp")
+# Files written before the config. A run without a config cannot be resumed, so its directory may be used again.
+_FILES_BEFORE_CONFIG = (".hydra", LOG, f"{CONFIG}.tmp")
 
 
 class Plan(NamedTuple):
-    """Which run to train, and in which directory; ``composed`` is None for a run that is resumed."""
+    """The config and the directory of a run; ``composed`` is None for a resumed run."""
 
     config: Config
     directory: Path
@@ -34,20 +34,20 @@ class Plan(NamedTuple):
 
 
 def plan_run(command: Command) -> Plan:
-    """Return the run that a command line means: a new one, or one to resume (``resume=RUN``, ``resume=auto``)."""
-    given = [o.partition("=")[2].strip("'\"") for o in command.overrides if o.startswith("resume=")]
-    named = given[-1] if given else None
-    if named not in (None, "auto", "null"):
+    """Return the plan for a command line: a new run, or one to resume (``resume=RUN``, ``resume=auto``)."""
+    values = [o.partition("=")[2].strip("'\"") for o in command.overrides if o.startswith("resume=")]
+    resume = values[-1] if values else None
+    if resume not in (None, "auto", "null"):
         from dkm.training.resume import named_run, resumed_config
 
-        run = named_run(named)
+        run = named_run(resume)
         return Plan(resumed_config(run, command), run)
     composed = compose(command)
     directory = Path(composed.hydra.run.dir).absolute()
-    if not distributed.is_main():  # rank 0 sends the directory, whose name has the time in it
+    if not distributed.is_main():  # rank 0 sends the directory, because its name contains the time
         composed.config.resume = None
         return Plan(composed.config, directory, composed)
-    if named == "auto":
+    if resume == "auto":
         from dkm.training.resume import unfinished_run, with_config_of
 
         unfinished = unfinished_run(composed.config, directory)
@@ -58,11 +58,11 @@ def plan_run(command: Command) -> Plan:
 
 
 def require_new(directory: Path) -> None:
-    """Refuse a run directory that is not empty, apart from what a run leaves that was killed as it began."""
-    is_directory = os.path.isdir(directory)  # noqa: PTH112  # False also for a name too long
+    """Refuse a run directory with files other than those of a run that was killed before it wrote its config."""
+    is_directory = os.path.isdir(directory)  # noqa: PTH112  # also False for a name that is too long
     if os.path.lexists(directory) and not is_directory:
         raise UserError(f"hydra.run.dir={directory}: expected a directory, got a file; choose another")
-    if is_directory and any(path.name not in _LEFT_BY_A_KILLED_START for path in directory.iterdir()):
+    if is_directory and any(path.name not in _FILES_BEFORE_CONFIG for path in directory.iterdir()):
         raise UserError(
             f"hydra.run.dir={directory}: expected a new or an empty directory; choose another, or continue the run in "
             f"it with resume={shlex.quote(str(directory))}"
@@ -70,13 +70,13 @@ def require_new(directory: Path) -> None:
 
 
 def print_once(message: str) -> None:
-    """Print a message to stderr, in one of several processes."""
+    """Print a message to stderr, on rank 0 only."""
     if distributed.is_main():
         print(message, file=sys.stderr)
 
 
 def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
-    """Train as ``execute`` does; raise what can go wrong without the user's mistake as a ``Failure`` of one line."""
+    """Call ``execute``; raise failures that are not user errors as a ``Failure`` with a message of one line."""
     from dkm.training.divergence import NonFiniteLoss
 
     try:
@@ -104,8 +104,8 @@ def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
 def execute(plan: Plan) -> dict[str, Any]:
     """Train in a new run directory, or resume the run in it; return the result.
 
-    Mistakes in the data, or between config, data and machine, are found before anything is written. With several
-    processes rank 0 alone reads and writes the run directory, and sends the others what they need.
+    The data, and their consistency with the config and the machine, are checked before anything is written. Only rank 0
+    reads and writes the run directory; it sends the other ranks what they need.
     """
     from dkm.data.datasets import load_dataset
     from dkm.runs.directory import RunDirectory, Unwritten
@@ -117,9 +117,9 @@ def execute(plan: Plan) -> dict[str, Any]:
     clock = Clock()
     config, directory, _ = plan
     if config.log.figures:
-        import dkm.evaluation.figures.style  # noqa: F401 - matplotlib, which is needed anyway
+        import dkm.evaluation.figures.style  # noqa: F401 - imports matplotlib before gc.freeze
     if not gc.get_freeze_count():
-        gc.freeze()  # modules: a collection that walked through them took 0.3 s, and each picture leaves cycles
+        gc.freeze()  # a collection that visits all modules took 0.3 s, and each figure leaves cycles
     set_threads(config.threads)
     trainer = distributed.first_of_machine_first(lambda: Trainer(config, load_dataset(config.data), clock))
     distributed.require_equal(identity(config, trainer.data, trainer.device))
@@ -137,7 +137,7 @@ def execute(plan: Plan) -> dict[str, Any]:
 
 
 def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
-    """Make the run directory and open its log; return the state to resume from, if there is one."""
+    """Create the run directory and open its log; return the checkpoint to resume from, or None."""
     from dkm.runtime import checkpoints
 
     try:

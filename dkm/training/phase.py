@@ -1,4 +1,4 @@
-"""What one phase trains: its objective, its optimizer, and the average of the weights where one is kept."""
+"""One training phase: its objective, its optimizer, and the optional average of its weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dkm.training.optimizers import WeightAverage, build_optimizer
 
 
 class Phase:
-    """One phase of training, from its first step to its last.
+    """Objective, optimizer and weight average of one training phase.
 
     Parameters
     ----------
@@ -35,21 +35,21 @@ class Phase:
         ``config.pretrain`` or ``config.joint``.
     autoencoder : Autoencoder
     clustering : ClusteringLoss
-        Part of the objective in the joint phase.
+        Clustering loss, part of the objective in the joint phase.
     n_batches : int
-        Number of steps of an epoch.
+        Number of steps per epoch.
     on_compiled : callable
-        Called with the seconds of the first step, where steps are compiled.
+        Called with the seconds of the first step if steps are compiled.
 
     Attributes
     ----------
     forward : callable
-        The objective as a step calls it: compiled where that is wanted, gradients averaged over the processes.
+        The objective that a step calls, compiled if configured, with gradients averaged over the processes.
     optimizer : torch.optim.Optimizer
     average : WeightAverage or None
     is_broken : Tensor, scalar
-        Not 0 after a loss that was not finite. The fused optimizer then skips the update on the device, without the
-        host waiting for each loss.
+        Nonzero after a non-finite loss. The fused optimizer then skips the update on the device, so the host need not
+        wait for each loss.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Phase:
         if centroids is not None:
             parameters.append(centroids)
         chosen = regularized_parameters(regularization, autoencoder, centroids)
-        self._regularized = [p for p in chosen if p.requires_grad]  # not those of a decoder that does not train
+        self._regularized = [p for p in chosen if p.requires_grad]  # excludes a frozen decoder
         self._l2_strength: float = getattr(regularization, "strength", 0.0)
         is_penalty = isinstance(regularization, L2PenaltyConfig) and self._l2_strength > 0
         self._objective = Objective(
@@ -102,7 +102,7 @@ class Phase:
         forward: Callable[..., LossTerms] = self._objective
         if distributed.is_several():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers does something else
+                warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers: its replacement differs
                 forward = DistributedDataParallel(
                     self._objective,
                     device_ids=[device] if device.type == "cuda" else None,
@@ -111,7 +111,7 @@ class Phase:
                 )
         if not is_compiled:
             return forward
-        # On a GPU the host would need several times as long to start the kernels of a step as they take.
+        # CUDA graphs, because launching the kernels of a step takes several times as long as running them.
         is_graph = device.type == "cuda" and not distributed.is_several()
         compiled = torch.compile(forward, mode="reduce-overhead" if is_graph else "default")
 
@@ -124,17 +124,17 @@ class Phase:
 
         return timed
 
-    # --- a checkpoint's part ---
+    # --- checkpoint ---
 
     def state(self) -> dict[str, Any]:
-        """Return the part of a checkpoint that belongs to the phase."""
+        """Return the state of the phase for a checkpoint."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Load what ``state`` returned; a part that is None starts fresh."""
+        """Load a state returned by ``state``; a part that is None keeps its initial value."""
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None and state["average"] is not None:
@@ -144,25 +144,25 @@ class Phase:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Swap in the averaged weights, where there is an average; swap back on exit.
+        """Swap in the averaged weights, if there are any; swap back on exit.
 
-        Centroids that the block sets, because they were dead or are means, stay set after it.
+        Centroids that the block changes (revived centroids, closed-form means) keep their new values after it.
         """
         if self.average is None:
             yield
             return
         centroids = self._centroids
-        is_set, rows = torch.zeros(len(centroids), dtype=torch.bool, device=centroids.device), centroids[:0]
+        is_changed, rows = torch.zeros(len(centroids), dtype=torch.bool, device=centroids.device), centroids[:0]
         try:
             with self.average.swapped_in():
                 before = centroids.clone()
                 try:
                     yield
                 finally:
-                    is_set = (centroids != before).any(1)
-                    rows = centroids[is_set].clone()
-        finally:  # also where the block was interrupted after it had set some
-            centroids[is_set] = rows
+                    is_changed = (centroids != before).any(1)
+                    rows = centroids[is_changed].clone()
+        finally:  # also after an interrupt in the block
+            centroids[is_changed] = rows
 
     # --- numbers ---
 
@@ -179,18 +179,18 @@ class Phase:
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
-        """Return the norm of the gradients of all that learns."""
+        """Return the total norm of the gradients of all parameters of the optimizer."""
         grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return nn.utils.get_total_norm(grads)
 
     @torch.no_grad()
     def losses(self, terms: Tensor) -> dict[str, float]:
-        """Return the losses of an epoch, raw and weighted, by their keys in ``metrics.jsonl``.
+        """Return the raw and weighted losses of an epoch by their keys in ``metrics.jsonl``.
 
         Parameters
         ----------
         terms : Tensor of shape (n_steps, 4)
-            The loss terms of its steps. Under weight decay, L2 is not among them and taken from the present weights.
+            Loss terms of the steps. Under weight decay they lack L2, which is computed from the current weights.
         """
         means = dict(zip(LossTerms._fields, terms.double().mean(0).tolist(), strict=True))
         objective, weights = self._objective, {}

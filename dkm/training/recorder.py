@@ -1,6 +1,6 @@
-"""Records a run: its start, each evaluation, figures, and everything that a finished run has.
+"""Record a run: its start, its evaluations, its figures, and the output of a finished run.
 
-The trainer calls the recorder with its results. Nothing here changes a number of the run.
+The trainer calls the recorder with its results. The recorder does not affect the results.
 """
 
 # Shapes: N samples, D latent, K clusters.
@@ -52,7 +52,7 @@ class Recorder:
     evaluator : Evaluator
         The evaluator of the run's data.
     autoencoder, clustering : nn.Module
-        The modules that are trained; methods read their current weights.
+        Trained modules; the recorder reads their current weights.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Recorder:
         self._data = evaluator.data
         self._autoencoder = autoencoder
         self._clustering = clustering
-        # The clusters (N,) of the last evaluation with figures in this process.
+        # Labels (N,) at the last evaluation with figures in this process.
         self._labels_before: np.ndarray | None = None
 
     @property
@@ -79,14 +79,14 @@ class Recorder:
     # --- the start ---
 
     def start(self, init_sample: Tensor | None, *, metrics_bytes: int, is_resumed: bool) -> None:
-        """Write the manifest of the start, and log what is trained on which data.
+        """Write the initial manifest, and log the data, the model and the device.
 
         Parameters
         ----------
         init_sample : Tensor, optional
-            Indices of the rows that k-means sees; None for all rows.
+            Indices of the rows that k-means uses; None for all rows.
         metrics_bytes : int
-            The size of ``metrics.jsonl`` at the checkpoint; later records are cut off.
+            Size of ``metrics.jsonl`` at the checkpoint; later records are discarded.
         is_resumed : bool
             Whether the run continues from a checkpoint.
         """
@@ -102,7 +102,7 @@ class Recorder:
             "status": "running",
             "reason": None,
         }
-        # Keep what an earlier process of the run has written, such as its start and the seconds of pretraining.
+        # Keep the entries of earlier processes of the run, such as its start and the seconds of pretraining.
         earlier = run.read_manifest()
         manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
@@ -145,9 +145,9 @@ class Recorder:
                 "regularization=l2_penalty, or weight_decay under adam and sgd, trains with"
             )
 
-    # --- on the way ---
+    # --- during training ---
 
-    def numbers(self, record: dict[str, Any], at: Progress) -> None:
+    def numbers(self, record: dict[str, Any], progress: Progress) -> None:
         """Write a record to ``metrics.jsonl``, and its numbers to the dashboard."""
         run, phase, step = self.run, record["phase"], record["step"]
         run.append_metrics(record)
@@ -155,11 +155,11 @@ class Recorder:
         run.dashboard.scalars(phase, step, scalars)
         if "clusters/sizes" in record:
             run.dashboard.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
-            run.dashboard.baselines(step, at.baselines)
+            run.dashboard.baselines(step, progress.baselines)
 
-    def evaluation(self, record: dict[str, Any], at: Progress) -> None:
-        """Write the record of an evaluation, and log it."""
-        self.numbers(record, at)
+    def evaluation(self, record: dict[str, Any], progress: Progress) -> None:
+        """Write the record of an evaluation and log it."""
+        self.numbers(record, progress)
         scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
         terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
         line = f"{record['phase']} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
@@ -173,13 +173,13 @@ class Recorder:
         Parameters
         ----------
         record : dict
-            The evaluation's record of ``metrics.jsonl``.
+            Record of the evaluation in ``metrics.jsonl``.
         z : Tensor of shape (N, D)
-            The embedding of the unaugmented data.
+            Embedding of the unaugmented data.
         clusters : Clusters, optional
-            Its clusters in the joint phase.
+            Clusters of the embedding, in the joint phase.
         """
-        from dkm.evaluation.figures.run import draw_figures  # matplotlib, only where there is something to draw
+        from dkm.evaluation.figures.run import draw_figures  # imports matplotlib
         from dkm.evaluation.figures.style import figure_to_png
 
         for figure, drawing in draw_figures(self._context(z, clusters), at_end=False):
@@ -196,18 +196,19 @@ class Recorder:
 
     # --- the end ---
 
-    def finish(self, result: dict[str, Any], scores: Scores, z: Tensor, clusters: Clusters, at: Progress) -> None:
-        """Write everything that a finished run has.
+    def finish(self, result: dict[str, Any], scores: Scores, z: Tensor, clusters: Clusters, progress: Progress) -> None:
+        """Write the output of a finished run.
 
         Parameters
         ----------
         result : dict
-            The content of ``result.json``, with the ``scores`` of the final clustering in it.
+            Content of ``result.json``, including the ``scores`` of the final clustering.
         z : Tensor of shape (N, D)
-            The embedding of the unaugmented data.
+            Embedding of the unaugmented data.
         clusters : Clusters
-            Its clusters, with margins.
-        at : Progress
+            Clusters of the embedding, with margins.
+        progress : Progress
+            Position and scores at the end of the run.
         """
         run, data, config = self.run, self._data, self._config
         run.write_result(result)
@@ -222,9 +223,9 @@ class Recorder:
             names = data.features or [str(feature) for feature in range(data.n_features)]
             run.write_features(contrast, names, data.scaling)
         SavedModel.of(config, data, self._autoencoder, self._centroids, clusters.inertia).save(run.path / "model")
-        step = at.step + 1
+        step = progress.step + 1
         if not isinstance(config.clustering, JointClusteringConfig):
-            run.dashboard.baselines(at.step, at.baselines)
+            run.dashboard.baselines(progress.step, progress.baselines)
         if config.log.figures:
             self._write_figures(
                 self._context(
@@ -234,59 +235,59 @@ class Recorder:
                     exemplars=exemplars,
                     contrast=contrast,
                 ),
-                at,
+                progress,
             )
         if config.log.tensorboard:
             run.dashboard.projector(*project(self._autoencoder, self._evaluator, z, clusters))
         run.dashboard.scalars("result", step, scores)
         run.dashboard.hyperparameters(config, scores, run.given_settings())
-        if warning := report.clustering_warning(at.raw, scores, len(self._centroids)):
-            # It belongs to the table below and goes where that goes; log.progress=off silences both.
+        if warning := report.clustering_warning(progress.raw, scores, len(self._centroids)):
+            # Logged like the table below, so that log.progress=off silences both.
             log.info("warning: %s", warning)
             run.warnings.append(warning)
         log.info("run directory: %s", run.path)
-        table = report.table(at.raw, at.pretrained, scores, name=config.clustering.name)
+        table = report.table(progress.raw, progress.pretrained, scores, name=config.clustering.name)
         for line in table:
             log.info("%s", line)
         run.dashboard.text("table", "\n".join(table), step)
-        self.end("completed", None, at)
+        self.end("completed", None, progress)
 
-    def end(self, status: str, reason: str | None, at: Progress) -> None:
-        """Write the end of the run to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""
+    def end(self, status: str, reason: str | None, progress: Progress) -> None:
+        """Write the final status to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""
         run = self.run
         run.update_manifest(
             status=status,
             reason=reason,
             warnings=run.warnings,
-            seconds=at.seconds,
+            seconds=progress.seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )
-        # One step after the last one: the manifest of the start keeps its place on the dashboard.
-        step = at.step + 1
+        # One step after the last one, so that the dashboard keeps the initial manifest.
+        step = progress.step + 1
         run.dashboard.text("manifest", json.dumps(run.manifest, indent=2), step)
         run.dashboard.text("warnings", "\n".join(run.warnings) or "none", step)
 
     def _contrast(self, labels: np.ndarray) -> Contrast | None:
-        """Return how the clusters of a table differ from the rest; None for images, and for a single cluster."""
+        """Return how each cluster of a table differs from the other rows; None for images or a single cluster."""
         K = len(self._centroids)
         if self._data.image_shape is not None or K == 1:
             return None
         return contrast_clusters(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
 
-    def _write_figures(self, context: RunContext, at: Progress) -> None:
+    def _write_figures(self, context: RunContext, progress: Progress) -> None:
         from dkm.evaluation.figures.run import draw_figures
         from dkm.evaluation.figures.style import figure_to_png, save_png
 
         folder = self.run.path / "figures"
         folder.mkdir(exist_ok=True)
-        has_joint_phase = isinstance(self._config.clustering, JointClusteringConfig) and at.epoch > 0
+        has_joint_phase = isinstance(self._config.clustering, JointClusteringConfig) and progress.epoch > 0
         for figure, drawing in draw_figures(context, at_end=True):
             path = folder / f"{figure.name}.png"
             if drawing is None:
-                path.unlink(missing_ok=True)  # the run may have ended before, with fewer epochs
+                path.unlink(missing_ok=True)  # an earlier end of the run, with fewer epochs, may have drawn it
                 continue
             png = figure_to_png(drawing)
             save_png(png, path)
-            self.run.dashboard.image(f"result/images/{figure.name}", at.step + 1, png)
-            if has_joint_phase and figure.when == "evaluation":  # the last evaluation leaves its figures to this
-                self.run.dashboard.image(f"joint/images/{figure.name}", at.step, png)
+            self.run.dashboard.image(f"result/images/{figure.name}", progress.step + 1, png)
+            if has_joint_phase and figure.when == "evaluation":  # the last evaluation does not draw these
+                self.run.dashboard.image(f"joint/images/{figure.name}", progress.step, png)

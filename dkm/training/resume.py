@@ -1,7 +1,7 @@
-"""Which run ``resume=`` means, and with which config it goes on.
+"""Find the run that ``resume=`` names, and determine the config with which it is resumed.
 
-A resumed run keeps the config that it was started with; overrides that would change a number of the steps already taken
-are refused, the others are applied: the role of a setting says which (``dkm.config.settings.Role``).
+A resumed run keeps the config of its start. Overrides that would change the results of completed steps are refused, the
+others are applied; the role of a setting decides (``dkm.config.settings.Role``).
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from dkm.runs.reading import COMPLETED, CONFIG, MANIFEST, is_in_use
 def named_run(value: str) -> Path:
     """Return the run directory that ``resume=value`` names."""
     run = absolute(value)
-    if not os.path.isfile(os.path.join(run, CONFIG)):  # noqa: PTH113, PTH118  # False also for a name too long
-        what = "nothing there"
+    if not os.path.isfile(os.path.join(run, CONFIG)):  # noqa: PTH113, PTH118  # also False for a name that is too long
+        what = "a path that does not exist"
         if os.path.isdir(run):  # noqa: PTH112
-            what = f"a directory that is no run (it has no {CONFIG})"
+            what = f"a directory without {CONFIG}"
         elif os.path.isfile(run):  # noqa: PTH113
-            what = "got a file"
-        raise UserError(f"resume={value}: expected a run directory, found {what}; give the path of a run")
+            what = "a file"
+        raise UserError(f"resume={value}: expected a run directory, got {what}; give the path of a run")
     return Path(run)
 
 
 def unfinished_run(wanted: Config, directory: Path) -> Path | None:
-    """Return the run that ``resume=auto`` means, None to start anew.
+    """Return the run that ``resume=auto`` resumes, or None to start a new one.
 
-    ``directory`` itself if there is a run in it, else the newest unfinished run of the same config beside it in which
-    no process is training.
+    This is the run in ``directory``, if there is one; else the newest unfinished run with the same config in the parent
+    folder of ``directory`` in which no process is training.
     """
     if (directory / CONFIG).is_file():
         return directory
-    settings = _fixed(wanted)
+    settings = _fixed_settings(wanted)
     unfinished: list[tuple[str, Path]] = []
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
         manifest = read_json(manifest_path) or {}
@@ -51,15 +51,15 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
             saved = config_of(manifest_path.parent)
         except UserError:
             continue
-        if _fixed(saved) == settings:
+        if _fixed_settings(saved) == settings:
             unfinished.append((str(manifest.get("started")), manifest_path.parent))
     return max(unfinished)[1] if unfinished else None
 
 
 def resumed_config(run: Path, command: Command) -> Config:
-    """Return the config to go on with in ``run``: its own, with the overrides of the command line.
+    """Return the config with which ``run`` is resumed: its saved config with the overrides of the command line.
 
-    A command line with an experiment is taken as the whole command that started the run, and must say the same.
+    A command line with an experiment is taken as the complete command that started the run and must match its config.
     """
     overrides = [o for o in command.overrides if not o.startswith(("resume=", "hydra.", "hydra/"))]
     if any(o.startswith("experiment=") for o in overrides):
@@ -73,26 +73,26 @@ def resumed_config(run: Path, command: Command) -> Config:
             continue
         expected = getattr(saved, group).name
         if option != expected:
-            raise UserError(f"{override}: expected {group}={expected} as in {run / CONFIG}, {_KEEPS}")
+            raise UserError(f"{override}: expected {group}={expected} as in {run / CONFIG}, {_REMEDY}")
     return with_config_of(run, compose(_command_of(run, keys)).config)
 
 
-_KEEPS = "a resumed run keeps its config; leave the override out or start a new run"
+_REMEDY = "a resumed run keeps its config; leave the override out or start a new run"
 
 
 def config_of(run: Path) -> Config:
-    """Return the config of a run, to be compared with another one: code that it names is not to be run."""
+    """Return the config of a run for a comparison; code that it names is not imported."""
     return compose(_command_of(run, [])._replace(is_only_read=True)).config
 
 
 def with_config_of(run: Path, config: Config) -> Config:
-    """Return ``config`` to go on with in ``run``, if it differs from the run's only where it may."""
+    """Return ``config`` for resuming ``run``; refuse it if it changes a setting that a resumed run must keep."""
     saved = config_of(run)
     config.resume = None
     before, after = dotted(saved), dotted(config)
     for key in sorted(before.keys() | after.keys(), key=lambda key: (not key.endswith(".name"), key)):
         if before.get(key) != after.get(key) and not role_of(key).may_change_on_resume:
-            raise UserError(f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {_KEEPS}")
+            raise UserError(f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {_REMEDY}")
     for phase in (saved.pretrain, saved.joint):
         key = dotted_key(type(phase), "epochs")
         if before[key] != after[key] and phase.schedule != "constant":
@@ -117,5 +117,5 @@ def _command_of(run: Path, overrides: list[str]) -> Command:
     return Command(run, "config", None, overrides, is_for_hydra=False)
 
 
-def _fixed(config: Config) -> dict[str, object]:
+def _fixed_settings(config: Config) -> dict[str, object]:
     return {key: value for key, value in dotted(config).items() if not role_of(key).may_change_on_resume}
