@@ -63,7 +63,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_kept(
     assert json.loads((tmp_path / "results" / "debug" / "seed0.json").read_text()) == kept
     # A result of other settings is in no table, and is trained again.
     monkeypatch.setattr(reproduce, "settings_of", lambda name: "of other settings")
-    assert reproduce.collected(tmp_path / "results") == {}
+    assert reproduce.collect(tmp_path / "results") == {}
     (run / "manifest.json").unlink()
     with pytest.raises(AssertionError, match="nothing is missing"):
         call(reproduce, monkeypatch, "debug", "0")
@@ -200,7 +200,7 @@ def test_one_configuration_serves_the_flagship_on_all_images() -> None:
 def test_the_committed_table_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     module = importlib.import_module("reproduce")
-    runs = module.collected(module.RESULTS)
+    runs = module.collect(module.RESULTS)
     assert not runs or module.TABLE.read_text(encoding="utf-8") == module.table(runs)
     for name in runs:
         for path in (module.RESULTS / name).iterdir():
