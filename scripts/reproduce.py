@@ -21,6 +21,7 @@ from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runtime.atomic import write_atomically
 from dkm.search.pool import ChildRun, train_in_child
+from dkm.training.state import PHASES
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "reproduce"
@@ -240,7 +241,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     for name, kept in unvaried.items():
         baselines = ("kmeans_raw", "kmeans_pretrained")
         before = [Summary.of([run["result"][part]["acc"] for run in kept]).format() for part in baselines]
-        seconds = Summary.of([sum(run["seconds"].values()) for run in kept]).format(0)
+        seconds = Summary.of([_training_seconds(run) for run in kept]).format(0)
         machines = sorted({f"{run['processor']}, {run['threads']} threads, {run['precision']}" for run in kept})
         commits = ", ".join(dict.fromkeys(run["git"]["commit"][:7] for run in kept if run["git"]))
         cells = [name, *before, seconds, "; ".join(machines), commits, EXPERIMENTS[name].source]
@@ -252,6 +253,12 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         lines += _initializations(base, runs)
         lines += _bad_runs([run["result"] for name in names for run in runs[name]])
     return "\n".join([*lines, ""])
+
+
+def _training_seconds(run: dict[str, Any]) -> float:
+    """Return the seconds of both training phases; older results have no other sections."""
+    seconds: dict[str, float] = run["seconds"]
+    return sum(seconds.get(phase, 0.0) for phase in PHASES)
 
 
 def _between_seeds(runs: dict[str, list[dict[str, Any]]]) -> list[str]:

@@ -98,7 +98,8 @@ def test_the_table_has_mean_and_deviation_extremes_and_the_gap(reproduce: Module
         scores["silhouette"] = None if acc == 0.4 else 0.5
         parts = {"kmeans_raw": {"acc": 0.1}, "kmeans_pretrained": {"acc": 0.2}}
         machine = {"processor": "a processor", "threads": 2, "precision": "fp32", "git": {"commit": "0123456789"}}
-        return {"result": {**scores, **parts}, "seconds": {"pretrain": seconds, "joint": 1.0}, **machine}
+        seconds_by_section = {"setup": 50.0, "pretrain": seconds, "joint": 1.0, "report": 50.0}
+        return {"result": {**scores, **parts}, "seconds": seconds_by_section, **machine}
 
     text = reproduce.table({"debug": [run(0.4, 9.0), run(0.6, 9.0), run(0.8, 12.0)]})
     assert "| debug | a test | 3 | ACC | 0.600 ± 0.200 | 0.400 | 0.800 | 0.500 | +0.100 |" in text
