@@ -1,22 +1,22 @@
 """Times our joint epoch against the clustering epochs of ClustPy's DCN and DKM, and against a bare loop.
 
-The same data in memory, fully connected autoencoder with ReLU, batch size 256, Adam, and threads for all; by default
-one thread. ``mnist`` is 70,000 x 784 with 784-500-500-2000-10 (noise of that shape without ``--root``), ``blobs`` is
-20,000 x 64 with 64-64-32-10. One epoch of each per turn. A ratio a/b is how many times as long a takes as b. An epoch
-is one pass over the data:
+All use the same data in memory, fully connected autoencoder with ReLU, batch size 256, Adam, and number of threads
+(default: 1). ``mnist`` is 70,000 x 784 with 784-500-500-2000-10 (noise of that shape without ``--root``), ``blobs`` is
+20,000 x 64 with 64-64-32-10. One epoch of each per turn. A ratio a/b is the time of a divided by that of b. An epoch is
+one pass over the data:
 
-    dkm          ``OurEpochs`` in epochs.py: batches, steps, checks, then a clean pass with new assignments; no
-                 augmentation, as ClustPy has none by default
+    dkm          ``OurEpochs`` in epochs.py: batches, steps, checks, then a pass over the data with new assignments; no
+                 augmentation, as in ClustPy's defaults
     dkm_bf16     the same with precision=bf16, which ClustPy does not have
     clustpy_dcn  ``_DCN_Module.fit``: batches from its data loader, steps, and after each step the batch encoded again,
                  assigned, and its centroids updated point by point
-    clustpy_dkm  ``_DKM_Module.fit`` for one alpha, the default of 1000: batches from its data loader and steps; labels
-                 come once after the last epoch and are not in it
+    clustpy_dkm  ``_DKM_Module.fit`` for one alpha, the default of 1000: batches from its data loader and steps; the
+                 labels, computed once after the last epoch, are not included
     bare         ``BareEpochs`` in epochs.py
 
-Not timed: pretraining, k-means for the first centroids (each its own), evaluation, final labels. ClustPy runs as its
-documented ``fit`` does, on its own initialization, data loaders and defaults (fp32, Adam not fused); the activation is
-set to ours, and its progress bar writes to memory.
+Not timed: pretraining, k-means for the initial centroids (separate for each), evaluation, final labels. ClustPy runs as
+its documented ``fit`` does, with its initialization, data loaders and defaults (fp32, Adam not fused); the activation
+is set to ours, and its progress bar writes to memory.
 
     pip install -e '.[benchmark]'
     python scripts/benchmark_clustpy.py --root DIRECTORY_WITH_MNIST [--work mnist blobs] [--samples N] [--json FILE]
@@ -45,7 +45,7 @@ _FRACTIONS = [f"{theirs}/{ours}" for ours in ("dkm", "dkm_bf16") for theirs in (
 
 
 def clustpy_epochs(algorithm: str, data: Dataset, hidden: Sequence[int]) -> Callable[[], None]:
-    """Return a function that trains one clustering epoch of ClustPy's ``DCN`` or ``DKM``, prepared as they do it."""
+    """Return a function that trains one clustering epoch of ClustPy's ``DCN`` or ``DKM``, set up as in ``fit``."""
     from clustpy.deep import DCN, DKM
     from clustpy.deep._train_utils import get_default_deep_clustering_initialization
     from clustpy.deep.dcn import _DCN_Module
@@ -53,8 +53,8 @@ def clustpy_epochs(algorithm: str, data: Dataset, hidden: Sequence[int]) -> Call
     from clustpy.deep.neural_networks import FeedforwardAutoencoder
 
     network = FeedforwardAutoencoder([data.n_features, *hidden, _LATENT_DIM], activation_fn=torch.nn.ReLU)
-    kind = {"DCN": DCN, "DKM": DKM}[algorithm]
-    settings = kind(_N_CLUSTERS, neural_network=network, batch_size=_BATCH_SIZE, random_state=0)
+    estimator = {"DCN": DCN, "DKM": DKM}[algorithm]
+    settings = estimator(_N_CLUSTERS, neural_network=network, batch_size=_BATCH_SIZE, random_state=0)
     _, _, random_state, pretrain_params, params, kmeans_params = settings._check_parameters(rows_of(data)[:2].numpy())
     device, trainloader, testloader, _, network, _, _, labels, centers, _ = get_default_deep_clustering_initialization(
         rows_of(data),
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=3, threads=1)
     parser.add_argument("--root", help="the folder with MNIST/raw")
     parser.add_argument("--work", nargs="+", choices=[*_HIDDEN], default=[*_HIDDEN])
-    parser.add_argument("--samples", type=int, help="take only the first of the data")
+    parser.add_argument("--samples", type=int, help="use only the first samples")
     options = read_options(parser, argv)
     if find_spec("clustpy") is None:
         sys.exit("ClustPy is not installed: pip install -e '.[benchmark]'")

@@ -1,7 +1,7 @@
 """Times the reading of a CSV file of 200,000 rows with an id and 50 columns of numbers, against pandas' C reader.
 
-``reader`` finds the columns, reads, checks for text and gaps and makes one matrix; ``data set`` also fits and applies
-the scaling and takes the SHA-256, all that a run does before it begins. All take turns.
+``reader`` selects the columns, reads, checks for text and missing values and builds one matrix; ``data set`` also fits
+and applies the scaling and computes the SHA-256, as a run does before training. All take turns.
 
     python scripts/benchmark_csv.py [--repeats 5] [--json FILE]
 """
@@ -24,7 +24,7 @@ _N_FEATURES = 50
 
 
 def write(path: Path, n_rows: int) -> None:
-    """Write numbers with the digits that float64 needs, as most programs do."""
+    """Write numbers with all digits of float64, as most programs do."""
     X = np.random.default_rng(0).normal(size=(n_rows, _N_FEATURES))
     frame = pd.DataFrame(X, columns=[f"feature_{number}" for number in range(_N_FEATURES)])
     frame.insert(0, "id", [f"c{number:06d}" for number in range(n_rows)])

@@ -1,11 +1,11 @@
-"""Trains epochs on a file that stays on disk, against epochs on data in memory: time per row, and peak memory.
+"""Compares epochs on a file on disk with epochs on data in memory: time per row, and peak memory.
 
-A file of float32 noise around ten centers (default: 10,000,000 x 64, 2.6 GB) is written to a temporary folder. The time
-is that of pretraining epochs (``OurEpochs`` in epochs.py): one of the file, read with ``data.load=disk``, takes turns
-with as many epochs of 100,000 rows in memory as have the same number of rows, after one that is not timed. Extra memory
-is the kernel's high-water mark of resident memory (VmHWM) at the end of a whole run of one epoch in a process of its
-own, with its k-means, scores and ``assignments.csv``, less that of a process that has imported the same modules and
-read nothing. The file was just written, so what the system has room for comes from its cache.
+A file of float32 noise around ten centers (default: 10,000,000 x 64, 2.6 GB) is written to a temporary folder.
+Pretraining epochs (``OurEpochs`` in epochs.py) are timed: one epoch of the file, read with ``data.load=disk``, takes
+turns with epochs of 100,000 rows in memory that together have the same number of rows, after one untimed epoch. Extra
+memory is the kernel's high-water mark of resident memory (VmHWM) at the end of a whole run of one epoch in a separate
+process, with k-means, scores and ``assignments.csv``, minus that of a process that has only imported the same modules.
+The file was just written, so the system reads it from its cache as far as it fits.
 
     python scripts/benchmark_disk.py [--rows 10000000] [--features 64] [--precision bf16] [--folder DIR] [--json FILE]
 """
@@ -30,7 +30,7 @@ _MIB = 2**20
 
 
 def write_file(path: Path, n_rows: int, n_features: int) -> None:
-    """Write noise around centers, a piece at a time."""
+    """Write noise around centers, in chunks."""
     random = np.random.default_rng(0)
     centers = random.normal(size=(_CENTERS, n_features)).astype(np.float32) * 3
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n_rows, n_features))
@@ -42,7 +42,7 @@ def write_file(path: Path, n_rows: int, n_features: int) -> None:
 
 
 def start_bytes() -> int:
-    """Return the memory of a process that has imported everything and read nothing."""
+    """Return the peak memory of a process that has imported the modules and read nothing."""
     code = (
         "import sklearn.metrics, dkm.training.trainer; from dkm.runtime.environment import peak_memory_bytes;"
         "print(peak_memory_bytes())"
@@ -51,7 +51,7 @@ def start_bytes() -> int:
 
 
 def run(path: Path, overrides: Sequence[str], threads: int) -> Row:
-    """Return what a whole run from disk takes."""
+    """Return the extra memory of a whole run from disk."""
     with tempfile.TemporaryDirectory() as directory:
         fixed = ["data=npy", f"data.path={path}", "data.load=disk", "pretrain.epochs=1", "clustering=none"]
         fixed += ["clustering.n_init=3", "checkpoint.every_s=30", f"clustering.n_clusters={_CENTERS}"]
@@ -60,7 +60,7 @@ def run(path: Path, overrides: Sequence[str], threads: int) -> Row:
 
 
 def compare(large: Path, small: Path, overrides: Sequence[str], repeats: int) -> Row:
-    """Return the times of as many rows from disk and in memory."""
+    """Return the times of the same number of rows from disk and in memory."""
     ours = {
         name: OurEpochs(
             load("data=npy", f"data.path={path}", f"data.load={name}"),

@@ -1,7 +1,7 @@
 """Times the trainer's epochs against a bare loop over the same network, batch size, precision and data.
 
-What an epoch of either is stands with ``OurEpochs`` (here with augmentation) and ``BareEpochs`` in epochs.py. The ratio
-is ours to the bare one's; both take turns. Without ``--root``, noise of MNIST's shape.
+``OurEpochs`` (here with augmentation) and ``BareEpochs`` in epochs.py define the two epochs. The ratio is the time of
+ours divided by that of the bare loop; both take turns. Without ``--root``, the data are noise of MNIST's shape.
 
     python scripts/benchmark_epoch.py --root DIRECTORY_WITH_MNIST [--repeats 5] [--precision bf16] [--json FILE]
 """

@@ -1,9 +1,9 @@
-"""Times what the logging of whole runs takes, at its default intervals: TensorBoard, pictures, and loading both.
+"""Times the logging of whole runs at its default intervals: TensorBoard, figures, and loading both.
 
-The logging is timed inside the run, call by call, and ``rest`` is all else that the process takes from the start of
-Python to its end: their ratio is what a run with logging takes longer than one without. (Runs with and without it lie
-a few per cent apart by themselves, which is what there is to be measured.) Digits with the default settings; images as
-large as MNIST, of noise, with few epochs, of which an evaluation is a larger part than in a long run.
+The logging is timed inside the run, call by call, and ``rest`` is the remaining time of the process from the start of
+Python to its end: their ratio is the relative cost of logging. (Comparing runs with and without logging would not do:
+equal runs differ by a few per cent, as much as the cost.) The data are digits with the default settings, and noise of
+MNIST's size with few epochs, where an evaluation is a larger part than in a long run.
 
     python scripts/benchmark_logging.py [--repeats 3] [--json FILE]
 """
@@ -33,7 +33,7 @@ _QUICK = ("pretrain.epochs=1", "joint.epochs=1", "model.hidden=[8]", "clustering
 
 
 class Stopwatch:
-    """Adds up the seconds in ``running`` blocks; one within another counts once."""
+    """Adds up the seconds in ``running`` blocks; nested blocks count once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -51,11 +51,11 @@ class Stopwatch:
                 self.seconds += time.perf_counter() - started_s
 
     def time(self, owner: type, *names: str) -> None:
-        """Let it run in these methods."""
+        """Time these methods of a class."""
         for name in names:
-            setattr(owner, name, self._timed(getattr(owner, name)))
+            setattr(owner, name, self._wrap(getattr(owner, name)))
 
-    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def timed(*args: Any, **more: Any) -> Any:
             with self.running():
@@ -77,7 +77,7 @@ def measure(directory: Path, words: Sequence[str]) -> None:
 
 
 def turn(words: Sequence[str]) -> tuple[float, float]:
-    """Train in a folder that is new; return the seconds of logging and of the rest."""
+    """Train in a new folder; return the seconds of logging and of the rest."""
     with TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--measure", f"{folder}/run", *words]
         started_s = time.perf_counter()

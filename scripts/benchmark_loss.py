@@ -1,27 +1,27 @@
-"""Times the k-means loss against other ways to write it and k-means against scikit-learn, and measures memory.
+"""Times the k-means loss against other implementations and k-means against scikit-learn, and measures memory.
 
-Timed is a forward and backward in float32, with gradients for z (n, d) and the centroids (k, d):
+Timed are forward and backward in float32, with gradients for z (n, d) and the centroids (k, d):
 
     dkm        dkm.kmeans_loss
     repeat     both repeated to (n, k, d), difference, square, sum, minimum, mean
-    broadcast  the same without repeating first
+    broadcast  the same without the repeat
     cdist      torch.cdist, square, minimum, mean
-    product    z @ c.T alone: forward only, without gradient; less than this no form needs that finds the nearest
+    product    z @ c.T alone, forward without gradient: a lower bound for every form that searches with it
 
-A turn of a short form is ten calls in a row, as in a training loop. A ratio a/b is how many times as long a takes as b.
-A form whose (n, k, d) tensor would exceed 2 GiB is left out ("-").
+A turn of a short form is ten calls in a row, as in a training loop. A ratio a/b is the time of a divided by that of b.
+A form whose (n, k, d) tensor would exceed 2 GiB is skipped ("-").
 
-Peak extra memory is by how much one forward and backward raises the resident memory of a fresh process at its highest:
-after a call at a tiny size, which loads what is loaded once, the kernel's high-water mark is reset (Linux: "5" into
-/proc/self/clear_refs), and read again after the call (VmHWM), with what was resident before subtracted. The gradients
-count, z and the centroids do not. ``of_n_k`` is that as a multiple of one (n, k) matrix in float32.
+Peak extra memory is the rise of the peak resident memory of a new process in one forward and backward: after a warm-up
+call of tiny size the kernel's high-water mark is reset (Linux: "5" into /proc/self/clear_refs), and read after the call
+(VmHWM), minus the memory resident before. It includes the gradients, not z and the centroids. ``of_n_k`` is its
+multiple of one (n, k) matrix in float32.
 
-k-means has 20 restarts, with the tolerance and the limit of iterations of scikit-learn; ``inertia`` is the ratio
-of the lowest ones, with other random numbers. ``--against DIR`` also times ``dkm.kmeans_loss`` of the version of the
-package in DIR, a checkout of an earlier commit, in a process of its own; the two processes take turns.
+k-means has 20 restarts, with the tolerance and the maximum number of iterations of scikit-learn; ``inertia`` is the
+ratio of the lowest inertias, with different random numbers. ``--against DIR`` also times ``dkm.kmeans_loss`` of the
+version of the package in DIR, a checkout of an earlier commit, in a separate process; the two processes take turns.
 
-``--large`` adds the assignment of a million points to 10,000 centroids, d = 64, in time (against the same product in
-chunks of the same size) and in memory. The (n, k) matrix would have 40 GB. It takes some minutes.
+``--large`` adds the assignment of a million points to 10,000 centroids, d = 64: its time (against the same product in
+chunks of the same size) and memory. The (n, k) matrix would have 40 GB. It takes some minutes.
 
     python scripts/benchmark_loss.py [--repeats 5] [--seconds 2] [--large] [--against DIR] [--json FILE]
 """
@@ -90,7 +90,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def both_ways(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+def forward_and_backward(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, c: Tensor) -> tuple[Tensor, ...]:
     """Return the gradients of a loss."""
     return torch.autograd.grad(loss(z, c), (z, c))
 
@@ -106,7 +106,7 @@ def draw(size: Size, *, requires_grad: bool) -> tuple[Tensor, Tensor]:
 
 
 class Other:
-    """``kmeans_loss`` of another version of the package, which a process of its own runs."""
+    """``kmeans_loss`` of another version of the package, run in a separate process."""
 
     _PROGRAM = """
 import sys, time, torch
@@ -140,21 +140,21 @@ for line in sys.stdin:
 
 
 def time_against(folder: Path, size: Size, repeats: int, seconds: float) -> Row:
-    """Return medians of both versions; each turn is of ten calls in either process, after one that is not timed."""
+    """Return medians of both versions; a turn is ten calls in each process, after one untimed call."""
     z, c = draw(size, requires_grad=True)
     other = Other(folder, size)
     times_s: dict[str, list[float]] = {"dkm": [], "other": []}
     begin_s = time.perf_counter()
     while len(times_s["dkm"]) <= repeats or time.perf_counter() - begin_s < seconds:
-        both_ways(kmeans_loss, z, c)
+        forward_and_backward(kmeans_loss, z, c)
         start_s = time.perf_counter()
         for _ in range(_CALLS):
-            both_ways(kmeans_loss, z, c)
+            forward_and_backward(kmeans_loss, z, c)
         times_s["dkm"].append((time.perf_counter() - start_s) / _CALLS)
         other.time_calls(1)
         times_s["other"].append(other.time_calls(_CALLS) / _CALLS)
     other.close()
-    turns = Turns({name: values[1:] for name, values in times_s.items()})  # the first ones load what is loaded once
+    turns = Turns({name: values[1:] for name, values in times_s.items()})  # the first turn warms up
     return {"n": size[0], "d": size[1], "k": size[2], **turns.row("other/dkm")}
 
 
@@ -176,7 +176,7 @@ def time_size(size: Size, repeats: int, seconds: float) -> Row:
     z, c = draw(size, requires_grad=True)
     is_small = n * d * k * _FLOAT_BYTES <= _LARGEST_TENSOR_BYTES
     works: dict[str, Callable[[], object]] = {
-        name: partial(both_ways, loss, z, c)
+        name: partial(forward_and_backward, loss, z, c)
         for name, loss in LOSSES.items()
         if is_small or name not in ("repeat", "broadcast")
     }
@@ -196,7 +196,7 @@ def time_assignment(size: Size, repeats: int) -> Row:
         "assign": partial(assign, z, c),
         "product": partial(product_in_chunks, z, c),
     }
-    turns = take_turns(works, repeats=repeats, is_warm=True)  # seconds each: the first call costs no more than others
+    turns = take_turns(works, repeats=repeats, is_warm=True)  # a call takes seconds: it needs no warm-up
     memory = peak_memory("assign", size)
     return {"n": size[0], "d": size[1], "k": size[2], **turns.row("assign/product"), **memory}
 
@@ -205,7 +205,7 @@ def time_assignment(size: Size, repeats: int) -> Row:
 
 
 def peak_memory(work: str, size: Size) -> Row:
-    """Return the peak extra memory of a work, measured in a process of its own."""
+    """Return the peak extra memory of a workload, measured in a separate process."""
     numbers = (str(number) for number in (torch.get_num_threads(), *size))
     command = [sys.executable, __file__, "--peak", work, "--threads", next(numbers), "--size", *numbers]
     measured = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -215,14 +215,14 @@ def peak_memory(work: str, size: Size) -> Row:
 
 
 def measure_peak(work: str, size: Size) -> int:
-    """Return by how many bytes one call raises this process's resident memory at its highest."""
+    """Return by how many bytes one call raises the peak resident memory of this process."""
     is_loss = work in LOSSES
-    call: Callable[[Tensor, Tensor], object] = partial(both_ways, LOSSES[work]) if is_loss else assign
+    call: Callable[[Tensor, Tensor], object] = partial(forward_and_backward, LOSSES[work]) if is_loss else assign
     call(*draw(TINY_SIZE, requires_grad=is_loss))
     z, c = draw(size, requires_grad=is_loss)
     before = _resident_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    result = call(z, c)  # kept: it is part of the peak
+    result = call(z, c)  # a reference, since the result is part of the peak
     after = _resident_bytes("VmHWM")
     del result
     return after - before
@@ -233,14 +233,14 @@ def _resident_bytes(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-# --- all ----------------------------------------------------------------------------------------------------------
+# --- command ------------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="turns of a size go on for this long (default: 2)")
-    parser.add_argument("--large", action="store_true", help="also a million points and 10,000 centroids")
-    parser.add_argument("--against", type=Path, metavar="DIR", help="also another version of the package")
+    parser.add_argument("--seconds", type=float, default=2.0, help="shortest time of the turns of a size (default: 2)")
+    parser.add_argument("--large", action="store_true", help="also assign a million points to 10,000 centroids")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="also time the version of the package in DIR")
     parser.add_argument("--peak", choices=[*LOSSES, "assign"], help="only print the peak extra bytes of this at --size")
     parser.add_argument("--size", type=int, nargs=3, default=MEMORY_SIZE, metavar=("N", "D", "K"))
     options = read_options(parser, argv)

@@ -1,9 +1,9 @@
 """Times the prediction of clusters: encode 70,000 x 784 with the default network and find the nearest of k centroids.
 
-``encoder`` is the bare forward pass without gradient, in chunks of the same number of rows; ``to_encoder`` is how many
-times as long the rest takes. ``command`` is what ``python -m dkm.predict`` does from reading an .npy file to a whole
-.csv, without the start of Python; ``memory`` how much more it had resident at its peak for four times the rows. All
-take turns. The data are noise, in float32.
+``encoder`` is the bare forward pass without gradient, in chunks of the same number of rows; ``to_encoder`` is the time
+of a row divided by that of the encoder. ``command`` is ``python -m dkm.predict`` from an .npy file to a .csv, without
+the start of Python; ``memory`` is its peak resident memory and the factor for four times the rows. All take turns. The
+data are noise, in float32.
 
     python scripts/benchmark_predict.py [--repeats 5] [--json FILE]
 """
@@ -55,14 +55,14 @@ def encode_only(autoencoder: Autoencoder, X: Tensor) -> None:
 
 
 def command(folder: Path, model: str = "model", name: str = "1") -> None:
-    """Predict one of the files of the folder as the command line does."""
+    """Predict one file of the folder as the command line does."""
     config = PredictConfig(str(folder / model), str(folder / f"{name}.npy"), str(folder / "o.csv"), overwrite=True)
     with contextlib.redirect_stdout(io.StringIO()):
         predict_file(config)
 
 
 def peak_bytes(folder: Path, n_files: int) -> int:
-    """Return the peak of the resident memory of a process that predicts."""
+    """Return the peak resident memory of a process that predicts."""
     code = (
         "import sys; from dkm import predict; from dkm.runtime.environment import peak_memory_bytes;"
         "predict.work(sys.argv[1:]); print(peak_memory_bytes())"
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         images = X.numpy().reshape(-1, *_SHAPE)
         np.save(folder / "1.npy", images)
         np.save(folder / "bytes.npy", (255 * images).astype(np.uint8))
-        os.sync()  # no writing behind the back of what is timed
+        os.sync()  # so that no file is written back to disk while others are timed
         works["command"] = partial(command, folder)
         works["command uint8"] = partial(command, folder, "uint8", "bytes")
         turns = take_turns(works, repeats=options.repeats)

@@ -1,10 +1,9 @@
 """Times epochs of several processes of one thread each against one process of one thread.
 
-Noise of MNIST's shape, default network, without augmentation; an epoch is that of ``OurEpochs`` in epochs.py. One
-process and ``torchrun --nproc_per_node=N`` take turns; each is started anew, trains one epoch that is not timed, and
-gives the median of the following ones. Each process takes its share of every batch: with more rows in a batch, the
-matrix products of a share are large enough to be efficient, and the exchange of 13 MB of gradients each step weighs
-less.
+The data are noise of MNIST's shape; default network, no augmentation; an epoch is that of ``OurEpochs`` in epochs.py.
+One process and ``torchrun --nproc_per_node=N`` take turns; each is started anew, trains one untimed epoch, and reports
+the median of the following ones. Each process trains its share of every batch: with larger batches, the matrix products
+of a share are more efficient, and the exchange of 13 MB of gradients per step matters less.
 
     python scripts/benchmark_ranks.py [--processes 2] [--samples 16384] [--batch-sizes 256 1024] [--json FILE]
 """
@@ -26,7 +25,7 @@ _PHASES = ("pretrain", "joint")
 
 
 def measure(phase: str, batch_size: int, n_samples: int, n_epochs: int) -> float:
-    """Return the median seconds of an epoch in this process, together with the others of its job."""
+    """Return the median seconds of an epoch in this process, which trains with the others of its job."""
     overrides = [f"batch_size={batch_size}", "augmentation=none", "threads=1"]
     with distributed.process_group(with_cuda=False):
         epoch = OurEpochs(random_images(n_samples), *overrides, phase=phase)
@@ -39,7 +38,7 @@ def measure(phase: str, batch_size: int, n_samples: int, n_epochs: int) -> float
 
 
 def start(n_processes: int, phase: str, batch_size: int, n_samples: int, n_epochs: int) -> float:
-    """Return what ``measure`` gives in new processes."""
+    """Return the result of ``measure`` in new processes."""
     program = [__file__, "--threads", "1", "--measure", phase]
     program += [str(number) for number in (batch_size, n_samples, n_epochs)]
     if n_processes > 1:
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--samples", type=int, default=16_384)
-    parser.add_argument("--epochs", type=int, default=3, help="timed ones of each process (default: 3)")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each process (default: 3)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 1024, 4096])
     parser.add_argument("--measure", nargs=4, help="only print the seconds of PHASE BATCH_SIZE SAMPLES EPOCHS")
     options = read_options(parser, argv)

@@ -1,9 +1,9 @@
 """Times training steps of the joint phase under each regularization, and in each precision.
 
-A step is all that the trainer does for one batch of 256 (``OurEpochs.steps`` in epochs.py), without augmentation, with
-the default network on noise of MNIST's shape. A turn is a few steps of each. Either form of L2 regularization is
-compared to none; bf16 and compile=true to fp32, all three with the default regularization. What compiling itself costs
-is the first call less a later one, shown apart.
+A step is the trainer's whole work for one batch of 256 (``OurEpochs.steps`` in epochs.py), without augmentation, with
+the default network on noise of MNIST's shape. A turn is a few steps of each. Both forms of L2 regularization are
+compared with none; bf16 and compile=true with fp32, all three with the default regularization. The compile time, the
+first call minus a later one, is a separate column.
 
     python scripts/benchmark_step.py [--repeats 20] [--json FILE]
 """
@@ -23,13 +23,13 @@ _COMPILERS = ("g++", "clang++")
 
 
 def has_cpp_compiler() -> bool:
-    """Compiling for the CPU writes C++."""
+    """Return whether there is a C++ compiler, which torch.compile needs on the CPU."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), *_COMPILERS))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=20)
-    parser.add_argument("--steps", type=int, default=8, help="steps at a time (default: 8)")
+    parser.add_argument("--steps", type=int, default=8, help="steps per turn (default: 8)")
     options = read_options(parser, argv)
     data = random_images(options.steps * _BATCH_SIZE)
     common = ("augmentation=none", f"batch_size={_BATCH_SIZE}")
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return OurEpochs(data, *common, *overrides).steps
 
     report = Report(options.json, steps=options.steps)
-    kinds = ("none", "weight_decay", "l2_penalty")
-    turns = take_turns({kind: steps(f"regularization={kind}") for kind in kinds}, repeats=options.repeats)
+    forms = ("none", "weight_decay", "l2_penalty")
+    turns = take_turns({form: steps(f"regularization={form}") for form in forms}, repeats=options.repeats)
     row = turns.row("weight_decay/none", "l2_penalty/none")
     report.add("regularization", f"{options.steps} steps by regularization", [row])
 

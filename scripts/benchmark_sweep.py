@@ -1,9 +1,9 @@
 """Times a sweep of 12 short runs on two workers, ``hydra/launcher=joblib``, against the same sweep on one.
 
 The runs are digits with 20 epochs of pretraining and 10 of the joint phase. Two workers have half of the cores each
-(``two``). One worker is timed with as many threads as each of them (``one``, the same runs to the last bit) and with
-all cores (``wide``): the first ratio is what a second worker adds, the second what a person gains who would otherwise
-have let each run have the whole machine.
+(``two``). One worker is timed with the same number of threads (``one``, bitwise equal runs) and with all cores
+(``wide``): the first ratio is the gain from a second worker, the second the gain over giving each run the whole
+machine.
 
     python scripts/benchmark_sweep.py [--repeats 3] [--json FILE]
 """
@@ -25,7 +25,7 @@ _QUICK = ("pretrain.epochs=1", "joint.epochs=1", "model.hidden=[8]", "clustering
 
 
 def sweep(words: Sequence[str]) -> None:
-    """Sweep in a folder that is new each time."""
+    """Sweep in a new folder."""
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dkm.train", "--multirun", *words, f"hydra.sweep.dir={folder}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Training epochs, ready to be timed: the trainer's, and a bare loop's. All that knows the trainer's inside is here."""
+"""Training epochs for timing: the trainer's, and a bare loop's. Only this script uses the trainer's internals."""
 
 # Shapes: N samples, B batch, F input features, D latent, K clusters.
 
@@ -27,7 +27,7 @@ from dkm.training.state import TrainState
 from dkm.training.trainer import Trainer
 
 _MNIST_SAMPLES, _MNIST_SHAPE = 70_000, (1, 28, 28)
-# No epoch or step is the last one, or one that is evaluated.
+# So that no timed epoch or step is the last or an evaluated one.
 _NEVER = 10**6
 
 
@@ -43,7 +43,7 @@ def random_images(n_samples: int) -> Dataset:
 
 
 def mnist(root: str | None, n_samples: int | None = None) -> Dataset:
-    """Return MNIST from ``root``, or noise of its shape where that is None; only the first ``n_samples``."""
+    """Return the first ``n_samples`` of MNIST from ``root``, or noise of its shape if that is None."""
     if root is None:
         return random_images(n_samples or _MNIST_SAMPLES)
     return first_rows(load("data=mnist", f"data.root={root}"), n_samples)
@@ -62,16 +62,18 @@ def rows_of(data: Dataset) -> Tensor:
 class OurEpochs:
     """The trainer within a phase; a call trains one epoch, ``steps`` only its steps.
 
-    An epoch is all that every epoch of a run has: the order of the batches, augmentation, the steps, the check for
-    non-finite values, and in the joint phase the clean pass over the data with new assignments and revival. Not in it
-    is what happens once in many epochs or seconds: evaluation, TensorBoard, checkpoints. It begins with the centroids
-    where k-means puts them, and trains on the CPU.
+    An epoch includes what every epoch of a run has: the order of the batches, augmentation, the steps, the check for
+    non-finite values, and in the joint phase the pass over the unaugmented data with new assignments and revival. It
+    excludes work at intervals: evaluation, TensorBoard, checkpoints. The centroids are initialized by k-means; training
+    is on the CPU.
 
     Parameters
     ----------
-    overrides : str
-        Of the config, as on the command line, without ``data``.
+    data : Dataset
+    *overrides : str
+        Overrides of the config, as on the command line, without ``data``.
     phase : {"joint", "pretrain"}
+        Phase to train.
     """
 
     def __init__(self, data: Dataset, *overrides: str, phase: str = "joint") -> None:
@@ -80,15 +82,15 @@ class OurEpochs:
         self.config = compose(parse([*fixed, *overrides])).config
         self.settings = self.config.joint if phase == "joint" else self.config.pretrain
         self.is_joint = phase == "joint"
-        kind = self.config.clustering
-        self.weight = kind.weight if isinstance(kind, JointClusteringConfig) else 0.0
+        clustering = self.config.clustering
+        self.weight = clustering.weight if isinstance(clustering, JointClusteringConfig) else 0.0
         trainer = self.trainer = Trainer(self.config, data)
         trainer.run_dir = RunDirectory(Path(gettempdir()), tensorboard=False, progress="off")  # nothing is written
-        trainer.progress.state = TrainState(phase, epoch=1)  # the first is evaluated
+        trainer.progress.state = TrainState(phase, epoch=1)  # the first epoch is evaluated
         if self.is_joint:
             z = trainer.embed()
-            found = kmeans(z, trainer.n_clusters, n_init=1)
-            trainer.clustering.initialize(found.centroids, found.labels, z)
+            clusters = kmeans(z, trainer.n_clusters, n_init=1)
+            trainer.clustering.initialize(clusters.centroids, clusters.labels, z)
         self._phase = trainer.begin(self.settings)
         self._bar = tqdm(disable=True)
 
@@ -104,9 +106,9 @@ class OurEpochs:
 
 
 class BareEpochs:
-    """A loop as one would write it by hand, over the network, batch size, precision and data of ``ours``.
+    """A minimal hand-written loop with the network, batch size, precision and data of ``ours``.
 
-    Index a tensor, forward, MSE (in the joint phase plus the squared distance to given centroids, which learn),
+    Index a tensor, forward, MSE (in the joint phase plus the squared distance to assigned, learnable centroids),
     backward, fused Adam. No augmentation, logging, checks, or new assignments.
     """
 

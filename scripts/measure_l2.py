@@ -1,9 +1,9 @@
-"""How far weight decay and an explicit L2 penalty lead to other weights: prints the table of the README.
+"""Measures how much the weights differ between weight decay and an explicit L2 penalty: prints the README's table.
 
     python scripts/measure_l2.py
 
-The whole loss, reconstruction and k-means with learnable centroids, on scikit-learn's digits: full batches, the same
-start, 200 steps. Both forms have the same strength and regularize the same weights.
+Both train the whole loss, reconstruction and k-means with learnable centroids, on scikit-learn's digits: full batches,
+the same initial weights, 200 steps. Both have the same strength and regularize the same weights.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ OPTIMIZERS: dict[str, tuple[OptimizerConfig, float]] = {
 }
 
 
-def trained(optimizer: str, kind: type[WeightDecayConfig | L2PenaltyConfig], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return all parameters before and after the steps."""
+def train(optimizer: str, form: type[WeightDecayConfig | L2PenaltyConfig], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all parameters before and after training."""
     autoencoder = build_autoencoder(MLPConfig(hidden=[128, 64]), x.shape[1], None, K, seed=0).to(x.dtype)
     clustering = KMeansClustering(K, K, len(x), hold_assignments=False, revive=False).to(x.dtype)
     with torch.no_grad():
         clustering.centroids.copy_(autoencoder.encode(x)[:K])
-    regularization = kind(strength=STRENGTH)
+    regularization = form(strength=STRENGTH)
     regularized = regularized_parameters(regularization, autoencoder, clustering.centroids)
-    penalized = regularized if kind is L2PenaltyConfig else ()
+    penalized = regularized if form is L2PenaltyConfig else ()
     objective = Objective(autoencoder, clustering, clustering_weight=WEIGHT, penalized=penalized, l2_strength=STRENGTH)
     config, lr = OPTIMIZERS[optimizer]
     stepper = build_optimizer(config, parameter_groups(regularization, objective.parameters(), regularized), lr)
@@ -62,8 +62,8 @@ def main() -> None:
     for optimizer in OPTIMIZERS:
         cells = []
         for dtype in (torch.float64, torch.float32):
-            before, decay = trained(optimizer, WeightDecayConfig, X.to(dtype))
-            _, penalty = trained(optimizer, L2PenaltyConfig, X.to(dtype))
+            before, decay = train(optimizer, WeightDecayConfig, X.to(dtype))
+            _, penalty = train(optimizer, L2PenaltyConfig, X.to(dtype))
             cells.append(f"{(decay - penalty).abs().max():.0e}")
             moved = (decay - before).abs().max().item()
         print(f"| `{optimizer}` | {' | '.join(cells)} | {moved:.2f} |")

@@ -1,18 +1,18 @@
-"""Measures how much the tests notice: changes the package one expression at a time and runs the tests of that module.
+"""Mutation testing: changes the package one expression at a time and runs the tests of that module.
 
     python scripts/mutate.py MODULE... [--mutants 15] [--seed 0] [--results runs/mutants.jsonl]
 
-MODULE is a module or a room below ``dkm/``, such as ``clustering/lloyd`` or ``evaluation``. Of each module a random
-sample of mutants is tested in a temporary copy of the checkout, one after the other. A mutant is *killed* when a test
-fails, it has *survived* when all pass, and a *timeout* is one that takes 3 times as long as the tests of the unchanged
-module and 10 s more. Each result is a line of the results file; mutants that are in it are not tested again, so an
-interrupted command can be repeated. A survivor is a missing test, or a change that no test could notice: how work is
+MODULE is a module or a room below ``dkm/``, such as ``clustering/lloyd`` or ``evaluation``. A random
+sample of the mutants of each module is tested in a temporary copy of the checkout, one at a time. A mutant is *killed*
+if a test fails, *survived* if all pass, and a *timeout* if the tests take more than 3 times as long as those of the
+unchanged module plus 10 s. Each result is a line of the results file; mutants in that file are not tested again, so an
+interrupted command can be repeated. A survivor is a missing test, or a change that no test can detect: how work is
 divided into chunks, a log message, a tolerance.
 
-Why not mutmut or cosmic-ray: mutmut 3.8 is fast (4.9 mutants a second on ``evaluation/metrics``), but leaves out every
-decorated function, which here are those under ``torch.no_grad``, and does not see the tests that train in a process of
-their own. cosmic-ray 8.7 has neither limit; it takes as long for a mutant as this script (5 s), has no sample of the
-mutants and needs one configuration for each set of tests.
+Why not mutmut or cosmic-ray: mutmut 3.8 is fast (4.9 mutants a second on ``evaluation/metrics``), but skips every
+decorated function, here those under ``torch.no_grad``, and does not cover tests that train in a separate process.
+cosmic-ray 8.7 has neither limitation; it takes the same time per mutant as this script (5 s), does not sample mutants
+and needs one configuration for each set of tests.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# The tests of a module are those of the longest name here that it begins with; the fast ones first.
+# The tests of a module are those of its longest prefix here; fast ones first.
 TESTS = {
     "clustering": ["test_kmeans", "test_clustering", "test_initialize", "test_partition"],
     "clustering/assignment": ["test_kmeans", "test_clustering"],
@@ -53,8 +53,8 @@ TESTS = {
     "evaluation/exemplars": ["test_exemplars"],
     "evaluation/figures": ["test_figures"],
     "evaluation/figures/plane": ["test_planar"],
+    "evaluation/figures/run": ["test_run_figures", "test_dashboard"],
     "evaluation/metrics": ["test_metrics"],
-    "evaluation/pictures": ["test_figures", "test_dashboard"],
     "evaluation/prediction": ["test_predict"],
     "evaluation/report": ["test_report"],
     "training": ["test_objective", "test_optim", "test_steps", "test_train", "test_resume"],
@@ -89,7 +89,7 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 
 class Mutant(NamedTuple):
-    """A module with one change: the ``source``, the ``line`` that was changed, and the ``change``, old and new."""
+    """A module with one change: its ``source``, the changed ``line``, and the ``change`` as "old -> new"."""
 
     line: int
     change: str
@@ -105,21 +105,21 @@ class Outcome(NamedTuple):
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """Yield every mutant of a module, in the order of the source."""
+    """Yield every mutant of a module, in source order."""
     tree = ast.parse(source)
     for path, node in _expressions(tree, ()):
         for changed in _changes(node):
-            mutated = _with_node_replaced(tree, path, changed)
-            yield Mutant(node.lineno, f"{_shown(node)} -> {_shown(changed)}", ast.unparse(mutated) + "\n")
+            mutated = _replace_node(tree, path, changed)
+            yield Mutant(node.lineno, f"{_to_text(node)} -> {_to_text(changed)}", ast.unparse(mutated) + "\n")
 
 
 _Path = tuple[tuple[str, int | None], ...]
-# What is not executed, or says something to a person: annotations, decorators, messages, imports.
+# Not executed.
 _SKIPPED_FIELDS = {"annotation", "returns", "decorator_list"}
 
 
 def _expressions(node: ast.AST, path: _Path) -> Iterator[tuple[_Path, Any]]:
-    """Yield statements and expressions that may be changed, each with the fields that lead to it."""
+    """Yield statements and expressions that may be changed, except messages, each with its path of fields."""
     for name, value in ast.iter_fields(node):
         if name in _SKIPPED_FIELDS:
             continue
@@ -133,7 +133,7 @@ def _expressions(node: ast.AST, path: _Path) -> Iterator[tuple[_Path, Any]]:
 
 
 def _is_log(node: ast.AST) -> bool:
-    """Return whether this is a statement ``log.info(...)`` or ``warnings.warn(...)``."""
+    """Return whether a node is a statement such as ``log.info(...)`` or ``warnings.warn(...)``."""
     call = node.value if isinstance(node, ast.Expr) else None
     function = call.func if isinstance(call, ast.Call) else None
     owner = function.value if isinstance(function, ast.Attribute) else None
@@ -164,7 +164,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
         yield ast.Pass()
 
 
-def _with_node_replaced(tree: ast.Module, path: _Path, changed: ast.AST) -> ast.Module:
+def _replace_node(tree: ast.Module, path: _Path, changed: ast.AST) -> ast.Module:
     mutated = copy.deepcopy(tree)
     owner: Any = mutated
     for name, index in path[:-1]:
@@ -177,7 +177,7 @@ def _with_node_replaced(tree: ast.Module, path: _Path, changed: ast.AST) -> ast.
     return ast.fix_missing_locations(mutated)
 
 
-def _shown(node: ast.AST) -> str:
+def _to_text(node: ast.AST) -> str:
     text = " ".join(ast.unparse(ast.fix_missing_locations(copy.deepcopy(node))).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -192,13 +192,13 @@ def tests_of(module: str) -> list[str]:
 
 
 def modules_of(package: Path, word: str) -> list[str]:
-    """Return the modules that a word names: itself, or those of a room."""
+    """Return the modules that an argument names: a module, or those of a room."""
     paths = sorted((package / word).rglob("*.py")) if (package / word).is_dir() else [package / f"{word}.py"]
     return [path.relative_to(package).with_suffix("").as_posix() for path in paths if path.name != "__init__.py"]
 
 
 def copy_checkout(root: Path, target: Path) -> None:
-    """Copy the files that git knows, or would know, as they are now."""
+    """Copy the tracked and the untracked, not ignored files in their present state."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -224,17 +224,17 @@ def run_tests(checkout: Path, tests: Sequence[str], timeout_s: float | None) -> 
         status = "timeout"
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # with the processes that its tests have started
+            os.killpg(process.pid, signal.SIGKILL)  # including the processes that its tests started
             process.wait()
     return Outcome(status, round(time.perf_counter() - start_s, 1))
 
 
 def test_module(module: str, checkout: Path, options: argparse.Namespace, known: set[str]) -> Iterator[dict[str, Any]]:
-    """Test a sample of the mutants of one module, without those whose keys are known; yield a result for each."""
+    """Test a sample of the mutants of one module, except those whose keys are known; yield a result for each."""
     path, tests = checkout / "dkm" / f"{module}.py", tests_of(module)
     source = path.read_text(encoding="utf-8")
-    found = list(mutants(source))
-    sample = random.Random(f"{options.seed} {module}").sample(found, min(options.mutants, len(found)))
+    candidates = list(mutants(source))
+    sample = random.Random(f"{options.seed} {module}").sample(candidates, min(options.mutants, len(candidates)))
     keys = [hashlib.sha256(f"{module}\n{mutant.source}".encode()).hexdigest()[:16] for mutant in sample]
     if known.issuperset(keys):
         return
@@ -276,8 +276,8 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="+", metavar="MODULE")
-    parser.add_argument("--mutants", type=int, default=15, help="of each module")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--mutants", type=int, default=15, help="mutants per module")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--results", type=Path, default=Path("runs/mutants.jsonl"))
     options = parser.parse_args(argv)
     modules = [module for word in options.modules for module in modules_of(root / "dkm", word.rstrip("/"))]

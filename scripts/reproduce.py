@@ -21,29 +21,30 @@ from dkm.evaluation.summary import Summary
 from dkm.runs import reading
 from dkm.runtime.atomic import write_atomically
 from dkm.search.pool import ChildRun, train_in_child
+from dkm.training.state import PHASES
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "reproduce"
 RESULTS = ROOT / "docs" / "results"
 TABLE = ROOT / "docs" / "results.md"
 AGAINST_LABELS = [score for score in SCORES.values() if score.needs_labels]
-# A run that ends so much below the best of its data set ended badly: another partition, not another detail.
+# A run that ends this far below the best ACC of its data set ended badly: in another partition, not another detail.
 BAD = 0.02
-# Scores that need no labels, with the sign that makes the higher one the better one. Inertias of two runs are in two
-# spaces of different scales.
+# Scores without labels, with the sign that makes higher better. Inertias of two runs are not comparable: the scales of
+# their spaces differ.
 LABEL_FREE = {
     score.name: 1 if score.higher_is_better else -1
     for score in SCORES.values()
     if not score.needs_labels and score.space != "objective"
 }
-# What a reader needs of the manifest; the rest is of the machine.
+# Entries of the manifest that are kept; the others describe the machine.
 KEPT = ("versions", "git", "threads", "processes", "processor", "device", "precision", "data", "seed", "seconds")
 
 
 class Experiment(NamedTuple):
-    """How many seeds the table wants, and the published ACC and NMI, None where there is none.
+    """The number of seeds in the table, and the published ACC and NMI, None if there is none.
 
-    A variation of another experiment has its name as ``base`` and the ``overrides`` that differ.
+    A variation has the name of the varied experiment as ``base`` and the ``overrides`` that differ.
     """
 
     n_seeds: int
@@ -79,7 +80,7 @@ EXPERIMENTS = {
     "aspc_da_mnist": Experiment(3, "ASPC-DA", 0.988, 0.966, ASPC_DA),
     "aspc_da_usps": Experiment(5, "ASPC-DA", 0.982, 0.951, ASPC_DA),
 }
-# What one setting of the flagship changes, everything else as it is.
+# Variations of the flagship in one setting.
 VARIED = {
     "flagship_usps": (
         *(f"clustering.weight={weight}" for weight in ("0.1", "0.3", "3.0", "10.0")),
@@ -106,7 +107,7 @@ for _base, _overrides in VARIED.items():
 
 
 def main() -> int:
-    """Run what is missing, then write the table of all that is there."""
+    """Train missing runs, and write the table of all existing results."""
     words = sys.argv[1:]
     names = words[0].split(",") if words else list(EXPERIMENTS)
     unknown = [name for name in names if name not in EXPERIMENTS]
@@ -124,16 +125,16 @@ def main() -> int:
                 print(f"error: {error}", file=sys.stderr)
                 return EXIT_USER_ERROR
             except KeyboardInterrupt:
-                return EXIT_INTERRUPTED  # the run has told how to resume it
+                return EXIT_INTERRUPTED  # the run has printed how to resume it
             if code != 0:
                 return code
-            write_atomically(TABLE, table(collected(RESULTS)).encode())
+            write_atomically(TABLE, table(collect(RESULTS)).encode())
     print(f"written: {TABLE}")
     return 0
 
 
 def run(name: str, seed: int) -> int:
-    """Make sure that the run's numbers are in ``docs/results``; return the exit code of the training."""
+    """Ensure that the results of a run are in ``docs/results``; return the exit code of training."""
     experiment = EXPERIMENTS[name]
     kept = RESULTS / name / f"seed{seed}.json"
     settings = settings_of(name)
@@ -143,9 +144,9 @@ def run(name: str, seed: int) -> int:
     words = [f"experiment={experiment.base or name}", *experiment.overrides, f"seed={seed}"]
     if not _is_completed(directory, words):
         print(f"{name}, seed {seed}: {directory}", flush=True)
-        trained = train_in_child(ChildRun([*words, f"pretrain.cache={RUNS / 'cache'}"], directory))
-        if trained.exit_code != 0:
-            return trained.exit_code
+        child = train_in_child(ChildRun([*words, f"pretrain.cache={RUNS / 'cache'}"], directory))
+        if child.exit_code != 0:
+            return child.exit_code
     kept.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps(summary(directory) | {"settings_sha256": settings}, indent=2) + "\n"
     write_atomically(kept, content.encode())
@@ -153,9 +154,9 @@ def run(name: str, seed: int) -> int:
 
 
 def settings_of(name: str) -> str:
-    """Return the SHA-256 of an experiment's file without its comments, and of what differs from it.
+    """Return the SHA-256 of an experiment's file without comments and of its overrides.
 
-    With other settings it is run again.
+    If it changes, the experiment is trained again.
     """
     experiment = EXPERIMENTS[name]
     path = ROOT / "configs" / "experiment" / f"{experiment.base or name}.yaml"
@@ -164,20 +165,20 @@ def settings_of(name: str) -> str:
 
 
 def _is_completed(directory: Path, words: Sequence[str]) -> bool:
-    """Return whether the run of these words is there and complete.
+    """Return whether a directory has a completed run of these overrides.
 
     Raises
     ------
     UserError
-        If the run there is one of other settings.
+        If its run has other settings.
     """
     if not reading.is_run(directory):
         return False
     settings = reading.moving_numbers(dotted(compose(parse(words)).config))
     run = reading.read(directory)
-    for key, its in run.settings.items():  # what has come since has a default that does what was done before
-        if settings.get(key) != its and key != "data.path":  # the data may have moved
-            what = f"{key}={its}, expected {settings.get(key)}"
+    for key, value in run.settings.items():  # settings added since then default to the former behavior
+        if settings.get(key) != value and key != "data.path":  # the data may have moved
+            what = f"{key}={value}, expected {settings.get(key)}"
             raise UserError(
                 f"{directory}: a run of other settings, {what}; move it away, and the seed is trained again"
             )
@@ -185,20 +186,20 @@ def _is_completed(directory: Path, words: Sequence[str]) -> bool:
 
 
 def summary(directory: Path) -> dict[str, Any]:
-    """Return a run's ``result.json`` and what of its manifest is worth keeping."""
+    """Return a run's ``result.json`` and the kept entries of its manifest."""
     result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     return {"result": result, **{key: manifest.get(key) for key in KEPT}}
 
 
-def collected(results: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the kept runs of each experiment, in the order of the table and of the seeds."""
-    found = {}
+def collect(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the results of each experiment with its present settings, in the order of the table and of the seeds."""
+    runs = {}
     for name in EXPERIMENTS:
         paths = sorted((results / name).glob("seed*.json"), key=_seed_of)
         kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        found[name] = [run for run in kept if run["settings_sha256"] == settings_of(name)]  # not those of others before
-    return {name: kept for name, kept in found.items() if kept}
+        runs[name] = [run for run in kept if run["settings_sha256"] == settings_of(name)]
+    return {name: kept for name, kept in runs.items() if kept}
 
 
 def _seed_of(path: Path) -> int:
@@ -206,18 +207,18 @@ def _seed_of(path: Path) -> int:
 
 
 _INTRODUCTION = """\
-Written by `./scripts/reproduce.sh` from the runs in [results/](results); do not edit. Mean and standard deviation (of
-a sample) over all seeds that were run, never a choice of them. NMI has arithmetic averaging; with the geometric
-mean that some papers use it is the same where clusters and classes have equal entropies. Published figures: *from
-memory* says that nobody has yet checked it in the paper. Seconds are those of the two phases of training, on the
-processor named, of the code *of* these commits; a pretraining that several methods share counts in full for each. What
-comes before, between and after them (loading, k-means on the raw data, the first clusters, pictures) is not in them.
+Written by `./scripts/reproduce.sh` from the runs in [results/](results); do not edit. Mean and sample standard
+deviation over all seeds that were run, without selection. NMI has arithmetic averaging; the geometric mean that some
+papers use is equal if clusters and classes have equal entropies. Published figures *from memory* have not yet been
+checked in the paper. Seconds are those of the two training phases, on the named processor, with the code *of* these
+commits; a pretraining that several methods share counts in full for each. They exclude the work before, between and
+after the phases (loading, k-means on the raw data, the initial clusters, figures).
 """
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Return ``docs/results.md``."""
-    own = {name: kept for name, kept in found.items() if EXPERIMENTS[name].base is None}
+    unvaried = {name: kept for name, kept in runs.items() if EXPERIMENTS[name].base is None}
     lines = [
         *("# Results", ""),
         *_INTRODUCTION.splitlines(),
@@ -225,7 +226,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         "| experiment | method | seeds | score | mean ± sd | min | max | published | gap |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, kept in own.items():
+    for name, kept in unvaried.items():
         experiment = EXPERIMENTS[name]
         for i, score in enumerate(AGAINST_LABELS):
             values = [run["result"][score.name] for run in kept]
@@ -237,27 +238,33 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
             lines.append(f"| {' | '.join([*head, *cells])} |")
     lines += ["", "| experiment | k-means on raw data | k-means on the embedding | seconds | on | of | published in |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    for name, kept in own.items():
+    for name, kept in unvaried.items():
         baselines = ("kmeans_raw", "kmeans_pretrained")
         before = [Summary.of([run["result"][part]["acc"] for run in kept]).format() for part in baselines]
-        seconds = Summary.of([sum(run["seconds"].values()) for run in kept]).format(0)
+        seconds = Summary.of([_training_seconds(run) for run in kept]).format(0)
         machines = sorted({f"{run['processor']}, {run['threads']} threads, {run['precision']}" for run in kept})
         commits = ", ".join(dict.fromkeys(run["git"]["commit"][:7] for run in kept if run["git"]))
         cells = [name, *before, seconds, "; ".join(machines), commits, EXPERIMENTS[name].source]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += _between_seeds(own)
+    lines += _between_seeds(unvaried)
     for base in VARIED:
-        names = [name for name in found if base in (name, EXPERIMENTS[name].base)]
-        lines += _variations(base, names, found)
-        lines += _initializations(base, found)
-        lines += _bad_runs([run["result"] for name in names for run in found[name]])
+        names = [name for name in runs if base in (name, EXPERIMENTS[name].base)]
+        lines += _variations(base, names, runs)
+        lines += _initializations(base, runs)
+        lines += _bad_runs([run["result"] for name in names for run in runs[name]])
     return "\n".join([*lines, ""])
 
 
-def _between_seeds(own: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Tell how well scores without labels know a bad seed of an experiment from a good one."""
+def _training_seconds(run: dict[str, Any]) -> float:
+    """Return the seconds of both training phases; older results have no other sections."""
+    seconds: dict[str, float] = run["seconds"]
+    return sum(seconds.get(phase, 0.0) for phase in PHASES)
+
+
+def _between_seeds(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return lines on how well scores without labels separate bad seeds of an experiment from good ones."""
     pairs = []
-    for kept in own.values():
+    for kept in runs.values():
         results = [run["result"] for run in kept]
         bad, good = _bad_and_good(results)
         pairs += [(b, g) for b in bad for g in good]
@@ -276,19 +283,19 @@ def _between_seeds(own: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _bad_and_good(results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return those of the runs of one data set that ended badly, and the others."""
+    """Return the results of one data set that ended badly, and the others."""
     best = max((result["acc"] for result in results), default=0.0)
     bad = [result for result in results if result["acc"] < best - BAD]
     return bad, [result for result in results if result["acc"] >= best - BAD]
 
 
-def _variations(base: str, names: Sequence[str], found: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _variations(base: str, names: Sequence[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     if len(names) < 2 or base not in names:
         return []
     lines = ["", f"## {base}, one setting changed", ""]
     lines += ["| changed | seeds | ACC | min | NMI | modularity on the data |", "|---|---|---|---|---|---|"]
     for name in names:
-        kept = [run["result"] for run in found[name]]
+        kept = [run["result"] for run in runs[name]]
         acc, nmi, modularity = ([result[score] for result in kept] for score in ("acc", "nmi", "modularity_data"))
         what = "nothing" if name == base else f"`{EXPERIMENTS[name].method}`"
         cells = [what, str(len(kept)), Summary.of(acc).format(), f"{min(acc):.3f}", Summary.of(nmi).format()]
@@ -296,19 +303,19 @@ def _variations(base: str, names: Sequence[str], found: dict[str, list[dict[str,
     return lines
 
 
-def _initializations(base: str, found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Tell how often each initialization ends as well as the best of them with the same seed; ``base`` has ``auto``."""
+def _initializations(base: str, runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return how often each initialization ends near the best one with the same seed; ``base`` has ``auto``."""
     of_init = {}
     for name, experiment in EXPERIMENTS.items():
         key, _, init = experiment.method.partition("=")
         if experiment.base == base and key == "clustering.init":
-            of_init[init] = {run["seed"]: run["result"] for run in found.get(name, ())}
-    auto = {run["seed"]: run["result"] for run in found.get(base, ())}
+            of_init[init] = {run["seed"]: run["result"] for run in runs.get(name, ())}
+    auto = {run["seed"]: run["result"] for run in runs.get(base, ())}
     seeds = sorted(set(auto).intersection(*of_init.values()))
     if not of_init or not seeds:
         return []
     rows = {f"`{init}`": [results[seed] for seed in seeds] for init, results in of_init.items()}
-    # What a person could do who has the time to train them all.
+    # The choice without labels after training them all.
     chosen = [max(ran, key=lambda result: result["modularity_data"]) for ran in zip(*rows.values(), strict=True)]
     rows[f"of these {len(of_init)} the run of the highest modularity on the data"] = chosen
     rows["`auto`"] = [auto[seed] for seed in seeds]
@@ -325,7 +332,7 @@ def _initializations(base: str, found: dict[str, list[dict[str, Any]]]) -> list[
 
 
 def _bad_runs(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Tell how well scores without labels know the runs of one data set that ended badly; nothing if none did."""
+    """Return lines on how well scores without labels detect bad runs of one data set; none if no run ended badly."""
     bad, good = _bad_and_good(results)
     if not bad:
         return []
@@ -336,7 +343,7 @@ def _bad_runs(results: Sequence[dict[str, Any]]) -> list[str]:
         *("", "| score without labels | bad is worse | rank correlation |", "|---|---|---|"),
     ]
     for score, sign in LABEL_FREE.items():
-        # Of a clustering into one cluster some are undefined.
+        # Some scores of a single cluster are undefined.
         worse, better = ([sign * r[score] for r in some if r[score] is not None] for some in (bad, good))
         if not worse or not better:
             continue

@@ -10,12 +10,12 @@ from typing import Any
 
 from dkm.search.pool import ChildRun, train_in_child
 
-# Nothing but training: no pictures, no events, one evaluation.
+# Training only: no figures, no events, one evaluation.
 QUIET = ("log.tensorboard=false", "log.figures=false", "log.progress=off", "evaluation.every_epochs=1000000")
 
 
 def train(overrides: Sequence[str], directory: Path, *, n_processes: int = 1, threads: int = 1) -> dict[str, Any]:
-    """Train in ``directory`` and return the run's manifest, which has the seconds of each phase without the start."""
+    """Train in ``directory`` and return the manifest of the run."""
     words = [*QUIET, *overrides, f"threads={threads}"]
     run = train_in_child(ChildRun(words, directory, directory.with_suffix(".log"), n_processes))
     if run.exit_code != 0:

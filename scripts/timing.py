@@ -1,8 +1,8 @@
-"""What the benchmarks share: works that take turns, medians of ratios, the options, tables and JSON.
+"""Common code of the benchmarks: alternating workloads, medians of ratios, options, tables and JSON.
 
-Works that are compared take turns in one process, in an order drawn anew for each turn, so that whatever else the
-machine does meanwhile hits all of them. Each turn gives one ratio, and the median of these is reported: it compares
-times that lie seconds apart, which the ratio of two medians does not.
+Compared workloads alternate in one process, in a new random order each turn, so that other load on the machine affects
+all of them. Each turn gives one ratio, and their median is reported: it compares times measured seconds apart, which
+the ratio of two medians does not.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-# More turns than this change no median that is worth having.
+# More turns hardly change the median.
 _MAX_TURNS = 1000
-# A work that takes longer fills the cache by itself.
+# A longer workload fills the cache by itself.
 _LONG_S = 0.1
 
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Turns:
-    """The seconds that each work took, one number per turn."""
+    """Seconds of each workload, one number per turn."""
 
     times_s: Mapping[str, Sequence[float]]
 
@@ -39,11 +39,11 @@ class Turns:
 
     def ratio(self, fraction: str) -> float:
         """Return the median over turns of ``a`` divided by ``b``, for a fraction written ``a/b``."""
-        above, below = (self.times_s[name] for name in fraction.split("/"))
-        return statistics.median(a / b for a, b in zip(above, below, strict=True))
+        numerators, denominators = (self.times_s[name] for name in fraction.split("/"))
+        return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
     def row(self, *fractions: str) -> Row:
-        """Return the number of turns, the medians of all works, and those of the ``fractions`` whose works ran."""
+        """Return the number of turns, all median times, and the ratios of the ``fractions`` whose workloads ran."""
         known = [fraction for fraction in fractions if self.times_s.keys() >= set(fraction.split("/"))]
         return {
             "turns": len(next(iter(self.times_s.values()))),
@@ -61,21 +61,23 @@ def take_turns(
     calls: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Turns:
-    """Run all works once per turn.
+    """Run all workloads once per turn.
 
     Parameters
     ----------
-    works : mapping of name to work
+    works : mapping of str to callable
+        Workloads by name.
     repeats : int
-        The fewest turns.
+        Minimum number of turns.
     seconds : float
-        Turns go on until this much time has passed: many for short works, ``repeats`` for long ones.
+        Minimum time of all turns: many turns for short workloads, ``repeats`` for long ones.
     is_warm : bool
-        Without the call of each work that otherwise comes before the turns and is not timed.
+        Skip the untimed call of each workload before the turns.
     calls : int
-        With more than one, a turn of a work that takes less than a tenth of a second is this many calls in a row after
-        one that is not timed, and counts as the mean of them: as in a training loop, and not with the cache full of
-        what another work left there.
+        Calls in a row per turn of a workload shorter than a tenth of a second, after one untimed call if more than 1;
+        the turn counts their mean. As in a training loop, the cache then has no data of another workload.
+    clock : callable
+        Returns the time in seconds.
     """
     order = list(works)
     shuffle = random.Random(0).shuffle
@@ -106,12 +108,12 @@ def take_turns(
 
 
 def options_parser(doc: str | None, *, repeats: int, threads: int | None = None) -> argparse.ArgumentParser:
-    """Return a parser with what all benchmarks take."""
+    """Return a parser with the options of all benchmarks."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"the fewest turns (default: {repeats})")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"minimum number of turns (default: {repeats})")
     parser.add_argument("--threads", type=int, default=threads, help=f"default: {threads or 'as torch chooses'}")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
+    parser.add_argument("--json", type=Path, help="also write all tables to this file")
     return parser
 
 
@@ -126,7 +128,7 @@ def read_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
 
 
 class Report:
-    """Prints each table when it is there, and writes all of them as JSON in the end."""
+    """Prints each table when it is added, and writes all of them as JSON at the end."""
 
     def __init__(self, path: Path | None, **settings: Any) -> None:
         self._path = path
@@ -151,7 +153,7 @@ class Report:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print one column per key; those of medians and ratios are spread out; ``-`` where a row has no such key."""
+    """Print one column per key, also of the nested medians and ratios; ``-`` where a row lacks the key."""
     flat = [_flatten(row) for row in rows]
     columns = list(dict.fromkeys(name for row in flat for name in row))
     lines = [columns, *([row.get(name, "-") for name in columns] for row in flat)]

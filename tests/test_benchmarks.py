@@ -114,9 +114,9 @@ def test_benchmark_loss(tmp_path: Path) -> None:
 def test_the_forms_of_the_loss_agree() -> None:
     module = importlib.import_module("benchmark_loss")
     z, c = module.draw((50, 3, 4), requires_grad=True)
-    expected = module.both_ways(module.LOSSES["dkm"], z, c)
+    expected = module.forward_and_backward(module.LOSSES["dkm"], z, c)
     for loss in module.LOSSES.values():
-        torch.testing.assert_close(module.both_ways(loss, z, c), expected)
+        torch.testing.assert_close(module.forward_and_backward(loss, z, c), expected)
 
 
 def test_a_form_that_would_need_too_much_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,10 @@ def test_the_tests_of_a_module_are_those_of_the_longest_name(mutate: Any, monkey
     assert mutate.tests_of("b") == []
 
 
+def test_the_modules_and_rooms_that_have_tests_exist(mutate: Any) -> None:
+    assert [name for name in mutate.TESTS if not any((ROOT / "dkm").glob(f"{name}*"))] == []
+
+
 def test_the_tests_that_are_named_exist(mutate: Any) -> None:
     missing = [test for tests in mutate.TESTS.values() for test in tests if not (ROOT / f"tests/{test}.py").is_file()]
     assert missing == []

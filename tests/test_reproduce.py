@@ -63,7 +63,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_kept(
     assert json.loads((tmp_path / "results" / "debug" / "seed0.json").read_text()) == kept
     # A result of other settings is in no table, and is trained again.
     monkeypatch.setattr(reproduce, "settings_of", lambda name: "of other settings")
-    assert reproduce.collected(tmp_path / "results") == {}
+    assert reproduce.collect(tmp_path / "results") == {}
     (run / "manifest.json").unlink()
     with pytest.raises(AssertionError, match="nothing is missing"):
         call(reproduce, monkeypatch, "debug", "0")
@@ -98,7 +98,8 @@ def test_the_table_has_mean_and_deviation_extremes_and_the_gap(reproduce: Module
         scores["silhouette"] = None if acc == 0.4 else 0.5
         parts = {"kmeans_raw": {"acc": 0.1}, "kmeans_pretrained": {"acc": 0.2}}
         machine = {"processor": "a processor", "threads": 2, "precision": "fp32", "git": {"commit": "0123456789"}}
-        return {"result": {**scores, **parts}, "seconds": {"pretrain": seconds, "joint": 1.0}, **machine}
+        seconds_by_section = {"setup": 50.0, "pretrain": seconds, "joint": 1.0, "report": 50.0}
+        return {"result": {**scores, **parts}, "seconds": seconds_by_section, **machine}
 
     text = reproduce.table({"debug": [run(0.4, 9.0), run(0.6, 9.0), run(0.8, 12.0)]})
     assert "| debug | a test | 3 | ACC | 0.600 ± 0.200 | 0.400 | 0.800 | 0.500 | +0.100 |" in text
@@ -200,7 +201,7 @@ def test_one_configuration_serves_the_flagship_on_all_images() -> None:
 def test_the_committed_table_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     module = importlib.import_module("reproduce")
-    runs = module.collected(module.RESULTS)
+    runs = module.collect(module.RESULTS)
     assert not runs or module.TABLE.read_text(encoding="utf-8") == module.table(runs)
     for name in runs:
         for path in (module.RESULTS / name).iterdir():
