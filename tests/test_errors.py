@@ -662,12 +662,12 @@ FOLDERS: dict[str, tuple[Mapping[str, Any], str]] = {
     "objects": ({"a.npy": TABLE, "b.npy": np.array([{}])}, "shard b.npy: holds Python objects; expected numbers"),
     "dtypes": (
         {"a.npy": TABLE, "b.npy": TABLE.astype("f4")},
-        "shard b.npy: an array of float32; expected float64 as in a.npy; save all shards with the same dtype and row shape",
+        "shard b.npy: an array of float32; expected float64 as in a.npy; save all shards with the same dtype",
     ),
     "byte orders": ({"a.npy": TABLE, "b.npy": TABLE.astype(">f8")}, "shard b.npy: an array of >f8; expected float64"),
     "widths": (
         {"a.npy": TABLE, "b.npy": TABLE[:, :1]},
-        "shard b.npy: shape (6, 1); expected (any number, 2) as in a.npy; save all shards with the same dtype and row shape",
+        "shard b.npy: shape (6, 1); expected (any number, 2) as in a.npy; save all shards with the same dtype",
     ),
     "dimensions": ({"a.npy": TABLE, "b.npy": TABLE[0]}, "shard b.npy: shape (2,); expected (any number, 2) as in"),
     "numbers": ({"a.npy": np.float64(1), "b.npy": np.float64(1)}, "shard b.npy: shape (); expected "),
