@@ -36,7 +36,6 @@ from dkm.evaluation.metrics import sample_neighbors
 from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
 from dkm.runtime.devices import standard_torch, threads
-from dkm.runtime.seeding import SeededDraws
 from dkm.training.trainer import Trainer
 
 # The most rows of the graph in which ``score`` compares clusterings: as in a run's result.
@@ -174,8 +173,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             with threads(config.threads), standard_torch():
                 data = array_dataset(rows, config.data, "X")
                 self._require_image_shape(data.image_shape)
-                with SeededDraws(config.seed):  # what the trainer draws on its way changes the caller's generator
-                    trainer = Trainer(config, data)
+                trainer = Trainer(config, data)
                 run = Unwritten()
                 run.shows_bars = bool(self.verbose)
                 trainer.run(run)

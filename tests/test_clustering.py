@@ -18,7 +18,16 @@ from dkm.clustering.losses.dec import DECClustering, log_soft_assignments, targe
 from dkm.clustering.losses.dkm import DKMClustering, annealed_alpha
 from dkm.clustering.losses.kmeans import KMeansClustering, KMeansLoss
 from dkm.clustering.methods import build_clustering
-from dkm.config.clustering import DCNConfig, DECConfig, DKMConfig, IDECConfig, KMeansConfig, NoClusteringConfig
+from dkm.config.clustering import (
+    METHODS,
+    DCNConfig,
+    DECConfig,
+    DKMConfig,
+    IDECConfig,
+    KMeansConfig,
+    Method,
+    NoClusteringConfig,
+)
 
 # N points, D dimensions, K clusters.
 SHAPES = [(1, 1, 1), (1, 3, 4), (5, 1, 1), (7, 4, 1), (20, 1, 3), (50, 8, 10), (40, 30, 2)]
@@ -881,6 +890,20 @@ def test_each_method_has_its_module():
     assert (held.hold_assignments, held.revive) == (True, False)
     free = build_clustering(KMeansConfig(name="kmeans", assignment="batch", revive=True), 3, 2, 10, 5)
     assert (free.hold_assignments, free.revive) == (False, True)
+
+
+def test_what_a_loss_draws_repeats_and_leaves_the_global_generator(monkeypatch):
+    class Drawn(KMeansLoss):  # as one of a plugin may be
+        @classmethod
+        def from_config(cls, config, *, n_clusters, latent_dim, n_samples, n_epochs):
+            return cls(n_clusters, latent_dim)
+
+    monkeypatch.setitem(METHODS, "drawn", Method("drawn", KMeansConfig, Drawn))
+    state = torch.random.get_rng_state()
+    one, other = (build_clustering(KMeansConfig(name="drawn"), 3, 2, 10, 5).centroids for _ in range(2))
+    assert torch.equal(one, other)
+    assert one.abs().min() > 0
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 # --- DCN ----------------------------------------------------------------------------------------------------

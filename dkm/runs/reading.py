@@ -58,7 +58,7 @@ class Run:
     scores: Mapping[str, float | None]
     # Scores of k-means on the raw data and on the pretrained embedding, as far as the run got.
     baselines: Mapping[str, Mapping[str, float | None]]
-    # Seconds of training.
+    # Seconds of all sections of the run.
     seconds: float | None
     # Name, SHA-256 and shape of the data, as far as the run got.
     data: Mapping[str, Any]

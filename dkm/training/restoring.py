@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
@@ -46,6 +48,11 @@ def progress_from_dict(state: dict[str, Any], clock: Clock) -> Progress:
     raw, pretrained = state["baselines"].values()
     train_state = TrainState(**state["train_state"])
     return Progress(train_state, clock, state["reassignment"], raw, pretrained, state["cache_key"])
+
+
+def without_empty_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the point weights of version 0.1.0, which runs without self-pacing had too, with no points."""
+    return {name: value for name, value in state.items() if value.numel() > 0}
 
 
 def require_same_origin(state: dict[str, Any], config: Config, data: Dataset, directory: Path) -> None:

@@ -55,7 +55,7 @@ from dkm.training.phase import Phase
 from dkm.training.recorder import Recorder
 from dkm.training.records import cluster_record
 from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
-from dkm.training.restoring import progress_from_dict, progress_to_dict, require_same_origin
+from dkm.training.restoring import progress_from_dict, progress_to_dict, require_same_origin, without_empty_buffers
 from dkm.training.state import Clock, Progress, TrainState
 
 log = logging.getLogger(__name__)
@@ -575,7 +575,7 @@ class Trainer:
             require_same_origin(state, self.config, self.data, directory)
             self.progress = progress_from_dict(state, self.progress.clock)
             self.autoencoder.load_state_dict(state["autoencoder"])
-            self.clustering.load_state_dict(_without_empty_buffers(state["clustering"]))
+            self.clustering.load_state_dict(without_empty_buffers(state["clustering"]))
             self._phase_state = {name: state[name] for name in self._phase_state}
             self._terms.copy_(state["terms"])
             self._centroids_before = state["centroids_before"]
@@ -623,11 +623,6 @@ class Trainer:
 def _reassignment(numbers: list[float]) -> dict[str, float]:
     label_change, n_dead, n_revived = numbers
     return {"label_change": label_change, "n_dead": int(n_dead), "n_revived": int(n_revived)}
-
-
-def _without_empty_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the point weights of version 0.1.0, which runs without self-pacing had too, with no points."""
-    return {name: value for name, value in state.items() if value.numel() > 0}
 
 
 def require_trainable(config: Config, *, labels_for: str | None = None) -> str:

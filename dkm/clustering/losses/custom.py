@@ -12,7 +12,6 @@ from dkm.clustering.losses.base import ClusteringLoss
 from dkm.config.clustering import CustomClusteringConfig
 from dkm.config.custom import class_of, construct, import_named
 from dkm.errors import UserError
-from dkm.runtime.seeding import SeededDraws
 
 
 class CustomClustering(ClusteringLoss):
@@ -40,8 +39,7 @@ class CustomClustering(ClusteringLoss):
         """
         name = class_of(config)
         given = {"n_clusters": n_clusters, "latent_dim": latent_dim, "n_samples": n_samples, "n_epochs": n_epochs}
-        with SeededDraws(0):
-            module: Any = construct("clustering", import_named("clustering.class", name), given, config.options)
+        module: Any = construct("clustering", import_named("clustering.class", name), given, config.options)
         return as_clustering(module, n_clusters, latent_dim, n_samples, f"clustering.class={name}")
 
     def forward(self, z: Tensor, index: Tensor) -> Tensor:
