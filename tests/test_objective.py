@@ -232,3 +232,14 @@ def test_without_reconstruction_nothing_is_decoded(monkeypatch):
     terms.total.backward()
     assert all(p.grad is None for p in autoencoder.decoder.parameters())
     assert autoencoder.encoder[0].weight.grad.abs().sum() > 0
+
+
+def test_reconstruction_error_of_a_filled_cell_counts_as_zero() -> None:
+    autoencoder = small_autoencoder()
+    x, index = X[:4], INDEX[:4]
+    filled = torch.zeros(len(X), x.shape[1], dtype=torch.bool)
+    filled[index[1], 0] = True
+    with torch.no_grad():
+        error = (autoencoder.decode(autoencoder.encode(x)) - x).square()
+    error[1, 0] = 0
+    assert Objective(autoencoder, None, filled=filled)(x, index).total.item() == pytest.approx(error.mean().item())

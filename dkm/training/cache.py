@@ -72,6 +72,7 @@ class Cache:
                 if role_of(key).decides_work and _STAGES[kind] in stages_of(key) and not key.startswith(replaced)
             },
             "data": [data.sha256, list(data.X.shape), data.image_shape, data.scaling.to_dict()],
+            **({} if data.filled is None else {"filled": hashlib.sha256(data.filled.numpy().data).hexdigest()}),
             kind: special,
             "versions": {name: installed[name] for name in ("dkm", "torch", "numpy")},
             "machine": [processor(self._device), torch.get_num_threads(), distributed.world_size()],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,6 +47,8 @@ class Objective(nn.Module):
         Parameters of the explicit L2 penalty; empty where the optimizer's weight decay regularizes, or nothing does.
     l2_strength : float
         Strength s of the penalty ``s/2 * sum(w^2)``.
+    filled : Tensor of shape (N, F), bool, optional
+        Cells of the data set that were missing and are filled: their reconstruction error counts as 0.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Objective(nn.Module):
         reduction: str = "mean",
         penalized: Sequence[nn.Parameter] = (),
         l2_strength: float = 0.0,
+        filled: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
@@ -66,6 +70,7 @@ class Objective(nn.Module):
         self.reconstruction_weight = reconstruction_weight
         self.reduction = reduction
         self.l2_strength = l2_strength
+        self._filled = filled
         self._penalized = tuple(penalized)  # a tuple: they are already registered where they belong
 
     def forward(self, x: Tensor, index: Tensor, share: float = 1.0) -> LossTerms:
@@ -85,6 +90,8 @@ class Objective(nn.Module):
         total, reconstruction, clustering, l2 = zero, zero, zero, zero
         if self.reconstruction_weight > 0:
             x_hat = self.autoencoder.decode(z).to(x.dtype)  # (B, F); half precision under autocast
+            if self._filled is not None:
+                x_hat = torch.where(self._filled[index], x, x_hat)
             reconstruction = F.mse_loss(x_hat, x)
             if self.reduction == "sum":
                 reconstruction = reconstruction * x.shape[1]

@@ -40,6 +40,8 @@ class Phase:
         Number of steps per epoch.
     on_compiled : callable
         Called with the seconds of the first step if steps are compiled.
+    filled : Tensor of shape (N, F), bool, optional
+        Cells that were missing; see ``Objective``.
 
     Attributes
     ----------
@@ -61,6 +63,7 @@ class Phase:
         *,
         n_batches: int,
         on_compiled: Callable[[float], None],
+        filled: Tensor | None = None,
     ) -> None:
         regularization, is_joint = config.regularization, settings is config.joint
         self._centroids = clustering.centroids.detach()
@@ -84,6 +87,7 @@ class Phase:
             reduction=config.loss.reduction,
             penalized=self._regularized if is_penalty else (),
             l2_strength=self._l2_strength,
+            filled=filled,
         )
         self.forward = self._wrap(config.compile, self._centroids.device, on_compiled)
         groups = parameter_groups(regularization, parameters, self._regularized)

@@ -330,6 +330,7 @@ class Trainer:
             self.clustering,
             n_batches=self.batches.n_batches,
             on_compiled=note_seconds,
+            filled=None if self.data.filled is None else self.data.filled.to(self.device),
         )
         self._phase.load(self._phase_state)
         self._phase_state = {"optimizer": None, "average": None}
