@@ -77,7 +77,7 @@ def save_model(autoencoder: Autoencoder, folder: Path, largest: float) -> None:
     section = asdict(MLPConfig(hidden=list(_HIDDEN)))
     scaling = Scaling("unit", math.prod(_SHAPE), scale=(largest,))
     centroids = torch.randn(_LATENT_DIM, _LATENT_DIM)
-    SavedModel(autoencoder, centroids, scaling, _SHAPE, None, None, {}, 1.0, section).save(folder)
+    SavedModel(autoencoder, centroids, scaling, _SHAPE, None, None, None, {}, 1.0, section).save(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -93,7 +93,7 @@ def test_the_gaps_of_a_single_column_are_filled(tmp_path: Path) -> None:
 def test_a_trained_models_columns_are_found_by_name_in_any_order_and_its_medians_fill(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("extra,income,age\nx,,1\ny,5,2\n", encoding="utf-8")
     config = CsvData(path=str(tmp_path / "t.csv"), id="customer", missing="median")
-    reader = TableReader(config, key="input", features=["age", "income"], fill=[42.0, 2.5])
+    reader = TableReader(config, key="input", plan={"features": ["age", "income"], "fill": [42.0, 2.5]})
     (part,) = reader.parts(100)
     np.testing.assert_array_equal(part.X, [[1, 2.5], [2, 5]])
     assert part.ids is None, "the file has no such column"
@@ -105,7 +105,7 @@ def test_parts_are_the_same_rows(n_rows: int, missing: str, tmp_path: Path) -> N
     settings: dict[str, Any] = {"id": "customer", "exclude": ["city"], "missing": missing}
     whole, reader = read(tmp_path, **settings)
     config = CsvData(path=str(tmp_path / "t.csv"), **settings)
-    parts = list(TableReader(config, features=reader.features, fill=reader.fill).parts(n_rows))
+    parts = list(TableReader(config, plan={"features": reader.features, "fill": reader.fill}).parts(n_rows))
     np.testing.assert_array_equal(np.concatenate([part.X for part in parts]), whole.X)
     np.testing.assert_array_equal(np.concatenate([part.position for part in parts]), whole.position)
     assert whole.ids is not None

@@ -192,7 +192,7 @@ def test_the_run_directory_has_every_file(run: Path) -> None:
     figures = ("embedding", "cluster_sizes", "contingency", "decoded_centroids", "exemplars", "loss_curves")
     figures += ("exemplars_least_certain", "silhouettes", "margins", "reconstructions")
     assert names == {
-        *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
+        *("config.yaml", "manifest.json", "data.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
         "exemplars.csv",
         *("projector_config.pbtxt", "projector/tensors.tsv", "projector/metadata.tsv", "projector/sprite.png"),
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),

@@ -256,11 +256,16 @@ class CustomData(DataConfig):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set. ``read`` is a function that maps the config to ``dkm.data.raw.RawData``."""
+    """A data set.
+
+    ``read`` is a function that maps the config to ``dkm.data.raw.RawData``. ``reader``, if prediction reads such files
+    in parts, is a class like ``dkm.data.reader.PartReader``.
+    """
 
     name: str
     config: type[DataConfig]
     read: str | Callable[..., Any]
+    reader: str | None = None
 
     def load(self) -> Callable[..., Any]:
         """Return the function."""
@@ -280,9 +285,9 @@ DATASETS: dict[str, DataSet] = {
         DataSet("moons", MoonsData, "dkm.data.builtin.generated:read_moons"),
         DataSet("npy", NpyData, "dkm.data.arrays:read_npy_data"),
         DataSet("npz", NpzData, "dkm.data.arrays:read_npz_data"),
-        DataSet("csv", CsvData, "dkm.data.loaders:read_table"),
-        DataSet("parquet", ParquetData, "dkm.data.loaders:read_table"),
-        DataSet("image_folder", ImageFolderData, "dkm.data.loaders:read_image_folder"),
+        DataSet("csv", CsvData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
+        DataSet("parquet", ParquetData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
+        DataSet("image_folder", ImageFolderData, "dkm.data.loaders:read_image_folder", "dkm.data.images:ImageFolder"),
         DataSet("custom", CustomData, "dkm.data.loaders:read_custom"),
     )
 }

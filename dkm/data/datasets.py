@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from torch import Tensor
 from dkm.config.data import DataConfig, FileData
 from dkm.data.loaders import read_raw
 from dkm.data.raw import RawData, RawRows
+from dkm.data.report import DataReport
 from dkm.data.scaling import Array, Scaling, channels_first, row_slices, to_rows
 from dkm.data.stored import StoredRows
 from dkm.errors import UserError, input_error
@@ -55,6 +57,11 @@ class Dataset:
     # Column names of a table and the values that replace missing ones (data.missing=median): (F,).
     features: tuple[str, ...] | None = None
     fill: npt.NDArray[np.float64] | None = None
+    # What the reader needs to read further rows as it read these, as JSON values.
+    plan: Mapping[str, Any] | None = None
+    # (N, F): the cells that were missing and are filled; None if there are none.
+    filled: Tensor | None = None
+    report: DataReport = field(default_factory=DataReport)
 
     @property
     def n_samples(self) -> int:
@@ -114,11 +121,14 @@ def _build_dataset(
     chunks = _check_chunks(raw.X, source, digest, may_be_constant=scaling is not None)
     if scaling is None:
         kind = config.scaling or raw.scaling or ("unit" if image_shape else "standard")
-        scaling = Scaling.fit(map(to_rows, chunks), kind, raw.value_range)
+        scaling = Scaling.fit(map(to_rows, chunks), kind, raw.value_range, raw.groups)
     for _ in chunks:  # check and hash the chunks that the scaling did not need
         pass
     if raw.labels is not None:
         _hash_array(digest, raw.labels)
+    report = raw.report or DataReport(n_rows=len(raw.X))
+    report.source, report.n_used, report.n_features = report.source or source, len(raw.X), F
+    report.scaling = report.scaling or scaling.kind
     return Dataset(
         config.name,
         _apply_scaling(raw.X, scaling),
@@ -131,6 +141,9 @@ def _build_dataset(
         ids=raw.ids,
         features=raw.features,
         fill=raw.fill,
+        plan=raw.plan,
+        filled=None if raw.filled is None else torch.from_numpy(raw.filled),
+        report=report,
     )
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,8 @@ class ImageFolder:
     config : ImageFolderData
     key : str
         The setting that names the folder, for messages.
+    plan : Mapping, optional
+        Not used.
     n_channels : int, optional
         Number of channels of a trained model, 1 or 3. By default ``data.color`` and the images decide.
 
@@ -47,7 +50,14 @@ class ImageFolder:
         If the folder does not exist or contains no images.
     """
 
-    def __init__(self, config: ImageFolderData, *, key: str = "data.path", n_channels: int | None = None) -> None:
+    def __init__(
+        self,
+        config: ImageFolderData,
+        *,
+        key: str = "data.path",
+        plan: Mapping[str, Any] | None = None,
+        n_channels: int | None = None,
+    ) -> None:
         self.source = f"{key}={config.path}"
         self._config = config
         self._folder = expand(config.path)

@@ -4,18 +4,15 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from dkm.config.custom import class_of, construct, import_named
 from dkm.config.data import DATASETS, CustomData, DataConfig, ImageFolderData, TableData
 from dkm.data.images import ImageFolder
 from dkm.data.raw import RawData, from_part
+from dkm.data.report import DataReport
 from dkm.data.tables import TableReader
 from dkm.errors import UserError, reason
-
-log = logging.getLogger(__name__)
 
 
 def read_raw(config: DataConfig) -> RawData:
@@ -27,16 +24,15 @@ def read_raw(config: DataConfig) -> RawData:
 def read_table(config: TableData) -> RawData:
     reader = TableReader(config)
     part = reader.read()
-    n_left_out = reader.n_rows - len(part.position)
-    if n_left_out:
-        log.info("%s: %d of %d rows have a missing value and are left out", reader.source, n_left_out, reader.n_rows)
+    report = DataReport(reader.source, n_rows=reader.n_rows)
+    report.leave_out("rows", reader.n_rows - len(part.position), "a value is missing (data.missing=drop)")
     for name in reader.suspected_ids(part.X):
-        log.warning(
-            "%s: column %s has a different whole number in each row, as an id has, and is a feature; "
-            "data.id=%s or data.exclude=[%s] takes it out",
-            *(reader.source, name, name, name),
+        report.odd.append(
+            f"column {name} has a different whole number in each row, as an id has, and is a feature; "
+            f"data.id={name} or data.exclude=[{name}] takes it out"
         )
-    return from_part(part, features=reader.features, fill=reader.fill)
+    plan = {"features": list(reader.features), "fill": None if reader.fill is None else reader.fill.tolist()}
+    return from_part(part, features=reader.features, fill=reader.fill, plan=plan, report=report)
 
 
 def read_image_folder(config: ImageFolderData) -> RawData:

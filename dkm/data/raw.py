@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dkm.data.files import Part
+from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import SparseArray, StoredArray
 
@@ -30,6 +32,14 @@ class RawData(NamedTuple):
     ids: Array | None = None
     features: tuple[str, ...] | None = None
     fill: npt.NDArray[np.float64] | None = None
+    # What the reader needs to read further rows as it read these, as JSON values; stored with the model.
+    plan: Mapping[str, Any] | None = None
+    # (N, F): the cells that were missing and are filled; their reconstruction error does not count.
+    filled: npt.NDArray[np.bool_] | None = None
+    # (F,) int: features with the same number share one variance under data.scaling=standard, such as the levels of a
+    # category, so that a category counts as one number does.
+    groups: npt.NDArray[np.int64] | None = None
+    report: DataReport | None = None
 
 
 def from_part(part: Part, **more: Any) -> RawData:

@@ -5,18 +5,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from dkm.config.data import FileData, ImageFolderData, TableData
+from dkm.config.data import DATASETS, FileData
+from dkm.config.registry import load
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part, expand, format_of, read_first_bytes
-from dkm.data.images import ImageFolder
 from dkm.data.loaders import read_raw
 from dkm.data.stored import CHUNK_ROWS
-from dkm.data.tables import TableReader
 
 # Limits of a part. Rows come in multiples of CHUNK_ROWS, so that their embeddings equal those of training bit for bit.
 # Parts of an array have at most 16 MiB as float32: scaled rows are still in the cache when they are encoded.
@@ -38,6 +37,19 @@ def option_for(path: str, key: str) -> str:
     return format_of(read_first_bytes(place, f"{key}={path}", key)) or "csv"
 
 
+class PartReader(Protocol):
+    """Reads the rows of one file in parts, as the rows of training were read.
+
+    Its class is called with ``(config, key=..., plan=..., n_channels=...)``; see ``InputReader``.
+    """
+
+    n_rows: int  # rows of the file read so far
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Yield all rows in parts of at most ``n_rows`` rows of the file."""
+        ...
+
+
 class InputReader:
     """The unscaled rows of one file for a trained model, in parts that fit into memory.
 
@@ -47,8 +59,8 @@ class InputReader:
         How to read the file. Labels are returned if the file has them.
     key : str
         The setting that names the file, for messages.
-    features, fill : optional
-        See ``TableReader``.
+    plan : Mapping, optional
+        What the reader of the training data stored with the model (``RawData.plan``).
     n_channels : int, optional
         Number of channels of the model's images.
     """
@@ -58,17 +70,15 @@ class InputReader:
         config: FileData,
         *,
         key: str,
-        features: Sequence[str] | None,
-        fill: Sequence[float] | None,
+        plan: Mapping[str, Any] | None,
         n_channels: int | None,
     ) -> None:
         self.source = f"{key}={config.path}"
         self._config = config
-        self._reader: TableReader | ImageFolder | None = None
-        if isinstance(config, TableData):
-            self._reader = TableReader(config, key=key, features=features, fill=fill)
-        elif isinstance(config, ImageFolderData):
-            self._reader = ImageFolder(config, key=key, n_channels=n_channels)
+        self._reader: PartReader | None = None
+        reader = DATASETS[config.name].reader
+        if reader is not None:
+            self._reader = load(reader)(config, key=key, plan=plan, n_channels=n_channels)
         self.n_rows = 0
 
     def parts(self) -> Iterator[Part]:
@@ -77,7 +87,7 @@ class InputReader:
             return self._array_parts()
         return _rechunk(self._table_parts(self._reader), _PART_ROWS)
 
-    def _table_parts(self, reader: TableReader | ImageFolder) -> Iterator[Part]:
+    def _table_parts(self, reader: PartReader) -> Iterator[Part]:
         yield from reader.parts(_PART_ROWS)
         self.n_rows = reader.n_rows
 

@@ -69,7 +69,13 @@ class Scaling:
     scale: tuple[float, ...] = (1.0,)
 
     @classmethod
-    def fit(cls, chunks: Iterable[Array], kind: str, value_range: tuple[float, float] | None = None) -> Scaling:
+    def fit(
+        cls,
+        chunks: Iterable[Array],
+        kind: str,
+        value_range: tuple[float, float] | None = None,
+        groups: npt.NDArray[np.int64] | None = None,
+    ) -> Scaling:
         """Fit the scaling to the data.
 
         Parameters
@@ -82,6 +88,9 @@ class Scaling:
         value_range : (low, high), optional
             The range that ``unit`` maps to [0, 1] and ``symmetric`` to [-1, 1], if it is known by definition. By
             default the range of the data.
+        groups : int array, shape (F,), optional
+            Features with the same number share one scale under ``standard``: the root of the sum of their variances.
+            So the levels of a category together have the variance of one number.
 
         Raises
         ------
@@ -103,6 +112,7 @@ class Scaling:
             return cls(kind, F, (0.0,), (_root_mean_square(chunks),))
         if kind == "standard":
             shift, scale = _mean_and_deviation(chunks)
+            scale = scale if groups is None else _shared_scale(scale, groups)
             return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
         return cls(kind, F)
 
@@ -199,6 +209,13 @@ def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64
     # deviation may underflow to 0.
     is_constant = low == high
     return np.where(is_constant, first[0], mean), np.where(is_constant | (std == 0), 1.0, std)
+
+
+def _shared_scale(scale: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the scale (F,) in which the features of a group share the root of the sum of their variances."""
+    size = np.bincount(groups)[groups]
+    shared: npt.NDArray[np.float64] = np.sqrt(np.bincount(groups, np.square(scale)))[groups]
+    return np.where(size > 1, shared, scale)
 
 
 def _moments(chunk: Array) -> tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]:

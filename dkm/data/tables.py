@@ -60,11 +60,12 @@ class TableReader:
     config : CsvData or ParquetData
     key : str
         The setting that names the file, for messages.
-    features : sequence of str, optional
-        Features of a trained model: the columns to read, in this order. Other columns of the file are ignored.
-    fill : sequence of float, optional
-        Replacement of missing values, one per feature. By default ``data.missing=median`` computes the medians in
-        ``read``; ``parts`` then refuses missing values.
+    plan : Mapping, optional
+        What a trained model stores: ``features``, the columns to read, in this order (others are ignored), and
+        ``fill``, the replacement of missing values, one per feature. By default ``data.missing=median`` computes the
+        medians in ``read``; ``parts`` then refuses missing values.
+    n_channels : int, optional
+        Not used.
 
     Raises
     ------
@@ -77,9 +78,10 @@ class TableReader:
         config: TableData,
         *,
         key: str = "data.path",
-        features: Sequence[str] | None = None,
-        fill: Sequence[float] | None = None,
+        plan: Mapping[str, Any] | None = None,
+        n_channels: int | None = None,
     ) -> None:
+        features, fill = (None, None) if plan is None else (plan["features"], plan["fill"])
         self.source = f"{key}={config.path}"
         self.fill = None if fill is None else np.array(fill, dtype=np.float64)
         self.n_rows = 0  # rows of the file read so far

@@ -40,7 +40,7 @@ def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: s
 
     n_channels = None if model.image_shape is None else model.image_shape[0]
     data = _data_config(path, model, words)
-    return InputReader(data, key=key, features=model.features, fill=model.fill, n_channels=n_channels)
+    return InputReader(data, key=key, plan=model.plan, n_channels=n_channels)
 
 
 def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:

@@ -49,6 +49,8 @@ class SavedModel:
     # For a table: column names and the values that replace missing ones, (F,).
     features: tuple[str, ...] | None
     fill: tuple[float, ...] | None
+    # What the reader of the data needs to read further rows alike, as JSON values.
+    plan: Mapping[str, Any] | None
     # How the data of the run were read: the `data` section without its paths.
     reading: Mapping[str, Any]
     # Mean squared distance of the training rows to their centroids, per latent dimension.
@@ -72,6 +74,7 @@ class SavedModel:
             data.image_shape,
             data.features,
             None if data.fill is None else tuple(data.fill.tolist()),
+            data.plan,
             {key: value for key, value in settings["data"].items() if key not in ("name", "root", "path")},
             inertia / (data.n_samples * centroids.shape[1]),
             settings["model"],
@@ -111,6 +114,7 @@ class SavedModel:
             "data": self.data,
             "features": self.features,
             "fill": self.fill,
+            "plan": self.plan,
             "reading": dict(self.reading),
             "variance": self.variance,
         }
@@ -204,6 +208,7 @@ def _build_model(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         image_shape,
         None if features is None else tuple(features),
         None if fill is None else tuple(fill),
+        description.get("plan") or (None if features is None else {"features": features, "fill": fill}),
         description.get("reading", {}),
         description.get("variance"),
         section,

@@ -22,10 +22,11 @@ from tqdm import tqdm
 from dkm.config.groups import GROUPS
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
+from dkm.data.report import DataReport
 from dkm.data.scaling import Scaling
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
-from dkm.runs.reading import ASSIGNMENTS, CONFIG, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT
+from dkm.runs.reading import ASSIGNMENTS, CONFIG, DATA, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT
 from dkm.runs.tensorboard import Dashboard, NoDashboard
 from dkm.runtime.atomic import write_atomically
 from dkm.runtime.locks import try_lock
@@ -63,6 +64,7 @@ class RunWriter(Protocol):
     def sync_metrics(self) -> int: ...
     def truncate_metrics(self, n_bytes: int) -> None: ...
     def read_metrics(self) -> list[dict[str, Any]]: ...
+    def write_data_report(self, report: DataReport) -> None: ...
     def write_result(self, result: Mapping[str, Any]) -> None: ...
     def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None: ...
     def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None: ...
@@ -186,6 +188,10 @@ class RunDirectory:
 
     # --- results ---
 
+    def write_data_report(self, report: DataReport) -> None:
+        """Write ``data.json``: what was read, left out, filled, encoded or guessed."""
+        self._write(DATA, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         self._write(RESULT, json.dumps(result, indent=2) + "\n")
 
@@ -243,6 +249,9 @@ class Unwritten:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         return []
+
+    def write_data_report(self, report: DataReport) -> None:
+        pass
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         pass

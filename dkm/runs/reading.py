@@ -24,6 +24,7 @@ from dkm.runtime.locks import is_locked
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
+DATA = "data.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 ASSIGNMENTS = "assignments.csv"

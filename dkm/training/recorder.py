@@ -111,8 +111,20 @@ class Recorder:
         if run.is_written and (run.dashboard.is_new or not is_resumed):
             run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
             run.dashboard.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
+        self._log_data_report()
         self._log_setup(init_sample)
         self._log_advice()
+
+    def _log_data_report(self) -> None:
+        """Write ``data.json``; log what was decided about the user's data, and warn of what looks odd."""
+        report, run = self._data.report, self.run
+        run.write_data_report(report)
+        run.dashboard.text("data", "\n".join(f"    {line}" for line in report.lines()))
+        if report.has_decisions:
+            for line in report.lines():
+                log.info("%s", line)
+        for text in report.odd:
+            log.warning("%s: %s", report.source, text)
 
     def _log_setup(self, init_sample: Tensor | None) -> None:
         data, (K, D) = self._data, self._centroids.shape
