@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dkm.config.checks import AtLeast, Between, Choice, NonNegative, Positive, Satisfies, require
 from dkm.config.custom import add_class_field
-from dkm.config.registry import load
+from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Role, Section, setting
 
 SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
@@ -254,18 +253,8 @@ class CustomData(DataConfig):
     options: dict[str, Any] = setting({}, "Arguments of the function, for example `data.options={year: 2024}`.")
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A data set. ``read`` is a function that maps the config to ``dkm.data.raw.RawData``."""
-
-    name: str
-    config: type[DataConfig]
-    read: str | Callable[..., Any]
-
-    def load(self) -> Callable[..., Any]:
-        """Return the function."""
-        function: Callable[..., Any] = load(self.read)
-        return function
+class DataSet(Entry[DataConfig]):
+    """A data set: a function that maps the config to ``dkm.data.raw.RawData``."""
 
 
 _TORCHVISION = ("mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10")
