@@ -46,7 +46,7 @@ from dkm.runtime import checkpoints, distributed
 from dkm.runtime.devices import deterministic, find_device
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
 from dkm.training import schedule
-from dkm.training.baseline import score_raw_data
+from dkm.training.baseline import find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
 from dkm.training.objective import LossTerms
@@ -178,24 +178,14 @@ class Trainer:
             raise
 
     def _score_raw_data(self) -> None:
-        """Score k-means on the data themselves, or take the scores from the cache; the first process has them."""
-        config, key = self.config, self.cache.key("raw")
-        cached = self.cache.find(key)
-        if cached is None:
-            with self._signals.interruptible():
-                self.progress.raw = score_raw_data(
-                    self.evaluator,
-                    self.batches,
-                    self.n_clusters,
-                    n_init=config.clustering.n_init,
-                    n_sample=config.clustering.init_samples,
-                    seed=config.seed,
-                )
-            if self.run_dir.is_written:
-                self.cache.keep(key, {"scores": self.progress.raw})
-        else:
-            self.progress.raw = cached["scores"]
-            log.info("k-means on the raw data: %s (from pretrain.cache)", report.line(cached["scores"]))
+        self.progress.raw = find_or_score_raw_data(
+            self.cache,
+            self.evaluator,
+            self.config.clustering,
+            self.config.seed,
+            interruptible=self._signals.interruptible,
+            is_kept=self.run_dir.is_written,
+        )
         self._save()
 
     # --- pretraining ---
