@@ -339,6 +339,7 @@ def _agreement_of_halves(
     from dkm.clustering.lloyd import kmeans
     from dkm.data.datasets import load_dataset
     from dkm.runtime.devices import set_threads
+    from dkm.training.pretraining import load_pretrained
     from dkm.training.trainer import Trainer
 
     agreement: dict[int, dict[tuple[int, ...], float]] = {k: {} for k in ks}
@@ -348,10 +349,12 @@ def _agreement_of_halves(
         set_threads(config.threads)
         data = data or load_dataset(config.data)
         try:
-            z = Trainer(config, data).pretrained_embedding()
+            trainer = Trainer(config, data)
+            load_pretrained(trainer.autoencoder, trainer.cache)
         except Failure as error:  # the runs are there, but their cache is not, or is of another version or machine
             print(f"warning: seed {seed}: no agreement between halves ({error})", file=sys.stderr)
             continue
+        z = trainer.embed()
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
         size = min(len(z) // 2, _HALF_ROWS)
         halves = z[order[:size]], z[order[size : 2 * size]]

@@ -33,7 +33,7 @@ from dkm.data.augmentation import build_augmentation
 from dkm.data.batches import build_batches, stream_seed
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.sampling import sample_rows
-from dkm.errors import Failure, UserError
+from dkm.errors import UserError
 from dkm.evaluation import evaluator, report
 from dkm.evaluation.clusters import Clusters, assign_clusters
 from dkm.evaluation.scores import Scores
@@ -52,6 +52,7 @@ from dkm.training.divergence import require_finite
 from dkm.training.objective import LossTerms
 from dkm.training.optimizers import learning_rate, reset_rows
 from dkm.training.phase import Phase
+from dkm.training.pretraining import adopt_pretraining, keep_pretraining
 from dkm.training.recorder import Recorder
 from dkm.training.records import cluster_record
 from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
@@ -188,56 +189,19 @@ class Trainer:
         )
         self._save()
 
-    # --- pretraining ---
-
     def _pretrain(self) -> None:
         """Pretrain the autoencoder, or take the same pretraining of an earlier run from the cache."""
-        progress, state, key = self.progress, self.progress.state, self.cache.key("pretrained")
+        state = self.progress.state
         if state.epoch == state.batch == 0:
-            cached = self.cache.find(key)
-            if cached is not None:
-                self._adopt_pretraining(cached)
+            key = self.cache.key("pretrained")
+            pretraining = self.cache.find(key)
+            if pretraining is not None:
+                adopt_pretraining(pretraining, self.autoencoder, self.progress, self.recorder)
+                self._save()
                 return
-            progress.cache_key = key
+            self.progress.cache_key = key
         self._run_phase(self.config.pretrain)
-        # A run that was made longer, or resumed on another machine, is not what the key says.
-        if self.run_dir.is_written and key is not None and progress.cache_key == key:
-            pretraining = {
-                "autoencoder": self.autoencoder.state_dict(),
-                "run": str(self.run_dir.path),
-                "metrics": self.run_dir.read_metrics(),
-                "epoch": state.epoch,
-                "step": state.step,
-                "seconds": progress.seconds["pretrain"],
-            }
-            self.cache.keep(key, pretraining)
-
-    def _adopt_pretraining(self, cached: dict[str, Any]) -> None:
-        progress = self.progress
-        self.autoencoder.load_state_dict(cached["autoencoder"])
-        progress.state.epoch, progress.state.step = cached["epoch"], cached["step"]
-        progress.clock.credit({"pretrain": cached["seconds"]})
-        for record in cached["metrics"]:
-            self.recorder.numbers(record, progress)
-        self._save()
-        self.run_dir.update_manifest(seconds=progress.seconds, pretrained_by=cached["run"])
-        log.info("pretrain: %d epochs taken from pretrain.cache (%.0f s there)", cached["epoch"], cached["seconds"])
-
-    def pretrained_embedding(self) -> Tensor:
-        """Return the embedding (N, D) that a run of this config had after the pretraining, from ``pretrain.cache``.
-
-        Raises
-        ------
-        Failure
-            If the cache has no such pretraining.
-        """
-        cached = self.cache.find(self.cache.key("pretrained"))
-        if cached is None:
-            raise Failure(
-                f"pretrain.cache={self.config.pretrain.cache}: has no pretraining of this config; train again"
-            )
-        self.autoencoder.load_state_dict(cached["autoencoder"])
-        return self.embed()
+        keep_pretraining(self.cache, self.autoencoder, self.progress, self.run_dir)
 
     # --- the clusters ---
 
