@@ -16,14 +16,10 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dkm.clustering import initialization
-from dkm.clustering.initialization import Start
-from dkm.clustering.lloyd import lowest_inertia
 from dkm.clustering.losses.base import ClusteringLoss
 from dkm.clustering.methods import build_clustering
 from dkm.config.clustering import JointClusteringConfig
@@ -32,12 +28,10 @@ from dkm.config.schema import to_dict
 from dkm.data.augmentation import build_augmentation
 from dkm.data.batches import build_batches, stream_seed
 from dkm.data.datasets import Dataset, load_dataset
-from dkm.data.sampling import sample_rows
 from dkm.errors import UserError
-from dkm.evaluation import evaluator, report
+from dkm.evaluation import evaluator
 from dkm.evaluation.clusters import Clusters, assign_clusters
-from dkm.evaluation.scores import Scores
-from dkm.models.autoencoder import Autoencoder, mix_encoder
+from dkm.models.autoencoder import Autoencoder
 from dkm.models.build import build_autoencoder
 from dkm.models.custom import require_halves
 from dkm.models.saved import SavedModel
@@ -57,6 +51,7 @@ from dkm.training.recorder import Recorder
 from dkm.training.records import cluster_record
 from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
 from dkm.training.restoring import progress_from_dict, progress_to_dict, require_same_origin, without_empty_buffers
+from dkm.training.starting import Starter, mixed_encoder
 from dkm.training.state import Clock, Progress, TrainState
 
 log = logging.getLogger(__name__)
@@ -104,10 +99,8 @@ class Trainer:
         self.clustering: ClusteringLoss = build_clustering(
             config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.epochs
         ).to(self.device)
-        self._given_start: np.ndarray | None = None
-        if (path := config.clustering.init_file) is not None:
-            self._given_start = initialization.read_init_file(path, data.n_samples, self.n_clusters, self.latent_dim)
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
+        self.starter = Starter(config.clustering, self.evaluator, self.latent_dim, config.seed)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.run_dir: RunWriter = Unwritten()
         self.recorder = self._new_recorder()
@@ -145,7 +138,7 @@ class Trainer:
         self.recorder = self._new_recorder()
         is_alone = not distributed.is_several()
         with signals_handled(is_alone=is_alone) as self._signals, deterministic(self.config.deterministic):
-            self.recorder.start(self._init_sample(), metrics_bytes=self._metrics_bytes, is_resumed=self._is_restored)
+            self.recorder.start(self.starter.sample, metrics_bytes=self._metrics_bytes, is_resumed=self._is_restored)
             try:
                 return self._run_phases()
             except BaseException as error:
@@ -203,63 +196,26 @@ class Trainer:
         self._run_phase(self.config.pretrain)
         keep_pretraining(self.cache, self.autoencoder, self.progress, self.run_dir)
 
-    # --- the clusters ---
-
     def _initialize_clusters(self) -> None:
         """Cluster the embedding: the step between the phases."""
         with self._signals.interruptible():
             z = self.embed()
-            start, pretrained = self._find_clusters(z) if distributed.is_main() else (None, {})
-            start = self._start_of_main(start)
+            start, scores = self.starter.start(z, is_scored=self.run_dir.is_written)
         self.clustering.initialize(*start, z)
-        self.progress.pretrained = pretrained
+        self.progress.pretrained = scores
         self.progress.state = TrainState("joint", step=self.progress.step + 1)
         self._phase = None
         self._save()
-
-    def _find_clusters(self, z: Tensor) -> tuple[Start, Scores]:
-        """Return the clusters of z (N, D) to start from, and the scores of plain k-means."""
-        settings, seed = self.config.clustering, self.config.seed
-        restarts = initialization.run_restarts(z, self.n_clusters, settings, self._init_sample(), seed)
-        scores: Scores = {}
-        if self.run_dir.is_written:
-            plain = initialization.assign_all_points(z, lowest_inertia(restarts))
-            Z, labels = self.evaluator.sampled(z), plain.labels.cpu().numpy()
-            scores = self.evaluator.scores(Z, labels, plain.inertia, final=True)
-            log.info("k-means on the embedding: %s", report.line(scores))
-        return initialization.find_start(z, restarts, settings, self._given_start, seed), scores
-
-    def _start_of_main(self, start: Start | None) -> Start:
-        """Return the first process's clusters on every process; the others have None."""
-        if start is None:
-            centroids, labels = self.clustering.centroids.detach(), self.clustering.assignments
-            start = Start(torch.zeros_like(centroids), torch.zeros_like(labels))
-        for value in start:
-            distributed.broadcast_(value)
-        return start
-
-    def _init_sample(self) -> Tensor | None:
-        """Return the rows of the embedding that k-means sees, None for all."""
-        return sample_rows(self.data.n_samples, self.config.clustering.init_samples)
 
     def _reset_weights(self, phase: Phase) -> None:
         """Mix fresh weights into the encoder and cluster its embedding again (BRB); all of it, or nothing."""
         settings, epoch = self.config.clustering, self.progress.epoch
         assert isinstance(settings, JointClusteringConfig)
-        kept = {name: value.clone() for name, value in self.autoencoder.state_dict().items()}
         seed = stream_seed(self.config.seed, self.progress.state.phase_idx, epoch, -1)
-        mix_encoder(self.autoencoder, self._build_autoencoder(seed), settings.reset_fraction)
-        try:
-            with self._signals.interruptible():
-                z = self.embed()
-                start: Start | None = None
-                if distributed.is_main():
-                    labels, sample = self.clustering.assignments, self._init_sample()
-                    start = initialization.cluster_again(z, self.n_clusters, settings, sample, seed, labels)
-                start = self._start_of_main(start)
-        except BaseException:
-            self.autoencoder.load_state_dict(kept)
-            raise
+        fresh = self._build_autoencoder(seed)
+        with mixed_encoder(self.autoencoder, fresh, settings.reset_fraction), self._signals.interruptible():
+            z = self.embed()
+            start = self.starter.restart(z, self.clustering.assignments, seed)
         self.clustering.initialize(*start, z)
         reset_rows(phase.optimizer, self.clustering.centroids, torch.arange(self.n_clusters))
         if phase.average is not None:
