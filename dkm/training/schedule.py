@@ -1,8 +1,9 @@
-"""What is due in an epoch: pure functions of the epoch's number, counted from 1 where it has ended."""
+"""What is due in an epoch: pure functions, mostly of the epoch's number, counted from 1 where it has ended."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 
 def is_evaluated(epoch: int, n_epochs: int, every: int) -> bool:
@@ -25,3 +26,8 @@ def is_reset_due(epoch: int, every: int | None) -> bool:
 def is_reset_ahead(epoch: int, n_epochs: int, every: int | None) -> bool:
     """Return whether a reset follows when ``epoch`` epochs have ended; settled labels do not stop the run before it."""
     return every is not None and math.ceil(epoch / every) * every < n_epochs
+
+
+def is_steady(reassignment: Mapping[str, float], tolerance: float) -> bool:
+    """Return whether less than a fraction of the labels changed. A revived centroid must still train."""
+    return reassignment["label_change"] < tolerance and reassignment["n_revived"] == 0

@@ -47,6 +47,7 @@ from dkm.training.objective import LossTerms
 from dkm.training.optimizers import learning_rate, reset_rows
 from dkm.training.phase import Phase
 from dkm.training.pretraining import adopt_pretraining, keep_pretraining
+from dkm.training.reassignment import reassign
 from dkm.training.recorder import Recorder
 from dkm.training.records import cluster_record
 from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
@@ -57,8 +58,6 @@ from dkm.training.state import Clock, Progress, TrainState
 log = logging.getLogger(__name__)
 
 _N_TERMS = len(LossTerms._fields)
-# Several processes agree to stop at every so many steps: a request has a second to spare, a message each step has not.
-_STEPS_BETWEEN_POLLS = 8
 
 
 class Trainer:
@@ -311,7 +310,7 @@ class Trainer:
                 self._is_state_inconsistent = False
                 state.batch, state.step = number + 1, state.step + 1
                 bar.update()
-                if self._is_stop_agreed():
+                if self._signals.is_stop_agreed(state.step, is_epoch_end=state.batch == n_batches):
                     raise Interrupted
                 if self._is_checkpoint_due():
                     self._save()
@@ -346,34 +345,15 @@ class Trainer:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", state.epoch)
 
     def _reassign(self, phase: Phase) -> Tensor:
-        """Assign all rows in a pass over the unaugmented data; return the embedding (N, D).
-
-        The pass has the precision of the steps, so that the assignments are those that the steps would find.
-        """
-        progress, clustering = self.progress, self.clustering
+        """Assign all rows in a pass over the unaugmented data; return the embedding (N, D)."""
         with self._signals.interruptible():
             z = self.embed(self.config.precision)
-        found = clustering.end_epoch(z)
-        reset_rows(phase.optimizer, clustering.centroids, found.revived)
-        numbers = [found.label_change, found.n_dead, len(found.revived)]
-        progress.reassignment = _reassignment(numbers)
-        # The first process decides, since which points are nearest or farthest may depend on the hardware. Its state is
-        # consistent already: if this finds that a process is gone, it writes a checkpoint.
-        shared = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        distributed.broadcast_(shared)
-        progress.reassignment = _reassignment(shared.tolist())
-        if n_dead := progress.reassignment["n_dead"]:
-            clustering.broadcast()
-            n_revived = progress.reassignment["n_revived"]
-            log.info("joint: epoch %d: %d dead centroids, %d revived", progress.epoch + 1, n_dead, n_revived)
+        reassign(self.clustering, phase.optimizer, z, self.progress)
         return z
 
     def _have_labels_settled(self, settings: PhaseConfig) -> bool:
-        """Return whether too few labels changed to go on. A revived centroid must train, and a reset is to follow."""
-        reassignment = self.progress.reassignment
-        is_steady = reassignment["label_change"] < self.config.joint.tolerance and reassignment["n_revived"] == 0
-        epoch = self.progress.epoch + 1
-        return is_steady and not schedule.is_reset_ahead(epoch, settings.epochs, self._reset_every)
+        is_steady = schedule.is_steady(self.progress.reassignment, self.config.joint.tolerance)
+        return is_steady and not schedule.is_reset_ahead(self.progress.epoch + 1, settings.epochs, self._reset_every)
 
     # --- the end ---
 
@@ -441,17 +421,6 @@ class Trainer:
 
     def _is_checkpoint_due(self) -> bool:
         return self.run_dir.is_written and time.monotonic() - self._saved_at_s >= self.config.checkpoint.every_s
-
-    def _is_stop_agreed(self) -> bool:
-        """Return whether a signal asks the run to stop; all processes learn of it at the same step."""
-        if not distributed.is_several():
-            return self._signals.is_requested
-        state = self.progress.state
-        is_poll = state.step % _STEPS_BETWEEN_POLLS == 0 or state.batch == self.batches.n_batches
-        if is_poll and distributed.any_rank(self._signals.is_requested):
-            self._signals.is_requested = True
-            return True
-        return False
 
     # --- checkpoints ---
 
@@ -528,11 +497,6 @@ class Trainer:
     def _encode_batch(self, x: Tensor) -> Tensor:
         with torch.no_grad(), self._autocast():
             return self.autoencoder.encode(x)
-
-
-def _reassignment(numbers: list[float]) -> dict[str, float]:
-    label_change, n_dead, n_revived = numbers
-    return {"label_change": label_change, "n_dead": int(n_dead), "n_revived": int(n_revived)}
 
 
 def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
