@@ -25,6 +25,7 @@ from dkm.runtime import locks
 from dkm.search.pool import ChildPool, ChildRun, resume_hint
 from dkm.search.selection import Recommendation, Scores, recommend
 from dkm.search.selection_report import SCORES, table_lines, write_recommendation
+from dkm.training.launch import require_trainable
 
 # The embedding has the same number of dimensions for all numbers of clusters, so that they share a pretraining.
 _DEFAULTS = {"model.latent_dim": "10"}
@@ -72,8 +73,6 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
         what = "a number, as one pretraining serves all numbers of clusters"
         raise UserError(f"model.latent_dim=null: expected {what}; for example model.latent_dim=10")
     require_same_settings(folder, ks, seeds, wanted)
-    from dkm.training.trainer import require_trainable  # late: a wrong override is refused without torch
-
     sha256 = require_trainable(wanted)
     require_same_data(folder, ks, seeds, sha256)
     with lock_folder(folder) as lock:

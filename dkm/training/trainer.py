@@ -27,7 +27,7 @@ from dkm.config.run import Config, PhaseConfig
 from dkm.config.schema import to_dict
 from dkm.data.augmentation import build_augmentation
 from dkm.data.batches import build_batches, stream_seed
-from dkm.data.datasets import Dataset, load_dataset
+from dkm.data.datasets import Dataset
 from dkm.errors import UserError
 from dkm.evaluation import evaluator
 from dkm.evaluation.clusters import Clusters, assign_clusters
@@ -497,22 +497,3 @@ class Trainer:
     def _encode_batch(self, x: Tensor) -> Tensor:
         with torch.no_grad(), self._autocast():
             return self.autoencoder.encode(x)
-
-
-def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
-    """Return the SHA-256 of the data; refuse what a run would refuse when it sees them, such as too many clusters.
-
-    Parameters
-    ----------
-    labels_for : str, optional
-        The setting that needs labels; data without labels are refused.
-
-    Raises
-    ------
-    UserError
-    """
-    data = load_dataset(config.data)
-    if labels_for is not None and data.y is None:
-        raise UserError(f"{labels_for}: expected data with labels, got data={data.name} without; give data.labels=")
-    Trainer(config, data)
-    return data.sha256
