@@ -10,7 +10,6 @@ state and a resumed run ends with the same bits as one that was never stopped.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -43,7 +42,6 @@ from dkm.training import schedule
 from dkm.training.baseline import find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
-from dkm.training.objective import LossTerms
 from dkm.training.optimizers import learning_rate, reset_rows
 from dkm.training.phase import Phase
 from dkm.training.pretraining import adopt_pretraining, keep_pretraining
@@ -54,10 +52,9 @@ from dkm.training.requirements import require_packages, require_rows_for_all_pro
 from dkm.training.restoring import progress_from_dict, progress_to_dict, require_same_origin, without_empty_buffers
 from dkm.training.starting import Starter, mixed_encoder
 from dkm.training.state import Clock, Progress, TrainState
+from dkm.training.steps import EpochSteps
 
 log = logging.getLogger(__name__)
-
-_N_TERMS = len(LossTerms._fields)
 
 
 class Trainer:
@@ -104,10 +101,7 @@ class Trainer:
         self.run_dir: RunWriter = Unwritten()
         self.recorder = self._new_recorder()
         self.progress = Progress(clock=clock or Clock())
-        # One row per step of the epoch: the terms, and the gradient norm where it was computed. Read once per epoch, so
-        # that no step waits for the device.
-        self._terms = torch.full((self.batches.n_batches, _N_TERMS + 1), math.nan, device=self.device)
-        self._centroids_before = torch.zeros(self.n_clusters, self.latent_dim)
+        self._steps = EpochSteps(self.batches.n_batches, self.clustering.centroids)
         self._saved_at_s = time.monotonic()
         self._signals = Signals()
         # Of the phase that is under way; before it begins, what a checkpoint holds of it.
@@ -254,7 +248,7 @@ class Trainer:
             while state.epoch < settings.epochs and not state.is_stopped:
                 self._train_epoch(phase, settings, bar)
                 self._require_finite()
-                losses = phase.losses(self._terms[:, :_N_TERMS])
+                losses = phase.losses(self._steps.terms)
                 bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
                 with self._averaged_weights():
                     self._end_epoch(phase, settings, losses)
@@ -270,9 +264,8 @@ class Trainer:
         config, state, clustering, n_batches = self.config, self.progress.state, self.clustering, self.batches.n_batches
         n_steps, is_joint = settings.epochs * n_batches, state.is_joint
         if state.batch == 0:
-            self._terms.fill_(math.nan)
             with self._averaged_weights():
-                self._centroids_before = clustering.centroids.detach().cpu().clone()
+                self._steps.start_epoch(clustering.centroids)
         if is_joint:
             clustering.start_epoch(state.epoch)
             if state.batch == 0 and schedule.is_reset_due(state.epoch, self._reset_every):
@@ -297,10 +290,10 @@ class Trainer:
                 phase.optimizer.zero_grad()
                 local.total.backward()  # type: ignore[no-untyped-call]
                 terms = distributed.mean_(torch.stack(local).detach())
-                self._terms[number, :_N_TERMS] = terms
+                self._steps.terms[number] = terms
                 torch.maximum(phase.is_broken, (~terms[0].isfinite()).float(), out=phase.is_broken)
                 if is_evaluated and number == n_batches - 1:
-                    self._terms[number, -1] = phase.gradient_norm()
+                    self._steps.norms[number] = phase.gradient_norm()
                 self._is_state_inconsistent = True
                 phase.optimizer.step()
                 if is_joint:
@@ -359,14 +352,15 @@ class Trainer:
 
     def _record(self, phase: Phase, losses: dict[str, float], z: Tensor, clusters: Clusters | None) -> dict[str, Any]:
         """Return the record of this epoch for ``metrics.jsonl``; writes nothing."""
-        norm = self._terms[-1, -1].item()
-        optimizer = {"optimizer/lr": phase.lr, "optimizer/gradient_norm": None if math.isnan(norm) else norm}
+        optimizer = {"optimizer/lr": phase.lr, "optimizer/gradient_norm": self._steps.last_norm()}
         at = self.progress
         record = {"phase": at.state.phase, "epoch": at.epoch + 1, "step": at.step, **losses, **optimizer}
         record["embedding/variance"] = evaluator.embedding_variance(z)
         if clusters is not None:
             centroids = self.clustering.centroids.detach()
-            record |= cluster_record(self.evaluator, z, clusters, centroids, self._centroids_before, at.reassignment)
+            record |= cluster_record(
+                self.evaluator, z, clusters, centroids, self._steps.centroids_before, at.reassignment
+            )
         return record
 
     def _finish(self) -> dict[str, Any]:
@@ -433,8 +427,8 @@ class Trainer:
             "autoencoder": self.autoencoder.state_dict(),
             "clustering": self.clustering.state_dict(),
             **(self._phase_state if self._phase is None else self._phase.state()),
-            "terms": self._terms,
-            "centroids_before": self._centroids_before,
+            "terms": self._steps.values,
+            "centroids_before": self._steps.centroids_before,
             "metrics_bytes": self.run_dir.sync_metrics(),
             "config": to_dict(self.config),
             "data_sha256": self.data.sha256,
@@ -456,8 +450,8 @@ class Trainer:
             self.autoencoder.load_state_dict(state["autoencoder"])
             self.clustering.load_state_dict(without_empty_buffers(state["clustering"]))
             self._phase_state = {name: state[name] for name in self._phase_state}
-            self._terms.copy_(state["terms"])
-            self._centroids_before = state["centroids_before"]
+            self._steps.values.copy_(state["terms"])
+            self._steps.centroids_before = state["centroids_before"]
             self._metrics_bytes = state["metrics_bytes"]
             # With more epochs than before there is something left to do.
             is_longer = self.config.joint.epochs > state["config"]["joint"]["epochs"]
@@ -475,7 +469,7 @@ class Trainer:
     def _require_finite(self) -> None:
         state = self.progress.state
         parameters = [*self.autoencoder.parameters(), self.clustering.centroids]
-        require_finite(self._terms[: state.batch, :_N_TERMS], parameters, state)
+        require_finite(self._steps.terms[: state.batch], parameters, state)
 
     # --- parts ---
 
