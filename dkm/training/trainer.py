@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from dkm.training.phase import Phase
 from dkm.training.pretraining import adopt_pretraining, keep_pretraining
 from dkm.training.reassignment import reassign
 from dkm.training.recorder import Recorder
-from dkm.training.records import cluster_record
+from dkm.training.records import evaluation_record
 from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
 from dkm.training.restoring import progress_from_dict, progress_to_dict, require_same_origin, without_empty_buffers
 from dkm.training.starting import Starter, mixed_encoder
@@ -99,7 +100,7 @@ class Trainer:
         self.starter = Starter(config.clustering, self.evaluator, self.latent_dim, config.seed)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.run_dir: RunWriter = Unwritten()
-        self.recorder = self._new_recorder()
+        self.recorder = Recorder(self.run_dir, config, self.evaluator, self.autoencoder, self.clustering)
         self.progress = Progress(clock=clock or Clock())
         self._steps = EpochSteps(self.batches.n_batches, self.clustering.centroids)
         self._saved_at_s = time.monotonic()
@@ -107,8 +108,7 @@ class Trainer:
         # Of the phase that is under way; before it begins, what a checkpoint holds of it.
         self._phase: Phase | None = None
         self._phase_state: dict[str, Any] = {"optimizer": None, "average": None}
-        self._metrics_bytes = 0
-        self._is_restored = False
+        self._metrics_bytes: int | None = None  # size of the metrics at the checkpoint that was restored
         self._is_state_inconsistent = False
 
     # --- the run ---
@@ -127,11 +127,10 @@ class Trainer:
         UserError
             The data changed while the run read them; a checkpoint was written.
         """
-        self.run_dir = run_dir
-        self.recorder = self._new_recorder()
+        self.run_dir = self.recorder.run = run_dir
         is_alone = not distributed.is_several()
         with signals_handled(is_alone=is_alone) as self._signals, deterministic(self.config.deterministic):
-            self.recorder.start(self.starter.sample, metrics_bytes=self._metrics_bytes, is_resumed=self._is_restored)
+            self.recorder.start(self.starter.sample, metrics_bytes=self._metrics_bytes)
             try:
                 return self._run_phases()
             except BaseException as error:
@@ -220,11 +219,6 @@ class Trainer:
     def begin(self, settings: PhaseConfig) -> Phase:
         """Prepare for the steps of a phase, with what a checkpoint holds of it."""
 
-        def note_seconds(seconds: float) -> None:
-            log.info("compile: the first step of the %s phase took %.1f s", settings.section, seconds)
-            earlier = self.run_dir.manifest.get("compile_seconds", {})
-            self.run_dir.update_manifest(compile_seconds={**earlier, settings.section: round(seconds, 1)})
-
         self._phase = None  # drop the previous DDP wrapper first: it has hooks on the same parameters
         self._phase = Phase(
             self.config,
@@ -232,7 +226,7 @@ class Trainer:
             self.autoencoder,
             self.clustering,
             n_batches=self.batches.n_batches,
-            on_compiled=note_seconds,
+            on_compiled=partial(self.recorder.note_compilation, settings.section),
         )
         self._phase.load(self._phase_state)
         self._phase_state = {"optimizer": None, "average": None}
@@ -255,10 +249,7 @@ class Trainer:
                 if self._is_checkpoint_due():
                     self._save()
         self._save()
-        seconds = self.progress.seconds
-        per_second = round(state.epoch * self.data.n_samples / max(seconds[section], 1e-9))
-        known = self.run_dir.manifest.get("samples_per_second", {})
-        self.run_dir.update_manifest(seconds=seconds, samples_per_second={**known, section: per_second})
+        self.recorder.end_phase(section, self.progress)
 
     def _train_epoch(self, phase: Phase, settings: PhaseConfig, bar: tqdm[Any]) -> None:
         config, state, clustering, n_batches = self.config, self.progress.state, self.clustering, self.batches.n_batches
@@ -324,7 +315,7 @@ class Trainer:
                 if self.run_dir.is_written:
                     if state.is_joint:
                         clusters = assign_clusters(z, self.clustering.centroids.detach())
-                    record = self._record(phase, losses, z, clusters)
+                    record = evaluation_record(progress, losses, phase.lr, self._steps, self.evaluator, z, clusters)
         progress.reassignment = {}
         state.epoch, state.batch, state.is_stopped = state.epoch + 1, 0, has_settled
         if record is None:
@@ -350,22 +341,8 @@ class Trainer:
 
     # --- the end ---
 
-    def _record(self, phase: Phase, losses: dict[str, float], z: Tensor, clusters: Clusters | None) -> dict[str, Any]:
-        """Return the record of this epoch for ``metrics.jsonl``; writes nothing."""
-        optimizer = {"optimizer/lr": phase.lr, "optimizer/gradient_norm": self._steps.last_norm()}
-        at = self.progress
-        record = {"phase": at.state.phase, "epoch": at.epoch + 1, "step": at.step, **losses, **optimizer}
-        record["embedding/variance"] = evaluator.embedding_variance(z)
-        if clusters is not None:
-            centroids = self.clustering.centroids.detach()
-            record |= cluster_record(
-                self.evaluator, z, clusters, centroids, self._steps.centroids_before, at.reassignment
-            )
-        return record
-
     def _finish(self) -> dict[str, Any]:
         """Take the labels from one more pass over the data and write everything that a finished run has."""
-        progress = self.progress
         if self._skips_evaluation:
             return {}
         with self._signals.interruptible():
@@ -375,16 +352,7 @@ class Trainer:
             clusters = assign_clusters(z, self.clustering.centroids.detach(), with_margin=True)
             Z = self.evaluator.sampled(z)
             scores = self.evaluator.scores(Z, clusters.labels, clusters.inertia, final=True)
-        result: dict[str, Any] = {
-            **scores,
-            "n_clusters": self.n_clusters,
-            "n_samples": self.data.n_samples,
-            "joint_epochs": progress.epoch if isinstance(self.config.clustering, JointClusteringConfig) else 0,
-            "steps": progress.step,
-            **progress.baselines,
-        }
-        self.recorder.finish(result, scores, z, clusters, progress)
-        return result
+        return self.recorder.finish(scores, z, clusters, self.progress)
 
     def embed(self, precision: str = "fp32") -> Tensor:
         """Return the embedding (N, D) of the unaugmented training data."""
@@ -462,7 +430,6 @@ class Trainer:
                 f"{directory / 'checkpoints'}: the state does not fit this model ({reason}); "
                 f"expected what a run of this version writes; start a new run"
             ) from error
-        self._is_restored = True
         at = self.progress.state
         log.info("resumed in %s at epoch %d, batch %d, step %d", at.phase, at.epoch, at.batch, at.step)
 
@@ -477,9 +444,6 @@ class Trainer:
         data = self.data
         built = build_autoencoder(self.config.model, data.n_features, data.image_shape, self.latent_dim, seed)
         return built.to(self.device)
-
-    def _new_recorder(self) -> Recorder:
-        return Recorder(self.run_dir, self.config, self.evaluator, self.autoencoder, self.clustering)
 
     def _averaged_weights(self) -> AbstractContextManager[None]:
         """Swap in the averaged weights within the block, where the phase has them."""
