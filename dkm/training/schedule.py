@@ -1,9 +1,11 @@
-"""What is due in an epoch: pure functions, mostly of the epoch's number, counted from 1 where it has ended."""
+"""What is due in an epoch: pure functions of the epoch's number, counted from 1 where it has ended."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+
+from dkm.config.run import JointConfig
 
 
 def is_evaluated(epoch: int, n_epochs: int, every: int) -> bool:
@@ -28,6 +30,9 @@ def is_reset_ahead(epoch: int, n_epochs: int, every: int | None) -> bool:
     return every is not None and math.ceil(epoch / every) * every < n_epochs
 
 
-def is_steady(reassignment: Mapping[str, float], tolerance: float) -> bool:
-    """Return whether less than a fraction of the labels changed. A revived centroid must still train."""
-    return reassignment["label_change"] < tolerance and reassignment["n_revived"] == 0
+def have_labels_settled(
+    reassignment: Mapping[str, float], settings: JointConfig, epoch: int, reset_every: int | None
+) -> bool:
+    """Return whether few labels changed, no centroid was revived, which must still train, and no reset follows."""
+    is_steady = reassignment["label_change"] < settings.tolerance and reassignment["n_revived"] == 0
+    return is_steady and not is_reset_ahead(epoch, settings.epochs, reset_every)

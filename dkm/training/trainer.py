@@ -10,7 +10,6 @@ state and a resumed run ends with the same bits as one that was never stopped.
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,6 @@ from dkm.clustering.losses.base import ClusteringLoss
 from dkm.clustering.methods import build_clustering
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.run import Config, PhaseConfig
-from dkm.config.schema import to_dict
 from dkm.data.augmentation import build_augmentation
 from dkm.data.batches import build_batches, stream_seed
 from dkm.data.datasets import Dataset
@@ -36,7 +34,7 @@ from dkm.models.build import build_autoencoder
 from dkm.models.custom import require_halves
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunWriter, Unwritten
-from dkm.runtime import checkpoints, distributed
+from dkm.runtime import distributed
 from dkm.runtime.devices import deterministic, find_device
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
 from dkm.training import schedule
@@ -50,7 +48,7 @@ from dkm.training.reassignment import reassign
 from dkm.training.recorder import Recorder
 from dkm.training.records import evaluation_record
 from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
-from dkm.training.restoring import progress_from_dict, progress_to_dict, require_same_origin, without_empty_buffers
+from dkm.training.restoring import Checkpointer
 from dkm.training.starting import Starter, mixed_encoder
 from dkm.training.state import Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
@@ -103,13 +101,13 @@ class Trainer:
         self.recorder = Recorder(self.run_dir, config, self.evaluator, self.autoencoder, self.clustering)
         self.progress = Progress(clock=clock or Clock())
         self._steps = EpochSteps(self.batches.n_batches, self.clustering.centroids)
-        self._saved_at_s = time.monotonic()
+        self._checkpointer = Checkpointer(config, data, self.autoencoder, self.clustering, self._steps)
         self._signals = Signals()
         # Of the phase that is under way; before it begins, what a checkpoint holds of it.
         self._phase: Phase | None = None
         self._phase_state: dict[str, Any] = {"optimizer": None, "average": None}
         self._metrics_bytes: int | None = None  # size of the metrics at the checkpoint that was restored
-        self._is_state_inconsistent = False
+        self._is_state_consistent = True  # false within a step
 
     # --- the run ---
 
@@ -218,7 +216,6 @@ class Trainer:
 
     def begin(self, settings: PhaseConfig) -> Phase:
         """Prepare for the steps of a phase, with what a checkpoint holds of it."""
-
         self._phase = None  # drop the previous DDP wrapper first: it has hooks on the same parameters
         self._phase = Phase(
             self.config,
@@ -246,8 +243,7 @@ class Trainer:
                 bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
                 with self._averaged_weights():
                     self._end_epoch(phase, settings, losses)
-                if self._is_checkpoint_due():
-                    self._save()
+                self._save_if_due()
         self._save()
         self.recorder.end_phase(section, self.progress)
 
@@ -261,7 +257,7 @@ class Trainer:
             clustering.start_epoch(state.epoch)
             if state.batch == 0 and schedule.is_reset_due(state.epoch, self._reset_every):
                 self._reset_weights(phase)
-                self._is_state_inconsistent = True  # until a step has ended: a run resumed here would reset again
+                self._is_state_consistent = False  # until a step has ended: a run resumed here would reset again
         is_evaluated = self._is_evaluated(state.epoch + 1, settings)
         # ------------------------------------------------------------------------------------------------------------
         with closing(self.batches.epoch(state.phase_idx, state.epoch, state.batch)) as batches:
@@ -285,19 +281,18 @@ class Trainer:
                 torch.maximum(phase.is_broken, (~terms[0].isfinite()).float(), out=phase.is_broken)
                 if is_evaluated and number == n_batches - 1:
                     self._steps.norms[number] = phase.gradient_norm()
-                self._is_state_inconsistent = True
+                self._is_state_consistent = False
                 phase.optimizer.step()
                 if is_joint:
                     clustering.after_step(lambda x=x: self._encode_batch(x))  # type: ignore[misc]
                 if phase.average is not None:
                     phase.average.update()
-                self._is_state_inconsistent = False
+                self._is_state_consistent = True
                 state.batch, state.step = number + 1, state.step + 1
                 bar.update()
                 if self._signals.is_stop_agreed(state.step, is_epoch_end=state.batch == n_batches):
                     raise Interrupted
-                if self._is_checkpoint_due():
-                    self._save()
+                self._save_if_due()
         # ------------------------------------------------------------------------------------------------------------
 
     def _end_epoch(self, phase: Phase, settings: PhaseConfig, losses: dict[str, float]) -> None:
@@ -306,7 +301,9 @@ class Trainer:
         z: Tensor | None = None
         if state.is_joint and not progress.reassignment:
             z = self._reassign(phase)
-        has_settled = state.is_joint and self._have_labels_settled(settings)
+        has_settled = state.is_joint and schedule.have_labels_settled(
+            progress.reassignment, self.config.joint, state.epoch + 1, self._reset_every
+        )
         record: dict[str, Any] | None = None
         clusters: Clusters | None = None
         if self._is_evaluated(state.epoch + 1, settings) or (has_settled and not self._skips_evaluation):
@@ -334,10 +331,6 @@ class Trainer:
             z = self.embed(self.config.precision)
         reassign(self.clustering, phase.optimizer, z, self.progress)
         return z
-
-    def _have_labels_settled(self, settings: PhaseConfig) -> bool:
-        is_steady = schedule.is_steady(self.progress.reassignment, self.config.joint.tolerance)
-        return is_steady and not schedule.is_reset_ahead(self.progress.epoch + 1, settings.epochs, self._reset_every)
 
     # --- the end ---
 
@@ -381,28 +374,17 @@ class Trainer:
         has_figures = self.config.log.tensorboard and self.config.log.figures
         return has_figures and schedule.is_pictured(epoch, settings.epochs, self.config.evaluation.every_epochs)
 
-    def _is_checkpoint_due(self) -> bool:
-        return self.run_dir.is_written and time.monotonic() - self._saved_at_s >= self.config.checkpoint.every_s
-
     # --- checkpoints ---
 
     def _save(self) -> None:
         self._require_finite()  # in every process: one whose peer stopped for a non-finite loss stops for that reason
-        if not self.run_dir.is_written or self._is_state_inconsistent:  # the last checkpoint is consistent
-            return
-        state = {
-            **progress_to_dict(self.progress),
-            "autoencoder": self.autoencoder.state_dict(),
-            "clustering": self.clustering.state_dict(),
-            **(self._phase_state if self._phase is None else self._phase.state()),
-            "terms": self._steps.values,
-            "centroids_before": self._steps.centroids_before,
-            "metrics_bytes": self.run_dir.sync_metrics(),
-            "config": to_dict(self.config),
-            "data_sha256": self.data.sha256,
-        }
-        checkpoints.save(self.run_dir.path / "checkpoints", state)
-        self._saved_at_s = time.monotonic()
+        if self.run_dir.is_written and self._is_state_consistent:  # else the last checkpoint is kept
+            phase = self._phase_state if self._phase is None else self._phase.state()
+            self._checkpointer.save(self.run_dir, self.progress, phase)
+
+    def _save_if_due(self) -> None:
+        if self.run_dir.is_written and self._checkpointer.is_due():
+            self._save()
 
     def restore(self, state: dict[str, Any], directory: Path) -> None:
         """Continue from a checkpoint's ``state``, read from the run ``directory``.
@@ -412,24 +394,8 @@ class Trainer:
         UserError
             If it is of another config or other data, or not what a run of this version writes.
         """
-        try:
-            require_same_origin(state, self.config, self.data, directory)
-            self.progress = progress_from_dict(state, self.progress.clock)
-            self.autoencoder.load_state_dict(state["autoencoder"])
-            self.clustering.load_state_dict(without_empty_buffers(state["clustering"]))
-            self._phase_state = {name: state[name] for name in self._phase_state}
-            self._steps.values.copy_(state["terms"])
-            self._steps.centroids_before = state["centroids_before"]
-            self._metrics_bytes = state["metrics_bytes"]
-            # With more epochs than before there is something left to do.
-            is_longer = self.config.joint.epochs > state["config"]["joint"]["epochs"]
-            self.progress.state.is_stopped = self.progress.state.is_stopped and not is_longer
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise checkpoints.CheckpointError(
-                f"{directory / 'checkpoints'}: the state does not fit this model ({reason}); "
-                f"expected what a run of this version writes; start a new run"
-            ) from error
+        restored = self._checkpointer.restore(state, directory, self.progress.clock)
+        self.progress, self._phase_state, self._metrics_bytes = restored
         at = self.progress.state
         log.info("resumed in %s at epoch %d, batch %d, step %d", at.phase, at.epoch, at.batch, at.step)
 
