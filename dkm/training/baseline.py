@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from dkm.clustering.assignment import assign
 from dkm.clustering.lloyd import kmeans
@@ -91,10 +92,16 @@ def score_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: in
         labels, inertia, centroids = result.labels, result.inertia, result.centroids
     if sample is not None:
         distributed.broadcast_(centroids)
-        nearest = every_row(lambda x: torch.stack(tuple(assign(x, centroids)), 1), batches, 2)
+        nearest = every_row(lambda x: _nearest(x, centroids), batches, 2)
         labels, inertia = nearest[:, 0].long(), nearest[:, 1].sum(dtype=torch.float64).item()
     if not distributed.is_main():
         return {}
     scores = evaluator.scores(evaluator.X, labels.cpu().numpy(), inertia, final=True)
     log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
     return scores
+
+
+def _nearest(x: Tensor, centroids: Tensor) -> Tensor:
+    """Return the label of each row x (B, F) and its squared distance to the centroid, as columns (B, 2)."""
+    nearest = assign(x, centroids)
+    return torch.stack([nearest.labels, nearest.squared_distance], 1)
