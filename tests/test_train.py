@@ -592,7 +592,7 @@ def test_a_reset_mixes_as_much_as_it_is_told(labeled: list[str], monkeypatch: py
         mixed.append((trainer.progress.epoch, fraction))
         mix_encoder(autoencoder, fresh, fraction)
 
-    monkeypatch.setattr("dkm.training.trainer.mix_encoder", mix)
+    monkeypatch.setattr("dkm.training.starting.mix_encoder", mix)
     trainer.run(Unwritten())
     assert mixed == [(2, 0.3)]
 

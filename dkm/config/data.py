@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dkm.config.checks import AtLeast, Between, Choice, NonNegative, Positive, Satisfies, require
 from dkm.config.custom import add_class_field
-from dkm.config.registry import load
+from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Role, Section, setting
 
 SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
@@ -288,22 +287,13 @@ class CustomData(DataConfig):
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set.
+class DataSet(Entry[DataConfig]):
+    """A data set: a function that maps the config to ``dkm.data.raw.RawData``.
 
-    ``read`` is a function that maps the config to ``dkm.data.raw.RawData``. ``reader``, if prediction reads such files
-    in parts, is a class like ``dkm.data.reader.PartReader``.
+    ``reader``, if prediction reads such files in parts, is a class like ``dkm.data.reader.PartReader``.
     """
 
-    name: str
-    config: type[DataConfig]
-    read: str | Callable[..., Any]
     reader: str | None = None
-
-    def load(self) -> Callable[..., Any]:
-        """Return the function."""
-        function: Callable[..., Any] = load(self.read)
-        return function
 
 
 _TORCHVISION = ("mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10")
