@@ -205,9 +205,7 @@ def test_an_interrupted_forked_run_writes_a_checkpoint(tmp_path: Path) -> None:
 def test_the_server_does_not_initialize_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forked process could not use it."""
     monkeypatch.chdir(tmp_path)
-    code = "import torch; print(torch.cuda.is_initialized(), torch.cuda._is_in_bad_fork(), torch.get_num_threads())"
+    code = "import torch; print(torch.cuda.is_initialized(), torch.cuda._is_in_bad_fork())"
     process = start(code, tmp_path)
     assert process.wait(60) == 0
-    count = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
-    n_threads = subprocess.run(count, capture_output=True, text=True, check=True).stdout
-    assert (tmp_path / "out").read_text() == f"False False {n_threads}"
+    assert (tmp_path / "out").read_text() == "False False\n"
