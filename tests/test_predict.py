@@ -231,7 +231,7 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
         "newer": ([f"run={tmp / 'new'}", *given[1:]], "format version 2, this release reads 1"),
         "no input": ([given[0], "input=t.csvv", given[2]], "input=t.csvv: no such file"),
         "columns": ([given[0], f"input={tmp / 'short.csv'}", given[2]], "has no 2 columns a, d; its columns are"),
-        "text column": ([given[0], f"input={tmp / 'words.csv'}", given[2]], "column c: not only numbers"),
+        "text column": ([given[0], f"input={tmp / 'words.csv'}", given[2]], "column c has 'x' in row 0 (counted from 0); expected numbers"),
         "features": ([given[0], f"input={tmp / 'narrow.npy'}", given[2]], "5 features; expected 6"),
         "text": ([given[0], f"input={tmp / 'text.npy'}", given[2]], "an array of <U1; expected real numbers"),
         "nan": ([given[0], f"input={tmp / 'nan.npy'}", given[2]], "a value that is NaN, infinite or too large"),
