@@ -128,6 +128,22 @@ def test_labels_that_turn_into_words_in_a_later_part_are_written(tmp_path: Path)
     assert pd.read_parquet(tmp_path / "o.parquet")["label"].tolist() == ["1", "2", "a", "b"]
 
 
+def test_the_columns_of_parquet_have_the_types_of_the_arrays(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = np.arange(3)
+    with Writer(tmp_path / "o.parquet", "output=o.parquet", overwrite=False) as writer:
+        writer.write(Assignments(rows, np.array(list("abc")), rows, rows.astype(np.float32), None, labels=rows))
+    types = {field.name: str(field.type) for field in parquet.read_schema(tmp_path / "o.parquet")}
+    assert types == {
+        "index": "int64",
+        "id": "string",
+        "cluster": "int64",
+        "distance": "float",
+        "margin": "float",
+        "label": "string",
+    }
+
+
 def test_parquet_has_large_groups_of_rows_whatever_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyarrow import parquet
 
