@@ -10,6 +10,7 @@ import bz2
 import errno
 import gzip
 import io
+import json
 import pickle
 import re
 import shutil
@@ -150,6 +151,14 @@ def test_sha256_tells_labels_apart(tmp_path: Path) -> None:
 def test_npy_accepts_every_real_dtype(dtype: str, tmp_path: Path) -> None:
     data = load(tmp_path, np.eye(3, dtype=dtype), scaling="none")
     assert torch.equal(data.X, torch.eye(3))
+
+
+def test_long_doubles_are_scaled_as_doubles_and_their_scaling_is_json(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    X[:, 2] = 7
+    long, double = (load(tmp_path, X.astype(dtype), scaling="standard") for dtype in (np.longdouble, np.float64))
+    assert torch.equal(long.X, double.X)
+    assert json.loads(json.dumps(long.scaling.to_dict())) == json.loads(json.dumps(double.scaling.to_dict()))
 
 
 @pytest.mark.parametrize(

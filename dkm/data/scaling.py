@@ -208,7 +208,7 @@ def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64
     # Rounding gives a constant feature a tiny deviation, which must not be scaled up to 1. The square of a tiny
     # deviation may underflow to 0.
     is_constant = low == high
-    return np.where(is_constant, first[0], mean), np.where(is_constant | (std == 0), 1.0, std)
+    return np.where(is_constant, _to_float64(first[0]), mean), np.where(is_constant | (std == 0), 1.0, std)
 
 
 def _shared_scale(scale: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
