@@ -182,7 +182,9 @@ def table_of_keys() -> list[tuple[str, str]]:
 
 
 def test_the_table_of_keys_has_the_defaults_of_the_config() -> None:
-    settings = dotted(compose(parse(["data=csv", "data.path=x.csv"])).config)
+    settings: dict[str, Any] = {}
+    for data in ("image_folder", "npy", "csv"):
+        settings |= dotted(compose(parse([f"data={data}", "data.path=x"])).config)
     pairs = table_of_keys()
     assert len(pairs) == len(dict(pairs)) >= 30
     for key, shown in pairs:

@@ -120,12 +120,28 @@ class FileData(DataConfig):
     )
 
 
-@dataclass
-class NpyData(FileData):
-    """An array in a ``.npy`` file: (N, F) rows, (N, H, W), (N, C, H, W) or (N, H, W, C) images.
+LAYOUTS = ("rows", "hwc", "chw", "series")
 
-    ``data.path`` may also be a folder of such files, which are concatenated in the order of their names (sorted as
-    text: ``10`` comes before ``2``).
+
+@dataclass
+class ArrayData(FileData):
+    """An array: (N, F) rows, (N, H, W), (N, C, H, W) or (N, H, W, C) images, or (N, T, C) series."""
+
+    layout: str | None = setting(
+        None,
+        "Meaning of the axes after the first. `rows`: the values of a row, flattened. `hwc`: images (N, H, W, C) or "
+        "(N, H, W). `chw`: images (N, C, H, W) or (N, H, W). `series`: series (N, T) or (N, T, C), flattened to rows "
+        "with one channel after the other. null: the only plausible layout; the data are refused if there are several.",
+        check=Choice(LAYOUTS),
+    )
+
+
+@dataclass
+class NpyData(ArrayData):
+    """An array in a ``.npy`` file.
+
+    ``data.path`` may also be a folder of such files, which are concatenated in the natural order of their names: ``2``
+    comes before ``10``.
     """
 
     name: str = "npy"
@@ -139,8 +155,8 @@ class NpyData(FileData):
 
 
 @dataclass
-class NpzData(FileData):
-    """An array in a ``.npz`` file, shaped as for ``npy``, or a sparse matrix of ``scipy.sparse.save_npz``."""
+class NpzData(ArrayData):
+    """An array in a ``.npz`` file, or a sparse matrix of ``scipy.sparse.save_npz``."""
 
     name: str = "npz"
     array: str | None = setting(None, "Name of the array with the data. null: `x`, `X` or `data`, or the only array.")

@@ -53,6 +53,14 @@ def channels_first(X: Array) -> Array:
     return X
 
 
+def picture_channels(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return images (N, C, H, W) with 1 or 3 channels: the first three of four, the mean of other numbers."""
+    C = images.shape[1]
+    if C in (1, 3):
+        return images
+    return images[:, :3] if C == 4 else images.mean(axis=1, keepdims=True)
+
+
 def to_rows(X: Array) -> Array:
     """Return images or rows (N, ...) as (N, F)."""
     return channels_first(X).reshape(len(X), math.prod(X.shape[1:]))
@@ -150,7 +158,7 @@ class Scaling:
         return {"l2": 1.0, "row_rms": math.sqrt(self.n_features)}.get(self.kind, 0.0)
 
     def for_pictures(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map scaled images of any shape to [0, 1]: by their range if it is known, else by the largest value."""
+        """Map scaled values of any shape to [0, 1]: by their range if it is known, else by the largest value."""
         if self.kind == "symmetric":
             return np.float32(0.5) * (images + np.float32(1.0))
         if self.kind == "rms":
