@@ -324,6 +324,8 @@ RANGES = {
     "data=csv data.encoding=utf-88": "expected an encoding that Python knows",
     "data=image_folder data.image_size=0": "expected a whole number, 1 or more",
     "data=image_folder data.color=grey": "did you mean data.color=gray?",
+    "data=image_folder data.background=pink": "expected white, black, none or",
+    "data=image_folder data.range=[1]": "expected two numbers, the lower one first",
     "data=npy data.layout=hcw": "did you mean data.layout=hwc?",
     "data=image_folder data.max_unreadable=1.1": "expected a number from 0 to 1",
     "data=mnist data.split=valid": "expected one of all, train, test",
