@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile, features
 
 from dkm.config.data import ImageFolderData, ImageListData
-from dkm.data.datasets import load_dataset
+from dkm.data.datasets import Dataset, load_dataset
+from dkm.data.decoding import Decoder
 from dkm.data.images import ImageFolder, ImageList
+from dkm.data.stored import StoredRows
 from dkm.errors import UserError
 
 GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
@@ -365,6 +368,64 @@ def test_reading_images_leaves_the_filters_of_warnings_alone(tmp_path: Path) -> 
             np.testing.assert_array_equal(folder(tmp_path).read().X, X)
         with pytest.warns(UserWarning, match="any library"):
             warnings.warn("any library", stacklevel=1)
+
+
+# --- on disk ---
+
+
+@pytest.mark.parametrize("kind", ["gray", "color", "deep", "deep and color", "given range"])
+def test_images_on_disk_are_those_in_memory_to_the_bit(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dkm.data.images._FILES_AT_ONCE", 2)
+    for i in range(5):
+        write(tmp_path / "photos" / f"{i}.png", GRADIENT + np.uint8(i))
+    if "color" in kind:
+        write(tmp_path / "photos" / "6.png", np.dstack([GRADIENT, GRADIENT.T, GRADIENT]))
+    if "deep" in kind or kind == "given range":
+        write(tmp_path / "photos" / "3a.png", GRADIENT.astype(np.uint16) * 7)
+        write(tmp_path / "photos" / "7.tif", GRADIENT.astype(np.uint16) * 9 + 5)
+    (tmp_path / "photos" / "4.png").write_bytes(b"damaged")
+    limits = [0.0, 1000.0] if kind == "given range" else None
+
+    def load(where: str) -> Dataset:
+        path, root = str(tmp_path / "photos"), str(tmp_path / "root")
+        return load_dataset(
+            ImageFolderData(path=path, root=root, image_size=8, load=where, max_unreadable=0.5, range=limits)
+        )
+
+    memory, first = load("memory"), load("disk")
+    monkeypatch.setattr(Decoder, "decode", lambda *_: pytest.fail("decoded again"))
+    second = load("disk")
+    for disk in (first, second):
+        assert isinstance(disk.X, StoredRows)
+        assert torch.equal(disk.X.read(0, disk.n_samples), memory.X)
+        assert (disk.sha256, disk.image_shape, disk.plan) == (memory.sha256, memory.image_shape, memory.plan)
+        assert disk.ids is not None
+        np.testing.assert_array_equal(disk.ids, memory.ids)
+        np.testing.assert_array_equal(disk.position, memory.position)
+        cache = {"cache": disk.report.decisions["cache"]}
+        assert disk.report.decisions == memory.report.decisions | cache
+        assert disk.report.left_out == memory.report.left_out
+    assert len(list((tmp_path / "root" / "images").iterdir())) == 2
+
+
+def test_a_changed_image_is_decoded_anew(photos: Path) -> None:
+    config = ImageFolderData(path=str(photos / "photos"), root=str(photos), image_size=8, load="disk")
+    before = load_dataset(config)
+    write(photos / "photos" / "1.png", GRADIENT[::-1])
+    os.utime(photos / "photos" / "1.png", (1, 1))
+    after = load_dataset(config)
+    assert isinstance(after.X, StoredRows)
+    assert after.sha256 != before.sha256
+    np.testing.assert_allclose(after.X.read(1, 2).numpy().reshape(8, 8) * 255, GRADIENT[::-1], atol=1e-4)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(photos: Path) -> None:
+    (photos / "file").write_text("")
+    config = ImageFolderData(path=str(photos / "photos"), root=str(photos / "file"), image_size=8, load="disk")
+    with pytest.raises(UserError, match=r"data.root=.*file: the cache of decoded images cannot be written"):
+        load_dataset(config)
 
 
 # --- lists ---

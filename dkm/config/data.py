@@ -268,6 +268,13 @@ class ImageData(FileData):
         check=Satisfies("two numbers, the lower one first", _is_range),
         example=[0, 4095],
     )
+    load: str = setting(
+        "auto",
+        "`memory`: decode all images at the start. `disk`: keep the decoded images in a file below `data.root`, which "
+        "later runs on the same files reuse, and read rows when they are needed. `auto`: `disk` if the images could "
+        "exceed 1 GiB as float32.",
+        check=Choice(LOADS),
+    )
     max_unreadable: float = setting(
         0.01,
         "Largest accepted fraction of unreadable images. Unreadable images are listed and skipped; the run stops if "

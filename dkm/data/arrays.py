@@ -17,11 +17,8 @@ from dkm.data.layout import choose_layout, describe_layout, flatten, image_shape
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
-from dkm.data.stored import FlattenedArray, SparseArray, StoredArray, load_sparse
+from dkm.data.stored import FlattenedArray, SparseArray, StoredArray, is_large, load_sparse
 from dkm.errors import input_error
-
-# Limit for data.load=auto, as float32: 1 GiB. It is fixed because the choice decides how batches are drawn.
-_MAX_BYTES_IN_MEMORY = 2**30
 
 
 def _read_labels(path: str) -> Array:
@@ -70,8 +67,7 @@ def _read_npy_data(config: NpyData) -> RawData:
     if files.has_natural_order:
         first, last = files.headers[0].path.name, files.headers[-1].path.name
         report.decisions["order"] = f"files by the numbers in their names, from {first} to {last}"
-    is_large = 4 * math.prod(files.shape) > _MAX_BYTES_IN_MEMORY
-    is_on_disk = config.load == "disk" or (config.load == "auto" and is_large)
+    is_on_disk = config.load == "disk" or (config.load == "auto" and is_large(math.prod(files.shape)))
     return RawData(StoredArray(files) if is_on_disk else files.read_whole(), labels, report=report)
 
 
@@ -100,8 +96,7 @@ def _read_npz_data(config: ArrayData) -> RawData:
         if config.array is None and SparseArray.is_in(names):
             with one_line_errors(source):
                 sparse = SparseArray(load_sparse(path))
-            is_large = 4 * sparse.size > _MAX_BYTES_IN_MEMORY
-            return RawData(sparse if is_large else sparse.read(0, len(sparse)), labels, scaling="row_rms")
+            return RawData(sparse if is_large(sparse.size) else sparse.read(0, len(sparse)), labels, scaling="row_rms")
         return RawData(read("data.array", _choose_array(config, names)), labels)
 
 

@@ -8,23 +8,29 @@ other error, a one-line ``UserError`` is raised.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dkm.config.data import ImageData, ImageListData
 from dkm.data.decoding import Decoded, Decoder, Limits, describe_notes, silence_pillow, to_bytes
-from dkm.data.files import Part, expand
+from dkm.data.files import NpyFiles, Part, expand
 from dkm.data.image_paths import ImageFile, find_images, read_image_list
 from dkm.data.raw import RawData, from_part
-from dkm.data.report import DataReport
+from dkm.data.report import DataReport, LeftOut
 from dkm.data.scaling import Array
-from dkm.errors import UserError, input_error
+from dkm.data.stored import StoredArray, is_large
+from dkm.errors import UserError, input_error, reason
+from dkm.runtime.atomic import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +38,51 @@ _MAX_LISTED = 10
 _FILES_AT_ONCE = 1024
 # Range of images with more than 8 bits where no data of the model tell it: that of 16 bits.
 _SIXTEEN_BITS: Limits = (0.0, 65535.0)
+_BYTES: Limits = (0.0, 255.0)
+_CACHE_VERSION = 1
 
 
 def read_images(config: ImageData) -> RawData:
     """Read a folder or a list of images for training."""
     reader = ImageList(config) if isinstance(config, ImageListData) else ImageFolder(config)
-    part = reader.read()
-    return from_part(part, value_range=(0.0, 255.0), plan=reader.plan, report=reader.report)
+    n_values = reader.n_rows * config.image_size**2 * (1 if config.color == "gray" else 3)
+    if config.load == "memory" or (config.load == "auto" and not is_large(n_values)):
+        return from_part(reader.read(), value_range=_BYTES, plan=reader.plan, report=reader.report)
+    stored, index = _stored_images(reader, config)
+    part = reader.select(np.empty(0), index)
+    raw = from_part(part, value_range=_BYTES, plan=reader.plan, report=reader.report)
+    return raw._replace(X=stored)
+
+
+def _stored_images(reader: ImageReader, config: ImageData) -> tuple[StoredArray, Sequence[int]]:
+    """Return the decoded images in the cache file, which is written if it does not exist, and their positions.
+
+    The name of the file is a hash of the settings and of the size and time of each image file. Beside it a JSON file
+    has what the reader decided.
+    """
+    folder = expand(config.root) / "images"
+    path = folder / f"{reader.fingerprint()}.npy"
+    notes = path.with_suffix(".json")
+    try:
+        if not notes.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")  # processes may write the same file at the same time
+            try:
+                index = reader.store(temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            state = {"index": list(index), "plan": reader.plan, "report": reader.report.to_dict()}
+            write_atomically(notes, json.dumps(state).encode())
+        state = json.loads(notes.read_text(encoding="utf-8"))
+    except OSError as error:
+        found = f"the cache of decoded images cannot be written ({reason(error)})"
+        remedy = "set data.root=FOLDER, or data.load=memory"
+        raise input_error(f"data.root={config.root}", found, "a folder to write to", remedy) from error
+    reader.plan, reader.report.decisions = state["plan"], state["report"]["decisions"]
+    reader.report.left_out = [LeftOut(**part) for part in state["report"]["left_out"]]
+    reader.report.decisions["cache"] = f"the decoded images are in {path}"
+    return StoredArray(NpyFiles("data.root", str(path))), state["index"]
 
 
 class ImageReader:
@@ -95,12 +139,75 @@ class ImageReader:
         parts = list(self.parts(len(self._files)))
         if not parts:
             raise self._too_many_unreadable_error()
-        self.report.decisions |= describe_notes(self._notes, self._config.background)
-        self.report.leave_out("images", len(self._unreadable), "cannot be read", self._unreadable)
+        self._complete_report()
         return parts[0]
 
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield all images in parts of at most ``n_rows`` files."""
+        for images, index in self._decode(n_rows):
+            limits = self._limits or self._fit_range([image.limits for image in images])
+            n_channels = self._n_channels or self._choose_color([image.is_color for image in images])
+            yield self.select(_stack(images, n_channels, limits), index)
+
+    def store(self, path: Path) -> Sequence[int]:
+        """Write all images to a ``.npy`` file, as ``read`` returns them; return their positions.
+
+        Color and range depend on all images. Until both are known, the images are kept in a temporary file, in color;
+        those with more than 8 bits are decoded once more.
+        """
+        positions: list[int] = []
+        limits: list[Limits | None] = []
+        is_color: list[bool] = []
+        with tempfile.TemporaryFile(dir=path.parent) as rows:
+            for images, index in self._decode(_FILES_AT_ONCE):
+                rows.write(_stack(images, 3, self._limits or _SIXTEEN_BITS).data)
+                positions += index
+                limits += [image.limits for image in images]
+                is_color += [image.is_color for image in images]
+            if not positions:
+                raise self._too_many_unreadable_error()
+            n_channels = self._n_channels or self._choose_color(is_color)
+            is_fitted = self._limits is None
+            self._limits = self._limits or self._fit_range(limits)
+            self._complete_report()
+            side = self._config.image_size
+            shape = (side, side) if n_channels == 1 else (side, side, 3)
+            rows.seek(0)
+            with path.open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(positions), *shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for position, own_limits in zip(positions, limits, strict=True):
+                    pixels = np.frombuffer(rows.read(side * side * 3), np.uint8).reshape(side, side, 3)
+                    if is_fitted and own_limits is not None:
+                        pixels = self._decode_again(position)
+                    file.write(np.ascontiguousarray(pixels[:, :, 0] if n_channels == 1 else pixels).data)
+        return positions
+
+    def select(self, X: Array, index: Sequence[int]) -> Part:
+        """Return the images ``X`` of the files at the positions ``index``, with their ids and labels."""
+        files = [self._files[position] for position in index]
+        has_labels = files[0].label is not None
+        labels: Array | None = np.array([file.label for file in files]) if has_labels else None
+        return Part(X, np.array(index), np.array([file.id for file in files]), labels)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the settings that decide the pixels and of the id, size and time of each file."""
+        import PIL
+
+        config = self._config
+        settings = [config.image_size, config.color, config.background, config.range, config.max_unreadable]
+        digest = hashlib.sha256(json.dumps([_CACHE_VERSION, PIL.__version__, *settings]).encode())
+        for file in self._files:
+            try:
+                state = file.path.stat()
+                identity = f"{file.id}\0{state.st_size}\0{state.st_mtime_ns}\0"
+            except (OSError, ValueError):
+                identity = f"{file.id}\0missing\0"
+            digest.update(identity.encode())
+        return digest.hexdigest()[:32]
+
+    def _decode(self, n_rows: int) -> Iterator[tuple[list[Decoded], list[int]]]:
+        """Yield the readable images of at most ``n_rows`` files each, and their positions."""
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(self._files), n_rows):
                 files = self._files[start : start + n_rows]
@@ -114,37 +221,34 @@ class ImageReader:
                         else:
                             images.append(image)
                             index.append(position)
+                            self._notes.update(image.notes)
                     if len(self._unreadable) > self._max_unreadable:
                         raise self._too_many_unreadable_error()
                 if images:
-                    yield self._make_part(images, index)
+                    yield images, index
         if self._unreadable:
             log.warning("%s: %d images cannot be read and are left out: %s", self.source, *self._list_unreadable())
 
-    def _make_part(self, images: Sequence[Decoded], index: Sequence[int]) -> Part:
-        for image in images:
-            self._notes.update(image.notes)
-        limits = self._limits or self._fit_range(images)
-        n_channels = self._n_channels or self._choose_color(images)
-        side = self._config.image_size
-        X = np.empty((len(images), side, side) if n_channels == 1 else (len(images), side, side, 3), np.uint8)
-        for row, image in zip(X, images, strict=True):
-            pixels = image.pixels if image.limits is None else to_bytes(image.pixels, limits)
-            row[...] = pixels if pixels.ndim == row.ndim else pixels[:, :, np.newaxis]
-        files = [self._files[position] for position in index]
-        has_labels = files[0].label is not None
-        labels: Array | None = np.array([file.label for file in files]) if has_labels else None
-        return Part(X, np.array(index), np.array([file.id for file in files]), labels)
+    def _decode_again(self, position: int) -> Array:
+        image = self._decoder.decode(self._files[position].path)
+        if isinstance(image, str) or self._limits is None:
+            found = f"{self._files[position].id} changed while it was read"
+            raise input_error(self.source, found, "files that stay as they are", "start the command again")
+        (pixels,) = _stack([image], 3, self._limits)
+        return np.asarray(pixels)
 
-    def _choose_color(self, images: Sequence[Decoded]) -> int:
-        n_color = sum(image.is_color for image in images)
-        mode = "rgb" if n_color else "gray"
-        self.report.decisions["color"] = f"{mode}, as {n_color:,} of {len(images):,} images are in color"
-        return 3 if n_color else 1
+    def _complete_report(self) -> None:
+        self.report.decisions |= describe_notes(self._notes, self._config.background)
+        self.report.leave_out("images", len(self._unreadable), "cannot be read", self._unreadable)
 
-    def _fit_range(self, images: Sequence[Decoded]) -> Limits:
+    def _choose_color(self, is_color: Sequence[bool]) -> int:
+        mode = "rgb" if any(is_color) else "gray"
+        self.report.decisions["color"] = f"{mode}, as {sum(is_color):,} of {len(is_color):,} images are in color"
+        return 3 if any(is_color) else 1
+
+    def _fit_range(self, limits: Sequence[Limits | None]) -> Limits:
         """Return the range of all images with more than 8 bits, and record it."""
-        known = [image.limits for image in images if image.limits is not None]
+        known = [pair for pair in limits if pair is not None]
         if not known:
             return _SIXTEEN_BITS
         low, high = min(low for low, _ in known), max(high for _, high in known)
@@ -229,6 +333,16 @@ class ImageList(ImageReader):
             expand(config.path), report.source, config.images, config.labels, report, is_trained=n_channels is not None
         )
         super().__init__(config, files, report=report, plan=plan, n_channels=n_channels)
+
+
+def _stack(images: Sequence[Decoded], n_channels: int, limits: Limits) -> Array:
+    """Return images as uint8 (n, H, W), or (n, H, W, 3) for three channels."""
+    side = images[0].pixels.shape[0]
+    X = np.empty((len(images), side, side) if n_channels == 1 else (len(images), side, side, 3), np.uint8)
+    for row, image in zip(X, images, strict=True):
+        pixels = image.pixels if image.limits is None else to_bytes(image.pixels, limits)
+        row[...] = pixels if pixels.ndim == row.ndim else pixels[:, :, np.newaxis]
+    return X
 
 
 def _label_by_folder(files: Sequence[ImageFile], *, is_trained: bool) -> list[ImageFile]:

@@ -35,10 +35,17 @@ Index = npt.NDArray[np.int64]
 # Rows that are encoded at once: large enough for efficient matrix products, small enough for the 2,000-wide layer.
 # Embeddings are bit for bit equal only for equal chunks.
 CHUNK_ROWS = 2048
+# Limit for data.load=auto, as float32: 1 GiB. It is fixed because the choice decides how batches are drawn.
+_MAX_BYTES_IN_MEMORY = 2**30
 # Memory for a piece of selected rows, including the rows between them that are read too.
 _PIECE_BYTES = 2**25
 # Selected rows with a smaller gap are read in one call: reading the gap costs about as much as another call.
 _GAP_BYTES = 2**13
+
+
+def is_large(n_values: int) -> bool:
+    """Return whether ``data.load=auto`` leaves so many values on disk."""
+    return 4 * n_values > _MAX_BYTES_IN_MEMORY
 
 
 class _LazyArray:
