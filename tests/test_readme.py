@@ -70,13 +70,15 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i, image in enumerate(load_digits().images[:40]):
         (tmp_path / "photos" / str(i % 2)).mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15).astype(np.uint8)).save(tmp_path / "photos" / str(i % 2) / f"{i}.png")
+    lines = [f"photos/{i % 2}/{i}.png,{('cat', 'dog')[i % 2]}" for i in range(40)]
+    (tmp_path / "photos.csv").write_text("\n".join(["file,animal", *lines]))
 
 
 @pytest.mark.usefixtures("own_files")
 def test_the_commands_on_own_data_run() -> None:
     commands = re.findall(r"^    python -m dkm\.train (.*)$", OWN_DATA, re.M)
     assert {word for c in commands for word in c.split() if word.startswith("data=")} == {
-        f"data={name}" for name in ("csv", "parquet", "image_folder", "npy", "npz")
+        f"data={name}" for name in ("csv", "parquet", "image_folder", "image_list", "npy", "npz")
     }
     quick = ["model.hidden=[16]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.tensorboard=false"]
     for number, command in enumerate(commands):
@@ -183,7 +185,9 @@ def table_of_keys() -> list[tuple[str, str]]:
 
 
 def test_the_table_of_keys_has_the_defaults_of_the_config() -> None:
-    settings = dotted(compose(parse(["data=csv", "data.path=x.csv"])).config)
+    settings: dict[str, Any] = {}
+    for data in ("image_folder", "npy", "csv"):
+        settings |= dotted(compose(parse([f"data={data}", "data.path=x"])).config)
     pairs = table_of_keys()
     assert len(pairs) == len(dict(pairs)) >= 30
     for key, shown in pairs:
