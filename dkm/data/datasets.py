@@ -12,6 +12,7 @@ No file is trusted, and every error in the user's data is raised as a one-line `
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dkm.config.data import DataConfig, FileData
+from dkm.data.counts import Counts
 from dkm.data.loaders import read_raw
 from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
@@ -81,7 +83,7 @@ class Dataset:
         return None if self.y is None else int(self.y.max()) + 1
 
 
-def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
+def load_dataset(config: DataConfig, scaling: Scaling | None = None, *, may_choose_counts: bool = True) -> Dataset:
     """Read the data set that the ``data`` section of a config names.
 
     Parameters
@@ -90,6 +92,8 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     scaling : Scaling, optional
         Scaling of a trained model, applied to data to predict instead of a fitted one. ``config.scaling`` then has
         no effect, and all rows may be equal.
+    may_choose_counts : bool
+        Whether ``data.scaling=counts`` is chosen for counts. False for a run that began before this was so.
 
     Raises
     ------
@@ -99,16 +103,21 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     source = label_source = f"data={config.name}"
     if isinstance(config, FileData):
         source, label_source = f"data.path={config.path}", f"data.labels={config.labels}"
-    return _build_dataset(read_raw(config), config, source, label_source, scaling)
+    return _build_dataset(read_raw(config), config, source, label_source, scaling, may_choose_counts)
 
 
 def array_dataset(X: Array, config: DataConfig, source: str) -> Dataset:
     """Check and scale rows (N, F) or images in memory; ``source`` names them in messages."""
-    return _build_dataset(RawData(X, None), config, source, source, None)
+    return _build_dataset(RawData(X, None), config, source, source, None, True)
 
 
 def _build_dataset(
-    raw: RawData, config: DataConfig, source: str, label_source: str, scaling: Scaling | None
+    raw: RawData,
+    config: DataConfig,
+    source: str,
+    label_source: str,
+    scaling: Scaling | None,
+    may_choose_counts: bool,
 ) -> Dataset:
     check_shape(raw.X, source)
     classes, y = (None, None) if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
@@ -119,15 +128,14 @@ def _build_dataset(
 
     digest = hashlib.sha256()
     chunks = _check_chunks(raw.X, source, digest, may_be_constant=scaling is not None)
+    report = raw.report or DataReport(n_rows=len(raw.X))
+    report.source, report.n_used, report.n_features = report.source or source, len(raw.X), F
     if scaling is None:
-        kind = config.scaling or raw.scaling or ("unit" if image_shape else "standard")
-        scaling = Scaling.fit(map(to_rows, chunks), kind, raw.value_range, raw.groups)
+        scaling = _fit_scaling(raw, config.scaling, chunks, report, may_choose_counts)
     for _ in chunks:  # check and hash the chunks that the scaling did not need
         pass
     if raw.labels is not None:
         _hash_array(digest, raw.labels)
-    report = raw.report or DataReport(n_rows=len(raw.X))
-    report.source, report.n_used, report.n_features = report.source or source, len(raw.X), F
     report.scaling = report.scaling or scaling.kind
     return Dataset(
         config.name,
@@ -145,6 +153,34 @@ def _build_dataset(
         filled=None if raw.filled is None else torch.from_numpy(raw.filled),
         report=report,
     )
+
+
+def _fit_scaling(
+    raw: RawData, kind: str | None, chunks: Iterator[Array], report: DataReport, may_choose_counts: bool
+) -> Scaling:
+    """Fit the scaling ``kind``, by default the one that suits the data; ``chunks`` are the checked rows, read once."""
+    is_image = _image_shape(raw.X) is not None
+    default = raw.scaling or ("unit" if is_image else "standard")
+    is_open = kind is None and raw.scaling in (None, "row_rms") and raw.groups is None and not is_image
+    rows = map(to_rows, chunks)
+    first = next(rows)
+    if kind != "counts" and not (may_choose_counts and is_open and Counts.may_be(first)):
+        return Scaling.fit(itertools.chain([first], rows), kind or default, raw.value_range, raw.groups)
+    counts = Counts()
+    for chunk in itertools.chain([first], rows):
+        counts.add(chunk)
+    evidence = counts.evidence()
+    if kind == "counts" and counts.negative is not None:
+        value, row, column = counts.negative
+        found = f"a negative value, {value:g} in row {row:,}, column {column} (counted from 0)"
+        raise input_error("data.scaling=counts", found, "counts, 0 or more", "set data.scaling=null")
+    if kind is None and evidence is None:
+        return Scaling.fit(map(to_rows, _chunks(raw.X)), default, raw.value_range, raw.groups)
+    if kind is None:
+        report.decisions["values"] = f"counts: {evidence}"
+        how = f"rows to the sum {counts.total:g}, log(1 + x), centered"
+        report.scaling = f"counts ({how}) because the values are counts; else {default}"
+    return Scaling.fit(map(to_rows, _chunks(raw.X)), "counts", total=counts.total)
 
 
 def _apply_scaling(X: RawRows, scaling: Scaling) -> Tensor | StoredRows:
