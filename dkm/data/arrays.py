@@ -13,11 +13,8 @@ from dkm.config.data import NpyData, NpzData
 from dkm.data.files import NpyFiles, expand, find_file, one_line_errors, read_npy
 from dkm.data.raw import RawData
 from dkm.data.scaling import Array
-from dkm.data.stored import SparseArray, StoredArray, load_sparse
+from dkm.data.stored import MAX_BYTES_IN_MEMORY, SparseArray, StoredArray, load_sparse
 from dkm.errors import input_error
-
-# Limit for data.load=auto, as float32: 1 GiB. It is fixed because the choice decides how batches are drawn.
-_MAX_BYTES_IN_MEMORY = 2**30
 
 
 def _read_labels(path: str) -> Array:
@@ -27,7 +24,7 @@ def _read_labels(path: str) -> Array:
 def read_npy_data(config: NpyData) -> RawData:
     labels = None if config.labels is None else _read_labels(config.labels)
     files = NpyFiles("data.path", config.path)
-    is_large = 4 * math.prod(files.shape) > _MAX_BYTES_IN_MEMORY
+    is_large = 4 * math.prod(files.shape) > MAX_BYTES_IN_MEMORY
     if config.load == "disk" or (config.load == "auto" and is_large):
         return RawData(StoredArray(files), labels)
     return RawData(files.read_whole(), labels)
@@ -57,8 +54,8 @@ def read_npz_data(config: NpzData) -> RawData:
         if config.array is None and SparseArray.is_in(names):
             with one_line_errors(source):
                 sparse = SparseArray(load_sparse(path))
-            is_large = 4 * sparse.size > _MAX_BYTES_IN_MEMORY
-            return RawData(sparse if is_large else sparse.read(0, len(sparse)), labels, scaling="row_rms")
+            is_large = 4 * sparse.size > MAX_BYTES_IN_MEMORY
+            return RawData(sparse, labels, scaling="row_rms", in_memory=not is_large)
         return RawData(read("data.array", _choose_array(config, names)), labels)
 
 

@@ -139,7 +139,7 @@ def _build_dataset(
     report.scaling = report.scaling or scaling.kind
     return Dataset(
         config.name,
-        _apply_scaling(raw.X, scaling),
+        _apply_scaling(raw, scaling),
         y,
         image_shape,
         scaling,
@@ -183,8 +183,16 @@ def _fit_scaling(
     return Scaling.fit(map(to_rows, _chunks(raw.X)), "counts", total=counts.total)
 
 
-def _apply_scaling(X: RawRows, scaling: Scaling) -> Tensor | StoredRows:
-    return torch.from_numpy(scaling.apply(to_rows(X))) if isinstance(X, np.ndarray) else StoredRows(X, scaling)
+def _apply_scaling(raw: RawData, scaling: Scaling) -> Tensor | StoredRows:
+    if isinstance(raw.X, np.ndarray):
+        return torch.from_numpy(scaling.apply(to_rows(raw.X)))
+    stored = StoredRows(raw.X, scaling)
+    if not raw.in_memory:
+        return stored
+    X = torch.empty(stored.shape)
+    for rows in row_slices(raw.X.shape):
+        X[rows] = stored.read(rows.start, rows.stop)
+    return X
 
 
 def _image_shape(X: RawRows) -> tuple[int, int, int] | None:

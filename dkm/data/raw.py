@@ -13,9 +13,9 @@ import numpy.typing as npt
 from dkm.data.files import Part
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
-from dkm.data.stored import SparseArray, StoredArray
+from dkm.data.stored import LazyArray
 
-RawRows = Array | StoredArray | SparseArray
+RawRows = Array | LazyArray
 
 
 class RawData(NamedTuple):
@@ -40,6 +40,8 @@ class RawData(NamedTuple):
     # category, so that a category counts as one number does.
     groups: npt.NDArray[np.int64] | None = None
     report: DataReport | None = None
+    # Whether the scaled rows of a LazyArray are kept in memory.
+    in_memory: bool = False
 
 
 def from_part(part: Part, **more: Any) -> RawData:
