@@ -116,8 +116,9 @@ class FileData(DataConfig):
     labels: str | None = setting(
         None,
         "Labels, used only to score the clustering. `csv` and `parquet`: the name of a column. `npy`: another .npy "
-        "file. `npz`: the name of an array in the same file, or a .npy file. `image_folder`: `folder` takes the name "
-        "of the folder below `data.path` that contains the image. null: no labels.",
+        "file. `npz`: the name of an array in the same file, or a .npy file. `hdf5`, `zarr` and `mat`: the name of an "
+        "array in the same file. `h5ad`: a column of `obs`. `image_folder`: `folder` takes the name of the folder "
+        "below `data.path` that contains the image. null: no labels.",
         role=Role.INPUT,
     )
 
@@ -146,6 +147,67 @@ class NpzData(FileData):
 
     name: str = "npz"
     array: str | None = setting(None, "Name of the array with the data. null: `x`, `X` or `data`, or the only array.")
+
+
+@dataclass
+class MatrixData(FileData):
+    """A matrix in a file of which parts can be read."""
+
+    load: str = setting(
+        "auto",
+        "`memory`: keep all scaled rows in memory. `disk`: read rows when they are needed. `auto`: `disk` if the data "
+        "exceed 1 GiB as float32, whatever the memory of the machine, because the order of batches depends on the "
+        "choice.",
+        check=Choice(LOADS),
+    )
+
+
+@dataclass
+class H5adData(MatrixData):
+    """Cells by genes in an AnnData file (``.h5ad``), dense or sparse; needs h5py (``pip install 'dkm[anndata]'``).
+
+    The names of the observations are the ids of the rows, those of the variables the names of the features.
+    """
+
+    name: str = "h5ad"
+    layer: str | None = setting(
+        None, "Name of the layer with the data; `raw` is the matrix in `raw` if no layer has that name. null: `X`."
+    )
+
+
+@dataclass
+class ArrayFileData(MatrixData):
+    """A file with several named arrays."""
+
+    array: str | None = setting(
+        None,
+        "Name of the array with the data, in HDF5 and Zarr the path to it, such as `train/images`. null: the only "
+        "array of numbers with two dimensions or more, or the only one with as many rows as there are labels.",
+    )
+
+
+@dataclass
+class Hdf5Data(ArrayFileData):
+    """An array in an HDF5 file, shaped as for ``npy``; needs h5py (``pip install 'dkm[hdf5]'``)."""
+
+    name: str = "hdf5"
+
+
+@dataclass
+class ZarrData(ArrayFileData):
+    """An array in a Zarr store, shaped as for ``npy``; needs zarr (``pip install 'dkm[zarr]'``).
+
+    ``data.path`` is a folder, or a ``.zip`` file of one.
+    """
+
+    name: str = "zarr"
+
+
+@dataclass
+class MatData(ArrayFileData):
+    """A matrix or images in a MATLAB file (``.mat``); version 7.3 needs h5py (``pip install 'dkm[hdf5]'``)."""
+
+    name: str = "mat"
 
 
 MISSING_VALUES = ("refuse", "drop", "median")
@@ -289,6 +351,10 @@ DATASETS: dict[str, DataSet] = {
         DataSet("npz", NpzData, "dkm.data.arrays:read_npz_data"),
         DataSet("csv", CsvData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
         DataSet("parquet", ParquetData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
+        DataSet("h5ad", H5adData, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
+        DataSet("hdf5", Hdf5Data, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
+        DataSet("zarr", ZarrData, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
+        DataSet("mat", MatData, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
         DataSet("image_folder", ImageFolderData, "dkm.data.loaders:read_image_folder", "dkm.data.images:ImageFolder"),
         DataSet("custom", CustomData, "dkm.data.loaders:read_custom"),
     )

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.commands import PredictConfig
-from dkm.config.data import FileData, ImageFolderData, TableData
+from dkm.config.data import FileData, ImageFolderData, MatrixData, TableData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
 from dkm.errors import UserError
@@ -49,12 +49,13 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     from dkm.data.files import NpyFiles
     from dkm.data.reader import option_for
 
-    option = option_for(path, "input")
+    option = option_for(path, "input", model.data)
     schema = GROUPS["data"][option]
     names = {part.name for part in fields(schema)}
     kept = {key: value for key, value in model.reading.items() if key in names}
     # The run's labels belong to its rows, unless the labels are in the same file as the rows.
-    has_labels_inside = issubclass(schema, TableData | ImageFolderData) or has_array(path, kept.get("labels"))
+    is_with_labels = issubclass(schema, TableData | ImageFolderData | MatrixData)
+    has_labels_inside = is_with_labels or has_array(path, kept.get("labels"))
     if not has_labels_inside:
         kept["labels"] = None
     if option == "npy":  # read in parts, whatever the size; in Fortran order a row is not contiguous
