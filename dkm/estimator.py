@@ -153,7 +153,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     # --- training ---
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on X (N, F); ``y`` is ignored.
+        """Train on X (N, F); ``y`` is ignored. X is scaled as ``data.scaling`` says, by default as a table of a run is.
 
         Warns
         -----

@@ -64,7 +64,11 @@ def load(path=_FOLDER / "model.npz"):
 def predict(x, model=None):
     """Return cluster (n,), distance to its centroid (n,), embedding (n, D) of unscaled rows x (n, F)."""
     m = load() if model is None else model
-    x = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) - m["shift"]) / m["scale"]
+    x = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+    if m["total"]:
+        sums = x.sum(1, keepdims=True)
+        x = np.log1p(x * (m["total"] / np.where(sums > 0, sums, 1.0)))
+    x = (x - m["shift"]) / m["scale"]
     if m["row_length"]:
         length = np.linalg.norm(x, axis=1, keepdims=True) / m["row_length"]
         x = x / np.where(length > 0, length, 1.0)
@@ -216,13 +220,18 @@ def assigner(model: SavedModel) -> torch.nn.Module:
             super().__init__()
             self.encoder = model.autoencoder.encoder
             self.row_length = model.scaling.row_length
+            self.total = model.scaling.total
             # In float64, as in training, so that a large offset costs no digits.
             self.register_buffer("shift", torch.tensor(model.scaling.shift, dtype=torch.float64))
             self.register_buffer("scale", torch.tensor(model.scaling.scale, dtype=torch.float64))
             self.register_buffer("centroids", model.centroids)
 
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            rows = (x.double() - self.shift) / self.scale
+            rows = x.double()
+            if self.total is not None:
+                sums = rows.sum(1, keepdim=True)
+                rows = torch.log1p(rows * (self.total / torch.where(sums > 0, sums, torch.ones_like(sums))))
+            rows = (rows - self.shift) / self.scale
             if self.row_length:
                 length = rows.square().sum(1, keepdim=True).sqrt() / self.row_length
                 rows = rows / torch.where(length > 0, length, torch.ones_like(length))
@@ -283,6 +292,7 @@ def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
         "shift": np.array(model.scaling.shift),
         "scale": np.array(model.scaling.scale),
         "row_length": np.array(model.scaling.row_length),
+        "total": np.array(model.scaling.total or 0.0),
         "centroids": model.centroids.numpy(),
     }
     for number, layer in enumerate(layers):

@@ -22,12 +22,19 @@ QUICK = [
     *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
     *("clustering.n_init=2", "log.progress=off", "log.figures=false", "log.tensorboard=false"),
 ]
-KINDS = ("table", "images", "sparse", "conv")
+KINDS = ("table", "images", "sparse", "counts", "conv")
 FORMATS = ("torch", "onnx", "numpy")
 X = make_blobs(300, 5, centers=4, random_state=0)[0] + 1e5  # a large offset
 IMAGES = load_digits().images[:200]
-COUNTS = sparse.random_array((200, 30), density=0.2, random_state=0, format="csr", dtype=np.float32)
-ROWS = {"table": X, "images": IMAGES.reshape(200, -1), "sparse": COUNTS.toarray(), "conv": IMAGES.reshape(200, -1)}
+SPARSE = sparse.random_array((200, 30), density=0.2, random_state=0, format="csr", dtype=np.float32)
+COUNTS = np.random.default_rng(0).poisson(np.random.default_rng(1).lognormal(-2, 1.5, 120), (200, 120))
+ROWS = {
+    "table": X,
+    "images": IMAGES.reshape(200, -1),
+    "sparse": SPARSE.toarray(),
+    "counts": COUNTS.astype(np.float64),
+    "conv": IMAGES.reshape(200, -1),
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +42,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     np.save(folder / "table.npy", X)
     np.save(folder / "images.npy", IMAGES)
-    sparse.save_npz(folder / "sparse.npz", COUNTS)
+    sparse.save_npz(folder / "sparse.npz", SPARSE)
+    np.save(folder / "counts.npy", COUNTS)
     words = {
         "table": ["data=npy", f"data.path={folder / 'table.npy'}"],
         "images": ["data=npy", f"data.path={folder / 'images.npy'}"],
         "sparse": ["data=npz", f"data.path={folder / 'sparse.npz'}"],
+        "counts": ["data=npy", f"data.path={folder / 'counts.npy'}"],
         "conv": ["data=npy", f"data.path={folder / 'images.npy'}", "model=conv", "model.filters=[2,2,2]"],
     }
     for kind, own in words.items():

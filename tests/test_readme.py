@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 from sklearn.datasets import load_digits, make_blobs
 
 from dkm import compare, export, predict, select, train, tune
@@ -67,6 +69,19 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame.head(20).to_csv("new.csv", index=False)
     np.save("points.npy", X)
     np.savez("images.npz", x=load_digits().images[:300], y=y)
+    savemat("file.mat", {"X": X, "y": y[:, np.newaxis]})
+    if find_spec("h5py"):
+        import h5py
+
+        with h5py.File("file.h5", "w") as file:
+            file["train/x"], file["train/y"] = X, y
+        with h5py.File("cells.h5ad", "w") as file:
+            file["X"], file["obs/_index"], file["var/_index"] = X, np.arange(300), np.arange(3)
+            file["obs/cell_type"] = y
+    if find_spec("zarr"):
+        import zarr
+
+        zarr.open_group("store.zarr", mode="w").create_array("x", data=X)
     for i, image in enumerate(load_digits().images[:40]):
         (tmp_path / "photos" / str(i % 2)).mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15).astype(np.uint8)).save(tmp_path / "photos" / str(i % 2) / f"{i}.png")
@@ -78,9 +93,12 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_commands_on_own_data_run() -> None:
     commands = re.findall(r"^    python -m dkm\.train (.*)$", OWN_DATA, re.M)
     assert {word for c in commands for word in c.split() if word.startswith("data=")} == {
-        f"data={name}" for name in ("csv", "parquet", "image_folder", "image_list", "npy", "npz")
+        f"data={name}"
+        for name in ("csv", "parquet", "image_folder", "image_list", "npy", "npz", "h5ad", "hdf5", "zarr", "mat")
     }
     quick = ["model.hidden=[16]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.tensorboard=false"]
+    packages = {"data=h5ad": "h5py", "data=hdf5": "h5py", "data=zarr": "zarr"}
+    commands = [c for c in commands if find_spec(packages.get(c.split()[0], "numpy"))]
     for number, command in enumerate(commands):
         words = [*shlex.split(command), *quick, f"hydra.run.dir=run{number}", "log.progress=off"]
         assert train._main([*words, f"log.figures={str(number == 0).lower()}"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import dkm.data.scaling
+from dkm.data.counts import Counts
 from dkm.data.scaling import Scaling, row_slices, to_rows
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
@@ -186,3 +188,98 @@ def test_scaling_refuses_another_number_of_features() -> None:
 def test_scaling_refuses_an_unknown_kind() -> None:
     with pytest.raises(ValueError, match=f"kind='minmax': expected one of {', '.join(KINDS)}"):
         Scaling.fit([TABLE], "minmax")
+
+
+# --- counts -------------------------------------------------------------------------------------------------
+
+
+def counts_of(n_rows: int = 400, n_features: int = 120, seed: int = 0) -> Any:
+    """Return counts whose rows differ in depth and whose features differ in frequency."""
+    rng = np.random.default_rng(seed)
+    rates = rng.lognormal(-2, 1.5, n_features) * rng.lognormal(0, 0.7, (n_rows, 1))
+    return rng.poisson(rates).astype(np.uint16)
+
+
+def evidence_of(*chunks: Any) -> str | None:
+    counts = Counts()
+    for chunk in chunks:
+        counts.add(chunk)
+    return counts.evidence()
+
+
+def test_counts_scaling_equalizes_rows_takes_logarithms_and_centers() -> None:
+    X = counts_of()
+    X[7] = 0  # a row without counts stays as it is
+    counts = Counts()
+    counts.add(X)
+    sums = X.sum(axis=1)
+    assert counts.total == np.median(sums[sums > 0])
+    scaling = Scaling.fit([X[:150], X[150:]], "counts", total=counts.total)
+    logarithms = np.log1p(X * (counts.total / np.maximum(sums, 1))[:, np.newaxis])
+    centered = logarithms - logarithms.mean(axis=0)
+    np.testing.assert_allclose(scaling.apply(X), centered / np.sqrt(np.square(centered).mean()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scaling.unscale(scaling.apply(X))[7], 0, atol=1e-5)
+
+
+def test_counts_scaling_of_a_row_does_not_depend_on_its_depth_or_on_other_rows() -> None:
+    X = counts_of()
+    scaling = Scaling.fit([X], "counts", total=50.0)
+    np.testing.assert_allclose(scaling.apply(3 * X), scaling.apply(X), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(scaling.apply(X[5:6]), scaling.apply(X)[5:6])
+
+
+def test_counts_scaling_survives_json_and_other_kinds_store_what_they_stored_before() -> None:
+    scaling = Scaling.fit([counts_of()], "counts", total=50.5)
+    assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict()))) == scaling
+    assert set(Scaling.fit([TABLE], "standard").to_dict()) == {"kind", "n_features", "shift", "scale"}
+
+
+def test_counts_scaling_refuses_what_are_no_counts() -> None:
+    with pytest.raises(ValueError, match="a value is negative"):
+        Scaling.fit([TABLE - 1], "counts", total=1.0)
+    with pytest.raises(ValueError, match="negative"):
+        Scaling.fit([TABLE], "counts", total=1.0).apply(TABLE - 1)
+    with pytest.raises(ValueError, match="expected the total"):
+        Scaling.fit([TABLE], "counts")
+
+
+def test_pictures_of_counts_are_logarithms_from_0_to_1() -> None:
+    X = counts_of()
+    scaling = Scaling.fit([X], "counts", total=50.0)
+    pictures = scaling.for_pictures(scaling.apply(X).reshape(-1, 1, 10, 12))
+    assert (pictures.min(), pictures.max()) == (0, 1)
+    assert (pictures[0].ravel()[X[0] == 0] < 1e-6).all()
+
+
+def test_counts_are_recognized_whatever_their_type_and_chunks() -> None:
+    X = counts_of()
+    evidence = evidence_of(X)
+    assert evidence is not None
+    assert re.fullmatch(
+        r"whole numbers from 0 to \d+ in 120 features, 7\d% are 0, and 0\.\d+% of the others exceed half of .*",
+        evidence,
+    )
+    assert evidence_of(X[:3].astype(np.float32), X[3:].astype(np.float64)) == evidence
+    assert evidence_of(counts_of() * np.uint16(50) + np.uint16(3)) is not None  # no zeros, but variance
+
+
+def test_what_only_looks_like_counts_is_not_taken_for_them() -> None:
+    rng = np.random.default_rng(0)
+    X = counts_of()
+    others = {
+        "few features": X[:, :99],
+        "a value is not whole": np.where(X.max() == X, 0.5, X),
+        "a value is negative": np.where(X.max() == X, -1.0, X),
+        "bool": X > 0,
+        "one-hot": np.eye(150, dtype=np.int64)[rng.integers(0, 150, 300)],
+        "answers from 1 to 5": rng.integers(1, 6, (300, 120)),
+        "pixels": np.clip(rng.normal(-100, 200, (300, 784)), 0, 255).astype(np.uint8),
+        "all zero": np.zeros((5, 120)),
+    }
+    assert [name for name, values in others.items() if evidence_of(values) is not None] == []
+    assert [name for name, values in others.items() if Counts.may_be(values)] == [
+        "one-hot",
+        "answers from 1 to 5",
+        "pixels",
+        "all zero",
+    ]

@@ -92,6 +92,15 @@ def test_rows_on_disk_are_those_in_memory_to_the_bit(
     assert_same_everywhere(random_array(dtype, N, 7), tmp_path, scaling=scaling)
 
 
+@pytest.mark.parametrize("scaling", [None, "counts"])
+def test_counts_on_disk_are_those_in_memory_to_the_bit(
+    scaling: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dkm.data.scaling, "_CHUNK_VALUES", 110 * 8)
+    X = np.random.default_rng(0).poisson(np.random.default_rng(1).lognormal(-2, 1.5, 110), (N, 110))
+    assert_same_everywhere(X.astype(np.uint16), tmp_path, scaling=scaling)
+
+
 @pytest.mark.parametrize("row_shape", ROWS)
 def test_images_on_disk_are_those_in_memory_to_the_bit(row_shape: tuple[int, ...], tmp_path: Path) -> None:
     assert_same_everywhere(random_array("u1", N, *row_shape), tmp_path)

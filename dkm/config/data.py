@@ -13,7 +13,7 @@ from dkm.config.custom import add_class_field
 from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Role, Section, setting
 
-SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
+SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms", "counts")
 
 
 SPLITS = ("all", "train", "test")
@@ -39,8 +39,10 @@ class DataConfig(Section):
         "Scaling of the data, fitted once on the training data and stored with the model. `none`. `unit`: the range of "
         "all features together to [0, 1]. `symmetric`: the same range to [-1, 1]. `rms`: all values divided by one "
         "number, so that their mean square is 1. `standard`: each feature to mean 0 and variance 1. `l2`: each row to "
-        "Euclidean norm 1. `row_rms`: each row to mean square 1. null: `unit` for images, `standard` for tables, "
-        "`row_rms` for text and sparse matrices.",
+        "Euclidean norm 1. `row_rms`: each row to mean square 1. `counts`: each row to the median sum of the rows, "
+        "log(1 + x), each feature to mean 0, and all values divided by one number, so that their mean square is 1. "
+        "null: `unit` for images, `counts` for counts (whole numbers of 0 or more in 100 features or more, most of "
+        "them far below the largest), `row_rms` for text and sparse matrices, else `standard`.",
         check=Choice(SCALINGS),
     )
 
@@ -115,8 +117,9 @@ class FileData(DataConfig):
     labels: str | None = setting(
         None,
         "Labels, used only to score the clustering. `csv`, `parquet` and `image_list`: the name of a column. `npy`: "
-        "another .npy file. `npz`: the name of an array in the same file, or a .npy file. `image_folder`: `folder` "
-        "takes the name of the folder below `data.path` that contains the image. null: no labels.",
+        "another .npy file. `npz`: the name of an array in the same file, or a .npy file. `hdf5`, `zarr` and `mat`: "
+        "the name of an array in the same file. `h5ad`: a column of `obs`. `image_folder`: `folder` takes the name of "
+        "the folder below `data.path` that contains the image. null: no labels.",
         role=Role.INPUT,
     )
 
@@ -161,6 +164,67 @@ class NpzData(ArrayData):
 
     name: str = "npz"
     array: str | None = setting(None, "Name of the array with the data. null: `x`, `X` or `data`, or the only array.")
+
+
+@dataclass
+class MatrixData(FileData):
+    """A matrix in a file of which parts can be read."""
+
+    load: str = setting(
+        "auto",
+        "`memory`: keep all scaled rows in memory. `disk`: read rows when they are needed. `auto`: `disk` if the data "
+        "exceed 1 GiB as float32, whatever the memory of the machine, because the order of batches depends on the "
+        "choice.",
+        check=Choice(LOADS),
+    )
+
+
+@dataclass
+class H5adData(MatrixData):
+    """Cells by genes in an AnnData file (``.h5ad``), dense or sparse; needs h5py (``pip install 'dkm[anndata]'``).
+
+    The names of the observations are the ids of the rows, those of the variables the names of the features.
+    """
+
+    name: str = "h5ad"
+    layer: str | None = setting(
+        None, "Name of the layer with the data; `raw` is the matrix in `raw` if no layer has that name. null: `X`."
+    )
+
+
+@dataclass
+class ArrayFileData(MatrixData):
+    """A file with several named arrays."""
+
+    array: str | None = setting(
+        None,
+        "Name of the array with the data, in HDF5 and Zarr the path to it, such as `train/images`. null: the only "
+        "array of numbers with two dimensions or more, or the only one with as many rows as there are labels.",
+    )
+
+
+@dataclass
+class Hdf5Data(ArrayFileData):
+    """An array in an HDF5 file, shaped as for ``npy``; needs h5py (``pip install 'dkm[hdf5]'``)."""
+
+    name: str = "hdf5"
+
+
+@dataclass
+class ZarrData(ArrayFileData):
+    """An array in a Zarr store, shaped as for ``npy``; needs zarr (``pip install 'dkm[zarr]'``).
+
+    ``data.path`` is a folder, or a ``.zip`` file of one.
+    """
+
+    name: str = "zarr"
+
+
+@dataclass
+class MatData(ArrayFileData):
+    """A matrix or images in a MATLAB file (``.mat``); version 7.3 needs h5py (``pip install 'dkm[hdf5]'``)."""
+
+    name: str = "mat"
 
 
 MISSING_VALUES = ("refuse", "drop", "median")
@@ -380,6 +444,10 @@ DATASETS: dict[str, DataSet] = {
         DataSet("csv", CsvData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
         DataSet("parquet", ParquetData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
         DataSet("feather", FeatherData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
+        DataSet("h5ad", H5adData, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
+        DataSet("hdf5", Hdf5Data, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
+        DataSet("zarr", ZarrData, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
+        DataSet("mat", MatData, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
         DataSet("image_folder", ImageFolderData, "dkm.data.images:read_images", "dkm.data.images:ImageFolder"),
         DataSet("image_list", ImageListData, "dkm.data.images:read_images", "dkm.data.images:ImageList"),
         DataSet("custom", CustomData, "dkm.data.loaders:read_custom"),

@@ -96,7 +96,7 @@ def _read_npz_data(config: ArrayData) -> RawData:
         if config.array is None and SparseArray.is_in(names):
             with one_line_errors(source):
                 sparse = SparseArray(load_sparse(path))
-            return RawData(sparse if is_large(sparse.size) else sparse.read(0, len(sparse)), labels, scaling="row_rms")
+            return RawData(sparse, labels, scaling="row_rms", in_memory=not is_large(sparse.size))
         return RawData(read("data.array", _choose_array(config, names)), labels)
 
 

@@ -12,6 +12,7 @@ No file is trusted, and every error in the user's data is raised as a one-line `
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dkm.config.data import DataConfig, FileData
+from dkm.data.counts import Counts
 from dkm.data.loaders import read_raw
 from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
@@ -84,7 +86,7 @@ class Dataset:
         return None if self.y is None else int(self.y.max()) + 1
 
 
-def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
+def load_dataset(config: DataConfig, scaling: Scaling | None = None, *, may_choose_counts: bool = True) -> Dataset:
     """Read the data set that the ``data`` section of a config names.
 
     Parameters
@@ -93,6 +95,8 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     scaling : Scaling, optional
         Scaling of a trained model, applied to data to predict instead of a fitted one. ``config.scaling`` then has
         no effect, and all rows may be equal.
+    may_choose_counts : bool
+        Whether ``data.scaling=counts`` is chosen for counts. False for a run that began before this was so.
 
     Raises
     ------
@@ -102,16 +106,21 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None) -> Dataset:
     source = label_source = f"data={config.name}"
     if isinstance(config, FileData):
         source, label_source = f"data.path={config.path}", f"data.labels={config.labels}"
-    return _build_dataset(read_raw(config), config, source, label_source, scaling)
+    return _build_dataset(read_raw(config), config, source, label_source, scaling, may_choose_counts)
 
 
 def array_dataset(X: Array, config: DataConfig, source: str) -> Dataset:
     """Check and scale rows (N, F) or images in memory; ``source`` names them in messages."""
-    return _build_dataset(RawData(X, None), config, source, source, None)
+    return _build_dataset(RawData(X, None), config, source, source, None, True)
 
 
 def _build_dataset(
-    raw: RawData, config: DataConfig, source: str, label_source: str, scaling: Scaling | None
+    raw: RawData,
+    config: DataConfig,
+    source: str,
+    label_source: str,
+    scaling: Scaling | None,
+    may_choose_counts: bool,
 ) -> Dataset:
     check_shape(raw.X, source)
     classes, y = (None, None) if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
@@ -122,19 +131,18 @@ def _build_dataset(
 
     digest = hashlib.sha256()
     chunks = _check_chunks(raw.X, source, digest, may_be_constant=scaling is not None)
+    report = raw.report or DataReport(n_rows=len(raw.X))
+    report.source, report.n_used, report.n_features = report.source or source, len(raw.X), F
     if scaling is None:
-        kind = config.scaling or raw.scaling or ("unit" if image_shape else "standard")
-        scaling = Scaling.fit(map(to_rows, chunks), kind, raw.value_range, raw.groups)
+        scaling = _fit_scaling(raw._replace(image_shape=image_shape), config.scaling, chunks, report, may_choose_counts)
     for _ in chunks:  # check and hash the chunks that the scaling did not need
         pass
     if raw.labels is not None:
         _hash_array(digest, raw.labels)
-    report = raw.report or DataReport(n_rows=len(raw.X))
-    report.source, report.n_used, report.n_features = report.source or source, len(raw.X), F
     report.scaling = report.scaling or scaling.kind
     return Dataset(
         config.name,
-        _apply_scaling(raw.X, scaling),
+        _apply_scaling(raw, scaling),
         y,
         image_shape,
         scaling,
@@ -150,8 +158,44 @@ def _build_dataset(
     )
 
 
-def _apply_scaling(X: RawRows, scaling: Scaling) -> Tensor | StoredRows:
-    return torch.from_numpy(scaling.apply(to_rows(X))) if isinstance(X, np.ndarray) else StoredRows(X, scaling)
+def _fit_scaling(
+    raw: RawData, kind: str | None, chunks: Iterator[Array], report: DataReport, may_choose_counts: bool
+) -> Scaling:
+    """Fit the scaling ``kind``, by default the one that suits the data; ``chunks`` are the checked rows, read once."""
+    is_image = raw.image_shape is not None
+    default = raw.scaling or ("unit" if is_image else "standard")
+    is_open = kind is None and raw.scaling in (None, "row_rms") and raw.groups is None and not is_image
+    rows = map(to_rows, chunks)
+    first = next(rows)
+    if kind != "counts" and not (may_choose_counts and is_open and Counts.may_be(first)):
+        return Scaling.fit(itertools.chain([first], rows), kind or default, raw.value_range, raw.groups)
+    counts = Counts()
+    for chunk in itertools.chain([first], rows):
+        counts.add(chunk)
+    evidence = counts.evidence()
+    if kind == "counts" and counts.negative is not None:
+        value, row, column = counts.negative
+        found = f"a negative value, {value:g} in row {row:,}, column {column} (counted from 0)"
+        raise input_error("data.scaling=counts", found, "counts, 0 or more", "set data.scaling=null")
+    if kind is None and evidence is None:
+        return Scaling.fit(map(to_rows, _chunks(raw.X)), default, raw.value_range, raw.groups)
+    if kind is None:
+        report.decisions["values"] = f"counts: {evidence}"
+        how = f"rows to the sum {counts.total:g}, log(1 + x), centered"
+        report.scaling = f"counts ({how}) because the values are counts; else {default}"
+    return Scaling.fit(map(to_rows, _chunks(raw.X)), "counts", total=counts.total)
+
+
+def _apply_scaling(raw: RawData, scaling: Scaling) -> Tensor | StoredRows:
+    if isinstance(raw.X, np.ndarray):
+        return torch.from_numpy(scaling.apply(to_rows(raw.X)))
+    stored = StoredRows(raw.X, scaling)
+    if not raw.in_memory:
+        return stored
+    X = torch.empty(stored.shape)
+    for rows in row_slices(raw.X.shape):
+        X[rows] = stored.read(rows.start, rows.stop)
+    return X
 
 
 def _image_shape(X: RawRows) -> tuple[int, int, int] | None:

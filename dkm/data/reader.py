@@ -15,8 +15,10 @@ from dkm.config.registry import load
 from dkm.data.arrays import read_for_model
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part, expand, format_of, read_first_bytes
+from dkm.data.h5ad import is_h5ad
 from dkm.data.loaders import read_raw
 from dkm.data.stored import CHUNK_ROWS
+from dkm.data.zarrs import METADATA
 
 # Limits of a part. Rows come in multiples of CHUNK_ROWS, so that their embeddings equal those of training bit for bit.
 # Parts of an array have at most 16 MiB as float32: scaled rows are still in the cache when they are encoded.
@@ -24,8 +26,10 @@ _PART_ROWS = 8 * CHUNK_ROWS
 _PART_VALUES = 2**22
 
 
-def option_for(path: str, key: str) -> str:
+def option_for(path: str, key: str, trained: str = "") -> str:
     """Return the option of ``data`` that reads a file or folder, judged by its content.
+
+    ``trained`` is the option that read the training data, which decides where one content has several options.
 
     Raises
     ------
@@ -34,8 +38,18 @@ def option_for(path: str, key: str) -> str:
     """
     place = expand(path)
     if place.is_dir():
+        if any((place / name).is_file() for name in METADATA):
+            return "zarr"
         return "npy" if any(place.glob("*.npy")) else "image_folder"
-    return format_of(read_first_bytes(place, f"{key}={path}", key)) or "csv"
+    content = format_of(read_first_bytes(place, f"{key}={path}", key))
+    if content == "hdf5" and trained not in ("hdf5", "mat"):
+        return "h5ad" if is_h5ad(path, f"{key}={path}") else "hdf5"
+    if content == "hdf5" or (content == "npz" and trained == "zarr"):
+        return trained
+    if content is None and trained in ("image_folder", "image_list"):
+        return "image_list"
+    # Files of MATLAB 4 have no mark.
+    return content or ("mat" if place.suffix.lower() == ".mat" else "csv")
 
 
 class PartReader(Protocol):
@@ -97,8 +111,7 @@ class InputReader:
         raw = read_for_model(config, self._plan) if isinstance(config, ArrayData) else read_raw(config)
         check_shape(raw.X, self.source)
         self.n_rows = len(raw.X)
-        n_chunks = _PART_VALUES // (CHUNK_ROWS * math.prod(raw.X.shape[1:]))
-        n_part = min(max(n_chunks, 1) * CHUNK_ROWS, _PART_ROWS)
+        n_part = min(_rows_per_part(raw.X.shape), _PART_ROWS)
         for start in range(0, len(raw.X), n_part):
             stop = min(start + n_part, len(raw.X))
             X = raw.X[start:stop] if isinstance(raw.X, np.ndarray) else raw.X.read(start, stop)
@@ -106,11 +119,16 @@ class InputReader:
             yield Part(X, np.arange(start, stop), None, labels)
 
 
+def _rows_per_part(shape: tuple[int, ...]) -> int:
+    return max(_PART_VALUES // (CHUNK_ROWS * math.prod(shape[1:])), 1) * CHUNK_ROWS
+
+
 def _rechunk(parts: Iterable[Part], n_rows: int) -> Iterator[Part]:
-    """Yield the same rows; all parts but the last have ``n_rows`` rows."""
+    """Yield the same rows; all parts but the last have ``n_rows`` rows, or fewer if the rows are wide."""
     kept: list[Part] = []
     n_kept = 0
     for part in parts:
+        n_rows = min(n_rows, _rows_per_part(part.X.shape))
         kept.append(part)
         n_kept += len(part.position)
         while n_kept >= n_rows:

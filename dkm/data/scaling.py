@@ -68,13 +68,18 @@ def to_rows(X: Array) -> Array:
 
 @dataclass(frozen=True)
 class Scaling:
-    """``(X - shift) / scale``, fitted once and saved with the model; ``l2`` and ``row_rms`` normalize each row."""
+    """``(X - shift) / scale``, fitted once and saved with the model; ``l2`` and ``row_rms`` normalize each row.
+
+    ``counts`` first divides each row by its sum, multiplies by ``total`` and takes log(1 + x).
+    """
 
     kind: str
     n_features: int
     # One number for all features, or one per feature.
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
+    # The sum of each row before the logarithm; None if the kind is not `counts`.
+    total: float | None = None
 
     @classmethod
     def fit(
@@ -83,6 +88,7 @@ class Scaling:
         kind: str,
         value_range: tuple[float, float] | None = None,
         groups: npt.NDArray[np.int64] | None = None,
+        total: float | None = None,
     ) -> Scaling:
         """Fit the scaling to the data.
 
@@ -99,11 +105,13 @@ class Scaling:
         groups : int array, shape (F,), optional
             Features with the same number share one scale under ``standard``: the root of the sum of their variances.
             So the levels of a category together have the variance of one number.
+        total : float, optional
+            The sum that ``counts`` gives each row: the median sum of the rows (`dkm.data.counts.Counts`).
 
         Raises
         ------
         ValueError
-            For an unknown kind.
+            For an unknown kind, or counts without a total or with a negative value.
         """
         if kind not in SCALINGS:
             raise ValueError(f"kind={kind!r}: expected one of {', '.join(SCALINGS)}")
@@ -122,6 +130,11 @@ class Scaling:
             shift, scale = _mean_and_deviation(chunks)
             scale = scale if groups is None else _shared_scale(scale, groups)
             return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
+        if kind == "counts":
+            if total is None:
+                raise ValueError("kind='counts': expected the total of a row")
+            mean, variance = _mean_and_variance(_log_counts(_to_float64(chunk), total) for chunk in chunks)
+            return cls(kind, F, tuple(mean.tolist()), (math.sqrt(variance.mean()) or 1.0,), total)
         return cls(kind, F)
 
     def apply(self, X: Array) -> npt.NDArray[np.float32]:
@@ -130,18 +143,20 @@ class Scaling:
         Raises
         ------
         ValueError
-            If the number of features differs from that of the fitted data.
+            If the number of features differs from that of the fitted data, or a count is negative.
         """
         if X.shape[1] != self.n_features:
             raise ValueError(f"X has {X.shape[1]} features: expected {self.n_features}, as when fitted")
         scaled = np.empty(X.shape, dtype=np.float32)
         shift, scale = np.array(self.shift), np.array(self.scale)
         is_shifted, is_scaled = bool((shift != 0).any()), bool((scale != 1).any())
-        if not (is_shifted or is_scaled or self.row_length):
+        if not (is_shifted or is_scaled or self.row_length or self.total):
             scaled[...] = X
             return scaled
         for rows in _slices(X.shape, _PIECE_VALUES):
             part = _to_float64(X[rows])
+            if self.total is not None:
+                part = _log_counts(part, self.total)
             if is_shifted:
                 part -= shift
             if is_scaled:
@@ -161,23 +176,48 @@ class Scaling:
         """Map scaled values of any shape to [0, 1]: by their range if it is known, else by the largest value."""
         if self.kind == "symmetric":
             return np.float32(0.5) * (images + np.float32(1.0))
-        if self.kind == "rms":
+        if self.kind == "counts":
+            counts = self.unscale(images.reshape(-1, self.n_features)).reshape(images.shape)
+            images = np.log1p(np.maximum(counts, 0.0)).astype(np.float32)
+        if self.kind in ("rms", "counts"):
             return images / (images.max(initial=0.0) or np.float32(1.0))
         return images
 
+    def unscale(self, rows: Array) -> npt.NDArray[np.float64]:
+        """Return scaled rows (n, F) in the units of the data; for ``counts`` in those of a row with the sum ``total``.
+
+        The length of rows that ``l2`` and ``row_rms`` normalized is not restored.
+        """
+        values: npt.NDArray[np.float64] = rows * np.array(self.scale) + np.array(self.shift)
+        return values if self.total is None else np.expm1(values)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values; JSON keeps floats exactly."""
-        return asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
+        fields = asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
+        if self.total is None:  # as before this kind existed: the cache of pretraining hashes the fields
+            del fields["total"]
+        return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Scaling:
         """Return the scaling of a ``to_dict`` result."""
-        return cls(fields["kind"], fields["n_features"], tuple(fields["shift"]), tuple(fields["scale"]))
+        return cls(
+            fields["kind"], fields["n_features"], tuple(fields["shift"]), tuple(fields["scale"]), fields.get("total")
+        )
 
 
 def _to_float64(X: Array) -> npt.NDArray[np.float64]:
     # In C order even if X is not, because NumPy sums in memory order.
     return X.astype(np.float64, order="C")
+
+
+def _log_counts(rows: npt.NDArray[np.float64], total: float) -> npt.NDArray[np.float64]:
+    """Scale each row (n, F) to the same total, unless it is zero, and take log(1 + x), in place."""
+    if rows.size and rows.min() < 0:
+        raise ValueError("data.scaling=counts: a value is negative; expected counts, 0 or more")
+    sums = rows.sum(axis=1, keepdims=True)
+    rows *= total / np.where(sums > 0, sums, 1.0)
+    return np.log1p(rows, out=rows)
 
 
 def _range(chunks: Iterable[Array]) -> tuple[float, float]:
@@ -196,7 +236,14 @@ def _root_mean_square(chunks: Iterable[Array]) -> float:
 
 
 def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the mean (F,) and the standard deviation (F,) of each feature, 1 for a constant feature.
+    """Return the mean (F,) and the standard deviation (F,) of each feature, 1 for a constant feature."""
+    mean, variance = _mean_and_variance(chunks)
+    deviation = np.sqrt(variance)
+    return mean, np.where(deviation == 0, 1.0, deviation)
+
+
+def _mean_and_variance(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the mean (F,) and the variance (F,) of each feature.
 
     One pass: squares are summed about the mean of their chunk, and the sums of two chunks are merged by the distance of
     their means, which loses no digits to a large offset (Chan, Golub, LeVeque 1983, The American Statistician 37).
@@ -212,11 +259,10 @@ def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64
         mean += distance * (n_chunk / (n + n_chunk))
         n += n_chunk
         low, high = np.minimum(low, chunk.min(axis=0)), np.maximum(high, chunk.max(axis=0))
-    std = np.sqrt(squares / n)
-    # Rounding gives a constant feature a tiny deviation, which must not be scaled up to 1. The square of a tiny
+    # Rounding gives a constant feature a tiny variance, which must not be scaled up to 1. The square of a tiny
     # deviation may underflow to 0.
     is_constant = low == high
-    return np.where(is_constant, _to_float64(first[0]), mean), np.where(is_constant | (std == 0), 1.0, std)
+    return np.where(is_constant, _to_float64(first[0]), mean), np.where(is_constant, 0.0, squares / n)
 
 
 def _shared_scale(scale: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -1,6 +1,7 @@
-"""Rows that stay on disk: one ``.npy`` file, or a folder of them (shards), read piece by piece.
+"""Rows that stay on disk, read piece by piece.
 
-``StoredArray`` returns the values as they are stored, ``StoredRows`` the scaled rows for the network, bit for bit equal
+A ``LazyArray`` returns the values as they are stored, such as ``StoredArray`` those of one ``.npy`` file or of a folder
+of them (shards), and ``StoredRows`` the scaled rows for the network, bit for bit equal
 to those of the same array in memory. Files are read at given positions and not memory-mapped: mapped pages would count
 as memory of the process, and accessing a page beyond the end of a truncated file would kill it (SIGBUS). Each read
 opens its file, so any number of threads and shards works.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -48,8 +50,8 @@ def is_large(n_values: int) -> bool:
     return 4 * n_values > _MAX_BYTES_IN_MEMORY
 
 
-class _LazyArray:
-    """Shape, dtype and range checks of the arrays whose rows are read on demand."""
+class LazyArray(ABC):
+    """An array (N, ...) whose rows are read on demand."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -65,12 +67,46 @@ class _LazyArray:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows ``start`` to ``stop - 1``, in C order.
+
+        Raises
+        ------
+        IndexError
+            If the range is not within 0 to N.
+        UserError
+            If a file was removed or is damaged.
+        """
+
+    def pieces(self, rows: Index) -> Iterator[tuple[slice, Array]]:
+        """Yield the selected rows in pieces of bounded memory: a slice of ``rows``, and the values of these rows.
+
+        Parameters
+        ----------
+        rows : int64, shape (M,), ascending, each at least 0 and below N
+            May contain duplicates.
+        """
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        gap, limit = 1 + _GAP_BYTES // row_bytes, max(1, _PIECE_BYTES // row_bytes)
+        is_far = np.append(np.diff(rows) > gap, True)
+        begin = 0
+        while begin < len(rows):
+            first = int(rows[begin])
+            end = begin + min(int(np.argmax(is_far[begin:])) + 1, int(np.searchsorted(rows[begin:], first + limit)))
+            yield slice(begin, end), self.read(first, int(rows[end - 1]) + 1)[rows[begin:end] - first]
+            begin = end
+
+    def check_unchanged(self) -> None:
+        """Raise ``UserError`` if a file changed since it was opened; data in memory do not change."""
+        return
+
     def _require_range(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"rows {start} to {stop}: expected an ascending range within 0 to {len(self)}")
 
 
-class StoredArray(_LazyArray):
+class StoredArray(LazyArray):
     """An array (N, ...) in files, whose rows are read on demand.
 
     Parameters
@@ -95,28 +131,14 @@ class StoredArray(_LazyArray):
         self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def read(self, start: int, stop: int) -> Array:
-        """Return rows ``start`` to ``stop - 1``, in C order.
-
-        Raises
-        ------
-        IndexError
-            If the range is not within 0 to N.
-        UserError
-            If a file was removed or truncated.
-        """
+        """Return rows ``start`` to ``stop - 1``; see ``LazyArray.read``."""
         self._require_range(start, stop)
         if start == stop:
             return np.empty((0, *self.shape[1:]), self.dtype)
         return self._read_runs(np.array([start]), np.array([stop]))
 
     def pieces(self, rows: Index) -> Iterator[tuple[slice, Array]]:
-        """Yield the selected rows in pieces of bounded memory: a slice of ``rows``, and the values of these rows.
-
-        Parameters
-        ----------
-        rows : int64, shape (M,), ascending, each at least 0 and below N
-            May contain duplicates.
-        """
+        """Yield the selected rows in pieces, whose runs of neighbors are read in one call."""
         step = max(1, _PIECE_BYTES // (self._row_bytes + _GAP_BYTES))
         for begin in range(0, len(rows), step):
             piece = slice(begin, begin + step)
@@ -202,7 +224,7 @@ class StoredArray(_LazyArray):
         return input_error(self._files.source_of(header.path), found, expected, remedy)
 
 
-class SparseArray(_LazyArray):
+class SparseArray(LazyArray):
     """A sparse matrix (N, F) in memory, whose rows are made dense on demand; see ``StoredArray``."""
 
     def __init__(self, matrix: sparse.csr_array) -> None:
@@ -220,21 +242,24 @@ class SparseArray(_LazyArray):
         rows: Array = self._matrix[start:stop].toarray()
         return rows
 
+    def transposed(self) -> SparseArray:
+        """Return the matrix with rows and columns exchanged."""
+        from scipy import sparse
+
+        return SparseArray(sparse.csr_array(self._matrix.T))
+
     def pieces(self, rows: Index) -> Iterator[tuple[slice, Array]]:
-        """Yield the selected rows in pieces, as ``StoredArray.pieces`` does."""
+        """Yield the selected rows in pieces, as ``LazyArray.pieces`` does."""
         step = max(1, _PIECE_BYTES // (self.shape[1] * self.dtype.itemsize))
         for begin in range(0, len(rows), step):
             piece = slice(begin, begin + step)
             yield piece, self._matrix[rows[piece]].toarray()
 
-    def check_unchanged(self) -> None:
-        """Do nothing: data in memory do not change."""
 
+class FlattenedArray(LazyArray):
+    """The rows of another array as (N, F), channels first; see ``dkm.data.layout.flatten``."""
 
-class FlattenedArray(_LazyArray):
-    """The rows of another array as (N, F), channels first; see ``StoredArray`` and ``dkm.data.layout.flatten``."""
-
-    def __init__(self, array: StoredArray | SparseArray | FlattenedArray, layout: str) -> None:
+    def __init__(self, array: LazyArray, layout: str) -> None:
         self.dtype, self.shape = array.dtype, (len(array), math.prod(array.shape[1:]))
         self._array, self._layout = array, layout
 
@@ -243,12 +268,11 @@ class FlattenedArray(_LazyArray):
         return np.ascontiguousarray(flatten(self._array.read(start, stop), self._layout))
 
     def pieces(self, rows: Index) -> Iterator[tuple[slice, Array]]:
-        """Yield the selected rows in pieces, as ``StoredArray.pieces`` does."""
+        """Yield the selected rows in the pieces of the other array."""
         for piece, values in self._array.pieces(rows):
             yield piece, flatten(values, self._layout)
 
     def check_unchanged(self) -> None:
-        """Raise ``UserError`` if a file changed; see ``StoredArray.check_unchanged``."""
         self._array.check_unchanged()
 
 
@@ -274,7 +298,7 @@ def _describe(n_bytes: int, modified_ns: int) -> str:
 class StoredRows:
     """The rows of a stored array as input of the network: float32 (N, F), scaled, images with channels first."""
 
-    def __init__(self, array: StoredArray | SparseArray | FlattenedArray, scaling: Scaling) -> None:
+    def __init__(self, array: LazyArray, scaling: Scaling) -> None:
         self.shape = (len(array), math.prod(array.shape[1:]))
         self._array, self._scaling = array, scaling
 

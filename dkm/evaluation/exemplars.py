@@ -144,12 +144,11 @@ def _sums_by_cluster(
 
 def feature_lines(contrast: Contrast, names: Sequence[str], scaling: Scaling) -> Iterator[str]:
     """Yield the lines of ``features.csv``: the features that distinguish each cluster, in the units of the data."""
-    shift, scale = (np.broadcast_to(values, contrast.mean.shape[1:]) for values in (scaling.shift, scaling.scale))
-    means = (contrast.mean, contrast.mean_of_others)
+    means = (scaling.unscale(contrast.mean), scaling.unscale(contrast.mean_of_others))
     yield csv_line("cluster", "rank", "feature", "difference", "mean", "mean_of_others")
     for cluster, row in enumerate(contrast.difference):
         if np.isnan(row).all():
             continue
         for rank, feature in enumerate(np.argsort(-np.abs(row), kind="stable")[:N_FEATURES], 1):
-            in_units = (values[cluster, feature] * scale[feature] + shift[feature] for values in means)
+            in_units = (values[cluster, feature] for values in means)
             yield csv_line(cluster, rank, names[feature], row[feature], *in_units)

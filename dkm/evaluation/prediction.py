@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.commands import PredictConfig
-from dkm.config.data import FileData, ImageData, TableData
+from dkm.config.data import FileData, ImageData, MatrixData, TableData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
 from dkm.errors import UserError
@@ -49,14 +49,12 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     from dkm.data.files import NpyFiles
     from dkm.data.reader import option_for
 
-    option = option_for(path, "input")
-    if option == "csv" and "image_size" in model.reading:  # trained on image files: the file lists images
-        option = "image_list"
+    option = option_for(path, "input", model.data)
     schema = GROUPS["data"][option]
     names = {part.name for part in fields(schema)}
     kept = {key: value for key, value in model.reading.items() if key in names}
     # The run's labels belong to its rows, unless the labels are in the same file as the rows.
-    has_labels_inside = issubclass(schema, TableData) or has_array(path, kept.get("labels"))
+    has_labels_inside = issubclass(schema, TableData | MatrixData) or has_array(path, kept.get("labels"))
     if issubclass(schema, ImageData) and "image_size" in model.reading:
         has_labels_inside = ("images" in model.reading) == (option == "image_list")
         kept.setdefault("background", "none")  # models of older versions ignored transparency

@@ -228,6 +228,10 @@ def scaled_rows(model: SavedModel, X: Array, source: str, index: Array) -> Array
     if rows.shape[1] != model.scaling.n_features:
         expected = f"{model.scaling.n_features}, as in the data that the model was trained on"
         raise input_error(source, f"{rows.shape[1]} features", expected, "give it data of the same kind")
+    if model.scaling.kind == "counts" and rows.min() < 0:
+        row, column = np.argwhere(rows < 0)[0]
+        found = f"{rows[row, column]} in row {index[row]:,}, column {column} (counted from 0)"
+        raise input_error(source, found, "counts, 0 or more, as in training", "give it counts that are not yet scaled")
     with np.errstate(over="ignore"):
         scaled = model.scaling.apply(rows)
     if not torch.from_numpy(scaled).sum().isfinite() and not np.isfinite(scaled).all():

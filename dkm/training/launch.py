@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from dkm.config.compose import Command, Composed, compose
 from dkm.config.run import Config
 from dkm.errors import Failure, UserError
-from dkm.runs.reading import CONFIG, LOG
+from dkm.runs.reading import CONFIG, LOG, MANIFEST
 from dkm.runtime import distributed
 
 if TYPE_CHECKING:
@@ -121,7 +121,10 @@ def execute(plan: Plan) -> dict[str, Any]:
     if not gc.get_freeze_count():
         gc.freeze()  # a collection that visits all modules took 0.3 s, and each figure leaves cycles
     set_threads(config.threads)
-    trainer = distributed.first_of_machine_first(lambda: Trainer(config, load_dataset(config.data), clock))
+    may_choose_counts = distributed.from_main(b"1" if _may_choose_counts(directory) else b"0") == b"1"
+    trainer = distributed.first_of_machine_first(
+        lambda: Trainer(config, load_dataset(config.data, may_choose_counts=may_choose_counts), clock)
+    )
     distributed.require_equal(identity(config, trainer.data, trainer.device))
     run: RunWriter = Unwritten()
     if distributed.is_main():
@@ -156,6 +159,14 @@ def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
         raise UserError(f"{labels_for}: expected data with labels, got data={data.name} without; give data.labels=")
     Trainer(config, data)
     return data.sha256
+
+
+def _may_choose_counts(run: Path) -> bool:
+    """Return whether a resumed run may scale counts as such; a run that began before keeps its scaling."""
+    from dkm.runs.directory import read_json
+
+    data = (read_json(run / MANIFEST) or {}).get("data")
+    return not data or data.get("scaling") == "counts"
 
 
 def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:

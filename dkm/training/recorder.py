@@ -96,7 +96,12 @@ class Recorder:
             "device": str(device),
             "processor": processor(device),
             "precision": config.precision,
-            "data": {"name": data.name, "sha256": data.sha256, "shape": list(data.X.shape)},
+            "data": {
+                "name": data.name,
+                "sha256": data.sha256,
+                "shape": list(data.X.shape),
+                "scaling": data.scaling.kind,
+            },
             "seed": config.seed,
             "status": "running",
             "reason": None,

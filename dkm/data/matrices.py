@@ -1,0 +1,87 @@
+"""Matrices in the files of other programs: AnnData, HDF5, Zarr, MATLAB.
+
+Training and prediction open a file in the same way, by the function of its option; ``MatrixReader`` reads the rows for
+prediction in parts. The plan of a trained model names the array, so that prediction reads the same one.
+"""
+
+# Shapes: N samples, F features.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dkm.config.data import MatrixData
+from dkm.data.datasets import check_shape
+from dkm.data.files import Part
+from dkm.data.h5ad import open_h5ad
+from dkm.data.hdf5 import open_hdf5
+from dkm.data.mat import open_mat
+from dkm.data.raw import RawData
+from dkm.data.stored import CHUNK_ROWS, is_large
+from dkm.data.zarrs import open_zarr
+
+# Values that are read at once for a prediction: 16 MiB as float32, and CHUNK_ROWS rows or more.
+_PART_VALUES = 2**22
+_OPENERS: Mapping[str, Callable[[Any, str, Mapping[str, Any] | None], RawData]] = {
+    "h5ad": open_h5ad,
+    "hdf5": open_hdf5,
+    "zarr": open_zarr,
+    "mat": open_mat,
+}
+
+
+def read_matrix(config: MatrixData) -> RawData:
+    """Open the file for training."""
+    raw = _OPENERS[config.name](config, f"data.path={config.path}", None)
+    is_on_disk = config.load == "disk" or (config.load == "auto" and is_large(raw.X.size))
+    return raw._replace(in_memory=not is_on_disk)
+
+
+class MatrixReader:
+    """Reads the rows of one file in parts for a trained model; see ``dkm.data.reader.PartReader``.
+
+    Parameters
+    ----------
+    config : MatrixData
+    key : str
+        The setting that names the file, for messages.
+    plan : Mapping, optional
+        What ``RawData.plan`` of the training data had.
+    n_channels : int, optional
+        Not used.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be opened, or lacks the array or features of the model.
+    """
+
+    def __init__(
+        self,
+        config: MatrixData,
+        *,
+        key: str = "data.path",
+        plan: Mapping[str, Any] | None = None,
+        n_channels: int | None = None,
+    ) -> None:
+        source = f"{key}={config.path}"
+        self._raw = _OPENERS[config.name](config, source, plan or {})
+        check_shape(self._raw.X, source)
+        self.n_rows = len(self._raw.X)
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Yield all rows in parts of at most ``n_rows`` rows."""
+        X, labels, ids = self._raw.X, self._raw.labels, self._raw.ids
+        n_part = min(n_rows, max(CHUNK_ROWS, _PART_VALUES // math.prod(X.shape[1:])))
+        for start in range(0, len(X), n_part):
+            rows = slice(start, min(start + n_part, len(X)))
+            yield Part(
+                X[rows] if isinstance(X, np.ndarray) else X.read(rows.start, rows.stop),
+                np.arange(rows.start, rows.stop),
+                None if ids is None else ids[rows],
+                None if labels is None else labels[rows],
+            )
