@@ -198,6 +198,19 @@ def arrays(kind: str, folder: Path) -> list[str]:
     )
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_a_model_of_an_array_takes_the_columns_of_a_table_in_the_order_of_the_file(
+    header: bool, tmp_path: Path
+) -> None:
+    X = make_blobs(60, 3, centers=3, random_state=0)[0]
+    np.save(tmp_path / "x.npy", X)
+    pd.DataFrame(X, columns=["c", "b", "a"]).to_csv(tmp_path / "x.csv", index=False, header=header)
+    run = tmp_path / "run"
+    assert train._main(["data=npy", f"data.path={tmp_path / 'x.npy'}", *QUICK, f"hydra.run.dir={run}"]) == 0
+    predict.work([f"run={run}", f"input={tmp_path / 'x.csv'}", f"output={tmp_path / 'o.csv'}", "threads=1"])
+    assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["npy", "shards", "npz images", "sparse", "image folder", "image list"])
 def test_every_kind_of_file_is_predicted_as_it_was_clustered(kind: str, tmp_path: Path) -> None:
     words = arrays(kind, tmp_path)

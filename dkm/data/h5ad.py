@@ -61,9 +61,7 @@ def open_h5ad(config: H5adData, source: str, plan: Mapping[str, Any] | None) -> 
         X = _select_features(X, names, trained, source)
     labels = _read_labels(config, obs, is_trained=plan is not None)
     features = tuple(names) if trained is None else tuple(trained)
-    return RawData(
-        X, labels, ids=obs.names, features=features, plan={"features": list(features), "fill": None}, report=report
-    )
+    return RawData(X, labels, ids=obs.names, features=features, plan={"features": list(features)}, report=report)
 
 
 def is_h5ad(path: str, source: str) -> bool:

@@ -288,4 +288,4 @@ def open_hdf5(config: Hdf5Data, source: str, plan: Mapping[str, Any] | None) -> 
     labels = None if label_name is None else flat_labels(file.read(file.find(label_name), label_name))
     report = DataReport(source, n_rows=X.shape[0] if X.shape else 0)
     report.decisions["array"] = describe_array(name, X.shape, why)
-    return RawData(X, labels, plan={"features": None, "fill": None, "array": name}, report=report)
+    return RawData(X, labels, plan={"array": name}, report=report)

@@ -69,7 +69,7 @@ class MatrixReader:
         n_channels: int | None = None,
     ) -> None:
         source = f"{key}={config.path}"
-        self._raw = _OPENERS[config.name](config, source, plan or {})
+        self._raw = _OPENERS[config.name](config, source, plan)
         check_shape(self._raw.X, source)
         self.n_rows = len(self._raw.X)
 

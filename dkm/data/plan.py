@@ -66,14 +66,24 @@ class TablePlan:
     refuses_gaps: bool = False
 
     @classmethod
-    def from_dict(cls, plan: Mapping[str, Any]) -> TablePlan:
-        """Return the plan of a ``to_dict`` result, or of the features and fill values of version 0.1."""
+    def from_dict(cls, plan: Mapping[str, Any], names: Sequence[str] = ()) -> TablePlan:
+        """Return the plan that is stored with a model.
+
+        Parameters
+        ----------
+        plan : Mapping
+            A ``to_dict`` result; the features and fill values of version 0.1; or the plan of a model of something else
+            than a table, whose features, if it has no names for them, are ``names``.
+        names : sequence of str
+            Columns of numbers in the order of the model's features.
+        """
         if "columns" in plan:
             columns = [Column.from_dict(fields) for fields in plan["columns"]]
             return cls(columns, plan["has_header"], plan["refuses_gaps"])
-        fills = [None] * len(plan["features"]) if plan["fill"] is None else plan["fill"]
-        numbers = [Column(name, kind="number", fill=fill) for name, fill in zip(plan["features"], fills, strict=True)]
-        return cls(numbers, refuses_gaps=plan["fill"] is None)
+        features, fill = plan.get("features") or names, plan.get("fill")
+        fills = [None] * len(features) if fill is None else fill
+        numbers = [Column(name, kind="number", fill=value) for name, value in zip(features, fills, strict=True)]
+        return cls(numbers, refuses_gaps=fill is None)
 
     def to_dict(self) -> dict[str, Any]:
         columns = [column.to_dict() for column in self.columns]

@@ -55,7 +55,8 @@ def option_for(path: str, key: str, trained: str = "") -> str:
 class PartReader(Protocol):
     """Reads the rows of one file in parts, as the rows of training were read.
 
-    Its class is called with ``(config, key=..., plan=..., n_channels=...)``; see ``InputReader``.
+    Its class is called with ``(config, key=..., plan=..., n_channels=...)``; see ``InputReader``. The plan is empty if
+    the model has none.
     """
 
     n_rows: int  # rows of the file read so far
@@ -93,7 +94,7 @@ class InputReader:
         self._reader: PartReader | None = None
         reader = DATASETS[config.name].reader
         if reader is not None:
-            self._reader = load(reader)(config, key=key, plan=plan, n_channels=n_channels)
+            self._reader = load(reader)(config, key=key, plan=plan or {}, n_channels=n_channels)
         self.n_rows = 0
 
     def parts(self) -> Iterator[Part]:

@@ -56,7 +56,8 @@ class TableReader:
     key : str
         The setting that names the file, for messages.
     plan : Mapping, optional
-        The plan of a trained model: its columns are read by name, in any order; others are ignored.
+        The plan of a trained model: its columns are read by name, in any order; others are ignored. A model of an array
+        has none by name, and takes all columns in the order of the file.
     n_channels : int, optional
         Not used.
 
@@ -86,17 +87,19 @@ class TableReader:
         self.n_rows = 0  # rows of the file read so far
         self.report = DataReport(self.source)
         self.filled: Mask = np.zeros((0, 0), dtype=bool)
-        self.plan = None if plan is None else TablePlan.from_dict(plan)
+        self.plan: TablePlan | None = None
         self.n_new: dict[str, int] = {}
         self._config = config
         self._is_trained = plan is not None
         with _one_line_errors(self.source):
-            header = None if self.plan is None else self.plan.has_header
+            header = None if plan is None else plan.get("has_header", True if "features" in plan else None)
             self._source = open_source(config.path, config.name, self.source, key, _given(config), header)
         self.report.decisions |= self._source.decisions
         names = self._source.names
         self._require_columns(names)
-        if self.plan is not None:
+        if plan is not None:
+            excluded = (*config.exclude, config.id, config.labels)
+            self.plan = TablePlan.from_dict(plan, config.columns or [name for name in names if name not in excluded])
             self._require_trained_columns(names, self.plan)
 
     @property

@@ -48,7 +48,7 @@ def open_zarr(config: ZarrData, source: str, plan: Mapping[str, Any] | None) -> 
         n_absent = parts[name].nchunks - parts[name].nchunks_initialized
     if n_absent:
         report.odd.append(f"{n_absent:,} of {parts[name].nchunks:,} chunks are not stored and read as the fill value")
-    return RawData(X, labels, plan={"features": None, "fill": None, "array": name}, report=report)
+    return RawData(X, labels, plan={"array": name}, report=report)
 
 
 class ZarrArray(LazyArray):
