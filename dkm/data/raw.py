@@ -40,6 +40,8 @@ class RawData(NamedTuple):
     # category, so that a category counts as one number does.
     groups: npt.NDArray[np.int64] | None = None
     report: DataReport | None = None
+    # (N,) the text of each row, shortened.
+    texts: Array | None = None
 
 
 def from_part(part: Part, **more: Any) -> RawData:

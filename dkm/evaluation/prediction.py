@@ -103,6 +103,7 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
             clusters.distance,
             clusters.margin,
             part.labels,
+            part.texts,
             model.memberships(z).cpu().numpy() if config.memberships else None,
             z.cpu().numpy() if config.embedding else None,
         )
