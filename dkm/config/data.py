@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -115,7 +115,8 @@ class FileData(DataConfig):
         None,
         "Labels, used only to score the clustering. `csv` and `parquet`: the name of a column. `npy`: another .npy "
         "file. `npz`: the name of an array in the same file, or a .npy file. `image_folder`: `folder` takes the name "
-        "of the folder below `data.path` that contains the image. null: no labels.",
+        "of the folder below `data.path` that contains the image. `image_parquet`: the name of a column. "
+        "null: no labels.",
         role=Role.INPUT,
     )
 
@@ -144,6 +145,16 @@ class NpzData(FileData):
 
     name: str = "npz"
     array: str | None = setting(None, "Name of the array with the data. null: `x`, `X` or `data`, or the only array.")
+
+
+def is_image_encoder(name: str) -> bool:
+    """Return whether a text has the form of ``data.encoder``."""
+    library, _, network = name.partition("/")
+    return name.endswith(".onnx") or (library in ("timm", "torchvision") and bool(network))
+
+
+def has_three(values: Sequence[float]) -> bool:
+    return len(values) == 3
 
 
 MISSING_VALUES = ("refuse", "drop", "median")
@@ -217,11 +228,54 @@ class ParquetData(TableData):
     name: str = "parquet"
 
 
+@dataclass
+class EncodedData(FileData):
+    """Images that a pretrained network may turn into features before clustering."""
+
+    encoder: str | None = setting(
+        None,
+        "Pretrained network whose features, after pooling, are clustered instead of pixels: `timm/NAME` (needs "
+        "`pip install 'dkm[encoders]'`), `torchvision/NAME`, or an ONNX file (`pip install 'dkm[onnx]'`). The features "
+        "are kept in a cache, by content, below the folder of the environment variable `DKM_CACHE`, else in the "
+        "user's cache directory. null: pixels.",
+        role=Role.INPUT,
+        check=Satisfies("timm/NAME, torchvision/NAME or FILE.onnx", is_image_encoder),
+        example="timm/resnet50.a1_in1k",
+    )
+    encoder_weights: str | None = setting(
+        None,
+        "File with the weights of `timm/NAME` or `torchvision/NAME`: safetensors, or a state dict of PyTorch. null: "
+        "the published weights, from the user's cache, or downloaded to it.",
+        role=Role.INPUT,
+    )
+    encoder_size: int | None = setting(
+        None,
+        "Height and width of the encoder's input. null: the network's own.",
+        unit="pixels",
+        check=AtLeast(1),
+        example=224,
+    )
+    encoder_mean: list[float] | None = setting(
+        None,
+        "Mean of each RGB channel, in [0, 1], that is subtracted from the encoder's input. null: the network's own; "
+        "for an ONNX file ImageNet's [0.485, 0.456, 0.406].",
+        check=Satisfies("three numbers", has_three),
+        example="[0.5,0.5,0.5]",
+    )
+    encoder_std: list[float] | None = setting(
+        None,
+        "Standard deviation of each RGB channel, by which the encoder's input is divided. null: the network's own; for "
+        "an ONNX file ImageNet's [0.229, 0.224, 0.225].",
+        check=Satisfies("three positive numbers", lambda values: has_three(values) and min(values) > 0),
+        example="[0.5,0.5,0.5]",
+    )
+
+
 COLORS = ("auto", "gray", "rgb")
 
 
 @dataclass
-class ImageFolderData(FileData):
+class ImageFolderData(EncodedData):
     """PNG and JPEG images below a folder, at any depth, all resized to the same size."""
 
     name: str = "image_folder"
@@ -240,6 +294,21 @@ class ImageFolderData(FileData):
         super().__post_init__()
         ok = self.labels in (None, "folder")
         require(ok, "data.labels", self.labels, "null or folder", "for example data.labels=folder")
+
+
+@dataclass
+class ImageParquetData(ImageFolderData):
+    """Images in a Parquet file: a column of encoded images, or of structs with ``bytes`` and ``path``."""
+
+    name: str = "image_parquet"
+    image: str | None = setting(None, "Column with the images. null: the only column that has images.")
+    id: str | None = setting(
+        None,
+        "Column that identifies the images, copied to the outputs. null: the `path` of structs that have one.",
+    )
+
+    def __post_init__(self) -> None:
+        Section.__post_init__(self)  # the labels are a column
 
 
 @dataclass
@@ -287,7 +356,18 @@ DATASETS: dict[str, DataSet] = {
         DataSet("npz", NpzData, "dkm.data.arrays:read_npz_data"),
         DataSet("csv", CsvData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
         DataSet("parquet", ParquetData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
-        DataSet("image_folder", ImageFolderData, "dkm.data.loaders:read_image_folder", "dkm.data.images:ImageFolder"),
+        DataSet(
+            "image_folder",
+            ImageFolderData,
+            "dkm.data.encoded_images:read_image_folder",
+            "dkm.data.encoded_images:image_folder_reader",
+        ),
+        DataSet(
+            "image_parquet",
+            ImageParquetData,
+            "dkm.data.encoded_images:read_image_parquet",
+            "dkm.data.encoded_images:image_parquet_reader",
+        ),
         DataSet("custom", CustomData, "dkm.data.loaders:read_custom"),
     )
 }

@@ -7,8 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from dkm.config.custom import class_of, construct, import_named
-from dkm.config.data import DATASETS, CustomData, DataConfig, ImageFolderData, TableData
-from dkm.data.images import ImageFolder
+from dkm.config.data import DATASETS, CustomData, DataConfig, TableData
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport
 from dkm.data.tables import TableReader
@@ -33,11 +32,6 @@ def read_table(config: TableData) -> RawData:
         )
     plan = {"features": list(reader.features), "fill": None if reader.fill is None else reader.fill.tolist()}
     return from_part(part, features=reader.features, fill=reader.fill, plan=plan, report=report)
-
-
-def read_image_folder(config: ImageFolderData) -> RawData:
-    part = ImageFolder(config).read()
-    return from_part(part, value_range=(0.0, 255.0))
 
 
 def read_custom(config: CustomData) -> RawData:

@@ -47,14 +47,21 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     """Return the config that reads a file as the run read its data, with the overrides applied."""
     from dkm.data.arrays import has_array
     from dkm.data.files import NpyFiles
+    from dkm.data.image_parquet import has_images
     from dkm.data.reader import option_for
 
     option = option_for(path, "input")
+    plan = model.plan or {}
+    if option == "parquet" and ("encoder" in plan or model.image_shape is not None) and has_images(path):
+        option = "image_parquet"
     schema = GROUPS["data"][option]
     names = {part.name for part in fields(schema)}
     kept = {key: value for key, value in model.reading.items() if key in names}
+    if option == "image_folder" and kept.get("labels") != "folder":  # a column of the Parquet file of the training
+        kept["labels"] = None
     # The run's labels belong to its rows, unless the labels are in the same file as the rows.
-    has_labels_inside = issubclass(schema, TableData | ImageFolderData) or has_array(path, kept.get("labels"))
+    with_labels = (TableData, ImageFolderData)
+    has_labels_inside = issubclass(schema, with_labels) or has_array(path, kept.get("labels"))
     if not has_labels_inside:
         kept["labels"] = None
     if option == "npy":  # read in parts, whatever the size; in Fortran order a row is not contiguous
