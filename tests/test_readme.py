@@ -73,13 +73,15 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.fromarray((image * 15).astype(np.uint8)).save(tmp_path / "photos" / str(i % 2) / f"{i}.png")
     content = [path.read_bytes() for path in sorted(Path("photos").rglob("*.png"))]
     pd.DataFrame({"image": content, "label": [i % 8 for i in range(40)]}).to_parquet("photos.parquet")
+    words = ("good", "bad", "large", "small", "red", "blue", "late", "early")
+    pd.DataFrame({"review": [f"{words[i % 8]} and {words[i // 8]}" for i in range(64)]}).to_csv("reviews.csv")
 
 
 @pytest.mark.usefixtures("own_files")
 def test_the_commands_on_own_data_run() -> None:
     commands = re.findall(r"^    python -m dkm\.train (.*)$", OWN_DATA, re.M)
     assert {word for c in commands for word in c.split() if word.startswith("data=")} == {
-        f"data={name}" for name in ("csv", "parquet", "image_folder", "image_parquet", "npy", "npz")
+        f"data={name}" for name in ("csv", "parquet", "image_folder", "image_parquet", "text", "npy", "npz")
     }
     quick = ["model.hidden=[16]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.tensorboard=false"]
     for number, command in enumerate(commands):

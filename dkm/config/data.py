@@ -115,7 +115,7 @@ class FileData(DataConfig):
         None,
         "Labels, used only to score the clustering. `csv` and `parquet`: the name of a column. `npy`: another .npy "
         "file. `npz`: the name of an array in the same file, or a .npy file. `image_folder`: `folder` takes the name "
-        "of the folder below `data.path` that contains the image. `image_parquet`: the name of a column. "
+        "of the folder below `data.path` that contains the image. `text` and `image_parquet`: the name of a column. "
         "null: no labels.",
         role=Role.INPUT,
     )
@@ -312,6 +312,39 @@ class ImageParquetData(ImageFolderData):
 
 
 @dataclass
+class TextData(FileData):
+    """Texts: a file of lines, JSON lines, or one column of a CSV or Parquet file.
+
+    Every text gets a cluster, and equal commands write equal results.
+    """
+
+    name: str = "text"
+    text: str | None = setting(
+        None,
+        "Column (or key of JSON lines) with the texts. null: each line is a text; in JSON lines and Parquet the column "
+        "`text`, or the only column besides labels and id.",
+    )
+    id: str | None = setting(None, "Column or key that identifies the texts, copied to the outputs. null: none.")
+    n_terms: int = setting(
+        2000, "Size of the vocabulary of TF-IDF: the most frequent terms.", unit="terms", check=AtLeast(1)
+    )
+    text_encoder: str | None = setting(
+        None,
+        "Sentence encoder whose embeddings are clustered instead of TF-IDF: the name of a sentence-transformers model, "
+        "from the user's cache or downloaded to it, or a folder with one. Needs `pip install 'dkm[text]'`. The "
+        "embeddings are kept in a cache, as for `data.encoder`.",
+        role=Role.INPUT,
+        example="all-MiniLM-L6-v2",
+    )
+    encoding: str = setting(
+        "utf-8",
+        "Encoding of the file. A byte-order mark is dropped.",
+        check=Satisfies("an encoding that Python knows", _is_encoding),
+        example="latin-1",
+    )
+
+
+@dataclass
 @add_class_field(
     "Dotted name of a function or class that returns the data: X, or X and y. X has rows (N, F) or images (N, H, W), "
     "(N, C, H, W) or (N, H, W, C); y has labels (N,), or is None."
@@ -368,6 +401,7 @@ DATASETS: dict[str, DataSet] = {
             "dkm.data.encoded_images:read_image_parquet",
             "dkm.data.encoded_images:image_parquet_reader",
         ),
+        DataSet("text", TextData, "dkm.data.texts:read_text", "dkm.data.texts:TextReader"),
         DataSet("custom", CustomData, "dkm.data.loaders:read_custom"),
     )
 }

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.commands import PredictConfig
-from dkm.config.data import FileData, ImageFolderData, TableData
+from dkm.config.data import FileData, ImageFolderData, TableData, TextData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
 from dkm.errors import UserError
@@ -52,6 +52,8 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
 
     option = option_for(path, "input")
     plan = model.plan or {}
+    if option in ("csv", "parquet") and "text" in plan:
+        option = "text"
     if option == "parquet" and ("encoder" in plan or model.image_shape is not None) and has_images(path):
         option = "image_parquet"
     schema = GROUPS["data"][option]
@@ -60,7 +62,7 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     if option == "image_folder" and kept.get("labels") != "folder":  # a column of the Parquet file of the training
         kept["labels"] = None
     # The run's labels belong to its rows, unless the labels are in the same file as the rows.
-    with_labels = (TableData, ImageFolderData)
+    with_labels = (TableData, ImageFolderData, TextData)
     has_labels_inside = issubclass(schema, with_labels) or has_array(path, kept.get("labels"))
     if not has_labels_inside:
         kept["labels"] = None
