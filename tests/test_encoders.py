@@ -251,6 +251,18 @@ def test_images_are_encoded_once(network: Path, photos: Path, cache: Path, monke
     assert len(list(cache.rglob("*.npy"))) == 7
 
 
+def test_a_network_that_fails_is_one_line(network: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(batch: np.ndarray) -> np.ndarray:
+        raise RuntimeError(f"expected 16 pixels, not {batch.shape[2]}\nmore lines")
+
+    load = encoders._load_onnx
+    monkeypatch.setattr(encoders, "_load_onnx", lambda *arguments: load(*arguments)._replace(encode=fail))
+    with pytest.raises(
+        UserError, match=r"data.encoder=.*cannot be used \(expected 16 pixels, not 8\); expected a network"
+    ):
+        read_folder(photos, encoder=str(network))
+
+
 def test_features_have_rows_of_the_same_length_and_the_report_says_so(network: Path, photos: Path) -> None:
     data = load_dataset(ImageFolderData(path=str(photos), root="", encoder=str(network)))
     np.testing.assert_allclose(data.X.square().mean(dim=1), 1.0, rtol=1e-5)  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ def test_the_column_of_the_texts_is_text_or_the_only_one_left(tmp_path: Path) ->
         read(tmp_path / "t.csv")
 
 
+def test_a_remedy_with_an_odd_name_can_be_pasted(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("the text,b\nx,y\n")
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "t.csv")
+    remedy = str(caught.value).partition("; set ")[2].removesuffix(", for example")
+    assert shlex.split(remedy) == ["data.text='the text'"]  # which Hydra unquotes
+
+
 def test_empty_texts_are_left_out_and_reported(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "t.txt", ["tennis court", "", "law court", "   ", "tennis law"])
     raw = read(path)
@@ -107,7 +116,7 @@ def test_texts_without_a_known_term_are_reported(tmp_path: Path) -> None:
     raw = read(write_lines(tmp_path / "t.txt", [*["tennis court"] * 3, "law"]), n_terms=2)
     assert raw.report is not None
     assert raw.report.odd == [
-        "1 texts have no term of the vocabulary, so that all their features are 0 and they share one cluster"
+        "texts without a term of the vocabulary: 1; all their features are 0, so they share one cluster"
     ]
 
 

@@ -17,7 +17,16 @@ import numpy as np
 
 from dkm.config.data import EncodedData, ImageFolderData, ImageParquetData
 from dkm.data.encoders import BATCH, Network, find_image_encoder
-from dkm.data.features import CHUNK, EncodingProgress, FeatureCache, Features, chunked, require_trained_encoder
+from dkm.data.features import (
+    CHUNK,
+    EncodingProgress,
+    FeatureCache,
+    Features,
+    chunked,
+    first_line,
+    require_trained_encoder,
+    unusable_encoder_error,
+)
 from dkm.data.files import Part
 from dkm.data.image_parquet import ImageParquet, part_of
 from dkm.data.image_rows import ImageRow, UnreadableImages
@@ -87,7 +96,7 @@ class EncodedImages:
             }
         )
         self._network: Network | None = None
-        self._progress = EncodingProgress(self._encoder.source, "images")
+        self._progress = EncodingProgress(self._encoder.source, f"images of {images.n_rows:,}")
         self.unreadable = UnreadableImages(images.source, images.n_rows, config.max_unreadable)
         self.plan = {"encoder": self._encoder.identity}
 
@@ -133,14 +142,24 @@ class EncodedImages:
     def _encode(self, rows: list[ImageRow], network: Network, pool: Executor) -> Features:
         def prepare(row: ImageRow) -> Array | str:
             image = row.open()
-            return image if isinstance(image, str) else network.prepare(image.convert("RGB"))
+            if isinstance(image, str):
+                return image
+            try:
+                return network.prepare(image.convert("RGB"))
+            except (OSError, ValueError, RuntimeError, ZeroDivisionError) as error:  # sides too short to resize
+                return f"cannot be resized: {first_line(error)}"
 
         features: Features | None = None
         prepared = enumerate(map_ahead(pool, prepare, rows, n_ahead=2 * BATCH))
         readable = ((i, pixels) for i, pixels in prepared if not isinstance(pixels, str))
         for batch in chunked(readable, BATCH):
             index, pixels = zip(*batch, strict=True)
-            encoded = network.encode(np.stack(pixels))
+            try:
+                encoded = network.encode(np.stack(pixels))
+            except UserError:
+                raise
+            except Exception as error:  # a library's errors have many types
+                raise unusable_encoder_error(self._encoder.source, error, "a network for such images") from error
             if features is None:
                 features = np.full((len(rows), encoded.shape[1]), np.nan, np.float32)
             features[list(index)] = encoded

@@ -297,19 +297,13 @@ def _load_onnx(path: Path, config: EncodedData, source: str) -> Network:
     n_fixed = shape[0] if isinstance(shape[0], int) else None
 
     def encode(batch: Pixels) -> Features:
-        try:
-            if n_fixed is None:
-                return _pool(session.run(None, {inputs[0].name: batch})[0], source)
-            parts = []
-            for start in range(0, len(batch), n_fixed):
-                part = batch[start : start + n_fixed]
-                padded = np.concatenate([part, np.zeros((n_fixed - len(part), *part.shape[1:]), np.float32)])
-                parts.append(_pool(session.run(None, {inputs[0].name: padded})[0], source)[: len(part)])
-            return np.concatenate(parts)
-        except UserError:
-            raise
-        except Exception as error:
-            raise unusable_encoder_error(source, error, expected) from error
+        n = n_fixed or len(batch)
+        parts = []
+        for start in range(0, len(batch), n):
+            part = batch[start : start + n]
+            padded = np.concatenate([part, np.zeros((n - len(part), *part.shape[1:]), np.float32)])
+            parts.append(_pool(session.run(None, {inputs[0].name: padded})[0], source)[: len(part)])
+        return np.concatenate(parts)
 
     return Network(prepare, encode)
 

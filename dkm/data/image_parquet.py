@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dkm.config.commands import override
 from dkm.config.data import ImageParquetData
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, read_first_bytes
@@ -142,7 +143,9 @@ class ImageParquet:
         if len(with_images) != 1:
             found = f"several columns with images: {', '.join(with_images)}" if with_images else "no column with images"
             expected = f"one of its columns {', '.join(schema.names)}"
-            raise input_error(self.source, found, expected, f"set data.image={(with_images or ['COLUMN'])[0]}")
+            raise input_error(
+                self.source, found, expected, f"set {override('data.image', (with_images or ['COLUMN'])[0])}"
+            )
         return with_images[0]
 
     def _begins_as_image(self, name: str) -> bool:

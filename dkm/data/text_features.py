@@ -100,7 +100,7 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str]) -> Features:
         """Return the embeddings (n, F), in chunks of ``CHUNK`` texts, each computed once."""
         parts = []
-        progress = EncodingProgress(self.source, "texts")
+        progress = EncodingProgress(self.source, f"texts of {len(texts):,}")
         for chunk in chunked(texts, CHUNK):
             key = self.cache.key(text.encode("utf-8", "surrogatepass") for text in chunk)
             features = self.cache.find(key, len(chunk))

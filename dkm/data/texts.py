@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from dkm.config.commands import override
 from dkm.config.data import TextData
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, read_first_bytes
@@ -202,7 +203,7 @@ class TextReader:
         found = "no such column" if config.text is not None else "several columns that could be the texts"
         listed = ", ".join(others[:8]) + (f", and {len(others) - 8} more" if len(others) > 8 else "")
         source = self.source if config.text is None else f"data.text={config.text}"
-        remedy = f"set data.text={_in_shell(others[0]) if others else 'COLUMN'}, for example"
+        remedy = f"set {override('data.text', others[0] if others else 'COLUMN')}, for example"
         raise input_error(source, found, f"one of {listed or 'its columns (it has none)'}", remedy)
 
     def _find_column(self, key: str, name: str | None) -> str | None:
@@ -346,7 +347,7 @@ def _shorten(text: str) -> str:
 
 
 def _unknown_texts_message(n: int) -> str:
-    return f"{n:,} texts have no term of the vocabulary, so that all their features are 0 and they share one cluster"
+    return f"texts without a term of the vocabulary: {n:,}; all their features are 0, so they share one cluster"
 
 
 def _as_string(value: object) -> str | None:
@@ -360,8 +361,3 @@ def _is_json_object(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def _in_shell(name: str) -> str:
-    """Return a name as the value of an override that can be pasted into a shell."""
-    return name if name.replace("_", "").isalnum() else "'\"" + name + "\"'"
