@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from dkm import predict, train
-from dkm.config.data import ImageFolderData, ImageParquetData
+from dkm.config.data import ImageFolderData, ImageListData, ImageParquetData
 from dkm.data import encoded_images, encoders, features
 from dkm.data.datasets import load_dataset
-from dkm.data.encoded_images import map_ahead, read_image_folder, read_image_parquet
+from dkm.data.encoded_images import map_ahead, read_image_files, read_image_parquet
 from dkm.data.raw import RawData
 from dkm.errors import UserError
 
@@ -93,7 +93,7 @@ def write_network(onnx: Any, path: Path, *, seed: int, batch: int | str = "n") -
 
 
 def read_folder(path: Path, **settings: Any) -> RawData:
-    return read_image_folder(ImageFolderData(path=str(path), root="", **settings))
+    return read_image_files(ImageFolderData(path=str(path), root="", **settings))
 
 
 def read_table(path: Path, **settings: Any) -> RawData:
@@ -167,6 +167,11 @@ def test_other_files_are_no_parquet_of_images(tmp_path: Path) -> None:
         read_table(tmp_path / "t.parquet")
 
 
+def test_images_in_parquet_are_read_into_memory_only() -> None:
+    with pytest.raises(UserError, match=r"data.load=disk: expected auto or memory for images in Parquet"):
+        ImageParquetData(path="t.parquet", root="", load="disk")
+
+
 # --- encoders ---------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +186,31 @@ def test_an_onnx_file_encodes_images_resized_to_its_input(network: Path, photos:
     session = onnxruntime.InferenceSession(str(network))
     (expected,) = session.run(None, {"x": np.moveaxis(pixels, 2, 0)[np.newaxis].astype(np.float32)})
     np.testing.assert_allclose(raw.X[0], expected.mean(axis=(2, 3))[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_list_of_images_is_encoded_as_its_folder(network: Path, photos: Path) -> None:
+    names = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*.png"))]
+    (photos / "list.csv").write_text("\n".join(["file", *names]) + "\n")
+    raw = read_image_files(ImageListData(path=str(photos / "list.csv"), root="", encoder=str(network)))
+    assert raw.ids is not None
+    assert raw.ids.tolist() == names
+    np.testing.assert_array_equal(raw.X, read_folder(photos, encoder=str(network)).X)
+
+
+def test_an_encoder_sees_transparent_images_on_the_background(network: Path, tmp_path: Path) -> None:
+    (tmp_path / "clear").mkdir()
+    (tmp_path / "white").mkdir()
+    for i, alpha in enumerate((0, 255)):
+        rgba = np.full((9, 9, 4), (200, 30 * i, 10, alpha), np.uint8)
+        (tmp_path / "clear" / f"{i}.png").write_bytes(png(rgba))
+        (tmp_path / "white" / f"{i}.png").write_bytes(
+            png(rgba[..., :3] if alpha else np.full((9, 9, 3), 255, np.uint8))
+        )
+    X = read_folder(tmp_path / "clear", encoder=str(network)).X
+    np.testing.assert_array_equal(X, read_folder(tmp_path / "white", encoder=str(network)).X)
+    black = read_folder(tmp_path / "clear", encoder=str(network), background="black").X
+    assert np.abs(black[0] - X[0]).max() > 0.1
+    np.testing.assert_array_equal(black[1], X[1])
 
 
 def test_a_fixed_batch_size_of_an_onnx_file_gives_the_same_features(

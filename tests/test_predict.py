@@ -21,6 +21,8 @@ from dkm import predict, train
 from dkm.data.stored import StoredArray
 from dkm.evaluation import assignments
 from dkm.evaluation.assignments import Assignments, Writer
+from dkm.evaluation.prediction import input_reader
+from dkm.models.saved import load_model
 
 QUICK = [
     *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
@@ -169,6 +171,10 @@ def arrays(kind: str, folder: Path) -> list[str]:
         for i, image in enumerate(images[:60]):
             (folder / "x" / str(i % 3)).mkdir(parents=True, exist_ok=True)
             Image.fromarray((image * 15).astype(np.uint8)).save(folder / "x" / str(i % 3) / f"{i}.png")
+        lines = [f"x/{i % 3}/{i}.png,{i % 3}" for i in reversed(range(60))]
+        (folder / "x.csv").write_text("\n".join(["file,class", *lines]))
+    if kind == "image list":
+        return ["data=image_list", f"data.path={folder / 'x.csv'}", "data.labels=class"]
     option = {"npy": "npy", "shards": "npy", "npz images": "npz", "sparse": "npz"}.get(kind, "image_folder")
     suffix = {"npy": ".npy", "npz images": ".npz", "sparse": ".npz"}.get(kind, "")
     return [f"data={option}", f"data.path={folder / f'x{suffix}'}"] + (
@@ -176,13 +182,47 @@ def arrays(kind: str, folder: Path) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("kind", ["npy", "shards", "npz images", "sparse", "image folder"])
+@pytest.mark.parametrize("kind", ["npy", "shards", "npz images", "sparse", "image folder", "image list"])
 def test_every_kind_of_file_is_predicted_as_it_was_clustered(kind: str, tmp_path: Path) -> None:
     words = arrays(kind, tmp_path)
     assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     source = words[1].removeprefix("data.path=")
     predict.work([f"run={tmp_path / 'run'}", f"input={source}", f"output={tmp_path / 'o.csv'}", "threads=1"])
     assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "run" / "assignments.csv").read_bytes()
+
+
+def test_a_model_of_listed_images_takes_folders_and_unlabeled_lists(tmp_path: Path) -> None:
+    words = arrays("image list", tmp_path)
+    assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    (tmp_path / "new.csv").write_text("x/0/0.png\nx/1/1.png\n")
+    outputs = {}
+    for source in ("x", "new.csv"):
+        output = tmp_path / f"{source}_clusters.csv"
+        predict.work([f"run={tmp_path / 'run'}", f"input={tmp_path / source}", f"output={output}", "threads=1"])
+        outputs[source] = rows_of(output)
+    expected = {Path(row["id"]).name: row["cluster"] for row in rows_of(tmp_path / "run" / "assignments.csv")}
+    assert {Path(row["id"]).name: row["cluster"] for row in outputs["x"]} == expected
+    assert [row["cluster"] for row in outputs["new.csv"]] == [expected["0.png"], expected["1.png"]]
+    assert "label" not in outputs["new.csv"][0]
+
+
+def test_a_model_of_before_ignores_transparency_and_the_range_as_it_did(tmp_path: Path) -> None:
+    """Earlier models store neither a background nor a range of 16-bit images."""
+    arrays("image folder", tmp_path)
+    assert (
+        train._main(["data=image_folder", f"data.path={tmp_path / 'x'}", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+        == 0
+    )
+    description = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    del description["reading"]["background"], description["reading"]["range"], description["plan"]
+    (tmp_path / "run" / "model" / "model.json").write_text(json.dumps(description))
+    pixels = np.full((8, 8, 2), 100, np.uint8)
+    pixels[..., 1] = 0
+    for name, values in (("a", pixels), ("b", np.full((8, 8), 257 * 9, np.uint16))):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "new" / f"{name}.png")
+    (part,) = input_reader(str(tmp_path / "new"), load_model(str(tmp_path / "run"))).parts()
+    assert [int(image.max()) for image in part.X] == [100, 9]
 
 
 def test_a_npy_file_is_read_in_parts_whatever_its_size(

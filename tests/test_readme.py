@@ -75,13 +75,16 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pd.DataFrame({"image": content, "label": [i % 8 for i in range(40)]}).to_parquet("photos.parquet")
     words = ("good", "bad", "large", "small", "red", "blue", "late", "early")
     pd.DataFrame({"review": [f"{words[i % 8]} and {words[i // 8]}" for i in range(64)]}).to_csv("reviews.csv")
+    lines = [f"photos/{i % 2}/{i}.png,{('cat', 'dog')[i % 2]}" for i in range(40)]
+    (tmp_path / "photos.csv").write_text("\n".join(["file,animal", *lines]))
 
 
 @pytest.mark.usefixtures("own_files")
 def test_the_commands_on_own_data_run() -> None:
     commands = re.findall(r"^    python -m dkm\.train (.*)$", OWN_DATA, re.M)
     assert {word for c in commands for word in c.split() if word.startswith("data=")} == {
-        f"data={name}" for name in ("csv", "parquet", "image_folder", "image_parquet", "text", "npy", "npz")
+        f"data={name}"
+        for name in ("csv", "parquet", "image_folder", "image_list", "image_parquet", "text", "npy", "npz")
     }
     quick = ["model.hidden=[16]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.tensorboard=false"]
     for number, command in enumerate(commands):
@@ -186,7 +189,9 @@ def table_of_keys() -> list[tuple[str, str]]:
 
 
 def test_the_table_of_keys_has_the_defaults_of_the_config() -> None:
-    settings = dotted(compose(parse(["data=csv", "data.path=x.csv"])).config)
+    settings: dict[str, Any] = {}
+    for data in ("image_folder", "npy", "csv"):
+        settings |= dotted(compose(parse([f"data={data}", "data.path=x"])).config)
     pairs = table_of_keys()
     assert len(pairs) == len(dict(pairs)) >= 30
     for key, shown in pairs:

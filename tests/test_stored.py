@@ -115,13 +115,13 @@ def test_a_trained_scaling_is_applied_to_rows_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("load", ["memory", "disk"])
-def test_shards_are_joined_in_the_order_of_their_names(load: str, tmp_path: Path) -> None:
+def test_shards_are_joined_in_the_natural_order_of_their_names(load: str, tmp_path: Path) -> None:
     for name, value in (("b", 1), ("10", -1), ("a", 0), ("2", -0.5)):
         np.save(tmp_path / f"{name}.npy", np.full((1, 1), float(value)))
     np.save(tmp_path / ".hidden.npy", np.full((1, 1), np.nan))
     data = load_dataset(NpyData(path=str(tmp_path), load=load, scaling="none"))
     X = data.X if isinstance(data.X, torch.Tensor) else data.X.read(0, 4)
-    assert X.ravel().tolist() == [-1, -0.5, 0, 1]
+    assert X.ravel().tolist() == [-0.5, -1, 0, 1]
 
 
 @pytest.mark.parametrize("n_rows", [2**20, 2**20 + 1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -113,20 +115,36 @@ class FileData(DataConfig):
     path: str = setting(REQUIRED, "The file or folder.", role=Role.INPUT)
     labels: str | None = setting(
         None,
-        "Labels, used only to score the clustering. `csv` and `parquet`: the name of a column. `npy`: another .npy "
-        "file. `npz`: the name of an array in the same file, or a .npy file. `image_folder`: `folder` takes the name "
-        "of the folder below `data.path` that contains the image. `text` and `image_parquet`: the name of a column. "
-        "null: no labels.",
+        "Labels, used only to score the clustering. `csv`, `parquet`, `image_list`, `image_parquet` and `text`: the "
+        "name of a column. `npy`: another .npy file. `npz`: the name of an array in the same file, or a .npy file. "
+        "`image_folder`: `folder` takes the name of the folder below `data.path` that contains the image. null: no "
+        "labels.",
         role=Role.INPUT,
     )
 
 
-@dataclass
-class NpyData(FileData):
-    """An array in a ``.npy`` file: (N, F) rows, (N, H, W), (N, C, H, W) or (N, H, W, C) images.
+LAYOUTS = ("rows", "hwc", "chw", "series")
 
-    ``data.path`` may also be a folder of such files, which are concatenated in the order of their names (sorted as
-    text: ``10`` comes before ``2``).
+
+@dataclass
+class ArrayData(FileData):
+    """An array: (N, F) rows, (N, H, W), (N, C, H, W) or (N, H, W, C) images, or (N, T, C) series."""
+
+    layout: str | None = setting(
+        None,
+        "Meaning of the axes after the first. `rows`: the values of a row, flattened. `hwc`: images (N, H, W, C) or "
+        "(N, H, W). `chw`: images (N, C, H, W) or (N, H, W). `series`: series (N, T) or (N, T, C), flattened to rows "
+        "with one channel after the other. null: the only plausible layout; the data are refused if there are several.",
+        check=Choice(LAYOUTS),
+    )
+
+
+@dataclass
+class NpyData(ArrayData):
+    """An array in a ``.npy`` file.
+
+    ``data.path`` may also be a folder of such files, which are concatenated in the natural order of their names: ``2``
+    comes before ``10``.
     """
 
     name: str = "npy"
@@ -140,8 +158,8 @@ class NpyData(FileData):
 
 
 @dataclass
-class NpzData(FileData):
-    """An array in a ``.npz`` file, shaped as for ``npy``, or a sparse matrix of ``scipy.sparse.save_npz``."""
+class NpzData(ArrayData):
+    """An array in a ``.npz`` file, or a sparse matrix of ``scipy.sparse.save_npz``."""
 
     name: str = "npz"
     array: str | None = setting(None, "Name of the array with the data. null: `x`, `X` or `data`, or the only array.")
@@ -274,14 +292,42 @@ class EncodedData(FileData):
 COLORS = ("auto", "gray", "rgb")
 
 
-@dataclass
-class ImageFolderData(EncodedData):
-    """PNG and JPEG images below a folder, at any depth, all resized to the same size."""
+def _is_background(name: Any) -> bool:
+    return name in ("white", "black", "none") or bool(re.fullmatch("#[0-9a-fA-F]{6}", name))
 
-    name: str = "image_folder"
+
+def _is_range(limits: Any) -> bool:
+    return len(limits) == 2 and all(map(math.isfinite, limits)) and limits[0] < limits[1]
+
+
+@dataclass
+class ImageData(EncodedData):
+    """Images in files, all resized to the same size."""
+
     image_size: int = setting(32, "Height and width of the resized images.", unit="pixels", check=AtLeast(1))
     color: str = setting(
         "auto", "Color mode. `gray`; `rgb`; `auto`: `rgb` if any image is colored.", check=Choice(COLORS)
+    )
+    background: str = setting(
+        "white",
+        "Background of transparent images: `white`, `black` or `#rrggbb`, which needs quotes. `none`: ignore "
+        "transparency and use the stored colors of transparent pixels.",
+        check=Satisfies("white, black, none or #rrggbb", _is_background),
+        example="black",
+    )
+    range: list[float] | None = setting(
+        None,
+        "Values of 16-bit and floating-point gray images that become black and white. null: the smallest and the "
+        "largest value of all of these images, which are stored with the model.",
+        check=Satisfies("two numbers, the lower one first", _is_range),
+        example=[0, 4095],
+    )
+    load: str = setting(
+        "auto",
+        "`memory`: decode all images at the start. `disk`: keep the decoded images in a file below `data.root`, which "
+        "later runs on the same files reuse, and read rows when they are needed. `auto`: `disk` if the images could "
+        "exceed 1 GiB as float32.",
+        check=Choice(LOADS),
     )
     max_unreadable: float = setting(
         0.01,
@@ -290,6 +336,16 @@ class ImageFolderData(EncodedData):
         check=Between(0, 1),
     )
 
+
+@dataclass
+class ImageFolderData(ImageData):
+    """The images below a folder, at any depth, in any format that Pillow reads.
+
+    Linked folders are followed; hidden files and folders are skipped.
+    """
+
+    name: str = "image_folder"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         ok = self.labels in (None, "folder")
@@ -297,7 +353,20 @@ class ImageFolderData(EncodedData):
 
 
 @dataclass
-class ImageParquetData(ImageFolderData):
+class ImageListData(ImageData):
+    """The images that a CSV file lists, one per line; relative paths start at the folder of the CSV file."""
+
+    name: str = "image_list"
+    images: str | None = setting(
+        None,
+        "Column of the image paths, by name or, in a file without header, by number from 0. null: the only column "
+        "that contains paths of files.",
+        role=Role.INPUT,
+    )
+
+
+@dataclass
+class ImageParquetData(ImageData):
     """Images in a Parquet file: a column of encoded images, or of structs with ``bytes`` and ``path``."""
 
     name: str = "image_parquet"
@@ -308,7 +377,9 @@ class ImageParquetData(ImageFolderData):
     )
 
     def __post_init__(self) -> None:
-        Section.__post_init__(self)  # the labels are a column
+        super().__post_init__()
+        remedy = "for example data.load=memory; image_folder reads images from disk"
+        require(self.load != "disk", "data.load", self.load, "auto or memory for images in Parquet", remedy)
 
 
 @dataclass
@@ -392,8 +463,14 @@ DATASETS: dict[str, DataSet] = {
         DataSet(
             "image_folder",
             ImageFolderData,
-            "dkm.data.encoded_images:read_image_folder",
+            "dkm.data.encoded_images:read_image_files",
             "dkm.data.encoded_images:image_folder_reader",
+        ),
+        DataSet(
+            "image_list",
+            ImageListData,
+            "dkm.data.encoded_images:read_image_files",
+            "dkm.data.encoded_images:image_list_reader",
         ),
         DataSet(
             "image_parquet",

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from dkm.config.data import NpyData, NpzData
+from dkm.config.data import ArrayData, NpyData, NpzData
 from dkm.data.files import NpyFiles, expand, find_file, one_line_errors, read_npy
+from dkm.data.layout import choose_layout, describe_layout, flatten, image_shape, is_default, layout_of_plan
 from dkm.data.raw import RawData
+from dkm.data.report import DataReport
 from dkm.data.scaling import Array
-from dkm.data.stored import SparseArray, StoredArray, load_sparse
+from dkm.data.stored import FlattenedArray, SparseArray, StoredArray, is_large, load_sparse
 from dkm.errors import input_error
-
-# Limit for data.load=auto, as float32: 1 GiB. It is fixed because the choice decides how batches are drawn.
-_MAX_BYTES_IN_MEMORY = 2**30
 
 
 def _read_labels(path: str) -> Array:
@@ -25,15 +26,53 @@ def _read_labels(path: str) -> Array:
 
 
 def read_npy_data(config: NpyData) -> RawData:
-    labels = None if config.labels is None else _read_labels(config.labels)
-    files = NpyFiles("data.path", config.path)
-    is_large = 4 * math.prod(files.shape) > _MAX_BYTES_IN_MEMORY
-    if config.load == "disk" or (config.load == "auto" and is_large):
-        return RawData(StoredArray(files), labels)
-    return RawData(files.read_whole(), labels)
+    return _arrange(_read_npy_data(config), config)
 
 
 def read_npz_data(config: NpzData) -> RawData:
+    return _arrange(_read_npz_data(config), config)
+
+
+def read_for_model(config: ArrayData, plan: Mapping[str, Any] | None) -> RawData:
+    """Read an array for a trained model; ``plan`` is what was stored with the model."""
+    raw = _read_npy_data(config) if isinstance(config, NpyData) else _read_npz_data(config)
+    layout = layout_of_plan(raw.X.shape, config.layout, plan)
+    return raw if layout is None else _apply_layout(raw, layout)
+
+
+def _arrange(raw: RawData, config: ArrayData) -> RawData:
+    """Return the data in the layout that is set or the only plausible one, with the plan and the report."""
+    shape, source = raw.X.shape, f"data.path={config.path}"
+    layout = choose_layout(shape, raw.X.dtype, config.layout, source)
+    report = raw.report or DataReport(source)
+    report.n_rows = math.prod(shape[:1])
+    report.decisions |= describe_layout(shape, layout)
+    plan = None
+    if len(shape) > 2:
+        plan = {"layout": layout.name, "image_shape": image_shape(shape, layout.name)}
+    return _apply_layout(raw, layout.name)._replace(plan=plan, report=report)
+
+
+def _apply_layout(raw: RawData, layout: str) -> RawData:
+    if is_default(raw.X.shape, layout):
+        return raw
+    X = flatten(raw.X, layout) if isinstance(raw.X, np.ndarray) else FlattenedArray(raw.X, layout)
+    return raw._replace(X=X, image_shape=image_shape(raw.X.shape, layout))
+
+
+def _read_npy_data(config: NpyData) -> RawData:
+    labels = None if config.labels is None else _read_labels(config.labels)
+    files = NpyFiles("data.path", config.path)
+    report = DataReport(f"data.path={config.path}")
+    if files.has_natural_order:
+        first, last = files.headers[0].path.name, files.headers[-1].path.name
+        report.decisions["order"] = f"files by the numbers in their names, from {first} to {last}"
+    is_on_disk = config.load == "disk" or (config.load == "auto" and is_large(math.prod(files.shape)))
+    return RawData(StoredArray(files) if is_on_disk else files.read_whole(), labels, report=report)
+
+
+def _read_npz_data(config: ArrayData) -> RawData:
+    assert isinstance(config, NpzData)
     path, source = find_file("data.path", config.path, "npz"), f"data.path={config.path}"
     # Opened here, because np.load does not close a file that turns out to be no zip archive.
     with one_line_errors(source), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -57,8 +96,7 @@ def read_npz_data(config: NpzData) -> RawData:
         if config.array is None and SparseArray.is_in(names):
             with one_line_errors(source):
                 sparse = SparseArray(load_sparse(path))
-            is_large = 4 * sparse.size > _MAX_BYTES_IN_MEMORY
-            return RawData(sparse if is_large else sparse.read(0, len(sparse)), labels, scaling="row_rms")
+            return RawData(sparse if is_large(sparse.size) else sparse.read(0, len(sparse)), labels, scaling="row_rms")
         return RawData(read("data.array", _choose_array(config, names)), labels)
 
 

@@ -114,7 +114,7 @@ def _build_dataset(
 ) -> Dataset:
     check_shape(raw.X, source)
     classes, y = (None, None) if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
-    F, image_shape = math.prod(raw.X.shape[1:]), _image_shape(raw.X)
+    F, image_shape = math.prod(raw.X.shape[1:]), raw.image_shape or _image_shape(raw.X)
     if scaling is not None and scaling.n_features != F:
         expected = f"{scaling.n_features}, as in the data that the model was trained on"
         raise input_error(source, f"{F} features", expected, "give it data of the same kind")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from dkm.config.data import EncodedData, ImageFolderData, ImageParquetData
+from dkm.config.data import EncodedData, ImageData, ImageFolderData, ImageListData, ImageParquetData
+from dkm.data.decoding import Decoder
 from dkm.data.encoders import BATCH, Network, find_image_encoder
 from dkm.data.features import (
     CHUNK,
@@ -30,7 +31,7 @@ from dkm.data.features import (
 from dkm.data.files import Part
 from dkm.data.image_parquet import ImageParquet, part_of
 from dkm.data.image_rows import ImageRow, UnreadableImages
-from dkm.data.images import ImageFolder
+from dkm.data.images import ImageFolder, ImageList, ImageReader, read_images
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
@@ -38,6 +39,8 @@ from dkm.errors import UserError
 from dkm.runtime.devices import find_device
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dkm.data.reader import PartReader
 
 S = TypeVar("S")
@@ -53,17 +56,16 @@ class ImageSource(Protocol):
     def rows(self) -> Iterator[ImageRow]: ...
 
 
-class FolderRows:
-    """The images of a folder as an ``ImageSource``."""
+class FileRows:
+    """The images of a folder or a list as an ``ImageSource``."""
 
-    def __init__(self, folder: ImageFolder) -> None:
-        self.source, self.n_rows = folder.source, folder.n_rows
-        self._folder = folder
+    def __init__(self, reader: ImageReader) -> None:
+        self.source, self.n_rows = reader.source, reader.n_rows
+        self._files = reader.files
 
     def rows(self) -> Iterator[ImageRow]:
-        folder = self._folder
-        for position, name in enumerate(folder.names):
-            yield ImageRow(position, folder.path_of(name), name, folder.label_of(name))
+        for position, file in enumerate(self._files):
+            yield ImageRow(position, file.path, file.id, file.label)
 
 
 class EncodedImages:
@@ -72,7 +74,7 @@ class EncodedImages:
     Parameters
     ----------
     images : ImageSource
-    config : ImageFolderData
+    config : ImageData
         Names the encoder.
     plan : Mapping, optional
         What a trained model stores; its ``encoder`` must be the one that the config names.
@@ -83,19 +85,21 @@ class EncodedImages:
         If the encoder cannot be found, or is not the one of the training.
     """
 
-    def __init__(self, images: ImageSource, config: ImageFolderData, plan: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, images: ImageSource, config: ImageData, plan: Mapping[str, Any] | None = None) -> None:
         self.source, self.n_rows = images.source, images.n_rows
         self._images = images
         self._encoder = find_image_encoder(config)
         require_trained_encoder(None if plan is None else plan["encoder"], self._encoder.identity, self._encoder.source)
         self._cache = FeatureCache(
             {
+                "background": config.background,
                 "images": self._encoder.identity | ({"name": "onnx"} if self._encoder.is_file else {}),
                 "library": self._encoder.version,
                 "device": find_device("auto").type,
             }
         )
         self._network: Network | None = None
+        self._decoder = Decoder(config.image_size, 3, config.background)
         self._progress = EncodingProgress(self._encoder.source, f"images of {images.n_rows:,}")
         self.unreadable = UnreadableImages(images.source, images.n_rows, config.max_unreadable)
         self.plan = {"encoder": self._encoder.identity}
@@ -121,13 +125,16 @@ class EncodedImages:
                 features = self._find_or_encode(chunk, pool)
                 is_readable: Array = np.logical_not(np.isnan(features).any(axis=1))
                 for i in np.flatnonzero(~is_readable):
-                    image = chunk[i].open()
+                    image = self._open(chunk[i])
                     why = image if isinstance(image, str) else "its features are not finite numbers"
                     self.unreadable.add(chunk[i], why)
                 kept = [row for row, is_kept in zip(chunk, is_readable, strict=True) if is_kept]
                 if kept:
                     yield part_of(kept, features[is_readable])
         self.unreadable.warn()
+
+    def _open(self, row: ImageRow) -> Image | str:
+        return "no bytes" if row.content is None else self._decoder.open_rgb(row.content)
 
     def _find_or_encode(self, rows: list[ImageRow], pool: Executor) -> Features:
         """Return the features (n, F) from the cache or the network; NaN for an image that cannot be read."""
@@ -141,11 +148,11 @@ class EncodedImages:
 
     def _encode(self, rows: list[ImageRow], network: Network, pool: Executor) -> Features:
         def prepare(row: ImageRow) -> Array | str:
-            image = row.open()
+            image = self._open(row)
             if isinstance(image, str):
                 return image
             try:
-                return network.prepare(image.convert("RGB"))
+                return network.prepare(image)
             except (OSError, ValueError, RuntimeError, ZeroDivisionError) as error:  # sides too short to resize
                 return f"cannot be resized: {first_line(error)}"
 
@@ -180,27 +187,29 @@ def map_ahead(pool: Executor, function: Callable[[S], T], items: Iterable[S], n_
 # --- the entries of the registry -----------------------------------------------------------------------------
 
 
-def read_image_folder(config: ImageFolderData) -> RawData:
-    folder = ImageFolder(config)
+def read_image_files(config: ImageData) -> RawData:
+    """Read the images of a folder or a list for training."""
     if config.encoder is None:
-        return from_part(folder.read(), value_range=(0.0, 255.0))
-    return _read_encoded(FolderRows(folder), config, {})
+        return read_images(config)
+    reader = ImageList(config) if isinstance(config, ImageListData) else ImageFolder(config)
+    return _read_encoded(FileRows(reader), config, reader.report)
 
 
 def read_image_parquet(config: ImageParquetData) -> RawData:
     images = ImageParquet(config)
     if config.encoder is not None:
-        return _read_encoded(images, config, images.decisions)
+        report = DataReport(images.source, n_rows=images.n_rows, decisions=images.decisions)
+        return _read_encoded(images, config, report)
     part = images.read()
     report = DataReport(images.source, n_rows=images.n_rows, decisions=images.decisions)
     images.unreadable.report(report)
-    return from_part(part, value_range=(0.0, 255.0), report=report)
+    return from_part(part, value_range=(0.0, 255.0), plan=images.plan, report=report)
 
 
-def _read_encoded(images: ImageSource, config: ImageFolderData, decisions: dict[str, str]) -> RawData:
+def _read_encoded(images: ImageSource, config: ImageData, report: DataReport) -> RawData:
     encoded = EncodedImages(images, config)
     part = encoded.read()
-    report = DataReport(images.source, n_rows=images.n_rows, decisions=decisions | encoded.decisions)
+    report.decisions |= encoded.decisions
     encoded.unreadable.report(report)
     if config.scaling is None:
         report.scaling = "row_rms: each row to the same length, the default for the features of an encoder"
@@ -211,17 +220,25 @@ def image_folder_reader(
     config: ImageFolderData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
 ) -> PartReader:
     """Return the reader of a folder of images for a trained model."""
-    if not _uses_encoder(config, plan):
-        return ImageFolder(config, key=key, n_channels=n_channels)
-    folder = ImageFolder(config, key=key, n_channels=3)
-    return EncodedImages(FolderRows(folder), config, plan)
+    uses_encoder = _uses_encoder(config, plan)
+    reader = ImageFolder(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
+    return EncodedImages(FileRows(reader), config, plan) if uses_encoder else reader
+
+
+def image_list_reader(
+    config: ImageListData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
+) -> PartReader:
+    """Return the reader of a list of images for a trained model."""
+    uses_encoder = _uses_encoder(config, plan)
+    reader = ImageList(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
+    return EncodedImages(FileRows(reader), config, plan) if uses_encoder else reader
 
 
 def image_parquet_reader(
     config: ImageParquetData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
 ) -> PartReader:
     """Return the reader of a Parquet file of images for a trained model."""
-    images = ImageParquet(config, key=key, n_channels=n_channels, is_trained=True)
+    images = ImageParquet(config, key=key, plan=plan, n_channels=n_channels, is_trained=True)
     return EncodedImages(images, config, plan) if _uses_encoder(config, plan) else images
 
 

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def find_file(key: str, value: str, file_format: str) -> Path:
 
 
 def _find_shards(key: str, folder: Path) -> list[Path]:
-    """Return the ``.npy`` files of a folder, sorted by name, without hidden files."""
+    """Return the ``.npy`` files of a folder in the natural order of their names, without hidden files."""
     source, expected = f"{key}={folder}", "a .npy file, or a folder of .npy files"
     try:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -88,9 +89,16 @@ def _find_shards(key: str, folder: Path) -> list[Path]:
     if not shards:
         found = f"a folder without .npy files (it has {names[0]}, for example)" if names else "an empty folder"
         raise input_error(source, found, expected, f"correct {key}, or write the files with np.save")
+    shards.sort(key=lambda path: natural_key(path.name))
     for path in shards:
         _check_format(path, _shard_source(source, path), "npy", "write it with np.save", key)
     return shards
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return the sort key of a name by which ``part2`` comes before ``part10``."""
+    # Text and numbers alternate in the split, so that equal positions are comparable.
+    return [int(part) if k % 2 else part for k, part in enumerate(re.split("([0-9]+)", name))], name
 
 
 def _shard_source(source: str, path: Path) -> str:
@@ -206,6 +214,8 @@ class NpyFiles:
         path = expand(value)
         self.is_folder = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises for a name that is too long
         paths = _find_shards(key, path) if self.is_folder else [find_file(key, value, "npy")]
+        # Whether this order differs from the order of the names as text.
+        self.has_natural_order = [path.name for path in paths] != sorted(path.name for path in paths)
         self.headers = [read_header(path, self.source_of(path)) for path in paths]
         first = self.headers[0]
         for header in self.headers[1:]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from dkm.config.commands import override
 from dkm.config.data import ImageParquetData
+from dkm.data.decoding import Decoded, Decoder, Limits, silence_pillow
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, read_first_bytes
 from dkm.data.image_rows import ImageRow, UnreadableImages
-from dkm.data.images import stack_images, to_pixels
+from dkm.data.images import SIXTEEN_BITS, stack_images
 from dkm.data.scaling import Array
 from dkm.errors import UserError, input_error, reason
 
@@ -34,7 +35,7 @@ class ImageParquet:
     key : str
         The setting that names the file, for messages.
     plan : Mapping, optional
-        Not used.
+        ``range`` of a trained model: the values of 16-bit images that become black and white.
     n_channels : int, optional
         Number of channels of a trained model, 1 or 3. By default ``data.color`` and the images decide.
     is_trained : bool
@@ -58,6 +59,12 @@ class ImageParquet:
         self.source = f"{key}={config.path}"
         self._config = config
         self._n_channels = n_channels or {"auto": None, "gray": 1, "rgb": 3}[config.color]
+        self._limits: Limits | None = None
+        given = config.range or (plan or {}).get("range") or (SIXTEEN_BITS if is_trained else None)
+        if given is not None:
+            self._limits = (given[0], given[1])
+        self.plan: dict[str, Any] = {}
+        silence_pillow()
         self._file = open_parquet(config.path, self.source, key)
         schema = self._file.schema_arrow
         self.image = self._find_image_column(schema)
@@ -105,20 +112,21 @@ class ImageParquet:
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield all images in parts of at most ``n_rows`` rows of the file."""
 
-        def convert(row: ImageRow) -> Array | str:
-            image = row.open()
-            return image if isinstance(image, str) else to_pixels(image, self._config.image_size, self._n_channels)
+        decoder = Decoder(self._config.image_size, self._n_channels, self._config.background)
+
+        def decode(row: ImageRow) -> Decoded | str:
+            return "no bytes" if row.content is None else decoder.decode(row.content)
 
         rows = self.rows()
         n_read = 0
         with ThreadPoolExecutor() as pool:
             while n_read < self.n_rows:
                 kept: list[ImageRow] = []
-                images: list[Array] = []
+                images: list[Decoded] = []
                 n_part = min(n_rows, self.n_rows - n_read)
                 for start in range(0, n_part, _ROWS_AT_ONCE):
                     chunk = next(chunked(rows, min(_ROWS_AT_ONCE, n_part - start)))
-                    for row, image in zip(chunk, pool.map(convert, chunk), strict=True):
+                    for row, image in zip(chunk, pool.map(decode, chunk), strict=True):
                         if isinstance(image, str):
                             self.unreadable.add(row, image)
                         else:
@@ -126,8 +134,18 @@ class ImageParquet:
                             images.append(image)
                 n_read += n_part
                 if kept:
-                    yield part_of(kept, stack_images(images, self._n_channels))
+                    n_channels = self._n_channels or (3 if any(image.is_color for image in images) else 1)
+                    yield part_of(kept, stack_images(images, n_channels, self._limits or self._fit_range(images)))
         self.unreadable.warn()
+
+    def _fit_range(self, images: Sequence[Decoded]) -> Limits:
+        """Return the range of all images with more than 8 bits per pixel, and record it."""
+        known = [image.limits for image in images if image.limits is not None]
+        if not known:
+            return SIXTEEN_BITS
+        low, high = min(low for low, _ in known), max(high for _, high in known)
+        self.plan["range"] = [low, high]
+        return low, high
 
     def _find_image_column(self, schema: Any) -> str:
         names = [str(field.name) for field in schema if _is_struct(field.type) or _is_binary(field.type)]
@@ -189,7 +207,7 @@ def part_of(rows: list[ImageRow], X: Array) -> Part:
     return Part(X, np.array([row.position for row in rows]), ids, labels)
 
 
-def has_images(path: str) -> bool:
+def has_image_column(path: str) -> bool:
     """Return whether a Parquet file has a column of images that ``data=image_parquet`` reads by itself."""
     try:
         ImageParquet(ImageParquetData(path=path))

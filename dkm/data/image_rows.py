@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from dkm.data.images import open_image
 from dkm.data.report import DataReport
 from dkm.errors import UserError, input_error
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +37,6 @@ class ImageRow(NamedTuple):
         except OSError:
             return b""
         return b"" if self.content is None else hashlib.sha256(self.content).digest()
-
-    def open(self) -> Image.Image | str:
-        """Return the decoded image, or the reason why it cannot be read."""
-        if self.content is None:
-            return "no bytes"
-        return open_image(self.content if isinstance(self.content, Path) else io.BytesIO(self.content))
 
 
 class UnreadableImages:

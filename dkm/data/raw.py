@@ -13,9 +13,9 @@ import numpy.typing as npt
 from dkm.data.files import Part
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
-from dkm.data.stored import SparseArray, StoredArray
+from dkm.data.stored import FlattenedArray, SparseArray, StoredArray
 
-RawRows = Array | StoredArray | SparseArray
+RawRows = Array | StoredArray | SparseArray | FlattenedArray
 
 
 class RawData(NamedTuple):
@@ -42,6 +42,8 @@ class RawData(NamedTuple):
     report: DataReport | None = None
     # (N,) the text of each row, shortened.
     texts: Array | None = None
+    # (C, H, W) if the rows (N, F) of X are images.
+    image_shape: tuple[int, int, int] | None = None
 
 
 def from_part(part: Part, **more: Any) -> RawData:

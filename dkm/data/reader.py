@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dkm.config.data import DATASETS, FileData
+from dkm.config.data import DATASETS, ArrayData, FileData
 from dkm.config.registry import load
+from dkm.data.arrays import read_for_model
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part, expand, format_of, read_first_bytes
 from dkm.data.loaders import read_raw
@@ -74,7 +75,7 @@ class InputReader:
         n_channels: int | None,
     ) -> None:
         self.source = f"{key}={config.path}"
-        self._config = config
+        self._config, self._plan = config, plan
         self._reader: PartReader | None = None
         reader = DATASETS[config.name].reader
         if reader is not None:
@@ -92,7 +93,8 @@ class InputReader:
         self.n_rows = reader.n_rows
 
     def _array_parts(self) -> Iterator[Part]:
-        raw = read_raw(self._config)
+        config = self._config
+        raw = read_for_model(config, self._plan) if isinstance(config, ArrayData) else read_raw(config)
         check_shape(raw.X, self.source)
         self.n_rows = len(raw.X)
         n_chunks = _PART_VALUES // (CHUNK_ROWS * math.prod(raw.X.shape[1:]))

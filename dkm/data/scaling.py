@@ -53,6 +53,14 @@ def channels_first(X: Array) -> Array:
     return X
 
 
+def picture_channels(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return images (N, C, H, W) with 1 or 3 channels: the first three of four, the mean of other numbers."""
+    C = images.shape[1]
+    if C in (1, 3):
+        return images
+    return images[:, :3] if C == 4 else images.mean(axis=1, keepdims=True)
+
+
 def to_rows(X: Array) -> Array:
     """Return images or rows (N, ...) as (N, F)."""
     return channels_first(X).reshape(len(X), math.prod(X.shape[1:]))
@@ -150,7 +158,7 @@ class Scaling:
         return {"l2": 1.0, "row_rms": math.sqrt(self.n_features)}.get(self.kind, 0.0)
 
     def for_pictures(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map scaled images of any shape to [0, 1]: by their range if it is known, else by the largest value."""
+        """Map scaled values of any shape to [0, 1]: by their range if it is known, else by the largest value."""
         if self.kind == "symmetric":
             return np.float32(0.5) * (images + np.float32(1.0))
         if self.kind == "rms":
@@ -208,7 +216,7 @@ def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64
     # Rounding gives a constant feature a tiny deviation, which must not be scaled up to 1. The square of a tiny
     # deviation may underflow to 0.
     is_constant = low == high
-    return np.where(is_constant, first[0], mean), np.where(is_constant | (std == 0), 1.0, std)
+    return np.where(is_constant, _to_float64(first[0]), mean), np.where(is_constant | (std == 0), 1.0, std)
 
 
 def _shared_scale(scale: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dkm.data.files import NpyFiles, NpyHeader
+from dkm.data.layout import flatten
 from dkm.data.scaling import Array, Scaling, to_rows
 from dkm.errors import UserError, input_error, reason
 
@@ -34,10 +35,17 @@ Index = npt.NDArray[np.int64]
 # Rows that are encoded at once: large enough for efficient matrix products, small enough for the 2,000-wide layer.
 # Embeddings are bit for bit equal only for equal chunks.
 CHUNK_ROWS = 2048
+# Limit for data.load=auto, as float32: 1 GiB. It is fixed because the choice decides how batches are drawn.
+_MAX_BYTES_IN_MEMORY = 2**30
 # Memory for a piece of selected rows, including the rows between them that are read too.
 _PIECE_BYTES = 2**25
 # Selected rows with a smaller gap are read in one call: reading the gap costs about as much as another call.
 _GAP_BYTES = 2**13
+
+
+def is_large(n_values: int) -> bool:
+    """Return whether ``data.load=auto`` leaves so many values on disk."""
+    return 4 * n_values > _MAX_BYTES_IN_MEMORY
 
 
 class _LazyArray:
@@ -223,6 +231,27 @@ class SparseArray(_LazyArray):
         """Do nothing: data in memory do not change."""
 
 
+class FlattenedArray(_LazyArray):
+    """The rows of another array as (N, F), channels first; see ``StoredArray`` and ``dkm.data.layout.flatten``."""
+
+    def __init__(self, array: StoredArray | SparseArray | FlattenedArray, layout: str) -> None:
+        self.dtype, self.shape = array.dtype, (len(array), math.prod(array.shape[1:]))
+        self._array, self._layout = array, layout
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows ``start`` to ``stop - 1``, in C order."""
+        return np.ascontiguousarray(flatten(self._array.read(start, stop), self._layout))
+
+    def pieces(self, rows: Index) -> Iterator[tuple[slice, Array]]:
+        """Yield the selected rows in pieces, as ``StoredArray.pieces`` does."""
+        for piece, values in self._array.pieces(rows):
+            yield piece, flatten(values, self._layout)
+
+    def check_unchanged(self) -> None:
+        """Raise ``UserError`` if a file changed; see ``StoredArray.check_unchanged``."""
+        self._array.check_unchanged()
+
+
 def load_sparse(path: Path) -> sparse.csr_array:
     """Read a file of ``scipy.sparse.save_npz``; files with Python objects are refused.
 
@@ -245,7 +274,7 @@ def _describe(n_bytes: int, modified_ns: int) -> str:
 class StoredRows:
     """The rows of a stored array as input of the network: float32 (N, F), scaled, images with channels first."""
 
-    def __init__(self, array: StoredArray | SparseArray, scaling: Scaling) -> None:
+    def __init__(self, array: StoredArray | SparseArray | FlattenedArray, scaling: Scaling) -> None:
         self.shape = (len(array), math.prod(array.shape[1:]))
         self._array, self._scaling = array, scaling
 

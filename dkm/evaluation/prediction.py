@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.commands import PredictConfig
-from dkm.config.data import FileData, ImageFolderData, TableData, TextData
+from dkm.config.data import FileData, ImageData, TableData, TextData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
 from dkm.errors import UserError
@@ -47,23 +47,29 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     """Return the config that reads a file as the run read its data, with the overrides applied."""
     from dkm.data.arrays import has_array
     from dkm.data.files import NpyFiles
-    from dkm.data.image_parquet import has_images
+    from dkm.data.image_parquet import has_image_column
     from dkm.data.reader import option_for
 
     option = option_for(path, "input")
     plan = model.plan or {}
     if option in ("csv", "parquet") and "text" in plan:
         option = "text"
-    if option == "parquet" and ("encoder" in plan or model.image_shape is not None) and has_images(path):
+    has_images = "image_size" in model.reading
+    if option == "parquet" and (has_images or model.image_shape is not None) and has_image_column(path):
         option = "image_parquet"
+    if option == "csv" and has_images:  # trained on image files: the file lists images
+        option = "image_list"
     schema = GROUPS["data"][option]
     names = {part.name for part in fields(schema)}
     kept = {key: value for key, value in model.reading.items() if key in names}
-    if option == "image_folder" and kept.get("labels") != "folder":  # a column of the Parquet file of the training
-        kept["labels"] = None
     # The run's labels belong to its rows, unless the labels are in the same file as the rows.
-    with_labels = (TableData, ImageFolderData, TextData)
-    has_labels_inside = issubclass(schema, with_labels) or has_array(path, kept.get("labels"))
+    has_labels_inside = issubclass(schema, TableData | TextData) or has_array(path, kept.get("labels"))
+    if issubclass(schema, ImageData) and has_images:
+        # Columns of a list or of Parquet, or folders: the labels of one source have no meaning in another.
+        kinds = {"images": "image_list", "image": "image_parquet"}  # by a setting that only they have
+        trained = next((kind for setting, kind in kinds.items() if setting in model.reading), "image_folder")
+        has_labels_inside = option == trained
+        kept.setdefault("background", "none")  # models of older versions ignored transparency
     if not has_labels_inside:
         kept["labels"] = None
     if option == "npy":  # read in parts, whatever the size; in Fortran order a row is not contiguous

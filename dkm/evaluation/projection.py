@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dkm.data.sampling import sample_row_indices
+from dkm.data.scaling import picture_channels
 from dkm.evaluation.clusters import Clusters
 from dkm.evaluation.evaluator import Evaluator
 from dkm.models.autoencoder import Autoencoder
@@ -24,7 +25,7 @@ class Projection(NamedTuple):
     Z: np.ndarray  # (n + K, D)
     # Of n + K values: cluster, kind (point or centroid), index, label where there are some, margin.
     columns: dict[str, list[object]]
-    # (n + K, C, H, W) of image data, the centroids decoded.
+    # (n + K, 1 or 3, H, W) of image data, the centroids decoded.
     images: np.ndarray | None
 
 
@@ -49,5 +50,5 @@ def project(autoencoder: Autoencoder, evaluator: Evaluator, z: Tensor, clusters:
     if data.image_shape is not None:
         decoded = autoencoder.decode(centroids).cpu().numpy()
         images = np.concatenate([evaluator.rows(rows), decoded]).reshape(-1, *data.image_shape)
-        images = data.scaling.for_pictures(images)
+        images = picture_channels(data.scaling.for_pictures(images))
     return Projection(Z, columns, images)

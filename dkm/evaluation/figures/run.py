@@ -22,6 +22,7 @@ from torch import Tensor
 from dkm.clustering.labels import contingency
 from dkm.data.datasets import Dataset
 from dkm.data.sampling import sample_row_indices
+from dkm.data.scaling import picture_channels
 from dkm.evaluation import metrics
 from dkm.evaluation.clusters import Clusters
 from dkm.evaluation.evaluator import Evaluator
@@ -167,9 +168,10 @@ def _exemplars(context: RunContext, *, kind: str) -> Drawing | None:
     rows_by_cluster = [getattr(exemplars, kind) for exemplars in context.exemplars]
     if clusters is None or data.image_shape is None or not any(len(rows) for rows in rows_by_cluster):
         return None
-    # (K, M, C, H, W), nan where a cluster has fewer exemplars than the others.
+    # (K, M, C, H, W) with 1 or 3 channels, nan where a cluster has fewer exemplars than the others.
     M = max(map(len, rows_by_cluster))
-    images = np.full((len(rows_by_cluster), M, *data.image_shape), np.nan, np.float32)
+    n_channels = 3 if data.image_shape[0] in (3, 4) else 1
+    images = np.full((len(rows_by_cluster), M, n_channels, *data.image_shape[1:]), np.nan, np.float32)
     for k, rows in enumerate(rows_by_cluster):
         if len(rows):
             images[k, : len(rows)] = _to_images(context.evaluator.rows(rows), data)
@@ -185,9 +187,9 @@ def _loss_curves(context: RunContext) -> Drawing:
 
 
 def _to_images(rows: np.ndarray, data: Dataset) -> np.ndarray:
-    """Return rows (n, F) as images (n, C, H, W) with values in [0, 1]."""
+    """Return rows (n, F) as images (n, 1 or 3, H, W) with values in [0, 1]."""
     assert data.image_shape is not None
-    return data.scaling.for_pictures(rows.reshape(-1, *data.image_shape))
+    return picture_channels(data.scaling.for_pictures(rows.reshape(-1, *data.image_shape)))
 
 
 FIGURES: dict[str, Figure] = {
