@@ -523,6 +523,7 @@ def test_the_centroids_travel_in_the_state_dict():
 
 def test_repr_names_the_sizes():
     assert repr(KMeansLoss(10, 5)) == "KMeansLoss(n_clusters=10, latent_dim=5)"
+    assert repr(DCNClustering(10, 5, 7)) == "DCNClustering(n_clusters=10, latent_dim=5)"
 
 
 # --- KMeansClustering ---------------------------------------------------------------------------------------
@@ -846,6 +847,13 @@ def test_the_soft_loss_of_half_precision_is_computed_in_float32(half):
     expected = soft_kmeans_loss(z.float(), centroids, 2.0)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(soft_kmeans_loss(z, centroids, 2.0), expected)
+
+
+def test_the_soft_loss_of_mixed_precision_is_computed_in_the_wider_type():
+    z, centroids = normal(20, 4), normal(5, 4, seed=1).float()
+    value = soft_kmeans_loss(z, centroids, 2.0)
+    assert value.dtype == torch.float64
+    assert torch.equal(value, soft_kmeans_loss(z, centroids.double(), 2.0))
 
 
 def test_the_soft_loss_refuses_shapes_that_do_not_fit():

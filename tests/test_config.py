@@ -267,14 +267,8 @@ def test_a_users_own_config_is_named_with_config_name(own: Path) -> None:
 # --- each option runs ---------------------------------------------------------------------------------------------
 
 NEEDS_FILES = {"mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10", "newsgroups"}
-NEEDS_FILES |= {
-    "csv",
-    "parquet",
-    "image_folder",
-    "image_list",
-    "image_parquet",
-    "text",
-}  # which test_readme.py trains on
+NEEDS_FILES |= {"csv", "parquet", "feather", "image_folder", "image_list"}  # which test_readme.py trains on
+NEEDS_FILES |= {"image_parquet", "text"}  # these too
 NEEDS_FILES |= {"custom"}  # see test_custom.py
 RUNNABLE = [(group, option) for group, option in OPTIONS if option not in NEEDS_FILES]
 

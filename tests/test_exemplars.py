@@ -85,6 +85,13 @@ def test_a_constant_feature_sets_nothing_apart_and_an_empty_cluster_has_no_contr
     assert np.isnan(found.difference[2]).all()
 
 
+def test_a_single_row_is_a_cluster_like_any_other() -> None:
+    found = contrast_clusters(np.array([[2.0], [6.0], [13.0]]), np.array([0, 0, 1]), 2)
+    assert found.mean.tolist() == [[4.0], [13.0]]
+    assert found.mean_of_others.tolist() == [[13.0], [4.0]]
+    np.testing.assert_allclose(found.difference, [[-9 / (8 / 3) ** 0.5], [9 / (8 / 3) ** 0.5]], rtol=1e-12)
+
+
 def test_the_contrast_of_clusters_far_from_each_other_keeps_its_digits() -> None:
     """A variance from one pass over the rows gave minus infinity here."""
     generator = np.random.default_rng(0)

@@ -457,6 +457,14 @@ def test_selection_has_a_dot_for_each_run_and_marks_the_choice():
     np.testing.assert_allclose(first.lines[-1].get_xydata(), [[2, 0.6], [3, 0.9]])
 
 
+@pytest.mark.parametrize(("n_scores", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (4, 2, 3), (7, 3, 3)])
+def test_selection_has_rows_of_three_panels_of_one_size(n_scores, rows, columns):
+    figure = selection([2, 3], {f"score {n}": [[0.5], [0.9]] for n in range(n_scores)}, 3, [3])
+    assert figure.get_size_inches().tolist() == pytest.approx([4 * columns, 2.8 * rows])
+    assert [axes.get_title() for axes in figure.axes] == [f"score {n}" for n in range(n_scores)]
+    assert figure.axes[0].get_subplotspec().get_geometry()[:2] == (rows, columns)
+
+
 @pytest.mark.parametrize(("is_maximized", "best"), [(True, 2), (False, 0)])
 def test_search_marks_the_best_completed_trial(is_maximized, best):
     settings = {"lr": [0.1, 0.01, 1.0, 0.5], "n": ["10", "2", "10", "2"], "init": ["b", "a", "b", "a"]}
@@ -471,6 +479,7 @@ def test_search_marks_the_best_completed_trial(is_maximized, best):
         is_maximized=is_maximized,
     )
     trials, lr, n, init = figure.axes
+    assert figure.get_size_inches().tolist() == pytest.approx([3 * 4, 2 * 2.8])
     for axes, x in ((trials, [0, 1, 2, 4]), (lr, settings["lr"]), (n, [1, 0, 1, 0]), (init, [1, 0, 1, 0])):
         done, pruned, ring = axes.collections
         assert done.get_offsets()[:, 0].tolist() == pytest.approx(x[:3])

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits, make_blobs
 
 from dkm.clustering import assignment
 from dkm.clustering import lloyd as module
-from dkm.clustering.assignment import assign, means_of_parts, nearest_centroids, squared_distances_to
-from dkm.clustering.lloyd import KMeansResult, kmeans, kmeans_restarts, lowest_inertia, most_even
+from dkm.clustering.assignment import Assignment, assign, means_of_parts, nearest_centroids, squared_distances_to
+from dkm.clustering.lloyd import kmeans, kmeans_restarts, lowest_inertia, most_even
 
 INITS = ["k-means++", "random"]
 # The same float64 numbers, summed in another order.
@@ -87,10 +87,10 @@ def test_nearest_centroids_are_those_of_brute_force(N, K, D, dtype):
 @pytest.mark.parametrize(("N", "K", "D"), SHAPES)
 def test_assign_returns_the_squared_distance_to_the_nearest(N, K, D):
     z, centroids = normal(N, D), normal(K, D, seed=1)
-    labels, distance = assign(z, centroids)
+    nearest = assign(z, centroids)
     lowest = brute_force(z, centroids).min(1)
-    assert torch.equal(labels, lowest.indices)
-    torch.testing.assert_close(distance, lowest.values, rtol=RTOL, atol=0)
+    assert torch.equal(nearest.labels, lowest.indices)
+    torch.testing.assert_close(nearest.squared_distance, lowest.values, rtol=RTOL, atol=0)
 
 
 def test_squared_distances_by_hand():
@@ -294,10 +294,10 @@ def test_labels_and_inertia_are_those_of_the_returned_centroids(dtype, offset):
     # float32 steps by 2^-7 at 1e5: centroids that are moved back there are other numbers.
     z = normal(20_000, 4, dtype=dtype) + offset
     for result in kmeans_restarts(z, 10, n_init=2):
-        labels, squared_distance = assign(z, result.centroids)
+        nearest = assign(z, result.centroids)
         assert result.centroids.dtype == dtype
-        assert torch.equal(result.labels, labels)
-        assert result.inertia == squared_distance.sum(dtype=torch.float64).item()
+        assert torch.equal(result.labels, nearest.labels)
+        assert result.inertia == nearest.squared_distance.sum(dtype=torch.float64).item()
 
 
 def test_the_input_is_not_changed():
@@ -472,7 +472,7 @@ def test_kmeans_plus_plus_takes_the_best_of_several_draws():
 
 def result_of(inertia, *sizes):
     labels = torch.tensor([k for k, size in enumerate(sizes) for _ in range(size)])
-    return KMeansResult(torch.zeros(len(sizes), 1), labels, float(inertia))
+    return Assignment(labels, torch.tensor([float(inertia)]), torch.zeros(len(sizes), 1))
 
 
 UNEVEN, EVEN, WORSE = result_of(100, 8, 1, 1), result_of(102, 4, 3, 3), result_of(104, 3, 4, 3)

@@ -12,12 +12,14 @@ from sklearn.datasets import make_blobs
 
 from dkm.clustering.graph import modularity, neighbor_graph
 from dkm.clustering.labels import cluster_sizes, contingency, effective_clusters, hungarian_order
+from dkm.data.sampling import draw_rows
 from dkm.evaluation.metrics import (
     accuracy,
     adjusted_rand_index,
     dispersion,
     inertia,
     normalized_mutual_information,
+    sample_neighbors,
     silhouette,
 )
 
@@ -373,3 +375,18 @@ def test_points_that_are_far_from_the_origin_have_the_same_neighbors():
 
 def test_two_points_are_neighbors_though_more_are_asked_for():
     assert neighbor_graph(np.array([[0.0], [1.0]]), 20).toarray().tolist() == [[0, 1], [1, 0]]
+
+
+def test_the_modularity_of_many_rows_is_that_of_a_sample_joined_to_20_neighbors():
+    X, labels = np.random.default_rng(0).normal(size=(80, 3)), np.random.default_rng(1).integers(0, 4, 80)
+    sample = sample_neighbors(X, 50)
+    rows = draw_rows(80, 50)
+    assert np.array_equal(sample.rows, rows)
+    assert sample.modularity(labels) == modularity(neighbor_graph(X[rows], 20), labels[rows])
+
+
+def test_two_finite_rows_are_the_fewest_that_have_neighbors():
+    rows = np.array([[0.0], [1.0], [np.nan]])
+    assert sample_neighbors(rows[:1], 50) is None
+    assert sample_neighbors(rows, 50) is None
+    assert sample_neighbors(rows[:2], 50).modularity(np.array([0, 1])) == -0.5  # the one edge joins two clusters

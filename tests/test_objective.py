@@ -102,6 +102,17 @@ def test_a_weight_of_zero_still_reports_the_clustering_loss():
     assert terms.total.item() == 4.5 / 8
 
 
+@pytest.mark.parametrize("share", [0.5, 2.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_share_of_a_process_scales_the_means_over_samples_and_not_the_penalty(reduction, share):
+    objective = objective_of(small_autoencoder(), small_clustering(), clustering_weight=0.1, reduction=reduction)
+    whole, part = objective(X, INDEX), objective(X, INDEX, share)
+    assert part.reconstruction.item() == share * whole.reconstruction.item()
+    assert part.clustering.item() == share * whole.clustering.item() == share * 5 / 4
+    assert part.l2.item() == whole.l2.item()
+    assert part.total.item() == pytest.approx(part.reconstruction.item() + 0.1 * share * 5 / 4, rel=REL)
+
+
 def test_held_assignments_are_looked_up_by_position_in_the_data_set():
     clustering = small_clustering(hold_assignments=True)
     clustering.end_epoch(torch.tensor([[0.0], [5.0], [0.0], [0.0]]))  # sample 1 is held at 5, the others at 0

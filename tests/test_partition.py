@@ -146,11 +146,15 @@ def test_an_improved_partition_has_no_better_neighbor():
 
 
 def test_improving_leaves_no_part_without_a_point():
-    z, _ = make_blobs(60, 2, centers=2, cluster_std=0.2, random_state=0)
+    z, y = make_blobs(60, 2, centers=2, cluster_std=0.2, random_state=0)
     start = np.zeros(60, np.int64)
     start[:2] = 1, 2  # two clouds, and a part of one point in each
     labels = improve_modularity(neighbor_graph(z, 8), start, 3)
     assert np.bincount(labels, minlength=3).min() >= 1
+    start = y.astype(np.int64)
+    start[np.flatnonzero(y)[:2]] = 2  # two points of one cloud: when one has left, the other must stay
+    labels = improve_modularity(neighbor_graph(z, 8), start, 3)
+    assert np.bincount(labels).tolist() == [30, 29, 1]
 
 
 def test_the_labels_of_picked_points_spread_to_the_nearest():

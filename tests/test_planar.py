@@ -46,6 +46,16 @@ def test_too_few_points_or_dimensions_are_shown_by_components(n: int, D: int) ->
     assert np.isfinite(found.points).all()
 
 
+def test_points_of_one_dimension_are_jittered_from_minus_one_to_one() -> None:
+    Z, _, centroids = clouds()
+    found = plane.plane(Z[:, :1], centroids[:, :1])
+    jitter = found.points[:, 1]
+    assert found.axes[1] == "jitter"
+    assert -1 <= jitter.min() < -0.9 < 0.9 < jitter.max() <= 1
+    assert abs(jitter.mean()) < 0.1
+    assert found.centroids[:, 1].tolist() == [0, 0, 0]
+
+
 def test_equal_points_are_shown_by_components() -> None:
     """t-SNE would end the whole process."""
     found = plane.plane(np.ones((50, 3), np.float32), np.zeros((2, 3), np.float32), method="tsne")

@@ -130,6 +130,22 @@ def test_labels_that_turn_into_words_in_a_later_part_are_written(tmp_path: Path)
     assert pd.read_parquet(tmp_path / "o.parquet")["label"].tolist() == ["1", "2", "a", "b"]
 
 
+def test_the_columns_of_parquet_have_the_types_of_the_arrays(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = np.arange(3)
+    with Writer(tmp_path / "o.parquet", "output=o.parquet", overwrite=False) as writer:
+        writer.write(Assignments(rows, np.array(list("abc")), rows, rows.astype(np.float32), None, labels=rows))
+    types = {field.name: str(field.type) for field in parquet.read_schema(tmp_path / "o.parquet")}
+    assert types == {
+        "index": "int64",
+        "id": "string",
+        "cluster": "int64",
+        "distance": "float",
+        "margin": "float",
+        "label": "string",
+    }
+
+
 def test_parquet_has_large_groups_of_rows_whatever_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyarrow import parquet
 
@@ -271,7 +287,10 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
         "newer": ([f"run={tmp / 'new'}", *given[1:]], "format version 2, this release reads 1"),
         "no input": ([given[0], "input=t.csvv", given[2]], "input=t.csvv: no such file"),
         "columns": ([given[0], f"input={tmp / 'short.csv'}", given[2]], "has no 2 columns a, d; its columns are"),
-        "text column": ([given[0], f"input={tmp / 'words.csv'}", given[2]], "column c: not only numbers"),
+        "text column": (
+            [given[0], f"input={tmp / 'words.csv'}", given[2]],
+            "column c has 'x' in row 0 (counted from 0)",
+        ),
         "features": ([given[0], f"input={tmp / 'narrow.npy'}", given[2]], "5 features; expected 6"),
         "text": ([given[0], f"input={tmp / 'text.npy'}", given[2]], "an array of <U1; expected real numbers"),
         "nan": ([given[0], f"input={tmp / 'nan.npy'}", given[2]], "a value that is NaN, infinite or too large"),

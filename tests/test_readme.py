@@ -23,7 +23,6 @@ from dkm.config.messages import keys
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.search.trials import Study
-from dkm.training import trainer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -124,7 +123,9 @@ def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(
     (command,) = re.findall(r"^    python -m dkm\.select (.*)$", README, re.M)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dkm.search.selection_runs._train", lambda search, ks: trained.append((ks, search.seeds)))
-    monkeypatch.setattr(trainer, "require_trainable", lambda config, **options: checked.append(config) or "the SHA-256")
+    monkeypatch.setattr(
+        "dkm.search.selection_runs.require_trainable", lambda config: checked.append(config) or "the SHA-256"
+    )
     monkeypatch.setattr("dkm.search.selection_runs._why_lost", lambda *_: None)
     monkeypatch.setattr("dkm.search.selection_runs.collect_scores", lambda *_: 1 / 0)
     checked: list[Config] = []
@@ -140,7 +141,7 @@ def test_the_command_that_searches_settings_searches_what_it_says(
 ) -> None:
     (command,) = re.findall(r"^    python -m dkm\.tune (.*\\\n.*)$", README, re.M)
     studies: list[Study] = []
-    monkeypatch.setattr(trainer, "require_trainable", lambda config, **options: "the SHA-256")
+    monkeypatch.setattr("dkm.search.study.require_trainable", lambda config, **options: "the SHA-256")
     monkeypatch.setattr("dkm.search.study.run_trials", studies.append)
     monkeypatch.setattr("dkm.search.study.build_answer", lambda study: 1 / 0)
     with pytest.raises(ZeroDivisionError):

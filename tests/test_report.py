@@ -19,6 +19,7 @@ def scores(modularity: float | None, effective: float | None) -> Scores:
     [
         (0.78, scores(0.82, 9.9), 10, None),
         (0.78, scores(0.731, 9.9), 10, None),  # no more than noise, which is 0.05
+        (0.8, scores(0.75, 9.9), 10, None),
         (0.78, scores(0.729, 9.9), 10, "the modularity of the clusters on the data (0.729) is lower than"),
         (None, scores(0.5, 1.51), 10, None),
         (None, scores(0.5, 1.49), 10, "nearly all rows are in one of the 10 clusters"),
@@ -37,6 +38,20 @@ def test_scores_that_speak_against_a_clustering_give_a_warning(
     found = report.clustering_warning(None if raw is None else scores(raw, 9.0), final, n_clusters)
     assert (found is None) == (told is None)
     assert found is None or (found.startswith(told or "") and "\n" not in found)
+
+
+def test_the_line_of_an_evaluation_has_the_scores_against_labels_else_the_others() -> None:
+    label_free: Scores = {"modularity_data": 0.81234, "silhouette": None, "davies_bouldin": 0.5, "inertia": 1234.56}
+    assert report.line(label_free) == "mod. data 0.8123, sil. own -"
+    assert report.line({"acc": 0.9, "nmi": 0.85, "ari": 1.0} | label_free) == "ACC 0.9000, NMI 0.8500, ARI 1.0000"
+
+
+def test_the_table_has_a_row_for_each_clustering_that_has_scores() -> None:
+    head, raw, final = report.table({"acc": 0.5}, None, {"acc": 0.75, "inertia": 12.5}, name="dkm")
+    assert head.split() == ["ACC", "inertia"]
+    assert raw.split() == ["k-means,", "raw", "data", "0.5000", "-"]
+    assert final.split() == ["final", "(dkm)", "0.7500", "12.5"]
+    assert len(head) == len(raw) == len(final)
 
 
 def test_no_recorded_run_has_a_warning() -> None:

@@ -83,7 +83,7 @@ POINTS = {
     "in the last step": Point(*OPTIMIZER, STEPS, after=True),
     "in k-means on the raw data": Point("dkm.training.baseline", "kmeans", 1),
     "in k-means on the embedding": Point("dkm.clustering.initialization", "kmeans_restarts", 1),
-    "in the evaluation of pretraining": Point("dkm.evaluation.evaluator", "embedding_variance", 2),
+    "in the evaluation of pretraining": Point("dkm.training.records", "embedding_variance", 2),
     "in the evaluation of the joint phase": Point("dkm.evaluation.evaluator:Evaluator", "scores", 4),
     "after new assignments": Point("dkm.clustering.losses.kmeans:KMeansClustering", "end_epoch", 2, after=True),
     "after a record was written": Point("dkm.runs.directory:RunDirectory", "append_metrics", 3, after=True),

@@ -36,7 +36,7 @@ from dkm.search.selection_runs import (
     drop_lost_seeds,
     lock_folder,
 )
-from dkm.training.trainer import require_trainable
+from dkm.training.launch import require_trainable
 
 QUICK = [
     *("data=blobs", "data.n_samples=300", "data.n_blobs=4", "data.n_features=6", "model.hidden=[16]"),

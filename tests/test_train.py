@@ -16,12 +16,15 @@ import pytest
 import torch
 from processes import Finished, train
 from sklearn.datasets import load_digits
+from steps import recorded_steps
 from tqdm import tqdm
 
 from dkm.config.compose import compose, parse
 from dkm.data.datasets import load_dataset
 from dkm.models.autoencoder import mix_encoder
 from dkm.runs.directory import RunDirectory, Unwritten
+from dkm.runtime import checkpoints
+from dkm.training.divergence import NonFiniteLoss
 from dkm.training.optimizers import WeightAverage
 from dkm.training.state import Clock, TrainState
 from dkm.training.trainer import Trainer
@@ -366,8 +369,6 @@ def test_hyper_parameters_stand_in_the_run_itself(run: Path) -> None:
 
 
 def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_checkpoint(labeled: list[str], tmp_path: Path) -> None:
-    from dkm.runtime import checkpoints
-
     path = tmp_path / "run"
     wild = ["optimizer=sgd", "pretrain.lr=1e30", "pretrain.schedule=constant", "checkpoint.every_s=0"]
     finished = start([*labeled, *wild], path)
@@ -384,6 +385,19 @@ def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_checkpoint(labe
     # The last checkpoint is from just before the step that failed.
     assert state["train_state"]["step"] == int(match[2]) - 1
     assert all(tensor.isfinite().all() for tensor in state["autoencoder"].values())
+
+
+def test_no_update_is_made_from_a_non_finite_loss_on(labeled: list[str]) -> None:
+    wild = ["optimizer=sgd", "pretrain.lr=1e30", "pretrain.schedule=constant", "evaluation.kmeans_raw=false"]
+    config = compose(parse([*labeled, *wild])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    with recorded_steps() as steps, pytest.raises(NonFiniteLoss, match="the update was not made") as error:
+        trainer.run(Unwritten())
+    failed = int(re.findall(r"step (\d+)", str(error.value))[0]) - 1
+    assert 0 < failed < len(steps) - 1
+    for step in steps[failed:]:
+        assert all(map(torch.equal, step.after, steps[failed].before))
+    assert all(parameter.isfinite().all() for parameter in trainer.autoencoder.parameters())
 
 
 def losses_of(path: Path, phase: str, name: str) -> list[float]:
@@ -476,6 +490,18 @@ def test_the_phase_goes_on_after_an_epoch_that_revived_a_centroid(labeled: list[
         reassignment["label_change"] = 2 / 300  # below the tolerance either way
         trainer._end_epoch(phase, config.joint, {})
         assert trainer.progress.state.is_stopped is is_stopped
+
+
+@pytest.mark.parametrize(("tolerance", "is_stopped"), [("0", False), ("1e-9", True)])
+def test_labels_that_stay_end_the_phase_unless_the_tolerance_is_0(
+    tolerance: str, is_stopped: bool, labeled: list[str]
+) -> None:
+    config = compose(parse([*labeled, f"joint.tolerance={tolerance}"])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    trainer.progress.state = TrainState("joint")
+    trainer.progress.reassignment = {"label_change": 0.0, "n_dead": 0, "n_revived": 0}
+    trainer._end_epoch(trainer.begin(config.joint), config.joint, {})
+    assert trainer.progress.state == TrainState("joint", epoch=1, is_stopped=is_stopped)
 
 
 def test_a_run_without_reconstruction_decodes_no_batch_and_regularizes_no_decoder(
@@ -592,7 +618,7 @@ def test_a_reset_mixes_as_much_as_it_is_told(labeled: list[str], monkeypatch: py
         mixed.append((trainer.progress.epoch, fraction))
         mix_encoder(autoencoder, fresh, fraction)
 
-    monkeypatch.setattr("dkm.training.trainer.mix_encoder", mix)
+    monkeypatch.setattr("dkm.training.starting.mix_encoder", mix)
     trainer.run(Unwritten())
     assert mixed == [(2, 0.3)]
 
@@ -672,6 +698,24 @@ def test_the_baseline_on_the_raw_data_may_be_left_out(run: Path, labeled: list[s
     assert "raw data" not in finished.out
     result, whole = (json.loads((path / "result.json").read_text()) for path in (tmp_path / "run", run))
     assert result == whole | {"kmeans_raw": None}
+
+
+def test_the_baseline_is_in_a_checkpoint_before_pretraining_begins(
+    labeled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose(parse([*labeled, "log.figures=false", "log.tensorboard=false"])).config
+    trainer = Trainer(config, load_dataset(config.data))
+
+    def fail() -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(trainer, "_pretrain", fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_quietly(trainer, tmp_path)
+    state = checkpoints.load(tmp_path / "checkpoints")
+    assert state is not None
+    assert state["baselines"]["kmeans_raw"] == trainer.progress.raw
+    assert trainer.progress.raw is not None
 
 
 def test_pretraining_may_have_an_optimizer_of_its_own(run: Path, labeled: list[str], tmp_path: Path) -> None:

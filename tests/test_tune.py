@@ -26,7 +26,7 @@ from dkm.config.groups import GROUPS
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime.locks import try_lock
-from dkm.search import pool, trials
+from dkm.search import pool, server, trials
 from dkm.search import study as study_module
 from dkm.search.space import Choices, Interval, space_of
 from dkm.search.study import _current_settings, _default_space, _make_whole, plan_study
@@ -272,6 +272,7 @@ class Trials:
 def stand_in(monkeypatch: pytest.MonkeyPatch, runs_are: Any) -> None:
     """Let what stands for the runs be started in their place; nobody else's processes."""
     monkeypatch.setattr(pool, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": runs_are}))
+    monkeypatch.setattr(server, "IS_AVAILABLE", False)
 
 
 class Failing(Trials):
@@ -279,7 +280,7 @@ class Failing(Trials):
 
     def __init__(self, command: list[str], **streams: Any) -> None:
         super().__init__(command)
-        streams["stderr"].write(b"warning: slow\nerror: no space left\nand more\n")
+        os.write(streams["stderr"], b"warning: slow\nerror: no space left\nand more\n")
         self.returncode = 1
 
 

@@ -8,7 +8,8 @@ centroid. A distance that is returned is computed from the difference to the one
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,11 +24,18 @@ _LEAST_ROWS = 64
 _FEW_NUMEL, _DEVICE_FEW_NUMEL = 2**18, 2**26
 
 
-class Assignment(NamedTuple):
-    """Nearest centroids: their indices ``labels`` (N,) int64, and the ``squared_distance`` (N,) to them."""
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Points assigned to their nearest centroids."""
 
-    labels: Tensor
-    squared_distance: Tensor
+    labels: Tensor  # (N,) int64
+    squared_distance: Tensor  # (N,) to the centroid of the cluster
+    centroids: Tensor  # (K, D)
+
+    @cached_property
+    def inertia(self) -> float:
+        """The sum of the squared distances, in float64."""
+        return self.squared_distance.sum(dtype=torch.float64).item()
 
 
 def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1, *, norms: Tensor | None = None) -> Tensor:
@@ -119,9 +127,9 @@ def _nearest_by_differences(z: Tensor, centroids: Tensor, n_nearest: int) -> Ten
 
 @torch.no_grad()
 def assign(z: Tensor, centroids: Tensor) -> Assignment:
-    """Return each point's nearest centroid and the squared distance to it; shapes as in ``nearest_centroids``."""
+    """Assign each point to its nearest centroid; shapes as in ``nearest_centroids``."""
     labels = nearest_centroids(z, centroids)[:, 0]
-    return Assignment(labels, squared_distances_to(z, centroids, labels))
+    return Assignment(labels, squared_distances_to(z, centroids, labels), centroids.detach())
 
 
 def squared_distances_to(z: Tensor, centroids: Tensor, index: Tensor) -> Tensor:

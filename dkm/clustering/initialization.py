@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from dkm.clustering import partition
-from dkm.clustering.assignment import assign, means_of_parts
+from dkm.clustering.assignment import Assignment, assign, means_of_parts
 from dkm.clustering.labels import contingency, hungarian_order
-from dkm.clustering.lloyd import KMeansResult, kmeans, kmeans_restarts, lowest_inertia, most_even
+from dkm.clustering.lloyd import kmeans, kmeans_restarts, lowest_inertia, most_even
 from dkm.config.clustering import ClusteringConfig
 from dkm.data import files
 from dkm.data.batches import stream_seed
@@ -42,23 +42,20 @@ class Start(NamedTuple):
 
 def run_restarts(
     z: Tensor, n_clusters: int, config: ClusteringConfig, sample: Tensor | None, seed: int
-) -> list[KMeansResult]:
+) -> list[Assignment]:
     """Run k-means ``config.n_init`` times on the rows ``sample`` (None: all rows) of the embedding z (N, D)."""
     sampled = z if sample is None else z[sample.to(z.device)]
     init = "random" if config.init == "random" else "k-means++"
     return kmeans_restarts(sampled, n_clusters, n_init=config.n_init, init=init, seed=seed)
 
 
-def assign_all_points(z: Tensor, result: KMeansResult) -> KMeansResult:
-    """Return ``result`` with the labels and the inertia of all points z (N, D), if it has those of a sample."""
-    if len(result.labels) == len(z):
-        return result
-    labels, distance = assign(z, result.centroids)
-    return KMeansResult(result.centroids, labels, distance.sum(dtype=torch.float64).item())
+def assign_all_points(z: Tensor, result: Assignment) -> Assignment:
+    """Assign all points z (N, D) to the centroids of ``result``, which may be of a sample."""
+    return result if len(result.labels) == len(z) else assign(z, result.centroids)
 
 
 def find_start(
-    z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfig, given: np.ndarray | None, seed: int
+    z: Tensor, restarts: Sequence[Assignment], config: ClusteringConfig, given: np.ndarray | None, seed: int
 ) -> Start:
     """Cluster z (N, D) as ``config.init`` says, or return the clusters ``given`` by ``read_init_file``."""
     K = len(restarts[0].centroids)
@@ -85,10 +82,10 @@ def find_start(
             "(clustering.balance_slack=%g)",
             *(100 * (chosen.inertia / plain.inertia - 1), config.balance_slack),
         )
-    return Start(*assign_all_points(z, chosen)[:2])
+    return Start(chosen.centroids, assign_all_points(z, chosen).labels)
 
 
-def _choose_automatically(z: Tensor, restarts: Sequence[KMeansResult], config: ClusteringConfig, seed: int) -> Start:
+def _choose_automatically(z: Tensor, restarts: Sequence[Assignment], config: ClusteringConfig, seed: int) -> Start:
     start_s = time.perf_counter()
     K = len(restarts[0].centroids)
     points = z.cpu().numpy()

@@ -13,13 +13,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkm.clustering.assignment import CHUNK_NUMEL, assign, nearest_centroids, squared_distances_to, sums_and_sizes
+from dkm.clustering.assignment import (
+    CHUNK_NUMEL,
+    Assignment,
+    assign,
+    nearest_centroids,
+    squared_distances_to,
+    sums_and_sizes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +37,8 @@ MAX_ITERATIONS = 300
 TOLERANCE = 1e-4
 
 
-class KMeansResult(NamedTuple):
-    """``centroids`` (K, D), ``labels`` (N,) int64 nearest to them, ``inertia`` the sum of squared distances."""
-
-    centroids: Tensor
-    labels: Tensor
-    inertia: float
-
-
 @torch.no_grad()
-def kmeans(z: Tensor, n_clusters: int, *, n_init: int = 20, init: str = "k-means++", seed: int = 0) -> KMeansResult:
+def kmeans(z: Tensor, n_clusters: int, *, n_init: int = 20, init: str = "k-means++", seed: int = 0) -> Assignment:
     """Cluster ``z`` by k-means and keep the restart with the lowest inertia; see ``kmeans_restarts``."""
     return lowest_inertia(kmeans_restarts(z, n_clusters, n_init=n_init, init=init, seed=seed))
 
@@ -48,7 +46,7 @@ def kmeans(z: Tensor, n_clusters: int, *, n_init: int = 20, init: str = "k-means
 @torch.no_grad()
 def kmeans_restarts(
     z: Tensor, n_clusters: int, *, n_init: int = 20, init: str = "k-means++", seed: int = 0
-) -> list[KMeansResult]:
+) -> list[Assignment]:
     """Cluster ``z`` by k-means from ``n_init`` starts.
 
     The same input and seed give the same bits on the same device with the same number of threads. If there are fewer
@@ -63,8 +61,8 @@ def kmeans_restarts(
 
     Returns
     -------
-    list of KMeansResult
-        One per start. Labels are those of the nearest returned centroids, as ``assign`` finds them.
+    list of Assignment
+        One per start, with its centroids, as ``assign`` returns it.
 
     Raises
     ------
@@ -86,23 +84,22 @@ def kmeans_restarts(
     centered = z - origin  # scores round well near the origin
     tolerance = TOLERANCE * centered.var(0, correction=0).mean().item()
     start = _plus_plus if init == "k-means++" else _random_points
-    results: list[KMeansResult] = []
+    results: list[Assignment] = []
     for _ in range(n_init):
         centroids = _lloyd(centered, start(centered, n_clusters, generator), tolerance) + origin
-        labels, squared_distance = assign(z, centroids)
-        results.append(KMeansResult(centroids, labels, squared_distance.sum(dtype=torch.float64).item()))
+        results.append(assign(z, centroids))
     n_used = int(torch.bincount(lowest_inertia(results).labels).count_nonzero())
     if n_used < n_clusters:
         log.warning("k-means: only %d of %d clusters have points; there may be duplicate points", n_used, n_clusters)
     return results
 
 
-def lowest_inertia(results: Sequence[KMeansResult]) -> KMeansResult:
+def lowest_inertia(results: Sequence[Assignment]) -> Assignment:
     """Return the restart with the lowest inertia, the first of equal ones."""
     return min(results, key=lambda result: result.inertia)
 
 
-def most_even(results: Sequence[KMeansResult], slack: float) -> KMeansResult:
+def most_even(results: Sequence[Assignment], slack: float) -> Assignment:
     """Return the restart with the most even cluster sizes among those that hardly differ in inertia.
 
     k-means on an embedding has many local optima of nearly the same inertia. In the bad ones two classes share a
@@ -120,7 +117,7 @@ def most_even(results: Sequence[KMeansResult], slack: float) -> KMeansResult:
     return max(ties, key=lambda result: (_evenness(result), -result.inertia))
 
 
-def _evenness(result: KMeansResult) -> float:
+def _evenness(result: Assignment) -> float:
     """Return the entropy of the cluster sizes."""
     share = torch.bincount(result.labels, minlength=len(result.centroids)).double() / len(result.labels)
     return float(torch.special.entr(share).sum())

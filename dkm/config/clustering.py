@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from dkm.config.checks import AtLeast, Between, Choice, NonNegative, Positive, require
 from dkm.config.custom import add_class_field
-from dkm.config.registry import load
+from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Section, Stage, setting
 
 INITS = ("k-means++", "random", "gmm", "spectral", "ward", "auto", "uniform", "file")
@@ -264,17 +264,8 @@ class CustomClusteringConfig(JointClusteringConfig):
     )
 
 
-@dataclass(frozen=True)
-class Method:
-    """A clustering method. ``loss`` is its class, with ``from_config(config, *, n_clusters, latent_dim, ...)``."""
-
-    name: str
-    config: type[ClusteringConfig]
-    loss: str | type
-
-    def load(self) -> Any:
-        """Return the class."""
-        return load(self.loss)
+class Method(Entry[ClusteringConfig]):
+    """A clustering method: a class with ``from_config(config, *, n_clusters, latent_dim, n_samples, n_epochs)``."""
 
 
 METHODS: dict[str, Method] = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dkm.config.checks import AtLeast, Between, Choice, NonNegative, Positive, Satisfies, require
 from dkm.config.custom import add_class_field
-from dkm.config.registry import load
+from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Role, Section, setting
 
 SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
@@ -181,9 +181,19 @@ MISSING_VALUES = ("refuse", "drop", "median")
 DELIMITERS = ("comma", "semicolon", "tab", "pipe", "space")
 
 
+DECIMALS = ("point", "comma")
+
+
+THOUSANDS = ("none", "comma", "point", "space")
+
+
 @dataclass
 class TableData(FileData):
-    """A table with named, numeric columns."""
+    """A table with named columns.
+
+    What a column is follows from its values, and the data report tells it: numbers, yes or no, categories, dates,
+    lists. Ids, free text, constant and nearly empty columns are left out.
+    """
 
     columns: list[str] | None = setting(
         None,
@@ -195,13 +205,23 @@ class TableData(FileData):
     id: str | None = setting(
         None,
         "A column that identifies the rows. It is copied to the outputs and is not a feature. null: the first column "
-        "if it has no name, like an index written by pandas.",
+        "that identifies rows: an index that a program wrote, or different values below a name such as `id`.",
     )
-    missing: str = setting(
-        "refuse",
+    categorical: list[str] = setting(
+        [], "Columns to read as categories: one number for each level, together with the variance of one number."
+    )
+    numeric: list[str] = setting([], "Columns to read as numbers, whatever their names and values suggest.")
+    dates: list[str] = setting([], "Columns to read as dates or times.")
+    missing: str | None = setting(
+        None,
         "Treatment of missing values. `refuse`: an error. `drop`: drop the row. `median`: fill in the median of the "
-        "column, which is stored with the model.",
+        "column (of a category the most frequent level), which is stored with the model; the reconstruction error of a "
+        "filled cell does not count. null: `median`, or `refuse` with `data.strict`.",
         check=Choice(MISSING_VALUES),
+    )
+    strict: bool = setting(
+        False,
+        "Whether to refuse instead of deciding: each column that is not excluded must have numbers without gaps.",
     )
 
 
@@ -220,17 +240,23 @@ class CsvData(TableData):
     name: str = "csv"
     delimiter: str | None = setting(
         None,
-        "Character between columns. null: the most frequent of them in the first line.",
+        "Character between columns. null: the one that cuts most lines into the same number of cells.",
         check=Choice(DELIMITERS),
     )
     header: bool | None = setting(
         None,
-        "Whether the first row contains the column names. null: true unless it contains only numbers. Without names "
-        "the columns are called 0, 1, 2, ...",
+        "Whether the first row contains the column names. null: by comparison with the other rows; refused if they do "
+        "not settle it. Without names the columns are called 0, 1, 2, ...",
     )
-    encoding: str = setting(
-        "utf-8",
-        "Encoding of the text.",
+    decimal: str | None = setting(
+        None, "Decimal mark of numbers. null: the one that the first rows have.", check=Choice(DECIMALS)
+    )
+    thousands: str | None = setting(
+        None, "Mark between groups of three digits. null: the one that the first rows have.", check=Choice(THOUSANDS)
+    )
+    encoding: str | None = setting(
+        None,
+        "Encoding of the text. null: by its byte-order mark, else UTF-8 if it is that, else cp1252.",
         check=Satisfies("an encoding that Python knows", _is_encoding),
         example="latin-1",
     )
@@ -241,9 +267,16 @@ class CsvData(TableData):
 
 @dataclass
 class ParquetData(TableData):
-    """A Parquet file; needs pyarrow (``pip install 'dkm[parquet]'``)."""
+    """A Parquet file, a glob, or a folder of files, also with Hive partitions."""
 
     name: str = "parquet"
+
+
+@dataclass
+class FeatherData(TableData):
+    """A Feather (Arrow IPC) file, a glob, or a folder of files."""
+
+    name: str = "feather"
 
 
 @dataclass
@@ -428,22 +461,13 @@ class CustomData(DataConfig):
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set.
+class DataSet(Entry[DataConfig]):
+    """A data set: a function that maps the config to ``dkm.data.raw.RawData``.
 
-    ``read`` is a function that maps the config to ``dkm.data.raw.RawData``. ``reader``, if prediction reads such files
-    in parts, is a class like ``dkm.data.reader.PartReader``.
+    ``reader``, if prediction reads such files in parts, is a class like ``dkm.data.reader.PartReader``.
     """
 
-    name: str
-    config: type[DataConfig]
-    read: str | Callable[..., Any]
     reader: str | None = None
-
-    def load(self) -> Callable[..., Any]:
-        """Return the function."""
-        function: Callable[..., Any] = load(self.read)
-        return function
 
 
 _TORCHVISION = ("mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10")
@@ -460,6 +484,7 @@ DATASETS: dict[str, DataSet] = {
         DataSet("npz", NpzData, "dkm.data.arrays:read_npz_data"),
         DataSet("csv", CsvData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
         DataSet("parquet", ParquetData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
+        DataSet("feather", FeatherData, "dkm.data.loaders:read_table", "dkm.data.tables:TableReader"),
         DataSet(
             "image_folder",
             ImageFolderData,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dkm.config.checks import AtLeast, Choice, Satisfies, require
 from dkm.config.custom import add_class_field
-from dkm.config.registry import load
+from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Section, Stage, setting
 
 INITIAL_WEIGHTS = ("fan_in", "glorot")
@@ -90,18 +89,8 @@ class CustomModelConfig(ModelConfig):
     options: dict[str, Any] = setting({}, "Further arguments of the class, for example `model.options={width: 64}`.")
 
 
-@dataclass(frozen=True)
-class Model:
-    """A network. ``build`` is a function ``(config, *, n_features, image_shape, latent_dim) -> Autoencoder``."""
-
-    name: str
-    config: type[ModelConfig]
-    build: str | Callable[..., Any]
-
-    def load(self) -> Callable[..., Any]:
-        """Return the function."""
-        function: Callable[..., Any] = load(self.build)
-        return function
+class Model(Entry[ModelConfig]):
+    """A network: a function ``(config, *, n_features, image_shape, latent_dim) -> Autoencoder``."""
 
 
 MODELS: dict[str, Model] = {

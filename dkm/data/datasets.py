@@ -33,6 +33,9 @@ from dkm.errors import UserError, input_error
 
 log = logging.getLogger(__name__)
 
+# With fewer rows each may well have a class of its own.
+_MIN_ROWS_FOR_CLASSES = 20
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -237,6 +240,11 @@ def _encode_labels(labels: Array, n_samples: int, source: str) -> tuple[Array, n
         if len(bad):
             found = f"{len(bad):,} labels like {labels[bad[0]]}, the first in row {bad[0]} (counted from 0)"
             raise input_error(source, found, expected, "give each row a class, or set data.labels=null")
-        labels = labels.astype(np.int64)
     classes, index = np.unique(labels, return_inverse=True)
+    if n_samples >= _MIN_ROWS_FOR_CLASSES and len(classes) > n_samples / 2:
+        found, remedy = (
+            f"{len(classes):,} classes in {n_samples:,} rows",
+            "name the column of the classes, or set data.labels=null",
+        )
+        raise input_error(source, found, "classes that repeat", remedy)
     return classes, index.astype(np.int64)

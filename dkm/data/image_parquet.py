@@ -222,18 +222,15 @@ def open_parquet(path: str, source: str, key: str) -> Any:
     Raises
     ------
     UserError
-        If pyarrow is not installed, or the file is missing or no Parquet file.
+        If the file is missing or no Parquet file.
     """
     place = expand(path)
     expected = "a Parquet file"
     head = read_first_bytes(place, source, key, expected)
     if format_of(head) != "parquet":
         raise input_error(source, "not a Parquet file", expected, "write it with pandas' DataFrame.to_parquet")
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        found, remedy = "pyarrow is not installed", "install it: pip install 'dkm[parquet]'"
-        raise input_error(source, found, "the extra that reads Parquet files", remedy) from error
+    from pyarrow import parquet
+
     try:
         return parquet.ParquetFile(place)
     except (OSError, ValueError) as error:

@@ -9,7 +9,6 @@ import numpy as np
 from dkm.config.custom import class_of, construct, import_named
 from dkm.config.data import DATASETS, CustomData, DataConfig, TableData
 from dkm.data.raw import RawData, from_part
-from dkm.data.report import DataReport
 from dkm.data.tables import TableReader
 from dkm.errors import UserError, reason
 
@@ -23,15 +22,16 @@ def read_raw(config: DataConfig) -> RawData:
 def read_table(config: TableData) -> RawData:
     reader = TableReader(config)
     part = reader.read()
-    report = DataReport(reader.source, n_rows=reader.n_rows)
-    report.leave_out("rows", reader.n_rows - len(part.position), "a value is missing (data.missing=drop)")
-    for name in reader.suspected_ids(part.X):
-        report.odd.append(
-            f"column {name} has a different whole number in each row, as an id has, and is a feature; "
-            f"data.id={name} or data.exclude=[{name}] takes it out"
-        )
-    plan = {"features": list(reader.features), "fill": None if reader.fill is None else reader.fill.tolist()}
-    return from_part(part, features=reader.features, fill=reader.fill, plan=plan, report=report)
+    assert reader.plan is not None
+    return from_part(
+        part,
+        features=reader.features,
+        fill=reader.fill,
+        plan=reader.plan.to_dict(),
+        filled=reader.filled if reader.filled.any() else None,
+        groups=reader.plan.groups,
+        report=reader.report,
+    )
 
 
 def read_custom(config: CustomData) -> RawData:

@@ -1,9 +1,8 @@
-"""Read the user's own tables, CSV or Parquet: select and check columns, return one matrix or parts of it.
+"""Read the user's own tables: text (CSV and its kin), Parquet, Feather.
 
-Training and prediction use the same reader, so that values are interpreted alike. To read more rows of the same table,
-a trained model stores the names of its features and, with ``data.missing=median``, the values for missing ones.
-Every error is raised as a one-line ``UserError``. Only local files are read, and nothing in them is executed. pandas is
-imported where it is used, because it takes long to load.
+``dkm.data.sources`` yields the rows, ``dkm.data.plan`` decides what the columns are, ``dkm.data.columns`` makes numbers
+of them. Training and prediction use the same reader and the same plan, so that values are interpreted alike. Every
+error is raised as a one-line ``UserError``. Nothing in a file is executed.
 """
 
 # Shapes: N rows of the file, n rows of a part, F features.
@@ -13,59 +12,61 @@ from __future__ import annotations
 import contextlib
 import difflib
 import lzma
-import warnings
+import shlex
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from dkm.config.commands import quoted
 from dkm.config.data import CsvData, TableData
-from dkm.data.files import Part, expand, read_first_bytes
+from dkm.data.columns import Column, Mask
+from dkm.data.dialect import MISSING, Given
+from dkm.data.files import Part
+from dkm.data.plan import BadCellError, TablePlan, Wishes, infer
+from dkm.data.report import DataReport
 from dkm.data.scaling import Array
+from dkm.data.sources import open_source
 from dkm.errors import UserError, input_error, reason
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
-# The names of an index that pandas wrote without a name: as pandas reads it from CSV, and in Parquet.
-_UNNAMED = ("Unnamed: 0", "__index_level_0__")
-# These include pandas' ParserError and EmptyDataError, and pyarrow's errors.
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
+MARKS = {"comma": ",", "point": ".", "space": " ", "none": ""}
+# These include pyarrow's errors.
 _FILE_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    ImportError,
-    Warning,
-    BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
+    *(OSError, EOFError, ValueError, LookupError, ImportError, NotImplementedError),
+    *(BadZipFile, zlib.error, lzma.LZMAError),
 )
 # Largest number of names listed in a message.
 _MAX_NAMES = 5
-# With fewer rows, distinct whole numbers do not indicate an id.
-_MIN_ROWS_FOR_IDS = 100
+# A value is far from the others if it is so many interquartile ranges from the median.
+_FAR = 15
 
 
 class TableReader:
-    """The selected columns of one file; ``read`` or ``parts`` reads the rows.
+    """The rows of one table; ``read`` or ``parts`` reads them.
 
     Parameters
     ----------
-    config : CsvData or ParquetData
+    config : TableData
     key : str
         The setting that names the file, for messages.
     plan : Mapping, optional
-        What a trained model stores: ``features``, the columns to read, in this order (others are ignored), and
-        ``fill``, the replacement of missing values, one per feature. By default ``data.missing=median`` computes the
-        medians in ``read``; ``parts`` then refuses missing values.
+        The plan of a trained model: its columns are read by name, in any order; others are ignored.
     n_channels : int, optional
         Not used.
+
+    Attributes
+    ----------
+    plan : TablePlan
+        Decided by ``read``, or that of the model.
+    report : DataReport
+    filled : bool array (n, F)
+        The cells that ``read`` filled; of shape (0, 0) if there are none.
 
     Raises
     ------
@@ -81,120 +82,186 @@ class TableReader:
         plan: Mapping[str, Any] | None = None,
         n_channels: int | None = None,
     ) -> None:
-        features, fill = (None, None) if plan is None else (plan["features"], plan["fill"])
         self.source = f"{key}={config.path}"
-        self.fill = None if fill is None else np.array(fill, dtype=np.float64)
         self.n_rows = 0  # rows of the file read so far
+        self.report = DataReport(self.source)
+        self.filled: Mask = np.zeros((0, 0), dtype=bool)
+        self.plan = None if plan is None else TablePlan.from_dict(plan)
+        self.n_new: dict[str, int] = {}
         self._config = config
-        self._path = expand(config.path)
-        self._is_trained = features is not None
-        read_first_bytes(self._path, self.source, key)
-        self._format: _Csv | _Parquet
+        self._is_trained = plan is not None
         with _one_line_errors(self.source):
-            self._format = _Csv(self._path, config) if isinstance(config, CsvData) else _Parquet(self._path)
-        names = self._format.names
-        self.id = self._find_id(names)
-        self.features = self._select_features(names) if features is None else self._match_features(names, features)
+            header = None if self.plan is None else self.plan.has_header
+            self._source = open_source(config.path, config.name, self.source, key, _given(config), header)
+        self.report.decisions |= self._source.decisions
+        names = self._source.names
+        self._require_columns(names)
+        if self.plan is not None:
+            self._require_trained_columns(names, self.plan)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        assert self.plan is not None
+        return self.plan.features
+
+    @property
+    def fill(self) -> npt.NDArray[np.float64] | None:
+        return None if self.plan is None else self.plan.fill
 
     def read(self) -> Part:
-        """Return all rows. With ``data.missing=median`` set ``fill`` to the medians."""
-        frames = list(self._frames(None))
-        self.n_rows = len(frames[0])
-        return self._make_part(frames[0], 0, is_whole=True)
+        """Return all rows; decide the plan unless a model has given it."""
+        with _one_line_errors(self.source):
+            tables = list(self._tables(None))
+            if any(table.schema != tables[0].schema for table in tables[1:]):
+                tables = list(self._tables(None))  # the source knows by now which types hold all cells
+            table = pa.concat_tables(tables, promote_options="permissive")
+        del tables
+        self.n_rows = len(table)
+        if self.plan is None:
+            self.plan = self._infer(table)
+        part = self._make_part(table, 0, self.plan, is_whole=True)
+        self.report.n_rows = self.n_rows
+        self.report.columns = list(self.plan.rows())
+        return part
 
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield all rows in parts of at most ``n_rows`` rows of the file; parts without remaining rows are skipped."""
+        assert self.plan is not None
         start = 0
-        for frame in self._frames(n_rows):
-            part = self._make_part(frame, start, is_whole=False)
-            self.n_rows = start = start + len(frame)
-            if len(part.position):
-                yield part
+        with _one_line_errors(self.source):
+            for table in self._tables(n_rows):
+                part = self._make_part(table, start, self.plan, is_whole=False)
+                self.n_rows = start = start + len(table)
+                if len(part.position):
+                    yield part
 
     # --- columns ---
 
-    def _find_id(self, names: Sequence[str]) -> str | None:
+    def _require_columns(self, names: Sequence[str]) -> None:
+        """Refuse settings that name columns which the file does not have."""
         config = self._config
-        if config.id is not None:
-            if config.id not in names and self._is_trained:
-                return None
-            if config.id not in names:
-                raise self._no_column_error("data.id", config.id, names)
-            return config.id
-        is_unnamed = names[0] in _UNNAMED and names[0] not in (*(config.columns or ()), *config.exclude)
-        return names[0] if is_unnamed else None
-
-    def _select_features(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the features that ``data.columns`` and ``data.exclude`` select."""
-        config = self._config
-        for key, required in (("data.columns", config.columns or ()), ("data.exclude", config.exclude)):
-            for name in required:
+        if self._is_trained:
+            return
+        for key in ("columns", "exclude", "categorical", "numeric", "dates"):
+            for name in getattr(config, key) or ():
                 if name not in names:
-                    raise self._no_column_error(key, name, names)
-        if config.labels is not None and config.labels not in names:
-            raise self._no_column_error("data.labels", config.labels, names)
-        excluded = {config.labels, self.id, *config.exclude}
-        columns = names if config.columns is None else config.columns
-        features = tuple(name for name in columns if name not in excluded)
-        if not features:
-            found = f"no column is left of {_list_names(names)}"
-            raise input_error(self.source, found, "one feature or more", "correct data.columns or data.exclude")
-        return features
+                    raise self._no_column_error(f"data.{key}", name, names)
+        for key in ("id", "labels"):
+            name = getattr(config, key)
+            if name is not None and name not in names:
+                raise self._no_column_error(f"data.{key}", name, names)
+        kinds = {key: set(getattr(config, key)) for key in ("categorical", "numeric", "dates")}
+        for key, others in (("categorical", ("numeric", "dates")), ("numeric", ("dates",))):
+            for other in others:
+                if both := kinds[key] & kinds[other]:
+                    name = min(both)
+                    raise input_error(
+                        f"data.{key}={name}", f"also in data.{other}", "one kind", f"leave it out of data.{other}"
+                    )
+        for name in sorted({*kinds["categorical"], *kinds["numeric"], *kinds["dates"]}):
+            if name in config.exclude or name in (config.id, config.labels):
+                raise input_error(
+                    f"data.exclude={name}" if name in config.exclude else self.source,
+                    f"column {name} has a kind and is no feature", "one of both", "leave out one of the settings",
+                )  # fmt: skip
 
-    def _match_features(self, names: Sequence[str], features: Sequence[str]) -> tuple[str, ...]:
-        missing = [name for name in features if name not in names]
+    def _require_trained_columns(self, names: Sequence[str], plan: TablePlan) -> None:
+        missing = [column.name for column in plan.used if column.name not in names]
         if missing:
             noun = "column" if len(missing) == 1 else f"{len(missing)} columns"
             found = f"has no {noun} {_list_names(missing)}; its columns are {_list_names(names)}"
             raise input_error(self.source, found, "the columns that the model was trained on", "add or rename them")
-        return tuple(features)
 
     def _no_column_error(self, key: str, name: str, names: Sequence[str]) -> UserError:
         near = difflib.get_close_matches(name, names, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"correct {key}"
+        is_list = key not in ("data.id", "data.labels")
+        remedy = f"did you mean {setting(key, near, is_list=is_list)}?" if near else f"correct {key}"
         return input_error(f"{key}={name}", f"{self.source} has no such column", f"one of {_list_names(names)}", remedy)
+
+    def _infer(self, table: pa.Table) -> TablePlan:
+        config = self._config
+        wishes = Wishes(
+            columns=config.columns,
+            exclude=config.exclude,
+            id=config.id,
+            labels=config.labels,
+            categorical=config.categorical,
+            numeric=config.numeric,
+            dates=config.dates,
+            missing_values=getattr(config, "missing_values", ()),
+            is_strict=config.strict,
+            decimal=self._source.decimal,
+            thousands=self._source.thousands,
+        )
+        inferred = infer(table, self._source.names, wishes, is_text_file=self._source.is_text)
+        plan = TablePlan(inferred.columns, self._source.has_header)
+        if config.columns is not None:  # in the order asked for
+            order = {name: i for i, name in enumerate(config.columns)}
+            plan.columns.sort(key=lambda column: order.get(column.name, len(order)))
+        self.report.odd += inferred.odd
+        if not plan.used:
+            raise self._no_features_error()
+        return plan
+
+    def _no_features_error(self) -> UserError:
+        found = f"no column is left of {_list_names(self._source.names)}"
+        example = setting("data.categorical", self._source.names[:1])
+        remedy = f"correct data.columns or data.exclude, or name the kind of a column, such as {example}"
+        return input_error(self.source, found, "one feature or more", remedy)
 
     # --- rows ---
 
-    def _frames(self, n_rows: int | None) -> Iterator[pd.DataFrame]:
-        texts = [] if self.id is None else [self.id]
-        labels = self._config.labels if self._config.labels in self._format.names else None
-        columns = list(dict.fromkeys([*self.features, *texts, *([] if labels is None else [labels])]))
-        n_frames = 0
-        with _one_line_errors(self.source):
-            for frame in self._format.frames(columns, texts, n_rows):
-                n_frames += len(frame) > 0
-                if len(frame):
-                    yield frame
-        if n_frames == 0:
+    def _tables(self, n_rows: int | None) -> Iterator[pa.Table]:
+        config, source = self._config, self._source
+        if self.plan is None:
+            columns = [name for name in source.names if name not in config.exclude]
+            if config.columns is not None:
+                wanted = {*config.columns, config.id, config.labels}
+                columns = [name for name in columns if name in wanted]
+            named = (config.id, config.labels)
+        else:
+            named = (config.id or self.plan.named("id"), config.labels)
+            columns = [column.name for column in self.plan.used]
+        texts = [name for name in named if name is not None and name in source.names]
+        if not set(columns) - set(texts):
+            raise self._no_features_error()
+        columns = list(dict.fromkeys([*columns, *texts]))
+        texts = texts if source.is_text else texts[:1] if named[0] in texts else []
+        is_empty = True
+        for table in source.batches(columns, texts, n_rows):
+            if len(table):
+                is_empty = False
+                yield table
+        if is_empty:
             raise input_error(self.source, "no rows", "one row or more", "check how the file was written")
 
-    def _make_part(self, frame: pd.DataFrame, start: int, *, is_whole: bool) -> Part:
+    def _make_part(self, table: pa.Table, start: int, plan: TablePlan, *, is_whole: bool) -> Part:
         config = self._config
-        features = frame[list(self.features)]
-        self._require_numbers(features, start)
-        X = _to_matrix(features)
+        try:
+            X, gaps, n_new = plan.encode(table)
+        except BadCellError as error:
+            raise self._bad_cell_error(error, start) from error
+        if self._is_trained:
+            for name, n in n_new.items():
+                key = f"new levels of {name}"
+                self.n_new[name] = self.n_new.get(name, 0) + n
+                self.report.decisions[key] = (
+                    f"{self.n_new[name]:,} cells, rare in the training data or new, read as other"
+                )
         index = np.arange(start, start + len(X))
-        gaps = _find_gaps(X)
         is_kept: Any = np.ones(len(X), dtype=bool)
-        if config.missing == "median" and is_whole and self.fill is None:
-            self.fill = self._medians(X)
-        if gaps.any() and config.missing == "drop":
-            is_kept = np.logical_not(gaps).all(axis=1)
-        elif gaps.any() and self.fill is not None:
-            X = X if X.flags.writeable else X.copy()  # pandas returns a read-only view of a single column
-            np.copyto(X, self.fill, where=gaps, casting="same_kind")
-        elif gaps.any():
-            raise self._missing_values_error(gaps, index)
-        if is_whole and not is_kept.any():
-            found = f"every row misses a value ({_list_names(self._names_with_gaps(gaps))})"
-            raise input_error(self.source, found, "complete rows", "set data.missing=median, or leave out columns")
-        ids = None if self.id is None else frame[self.id].astype(object).fillna("").to_numpy(dtype=str)
+        if gaps.size:
+            X, is_kept = self._treat_gaps(X, gaps, index, plan, is_whole=is_whole)
+        ids = self._read_ids(table, plan)
         labels = None
-        if config.labels is not None and config.labels in frame:
-            labels = self._read_labels(frame[config.labels], start)
+        if config.labels is not None and config.labels in table.column_names:
+            labels = self._read_labels(table.column(config.labels), start)
+        if is_whole and not config.strict and not self._is_trained:
+            self._note_duplicates(X, is_kept)
+            self._note_outliers(X, plan)
         if is_kept.all():
             return Part(X, index, ids, labels)
+        self.filled = self.filled[is_kept] if self.filled.size else self.filled
         return Part(
             X[is_kept],
             index[is_kept],
@@ -202,210 +269,178 @@ class TableReader:
             None if labels is None else labels[is_kept],
         )
 
-    def _require_numbers(self, features: pd.DataFrame, start: int) -> None:
-        """Refuse columns that hold anything but numbers."""
-        wrong = [name for name, dtype in features.dtypes.items() if not _is_number(dtype)]
-        if not wrong:
+    def _treat_gaps(
+        self, X: Array, gaps: Mask, index: npt.NDArray[np.int64], plan: TablePlan, *, is_whole: bool
+    ) -> tuple[Array, Mask]:
+        """Return the rows with their gaps filled, and the mask of the rows to keep."""
+        missing = self._config.missing
+        is_kept: Mask
+        is_refused = missing == "refuse" or (missing is None and self._config.strict) or plan.refuses_gaps
+        if is_refused and missing != "drop":
+            raise self._missing_values_error(gaps, index, plan)
+        if missing == "drop":
+            is_kept = np.logical_not(gaps.any(axis=1))
+            if is_whole and not is_kept.any():
+                found = f"every row misses a value ({_list_names(_names_with_gaps(gaps, plan))})"
+                raise input_error(self.source, found, "complete rows", "set data.missing=median, or leave out columns")
+            self.report.leave_out("rows", int((~is_kept).sum()), "a value is missing (data.missing=drop)")
+        else:  # a row without any value is no row, unless the user asked for each gap to be filled
+            is_kept = np.logical_not(gaps.all(axis=1) & (missing is None and gaps.shape[1] > 1))
+            self.report.leave_out("rows", int((~is_kept).sum()), "no value in any feature")
+            if is_whole and not is_kept.any():
+                raise input_error(self.source, "no row has a value", "rows with values", "check how it was written")
+        if is_whole and not self._is_trained and missing != "drop":
+            self._fit_fill(X, gaps, plan)
+        if missing != "drop":
+            fill = plan.fill
+            assert fill is not None
+            X = X.astype(np.float64, copy=False)
+            np.copyto(X, fill, where=gaps)
+            if is_whole:
+                self.filled = gaps
+                counts = gaps[is_kept].sum(axis=0)
+                starts = np.cumsum([0, *(len(column.features) for column in plan.used)])[:-1]
+                self.report.filled = {
+                    column.name: int(counts[at]) for column, at in zip(plan.used, starts, strict=True) if counts[at]
+                }
+        return X, is_kept
+
+    def _fit_fill(self, X: Array, gaps: Mask, plan: TablePlan) -> None:
+        """Set what replaces missing values: the median, or the most frequent level."""
+        at = 0
+        for column in plan.used:
+            present = X[~gaps[:, at], at]
+            if not len(present):
+                found = f"no values at all in {column.name}"
+                remedy = f"set {setting('data.exclude', [*self._config.exclude, column.name])}"
+                raise input_error(self.source, found, "columns with values", remedy)
+            column.fill = _fill_value(column, X, gaps[:, at], at)
+            at += len(column.features)
+
+    def _note_duplicates(self, X: Array, is_kept: Mask) -> None:
+        if len(X) > 2_000_000:
             return
-        import pandas as pd
+        rows = np.ascontiguousarray(X[is_kept] if not is_kept.all() else X)
+        n_distinct = len(np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))))
+        if n_distinct < 0.95 * len(rows):
+            self.report.odd.append(f"{len(rows) - n_distinct:,} of {len(rows):,} rows are equal to another row")
 
-        column = features[wrong[0]]
-        numbers = pd.to_numeric(column.astype(object), errors="coerce") if column.dtype.kind != "M" else column.isna()
-        bad = np.flatnonzero(np.asarray(column.notna()) & np.asarray(pd.isna(numbers) | (column.dtype.kind == "M")))
-        row = int(bad[0]) if len(bad) else 0
-        example = f"{str(column.iloc[row])[:40]!r} in row {start + row:,} (counted from 0)"
-        noun = "column" if len(wrong) == 1 else f"{len(wrong)} columns,"
-        found = f"{noun} {_list_names(wrong)}: not only numbers, the first that is none is {example}"
-        is_text = len(bad) == len(column)
-        # A column with a different text in each row is probably an id.
-        names = [name for name in wrong[:1] if self.id is None and is_text and 1 < len(column) == column.nunique()]
-        settings = [f"data.id={name}" for name in names]
-        if len(wrong) > len(names):
-            settings.append(self._exclude_setting([name for name in wrong if name not in names]))
-        remedy = f"set {' '.join(settings)}, or encode them as numbers"
-        if 0 < len(bad) < len(column) / 2:
-            remedy += f"; if this stands for a missing value, data.missing_values=[{str(column.iloc[row])[:40]!r}]"
-        if self._is_trained:
-            remedy = "write numbers there, as in the data that the model was trained on"
-        raise input_error(self.source, found, "numbers", remedy)
+    def _note_outliers(self, X: Array, plan: TablePlan) -> None:
+        """Warn of numbers far outside of the others, which a typing error or a heavy tail makes."""
+        at, far = 0, []
+        for column in plan.used:
+            if column.kind == "number":
+                low, median, high = np.quantile(X[:, at].astype(np.float64), (0.25, 0.5, 0.75))
+                extreme = max(X[:, at].max(), X[:, at].min(), key=lambda value: abs(value - median))
+                if high > low and abs(extreme - median) > _FAR * (high - low):
+                    far.append(f"{column.name} ({extreme:,.6g}, median {median:,.4g})")
+            at += len(column.features)
+        if far:
+            more = f", and {len(far) - _MAX_NAMES} more" if len(far) > _MAX_NAMES else ""
+            self.report.odd.append(
+                f"values far from the others in {', '.join(far[:_MAX_NAMES])}{more}; errors, or heavy tails, which a "
+                "logarithm would tame"
+            )
 
-    def _exclude_setting(self, names: Sequence[str]) -> str:
-        """Return the setting that excludes these columns too."""
-        return f"data.exclude=[{','.join([*self._config.exclude, *names])}]"
+    def _read_ids(self, table: pa.Table, plan: TablePlan) -> Array | None:
+        name = self._config.id or plan.named("id")
+        if name is None or name not in table.column_names:
+            return None
+        values = pc.fill_null(pc.cast(table.column(name), pa.string()), "")
+        return np.array(values.to_pylist(), dtype=str)
 
-    def _medians(self, X: Array) -> npt.NDArray[np.float64]:
-        empty = np.isnan(X).all(axis=0)
-        if empty.any():
-            names = [name for name, is_empty in zip(self.features, np.atleast_1d(empty), strict=True) if is_empty]
-            found = f"no values at all in {_list_names(names)}"
-            raise input_error(self.source, found, "columns with values", f"set {self._exclude_setting(names)}")
-        medians: npt.NDArray[np.float64] = np.nanmedian(X.astype(np.float64, copy=False), axis=0)
-        return medians
-
-    def _missing_values_error(self, gaps: Array, index: npt.NDArray[np.int64]) -> UserError:
-        row = int(np.flatnonzero(gaps.any(axis=1))[0])
-        names = self._names_with_gaps(gaps)
-        first = self.features[int(np.flatnonzero(gaps[row])[0])]
-        n_rows = int(gaps.any(axis=1).sum())
-        where = f"in {n_rows:,} rows; the first is {first} in row {index[row]:,} (counted from 0)"
-        found = f"values are missing in {_list_names(names)}, {where}"
-        remedy = "set data.missing=drop (leave out these rows) or median (fill the gaps), or data.exclude"
-        if self._is_trained:
-            remedy = "complete them, or set data.missing=drop to leave out these rows"
-        return input_error(self.source, found, "a value everywhere", remedy)
-
-    def _names_with_gaps(self, gaps: Array) -> list[str]:
-        has_gap = np.atleast_1d(gaps.any(axis=0))
-        return [name for name, is_missing in zip(self.features, has_gap, strict=True) if is_missing]
-
-    def _read_labels(self, column: pd.Series[Any], start: int) -> Array:
-        empty = np.flatnonzero(np.asarray(column.isna()))
+    def _read_labels(self, column: pa.ChunkedArray, start: int) -> Array:
+        values = column.combine_chunks()
+        empty_mask = values.is_null()
+        if pa.types.is_string(values.type):
+            values = pc.utf8_trim_whitespace(values)
+            empty_mask = pc.or_(empty_mask, pc.equal(values, ""))
+        empty = np.flatnonzero(empty_mask.to_numpy(zero_copy_only=False))
         if len(empty):
             found = f"{len(empty):,} rows without a label, the first is row {start + empty[0]:,} (counted from 0)"
             remedy = "give each row a label, or set data.labels=null: labels only score"
             raise input_error(f"data.labels={self._config.labels}", found, "a label in each row", remedy)
-        values = column.to_numpy()
-        return values if values.dtype.kind in "biuf" else np.asarray(column.astype(str), dtype=str)
+        if self._source.is_text:
+            is_whole = pc.all(pc.match_substring_regex(values, r"^-?(0|[1-9]\d{0,17})$")).as_py()
+            if is_whole and not self._is_trained:
+                labels: Array = pc.cast(values, pa.int64()).to_numpy(zero_copy_only=False)
+                return labels
+            return np.array(values.to_pylist(), dtype=str)
+        if pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type):
+            return np.asarray(values.to_numpy(zero_copy_only=False))
+        return np.array(pc.cast(values, pa.string()).to_pylist(), dtype=str)
 
-    def suspected_ids(self, X: Array) -> list[str]:
-        """Return the features with a distinct whole number in each row, which indicates an id."""
-        if len(X) < _MIN_ROWS_FOR_IDS:
-            return []
-        names = []
-        for name, column in zip(self.features, X.T, strict=True):
-            is_whole = column.dtype.kind in "iu" or bool((column == np.floor(column)).all())
-            if is_whole and len(np.unique(column)) == len(column):
-                names.append(name)
-        return names
+    # --- messages ---
 
+    def _bad_cell_error(self, error: BadCellError, start: int) -> UserError:
+        name, text = error.column.name, " ".join(error.text.split())[:40]
+        kinds = {"number": "numbers", "boolean": "yes or no", "date": "dates", "list": "lists of the same length"}
+        expected = kinds.get(error.column.kind, error.column.kind)
+        found = f"column {name} has {text!r} in row {start + error.row:,} (counted from 0)"
+        if self._is_trained:
+            remedy = "correct it, as in the data that the model was trained on, or leave the cell empty"
+            return input_error(self.source, found, expected, remedy)
+        exclude = setting("data.exclude", [*self._config.exclude, name])
+        if self._config.strict:
+            remedy = f"set {exclude}, or data.strict=false to let the values decide"
+        else:
+            markers = [*getattr(self._config, "missing_values", []), text]
+            remedy = f"set {exclude}, or {setting('data.missing_values', markers)} if it means that there is no value"
+        return input_error(self.source, found, expected, remedy)
 
-class _Csv:
-    """Reads a CSV file, which may be compressed, with pandas."""
-
-    def __init__(self, path: Path, config: CsvData) -> None:
-        import pandas as pd
-
-        self._path = path
-        self._options: dict[str, Any] = {
-            "sep": _find_delimiter(path, config),
-            "encoding": config.encoding,
-            "na_values": config.missing_values,
-            "index_col": False,  # else a header with one name too few makes the first column an index
-            "low_memory": False,  # else the type of a column may change within it
-        }
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **self._options)
-        cells = [str(cell) for cell in first.iloc[0]]
-        has_header = config.header
-        if has_header is None:
-            has_header = not all(_is_numeric(cell) for cell in cells) or cells == [str(i) for i in range(len(cells))]
-        self._options["header"] = 0 if has_header else None
-        head = pd.read_csv(path, nrows=0, **self._options) if has_header else first
-        self.names = [str(name) for name in head.columns]
-
-    def frames(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pd.DataFrame]:
-        import pandas as pd
-
-        # Without a header pandas numbers the columns. All columns are read: with usecols pandas would silently take
-        # the wrong ones from rows with more cells than names.
-        keys: list[Any] = [n if self._options["header"] == 0 else self.names.index(n) for n in texts]
-        options = self._options | {"dtype": dict.fromkeys(keys, str)}
-        if n_rows is None:
-            yield self._set_names(self._read_whole(options))[list(columns)]
-            return
-        with pd.read_csv(self._path, chunksize=n_rows, **options) as chunks:
-            while (frame := self._next_chunk(chunks)) is not None:
-                yield self._set_names(frame)[list(columns)]
-
-    def _read_whole(self, options: Mapping[str, Any]) -> pd.DataFrame:
-        import pandas as pd
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            warnings.simplefilter("error", pd.errors.DtypeWarning)
-            try:  # in pieces that fit into the processor's cache: a third of the time
-                return pd.read_csv(self._path, **{**options, "low_memory": True})
-            except pd.errors.DtypeWarning:  # the type of a column differs between pieces
-                return pd.read_csv(self._path, **options)
-
-    def _next_chunk(self, chunks: Iterator[pd.DataFrame]) -> pd.DataFrame | None:
-        import pandas as pd
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return next(chunks, None)
-
-    def _set_names(self, frame: pd.DataFrame) -> pd.DataFrame:
-        frame.columns = self.names
-        return frame
+    def _missing_values_error(self, gaps: Mask, index: npt.NDArray[np.int64], plan: TablePlan) -> UserError:
+        row = int(np.flatnonzero(gaps.any(axis=1))[0])
+        names = _names_with_gaps(gaps, plan)
+        first = _names_with_gaps(gaps[row : row + 1], plan)[0]
+        n_rows = int(gaps.any(axis=1).sum())
+        where = f"in {n_rows:,} rows; the first is {first} in row {index[row]:,} (counted from 0)"
+        found = f"values are missing in {_list_names(names)}, {where}"
+        remedy = "set data.missing=drop (leave out these rows) or data.missing=median (fill the gaps)"
+        if self._is_trained:
+            remedy = "complete them, or set data.missing=drop to leave out these rows"
+        return input_error(self.source, found, "a value everywhere", remedy)
 
 
-class _Parquet:
-    """Reads a Parquet file with pyarrow."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            found, expected = "pyarrow is not installed", "the extra that reads Parquet files"
-            raise input_error("data=parquet", found, expected, "install it: pip install 'dkm[parquet]'") from error
-        self._file = parquet.ParquetFile(path)
-        self.names = [str(name) for name in self._file.schema_arrow.names]
-
-    def frames(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pd.DataFrame]:
-        if n_rows is None:
-            yield self._to_frame(self._file.read(columns=list(columns)), texts)
-            return
-        for batch in self._file.iter_batches(batch_size=n_rows, columns=list(columns)):
-            yield self._to_frame(batch, texts)
-
-    def _to_frame(self, batch: Any, texts: Sequence[str]) -> pd.DataFrame:
-        frame: pd.DataFrame = batch.to_pandas(ignore_metadata=True)
-        for name in texts:
-            frame[name] = frame[name].map(str, na_action="ignore")
-        return frame
+def _given(config: TableData) -> Given:
+    if not isinstance(config, CsvData):
+        return Given()
+    return Given(
+        encoding=config.encoding,
+        delimiter=None if config.delimiter is None else DELIMITERS[config.delimiter],
+        decimal=None if config.decimal is None else MARKS[config.decimal],
+        thousands=None if config.thousands is None else MARKS[config.thousands],
+        header=config.header,
+    )
 
 
-def _find_delimiter(path: Path, config: CsvData) -> str:
-    """Return the delimiter: the setting, or by default the most frequent candidate in the first line."""
-    if config.delimiter is not None:
-        return _DELIMITERS[config.delimiter]
-    import pandas as pd
-
-    # With a separator that no text contains, the line is one cell.
-    line = pd.read_csv(path, header=None, nrows=1, sep="\x1f", dtype=str, encoding=config.encoding, quoting=3)
-    text = str(line.iloc[0, 0])
-    counts = {character: text.count(character) for character in ",;\t|"}
-    return max(counts, key=counts.__getitem__)
-
-
-def _is_numeric(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _fill_value(column: Column, X: Array, missing: Mask, at: int) -> float | str:
+    if column.kind == "category":
+        return column.levels[0]
+    present = X[~missing, at].astype(np.float64, copy=False)
+    if column.kind == "boolean":
+        return float(present.mean() >= 0.5)
+    if column.kind == "date" and column.cycles[0] == "day":  # sine and cosine of the time: their mean direction
+        angle = np.arctan2(X[~missing, at].mean(), X[~missing, at + 1].mean())
+        return float(angle / (2 * np.pi) % 1.0)
+    return float(np.median(present))
 
 
-def _is_number(dtype: Any) -> bool:
-    return getattr(dtype, "kind", "O") in "biuf"
+def _names_with_gaps(gaps: Mask, plan: TablePlan) -> list[str]:
+    has_gap = np.atleast_1d(gaps.any(axis=0))
+    names = [column.name for column in plan.used for _ in column.features]
+    return list(dict.fromkeys(name for name, is_missing in zip(names, has_gap, strict=True) if is_missing))
 
 
-def _to_matrix(frame: pd.DataFrame) -> Array:
-    """Return the values (n, F) in C order, in the smallest type for all columns; missing values are NaN."""
-    kinds = {dtype for dtype in frame.dtypes if isinstance(dtype, np.dtype)}
-    if len(kinds) == len(set(frame.dtypes)):
-        dtype = np.result_type(*(np.uint8 if kind == np.bool_ else kind for kind in kinds))
-        return np.ascontiguousarray(frame.to_numpy(dtype=dtype))
-    return np.ascontiguousarray(frame.to_numpy(dtype=np.float64, na_value=np.nan))
+def setting(key: str, names: Sequence[str], *, is_list: bool = True) -> str:
+    """Return an override of a list of names that can be pasted into a shell: quoted where it must be."""
+    values = [name if _is_plain(name) else quoted(name) for name in names]
+    text = f"{key}=[{','.join(values)}]" if is_list else f"{key}={values[0]}"
+    return text if all(map(_is_plain, names)) else shlex.quote(text)
 
 
-def _find_gaps(X: Array) -> Array:
-    """Return the mask (n, F) of missing values, or False of shape (1, 1) if there are none."""
-    none = np.zeros((1, 1), dtype=bool)
-    if X.dtype.kind != "f" or not np.isnan(X.sum()):  # one pass, without an array of the size of X
-        return none
-    gaps: Array = np.isnan(X)
-    return gaps if gaps.any() else none
+def _is_plain(name: str) -> bool:
+    is_word = bool(name) and all(character.isalnum() or character in "_.-/+%@" for character in name)
+    return is_word and name.lower() not in ("null", "true", "false", "nan", "inf") and name not in MISSING
 
 
 def _list_names(names: Sequence[str]) -> str:
@@ -415,13 +450,18 @@ def _list_names(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _one_line_errors(source: str) -> Iterator[None]:
-    """Turn the errors of pandas and pyarrow on a damaged file into a one-line ``UserError``."""
+    """Turn the errors of pyarrow on a damaged file into a one-line ``UserError``."""
     try:
         yield
     except UnicodeDecodeError as error:
-        found, expected = f"is not in the encoding {error.encoding}", "UTF-8, or the encoding that is set"
-        raise input_error(source, found, expected, "set data.encoding, for example latin-1") from error
+        found, expected = f"is not in the encoding {error.encoding}", "the encoding of the file"
+        raise input_error(source, found, expected, "set data.encoding, for example data.encoding=cp1252") from error
     except _FILE_ERRORS as error:
-        found, expected = f"cannot be read ({reason(error)})", "a complete table with the same columns in each row"
+        text = reason(error)
+        if "UTF8" in text:
+            found, expected = "has bytes that are not UTF-8", "one encoding in the whole file"
+            remedy = "set data.encoding=cp1252 if it comes from Windows, or convert it"
+            raise input_error(source, found, expected, remedy) from error
+        found, expected = f"cannot be read ({text})", "a complete table with the same columns in each row"
         remedy = "check that the file is complete, and for CSV its quoting and data.delimiter"
         raise input_error(source, found, expected, remedy) from error

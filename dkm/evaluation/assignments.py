@@ -177,13 +177,9 @@ class _Csv:
 
 class _Parquet:
     def __init__(self, path: Path) -> None:
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError as error:
-            problem, expected = "pyarrow is not installed", "the extra that writes Parquet files"
-            remedy = "install it: pip install 'dkm[parquet]', or write .csv"
-            raise input_error(f"output={path.name}", problem, expected, remedy) from error
+        import pyarrow
+        from pyarrow import parquet
+
         self._pyarrow, self._parquet = pyarrow, parquet
         self._path = path
         self._writer: Any = None

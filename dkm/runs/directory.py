@@ -27,7 +27,7 @@ from dkm.data.scaling import Scaling
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.reading import ASSIGNMENTS, CONFIG, DATA, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT
-from dkm.runs.tensorboard import Dashboard, NoDashboard
+from dkm.runs.tensorboard import Dashboard, DashboardWriter, NoDashboard
 from dkm.runtime.atomic import write_atomically
 from dkm.runtime.locks import try_lock
 
@@ -50,7 +50,7 @@ class RunWriter(Protocol):
     path: Path
     shows_bars: bool
     manifest: dict[str, Any]
-    dashboard: Dashboard
+    dashboard: DashboardWriter
     # What the run has warned about, in this process and in earlier ones.
     warnings: list[str]
 
@@ -91,7 +91,7 @@ class RunDirectory:
         self._is_quiet = progress == "off"
         self.manifest: dict[str, Any] = {}
         self._tensorboard = tensorboard
-        self.dashboard: Dashboard = NoDashboard()
+        self.dashboard: DashboardWriter = NoDashboard()
         self._handlers: list[logging.Handler] = []
         self.warnings: list[str] = []
 
@@ -217,7 +217,7 @@ class Unwritten:
 
     def __init__(self) -> None:
         self.manifest: dict[str, Any] = {}
-        self.dashboard: Dashboard = NoDashboard()
+        self.dashboard: DashboardWriter = NoDashboard()
         self.warnings: list[str] = []
 
     def open_log(self) -> bool:

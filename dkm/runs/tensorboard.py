@@ -12,7 +12,7 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -72,6 +72,24 @@ def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
             "gradient norm": chart("(pretrain|joint)/optimizer/gradient_norm"),
         },
     }
+
+
+class DashboardWriter(Protocol):
+    """What a run shows on its dashboard: `Dashboard` writes events, `NoDashboard` drops everything."""
+
+    is_new: bool
+
+    def close(self) -> None: ...
+    def flush(self) -> None: ...
+    def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None: ...
+    def baselines(self, step: int, scores: Mapping[str, Mapping[str, float | None] | None]) -> None: ...
+    def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None: ...
+    def image(self, tag: str, step: int, png: bytes) -> None: ...
+    def text(self, tag: str, text: str, step: int = 0) -> None: ...
+    def hyperparameters(
+        self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()
+    ) -> None: ...
+    def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None: ...
 
 
 class Dashboard:
@@ -234,11 +252,10 @@ def mosaic(images: np.ndarray, side: int) -> np.ndarray:
     return pixels.reshape(side, side, H, W, 3).swapaxes(1, 2).reshape(side * H, side * W, 3)
 
 
-class NoDashboard(Dashboard):
-    """A dashboard that writes nothing."""
+class NoDashboard:
+    """Writes nothing: for runs without TensorBoard."""
 
-    def __init__(self) -> None:
-        self.is_new = False
+    is_new = False
 
     def close(self) -> None:
         pass
@@ -247,6 +264,9 @@ class NoDashboard(Dashboard):
         pass
 
     def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
+        pass
+
+    def baselines(self, step: int, scores: Mapping[str, Mapping[str, float | None] | None]) -> None:
         pass
 
     def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from dkm.runtime import distributed
+
+# Several processes agree to stop at every so many steps: a request has a second to spare, a message each step has not.
+_STEPS_BETWEEN_POLLS = 8
+
 
 class Interrupted(KeyboardInterrupt):
     """Raised if a signal asks the run to stop; its state is that after the last completed step.
@@ -44,6 +49,16 @@ class Signals:
         self.must_requeue = number == signal.SIGUSR2
         if self._is_interruptible:
             raise Interrupted
+
+    def is_stop_agreed(self, step: int, *, is_epoch_end: bool) -> bool:
+        """Return whether a signal asks the run to stop after this step; all processes learn of it at the same step."""
+        if self._is_alone:
+            return self.is_requested
+        is_poll = step % _STEPS_BETWEEN_POLLS == 0 or is_epoch_end
+        if is_poll and distributed.any_rank(self.is_requested):
+            self.is_requested = True
+            return True
+        return False
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

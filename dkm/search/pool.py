@@ -1,6 +1,7 @@
 """Child runs: ``python -m dkm.train`` in processes of its own, a few at a time.
 
-``dkm.select``, ``dkm.tune`` and the scripts train this way. A sweep (``dkm.train --multirun``) has Hydra's launchers.
+``dkm.select``, ``dkm.tune`` and the scripts train this way. On Linux, ``dkm.search.server`` forks the processes, which
+saves their imports. A sweep (``dkm.train --multirun``) has Hydra's launchers.
 
     with ChildPool[ChildRun](n_at_once=2) as pool:
         for run in pool.train([ChildRun(["seed=0"], Path("a")), ChildRun(["seed=1"], Path("b"))]):
@@ -24,6 +25,7 @@ from typing import IO, Generic, TypeVar
 from dkm.config.commands import EXIT_INTERRUPTED, quoted
 from dkm.runs.reading import CONFIG
 from dkm.runtime.locks import try_lock
+from dkm.search import server
 
 POLL_S = 0.2
 # Seconds that an interrupted run has to write its checkpoint before it is killed.
@@ -51,7 +53,7 @@ class ChildRun:
     directory: Path
     log: Path | None = None
     n_processes: int = 1
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: subprocess.Popen[bytes] | server.ForkedProcess = field(init=False)
 
     def command(self) -> list[str]:
         """Return the command line of the process."""
@@ -124,18 +126,12 @@ class ChildPool(Generic[R]):
         """Start the process of a run."""
         descriptors = [file.fileno() for file in self._inherited]
         if run.log is None:
-            run.process = subprocess.Popen(run.command(), start_new_session=True, pass_fds=descriptors)
+            run.process = _start_process(run.command(), 1, 2, descriptors)
         else:
             run.log.parent.mkdir(parents=True, exist_ok=True)
-            with run.log.open("wb") as log:
+            with run.log.open("wb") as log, Path(os.devnull).open("wb") as devnull:
                 try_lock(log)  # the process inherits the lock with the file
-                run.process = subprocess.Popen(
-                    run.command(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=log,
-                    start_new_session=True,
-                    pass_fds=descriptors,
-                )
+                run.process = _start_process(run.command(), devnull.fileno(), log.fileno(), descriptors)
         self.running.append(run)
 
     def ended(self, on_poll: Callable[[R], object] | None = None) -> Iterator[R]:
@@ -172,6 +168,18 @@ class ChildPool(Generic[R]):
             except subprocess.TimeoutExpired:
                 os.killpg(run.process.pid, signal.SIGKILL)
                 run.process.wait()
+
+
+def _start_process(
+    command: list[str], stdout: int, stderr: int, inherited: Sequence[int]
+) -> subprocess.Popen[bytes] | server.ForkedProcess:
+    """Start a process in a session of its own: a run of ``dkm.train`` by the fork server."""
+    if server.IS_AVAILABLE and command[:3] == [sys.executable, "-m", "dkm.train"]:
+        try:
+            return server.start(command[2], command[3:], [stdout, stderr, *inherited])
+        except OSError:
+            pass  # no server
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True, pass_fds=inherited)
 
 
 def resume_hint(folder: Path) -> str:

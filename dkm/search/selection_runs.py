@@ -25,6 +25,7 @@ from dkm.runtime import locks
 from dkm.search.pool import ChildPool, ChildRun, resume_hint
 from dkm.search.selection import Recommendation, Scores, recommend
 from dkm.search.selection_report import SCORES, table_lines, write_recommendation
+from dkm.training.launch import require_trainable
 
 # The embedding has the same number of dimensions for all numbers of clusters, so that they share a pretraining.
 _DEFAULTS = {"model.latent_dim": "10"}
@@ -72,8 +73,6 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
         what = "a number, as one pretraining serves all numbers of clusters"
         raise UserError(f"model.latent_dim=null: expected {what}; for example model.latent_dim=10")
     require_same_settings(folder, ks, seeds, wanted)
-    from dkm.training.trainer import require_trainable  # late: a wrong override is refused without torch
-
     sha256 = require_trainable(wanted)
     require_same_data(folder, ks, seeds, sha256)
     with lock_folder(folder) as lock:
@@ -339,6 +338,7 @@ def _agreement_of_halves(
     from dkm.clustering.lloyd import kmeans
     from dkm.data.datasets import load_dataset
     from dkm.runtime.devices import set_threads
+    from dkm.training.pretraining import load_pretrained
     from dkm.training.trainer import Trainer
 
     agreement: dict[int, dict[tuple[int, ...], float]] = {k: {} for k in ks}
@@ -348,10 +348,12 @@ def _agreement_of_halves(
         set_threads(config.threads)
         data = data or load_dataset(config.data)
         try:
-            z = Trainer(config, data).pretrained_embedding()
+            trainer = Trainer(config, data)
+            load_pretrained(trainer.autoencoder, trainer.cache)
         except Failure as error:  # the runs are there, but their cache is not, or is of another version or machine
             print(f"warning: seed {seed}: no agreement between halves ({error})", file=sys.stderr)
             continue
+        z = trainer.embed()
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
         size = min(len(z) // 2, _HALF_ROWS)
         halves = z[order[:size]], z[order[size : 2 * size]]

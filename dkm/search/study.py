@@ -34,6 +34,7 @@ from dkm.search.pool import resume_hint
 from dkm.search.space import Choices, Interval, Space, space_of, whole_numbers
 from dkm.search.study_report import answer_lines, build_answer, write_answer, write_trials
 from dkm.search.trials import Study, run_trials, sampler
+from dkm.training.launch import require_trainable
 
 if TYPE_CHECKING:
     import optuna
@@ -194,8 +195,6 @@ def _current_settings(space: Space, words: Sequence[str]) -> dict[str, Any]:
 
 def data_sha256(plan: Study) -> str | None:
     """Return what tells the data from others, None where they vary; refuse what the first run would refuse."""
-    from dkm.training.trainer import require_trainable  # late: a wrong word answers without torch
-
     if any(key.partition(".")[0] in ("data", "experiment") for key in plan.space):
         return None
     config = plan.config

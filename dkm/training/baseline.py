@@ -6,33 +6,72 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from dkm.clustering.assignment import assign
 from dkm.clustering.lloyd import kmeans
-from dkm.data.batches import Batches
+from dkm.config.clustering import ClusteringConfig
 from dkm.data.sampling import sample_dataset
 from dkm.evaluation import report
 from dkm.evaluation.evaluator import Evaluator, every_row
 from dkm.evaluation.scores import Scores
 from dkm.runtime import distributed
+from dkm.training.cache import Cache
 
 log = logging.getLogger(__name__)
 
 
-def score_raw_data(
-    evaluator: Evaluator, batches: Batches, n_clusters: int, *, n_init: int, n_sample: int, seed: int
+def find_or_score_raw_data(
+    cache: Cache,
+    evaluator: Evaluator,
+    settings: ClusteringConfig,
+    seed: int,
+    *,
+    interruptible: Callable[[], AbstractContextManager[None]],
+    is_kept: bool,
 ) -> Scores:
+    """Return the scores of k-means on the data, from the cache if it has them.
+
+    Parameters
+    ----------
+    cache : Cache
+    evaluator : Evaluator
+    settings : ClusteringConfig
+        The settings of k-means.
+    seed : int
+    interruptible : callable
+        Returns the context in which k-means runs.
+    is_kept : bool
+        Whether this process stores new scores in the cache.
+
+    Returns
+    -------
+    dict
+        The scores; if they are new, empty on all processes but the first.
+    """
+    key = cache.key("raw")
+    cached = cache.find(key)
+    if cached is not None:
+        scores: Scores = cached["scores"]
+        log.info("k-means on the raw data: %s (from pretrain.cache)", report.line(scores))
+        return scores
+    with interruptible():
+        scores = score_raw_data(evaluator, n_init=settings.n_init, n_sample=settings.init_samples, seed=seed)
+    if is_kept:
+        cache.keep(key, {"scores": scores})
+    return scores
+
+
+def score_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: int) -> Scores:
     """Cluster the data as they are by k-means and score the result.
 
     Parameters
     ----------
     evaluator : Evaluator
-    batches : Batches
-        The rows of the data.
-    n_clusters : int
-        K.
     n_init : int
         Restarts of k-means.
     n_sample : int
@@ -45,6 +84,7 @@ def score_raw_data(
         The scores; empty on all processes but the first.
     """
     start_s = time.perf_counter()
+    batches, n_clusters = evaluator.batches, evaluator.n_clusters
     sample = sample_dataset(evaluator.data, n_sample, at_least=n_clusters)
     centroids = torch.zeros(n_clusters, evaluator.data.n_features, device=batches.device)
     if distributed.is_main():
@@ -52,10 +92,16 @@ def score_raw_data(
         labels, inertia, centroids = result.labels, result.inertia, result.centroids
     if sample is not None:
         distributed.broadcast_(centroids)
-        nearest = every_row(lambda x: torch.stack(tuple(assign(x, centroids)), 1), batches, 2)
+        nearest = every_row(lambda x: _nearest(x, centroids), batches, 2)
         labels, inertia = nearest[:, 0].long(), nearest[:, 1].sum(dtype=torch.float64).item()
     if not distributed.is_main():
         return {}
     scores = evaluator.scores(evaluator.X, labels.cpu().numpy(), inertia, final=True)
     log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
     return scores
+
+
+def _nearest(x: Tensor, centroids: Tensor) -> Tensor:
+    """Return the label of each row x (B, F) and its squared distance to the centroid, as columns (B, 2)."""
+    nearest = assign(x, centroids)
+    return torch.stack([nearest.labels, nearest.squared_distance], 1)

@@ -83,15 +83,16 @@ class Cache:
         """Return the entry with this key on every rank; None if there is none."""
         if key is None:
             return None
-        return distributed.state_of_main(distributed.on_main(lambda: load(self._folder, key)))
+        return distributed.state_of_main(distributed.on_main(lambda: load(self.folder, key)))
 
     def keep(self, key: str | None, state: dict[str, Any]) -> None:
         """Store ``state`` (tensors and builtin containers) under the key."""
         if key is not None:
-            save(self._folder, key, state)
+            save(self.folder, key, state)
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """The folder of the entries."""
         return Path(str(self._config.pretrain.cache))
 
 

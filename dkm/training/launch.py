@@ -136,6 +136,28 @@ def execute(plan: Plan) -> dict[str, Any]:
         run.close()
 
 
+def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
+    """Return the SHA-256 of the data; refuse what a run would refuse when it sees them, such as too many clusters.
+
+    Parameters
+    ----------
+    labels_for : str, optional
+        The setting that needs labels; data without labels are refused.
+
+    Raises
+    ------
+    UserError
+    """
+    from dkm.data.datasets import load_dataset
+    from dkm.training.trainer import Trainer
+
+    data = load_dataset(config.data)
+    if labels_for is not None and data.y is None:
+        raise UserError(f"{labels_for}: expected data with labels, got data={data.name} without; give data.labels=")
+    Trainer(config, data)
+    return data.sha256
+
+
 def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
     """Create the run directory and open its log; return the checkpoint to resume from, or None."""
     from dkm.runtime import checkpoints

@@ -78,20 +78,19 @@ class Recorder:
 
     # --- the start ---
 
-    def start(self, init_sample: Tensor | None, *, metrics_bytes: int, is_resumed: bool) -> None:
+    def start(self, init_sample: Tensor | None, *, metrics_bytes: int | None) -> None:
         """Write the initial manifest, and log the data, the model and the device.
 
         Parameters
         ----------
         init_sample : Tensor, optional
             Indices of the rows that k-means uses; None for all rows.
-        metrics_bytes : int
-            Size of ``metrics.jsonl`` at the checkpoint; later records are discarded.
-        is_resumed : bool
-            Whether the run continues from a checkpoint.
+        metrics_bytes : int, optional
+            Size of ``metrics.jsonl`` at the checkpoint that the run continues from; later records are discarded. None
+            for a new run.
         """
         run, config, data, device = self.run, self._config, self._data, self._centroids.device
-        run.truncate_metrics(metrics_bytes)
+        run.truncate_metrics(metrics_bytes or 0)
         manifest = {
             **environment(),
             "device": str(device),
@@ -108,7 +107,7 @@ class Recorder:
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
         run.warnings[:0] = [text for text in earlier.get("warnings", []) if text not in run.warnings]
         run.update_manifest(**earlier | manifest)
-        if run.is_written and (run.dashboard.is_new or not is_resumed):
+        if run.is_written and (run.dashboard.is_new or metrics_bytes is None):
             run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
             run.dashboard.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
         self._log_data_report()
@@ -159,6 +158,19 @@ class Recorder:
 
     # --- during training ---
 
+    def note_compilation(self, section: str, seconds: float) -> None:
+        """Note how long the first step of a phase took, which compiled it."""
+        log.info("compile: the first step of the %s phase took %.1f s", section, seconds)
+        earlier = self.run.manifest.get("compile_seconds", {})
+        self.run.update_manifest(compile_seconds={**earlier, section: round(seconds, 1)})
+
+    def end_phase(self, section: str, progress: Progress) -> None:
+        """Write the seconds of the run and the speed of a phase to the manifest."""
+        seconds = progress.seconds
+        per_second = round(progress.epoch * self._data.n_samples / max(seconds[section], 1e-9))
+        earlier = self.run.manifest.get("samples_per_second", {})
+        self.run.update_manifest(seconds=seconds, samples_per_second={**earlier, section: per_second})
+
     def numbers(self, record: dict[str, Any], progress: Progress) -> None:
         """Write a record to ``metrics.jsonl``, and its numbers to the dashboard."""
         run, phase, step = self.run, record["phase"], record["step"]
@@ -208,13 +220,13 @@ class Recorder:
 
     # --- the end ---
 
-    def finish(self, result: dict[str, Any], scores: Scores, z: Tensor, clusters: Clusters, progress: Progress) -> None:
-        """Write the output of a finished run.
+    def finish(self, scores: Scores, z: Tensor, clusters: Clusters, progress: Progress) -> dict[str, Any]:
+        """Write the output of a finished run; return the content of ``result.json``.
 
         Parameters
         ----------
-        result : dict
-            Content of ``result.json``, including the ``scores`` of the final clustering.
+        scores : dict
+            Scores of the final clustering.
         z : Tensor of shape (N, D)
             Embedding of the unaugmented data.
         clusters : Clusters
@@ -223,6 +235,14 @@ class Recorder:
             Position and scores at the end of the run.
         """
         run, data, config = self.run, self._data, self._config
+        result: dict[str, Any] = {
+            **scores,
+            "n_clusters": len(self._centroids),
+            "n_samples": data.n_samples,
+            "joint_epochs": progress.epoch if isinstance(config.clustering, JointClusteringConfig) else 0,
+            "steps": progress.step,
+            **progress.baselines,
+        }
         run.write_result(result)
         position = np.arange(data.n_samples) if data.position is None else data.position
         assignments = Assignments(
@@ -265,6 +285,7 @@ class Recorder:
             log.info("%s", line)
         run.dashboard.text("table", "\n".join(table), step)
         self.end("completed", None, progress)
+        return result
 
     def end(self, status: str, reason: str | None, progress: Progress) -> None:
         """Write the final status to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""

@@ -1,19 +1,115 @@
-"""What a checkpoint holds of a run beside tensors, and whether it belongs to the run that is to be resumed."""
+"""The content of a checkpoint: written from the parts of a run, checked against them, and restored into them."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from dkm.clustering.losses.base import ClusteringLoss
 from dkm.config.roles import role_of
 from dkm.config.run import Config
-from dkm.config.schema import dotted, flatten
+from dkm.config.schema import dotted, flatten, to_dict
 from dkm.data.datasets import Dataset
 from dkm.errors import UserError
+from dkm.models.autoencoder import Autoencoder
+from dkm.runs.directory import RunWriter
+from dkm.runtime import checkpoints
 from dkm.training.state import PHASES, Clock, Progress, TrainState
+from dkm.training.steps import EpochSteps
+
+
+class Restored(NamedTuple):
+    """What a run resumes with beside its modules.
+
+    ``phase`` is the state for ``Phase.load``, ``metrics_bytes`` the size of ``metrics.jsonl`` at the checkpoint.
+    """
+
+    progress: Progress
+    phase: dict[str, Any]
+    metrics_bytes: int
+
+
+class Checkpointer:
+    """Writes checkpoints of a run, and restores one.
+
+    Parameters
+    ----------
+    config : Config
+    data : Dataset
+    autoencoder : Autoencoder
+    clustering : ClusteringLoss
+    steps : EpochSteps
+    """
+
+    def __init__(
+        self, config: Config, data: Dataset, autoencoder: Autoencoder, clustering: ClusteringLoss, steps: EpochSteps
+    ) -> None:
+        self._config = config
+        self._data = data
+        self._autoencoder = autoencoder
+        self._clustering = clustering
+        self._steps = steps
+        self._saved_at_s = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether the last checkpoint is older than ``checkpoint.every_s``."""
+        return time.monotonic() - self._saved_at_s >= self._config.checkpoint.every_s
+
+    def save(self, run: RunWriter, progress: Progress, phase: dict[str, Any]) -> None:
+        """Write a checkpoint to the run directory; ``phase`` is the ``Phase.state``."""
+        state = {
+            **progress_to_dict(progress),
+            "autoencoder": self._autoencoder.state_dict(),
+            "clustering": self._clustering.state_dict(),
+            **phase,
+            "terms": self._steps.values,
+            "centroids_before": self._steps.centroids_before,
+            "metrics_bytes": run.sync_metrics(),
+            "config": to_dict(self._config),
+            "data_sha256": self._data.sha256,
+        }
+        checkpoints.save(run.path / "checkpoints", state)
+        self._saved_at_s = time.monotonic()
+
+    def restore(self, state: dict[str, Any], directory: Path, clock: Clock) -> Restored:
+        """Load a checkpoint into the modules; return the rest of it.
+
+        Parameters
+        ----------
+        state : dict
+            The content of the checkpoint.
+        directory : Path
+            The run directory, for messages.
+        clock : Clock
+            The clock of this process; gets the seconds of earlier ones.
+
+        Raises
+        ------
+        UserError
+            If it is of another config or other data, or not what a run of this version writes.
+        """
+        try:
+            require_same_origin(state, self._config, self._data, directory)
+            progress = progress_from_dict(state, clock)
+            self._autoencoder.load_state_dict(state["autoencoder"])
+            self._clustering.load_state_dict(without_empty_buffers(state["clustering"]))
+            phase = {name: state[name] for name in ("optimizer", "average")}
+            self._steps.values.copy_(state["terms"])
+            self._steps.centroids_before = state["centroids_before"]
+            # With more epochs than before there is something left to do.
+            is_longer = self._config.joint.epochs > state["config"]["joint"]["epochs"]
+            progress.state.is_stopped = progress.state.is_stopped and not is_longer
+            return Restored(progress, phase, state["metrics_bytes"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise checkpoints.CheckpointError(
+                f"{directory / 'checkpoints'}: the state does not fit this model ({reason}); "
+                f"expected what a run of this version writes; start a new run"
+            ) from error
 
 
 def progress_to_dict(progress: Progress) -> dict[str, Any]:
@@ -70,7 +166,7 @@ def require_same_origin(state: dict[str, Any], config: Config, data: Dataset, di
     UserError
     """
     present, earlier = dotted(config), flatten(state["config"])
-    for key in sorted(present.keys() | earlier.keys()):
+    for key in sorted(earlier):  # a key that the version of the run did not have cannot differ
         if present.get(key) != earlier.get(key) and not role_of(key).may_change_on_resume:
             raise UserError(
                 f"{directory / 'config.yaml'}: {key}={present.get(key)}, but the checkpoint was written with "

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
+
 from dkm.config.compose import Command, absolute, compose
 from dkm.config.groups import GROUPS
 from dkm.config.roles import role_of
@@ -114,7 +116,15 @@ def with_config_of(run: Path, config: Config) -> Config:
 
 
 def _command_of(run: Path, overrides: list[str]) -> Command:
-    return Command(run, "config", None, overrides, is_for_hydra=False)
+    return Command(run, "config", None, [*_read_as_then(run), *overrides], is_for_hydra=False)
+
+
+def _read_as_then(run: Path) -> list[str]:
+    """Return the setting that reads the table of a version 0.1 run as that version did: numbers, or refused."""
+    content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    data = content.get("data") if isinstance(content, dict) else None
+    is_old_table = isinstance(data, dict) and "exclude" in data and "strict" not in data
+    return ["+data.strict=true"] if is_old_table else []
 
 
 def _fixed_settings(config: Config) -> dict[str, object]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from dkm.config.run import JointConfig
 
 
 def is_evaluated(epoch: int, n_epochs: int, every: int) -> bool:
@@ -25,3 +28,11 @@ def is_reset_due(epoch: int, every: int | None) -> bool:
 def is_reset_ahead(epoch: int, n_epochs: int, every: int | None) -> bool:
     """Return whether a reset follows when ``epoch`` epochs have ended; settled labels do not stop the run before it."""
     return every is not None and math.ceil(epoch / every) * every < n_epochs
+
+
+def have_labels_settled(
+    reassignment: Mapping[str, float], settings: JointConfig, epoch: int, reset_every: int | None
+) -> bool:
+    """Return whether few labels changed, no centroid was revived, which must still train, and no reset follows."""
+    is_steady = reassignment["label_change"] < settings.tolerance and reassignment["n_revived"] == 0
+    return is_steady and not is_reset_ahead(epoch, settings.epochs, reset_every)

@@ -10,59 +10,50 @@ state and a resumed run ends with the same bits as one that was never stopped.
 from __future__ import annotations
 
 import logging
-import math
-import time
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dkm.clustering import initialization
-from dkm.clustering.initialization import Start
-from dkm.clustering.lloyd import lowest_inertia
 from dkm.clustering.losses.base import ClusteringLoss
 from dkm.clustering.methods import build_clustering
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.run import Config, PhaseConfig
-from dkm.config.schema import to_dict
 from dkm.data.augmentation import build_augmentation
 from dkm.data.batches import build_batches, stream_seed
-from dkm.data.datasets import Dataset, load_dataset
-from dkm.data.sampling import sample_rows
-from dkm.errors import Failure, UserError
-from dkm.evaluation import evaluator, report
+from dkm.data.datasets import Dataset
+from dkm.errors import UserError
+from dkm.evaluation import evaluator
 from dkm.evaluation.clusters import Clusters, assign_clusters
-from dkm.evaluation.scores import Scores
-from dkm.models.autoencoder import Autoencoder, mix_encoder
+from dkm.models.autoencoder import Autoencoder
 from dkm.models.build import build_autoencoder
 from dkm.models.custom import require_halves
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunWriter, Unwritten
-from dkm.runtime import checkpoints, distributed
+from dkm.runtime import distributed
 from dkm.runtime.devices import deterministic, find_device
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
 from dkm.training import schedule
-from dkm.training.baseline import score_raw_data
+from dkm.training.baseline import find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
-from dkm.training.objective import LossTerms
 from dkm.training.optimizers import learning_rate, reset_rows
 from dkm.training.phase import Phase
+from dkm.training.pretraining import adopt_pretraining, keep_pretraining
+from dkm.training.reassignment import reassign
 from dkm.training.recorder import Recorder
-from dkm.training.records import cluster_record
+from dkm.training.records import evaluation_record
 from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
-from dkm.training.restoring import progress_from_dict, progress_to_dict, require_same_origin, without_empty_buffers
+from dkm.training.restoring import Checkpointer
+from dkm.training.starting import Starter, mixed_encoder
 from dkm.training.state import Clock, Progress, TrainState
+from dkm.training.steps import EpochSteps
 
 log = logging.getLogger(__name__)
-
-_N_TERMS = len(LossTerms._fields)
-# Several processes agree to stop at every so many steps: a request has a second to spare, a message each step has not.
-_STEPS_BETWEEN_POLLS = 8
 
 
 class Trainer:
@@ -103,26 +94,20 @@ class Trainer:
         self.clustering: ClusteringLoss = build_clustering(
             config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.epochs
         ).to(self.device)
-        self._given_start: np.ndarray | None = None
-        if (path := config.clustering.init_file) is not None:
-            self._given_start = initialization.read_init_file(path, data.n_samples, self.n_clusters, self.latent_dim)
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
+        self.starter = Starter(config.clustering, self.evaluator, self.latent_dim, config.seed)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.run_dir: RunWriter = Unwritten()
-        self.recorder = self._new_recorder()
+        self.recorder = Recorder(self.run_dir, config, self.evaluator, self.autoencoder, self.clustering)
         self.progress = Progress(clock=clock or Clock())
-        # One row per step of the epoch: the terms, and the gradient norm where it was computed. Read once per epoch, so
-        # that no step waits for the device.
-        self._terms = torch.full((self.batches.n_batches, _N_TERMS + 1), math.nan, device=self.device)
-        self._centroids_before = torch.zeros(self.n_clusters, self.latent_dim)
-        self._saved_at_s = time.monotonic()
+        self._steps = EpochSteps(self.batches.n_batches, self.clustering.centroids)
+        self._checkpointer = Checkpointer(config, data, self.autoencoder, self.clustering, self._steps)
         self._signals = Signals()
         # Of the phase that is under way; before it begins, what a checkpoint holds of it.
         self._phase: Phase | None = None
         self._phase_state: dict[str, Any] = {"optimizer": None, "average": None}
-        self._metrics_bytes = 0
-        self._is_restored = False
-        self._is_state_inconsistent = False
+        self._metrics_bytes: int | None = None  # size of the metrics at the checkpoint that was restored
+        self._is_state_consistent = True  # false within a step
 
     # --- the run ---
 
@@ -140,11 +125,10 @@ class Trainer:
         UserError
             The data changed while the run read them; a checkpoint was written.
         """
-        self.run_dir = run_dir
-        self.recorder = self._new_recorder()
+        self.run_dir = self.recorder.run = run_dir
         is_alone = not distributed.is_several()
         with signals_handled(is_alone=is_alone) as self._signals, deterministic(self.config.deterministic):
-            self.recorder.start(self._init_sample(), metrics_bytes=self._metrics_bytes, is_resumed=self._is_restored)
+            self.recorder.start(self.starter.sample, metrics_bytes=self._metrics_bytes)
             try:
                 return self._run_phases()
             except BaseException as error:
@@ -178,134 +162,50 @@ class Trainer:
             raise
 
     def _score_raw_data(self) -> None:
-        """Score k-means on the data themselves, or take the scores from the cache; the first process has them."""
-        config, key = self.config, self.cache.key("raw")
-        cached = self.cache.find(key)
-        if cached is None:
-            with self._signals.interruptible():
-                self.progress.raw = score_raw_data(
-                    self.evaluator,
-                    self.batches,
-                    self.n_clusters,
-                    n_init=config.clustering.n_init,
-                    n_sample=config.clustering.init_samples,
-                    seed=config.seed,
-                )
-            if self.run_dir.is_written:
-                self.cache.keep(key, {"scores": self.progress.raw})
-        else:
-            self.progress.raw = cached["scores"]
-            log.info("k-means on the raw data: %s (from pretrain.cache)", report.line(cached["scores"]))
+        self.progress.raw = find_or_score_raw_data(
+            self.cache,
+            self.evaluator,
+            self.config.clustering,
+            self.config.seed,
+            interruptible=self._signals.interruptible,
+            is_kept=self.run_dir.is_written,
+        )
         self._save()
-
-    # --- pretraining ---
 
     def _pretrain(self) -> None:
         """Pretrain the autoencoder, or take the same pretraining of an earlier run from the cache."""
-        progress, state, key = self.progress, self.progress.state, self.cache.key("pretrained")
+        state = self.progress.state
         if state.epoch == state.batch == 0:
-            cached = self.cache.find(key)
-            if cached is not None:
-                self._adopt_pretraining(cached)
+            key = self.cache.key("pretrained")
+            pretraining = self.cache.find(key)
+            if pretraining is not None:
+                adopt_pretraining(pretraining, self.autoencoder, self.progress, self.recorder)
+                self._save()
                 return
-            progress.cache_key = key
+            self.progress.cache_key = key
         self._run_phase(self.config.pretrain)
-        # A run that was made longer, or resumed on another machine, is not what the key says.
-        if self.run_dir.is_written and key is not None and progress.cache_key == key:
-            pretraining = {
-                "autoencoder": self.autoencoder.state_dict(),
-                "run": str(self.run_dir.path),
-                "metrics": self.run_dir.read_metrics(),
-                "epoch": state.epoch,
-                "step": state.step,
-                "seconds": progress.seconds["pretrain"],
-            }
-            self.cache.keep(key, pretraining)
-
-    def _adopt_pretraining(self, cached: dict[str, Any]) -> None:
-        progress = self.progress
-        self.autoencoder.load_state_dict(cached["autoencoder"])
-        progress.state.epoch, progress.state.step = cached["epoch"], cached["step"]
-        progress.clock.credit({"pretrain": cached["seconds"]})
-        for record in cached["metrics"]:
-            self.recorder.numbers(record, progress)
-        self._save()
-        self.run_dir.update_manifest(seconds=progress.seconds, pretrained_by=cached["run"])
-        log.info("pretrain: %d epochs taken from pretrain.cache (%.0f s there)", cached["epoch"], cached["seconds"])
-
-    def pretrained_embedding(self) -> Tensor:
-        """Return the embedding (N, D) that a run of this config had after the pretraining, from ``pretrain.cache``.
-
-        Raises
-        ------
-        Failure
-            If the cache has no such pretraining.
-        """
-        cached = self.cache.find(self.cache.key("pretrained"))
-        if cached is None:
-            raise Failure(
-                f"pretrain.cache={self.config.pretrain.cache}: has no pretraining of this config; train again"
-            )
-        self.autoencoder.load_state_dict(cached["autoencoder"])
-        return self.embed()
-
-    # --- the clusters ---
+        keep_pretraining(self.cache, self.autoencoder, self.progress, self.run_dir)
 
     def _initialize_clusters(self) -> None:
         """Cluster the embedding: the step between the phases."""
         with self._signals.interruptible():
             z = self.embed()
-            start, pretrained = self._find_clusters(z) if distributed.is_main() else (None, {})
-            start = self._start_of_main(start)
+            start, scores = self.starter.start(z, is_scored=self.run_dir.is_written)
         self.clustering.initialize(*start, z)
-        self.progress.pretrained = pretrained
+        self.progress.pretrained = scores
         self.progress.state = TrainState("joint", step=self.progress.step + 1)
         self._phase = None
         self._save()
-
-    def _find_clusters(self, z: Tensor) -> tuple[Start, Scores]:
-        """Return the clusters of z (N, D) to start from, and the scores of plain k-means."""
-        settings, seed = self.config.clustering, self.config.seed
-        restarts = initialization.run_restarts(z, self.n_clusters, settings, self._init_sample(), seed)
-        scores: Scores = {}
-        if self.run_dir.is_written:
-            plain = initialization.assign_all_points(z, lowest_inertia(restarts))
-            Z, labels = self.evaluator.sampled(z), plain.labels.cpu().numpy()
-            scores = self.evaluator.scores(Z, labels, plain.inertia, final=True)
-            log.info("k-means on the embedding: %s", report.line(scores))
-        return initialization.find_start(z, restarts, settings, self._given_start, seed), scores
-
-    def _start_of_main(self, start: Start | None) -> Start:
-        """Return the first process's clusters on every process; the others have None."""
-        if start is None:
-            centroids, labels = self.clustering.centroids.detach(), self.clustering.assignments
-            start = Start(torch.zeros_like(centroids), torch.zeros_like(labels))
-        for value in start:
-            distributed.broadcast_(value)
-        return start
-
-    def _init_sample(self) -> Tensor | None:
-        """Return the rows of the embedding that k-means sees, None for all."""
-        return sample_rows(self.data.n_samples, self.config.clustering.init_samples)
 
     def _reset_weights(self, phase: Phase) -> None:
         """Mix fresh weights into the encoder and cluster its embedding again (BRB); all of it, or nothing."""
         settings, epoch = self.config.clustering, self.progress.epoch
         assert isinstance(settings, JointClusteringConfig)
-        kept = {name: value.clone() for name, value in self.autoencoder.state_dict().items()}
         seed = stream_seed(self.config.seed, self.progress.state.phase_idx, epoch, -1)
-        mix_encoder(self.autoencoder, self._build_autoencoder(seed), settings.reset_fraction)
-        try:
-            with self._signals.interruptible():
-                z = self.embed()
-                start: Start | None = None
-                if distributed.is_main():
-                    labels, sample = self.clustering.assignments, self._init_sample()
-                    start = initialization.cluster_again(z, self.n_clusters, settings, sample, seed, labels)
-                start = self._start_of_main(start)
-        except BaseException:
-            self.autoencoder.load_state_dict(kept)
-            raise
+        fresh = self._build_autoencoder(seed)
+        with mixed_encoder(self.autoencoder, fresh, settings.reset_fraction), self._signals.interruptible():
+            z = self.embed()
+            start = self.starter.restart(z, self.clustering.assignments, seed)
         self.clustering.initialize(*start, z)
         reset_rows(phase.optimizer, self.clustering.centroids, torch.arange(self.n_clusters))
         if phase.average is not None:
@@ -316,12 +216,6 @@ class Trainer:
 
     def begin(self, settings: PhaseConfig) -> Phase:
         """Prepare for the steps of a phase, with what a checkpoint holds of it."""
-
-        def note_seconds(seconds: float) -> None:
-            log.info("compile: the first step of the %s phase took %.1f s", settings.section, seconds)
-            earlier = self.run_dir.manifest.get("compile_seconds", {})
-            self.run_dir.update_manifest(compile_seconds={**earlier, settings.section: round(seconds, 1)})
-
         self._phase = None  # drop the previous DDP wrapper first: it has hooks on the same parameters
         self._phase = Phase(
             self.config,
@@ -329,7 +223,7 @@ class Trainer:
             self.autoencoder,
             self.clustering,
             n_batches=self.batches.n_batches,
-            on_compiled=note_seconds,
+            on_compiled=partial(self.recorder.note_compilation, settings.section),
             filled=None if self.data.filled is None else self.data.filled.to(self.device),
         )
         self._phase.load(self._phase_state)
@@ -346,30 +240,25 @@ class Trainer:
             while state.epoch < settings.epochs and not state.is_stopped:
                 self._train_epoch(phase, settings, bar)
                 self._require_finite()
-                losses = phase.losses(self._terms[:, :_N_TERMS])
+                losses = phase.losses(self._steps.terms)
                 bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
                 with self._averaged_weights():
                     self._end_epoch(phase, settings, losses)
-                if self._is_checkpoint_due():
-                    self._save()
+                self._save_if_due()
         self._save()
-        seconds = self.progress.seconds
-        per_second = round(state.epoch * self.data.n_samples / max(seconds[section], 1e-9))
-        known = self.run_dir.manifest.get("samples_per_second", {})
-        self.run_dir.update_manifest(seconds=seconds, samples_per_second={**known, section: per_second})
+        self.recorder.end_phase(section, self.progress)
 
     def _train_epoch(self, phase: Phase, settings: PhaseConfig, bar: tqdm[Any]) -> None:
         config, state, clustering, n_batches = self.config, self.progress.state, self.clustering, self.batches.n_batches
         n_steps, is_joint = settings.epochs * n_batches, state.is_joint
         if state.batch == 0:
-            self._terms.fill_(math.nan)
             with self._averaged_weights():
-                self._centroids_before = clustering.centroids.detach().cpu().clone()
+                self._steps.start_epoch(clustering.centroids)
         if is_joint:
             clustering.start_epoch(state.epoch)
             if state.batch == 0 and schedule.is_reset_due(state.epoch, self._reset_every):
                 self._reset_weights(phase)
-                self._is_state_inconsistent = True  # until a step has ended: a run resumed here would reset again
+                self._is_state_consistent = False  # until a step has ended: a run resumed here would reset again
         is_evaluated = self._is_evaluated(state.epoch + 1, settings)
         # ------------------------------------------------------------------------------------------------------------
         with closing(self.batches.epoch(state.phase_idx, state.epoch, state.batch)) as batches:
@@ -389,23 +278,22 @@ class Trainer:
                 phase.optimizer.zero_grad()
                 local.total.backward()  # type: ignore[no-untyped-call]
                 terms = distributed.mean_(torch.stack(local).detach())
-                self._terms[number, :_N_TERMS] = terms
+                self._steps.terms[number] = terms
                 torch.maximum(phase.is_broken, (~terms[0].isfinite()).float(), out=phase.is_broken)
                 if is_evaluated and number == n_batches - 1:
-                    self._terms[number, -1] = phase.gradient_norm()
-                self._is_state_inconsistent = True
+                    self._steps.norms[number] = phase.gradient_norm()
+                self._is_state_consistent = False
                 phase.optimizer.step()
                 if is_joint:
                     clustering.after_step(lambda x=x: self._encode_batch(x))  # type: ignore[misc]
                 if phase.average is not None:
                     phase.average.update()
-                self._is_state_inconsistent = False
+                self._is_state_consistent = True
                 state.batch, state.step = number + 1, state.step + 1
                 bar.update()
-                if self._is_stop_agreed():
+                if self._signals.is_stop_agreed(state.step, is_epoch_end=state.batch == n_batches):
                     raise Interrupted
-                if self._is_checkpoint_due():
-                    self._save()
+                self._save_if_due()
         # ------------------------------------------------------------------------------------------------------------
 
     def _end_epoch(self, phase: Phase, settings: PhaseConfig, losses: dict[str, float]) -> None:
@@ -414,7 +302,9 @@ class Trainer:
         z: Tensor | None = None
         if state.is_joint and not progress.reassignment:
             z = self._reassign(phase)
-        has_settled = state.is_joint and self._have_labels_settled(settings)
+        has_settled = state.is_joint and schedule.have_labels_settled(
+            progress.reassignment, self.config.joint, state.epoch + 1, self._reset_every
+        )
         record: dict[str, Any] | None = None
         clusters: Clusters | None = None
         if self._is_evaluated(state.epoch + 1, settings) or (has_settled and not self._skips_evaluation):
@@ -423,7 +313,7 @@ class Trainer:
                 if self.run_dir.is_written:
                     if state.is_joint:
                         clusters = assign_clusters(z, self.clustering.centroids.detach())
-                    record = self._record(phase, losses, z, clusters)
+                    record = evaluation_record(progress, losses, phase.lr, self._steps, self.evaluator, z, clusters)
         progress.reassignment = {}
         state.epoch, state.batch, state.is_stopped = state.epoch + 1, 0, has_settled
         if record is None:
@@ -437,52 +327,16 @@ class Trainer:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", state.epoch)
 
     def _reassign(self, phase: Phase) -> Tensor:
-        """Assign all rows in a pass over the unaugmented data; return the embedding (N, D).
-
-        The pass has the precision of the steps, so that the assignments are those that the steps would find.
-        """
-        progress, clustering = self.progress, self.clustering
+        """Assign all rows in a pass over the unaugmented data; return the embedding (N, D)."""
         with self._signals.interruptible():
             z = self.embed(self.config.precision)
-        found = clustering.end_epoch(z)
-        reset_rows(phase.optimizer, clustering.centroids, found.revived)
-        numbers = [found.label_change, found.n_dead, len(found.revived)]
-        progress.reassignment = _reassignment(numbers)
-        # The first process decides, since which points are nearest or farthest may depend on the hardware. Its state is
-        # consistent already: if this finds that a process is gone, it writes a checkpoint.
-        shared = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        distributed.broadcast_(shared)
-        progress.reassignment = _reassignment(shared.tolist())
-        if n_dead := progress.reassignment["n_dead"]:
-            clustering.broadcast()
-            n_revived = progress.reassignment["n_revived"]
-            log.info("joint: epoch %d: %d dead centroids, %d revived", progress.epoch + 1, n_dead, n_revived)
+        reassign(self.clustering, phase.optimizer, z, self.progress)
         return z
-
-    def _have_labels_settled(self, settings: PhaseConfig) -> bool:
-        """Return whether too few labels changed to go on. A revived centroid must train, and a reset is to follow."""
-        reassignment = self.progress.reassignment
-        is_steady = reassignment["label_change"] < self.config.joint.tolerance and reassignment["n_revived"] == 0
-        epoch = self.progress.epoch + 1
-        return is_steady and not schedule.is_reset_ahead(epoch, settings.epochs, self._reset_every)
 
     # --- the end ---
 
-    def _record(self, phase: Phase, losses: dict[str, float], z: Tensor, clusters: Clusters | None) -> dict[str, Any]:
-        """Return the record of this epoch for ``metrics.jsonl``; writes nothing."""
-        norm = self._terms[-1, -1].item()
-        optimizer = {"optimizer/lr": phase.lr, "optimizer/gradient_norm": None if math.isnan(norm) else norm}
-        at = self.progress
-        record = {"phase": at.state.phase, "epoch": at.epoch + 1, "step": at.step, **losses, **optimizer}
-        record["embedding/variance"] = evaluator.embedding_variance(z)
-        if clusters is not None:
-            centroids = self.clustering.centroids.detach()
-            record |= cluster_record(self.evaluator, z, clusters, centroids, self._centroids_before, at.reassignment)
-        return record
-
     def _finish(self) -> dict[str, Any]:
         """Take the labels from one more pass over the data and write everything that a finished run has."""
-        progress = self.progress
         if self._skips_evaluation:
             return {}
         with self._signals.interruptible():
@@ -492,16 +346,7 @@ class Trainer:
             clusters = assign_clusters(z, self.clustering.centroids.detach(), with_margin=True)
             Z = self.evaluator.sampled(z)
             scores = self.evaluator.scores(Z, clusters.labels, clusters.inertia, final=True)
-        result: dict[str, Any] = {
-            **scores,
-            "n_clusters": self.n_clusters,
-            "n_samples": self.data.n_samples,
-            "joint_epochs": progress.epoch if isinstance(self.config.clustering, JointClusteringConfig) else 0,
-            "steps": progress.step,
-            **progress.baselines,
-        }
-        self.recorder.finish(result, scores, z, clusters, progress)
-        return result
+        return self.recorder.finish(scores, z, clusters, self.progress)
 
     def embed(self, precision: str = "fp32") -> Tensor:
         """Return the embedding (N, D) of the unaugmented training data."""
@@ -530,39 +375,17 @@ class Trainer:
         has_figures = self.config.log.tensorboard and self.config.log.figures
         return has_figures and schedule.is_pictured(epoch, settings.epochs, self.config.evaluation.every_epochs)
 
-    def _is_checkpoint_due(self) -> bool:
-        return self.run_dir.is_written and time.monotonic() - self._saved_at_s >= self.config.checkpoint.every_s
-
-    def _is_stop_agreed(self) -> bool:
-        """Return whether a signal asks the run to stop; all processes learn of it at the same step."""
-        if not distributed.is_several():
-            return self._signals.is_requested
-        state = self.progress.state
-        is_poll = state.step % _STEPS_BETWEEN_POLLS == 0 or state.batch == self.batches.n_batches
-        if is_poll and distributed.any_rank(self._signals.is_requested):
-            self._signals.is_requested = True
-            return True
-        return False
-
     # --- checkpoints ---
 
     def _save(self) -> None:
         self._require_finite()  # in every process: one whose peer stopped for a non-finite loss stops for that reason
-        if not self.run_dir.is_written or self._is_state_inconsistent:  # the last checkpoint is consistent
-            return
-        state = {
-            **progress_to_dict(self.progress),
-            "autoencoder": self.autoencoder.state_dict(),
-            "clustering": self.clustering.state_dict(),
-            **(self._phase_state if self._phase is None else self._phase.state()),
-            "terms": self._terms,
-            "centroids_before": self._centroids_before,
-            "metrics_bytes": self.run_dir.sync_metrics(),
-            "config": to_dict(self.config),
-            "data_sha256": self.data.sha256,
-        }
-        checkpoints.save(self.run_dir.path / "checkpoints", state)
-        self._saved_at_s = time.monotonic()
+        if self.run_dir.is_written and self._is_state_consistent:  # else the last checkpoint is kept
+            phase = self._phase_state if self._phase is None else self._phase.state()
+            self._checkpointer.save(self.run_dir, self.progress, phase)
+
+    def _save_if_due(self) -> None:
+        if self.run_dir.is_written and self._checkpointer.is_due():
+            self._save()
 
     def restore(self, state: dict[str, Any], directory: Path) -> None:
         """Continue from a checkpoint's ``state``, read from the run ``directory``.
@@ -572,32 +395,15 @@ class Trainer:
         UserError
             If it is of another config or other data, or not what a run of this version writes.
         """
-        try:
-            require_same_origin(state, self.config, self.data, directory)
-            self.progress = progress_from_dict(state, self.progress.clock)
-            self.autoencoder.load_state_dict(state["autoencoder"])
-            self.clustering.load_state_dict(without_empty_buffers(state["clustering"]))
-            self._phase_state = {name: state[name] for name in self._phase_state}
-            self._terms.copy_(state["terms"])
-            self._centroids_before = state["centroids_before"]
-            self._metrics_bytes = state["metrics_bytes"]
-            # With more epochs than before there is something left to do.
-            is_longer = self.config.joint.epochs > state["config"]["joint"]["epochs"]
-            self.progress.state.is_stopped = self.progress.state.is_stopped and not is_longer
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise checkpoints.CheckpointError(
-                f"{directory / 'checkpoints'}: the state does not fit this model ({reason}); "
-                f"expected what a run of this version writes; start a new run"
-            ) from error
-        self._is_restored = True
+        restored = self._checkpointer.restore(state, directory, self.progress.clock)
+        self.progress, self._phase_state, self._metrics_bytes = restored
         at = self.progress.state
         log.info("resumed in %s at epoch %d, batch %d, step %d", at.phase, at.epoch, at.batch, at.step)
 
     def _require_finite(self) -> None:
         state = self.progress.state
         parameters = [*self.autoencoder.parameters(), self.clustering.centroids]
-        require_finite(self._terms[: state.batch, :_N_TERMS], parameters, state)
+        require_finite(self._steps.terms[: state.batch], parameters, state)
 
     # --- parts ---
 
@@ -605,9 +411,6 @@ class Trainer:
         data = self.data
         built = build_autoencoder(self.config.model, data.n_features, data.image_shape, self.latent_dim, seed)
         return built.to(self.device)
-
-    def _new_recorder(self) -> Recorder:
-        return Recorder(self.run_dir, self.config, self.evaluator, self.autoencoder, self.clustering)
 
     def _averaged_weights(self) -> AbstractContextManager[None]:
         """Swap in the averaged weights within the block, where the phase has them."""
@@ -619,27 +422,3 @@ class Trainer:
     def _encode_batch(self, x: Tensor) -> Tensor:
         with torch.no_grad(), self._autocast():
             return self.autoencoder.encode(x)
-
-
-def _reassignment(numbers: list[float]) -> dict[str, float]:
-    label_change, n_dead, n_revived = numbers
-    return {"label_change": label_change, "n_dead": int(n_dead), "n_revived": int(n_revived)}
-
-
-def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
-    """Return the SHA-256 of the data; refuse what a run would refuse when it sees them, such as too many clusters.
-
-    Parameters
-    ----------
-    labels_for : str, optional
-        The setting that needs labels; data without labels are refused.
-
-    Raises
-    ------
-    UserError
-    """
-    data = load_dataset(config.data)
-    if labels_for is not None and data.y is None:
-        raise UserError(f"{labels_for}: expected data with labels, got data={data.name} without; give data.labels=")
-    Trainer(config, data)
-    return data.sha256

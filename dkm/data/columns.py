@@ -1,0 +1,378 @@
+"""The columns of a table: their roles, their kinds, and how each kind becomes numbers for the network.
+
+A ``Column`` is fitted on the training rows, stored as JSON with the model, and applied to further rows. What the kinds
+mean: ``number``; ``boolean`` (0 and 1); ``category`` (one number for each frequent level, and one for all others);
+``date`` (days since the first, with cycles of the year and the day where the values have them); ``list`` (a vector of
+equal length in each row, such as an embedding).
+"""
+
+# Shapes: n rows, w numbers that a column becomes.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dkm.data.dialect import AFFIXES, MISSING, MISSING_MARKS
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+ROLES = ("feature", "id", "label", "left_out")
+KINDS = ("number", "boolean", "category", "date", "list")
+# Rarer levels are joined to one. Both limits hold: this many levels, and this fraction of the rows each.
+MAX_LEVELS = 30
+MIN_LEVEL_FRACTION = 0.005
+OTHER = "other"
+# Words for true and false.
+TRUE, FALSE = frozenset({"true", "yes", "y", "t", "on"}), frozenset({"false", "no", "n", "f", "off"})
+_DAY_S = 86_400.0
+_YEAR_DAYS = 365.2425
+_YEAR_1000_S = -30_610_224_000.0
+_AFFIXES = rf"^[{AFFIXES}]+|[{AFFIXES}]+$"
+# Formats of dates, most specific first; %y before %Y would read 2012 as 20.
+DATE_FORMATS = (
+    *("%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y/%m/%d", "%d-%m-%Y", "%m-%d-%Y", "%Y%m%d"),
+    *("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
+)
+TIME_FORMATS = ("%H:%M:%S", "%H:%M", "%H.%M.%S", "%I:%M:%S %p", "%I:%M %p")
+
+
+class NotOfKindError(ValueError):
+    """A cell that is not of the kind of its column: ``row`` within the rows that were encoded, and its ``text``."""
+
+    def __init__(self, row: int, text: str) -> None:
+        super().__init__(f"row {row}: {text!r}")
+        self.row, self.text = row, text
+
+
+@dataclass
+class Column:
+    """One column of the table, and how it is read.
+
+    Attributes
+    ----------
+    name, role, kind : str
+        ``kind`` is empty for a role that has none.
+    note : str
+        The reason or the encoding in a few words, for the data report.
+    missing : list of str
+        Cells that mean "no value" in this column, besides the usual ones.
+    fill : float or str, optional
+        Replacement of a missing value: the median, or the most frequent level. None: missing values are refused.
+    decimal, thousands : str
+        Notation of numbers in text.
+    levels : list of str
+        Levels of a category, the most frequent first; without those that are joined as ``other``.
+    has_other : bool
+        Whether a category has rarer levels, which become one number together.
+    formats : list of str
+        Format of a date in text.
+    origin : float
+        First date, in seconds since 1970.
+    cycles : list of {"days", "year", "day"}
+        What a date becomes: days since the origin, sine and cosine of the time of the year and of the day.
+    length : int
+        Length of a list.
+    """
+
+    name: str
+    role: str = "feature"
+    kind: str = ""
+    note: str = ""
+    missing: list[str] = field(default_factory=list)
+    fill: float | str | None = None
+    decimal: str = "."
+    thousands: str = ""
+    levels: list[str] = field(default_factory=list)
+    has_other: bool = False
+    formats: list[str] = field(default_factory=list)
+    origin: float = 0.0
+    cycles: list[str] = field(default_factory=list)
+    length: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, as JSON values."""
+        plain = asdict(Column(self.name))
+        return {key: value for key, value in asdict(self).items() if key == "name" or value != plain[key]}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Column:
+        return cls(**fields)
+
+    @property
+    def features(self) -> list[str]:
+        """The names of the numbers that the column becomes."""
+        if self.kind == "category":
+            return [f"{self.name}={level}" for level in [*self.levels, *([OTHER] if self.has_other else [])]]
+        if self.kind == "date":
+            parts = {"days": ["days"], "year": ["year sin", "year cos"], "day": ["day sin", "day cos"]}
+            return [f"{self.name} ({part})" for cycle in self.cycles for part in parts[cycle]]
+        if self.kind == "list":
+            return [f"{self.name}[{i}]" for i in range(self.length)]
+        return [self.name]
+
+    @property
+    def groups(self) -> list[int]:
+        """For each number a group within the column: numbers of one group share one variance."""
+        if self.kind == "category":
+            return [0] * len(self.features)
+        if self.kind == "date":
+            width = {"days": 1, "year": 2, "day": 2}
+            return [group for group, cycle in enumerate(self.cycles) for _ in range(width[cycle])]
+        return list(range(len(self.features)))
+
+    def encode(self, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
+        """Return the numbers (n, w) of the values (n,), the mask (n,) of missing values, and the number of new levels.
+
+        Missing numbers are NaN; a missing level is all zeros. They are not yet filled.
+
+        Raises
+        ------
+        NotOfKindError
+            For a value that is not of this kind.
+        """
+        return _ENCODERS[self.kind](self, values)
+
+    def filled(self) -> Floats:
+        """Return the numbers (w,) that replace a missing value."""
+        if self.kind == "category":
+            return np.array([name == f"{self.name}={self.fill}" for name in self.features], np.float64)
+        if self.kind == "date":
+            assert isinstance(self.fill, float | int)
+            parts: Floats = _date_parts(self, np.array([float(self.fill)]))[0]
+            return parts
+        assert self.fill is not None
+        return np.full(len(self.features), float(self.fill))
+
+    def is_missing(self, values: pa.Array) -> Mask:
+        """Return the mask (n,) of values that are missing: nulls, NaN, and cells that mean "no value"."""
+        missing = values.is_null(nan_is_null=pa.types.is_floating(values.type))
+        if is_text(values.type):
+            marks = pa.array(sorted({*MISSING, *MISSING_MARKS, *self.missing}))
+            missing = pc.or_(missing, pc.is_in(pc.utf8_trim_whitespace(values), value_set=marks))
+        elif self.missing and pa.types.is_primitive(values.type) and not pa.types.is_temporal(values.type):
+            numbers = [float(text) for text in self.missing if _is_float(text)]
+            floats = pc.cast(values, pa.float64(), safe=False)
+            missing = pc.or_(missing, pc.fill_null(pc.is_in(floats, value_set=pa.array(numbers, pa.float64())), False))
+        mask: Mask = np.asarray(missing.to_numpy(zero_copy_only=False), dtype=bool)
+        return mask
+
+
+def is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_numbers(values: pa.Array, decimal: str = ".", thousands: str = "") -> pa.Array:
+    """Return the numbers of text cells as float64, null where a cell is none.
+
+    Spaces, currency signs and per cent signs around a number are ignored.
+    """
+    text = pc.replace_substring_regex(values, _AFFIXES, "")
+    if thousands:
+        group = re.escape(thousands)
+        # Only marks between groups of three digits: 1.5 is no thousands mark.
+        is_grouped = pc.match_substring_regex(text, rf"^[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d+)?$")
+        text = pc.if_else(is_grouped, pc.replace_substring(text, thousands, ""), text)
+    if decimal != ".":
+        # A point is no decimal mark here: 1.5 must not become a number that was never meant.
+        text = pc.if_else(pc.match_substring(text, "."), None, pc.replace_substring(text, decimal, "."))
+    is_number = pc.match_substring_regex(
+        text, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?inf(inity)?$", ignore_case=True
+    )
+    text = pc.if_else(is_number, pc.utf8_ltrim(text, "+"), None)
+    return pc.cast(text, pa.float64())
+
+
+# --- encoders -------------------------------------------------------------------------------------------------
+
+
+def _encode_number(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
+    missing = column.is_missing(values)
+    if is_text(values.type):
+        numbers = parse_numbers(values, column.decimal, column.thousands)
+        _require_parsed(values, numbers, missing)
+        array = numbers.to_numpy(zero_copy_only=False)
+    elif pa.types.is_decimal(values.type):
+        array = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    elif pa.types.is_boolean(values.type):
+        array = pc.cast(values, pa.uint8()).to_numpy(zero_copy_only=False)
+    else:
+        array = values.to_numpy(zero_copy_only=False)
+    if missing.any():
+        array = np.where(missing, np.nan, array.astype(np.float64))
+    return array[:, np.newaxis], missing, 0
+
+
+def _encode_boolean(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
+    if not is_text(values.type):
+        return _encode_number(column, values)
+    missing = column.is_missing(values)
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+    is_true = pc.is_in(words, value_set=pa.array(sorted({*TRUE, "1", "1.0"})))
+    is_false = pc.is_in(words, value_set=pa.array(sorted({*FALSE, "0", "0.0"})))
+    numbers = pc.if_else(is_true, 1.0, pc.if_else(is_false, 0.0, None))
+    _require_parsed(values, numbers, missing)
+    array = numbers.to_numpy(zero_copy_only=False)
+    return np.where(missing, np.nan, array)[:, np.newaxis], missing, 0
+
+
+def _encode_category(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
+    missing = column.is_missing(values)
+    text = as_levels(values)
+    index = pc.index_in(text, value_set=pa.array(column.levels, pa.string()))
+    codes = pc.fill_null(index, len(column.levels)).to_numpy(zero_copy_only=False)
+    is_new = (codes == len(column.levels)) & ~missing
+    encoded = np.zeros((len(values), len(column.features)))
+    is_column = ~missing & (codes < len(column.features))
+    rows = np.flatnonzero(is_column)
+    encoded[rows, codes[rows]] = 1.0
+    return encoded, missing, int(is_new.sum())
+
+
+def as_levels(values: pa.Array) -> pa.Array:
+    """Return values of any type as the text of their level; whole floats without their point."""
+    if is_text(values.type):
+        return pc.utf8_trim_whitespace(values)
+    if pa.types.is_floating(values.type):
+        whole = pc.fill_null(pc.equal(values, pc.floor(values)), False)
+        return pc.if_else(
+            whole, pc.cast(pc.cast(values, pa.int64(), safe=False), pa.string()), pc.cast(values, pa.string())
+        )
+    return pc.cast(values, pa.string())
+
+
+def _encode_date(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
+    seconds, missing = date_seconds(column, values)
+    return _date_parts(column, (seconds - column.origin) / _DAY_S), missing, 0
+
+
+def date_seconds(column: Column, values: pa.Array) -> tuple[Floats, Mask]:
+    """Return the values (n,) in seconds since 1970 (of the day for times), NaN where missing, and the mask of these.
+
+    Raises
+    ------
+    NotOfKindError
+        For text in another format.
+    """
+    missing = column.is_missing(values)
+    if pa.types.is_integer(values.type):  # 20240131
+        values = pc.cast(values, pa.string())
+    if is_text(values.type):
+        parsed = parse_dates(values, column.formats)
+        _require_parsed(values, parsed, missing)
+        seconds = parsed.to_numpy(zero_copy_only=False)
+    else:
+        seconds = temporal_seconds(values)
+    return np.where(missing, np.nan, seconds), missing
+
+
+def parse_dates(values: pa.Array, formats: Sequence[str]) -> pa.Array:
+    """Return the seconds of text cells in the first format that reads them, null where none does."""
+    text = pc.utf8_trim_whitespace(values)
+    result = pa.nulls(len(values), pa.float64())
+    for format_ in formats:
+        parsed = _strptime(text, format_)
+        result = pc.coalesce(result, parsed)
+    return result
+
+
+def _strptime(text: pa.Array, format_: str) -> pa.Array:
+    """Return seconds as float64, null where a cell does not have the format; fractions of seconds are ignored."""
+    if format_ == "iso":
+        # 2024-01-31, with a time after T or a space, with or without a zone
+        shape = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2})?)?$"
+        text = pc.if_else(pc.match_substring_regex(text, shape), text, None)
+        text = pc.replace_substring_regex(text, r"\.\d+", "")
+        zone = pc.match_substring_regex(text, r":.*(Z|[+-]\d{2}:\d{2})$")
+        plain = pc.cast(pc.if_else(zone, None, text), pa.timestamp("s"))
+        zoned = pc.cast(pc.if_else(zone, text, None), pa.timestamp("s", "UTC"))
+        seconds = pc.coalesce(pc.cast(plain, pa.int64()), pc.cast(zoned, pa.int64()))
+        return pc.cast(seconds, pa.float64())
+    parsed = pc.strptime(text, format=format_, unit="s", error_is_null=True)
+    # strptime reads 11/11/2007 as %y too, and 12 as the year 12.
+    again = pc.strftime(parsed, format=format_)
+    digits = pc.replace_substring_regex(text, r"\b0+(\d)", r"\1")
+    same = pc.equal(pc.utf8_lower(pc.replace_substring_regex(again, r"\b0+(\d)", r"\1")), pc.utf8_lower(digits))
+    seconds = pc.cast(pc.cast(parsed, pa.int64()), pa.float64())
+    if format_ in TIME_FORMATS:  # strptime counts from 1900
+        seconds = pc.cast(pc.add(seconds, float(2_208_988_800)), pa.float64())
+    # %Y reads 07 as the year 7.
+    return pc.if_else(pc.and_(same, pc.greater(seconds, _YEAR_1000_S)), seconds, None)
+
+
+def temporal_seconds(values: pa.Array) -> Floats:
+    """Return dates, times and timestamps (n,) in seconds, NaN where null."""
+    type_ = values.type
+    if pa.types.is_date(type_):
+        ints = pc.cast(pc.cast(values, pa.timestamp("s")), pa.int64())
+        factor = 1.0
+    else:
+        ints = (
+            pc.cast(values, pa.int64())
+            if not pa.types.is_time32(type_)
+            else pc.cast(pc.cast(values, pa.int32()), pa.int64())
+        )
+        factor = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[type_.unit]
+    array: Floats = pc.cast(ints, pa.float64()).to_numpy(zero_copy_only=False) * factor
+    return array
+
+
+def _date_parts(column: Column, days: Floats) -> Floats:
+    parts: list[Floats] = []
+    for cycle in column.cycles:
+        if cycle == "days":
+            parts.append(days)
+            continue
+        since = days + column.origin / _DAY_S
+        turn = 2 * np.pi * (since / (_YEAR_DAYS if cycle == "year" else 1.0))
+        parts += [np.sin(turn), np.cos(turn)]
+    return np.stack(parts, axis=1)
+
+
+def _encode_list(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
+    missing = column.is_missing(values)
+    if missing.any():
+        raise NotOfKindError(int(np.flatnonzero(missing)[0]), "null")
+    lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero(lengths != column.length)
+    if len(wrong):
+        raise NotOfKindError(int(wrong[0]), f"a list of {int(lengths[wrong[0]])}")
+    flat = pc.list_flatten(values)
+    numbers = pc.cast(flat, pa.float32() if pa.types.is_float16(flat.type) else pa.float64(), safe=False)
+    array = numbers.to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero(np.isnan(array))
+    if len(bad):
+        raise NotOfKindError(int(bad[0]) // column.length, "a list with a missing value")
+    return array.reshape(len(values), column.length), missing, 0
+
+
+_ENCODERS: dict[str, Callable[[Column, pa.Array], tuple[npt.NDArray[Any], Mask, int]]] = {
+    "number": _encode_number,
+    "boolean": _encode_boolean,
+    "category": _encode_category,
+    "date": _encode_date,
+    "list": _encode_list,
+}
+
+
+def _require_parsed(values: pa.Array, parsed: pa.Array, missing: Mask) -> None:
+    wrong = np.asarray(parsed.is_null().to_numpy(zero_copy_only=False), dtype=bool) & ~missing
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise NotOfKindError(row, str(values[row].as_py()))

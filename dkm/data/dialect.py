@@ -1,0 +1,487 @@
+"""Decide how a text table is written: encoding, delimiter, decimal mark, header; each with its evidence.
+
+The decision reads the beginning of a file only. What the evidence does not settle is refused, with the settings that
+settle it. Python's ``csv`` splits lines into cells, as pyarrow does later for the whole file.
+"""
+
+# Shapes: n sampled rows of m cells.
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dkm.errors import UserError, input_error
+
+# Bytes of the file that decide.
+HEAD_BYTES = 2**20
+_BOMS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its beginning
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# What a cell without a value holds, in any column. pandas reads the same, so files that it wrote come back.
+MISSING = frozenset(
+    [
+        "",
+        "NA",
+        "N/A",
+        "n/a",
+        "<NA>",
+        "#N/A",
+        "#NA",
+        "#N/A N/A",
+        "NaN",
+        "nan",
+        "-NaN",
+        "-nan",
+        "NULL",
+        "null",
+        "None",
+        "-1.#IND",
+        "1.#IND",
+        "1.#QNAN",
+        "-1.#QNAN",
+    ]
+)
+# What people write for no value; not in a column of ids or labels.
+MISSING_MARKS = frozenset({"?", ".", "-", "--", "*", "..."})
+_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?(\d+,\d+|,\d+)([eE][+-]?\d+)?")
+_POINT_GROUPS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
+_COMMA_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+# What may stand around a number: spaces, currency, per cent.
+AFFIXES = " \t\u00a0%$€£¥₹"
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
+_SAMPLE_ROWS = 5000
+# Fraction of the lines that must have the same number of cells.
+_CONSISTENT = 0.9
+_YEARS = range(1800, 2101)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text table is written."""
+
+    encoding: str
+    delimiter: str
+    decimal: str
+    thousands: str
+    # Lines before the first row: comments, a line ``sep=;``, and the header.
+    n_skipped: int
+    has_header: bool
+    # The first column has no name, as R writes row names.
+    has_row_names: bool
+    names: tuple[str, ...]
+    rows: list[list[str]] = field(repr=False)
+    # How each was decided, for the data report.
+    decisions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user has settled; None is decided here."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
+    thousands: str | None = None
+    header: bool | None = None
+
+
+def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> Dialect:
+    """Return how the file that begins with ``head`` is written.
+
+    Parameters
+    ----------
+    head : bytes
+        The decompressed beginning of the file, up to ``HEAD_BYTES``.
+    source : str
+        For messages.
+    given : Given
+    is_whole : bool
+        Whether ``head`` is the whole file.
+
+    Raises
+    ------
+    UserError
+        If the file is no text, or the evidence does not settle the header or the decimal mark.
+    """
+    decisions: dict[str, str] = {}
+    encoding = _find_encoding(head, source, given.encoding, decisions, is_whole=is_whole)
+    text = codecs.getincrementaldecoder(encoding)().decode(head)  # leaves out a cut character at the end
+    lines = _split_lines(text, is_whole=is_whole)
+    n_preamble, delimiter = _skip_preamble(lines, decisions)
+    lines = lines[n_preamble:]
+    if not any(line.strip() for line in lines):
+        raise input_error(source, "no rows", "one row or more", "check how the file was written")
+    if re.match(r"\s*[\[{]\s*[\"{\[]", lines[0]) and given.delimiter is None:
+        raise input_error(source, "JSON", "a table as text (CSV, TSV)", "convert it, for example with pandas' to_csv")
+    delimiter = given.delimiter or delimiter or _find_delimiter(lines, decisions)
+    rows = [row for row in _cells("".join(lines), delimiter) if any(cell.strip() for cell in row)]
+    header_lines, rows = rows[0], rows[: _SAMPLE_ROWS + 1]
+    width = Counter(map(len, rows[1:] or rows)).most_common(1)[0][0]
+    ends_empty = all(len(row) == width and not row[-1].strip() for row in rows[1:])  # a delimiter too many
+    if len(rows) > 1 and len(header_lines) == width - 1 and ends_empty:
+        rows[0] = header_lines = [*header_lines, ""]
+    has_row_names = len(rows) > 1 and len(header_lines) == width - 1
+    decimal, thousands = _find_decimal(rows[1:] or rows, delimiter, given, source, decisions)
+    if has_row_names:
+        has_header = True
+        decisions["header"] = "the first row, which has one name less than the other rows have cells: row names"
+    else:
+        has_header = _has_header(rows, decimal, thousands, given.header, source, decisions)
+    names = _names(header_lines, has_row_names) if has_header else tuple(map(str, range(width)))
+    n_header = _n_lines_of_first_row(lines, delimiter) if has_header else 0
+    return Dialect(
+        encoding,
+        delimiter,
+        decimal,
+        thousands,
+        n_preamble + n_header,
+        has_header,
+        has_row_names,
+        names,
+        rows[1:] if has_header else rows,
+        decisions,
+    )
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell of any column holds no value."""
+    return cell in MISSING or cell.strip() in MISSING
+
+
+def is_number(cell: str, decimal: str = ".", thousands: str = "") -> bool:
+    """Return whether a cell is a finite number in this notation."""
+    cell = cell.strip(AFFIXES)
+    if decimal == ",":
+        return bool(_COMMA.fullmatch(cell) or re.fullmatch(r"[+-]?\d+", cell)) or (
+            thousands == "." and bool(_POINT_GROUPS.fullmatch(cell))
+        )
+    return bool(_POINT.fullmatch(cell)) or (thousands == "," and bool(_COMMA_GROUPS.fullmatch(cell)))
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+def _find_encoding(head: bytes, source: str, given: str | None, decisions: dict[str, str], *, is_whole: bool) -> str:
+    mark = next((name for bom, name in _BOMS.items() if head.startswith(bom)), None)
+    if given is not None:
+        # utf-8 given by hand is fine for a file that begins with a mark.
+        encoding = "utf-8-sig" if mark == "utf-8-sig" and codecs.lookup(given).name == "utf-8" else given
+        try:
+            codecs.getincrementaldecoder(encoding)().decode(head, final=is_whole)
+        except (UnicodeError, LookupError) as error:
+            raise input_error(
+                f"data.encoding={given}", f"{source} is not in this encoding", "the encoding of the file",
+                "set data.encoding=null to let the content decide",
+            ) from error  # fmt: skip
+        return encoding
+    if mark is not None:
+        if mark != "utf-8-sig":
+            decisions["encoding"] = f"{mark.upper()}, by its byte-order mark"
+        return mark
+    if (wide := _find_utf16(head)) is not None:
+        decisions["encoding"] = f"{wide.upper()}, since every other byte is zero"
+        return wide
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head, final=is_whole)
+    except UnicodeDecodeError:
+        if _is_binary(head):
+            raise _not_text_error(source) from None
+        try:
+            codecs.getincrementaldecoder("cp1252")().decode(head, final=is_whole)
+        except UnicodeDecodeError:
+            encoding = "latin-1"
+        else:
+            encoding = "cp1252"
+        decisions["encoding"] = f"{encoding}, since it is not UTF-8; data.encoding=NAME names another"
+        return encoding
+    if "\0" in text:
+        raise _not_text_error(source)
+    return "utf-8"
+
+
+def _find_utf16(head: bytes) -> str | None:
+    """Return the byte order of UTF-16 without a mark, which has a zero in nearly every other byte; None for others."""
+    zeros, half = [head[start::2].count(0) for start in (0, 1)], len(head) // 2
+    if max(zeros) <= 0.4 * half or min(zeros) >= 0.1 * half:
+        return None
+    return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+
+
+def _is_binary(head: bytes) -> bool:
+    controls = sum(head.count(byte) for byte in range(32) if byte not in b"\t\n\r\f\x1a\x1b")
+    return controls > 0.01 * len(head)
+
+
+def _not_text_error(source: str) -> UserError:
+    remedy = (
+        "name a CSV file, or choose the data option that reads it, such as data=parquet, data=npz or data=image_folder"
+    )
+    return input_error(source, "not a text file", "a table as text (CSV, TSV)", remedy)
+
+
+def _split_lines(text: str, *, is_whole: bool) -> list[str]:
+    """Return the lines with their ends: ``\\n``, ``\\r\\n`` or ``\\r``; without a cut line at the end."""
+    lines = list(io.StringIO(text, newline=""))
+    return lines if is_whole or len(lines) < 2 else lines[:-1]
+
+
+def _skip_preamble(lines: Sequence[str], decisions: dict[str, str]) -> tuple[int, str | None]:
+    """Return the number of lines before the table, and the delimiter that a line ``sep=;`` names."""
+    delimiter, number = None, 0
+    if match := re.fullmatch(r"\"?sep=(.)\"?", lines[0].strip("\r\n") if lines else ""):
+        delimiter, number = match[1], 1
+        decisions["delimiter"] = f"{_quoted(delimiter)}, by the line sep={delimiter}"
+    n_comments = sum(1 for _ in itertools.takewhile(lambda line: line.startswith("#"), lines[number:]))
+    # A single line with as many cells as the others is a header whose first name begins with '#'.
+    if n_comments == 1 and len(lines) > number + 1:
+        first, second = lines[number], lines[number + 1]
+        if any(first.count(mark) == second.count(mark) > 0 for mark in ",;\t|"):
+            n_comments = 0
+    if n_comments:
+        decisions["comments"] = f"{n_comments:,} lines at the beginning that start with '#' are skipped"
+    return number + n_comments, delimiter
+
+
+def _cells(text: str, delimiter: str, n_rows: int = _SAMPLE_ROWS + 1) -> list[list[str]]:
+    try:
+        return list(itertools.islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), n_rows))
+    except csv.Error:
+        return [line.rstrip("\r\n").split(delimiter) for line in text.splitlines()[:n_rows]]
+
+
+def _n_lines_of_first_row(lines: Sequence[str], delimiter: str) -> int:
+    """Return how many lines the first row with a cell takes: a name in quotes may hold a line break."""
+    reader = csv.reader(iter(lines), delimiter=delimiter)
+    for row in reader:
+        if any(cell.strip() for cell in row):
+            break
+    return reader.line_num
+
+
+def _find_delimiter(lines: Sequence[str], decisions: dict[str, str]) -> str:
+    """Return the character that cuts most lines into the same number of cells, two or more."""
+    text = "".join(lines[:1000])
+    best, score = ",", (0.0, 0)
+    for delimiter in ",;\t|":
+        widths = [len(row) for row in _cells(text, delimiter) if any(cell.strip() for cell in row)]
+        width, n = Counter(widths).most_common(1)[0]
+        if width < 2:
+            continue
+        # The header decides between ';' and ',' where ',' is the decimal mark: names have none.
+        share = n / len(widths) * (1.0 if widths[0] in (width, width - 1) else 0.5)
+        if (round(share, 2), width) > score:
+            best, score = delimiter, (round(share, 2), width)
+    if score == (0.0, 0):
+        widths = [len(line.split()) for line in lines[:1000] if line.strip()]
+        width, n = Counter(widths).most_common(1)[0]
+        is_numeric = all(is_number(cell) or is_missing(cell) for line in lines[1:20] for cell in line.split())
+        if (
+            width > 1
+            and n == len(widths)
+            and is_numeric
+            and all(len(line.split(" ")) == width for line in lines[:1000])
+        ):
+            best = " "
+            decisions["delimiter"] = "space, in each line"
+        return best
+    if best != ",":
+        decisions["delimiter"] = f"{_DELIMITERS[best]}, which cuts {score[0]:.0%} of the lines into {score[1]} cells"
+    return best
+
+
+# --- numbers --------------------------------------------------------------------------------------------------
+
+
+def _find_decimal(
+    rows: Sequence[Sequence[str]], delimiter: str, given: Given, source: str, decisions: dict[str, str]
+) -> tuple[str, str]:
+    """Return the decimal mark and the mark between thousands, "" for none."""
+    n_comma = n_point = n_comma_groups = n_point_groups = 0
+    example = ""
+    for cell in itertools.chain.from_iterable(rows):
+        cell = cell.strip(AFFIXES)
+        is_comma, is_point = bool(_COMMA.fullmatch(cell)), "." in cell and bool(_POINT.fullmatch(cell))
+        comma_groups, point_groups = _COMMA_GROUPS.fullmatch(cell), _POINT_GROUPS.fullmatch(cell)
+        # 1,234 may be either; 0,123 and 1,23 are decimals only.
+        if comma_groups and is_comma and not cell.lstrip("+-").startswith("0"):
+            n_comma_groups += 1
+            example = example or cell
+        elif comma_groups and not is_comma:
+            n_comma_groups, n_point = n_comma_groups + 1, n_point + 1
+        elif is_comma:
+            n_comma += 1
+        if point_groups and not is_point:
+            n_point_groups, n_comma = n_point_groups + 1, n_comma + 1
+        elif is_point:
+            n_point += 1
+    decimal = given.decimal
+    if decimal is None:
+        if delimiter == "," and not n_comma_groups + n_comma:
+            decimal = "."
+        elif n_comma > n_point:
+            decimal = ","
+            decisions["decimal mark"] = f"comma, as in {n_comma:,} of the first cells ({n_point:,} have a point)"
+        elif n_point or not n_comma_groups:
+            decimal = "."
+        else:  # only numbers like 1,234
+            raise input_error(
+                source, f"numbers like {example}, which may be decimals or thousands", "one reading",
+                "set data.decimal=comma (1.234 in English), or data.decimal=point data.thousands=comma (1234)",
+            )  # fmt: skip
+    thousands = given.thousands
+    if thousands is None:
+        thousands = "," if decimal == "." and n_comma_groups else "." if decimal == "," and n_point_groups else ""
+        if thousands:
+            what = "comma" if thousands == "," else "point"
+            decisions["thousands mark"] = f"{what}, as in {n_comma_groups or n_point_groups:,} of the first cells"
+    return decimal, thousands
+
+
+# --- header ---------------------------------------------------------------------------------------------------
+
+
+def _has_header(
+    rows: Sequence[Sequence[str]],
+    decimal: str,
+    thousands: str,
+    given: bool | None,
+    source: str,
+    decisions: dict[str, str],
+) -> bool:
+    """Return whether the first row has the names; ``decisions`` gets the reason where it is not obvious."""
+    first, rest = [cell.strip() for cell in rows[0]], rows[1:]
+    if given is not None:
+        if not given:
+            decisions["header"] = "none (data.header=false); columns are called 0, 1, 2, ..."
+        return given
+    if not rest:
+        is_named = not any(is_number(cell, decimal, thousands) or is_missing(cell) for cell in first)
+        if is_named:
+            return True
+        decisions["header"] = "none, since the only row has numbers"
+        return False
+    columns = [[row[i].strip() for row in rest if i < len(row)] for i in range(len(first))]
+
+    def numeric(cell: str) -> bool:
+        return is_number(cell, decimal, thousands)
+
+    for_header: list[str] = []
+    for_data: list[str] = []
+    numbers: list[int] = []  # columns whose first cell is a number
+    for i, (cell, column) in enumerate(zip(first, columns, strict=True)):
+        values = [value for value in column if not is_missing(value) and value not in MISSING_MARKS]
+        if not values:
+            continue
+        n_numeric = sum(map(numeric, values))
+        is_numeric = n_numeric >= 0.8 * len(values)
+        if is_missing(cell) or cell in MISSING_MARKS:
+            if i > 0 and is_numeric:
+                for_data.append(f"its cell {i} is empty")
+        elif numeric(cell):
+            numbers.append(i)
+        elif is_numeric:
+            for_header.append(cell)
+        elif cell in values:
+            for_data.append(f"{cell!r} occurs again below")
+        elif len(set(values)) <= max(1, len(values) // 3):  # the levels repeat, and it is none of them
+            for_header.append(cell)
+    if numbers and not for_header and not for_data:
+        if _are_names(numbers, first, columns, decimal, thousands, source):
+            decisions["header"] = f"the first row, whose numbers ({', '.join(first[:3])}, ...) no column has below"
+            return True
+        decisions["header"] = "none, since the first row has numbers as the others do; columns are called 0, 1, 2, ..."
+        return False
+    if for_header and for_data:
+        raise _ambiguous_header_error(source, first, f"{for_header[0]!r} looks like a name, but {for_data[0]}")
+    if for_data:
+        decisions["header"] = f"none, since {for_data[0]}; columns are called 0, 1, 2, ..."
+        return False
+    if for_header:
+        if numbers and not _are_outside(numbers, first, columns, decimal, thousands):
+            named, value = for_header[0], first[numbers[0]]
+            raise _ambiguous_header_error(source, first, f"{named!r} looks like a name, {value!r} like a value")
+        return True
+    if len(set(first)) == len(first) and all(re.search(r"[^\W\d]", cell) for cell in first if cell):
+        decisions["header"] = "the first row, whose cells differ from all others; data.header=false makes it a row"
+        return True
+    raise _ambiguous_header_error(source, first, "nothing tells it from the other rows")
+
+
+def _value(cell: str, decimal: str, thousands: str) -> float:
+    cell = cell.strip(AFFIXES).replace(thousands, "") if thousands else cell.strip(AFFIXES)
+    return float(cell.replace(",", ".") if decimal == "," else cell)
+
+
+def _are_outside(
+    numbers: Sequence[int], first: Sequence[str], columns: Sequence[Sequence[str]], decimal: str, thousands: str
+) -> bool:
+    """Return whether the numbers of the first row are outside of the values below, in nearly all columns."""
+    n_outside = 0
+    for i in numbers:
+        below = [_value(cell, decimal, thousands) for cell in columns[i] if is_number(cell, decimal, thousands)]
+        n_outside += not below or not min(below) <= _value(first[i], decimal, thousands) <= max(below)
+    return n_outside >= 0.9 * len(numbers)
+
+
+def _are_names(
+    numbers: Sequence[int],
+    first: Sequence[str],
+    columns: Sequence[Sequence[str]],
+    decimal: str,
+    thousands: str,
+    source: str,
+) -> bool:
+    """Return whether the numbers of the first row are names: years, wavelengths, or 0, 1, 2, ... as pandas writes.
+
+    Raises
+    ------
+    UserError
+        If they may be either.
+    """
+    values = [_value(first[i], decimal, thousands) for i in numbers]
+    is_whole = all(value == int(value) for value in values) and not any("." in first[i] for i in numbers)
+    steps = {round(right - left, 9) for left, right in itertools.pairwise(values)}
+    is_progression = len(values) > 1 and len(steps) == 1 and 0 not in steps
+    is_counted = is_whole and values[0] in (0, 1) and (len(values) == 1 or steps == {1})
+    below_whole = all("." not in cell for i in numbers for cell in columns[i])
+    if is_counted:
+        if len(values) >= 4 or (len(values) == 3 and not below_whole):
+            return True
+        raise _ambiguous_header_error(source, first, "0, 1, 2, ... may be names that a program wrote, or values")
+    are_outside = _are_outside(numbers, first, columns, decimal, thousands)
+    if is_progression and are_outside:
+        if len(values) >= 3:
+            return True
+        if is_whole and all(value in _YEARS for value in values):
+            raise _ambiguous_header_error(source, first, "its cells may be years")
+    return False
+
+
+def _ambiguous_header_error(source: str, first: Sequence[str], why: str) -> UserError:
+    shown = ", ".join(first[:4]) + (", ..." if len(first) > 4 else "")
+    found = f"the first row ({shown[:80]}) may be names or values: {why}"
+    return input_error(source, found, "one reading", "set data.header=true or data.header=false")
+
+
+def _names(cells: Sequence[str], has_row_names: bool) -> tuple[str, ...]:
+    """Return the names without the spaces around them; a column without a name is called by its number."""
+    names = [" ".join(cell.split()) for cell in cells]
+    if has_row_names:
+        names = ["", *names]
+    return tuple(name or ("Unnamed: 0" if i == 0 else f"Unnamed: {i}") for i, name in enumerate(names))
+
+
+def _quoted(character: str) -> str:
+    return "tab" if character == "\t" else f"'{character}'"

@@ -1,0 +1,505 @@
+"""Decide the role and the kind of each column of a table, and keep the decisions as a plan.
+
+``infer`` looks at all training rows, never at labels. Everything that it decides has a reason, which the data report
+shows; the settings ``data.columns``, ``exclude``, ``id``, ``categorical``, ``numeric`` and ``dates`` override it, and
+``data.strict=true`` refuses instead.
+"""
+
+# Shapes: N rows, n rows of a part, F features.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dkm.data import columns as kinds
+from dkm.data.columns import Column, Floats, Mask, NotOfKindError, is_text
+
+# A column with a larger fraction of missing values is left out.
+MAX_MISSING = 0.9
+# A text column whose cells are longer on average is text, not a category.
+_LONG_TEXT = 40
+# With fewer rows, distinct values do not indicate an id.
+_MIN_ROWS_FOR_IDS = 20
+_INDEX_NAMES = re.compile(r"__index_level_\d+__|Unnamed: 0|index|level_\d+", re.IGNORECASE)
+_ID_NAME = re.compile(
+    r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row|no|nr|number|index)$|^id([\s_.\-]|$)|[a-z]I[Dd]$", re.IGNORECASE
+)
+_ID_SUFFIX = re.compile(r"[a-z](ID|Id)$")
+# Names that labels have: a column with the answer would decide the clusters.
+_LABEL_NAME = re.compile(
+    r"(class|label|labels|target|y|ground[_ .]?truth|y_true|cluster|clusters|category_label)", re.IGNORECASE
+)
+# Whole numbers below such a name are codes, not amounts.
+_CODE_NAME = re.compile(
+    r"(^|[\s_.\-])(code|type|category|cat|region|channel|zip|zipcode|postcode|country|state|city|group|sector|department|"
+    r"segment|gender|sex|race|brand|model|species)s?($|[\s_.\-])",
+    re.IGNORECASE,
+)
+_MAX_CODES = 20
+_MAX_LABELS = 100
+
+
+@dataclass
+class TablePlan:
+    """The columns of a table, and how they become features; stored as JSON with the model.
+
+    Attributes
+    ----------
+    columns : list of Column
+        All columns of the training file.
+    has_header : bool
+        Whether the file had names; without, the columns are numbered.
+    refuses_gaps : bool
+        A missing value is an error: the plan of a model of version 0.1 that filled none.
+    """
+
+    columns: list[Column]
+    has_header: bool = True
+    refuses_gaps: bool = False
+
+    @classmethod
+    def from_dict(cls, plan: Mapping[str, Any]) -> TablePlan:
+        """Return the plan of a ``to_dict`` result, or of the features and fill values of version 0.1."""
+        if "columns" in plan:
+            columns = [Column.from_dict(fields) for fields in plan["columns"]]
+            return cls(columns, plan["has_header"], plan["refuses_gaps"])
+        fills = [None] * len(plan["features"]) if plan["fill"] is None else plan["fill"]
+        numbers = [Column(name, kind="number", fill=fill) for name, fill in zip(plan["features"], fills, strict=True)]
+        return cls(numbers, refuses_gaps=plan["fill"] is None)
+
+    def to_dict(self) -> dict[str, Any]:
+        columns = [column.to_dict() for column in self.columns]
+        return {"columns": columns, "has_header": self.has_header, "refuses_gaps": self.refuses_gaps}
+
+    @property
+    def used(self) -> list[Column]:
+        """The columns that are features."""
+        return [column for column in self.columns if column.role == "feature"]
+
+    def named(self, role: str) -> str | None:
+        """Return the name of the column with this role, None if there is none."""
+        return next((column.name for column in self.columns if column.role == role), None)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(name for column in self.used for name in column.features)
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """For each feature the number of its group; None if each is alone."""
+        groups: list[int] = []
+        for column in self.used:
+            start = groups[-1] + 1 if groups else 0
+            groups += [start + group for group in column.groups]
+        return None if len(set(groups)) == len(groups) else np.array(groups)
+
+    @property
+    def fill(self) -> npt.NDArray[np.float64] | None:
+        """What replaces missing values, (F,); None if they are refused."""
+        if self.refuses_gaps:
+            return None
+        return np.concatenate([_fill_of(column) for column in self.used])
+
+    def encode(self, table: pa.Table | pa.RecordBatch) -> tuple[npt.NDArray[Any], Mask, dict[str, int]]:
+        """Return the features (n, F), not filled, the mask (n, F) of missing ones, and new levels by column.
+
+        The values have the smallest type that holds all columns. The mask has shape (0, 0) if nothing is missing.
+
+        Raises
+        ------
+        BadCellError
+            For a cell that is not of the kind of its column.
+        """
+        n, parts, masks, n_new = table.num_rows, [], [], {}
+        for column in self.used:
+            values = table.column(column.name)
+            if isinstance(values, pa.ChunkedArray):
+                values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+            try:
+                encoded, missing, new = column.encode(values)
+            except NotOfKindError as error:
+                raise BadCellError(column, error.row, error.text) from error
+            parts.append(encoded)
+            masks.append(missing)
+            if new:
+                n_new[column.name] = new
+        widths = [part.shape[1] for part in parts]
+        X = np.empty((n, sum(widths)), np.result_type(*(part.dtype for part in parts)))
+        start = 0
+        for part in parts:
+            X[:, start : start + part.shape[1]] = part
+            start += part.shape[1]
+        if not any(mask.any() for mask in masks):
+            return X, np.zeros((0, 0), dtype=bool), n_new
+        return X, np.repeat(np.stack(masks, axis=1), widths, axis=1), n_new
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the columns for the data report."""
+        for column in self.columns:
+            yield {"name": column.name, "role": column.role, "kind": column.kind, "note": column.note}
+
+
+class BadCellError(ValueError):
+    """A cell that is not of the kind of its column."""
+
+    def __init__(self, column: Column, row: int, text: str) -> None:
+        super().__init__(f"{column.name}: {text!r}")
+        self.column, self.row, self.text = column, row, text
+
+
+def _fill_of(column: Column) -> Floats:
+    return np.full(len(column.features), np.nan) if column.fill is None else column.filled()
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the settings say about columns."""
+
+    columns: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    id: str | None = None
+    labels: str | None = None
+    categorical: Sequence[str] = ()
+    numeric: Sequence[str] = ()
+    dates: Sequence[str] = ()
+    missing_values: Sequence[str] = ()
+    is_strict: bool = False
+    decimal: str = "."
+    thousands: str = ""
+
+
+@dataclass
+class Inferred:
+    """The result of ``infer``: the columns, and what looks odd."""
+
+    columns: list[Column]
+    odd: list[str] = field(default_factory=list)
+
+
+def infer(table: pa.Table, names: Sequence[str], wishes: Wishes, *, is_text_file: bool) -> Inferred:
+    """Return the plan of the columns ``names``.
+
+    Parameters
+    ----------
+    table : pa.Table
+        All rows, with the columns that may be features, the id and the labels.
+    names : sequence of str
+        All columns of the file, in order.
+    wishes : Wishes
+    is_text_file : bool
+        The types of the columns were inferred from text; else the file has them.
+    """
+    inferred = Inferred([])
+    sentinels = {} if wishes.is_strict else _find_sentinels(table, wishes)
+    for name in names:
+        inferred.columns.append(_infer_column(name, table, wishes, sentinels.get(name, []), is_text_file=is_text_file))
+    if not wishes.is_strict:
+        _choose_id(inferred, table, wishes)
+        _leave_out_labels(inferred, table, wishes)
+    for value in sorted({value for values in sentinels.values() for value in values}):
+        where = [name for name, values in sentinels.items() if value in values]
+        inferred.odd.append(
+            f"{value} in {len(where)} columns ({', '.join(where[:3])}, ...) lies far below all other values there, and "
+            "is read as missing; data.numeric=[...] reads it as a number"
+        )
+    return inferred
+
+
+def _infer_column(name: str, table: pa.Table, wishes: Wishes, sentinels: list[str], *, is_text_file: bool) -> Column:
+    if name == wishes.labels:
+        return Column(name, "label")
+    if name == wishes.id:
+        return Column(name, "id")
+    if name in wishes.exclude:
+        return Column(name, "left_out", note="data.exclude")
+    if wishes.columns is not None and name not in wishes.columns:
+        return Column(name, "left_out", note="not in data.columns")
+    values = table.column(name).combine_chunks()
+    column = Column(
+        name, missing=[*wishes.missing_values, *sentinels], decimal=wishes.decimal, thousands=wishes.thousands
+    )
+    is_asked = name in (*wishes.categorical, *wishes.numeric, *wishes.dates)
+    if wishes.is_strict and not is_asked:
+        column.kind = "list" if _is_list(values.type) else "number"
+        if column.kind == "list":
+            column.length = _length_of(values)
+        return column
+    missing = column.is_missing(values)
+    n_present = len(values) - int(missing.sum())
+    if not is_asked and n_present < (1 - MAX_MISSING) * len(values):
+        percent = 100 * (1 - n_present / len(values))
+        return Column(name, "left_out", note="empty" if n_present == 0 else f"{percent:.0f} % missing")
+    present = values.filter(pa.array(~missing))
+    if name in wishes.dates:
+        return _as_date(column, present, is_asked=True) or _refused(column, "date")
+    if name in wishes.categorical:
+        return _as_category(column, kinds.as_levels(present), is_asked=True)
+    if name in wishes.numeric:
+        column.kind = "number"
+        column.missing = list(wishes.missing_values)
+        return column
+    if not _is_list(values.type) and n_present and pc.count_distinct(present).as_py() == 1:
+        return Column(name, "left_out", note=f"constant: {str(present[0].as_py())[:20]}")
+    if _is_list(values.type):
+        column.kind, column.length = "list", _length_of(present)
+        column.note = f"{column.length} numbers"
+        return column
+    if pa.types.is_temporal(values.type):
+        return _as_date(column, present, is_asked=False) or _refused(column, "date")
+    if pa.types.is_boolean(values.type):
+        column.kind = "boolean"
+        return column
+    if is_text(values.type):
+        return _infer_text(column, present)
+    if _looks_like_codes(name, present):
+        return _as_category(column, kinds.as_levels(present), note="whole-number codes, by its name")
+    column.kind = "number"
+    return column
+
+
+def _refused(column: Column, kind: str) -> Column:
+    column.kind = kind
+    return column
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+    return bool(is_list and (pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type)))
+
+
+def _length_of(values: pa.Array) -> int:
+    lengths = pc.mode(pc.list_value_length(values))
+    return int(lengths[0]["mode"].as_py()) if len(lengths) else 0
+
+
+def _infer_text(column: Column, present: pa.Array) -> Column:
+    """Return the kind of a text column: number, boolean, date, category, or free text, which is left out."""
+    text = pc.utf8_trim_whitespace(present)
+    n = len(text)
+    numbers = kinds.parse_numbers(text, column.decimal, column.thousands)
+    n_numbers = n - numbers.null_count
+    has_zeros = pc.any(pc.match_substring_regex(text, r"^0\d+$")).as_py()  # 007: the text of an id or a code
+    if n_numbers == n and not has_zeros:
+        column.kind, column.note = "number", _notation(text)
+        return column
+    if 0.95 * n <= n_numbers and not has_zeros:
+        others = pc.unique(text.filter(numbers.is_null())).to_pylist()
+        if len(others) <= 3:  # a few words among numbers mean that there is none
+            column.kind, column.missing = "number", [*column.missing, *others]
+            column.note = f"{', '.join(map(repr, others))} means missing"
+            return column
+    levels = pc.unique(text)
+    words = {level.lower() for level in levels.to_pylist()[:5]}
+    if len(levels) == 2 and words <= kinds.TRUE | kinds.FALSE and words & kinds.TRUE and words & kinds.FALSE:
+        column.kind = "boolean"
+        return column
+    if (date := _as_date(column, text, is_asked=False)) is not None:
+        return date
+    length = pc.mean(pc.utf8_length(text)).as_py()
+    if len(levels) > max(2, 0.5 * n):
+        is_long = length > _LONG_TEXT
+        note = (
+            "free text; data.text clusters by it"
+            if is_long
+            else f"{len(levels):,} distinct texts, as names or ids have"
+        )
+        return Column(column.name, "left_out", note=note)
+    if length > _LONG_TEXT and len(levels) > kinds.MAX_LEVELS:
+        return Column(column.name, "left_out", note="free text; data.text clusters by it")
+    return _as_category(column, text)
+
+
+def _notation(text: pa.Array) -> str:
+    """Return what stands around the numbers."""
+    signs = {"%": "per cent", "$": "$", "€": "€", "£": "£"}
+    found = [word for sign, word in signs.items() if pc.any(pc.match_substring(text, sign)).as_py()]
+    return f"without its {', '.join(found)}" if found else ""
+
+
+def _as_category(column: Column, text: pa.Array, *, is_asked: bool = False, note: str = "") -> Column:
+    """Return the column as a category, with its levels by frequency; rare ones are joined."""
+    counts = pc.value_counts(text)
+    pairs = [(item["values"], item["counts"]) for item in counts.to_pylist()]
+    pairs.sort(key=lambda pair: (-pair[1], pair[0]))
+    n_least = 1 if is_asked else max(1, int(np.ceil(kinds.MIN_LEVEL_FRACTION * len(text))))
+    kept = [level for level, n in pairs[: kinds.MAX_LEVELS] if n >= n_least]
+    n_joined = len(pairs) - len(kept)
+    if n_joined == 1 and len(kept) < kinds.MAX_LEVELS:  # joining one level with nothing joins nothing
+        kept, n_joined = [level for level, _ in pairs], 0
+    column.kind, column.levels, column.has_other = "category", kept, n_joined > 0
+    shown = f"{len(pairs):,} levels" + (f", {n_joined:,} rare ones joined" if n_joined else "")
+    column.note = f"{shown}; {note}" if note else shown
+    return column
+
+
+def _looks_like_codes(name: str, present: pa.Array) -> bool:
+    """Return whether a column of numbers holds codes of categories: few whole numbers below a name such as Region."""
+    if not pa.types.is_integer(present.type) or not _CODE_NAME.search(name):
+        return False
+    low, high = pc.min_max(present).as_py().values()
+    n_levels = pc.count_distinct(present).as_py()
+    return 2 <= n_levels <= _MAX_CODES and low >= 0 and high < 10 * _MAX_CODES and (low, high) != (0, 1)
+
+
+# --- dates ----------------------------------------------------------------------------------------------------
+
+
+def _as_date(column: Column, present: pa.Array, *, is_asked: bool) -> Column | None:
+    """Return the column as a date or a time; None if its text is neither."""
+    notes = []
+    if pa.types.is_integer(present.type):
+        present = pc.cast(present, pa.string())
+    if is_text(present.type):
+        formats, note = _find_formats(present)
+        if not formats:
+            return None
+        column.formats = formats
+        notes += [note] if note else []
+    seconds, missing = kinds.date_seconds(column, present)
+    seconds = seconds[~missing]
+    if not len(seconds):
+        return None
+    low, high = float(seconds.min()), float(seconds.max())
+    days = (high - low) / 86_400
+    is_time = pa.types.is_time(present.type) or bool(set(column.formats) & set(kinds.TIME_FORMATS))
+    has_hours = bool((np.mod(seconds, 86_400) != 0).any())
+    column.kind, column.origin = "date", 0.0 if is_time else low
+    column.cycles = ["day"] if is_time else ["days"]
+    if not is_time and days > 2 * 365 and len(np.unique(np.floor(np.mod(seconds / 86_400, 365.2425) / 30))) > 4:
+        column.cycles.append("year")
+    if not is_time and has_hours and days > 1:
+        column.cycles.append("day")
+    what = {"days": "days since the first", "year": "cycle of the year", "day": "time of day"}
+    notes.append(" and ".join(what[cycle] for cycle in column.cycles))
+    column.note = "; ".join(notes)
+    return column
+
+
+def _find_formats(text: pa.Array) -> tuple[list[str], str]:
+    """Return the format that reads all cells, and a remark where two formats do."""
+    head = text.slice(0, 200)
+    if pc.any(pc.match_substring_regex(head, r"\d")).as_py() is not True:
+        return [], ""
+    readable = []
+    for format_ in ("iso", *kinds.DATE_FORMATS, *kinds.TIME_FORMATS):
+        if kinds.parse_dates(head, [format_]).null_count or kinds.parse_dates(text, [format_]).null_count:
+            continue
+        readable.append(format_)
+        if format_ in ("iso", *kinds.TIME_FORMATS):
+            break
+    if not readable:
+        return [], ""
+    first = readable[0]
+    if first == "%Y%m%d":
+        years = kinds.parse_dates(text, [first]).to_numpy(zero_copy_only=False) / (365.2425 * 86_400) + 1970
+        if years.min() < 1900 or years.max() > 2100:
+            return [], ""
+    others = [
+        other for other in readable[1:] if other.replace("%d", "#").replace("%m", "%d").replace("#", "%m") == first
+    ]
+    if others:
+        return [first], f"day or month first? read as {first}"
+    return [first], "" if first == "iso" else f"format {first}"
+
+
+# --- roles ----------------------------------------------------------------------------------------------------
+
+
+def _choose_id(inferred: Inferred, table: pa.Table, wishes: Wishes) -> None:
+    """Give one column the role of the id, and leave out others that identify rows."""
+    has_id = wishes.id is not None
+    for i, column in enumerate(inferred.columns):
+        name = column.name
+        is_candidate = column.role == "feature" and name not in (
+            *(wishes.columns or ()), *wishes.numeric, *wishes.categorical, *wishes.dates
+        )  # fmt: skip
+        is_names = column.role == "left_out" and column.note.endswith("as names or ids have")
+        is_index = is_candidate and _INDEX_NAMES.fullmatch(name) is not None
+        if not (is_candidate and column.kind == "number") and not is_names and not is_index:
+            continue
+        values = table.column(name)
+        if len(values) < 2 or values.null_count:
+            continue
+        why = _why_id(name, values, is_names=is_names)
+        if why is None:
+            continue
+        role = "left_out" if has_id else "id"
+        inferred.columns[i] = Column(name, role, note=why if role == "id" else f"identifies rows: {why}")
+        has_id = True
+
+
+def _why_id(name: str, values: pa.ChunkedArray, *, is_names: bool) -> str | None:
+    if _INDEX_NAMES.fullmatch(name) and (pa.types.is_integer(values.type) or is_text(values.type)):
+        return "an index that a program wrote"
+    n = len(values)
+    if not (pa.types.is_integer(values.type) or is_text(values.type)) or pc.count_distinct(values).as_py() < n:
+        return None
+    if is_names:
+        return "a different text in each row" if n >= _MIN_ROWS_FOR_IDS else None
+    if not pa.types.is_integer(values.type):
+        return None
+    if _ID_NAME.search(name) or _ID_SUFFIX.search(name):
+        return "a different number in each row, and its name"
+    low, high = pc.min_max(values).as_py().values()
+    is_counter = low in (0, 1) and high - low == n - 1 and n >= _MIN_ROWS_FOR_IDS
+    return "it counts the rows" if is_counter and _is_sorted(values) else None
+
+
+def _is_sorted(values: pa.ChunkedArray) -> bool:
+    array = values.to_numpy()
+    return bool((np.diff(array) > 0).all())
+
+
+def _leave_out_labels(inferred: Inferred, table: pa.Table, wishes: Wishes) -> None:
+    """Leave out a column that is called as labels are: with the answer among the features, it decides the clusters."""
+    for i, column in enumerate(inferred.columns):
+        is_asked = column.name in (*(wishes.columns or ()), *wishes.numeric, *wishes.categorical)
+        if column.role != "feature" or is_asked or not _LABEL_NAME.fullmatch(column.name):
+            continue
+        values = table.column(column.name)
+        if pa.types.is_floating(values.type) or pc.count_distinct(values).as_py() > _MAX_LABELS:
+            continue
+        inferred.columns[i] = Column(column.name, "left_out", note="its name says that it has the answer")
+        inferred.odd.append(
+            f"column {column.name} is left out, since its name says that it has the answer; data.labels={column.name} "
+            f"scores the clusters against it, data.categorical=[{column.name}] makes it a feature"
+        )
+
+
+# --- values that mean missing ---------------------------------------------------------------------------------
+
+
+def _find_sentinels(table: pa.Table, wishes: Wishes) -> dict[str, list[str]]:
+    """Return, by column, negative whole numbers that mean "missing", such as -200 or -999.
+
+    They are the minimum of three columns or more, occur at least twice in each, and lie far below the other values,
+    which are not a few codes.
+    """
+    minima: dict[float, list[str]] = {}
+    for name in table.column_names:
+        values = table.column(name)
+        is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
+        if not is_number or name in (wishes.labels, wishes.id, *wishes.numeric, *wishes.exclude):
+            continue
+        low = pc.min(values).as_py()
+        if low is None or low >= -1 or low != np.floor(low) or not np.isfinite(low):
+            continue
+        others = values.filter(pc.greater(values, pa.scalar(low, values.type)))
+        if len(values) - values.null_count - len(others) < 2 or not len(others):
+            continue
+        if pc.min(others).as_py() - low >= 0.9 * abs(low) and pc.count_distinct(others).as_py() >= 10:
+            minima.setdefault(float(low), []).append(name)
+    return {
+        name: [f"{low:g}"]
+        for low, names in minima.items()
+        if len(names) >= 3 or (low <= -99 and set(f"{-low:g}") == {"9"})
+        for name in names
+    }

@@ -1,0 +1,372 @@
+"""The rows of tables in files, as pyarrow batches: CSV and its kin, Parquet, Feather; one file, a glob or a folder.
+
+A source knows the names of its columns and yields their rows again as often as asked. Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import glob
+import gzip
+import lzma
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from dkm.data.dialect import HEAD_BYTES, MISSING, MISSING_MARKS, Dialect, Given, find_dialect, is_missing, is_number
+from dkm.data.files import expand, read_first_bytes
+from dkm.errors import input_error
+
+# A zip archive that would unpack to more than this many times its size is refused.
+_MAX_RATIO = 1000
+_BLOCK_BYTES = 2**20
+_INT = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+_LEADING_ZERO = re.compile(r"[+-]?0\d+")
+_SUFFIXES = {
+    "csv": (".csv", ".tsv", ".txt", ".data", ".tab", ".gz", ".bz2", ".xz", ".zip", ".zst"),
+    "parquet": (".parquet", ".pq", ".parq"),
+    "feather": (".feather", ".arrow", ".ipc"),
+}
+
+
+class Source(Protocol):
+    """Rows of a table."""
+
+    names: tuple[str, ...]
+    decisions: dict[str, str]
+    has_header: bool
+    # Whether the types of its columns were inferred from text.
+    is_text: bool
+    decimal: str
+    thousands: str
+
+    def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
+        """Yield the rows of some columns, in order; ``texts`` are read as text, exactly as they stand.
+
+        ``n_rows`` is the largest number of rows of a table.
+        """
+        ...
+
+
+def open_source(path: str, kind: str, source: str, key: str, given: Given, header: bool | None) -> Source:
+    """Return the source of a file, a glob or a folder.
+
+    Parameters
+    ----------
+    path : str
+    kind : {"csv", "parquet", "feather"}
+    source, key : str
+        The setting with its value, and its name, for messages.
+    given : Given
+        What the user has settled about a text file.
+    header : bool, optional
+        Whether the file that a model was trained on had names.
+    """
+    files = find_files(path, kind, source, key)
+    if kind == "csv":
+        return TextSource(files, source, given, header)
+    return ArrowSource(files, kind, source)
+
+
+def find_files(path: str, kind: str, source: str, key: str) -> list[tuple[Path, dict[str, str]]]:
+    """Return the files of a path in natural order (part2 before part10), each with the values of its partition.
+
+    A folder may have Hive partitions, ``year=2024/part.csv``: each becomes a column.
+    """
+    place = expand(path)
+    if place.is_file() or not (place.is_dir() or any(mark in path for mark in "*?[")):
+        read_first_bytes(place, source, key)
+        return [(place, {})]
+    if place.is_dir():
+        root = place
+        files = [
+            file
+            for file in place.rglob("*")
+            if file.is_file()
+            and file.name.lower().endswith(_SUFFIXES[kind])
+            and not any(part.startswith((".", "_")) for part in file.relative_to(place).parts)
+        ]
+        found = f"a folder without {', '.join(_SUFFIXES[kind][:2])} files"
+    else:
+        root = Path()
+        files = [Path(name) for name in glob.glob(str(place), recursive=True) if Path(name).is_file()]  # noqa: PTH207
+        found = "no file matches"
+    if not files:
+        raise input_error(source, found, "one file or more", f"correct {key}")
+    files.sort(key=lambda file: natural_key(str(file)))
+    for file in files:
+        read_first_bytes(file, f"{source}: {file.name}", key)
+    return [(file, _partition(file, root)) for file in files]
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts numbers within names by their value: part2 before part10."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
+
+
+def _partition(file: Path, root: Path) -> dict[str, str]:
+    folders = file.relative_to(root).parts[:-1] if root != Path() else file.parts[:-1]
+    return dict(part.split("=", 1) for part in folders if "=" in part)
+
+
+def check_duplicates(names: Sequence[str], source: str) -> None:
+    """Refuse a table in which two columns have the same name."""
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        found = f"two columns are called {twice[0]}"
+        raise input_error(source, found, "different names", "rename one of them in the file")
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+class TextSource:
+    """CSV, TSV and other text tables, also compressed; how they are written is decided by their content."""
+
+    is_text = True
+
+    def __init__(
+        self, files: Sequence[tuple[Path, Mapping[str, str]]], source: str, given: Given, header: bool | None
+    ) -> None:
+        self._source, self._files = source, files
+        if header is False and given.header is None:
+            given = Given(given.encoding, given.delimiter, given.decimal, given.thousands, header=False)
+        self._dialects = [self._read_dialect(path, given) for path, _ in files]
+        first = self._dialects[0]
+        check_duplicates(first.names, source)
+        for (path, _), dialect in zip(files, self._dialects, strict=True):
+            missing = [name for name in first.names if name not in dialect.names]
+            if missing or len(dialect.names) != len(first.names):
+                found = f"has the columns {', '.join(dialect.names[:5])}"
+                expected = f"those of {files[0][0].name}: {', '.join(first.names[:5])}"
+                raise input_error(f"{source}: {path.name}", found, expected, "correct the file, or leave it out")
+        self._partitions = tuple(files[0][1])
+        self.names = (*first.names, *self._partitions)
+        self.has_header, self.decimal, self.thousands = first.has_header, first.decimal, first.thousands
+        self.decisions = {**_told_files(files), **first.decisions}
+        self._types = {name: self._type_of(name) for name in first.names}
+        self.n_blank = 0
+
+    def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
+        types = {name: pa.string() if name in texts else self._types.get(name, pa.string()) for name in columns}
+        for (path, partition), dialect in zip(self._files, self._dialects, strict=True):
+            for table in self._file_batches(path, dialect, types, n_rows):
+                for name in self._partitions:
+                    if name in columns:
+                        table = table.append_column(name, pa.array([partition.get(name)] * len(table), pa.string()))
+                yield table.select(list(columns))
+
+    def _file_batches(
+        self, path: Path, dialect: Dialect, types: dict[str, pa.DataType], n_rows: int | None
+    ) -> Iterator[pa.Table]:
+        """Yield the rows; where a cell does not fit the type of its column, go on with a wider type."""
+        n_done = 0
+        while True:
+            try:
+                for table in _rechunk(self._read(path, dialect, types), n_rows, skip=n_done):
+                    n_done += len(table)
+                    yield table
+                return
+            except pa.ArrowInvalid as error:
+                name = _failed_column(str(error), dialect)
+                if name is None or types.get(name) == pa.string():
+                    raise
+                wider = pa.float64() if types[name] == pa.int64() and _is_fraction(str(error)) else pa.string()
+                types[name] = self._types[name] = wider
+
+    def _read(self, path: Path, dialect: Dialect, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+        names = [f"c{i}" for i in range(len(dialect.names))]  # a name may have any characters
+        chosen = [i for i, name in enumerate(dialect.names) if name in types]
+        bad: list[pa_csv.InvalidRow] = []
+
+        def handle(row: pa_csv.InvalidRow) -> str:
+            if not (row.text or "").strip(f" \t{dialect.delimiter}"):
+                return "skip"
+            bad.append(row)
+            return "error"
+
+        try:
+            with (
+                _open(path, self._source) as file,
+                pa_csv.open_csv(
+                    file,
+                    read_options=pa_csv.ReadOptions(
+                        column_names=names,
+                        skip_rows=dialect.n_skipped,
+                        encoding=dialect.encoding.replace("utf-8-sig", "utf-8"),
+                        block_size=_BLOCK_BYTES,
+                    ),
+                    parse_options=pa_csv.ParseOptions(
+                        delimiter=dialect.delimiter, newlines_in_values=True, invalid_row_handler=handle
+                    ),
+                    convert_options=pa_csv.ConvertOptions(
+                        include_columns=[names[i] for i in chosen],
+                        column_types={names[i]: types[dialect.names[i]] for i in chosen},
+                        null_values=["", *sorted(MISSING | MISSING_MARKS)],
+                        strings_can_be_null=False,
+                        decimal_point=dialect.decimal,
+                    ),
+                ) as reader,
+            ):
+                for batch in reader:
+                    yield batch.rename_columns([dialect.names[i] for i in chosen])
+        except pa.ArrowInvalid as error:
+            if bad:
+                row = bad[0]
+                where = f"a row of {row.actual_columns} cells: {' '.join((row.text or '').split())[:60]!r}"
+                expected = f"{row.expected_columns} cells, as in the other rows"
+                raise input_error(
+                    f"{self._source}: {path.name}" if len(self._files) > 1 else self._source, where, expected,
+                    "correct the row (cells with the delimiter in them need quotes), or set data.delimiter",
+                ) from error  # fmt: skip
+            raise
+
+    def _read_dialect(self, path: Path, given: Given) -> Dialect:
+        with _open(path, self._source) as file:
+            head = file.read(HEAD_BYTES)
+        source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
+        return find_dialect(head, source, given, is_whole=len(head) < HEAD_BYTES)
+
+    def _type_of(self, name: str) -> pa.DataType:
+        """Return the type of a column by the first rows: int64, float64, or string."""
+        dialect = self._dialects[0]
+        i = dialect.names.index(name)
+        cells = [row[i].strip() for row in dialect.rows if i < len(row)]
+        values = [cell for cell in cells if not is_missing(cell) and cell not in MISSING_MARKS]
+        if not values or any(_LEADING_ZERO.fullmatch(value) for value in values):
+            return pa.string()
+        if all(_INT.fullmatch(value) for value in values):
+            return pa.int64()
+        return pa.float64() if all(is_number(value, dialect.decimal) for value in values) else pa.string()
+
+
+def _failed_column(message: str, dialect: Dialect) -> str | None:
+    match = re.search(r"CSV column #?'?(?:c)?(\d+)", message)
+    return None if match is None or "conversion error" not in message else dialect.names[int(match[1])]
+
+
+def _is_fraction(message: str) -> bool:
+    """Return whether the cell that an error about a whole number names is a number all the same."""
+    match = re.search(r"invalid value '(.*)'", message)
+    return match is not None and is_number(match[1])
+
+
+@contextlib.contextmanager
+def _open(path: Path, source: str) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed by its content, not by its name."""
+    with path.open("rb") as file:
+        head = file.read(6)
+    with contextlib.ExitStack() as stack:
+        stream: Any
+        if head.startswith(b"\x1f\x8b"):
+            stream = gzip.open(path)  # noqa: SIM115
+        elif head.startswith(b"BZh"):
+            stream = bz2.open(path)  # noqa: SIM115
+        elif head == b"\xfd7zXZ\x00":
+            stream = lzma.open(path)  # noqa: SIM115
+        elif head.startswith(b"(\xb5/\xfd"):
+            stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+        elif head.startswith(b"PK\x03\x04"):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            stream = archive.open(_only_member(archive, source))
+        else:
+            stream = path.open("rb")
+        yield stack.enter_context(stream)
+
+
+def _only_member(archive: zipfile.ZipFile, source: str) -> zipfile.ZipInfo:
+    members = [info for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+    names = [info.filename for info in members]
+    if any(name.startswith(("xl/", "[Content_Types]")) for name in names):
+        raise input_error(source, "an Excel workbook", "a CSV file", "save its sheet as CSV")
+    if len(members) != 1:
+        found = f"an archive of {len(members)} files ({', '.join(names[:3])})"
+        raise input_error(source, found, "one file in it", "unpack it, and name the file, or the folder")
+    if members[0].file_size > _MAX_RATIO * max(1, members[0].compress_size):
+        sizes = f"{members[0].file_size:,} bytes packed into {members[0].compress_size:,}"
+        raise input_error(source, f"an archive of {sizes}", "a plausible ratio", "unpack it yourself if you trust it")
+    return members[0]
+
+
+def _rechunk(batches: Iterator[pa.RecordBatch], n_rows: int | None, skip: int) -> Iterator[pa.Table]:
+    """Yield the rows after the first ``skip`` as tables of at most ``n_rows`` rows."""
+    for batch in batches:
+        n_skipped = min(skip, batch.num_rows)
+        skip -= n_skipped
+        for start in range(n_skipped, batch.num_rows, n_rows or batch.num_rows):
+            yield pa.Table.from_batches([batch.slice(start, n_rows)])
+
+
+# --- Parquet and Feather --------------------------------------------------------------------------------------
+
+
+class ArrowSource:
+    """Parquet and Feather files, whose columns have types."""
+
+    is_text, has_header, decimal, thousands = False, True, ".", ""
+
+    def __init__(self, files: Sequence[tuple[Path, Mapping[str, str]]], kind: str, source: str) -> None:
+        import pyarrow.dataset as ds
+        from pyarrow import ipc
+        from pyarrow import parquet as pq
+
+        self._source, self._files = source, files
+        for path, _ in files:  # a data set of a file with equal names is not even made
+            names = pq.read_schema(path).names if kind == "parquet" else ipc.open_file(path).schema.names
+            check_duplicates(names, source if len(files) == 1 else f"{source}: {path.name}")
+        self._sets = [ds.dataset(str(path), format=kind) for path, _ in files]
+        first = self._sets[0].schema
+        for (path, _), part in zip(files, self._sets, strict=True):
+            missing = [name for name in first.names if name not in part.schema.names]
+            if missing:
+                found, expected = f"has no column {missing[0]}", f"the columns of {files[0][0].name}"
+                raise input_error(f"{source}: {path.name}", found, expected, "write it again, or leave it out")
+        self._partitions = tuple(files[0][1])
+        self.names = (*(str(name) for name in first.names), *self._partitions)
+        self.decisions = _told_files(files)
+        self.schema = first
+
+    def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
+        stored = [name for name in columns if name not in self._partitions]
+        for (_, partition), part in zip(self._files, self._sets, strict=True):
+            for batch in part.to_batches(columns=stored, batch_size=n_rows or 2**17):
+                if batch.num_rows == 0:
+                    continue
+                table = pa.Table.from_batches([batch])
+                for i, name in enumerate(stored):
+                    values = _plain(table.column(i))
+                    if name in texts and not (pa.types.is_string(values.type)):
+                        values = pc.cast(values, pa.string())
+                    if values is not table.column(i):
+                        table = table.set_column(i, name, values)
+                for name in self._partitions:
+                    if name in columns:
+                        table = table.append_column(name, pa.array([partition.get(name)] * len(table), pa.string()))
+                yield table.select(list(columns))
+
+
+def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the values without the encodings that only storage has: dictionaries, views, large strings."""
+    type_ = values.type
+    if pa.types.is_dictionary(type_):
+        values = pc.cast(values, type_.value_type)
+        type_ = values.type
+    if pa.types.is_large_string(type_) or type_ == pa.string_view():
+        return pc.cast(values, pa.string())
+    if pa.types.is_float16(type_):
+        return pc.cast(values, pa.float32())
+    return values
+
+
+def _told_files(files: Sequence[tuple[Path, Mapping[str, str]]]) -> dict[str, str]:
+    if len(files) == 1:
+        return {}
+    return {"files": f"{len(files):,}, from {files[0][0].name} to {files[-1][0].name}, in the order of their names"}

@@ -1,0 +1,501 @@
+"""Tables as people have them: what each column is, how a text table is written, and what is told or refused."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from dkm import predict, train
+from dkm.config.data import CsvData, FeatherData, ParquetData
+from dkm.data.datasets import Dataset, load_dataset
+from dkm.data.dialect import Dialect, Given, find_dialect
+from dkm.data.files import Part
+from dkm.data.plan import TablePlan
+from dkm.data.tables import TableReader
+from dkm.errors import UserError
+
+RNG = np.random.default_rng(0)
+B = np.round(np.array([[0, 0, 0], [10, 10, 0], [0, 10, 10.0]])[np.arange(60) % 3] + RNG.normal(size=(60, 3)), 3)
+ROWS = "".join(f"{a},{b},{c}\n" for a, b, c in B)
+
+
+def read_text(folder: Path, content: str | bytes, **settings: Any) -> tuple[Part, TableReader]:
+    file = folder / "t.csv"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    reader = TableReader(CsvData(path=str(file), **settings))
+    return reader.read(), reader
+
+
+def read_parquet(folder: Path, table: pa.Table, **settings: Any) -> tuple[Part, TableReader]:
+    pq.write_table(table, folder / "t.parquet")
+    reader = TableReader(ParquetData(path=str(folder / "t.parquet"), **settings))
+    return reader.read(), reader
+
+
+def dialect(text: str, **given: Any) -> Dialect:
+    return find_dialect(text.encode(), "data.path=t.csv", Given(**given), is_whole=True)
+
+
+def columns(reader: TableReader) -> dict[str, tuple[str, str]]:
+    return {column["name"]: (column["role"], column["kind"]) for column in reader.report.columns}
+
+
+# --- header -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_first_row_like_the_others_is_data(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, "".join(f"{a},{b},{c},cls{i % 3}\n" for i, (a, b, c) in enumerate(B)))
+    assert len(part.X) == 60
+    assert reader.report.decisions["header"].startswith("none, since 'cls0' occurs again below")
+
+
+def test_an_empty_first_cell_above_numbers_is_a_gap(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, ROWS[ROWS.index(",") :])
+    assert reader.features == ("0", "1", "2")
+    assert part.ids is None
+    assert part.X[0, 0] == np.median(B[1:, 0])
+    assert reader.filled.nonzero()[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("names", ["2019,2020,2021", "400,402,404", "0,1,2"])
+def test_numbers_that_no_column_has_are_names(names: str, tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, f"{names}\n{ROWS}")
+    assert reader.features == tuple(names.split(","))
+    assert len(part.X) == 60
+    assert "header" in reader.report.decisions
+
+
+@pytest.mark.parametrize("text", ["0\n0.5\n0.7\n", "0,1\n3,4\n5,6\n", "0,1,2\n3,4,5\n1,0,2\n", "2019,2020\n5,6\n7,8\n"])
+def test_a_row_that_may_be_either_is_refused_with_both_settings(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"may be names or values: .*; set data.header=true or data.header=false"):
+        read_text(tmp_path, text)
+    n_lines = text.count("\n")
+    assert len(read_text(tmp_path, text, header=True)[0].X) == n_lines - 1
+    assert len(read_text(tmp_path, text, header=False)[0].X) == n_lines
+
+
+def test_a_name_less_than_cells_means_row_names(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, "a,b\nr1,1.5,2\nr2,3,4\n")
+    assert reader.features == ("a", "b")
+    assert part.ids is not None
+    assert part.ids.tolist() == ["r1", "r2"]
+
+
+def test_a_delimiter_too_many_at_the_end_of_each_row_is_no_column(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, "a,b\n1.5,2,\n3,4,\n")
+    assert reader.features == ("a", "b")
+    np.testing.assert_array_equal(part.X, [[1.5, 2], [3, 4]])
+
+
+def test_comments_and_a_line_that_names_the_delimiter_come_first(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, "# exported 2024\n# by hand\na,b,c\n" + ROWS)
+    assert reader.features == ("a", "b", "c")
+    assert "2 lines" in reader.report.decisions["comments"]
+    part, reader = read_text(tmp_path, "sep=;\na;b;c\n" + ROWS.replace(",", ";"))
+    assert reader.features == ("a", "b", "c")
+    np.testing.assert_array_equal(part.X, B)
+
+
+def test_spaces_around_names_are_no_part_of_them(tmp_path: Path) -> None:
+    _, reader = read_text(tmp_path, "a, b, c\n" + ROWS, exclude=["b"])
+    assert reader.features == ("a", "c")
+
+
+# --- notation ---------------------------------------------------------------------------------------------------------
+
+
+def test_decimal_commas(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, "a;b;c\n" + ROWS.replace(",", ";").replace(".", ","))
+    np.testing.assert_array_equal(part.X, B)
+    assert reader.report.decisions["decimal mark"].startswith("comma, as in ")
+
+
+def test_thousands_and_currency(tmp_path: Path) -> None:
+    rows = 'a,b\n"$1,234.50",5%\n"$987.25",7%\n"$2,000,000.00",6.5%\n'
+    part, reader = read_text(tmp_path, rows)
+    np.testing.assert_array_equal(part.X, [[1234.5, 5], [987.25, 7], [2e6, 6.5]])
+    assert reader.report.decisions["thousands mark"].startswith("comma")
+    part, _ = read_text(tmp_path, "a;b\n1.234,5;1\n2.345.678,25;2\n3,5;1\n")
+    np.testing.assert_array_equal(part.X[:, 0], [1234.5, 2345678.25, 3.5])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+def test_encodings_and_line_ends_are_found(encoding: str, end: str, tmp_path: Path) -> None:
+    text = end.join(["größe\tb", *(f"{a}\t{b}" for a, b, _ in B)]) + end
+    part, reader = read_text(tmp_path, text.encode(encoding))
+    assert reader.features == ("größe", "b")
+    np.testing.assert_array_equal(part.X, B[:, :2])
+
+
+def packed(how: str, content: bytes) -> bytes:
+    if how != "zip":
+        return {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": pa.Codec("zstd").compress}[how](
+            content, **({"asbytes": True} if how == "zst" else {})
+        )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("inside.csv", content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("how", ["gz", "bz2", "xz", "zst", "zip"])
+def test_compression_is_found_by_content(how: str, tmp_path: Path) -> None:
+    part, _ = read_text(tmp_path, packed(how, b"a,b,c\n" + ROWS.encode()))
+    np.testing.assert_array_equal(part.X, B)
+
+
+def test_quoted_line_breaks_and_delimiters_stay_in_their_cell(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, '"a\nb",c\n1.5,"x, y"\n2,"x\ny"\n3,"x, y"\n')
+    assert reader.features[0] == "a b"
+    assert part.X.shape == (3, 3)
+
+
+WRONG = {
+    b"\xff\xd8\xff\xe0" + bytes(range(256)): "not a text file",
+    b'[{"a": 1, "b": 2}]\n': "JSON",
+    packed("zip", b"a") [:0] + b"PK\x03\x04": "cannot be read",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", WRONG)
+def test_what_is_no_table_says_what_it_is(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=WRONG[content]):
+        read_text(tmp_path, content)
+
+
+def test_an_excel_workbook_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "book.xlsx", "w") as book:
+        book.writestr("[Content_Types].xml", "<x/>")
+    with pytest.raises(UserError, match="an Excel workbook; expected a CSV file; save its sheet as CSV"):
+        TableReader(CsvData(path=str(tmp_path / "book.xlsx"))).read()
+
+
+def test_an_archive_that_would_unpack_a_thousandfold_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("t.csv", b"0," * 5_000_000)
+    with pytest.raises(UserError, match="10,000,000 bytes packed into"):
+        TableReader(CsvData(path=str(tmp_path / "t.zip"))).read()
+
+
+def test_the_delimiter_of_a_decimal_comma_table_is_decided_by_the_header() -> None:
+    assert dialect("a;b;c\n1,5;2,5;3\n4,5;5,5;6\n").delimiter == ";"
+
+
+# --- kinds and roles --------------------------------------------------------------------------------------------------
+
+CUSTOMERS = "id,age,sex,city,member,since,note,constant,empty\n" + "".join(
+    f"{1000 + i},{20 + i % 37},{'MF'[i % 2]},{['Rome', 'Oslo', 'Bern'][i % 3]},{['yes', 'no'][i % 2]},"
+    f"2021-{1 + i % 12:02d}-15,some free text number {i} that is long enough to be no name,7,\n"
+    for i in range(90)
+)
+
+
+def test_each_column_gets_its_role_and_kind(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, CUSTOMERS)
+    assert columns(reader) == {
+        "id": ("id", ""),
+        "age": ("feature", "number"),
+        "sex": ("feature", "category"),
+        "city": ("feature", "category"),
+        "member": ("feature", "boolean"),
+        "since": ("feature", "date"),
+        "note": ("left_out", ""),
+        "constant": ("left_out", ""),
+        "empty": ("left_out", ""),
+    }
+    assert reader.features == (
+        *("age", "sex=F", "sex=M", "city=Bern", "city=Oslo", "city=Rome", "member", "since (days)"),
+    )
+    assert part.ids is not None
+    assert part.ids[0] == "1000"
+    assert part.X[1].tolist() == [21, 1, 0, 0, 1, 0, 0, 31]
+
+
+def test_a_category_has_the_variance_of_one_number(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(CUSTOMERS, encoding="utf-8")
+    X = load_dataset(CsvData(path=str(tmp_path / "t.csv"))).X.double()
+    variance = X.var(0, correction=0)
+    assert variance[[0, 6, 7]].tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+    assert variance[1:3].sum().item() == pytest.approx(1, abs=1e-5)
+    assert variance[3:6].sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_settings_override_what_was_inferred(tmp_path: Path) -> None:
+    _, reader = read_text(tmp_path, CUSTOMERS, categorical=["age"], exclude=["member", "since"], id="note")
+    kinds = columns(reader)
+    assert kinds["age"] == ("feature", "category")
+    assert kinds["note"] == ("id", "")
+    assert kinds["id"] == ("left_out", "")
+    assert kinds["since"] == ("left_out", "")
+
+
+def test_rare_levels_are_joined_and_a_new_level_goes_there_too(tmp_path: Path) -> None:
+    cells = [*["a"] * 500, *["b"] * 400, *(f"rare{i}" for i in range(100))]
+    text = "x,kind\n" + "".join(f"{i % 7}.5,{cell}\n" for i, cell in enumerate(cells))
+    part, reader = read_text(tmp_path, text)
+    assert reader.features == ("x", "kind=a", "kind=b", "kind=other")
+    assert part.X[:, 1:].sum(0).tolist() == [500, 400, 100]
+    assert reader.plan is not None
+    plan = json.loads(json.dumps(reader.plan.to_dict()))
+    (tmp_path / "new.csv").write_text("kind,x\nnever seen,1.5\nb,2.5\n", encoding="utf-8")
+    trained = TableReader(CsvData(path=str(tmp_path / "new.csv")), key="input", plan=plan)
+    (found,) = trained.parts(10)
+    assert found.X.tolist() == [[1.5, 0, 0, 1], [2.5, 0, 1, 0]]
+    assert trained.report.decisions["new levels of kind"].startswith("1 cells")
+
+
+def test_missing_levels_take_the_most_frequent_one(tmp_path: Path) -> None:
+    text = "x,sex\n" + "".join(f"{i},{['M', 'F', 'M', '.'][i % 4]}\n" for i in range(40, 0, -1))
+    part, reader = read_text(tmp_path, text, numeric=["x"])
+    assert reader.features == ("x", "sex=M", "sex=F")
+    assert part.X[:, 1].sum() == 30
+    assert reader.report.filled == {"sex": 10}
+    assert reader.filled.sum() == 20
+
+
+def test_a_number_below_all_others_in_many_columns_means_missing(tmp_path: Path) -> None:
+    X = np.round(RNG.uniform(0, 50, size=(60, 4)), 1)
+    X[::7] = -200
+    X[3, 1] = -200
+    _, reader = read_text(tmp_path, "a,b,c,d\n" + "".join(",".join(map(str, row)) + "\n" for row in X))
+    assert reader.report.filled == {"b": 1}
+    assert [(part.n, part.what, part.reason) for part in reader.report.left_out] == [
+        (9, "rows", "no value in any feature")
+    ]
+    assert "-200 in 4 columns" in reader.report.odd[0]
+    votes = RNG.integers(-1, 2, size=(60, 4))
+    _, reader = read_text(tmp_path, "a,b,c,d\n" + "".join(",".join(map(str, row)) + "\n" for row in votes))
+    assert reader.report.filled == {}, "-1, 0, 1 are codes"
+
+
+def test_whole_numbers_below_the_name_of_a_code_are_a_category(tmp_path: Path) -> None:
+    text = "Region,Kids,Spent\n" + "".join(f"{1 + i % 3},{i % 4},{i * i % 101}\n" for i in range(60))
+    _, reader = read_text(tmp_path, text)
+    assert columns(reader)["Region"] == ("feature", "category")
+    assert columns(reader)["Kids"] == ("feature", "number")
+    assert columns(read_text(tmp_path, text, numeric=["Region"])[1])["Region"] == ("feature", "number")
+
+
+def test_a_column_that_is_called_class_is_left_out_and_told(tmp_path: Path) -> None:
+    text = "a,class\n" + "".join(f"{a},{i % 3}\n" for i, (a, _, _) in enumerate(B))
+    _, reader = read_text(tmp_path, text)
+    assert reader.features == ("a",)
+    assert "data.labels=class scores the clusters against it" in reader.report.odd[0]
+    assert read_text(tmp_path, text, numeric=["class"])[1].features == ("a", "class")
+    part, _ = read_text(tmp_path, text, labels="class")
+    assert part.labels is not None
+    assert part.labels.tolist() == (np.arange(60) % 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("cells", "days"),
+    [
+        (["11/30/07", "12/01/07", "12/31/07"], [0, 1, 31]),
+        (["30/11/2007", "01/12/2007", "31/12/2007"], [0, 1, 31]),
+        (["2007-11-30", "2007-12-01", "2007-12-31"], [0, 1, 31]),
+        (["30.11.2007", "01.12.2007", "31.12.2007"], [0, 1, 31]),
+        (["30-Nov-2007", "01-Dec-2007", "31-Dec-2007"], [0, 1, 31]),
+        (["20071130", "20071201", "20071231"], [0, 1, 31]),
+    ],
+)
+def test_dates_are_days_since_the_first(cells: list[str], days: list[float], tmp_path: Path) -> None:
+    text = "a,day\n" + "".join(f"{a},{cells[i % 3]}\n" for i, (a, _, _) in enumerate(B))
+    part, reader = read_text(tmp_path, text, dates=["day"] if cells[0].isdecimal() else [])
+    assert reader.features == ("a", "day (days)")
+    assert part.X[:3, 1].tolist() == days
+
+
+def test_a_time_of_day_is_a_point_on_a_circle(tmp_path: Path) -> None:
+    text = "a,time\n" + "".join(f"{a},{(6 * i) % 24:02d}.00.00\n" for i, (a, _, _) in enumerate(B))
+    part, reader = read_text(tmp_path, text)
+    assert reader.features == ("a", "time (day sin)", "time (day cos)")
+    np.testing.assert_allclose(part.X[:4, 1:], [[0, 1], [1, 0], [0, -1], [-1, 0]], atol=1e-12)
+
+
+def test_a_boolean_with_gaps(tmp_path: Path) -> None:
+    text = "a,member\n" + "".join(f"{a},{['true', 'false', 'true', ''][i % 4]}\n" for i, (a, _, _) in enumerate(B))
+    part, reader = read_text(tmp_path, text)
+    assert columns(reader)["member"] == ("feature", "boolean")
+    assert part.X[:4, 1].tolist() == [1, 0, 1, 1]
+    assert len(read_text(tmp_path, text, missing="drop")[0].X) == 45
+
+
+# --- exactness --------------------------------------------------------------------------------------------------------
+
+
+def test_ids_stay_as_they_are_written(tmp_path: Path) -> None:
+    ids = ["NA", "None", "null", "007", "1.0", *(f"X{i}" for i in range(55))]
+    text = "iso,a,b,c\n" + "".join(f"{k},{a},{b},{c}\n" for k, (a, b, c) in zip(ids, B, strict=True))
+    part, _ = read_text(tmp_path, text, id="iso")
+    assert part.ids is not None
+    assert part.ids.tolist() == ids
+
+
+def test_large_ids_with_a_gap_stay_whole_numbers(tmp_path: Path) -> None:
+    ids: list[int | None] = [1582218195625938945 + i for i in range(60)]
+    ids[5] = None
+    part, _ = read_parquet(tmp_path, pa.table({"id": pa.array(ids, pa.int64()), "a": B[:, 0]}), id="id")
+    assert part.ids is not None
+    assert part.ids[[0, 4, 5]].tolist() == ["1582218195625938945", "1582218195625938949", ""]
+
+
+def test_an_id_does_not_depend_on_the_part_it_is_in(tmp_path: Path) -> None:
+    text = "id,a\n" + "".join(f"{i if i < 30 else f'x{i}'},{B[i, 0]}\n" for i in range(60))
+    _, reader = read_text(tmp_path, text, id="id")
+    assert reader.plan is not None
+    trained = TableReader(CsvData(path=str(tmp_path / "t.csv"), id="id"), plan=reader.plan.to_dict())
+    ids = [part.ids.tolist() for part in trained.parts(10) if part.ids is not None]
+    assert ids[0] == [str(i) for i in range(10)]
+    assert ids[-1][-1] == "x59"
+
+
+def test_leading_zeros_are_no_numbers(tmp_path: Path) -> None:
+    text = "a,zip\n" + "".join(f"{B[i, 0]},{['01234', '10115'][i % 2]}\n" for i in range(60))
+    assert read_text(tmp_path, text)[1].features == ("a", "zip=01234", "zip=10115")
+
+
+def test_a_pandas_index_is_an_id(tmp_path: Path) -> None:
+    order = RNG.permutation(60)
+    part, reader = read_parquet(tmp_path, pa.table({"a": B[:, 0], "b": B[:, 1], "__index_level_0__": order}))
+    assert reader.features == ("a", "b")
+    assert part.ids is not None
+    assert part.ids.tolist() == [str(i) for i in order]
+
+
+def test_parquet_types_that_are_no_plain_numbers(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "price": pa.array([Decimal(i) / 4 for i in range(60)], pa.decimal128(10, 2)),
+            "n": pa.array([None if i == 3 else i % 5 for i in range(60)], pa.int64()),
+            "flag": pa.array([None if i == 4 else i % 2 == 0 for i in range(60)], pa.bool_()),
+            "kind": pa.array(["x", "y", "y"] * 20).dictionary_encode(),
+            "embedding": pa.array([[1.0, i, 2.0 * i] for i in range(60)], pa.list_(pa.float32())),
+        }
+    )
+    part, reader = read_parquet(tmp_path, table)
+    assert reader.features == (
+        *("price", "n", "flag", "kind=y", "kind=x", "embedding[0]", "embedding[1]", "embedding[2]"),
+    )
+    assert part.X[5].tolist() == [1.25, 0, 0, 1, 0, 1, 5, 10]
+    assert reader.report.filled == {"n": 1, "flag": 1}
+
+
+def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"embedding": pa.array([[1.0, 2.0]] * 59 + [[1.0]], pa.list_(pa.float32()))})
+    with pytest.raises(UserError, match=r"column embedding has 'a list of 1' in row 59 .*; expected lists of the same"):
+        read_parquet(tmp_path, table)
+
+
+def test_two_columns_of_one_name_are_refused_before_training(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(B[:, i]) for i in range(3)], ["a", "b", "b"])
+    with pytest.raises(UserError, match="two columns are called b; expected different names"):
+        read_parquet(tmp_path, table, columns=["a", "b"])
+
+
+def test_labels_with_as_many_classes_as_rows_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,pay\n" + "".join(f"{B[i, 0]},{1000 * i}\n" for i in range(60)), encoding="utf-8")
+    with pytest.raises(UserError, match=r"data.labels=pay: 60 classes in 60 rows; expected classes that repeat"):
+        load_dataset(CsvData(path=str(tmp_path / "t.csv"), labels="pay"))
+
+
+def test_a_remedy_can_be_pasted_whatever_the_name(tmp_path: Path) -> None:
+    text = 'a,"Sex (M/F), text"\n1.5,x\n2.5,y\n'
+    with pytest.raises(UserError) as caught:
+        read_text(tmp_path, text, strict=True)
+    assert """'data.exclude=['"'"'Sex (M/F), text'"'"']'""" in str(caught.value)
+
+
+# --- several files ----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_in_natural_order_with_its_partitions(tmp_path: Path) -> None:
+    for year in (2, 10):
+        (tmp_path / "data" / f"year={year}").mkdir(parents=True)
+        for part in (2, 10):
+            rows = f"a,b\n{year}.5,{part}\n{year}.25,{part}\n"
+            (tmp_path / "data" / f"year={year}" / f"part{part}.csv").write_text(rows, encoding="utf-8")
+    reader = TableReader(CsvData(path=str(tmp_path / "data")))
+    found = reader.read()
+    assert found.X[:, :2].tolist() == [[y + f, p] for y in (2, 10) for p in (2, 10) for f in (0.5, 0.25)]
+    assert reader.features[2:] == ("year",) or set(reader.features[2:]) == {"year=2", "year=10"}
+    assert reader.report.decisions["files"].startswith("4, from part2.csv to part10.csv")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_a_glob_of_typed_files(kind: str, tmp_path: Path) -> None:
+    write = pq.write_table if kind == "parquet" else pyarrow.feather.write_feather
+    for i in (2, 10):
+        write(pa.table({"a": B[:, 0] + i, "b": B[:, 1]}), tmp_path / f"part{i}.{kind}")
+    config = {"parquet": ParquetData, "feather": FeatherData}[kind]
+    found = TableReader(config(path=str(tmp_path / f"part*.{kind}"))).read()
+    assert found.X[[0, 60], 0].tolist() == [B[0, 0] + 2, B[0, 0] + 10]
+    write(pa.table({"a": B[:, 0]}), tmp_path / f"part11.{kind}")
+    with pytest.raises(UserError, match=r"part11.*has no column b; expected the columns of part2"):
+        TableReader(config(path=str(tmp_path)))
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_tells_what_it_did_and_predicts_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = CUSTOMERS.splitlines(keepends=True)
+    lines[3] = lines[3].replace("22,", ",", 1)
+    Path("c.csv").write_text("".join(lines), encoding="utf-8")
+    quick = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.tensorboard=false", "log.figures=false"]
+    words = ["data=csv", "data.path=c.csv", "clustering.n_clusters=3", *quick, "hydra.run.dir=run"]
+    assert train._main(words) == 0
+    assert "filled: 1 missing values, their reconstruction does not count: age (1)" in capsys.readouterr().out
+    report = json.loads(Path("run/data.json").read_text(encoding="utf-8"))
+    assert report["filled"] == {"age": 1}
+    assert report["n_rows"] == report["n_used"] == 90
+    predict.work(["run=run", "input=c.csv", "output=o.csv"])
+    assert Path("o.csv").read_bytes() == Path("run/assignments.csv").read_bytes()
+
+
+def test_a_plan_of_version_0_1_is_columns_of_numbers() -> None:
+    plan = TablePlan.from_dict({"features": ["a", "b"], "fill": [1.5, 2.0]})
+    X, gaps, _ = plan.encode(pa.table({"b": [1, 2], "a": pa.array([None, 3.5], pa.float64())}))
+    np.testing.assert_array_equal(X, [[np.nan, 1], [3.5, 2]])
+    assert gaps.tolist() == [[True, False], [False, False]]
+    assert plan.fill is not None
+    assert plan.fill.tolist() == [1.5, 2.0]
+
+
+# --- real files -------------------------------------------------------------------------------------------------------
+
+MESSY = {
+    "marketing_campaign.csv": (2240, 35, {"Income": 24}),
+    "penguins_lter.csv": (344, 20, {"Sex": 11}),
+    "Mall_Customers.csv": (200, 5, {}),
+    "Wholesale customers data.csv": (440, 11, {}),
+    "AirQualityUCI.csv": (9357, 15, {"CO(GT)": 1683}),
+    "Data_Cortex_Nuclear.csv": (1080, 83, {"DYRK1A_N": 3}),
+    "dermatology.data": (366, 34, {"age": 8}),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", MESSY)
+def test_files_as_people_have_them_are_read_at_the_first_command(name: str, data_root: Path) -> None:
+    n_rows, n_features, filled = MESSY[name]
+    data: Dataset = load_dataset(CsvData(path=str(data_root / "messy" / name)))
+    assert data.X.shape == (n_rows, n_features)
+    assert data.report.filled.items() >= filled.items()
+    assert all(column["note"] for column in data.report.columns if column["role"] == "left_out")
