@@ -268,7 +268,7 @@ def test_a_users_own_config_is_named_with_config_name(own: Path) -> None:
 
 NEEDS_FILES = {"mnist", "fashion_mnist", "kmnist", "usps", "cifar10", "stl10", "newsgroups"}
 NEEDS_FILES |= {"csv", "parquet", "feather", "image_folder", "image_list"}  # which test_readme.py trains on
-NEEDS_FILES |= {"h5ad", "hdf5", "zarr", "mat"}
+NEEDS_FILES |= {"h5ad", "hdf5", "zarr", "mat", "image_parquet", "text"}  # these too
 NEEDS_FILES |= {"custom"}  # see test_custom.py
 RUNNABLE = [(group, option) for group, option in OPTIONS if option not in NEEDS_FILES]
 

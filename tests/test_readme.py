@@ -85,6 +85,10 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i, image in enumerate(load_digits().images[:40]):
         (tmp_path / "photos" / str(i % 2)).mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15).astype(np.uint8)).save(tmp_path / "photos" / str(i % 2) / f"{i}.png")
+    content = [path.read_bytes() for path in sorted(Path("photos").rglob("*.png"))]
+    pd.DataFrame({"image": content, "label": [i % 8 for i in range(40)]}).to_parquet("photos.parquet")
+    words = ("good", "bad", "large", "small", "red", "blue", "late", "early")
+    pd.DataFrame({"review": [f"{words[i % 8]} and {words[i // 8]}" for i in range(64)]}).to_csv("reviews.csv")
     lines = [f"photos/{i % 2}/{i}.png,{('cat', 'dog')[i % 2]}" for i in range(40)]
     (tmp_path / "photos.csv").write_text("\n".join(["file,animal", *lines]))
 
@@ -94,7 +98,10 @@ def test_the_commands_on_own_data_run() -> None:
     commands = re.findall(r"^    python -m dkm\.train (.*)$", OWN_DATA, re.M)
     assert {word for c in commands for word in c.split() if word.startswith("data=")} == {
         f"data={name}"
-        for name in ("csv", "parquet", "image_folder", "image_list", "npy", "npz", "h5ad", "hdf5", "zarr", "mat")
+        for name in (
+            *("csv", "parquet", "image_folder", "image_list", "image_parquet", "text", "npy", "npz"),
+            *("h5ad", "hdf5", "zarr", "mat"),
+        )
     }
     quick = ["model.hidden=[16]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.tensorboard=false"]
     packages = {"data=h5ad": "h5py", "data=hdf5": "h5py", "data=zarr": "zarr"}

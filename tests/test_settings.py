@@ -136,7 +136,10 @@ def test_an_entry_of_a_registry_has_its_name_and_code(registry) -> None:  # type
 
 ROLES = {
     Role.LENGTH: {"pretrain.epochs", "joint.epochs"},
-    Role.INPUT: {"data.path", "data.labels", "data.images"},
+    Role.INPUT: {
+        *("data.path", "data.labels", "data.images"),
+        *("data.encoder", "data.encoder_weights", "data.text_encoder"),
+    },
     Role.EVALUATION: {"evaluation.every_epochs", "evaluation.kmeans_raw"},
     Role.MACHINE: {"device", "threads"},
     Role.OUTPUT: {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -102,6 +103,11 @@ def quoted(value: Path | str) -> str:
     """
     text = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value))
     return f"'{text}'"
+
+
+def override(key: str, value: str) -> str:
+    """Return KEY=VALUE as a word that can be pasted into a shell."""
+    return f"{key}={value}" if re.fullmatch(r"[\w./-]+", value) else shlex.quote(f"{key}={quoted(value)}")
 
 
 def words_of_runs(

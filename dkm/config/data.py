@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -116,10 +117,10 @@ class FileData(DataConfig):
     path: str = setting(REQUIRED, "The file or folder.", role=Role.INPUT)
     labels: str | None = setting(
         None,
-        "Labels, used only to score the clustering. `csv`, `parquet` and `image_list`: the name of a column. `npy`: "
-        "another .npy file. `npz`: the name of an array in the same file, or a .npy file. `hdf5`, `zarr` and `mat`: "
-        "the name of an array in the same file. `h5ad`: a column of `obs`. `image_folder`: `folder` takes the name of "
-        "the folder below `data.path` that contains the image. null: no labels.",
+        "Labels, used only to score the clustering. `csv`, `parquet`, `image_list`, `image_parquet` and `text`: the "
+        "name of a column. `npy`: another .npy file. `npz`: the name of an array in the same file, or a .npy file. "
+        "`hdf5`, `zarr` and `mat`: the name of an array in the same file. `h5ad`: a column of `obs`. `image_folder`: "
+        "`folder` takes the name of the folder below `data.path` that contains the image. null: no labels.",
         role=Role.INPUT,
     )
 
@@ -227,6 +228,16 @@ class MatData(ArrayFileData):
     name: str = "mat"
 
 
+def is_image_encoder(name: str) -> bool:
+    """Return whether a text has the form of ``data.encoder``."""
+    library, _, network = name.partition("/")
+    return name.endswith(".onnx") or (library in ("timm", "torchvision") and bool(network))
+
+
+def has_three(values: Sequence[float]) -> bool:
+    return len(values) == 3
+
+
 MISSING_VALUES = ("refuse", "drop", "median")
 
 
@@ -331,6 +342,49 @@ class FeatherData(TableData):
     name: str = "feather"
 
 
+@dataclass
+class EncodedData(FileData):
+    """Images that a pretrained network may turn into features before clustering."""
+
+    encoder: str | None = setting(
+        None,
+        "Pretrained network whose features, after pooling, are clustered instead of pixels: `timm/NAME` (needs "
+        "`pip install 'dkm[encoders]'`), `torchvision/NAME`, or an ONNX file (`pip install 'dkm[onnx]'`). The features "
+        "are kept in a cache, by content, below the folder of the environment variable `DKM_CACHE`, else in the "
+        "user's cache directory. null: pixels.",
+        role=Role.INPUT,
+        check=Satisfies("timm/NAME, torchvision/NAME or FILE.onnx", is_image_encoder),
+        example="timm/resnet50.a1_in1k",
+    )
+    encoder_weights: str | None = setting(
+        None,
+        "File with the weights of `timm/NAME` or `torchvision/NAME`: safetensors, or a state dict of PyTorch. null: "
+        "the published weights, from the user's cache, or downloaded to it.",
+        role=Role.INPUT,
+    )
+    encoder_size: int | None = setting(
+        None,
+        "Height and width of the encoder's input. null: the network's own.",
+        unit="pixels",
+        check=AtLeast(1),
+        example=224,
+    )
+    encoder_mean: list[float] | None = setting(
+        None,
+        "Mean of each RGB channel, in [0, 1], that is subtracted from the encoder's input. null: the network's own; "
+        "for an ONNX file ImageNet's [0.485, 0.456, 0.406].",
+        check=Satisfies("three numbers", has_three),
+        example="[0.5,0.5,0.5]",
+    )
+    encoder_std: list[float] | None = setting(
+        None,
+        "Standard deviation of each RGB channel, by which the encoder's input is divided. null: the network's own; for "
+        "an ONNX file ImageNet's [0.229, 0.224, 0.225].",
+        check=Satisfies("three positive numbers", lambda values: has_three(values) and min(values) > 0),
+        example="[0.5,0.5,0.5]",
+    )
+
+
 COLORS = ("auto", "gray", "rgb")
 
 
@@ -343,7 +397,7 @@ def _is_range(limits: Any) -> bool:
 
 
 @dataclass
-class ImageData(FileData):
+class ImageData(EncodedData):
     """Images in files, all resized to the same size."""
 
     image_size: int = setting(32, "Height and width of the resized images.", unit="pixels", check=AtLeast(1))
@@ -408,6 +462,56 @@ class ImageListData(ImageData):
 
 
 @dataclass
+class ImageParquetData(ImageData):
+    """Images in a Parquet file: a column of encoded images, or of structs with ``bytes`` and ``path``."""
+
+    name: str = "image_parquet"
+    image: str | None = setting(None, "Column with the images. null: the only column that has images.")
+    id: str | None = setting(
+        None,
+        "Column that identifies the images, copied to the outputs. null: the `path` of structs that have one.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        remedy = "for example data.load=memory; image_folder reads images from disk"
+        require(self.load != "disk", "data.load", self.load, "auto or memory for images in Parquet", remedy)
+
+
+@dataclass
+class TextData(FileData):
+    """Texts: a file of lines, JSON lines, or one column of a CSV or Parquet file.
+
+    Every text gets a cluster, and equal commands write equal results.
+    """
+
+    name: str = "text"
+    text: str | None = setting(
+        None,
+        "Column (or key of JSON lines) with the texts. null: each line is a text; in JSON lines and Parquet the column "
+        "`text`, or the only column besides labels and id.",
+    )
+    id: str | None = setting(None, "Column or key that identifies the texts, copied to the outputs. null: none.")
+    n_terms: int = setting(
+        2000, "Size of the vocabulary of TF-IDF: the most frequent terms.", unit="terms", check=AtLeast(1)
+    )
+    text_encoder: str | None = setting(
+        None,
+        "Sentence encoder whose embeddings are clustered instead of TF-IDF: the name of a sentence-transformers model, "
+        "from the user's cache or downloaded to it, or a folder with one. Needs `pip install 'dkm[text]'`. The "
+        "embeddings are kept in a cache, as for `data.encoder`.",
+        role=Role.INPUT,
+        example="all-MiniLM-L6-v2",
+    )
+    encoding: str = setting(
+        "utf-8",
+        "Encoding of the file. A byte-order mark is dropped.",
+        check=Satisfies("an encoding that Python knows", _is_encoding),
+        example="latin-1",
+    )
+
+
+@dataclass
 @add_class_field(
     "Dotted name of a function or class that returns the data: X, or X and y. X has rows (N, F) or images (N, H, W), "
     "(N, C, H, W) or (N, H, W, C); y has labels (N,), or is None."
@@ -448,8 +552,25 @@ DATASETS: dict[str, DataSet] = {
         DataSet("hdf5", Hdf5Data, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
         DataSet("zarr", ZarrData, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
         DataSet("mat", MatData, "dkm.data.matrices:read_matrix", "dkm.data.matrices:MatrixReader"),
-        DataSet("image_folder", ImageFolderData, "dkm.data.images:read_images", "dkm.data.images:ImageFolder"),
-        DataSet("image_list", ImageListData, "dkm.data.images:read_images", "dkm.data.images:ImageList"),
+        DataSet(
+            "image_folder",
+            ImageFolderData,
+            "dkm.data.encoded_images:read_image_files",
+            "dkm.data.encoded_images:image_folder_reader",
+        ),
+        DataSet(
+            "image_list",
+            ImageListData,
+            "dkm.data.encoded_images:read_image_files",
+            "dkm.data.encoded_images:image_list_reader",
+        ),
+        DataSet(
+            "image_parquet",
+            ImageParquetData,
+            "dkm.data.encoded_images:read_image_parquet",
+            "dkm.data.encoded_images:image_parquet_reader",
+        ),
+        DataSet("text", TextData, "dkm.data.texts:read_text", "dkm.data.texts:TextReader"),
         DataSet("custom", CustomData, "dkm.data.loaders:read_custom"),
     )
 }

@@ -67,6 +67,8 @@ class Dataset:
     # (N, F): the cells that were missing and are filled; None if there are none.
     filled: Tensor | None = None
     report: DataReport = field(default_factory=DataReport)
+    # (N,) the text of each row, shortened, to show it beside its cluster.
+    texts: Array | None = None
 
     @property
     def n_samples(self) -> int:
@@ -155,6 +157,7 @@ def _build_dataset(
         plan=raw.plan,
         filled=None if raw.filled is None else torch.from_numpy(raw.filled),
         report=report,
+        texts=raw.texts,
     )
 
 

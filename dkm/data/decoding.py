@@ -8,12 +8,14 @@ formats without a decoder of their own. The pixel count in the header is checked
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 _REFUSED = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
 _ORIENTATION = 0x0112  # EXIF tag
 Limits = tuple[float, float]
+T = TypeVar("T")
 
 
 class Decoded(NamedTuple):
@@ -59,17 +62,25 @@ class Decoder:
     n_channels: int | None
     background: str
 
-    def decode(self, path: Path) -> Decoded | str:
-        """Return the decoded image, or the reason why it cannot be read."""
+    def decode(self, content: Path | bytes) -> Decoded | str:
+        """Return the image in a file or its content, or the reason why it cannot be read."""
+        return self._read(content, self._decode)
+
+    def open_rgb(self, content: Path | bytes) -> Image | str:
+        """Return the image in color, at its own size, or the reason why it cannot be read."""
+        return self._read(content, self._to_rgb)
+
+    def _read(self, content: Path | bytes, convert: Callable[[Image], T]) -> T | str:
         from PIL import Image, UnidentifiedImageError
 
         try:
             # The list of formats is explicit because the default includes those that need an external program.
-            with Image.open(path, formats=_formats(path.suffix)) as file:
+            formats = _formats(content.suffix if isinstance(content, Path) else "")
+            with Image.open(content if isinstance(content, Path) else io.BytesIO(content), formats=formats) as file:
                 limit = Image.MAX_IMAGE_PIXELS
                 if limit is not None and file.width * file.height > limit:
                     return f"{file.width} x {file.height} pixels, the limit is {limit:,} pixels"
-                return self._decode(file)
+                return convert(file)
         except Image.DecompressionBombError:
             return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
         except UnidentifiedImageError:
@@ -106,6 +117,18 @@ class Decoder:
         converted = image.convert("L" if n_channels == 1 else "RGB")
         resized = converted.resize((self.side, self.side), Image.Resampling.BILINEAR)
         return Decoded(np.asarray(resized), None, not is_gray, tuple(notes))
+
+    def _to_rgb(self, file: Image) -> Image:
+        from PIL import Image
+
+        file.load()
+        image = _upright(file, [])
+        if image.mode.startswith(("I", "F")):  # the encoder sees the image by its own range
+            values = np.asarray(image, dtype=np.float32)
+            image = Image.fromarray(to_bytes(values, (float(values.min()), float(values.max()))))
+        if image.has_transparency_data:
+            image, _ = self._composite(image)
+        return image.convert("RGB")
 
     @property
     def _is_background_gray(self) -> bool:

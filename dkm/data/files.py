@@ -39,6 +39,7 @@ class Part(NamedTuple):
     position: npt.NDArray[np.int64]  # (n,) positions in the file, counted from 0
     ids: npt.NDArray[Any] | None = None  # (n,) identifiers of the rows
     labels: npt.NDArray[Any] | None = None  # (n,)
+    texts: npt.NDArray[Any] | None = None  # (n,) the text of each row, shortened, to show it beside its cluster
 
 
 # --- messages -----------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _MAX_LISTED = 10
 _FILES_AT_ONCE = 1024
 # Range of images with more than 8 bits where no data of the model tell it: that of 16 bits.
-_SIXTEEN_BITS: Limits = (0.0, 65535.0)
+SIXTEEN_BITS: Limits = (0.0, 65535.0)
 _BYTES: Limits = (0.0, 255.0)
 _CACHE_VERSION = 1
 
@@ -118,14 +118,14 @@ class ImageReader:
         self.report = report
         self.plan: dict[str, Any] = {}
         self._config = config
-        self._files = files
+        self.files = files
         self._limits: Limits | None = None
         if config.range is not None:
             self._limits = (config.range[0], config.range[1])
         elif plan is not None and plan.get("range") is not None:
             self._limits = (plan["range"][0], plan["range"][1])
         elif n_channels is not None:
-            self._limits = _SIXTEEN_BITS
+            self._limits = SIXTEEN_BITS
         self._n_channels = n_channels or {"auto": None, "gray": 1, "rgb": 3}[config.color]
         self._decoder = Decoder(config.image_size, self._n_channels, config.background)
         self._max_unreadable = int(config.max_unreadable * len(files))
@@ -136,7 +136,7 @@ class ImageReader:
 
     def read(self) -> Part:
         """Return all images, uint8: (n, H, W), or (n, H, W, 3) if any of them is in color."""
-        parts = list(self.parts(len(self._files)))
+        parts = list(self.parts(len(self.files)))
         if not parts:
             raise self._too_many_unreadable_error()
         self._complete_report()
@@ -147,7 +147,7 @@ class ImageReader:
         for images, index in self._decode(n_rows):
             limits = self._limits or self._fit_range([image.limits for image in images])
             n_channels = self._n_channels or self._choose_color([image.is_color for image in images])
-            yield self.select(_stack(images, n_channels, limits), index)
+            yield self.select(stack_images(images, n_channels, limits), index)
 
     def store(self, path: Path) -> Sequence[int]:
         """Write all images to a ``.npy`` file, as ``read`` returns them; return their positions.
@@ -160,7 +160,7 @@ class ImageReader:
         is_color: list[bool] = []
         with tempfile.TemporaryFile(dir=path.parent) as rows:
             for images, index in self._decode(_FILES_AT_ONCE):
-                rows.write(_stack(images, 3, self._limits or _SIXTEEN_BITS).data)
+                rows.write(stack_images(images, 3, self._limits or SIXTEEN_BITS).data)
                 positions += index
                 limits += [image.limits for image in images]
                 is_color += [image.is_color for image in images]
@@ -185,7 +185,7 @@ class ImageReader:
 
     def select(self, X: Array, index: Sequence[int]) -> Part:
         """Return the images ``X`` of the files at the positions ``index``, with their ids and labels."""
-        files = [self._files[position] for position in index]
+        files = [self.files[position] for position in index]
         has_labels = files[0].label is not None
         labels: Array | None = np.array([file.label for file in files]) if has_labels else None
         return Part(X, np.array(index), np.array([file.id for file in files]), labels)
@@ -197,7 +197,7 @@ class ImageReader:
         config = self._config
         settings = [config.image_size, config.color, config.background, config.range, config.max_unreadable]
         digest = hashlib.sha256(json.dumps([_CACHE_VERSION, PIL.__version__, *settings]).encode())
-        for file in self._files:
+        for file in self.files:
             try:
                 state = file.path.stat()
                 identity = f"{file.id}\0{state.st_size}\0{state.st_mtime_ns}\0"
@@ -209,15 +209,15 @@ class ImageReader:
     def _decode(self, n_rows: int) -> Iterator[tuple[list[Decoded], list[int]]]:
         """Yield the readable images of at most ``n_rows`` files each, and their positions."""
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(self._files), n_rows):
-                files = self._files[start : start + n_rows]
+            for start in range(0, len(self.files), n_rows):
+                files = self.files[start : start + n_rows]
                 images: list[Decoded] = []
                 index: list[int] = []
                 for first in range(0, len(files), _FILES_AT_ONCE):  # stops early if there are too many bad files
                     chunk = [file.path for file in files[first : first + _FILES_AT_ONCE]]
                     for position, image in enumerate(pool.map(self._decoder.decode, chunk), start + first):
                         if isinstance(image, str):
-                            self._unreadable.append(f"{self._files[position].id} ({image})")
+                            self._unreadable.append(f"{self.files[position].id} ({image})")
                         else:
                             images.append(image)
                             index.append(position)
@@ -230,11 +230,11 @@ class ImageReader:
             log.warning("%s: %d images cannot be read and are left out: %s", self.source, *self._list_unreadable())
 
     def _decode_again(self, position: int) -> Array:
-        image = self._decoder.decode(self._files[position].path)
+        image = self._decoder.decode(self.files[position].path)
         if isinstance(image, str) or self._limits is None:
-            found = f"{self._files[position].id} changed while it was read"
+            found = f"{self.files[position].id} changed while it was read"
             raise input_error(self.source, found, "files that stay as they are", "start the command again")
-        (pixels,) = _stack([image], 3, self._limits)
+        (pixels,) = stack_images([image], 3, self._limits)
         return np.asarray(pixels)
 
     def _complete_report(self) -> None:
@@ -250,7 +250,7 @@ class ImageReader:
         """Return the range of all images with more than 8 bits, and record it."""
         known = [pair for pair in limits if pair is not None]
         if not known:
-            return _SIXTEEN_BITS
+            return SIXTEEN_BITS
         low, high = min(low for low, _ in known), max(high for _, high in known)
         self.plan["range"] = [low, high]
         self.report.decisions["range"] = (
@@ -266,7 +266,7 @@ class ImageReader:
 
     def _too_many_unreadable_error(self) -> UserError:
         n, names = self._list_unreadable()
-        found = f"{n} of {len(self._files)} images cannot be read: {names}"
+        found = f"{n} of {len(self.files)} images cannot be read: {names}"
         expected = f"at most {self._max_unreadable} (data.max_unreadable={self._config.max_unreadable})"
         return input_error(self.source, found, expected, "repair or remove them, or raise data.max_unreadable")
 
@@ -335,7 +335,7 @@ class ImageList(ImageReader):
         super().__init__(config, files, report=report, plan=plan, n_channels=n_channels)
 
 
-def _stack(images: Sequence[Decoded], n_channels: int, limits: Limits) -> Array:
+def stack_images(images: Sequence[Decoded], n_channels: int, limits: Limits) -> Array:
     """Return images as uint8 (n, H, W), or (n, H, W, 3) for three channels."""
     side = images[0].pixels.shape[0]
     X = np.empty((len(images), side, side) if n_channels == 1 else (len(images), side, side, 3), np.uint8)

@@ -40,6 +40,8 @@ class RawData(NamedTuple):
     # category, so that a category counts as one number does.
     groups: npt.NDArray[np.int64] | None = None
     report: DataReport | None = None
+    # (N,) the text of each row, shortened.
+    texts: Array | None = None
     # (C, H, W) if the rows (N, F) of X are images.
     image_shape: tuple[int, int, int] | None = None
     # Whether the scaled rows of a LazyArray are kept in memory.

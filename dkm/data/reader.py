@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dkm.config.data import DATASETS, ArrayData, FileData
+from dkm.config.data import DATASETS, ArrayData, FileData, ImageData, TableData
 from dkm.config.registry import load
 from dkm.data.arrays import read_for_model
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part, expand, format_of, read_first_bytes
 from dkm.data.h5ad import is_h5ad
+from dkm.data.image_parquet import has_image_column
 from dkm.data.loaders import read_raw
 from dkm.data.stored import CHUNK_ROWS
 from dkm.data.zarrs import METADATA
@@ -37,6 +38,7 @@ def option_for(path: str, key: str, trained: str = "") -> str:
         If the file does not exist, cannot be opened or is empty.
     """
     place = expand(path)
+    schema = DATASETS[trained].config if trained in DATASETS else FileData
     if place.is_dir():
         if any((place / name).is_file() for name in METADATA):
             return "zarr"
@@ -46,8 +48,12 @@ def option_for(path: str, key: str, trained: str = "") -> str:
         return "h5ad" if is_h5ad(path, f"{key}={path}") else "hdf5"
     if content == "hdf5" or (content == "npz" and trained == "zarr"):
         return trained
-    if content is None and trained in ("image_folder", "image_list"):
-        return "image_list"
+    if content in (None, "parquet") and trained == "text":
+        return "text"
+    if content in (None, "parquet") and issubclass(schema, ImageData):
+        return "image_list" if content is None else "image_parquet"
+    if content == "parquet" and not issubclass(schema, TableData) and has_image_column(path):
+        return "image_parquet"
     # Files of MATLAB 4 have no mark.
     return content or ("mat" if place.suffix.lower() == ".mat" else "csv")
 

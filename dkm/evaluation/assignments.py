@@ -34,6 +34,7 @@ class Assignments(NamedTuple):
     distance: Array  # (n,) to the cluster's centroid
     margin: Array | None  # (n,) how much farther the second nearest centroid is; None with one cluster
     labels: Array | None = None  # (n,)
+    texts: Array | None = None  # (n,) the beginning of each row's text
     memberships: Array | None = None  # (n, K)
     embedding: Array | None = None  # (n, D)
 
@@ -45,6 +46,8 @@ class Assignments(NamedTuple):
         columns |= {"cluster": self.cluster, "distance": self.distance, "margin": self.margin}
         if self.labels is not None:
             columns["label"] = self.labels
+        if self.texts is not None:
+            columns["text"] = self.texts
         for name, values in (("membership", self.memberships), ("z", self.embedding)):
             if values is not None:
                 columns |= {f"{name}_{number}": column for number, column in enumerate(values.T)}
@@ -189,7 +192,7 @@ class _Parquet:
         arrays = {
             name: self._pyarrow.nulls(len(assignments.position), self._pyarrow.float32())
             if column is None
-            else self._pyarrow.array(column.tolist() if column.dtype.kind in "US" else np.ascontiguousarray(column))
+            else self._pyarrow.array(column.tolist() if column.dtype.kind in "OUS" else np.ascontiguousarray(column))
             for name, column in columns.items()
         }
         table = self._pyarrow.table(arrays)
@@ -219,7 +222,12 @@ class _Npz:
         self._parts: list[Mapping[str, Array]] = []
 
     def write(self, assignments: Assignments) -> None:
-        arrays = {name: column for name, column in assignments._asdict().items() if column is not None}
+        arrays = {
+            # Text of any length has the type object, which a .npz file can only store as a pickle.
+            name: column.astype(str) if column.dtype.kind == "O" else column
+            for name, column in assignments._asdict().items()
+            if column is not None
+        }
         self._parts.append(arrays)
 
     def close(self) -> None:

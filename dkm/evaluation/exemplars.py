@@ -46,16 +46,18 @@ def _smallest(values: Array, members: npt.NDArray[np.int64]) -> npt.NDArray[np.i
 
 def exemplar_lines(assignments: Assignments, exemplars: Sequence[Exemplars]) -> Iterator[str]:
     """Yield the lines of ``exemplars.csv``; entry k of ``exemplars`` is of cluster k."""
-    with_id = assignments.ids is not None
-    yield csv_line("cluster", "kind", "rank", "index", *(["id"] if with_id else []), "distance", "margin")
+    ids, texts = assignments.ids, assignments.texts
+    columns = ["cluster", "kind", "rank", "index", *([] if ids is None else ["id"]), "distance", "margin"]
+    yield csv_line(*columns, *([] if texts is None else ["text"]))
     for cluster, rows_of_cluster in enumerate(exemplars):
         for kind, rows in zip(Exemplars._fields, rows_of_cluster, strict=True):
             for rank, row in enumerate(rows, 1):
                 yield csv_line(
                     *(cluster, kind, rank, assignments.position[row]),
-                    *([] if assignments.ids is None else [assignments.ids[row]]),
+                    *([] if ids is None else [ids[row]]),
                     assignments.distance[row],
                     None if assignments.margin is None else assignments.margin[row],
+                    *([] if texts is None else [texts[row]]),
                 )
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.commands import PredictConfig
-from dkm.config.data import FileData, ImageData, MatrixData, TableData
+from dkm.config.data import FileData, ImageData, MatrixData, TableData, TextData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
 from dkm.errors import UserError
@@ -54,9 +54,10 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     names = {part.name for part in fields(schema)}
     kept = {key: value for key, value in model.reading.items() if key in names}
     # The run's labels belong to its rows, unless the labels are in the same file as the rows.
-    has_labels_inside = issubclass(schema, TableData | MatrixData) or has_array(path, kept.get("labels"))
+    has_labels_inside = issubclass(schema, TableData | TextData | MatrixData) or has_array(path, kept.get("labels"))
+    if issubclass(schema, ImageData):  # the labels of one source of images have no meaning in another
+        has_labels_inside = option == model.data
     if issubclass(schema, ImageData) and "image_size" in model.reading:
-        has_labels_inside = ("images" in model.reading) == (option == "image_list")
         kept.setdefault("background", "none")  # models of older versions ignored transparency
     if not has_labels_inside:
         kept["labels"] = None
@@ -106,6 +107,7 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
             clusters.distance,
             clusters.margin,
             part.labels,
+            part.texts,
             model.memberships(z).cpu().numpy() if config.memberships else None,
             z.cpu().numpy() if config.embedding else None,
         )

@@ -251,7 +251,9 @@ class Recorder:
         run.write_result(result)
         position = np.arange(data.n_samples) if data.position is None else data.position
         assignments = Assignments(
-            position, data.ids, clusters.labels, clusters.distance, clusters.margin, labels=data.labels
+            *(position, data.ids, clusters.labels, clusters.distance, clusters.margin),
+            labels=data.labels,
+            texts=data.texts,
         )
         exemplars = find_exemplars(assignments, len(self._centroids))
         contrast = self._contrast(clusters.labels)

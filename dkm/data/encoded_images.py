@@ -1,0 +1,251 @@
+"""Images of a folder or a Parquet file as the features of a pretrained encoder; without one, as pixels.
+
+Images are decoded by threads while the network computes, and the features are cached by content.
+"""
+
+# Shapes: n images of a part, H height, W width, F features.
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from dkm.config.data import EncodedData, ImageData, ImageFolderData, ImageListData, ImageParquetData
+from dkm.data.decoding import Decoder
+from dkm.data.encoders import BATCH, Network, find_image_encoder
+from dkm.data.features import (
+    CHUNK,
+    EncodingProgress,
+    FeatureCache,
+    Features,
+    chunked,
+    first_line,
+    require_trained_encoder,
+    unusable_encoder_error,
+)
+from dkm.data.files import Part
+from dkm.data.image_parquet import ImageParquet, part_of
+from dkm.data.image_rows import ImageRow, UnreadableImages
+from dkm.data.images import ImageFolder, ImageList, ImageReader, read_images
+from dkm.data.raw import RawData, from_part
+from dkm.data.report import DataReport
+from dkm.data.scaling import Array
+from dkm.errors import UserError
+from dkm.runtime.devices import find_device
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dkm.data.reader import PartReader
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class ImageSource(Protocol):
+    """Images that are not decoded."""
+
+    source: str
+    n_rows: int
+
+    def rows(self) -> Iterator[ImageRow]: ...
+
+
+class FileRows:
+    """The images of a folder or a list as an ``ImageSource``."""
+
+    def __init__(self, reader: ImageReader) -> None:
+        self.source, self.n_rows = reader.source, reader.n_rows
+        self._files = reader.files
+
+    def rows(self) -> Iterator[ImageRow]:
+        for position, file in enumerate(self._files):
+            yield ImageRow(position, file.path, file.id, file.label)
+
+
+class EncodedImages:
+    """The features of the images of a source; ``read`` or ``parts`` returns them.
+
+    Parameters
+    ----------
+    images : ImageSource
+    config : ImageData
+        Names the encoder.
+    plan : Mapping, optional
+        What a trained model stores; its ``encoder`` must be the one that the config names.
+
+    Raises
+    ------
+    UserError
+        If the encoder cannot be found, or is not the one of the training.
+    """
+
+    def __init__(self, images: ImageSource, config: ImageData, plan: Mapping[str, Any] | None = None) -> None:
+        self.source, self.n_rows = images.source, images.n_rows
+        self._images = images
+        self._encoder = find_image_encoder(config)
+        require_trained_encoder(None if plan is None else plan["encoder"], self._encoder.identity, self._encoder.source)
+        self._cache = FeatureCache(
+            {
+                "background": config.background,
+                "images": self._encoder.identity | ({"name": "onnx"} if self._encoder.is_file else {}),
+                "library": self._encoder.version,
+                "device": find_device("auto").type,
+            }
+        )
+        self._network: Network | None = None
+        self._decoder = Decoder(config.image_size, 3, config.background)
+        self._progress = EncodingProgress(self._encoder.source, f"images of {images.n_rows:,}")
+        self.unreadable = UnreadableImages(images.source, images.n_rows, config.max_unreadable)
+        self.plan = {"encoder": self._encoder.identity}
+
+    @property
+    def decisions(self) -> dict[str, str]:
+        """The encoder, for the data report."""
+        identity = self._encoder.identity
+        return {"encoder": f"{identity['name']}, SHA-256 of the weights {identity['digest'][:12]}"}
+
+    def read(self) -> Part:
+        """Return the features of all images, float32 (n, F)."""
+        parts = list(self.parts(self.n_rows))
+        columns: list[Any] = [
+            None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)
+        ]
+        return Part(*columns)
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Yield the features of all images in parts of at most ``CHUNK`` rows, whatever ``n_rows``."""
+        with ThreadPoolExecutor() as pool:
+            for chunk in chunked(self._images.rows(), CHUNK):
+                features = self._find_or_encode(chunk, pool)
+                is_readable: Array = np.logical_not(np.isnan(features).any(axis=1))
+                for i in np.flatnonzero(~is_readable):
+                    image = self._open(chunk[i])
+                    why = image if isinstance(image, str) else "its features are not finite numbers"
+                    self.unreadable.add(chunk[i], why)
+                kept = [row for row, is_kept in zip(chunk, is_readable, strict=True) if is_kept]
+                if kept:
+                    yield part_of(kept, features[is_readable])
+        self.unreadable.warn()
+
+    def _open(self, row: ImageRow) -> Image | str:
+        return "no bytes" if row.content is None else self._decoder.open_rgb(row.content)
+
+    def _find_or_encode(self, rows: list[ImageRow], pool: Executor) -> Features:
+        """Return the features (n, F) from the cache or the network; NaN for an image that cannot be read."""
+        key = self._cache.key(pool.map(ImageRow.digest, rows))
+        features = self._cache.find(key, len(rows))
+        if features is None:
+            self._network = self._network or self._encoder.load()
+            features = self._encode(rows, self._network, pool)
+            self._cache.keep(key, features)
+        return features
+
+    def _encode(self, rows: list[ImageRow], network: Network, pool: Executor) -> Features:
+        def prepare(row: ImageRow) -> Array | str:
+            image = self._open(row)
+            if isinstance(image, str):
+                return image
+            try:
+                return network.prepare(image)
+            except (OSError, ValueError, RuntimeError, ZeroDivisionError) as error:  # sides too short to resize
+                return f"cannot be resized: {first_line(error)}"
+
+        features: Features | None = None
+        prepared = enumerate(map_ahead(pool, prepare, rows, n_ahead=2 * BATCH))
+        readable = ((i, pixels) for i, pixels in prepared if not isinstance(pixels, str))
+        for batch in chunked(readable, BATCH):
+            index, pixels = zip(*batch, strict=True)
+            try:
+                encoded = network.encode(np.stack(pixels))
+            except UserError:
+                raise
+            except Exception as error:  # a library's errors have many types
+                raise unusable_encoder_error(self._encoder.source, error, "a network for such images") from error
+            if features is None:
+                features = np.full((len(rows), encoded.shape[1]), np.nan, np.float32)
+            features[list(index)] = encoded
+            self._progress.add(len(batch))
+        return np.full((len(rows), 1), np.nan, np.float32) if features is None else features
+
+
+def map_ahead(pool: Executor, function: Callable[[S], T], items: Iterable[S], n_ahead: int) -> Iterator[T]:
+    """Yield the results in order; at most ``n_ahead`` of them are computed before they are needed."""
+    iterator = iter(items)
+    waiting: deque[Future[T]] = deque(pool.submit(function, item) for item in islice(iterator, n_ahead))
+    while waiting:
+        result = waiting.popleft().result()
+        waiting.extend(pool.submit(function, item) for item in islice(iterator, 1))
+        yield result
+
+
+# --- the entries of the registry -----------------------------------------------------------------------------
+
+
+def read_image_files(config: ImageData) -> RawData:
+    """Read the images of a folder or a list for training."""
+    if config.encoder is None:
+        return read_images(config)
+    reader = ImageList(config) if isinstance(config, ImageListData) else ImageFolder(config)
+    return _read_encoded(FileRows(reader), config, reader.report)
+
+
+def read_image_parquet(config: ImageParquetData) -> RawData:
+    images = ImageParquet(config)
+    if config.encoder is not None:
+        report = DataReport(images.source, n_rows=images.n_rows, decisions=images.decisions)
+        return _read_encoded(images, config, report)
+    part = images.read()
+    report = DataReport(images.source, n_rows=images.n_rows, decisions=images.decisions)
+    images.unreadable.report(report)
+    return from_part(part, value_range=(0.0, 255.0), plan=images.plan, report=report)
+
+
+def _read_encoded(images: ImageSource, config: ImageData, report: DataReport) -> RawData:
+    encoded = EncodedImages(images, config)
+    part = encoded.read()
+    report.decisions |= encoded.decisions
+    encoded.unreadable.report(report)
+    if config.scaling is None:
+        report.scaling = "row_rms: each row to the same length, the default for the features of an encoder"
+    return from_part(part, scaling="row_rms", plan=encoded.plan, report=report)
+
+
+def image_folder_reader(
+    config: ImageFolderData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
+) -> PartReader:
+    """Return the reader of a folder of images for a trained model."""
+    uses_encoder = _uses_encoder(config, plan)
+    reader = ImageFolder(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
+    return EncodedImages(FileRows(reader), config, plan) if uses_encoder else reader
+
+
+def image_list_reader(
+    config: ImageListData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
+) -> PartReader:
+    """Return the reader of a list of images for a trained model."""
+    uses_encoder = _uses_encoder(config, plan)
+    reader = ImageList(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
+    return EncodedImages(FileRows(reader), config, plan) if uses_encoder else reader
+
+
+def image_parquet_reader(
+    config: ImageParquetData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
+) -> PartReader:
+    """Return the reader of a Parquet file of images for a trained model."""
+    images = ImageParquet(config, key=key, plan=plan, n_channels=n_channels, is_trained=True)
+    return EncodedImages(images, config, plan) if _uses_encoder(config, plan) else images
+
+
+def _uses_encoder(config: EncodedData, plan: Mapping[str, Any] | None) -> bool:
+    if plan is None or "encoder" not in plan:
+        return False
+    if config.encoder is None:
+        expected = f"expected the encoder of the training, {plan['encoder']['name']}"
+        raise UserError(f"data.encoder=null: {expected}; leave out data.encoder")
+    return True

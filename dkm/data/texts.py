@@ -1,0 +1,363 @@
+"""Read the user's texts: lines, JSON lines, or one column of a CSV or Parquet file; see ``dkm.data.text_features``.
+
+Empty texts are left out, and counted. Texts, ids and labels are read as they are written, as strings.
+"""
+
+# Shapes: n texts of a part, F features.
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import gzip
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from dkm.config.commands import override
+from dkm.config.data import TextData
+from dkm.data.features import chunked
+from dkm.data.files import Part, expand, format_of, read_first_bytes
+from dkm.data.image_parquet import open_parquet, unreadable_parquet_error
+from dkm.data.raw import RawData, RawRows, from_part
+from dkm.data.report import DataReport
+from dkm.data.stored import SparseArray
+from dkm.data.text_features import Tfidf, find_sentence_encoder
+from dkm.errors import UserError, input_error, reason
+
+log = logging.getLogger(__name__)
+
+# Length of a text in the outputs.
+_MAX_SHOWN = 200
+# Limit for a matrix in memory, as float32: 1 GiB, as for data.load=auto. It is fixed because the choice decides how
+# batches are drawn.
+_MAX_BYTES_IN_MEMORY = 2**30
+_TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_MAX_CELL = 2**31 - 1
+
+
+class _Row(NamedTuple):
+    position: int
+    text: str
+    id: str | None
+    label: str | None
+
+
+class TextReader:
+    """The texts of one file; ``rows`` returns them, ``parts`` their features for a trained model.
+
+    Parameters
+    ----------
+    config : TextData
+    key : str
+        The setting that names the file, for messages.
+    plan : Mapping, optional
+        What a trained model stores: ``text``, with the vocabulary and idf of TF-IDF or the identity of the encoder.
+    n_channels : int, optional
+        Not used.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or has no such column.
+    """
+
+    def __init__(
+        self,
+        config: TextData,
+        *,
+        key: str = "data.path",
+        plan: Mapping[str, Any] | None = None,
+        n_channels: int | None = None,
+    ) -> None:
+        self.source = f"{key}={config.path}"
+        self.n_rows = 0  # rows of the file read so far
+        self._config = config
+        self._key = key
+        self._plan = None if plan is None else plan["text"]
+        self._is_trained = plan is not None
+        self._path = expand(config.path)
+        head = read_first_bytes(self._path, self.source, key)
+        self._is_gzip = head.startswith(b"\x1f\x8b")
+        self._file = open_parquet(config.path, self.source, key) if format_of(head) == "parquet" else None
+        if format_of(head) in ("npy", "npz"):
+            option = format_of(head)
+            raise input_error(self.source, f"the content of a .{option} file", "texts", f"use data={option}")
+        self.format = "Parquet" if self._file is not None else self._find_format()
+        self._delimiter = ","
+        self._columns = self._read_columns()
+        self.text = self._find_text_column()
+        self._id = self._find_column("data.id", config.id)
+        self._labels = self._find_column("data.labels", config.labels)
+        self.empty: list[int] = []  # the first positions of empty texts
+        self.n_empty = 0
+
+    @property
+    def decisions(self) -> dict[str, str]:
+        """How the file is read, for the data report."""
+        how = {"lines": "each line is a text", "JSON lines": "by its content", "Parquet": "by its content"}
+        why = how.get(self.format, f"delimiter {self._delimiter!r}, the most frequent one in the header")
+        return {"format": f"{self.format}, {why}"} | ({} if self.text is None else {"texts": f"column {self.text}"})
+
+    def rows(self) -> Iterator[_Row]:
+        """Yield all texts that are not empty.
+
+        Raises
+        ------
+        UserError
+            If a row cannot be read, is no text, or misses its label.
+        """
+        self.n_rows = self.n_empty = 0
+        self.empty = []
+        for position, (text, name, label) in enumerate(self._cells()):
+            self.n_rows = position + 1
+            if text is None or not text.strip():
+                self.n_empty += 1
+                if len(self.empty) < 5:
+                    self.empty.append(position)
+                continue
+            if self._labels is not None and label is None:
+                found = f"no label in row {position:,} (counted from 0)"
+                remedy = "give each row a label, or set data.labels=null: labels only score"
+                raise input_error(f"data.labels={self._labels}", found, "a label in each row", remedy)
+            yield _Row(position, text, name if self._id is None else name or "", label)
+        if self.n_rows == self.n_empty:
+            found = f"all {self.n_rows:,} texts are empty" if self.n_rows else "no rows"
+            raise input_error(self.source, found, "one text or more", "check how the file was written")
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Yield the features of all texts that are not empty, in parts of at most ``n_rows`` rows."""
+        assert self._plan is not None
+        tfidf = Tfidf.from_plan(self._plan["tfidf"]) if "tfidf" in self._plan else None
+        encoder = None
+        if tfidf is None:
+            if self._config.text_encoder is None:
+                expected = f"expected the encoder of the training, {self._plan['encoder']['name']}"
+                raise UserError(f"data.text_encoder=null: {expected}; leave out data.text_encoder")
+            encoder = find_sentence_encoder(self._config.text_encoder, self._plan["encoder"])
+        n_unknown = 0
+        for rows in chunked(self.rows(), n_rows):
+            texts = [row.text for row in rows]
+            if tfidf is not None:
+                X = tfidf.transform(texts).toarray()
+                n_unknown += int((~X.any(axis=1)).sum())
+            else:
+                assert encoder is not None
+                X = encoder.encode(texts)
+            yield _part_of(rows, X)
+        if n_unknown:
+            log.warning("%s: %s", self.source, _unknown_texts_message(n_unknown))
+
+    # --- the format ---
+
+    def _open(self, newline: str | None = "") -> IO[str]:
+        """Open the file as text, decompressed; by default line ends stay as they are."""
+        encoding = self._config.encoding
+        if codecs.lookup(encoding).name == "utf-8":
+            encoding = "utf-8-sig"
+        if self._is_gzip:
+            return gzip.open(self._path, "rt", encoding=encoding, newline=newline)
+        return self._path.open(encoding=encoding, newline=newline)
+
+    def _find_format(self) -> str:
+        with self._one_line_errors(), self._open() as file:
+            first = next((line for line in iter(lambda: file.readline(2**20), "") if line.strip()), "")
+        if first.lstrip().startswith("{") and (self._path.suffix in (".jsonl", ".ndjson") or _is_json_object(first)):
+            return "JSON lines"
+        is_table = self._config.text is not None or self._path.name.lower().endswith(_TABLE_SUFFIXES)
+        return "CSV" if is_table else "lines"
+
+    def _read_columns(self) -> list[str]:
+        """Return the names of the columns; none for lines."""
+        if self._file is not None:
+            return [str(name) for name in self._file.schema_arrow.names]
+        if self.format == "lines":
+            return []
+        with self._one_line_errors(), self._open() as file:
+            if self.format == "JSON lines":
+                return list(next(self._objects(file), {}))
+            header = file.readline()
+            self._delimiter = max(",;\t|", key=header.count)
+            file.seek(0)
+            return next(csv.reader(file, delimiter=self._delimiter, strict=True), [])
+
+    def _find_text_column(self) -> str | None:
+        config, names = self._config, self._columns
+        if self.format == "lines":
+            for key, name in (("data.id", config.id), ("data.labels", config.labels)):
+                if name is not None and not self._is_trained:
+                    found, remedy = "a file of lines has no columns", "name the column of the texts: data.text=COLUMN"
+                    raise input_error(f"{key}={name}", found, "null", remedy)
+            return None
+        if config.text is not None and config.text in names:
+            return config.text
+        others = [name for name in names if name not in (config.id, config.labels)]
+        usual = ["text"] if "text" in others else others
+        if config.text is None and len(usual) == 1:
+            return usual[0]
+        found = "no such column" if config.text is not None else "several columns that could be the texts"
+        listed = ", ".join(others[:8]) + (f", and {len(others) - 8} more" if len(others) > 8 else "")
+        source = self.source if config.text is None else f"data.text={config.text}"
+        remedy = f"set {override('data.text', others[0] if others else 'COLUMN')}, for example"
+        raise input_error(source, found, f"one of {listed or 'its columns (it has none)'}", remedy)
+
+    def _find_column(self, key: str, name: str | None) -> str | None:
+        if name is None or name in self._columns:
+            return name
+        if self._is_trained:
+            return None
+        raise input_error(
+            f"{key}={name}", f"{self.source} has no such column", f"one of {', '.join(self._columns)}", f"correct {key}"
+        )
+
+    # --- the rows ---
+
+    def _cells(self) -> Iterator[tuple[str | None, str | None, str | None]]:
+        """Yield text, id and label of each row."""
+        if self._file is not None:
+            yield from self._parquet_cells(self._file)
+            return
+        with self._one_line_errors(), self._open(None if self.format == "lines" else "") as file:
+            if self.format == "lines":
+                for line in file:
+                    yield line.rstrip("\n"), None, None
+            elif self.format == "JSON lines":
+                for number, values in enumerate(self._objects(file)):
+                    text = self._require_text(values.get(str(self.text)), number)
+                    yield text, _as_string(values.get(str(self._id))), _as_string(values.get(str(self._labels)))
+            else:
+                yield from self._csv_cells(file)
+
+    def _csv_cells(self, file: IO[str]) -> Iterator[tuple[str | None, str | None, str | None]]:
+        csv.field_size_limit(_MAX_CELL)  # a document may be longer than the default, 128 KiB
+        rows = csv.reader(file, delimiter=self._delimiter, strict=True)
+        next(rows)
+        n_cells = len(self._columns)
+        places = [None if name is None else self._columns.index(name) for name in (self.text, self._id, self._labels)]
+        for row in rows:
+            if not row and n_cells > 1:
+                continue
+            row = row or [""]
+            if len(row) != n_cells:
+                found = f"{len(row)} cells in the row that ends in line {rows.line_num:,}"
+                expected = f"{n_cells}, as in the header, with delimiter {self._delimiter!r}"
+                raise input_error(self.source, found, expected, "quote the texts that contain the delimiter")
+            cells = [None if place is None else row[place] or None for place in places]
+            yield cells[0], cells[1], cells[2]
+
+    def _parquet_cells(self, file: Any) -> Iterator[tuple[str | None, str | None, str | None]]:
+        names = [name for name in (self.text, self._id, self._labels) if name is not None]
+        position = 0
+        try:
+            for batch in file.iter_batches(columns=list(dict.fromkeys(names))):
+                columns = [
+                    [None] * batch.num_rows if name is None else batch.column(name).to_pylist()
+                    for name in (self.text, self._id, self._labels)
+                ]
+                for text, name, label in zip(*columns, strict=True):
+                    yield self._require_text(text, position), _as_string(name), _as_string(label)
+                    position += 1
+        except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+            raise unreadable_parquet_error(self.source, error) from error
+
+    def _objects(self, file: IO[str]) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line)
+                if not isinstance(values, dict):
+                    raise ValueError(f"a {type(values).__name__}")
+            except ValueError as error:
+                found = f"line {number:,} is no JSON object ({reason(error)})"
+                raise input_error(self.source, found, "a JSON object in each line", "correct the line") from error
+            yield values
+
+    def _require_text(self, value: object, position: int) -> str | None:
+        if value is None or isinstance(value, str):
+            return value
+        found = f"{self.source} has {str(value)[:40]!r} in row {position:,} (counted from 0)"
+        raise input_error(f"data.text={self.text}", found, "a string or null", "name the column of the texts")
+
+    @contextlib.contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            found, expected = f"is not in the encoding {error.encoding}", "text in the encoding that is set"
+            remedy = "set data.encoding, for example data.encoding=cp1252"
+            raise input_error(self.source, found, expected, remedy) from error
+        except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
+            raise input_error(
+                self.source, f"cannot be read ({reason(error)})", "a complete text file", "write or copy it again"
+            ) from error
+
+
+def read_text(config: TextData) -> RawData:
+    """Read all texts and fit TF-IDF to them, or encode them."""
+    reader = TextReader(config)
+    rows = list(reader.rows())
+    texts = [row.text for row in rows]
+    report = DataReport(reader.source, n_rows=reader.n_rows, decisions=reader.decisions)
+    examples = [f"row {position:,}" for position in reader.empty]
+    report.leave_out("rows", reader.n_empty, "the text is empty", examples)
+    why = ""
+    if config.text_encoder is None:
+        tfidf = Tfidf.fit(texts, config.n_terms, reader.source)
+        plan: dict[str, Any] = {"tfidf": tfidf.to_plan()}
+        matrix = tfidf.transform(texts)
+        is_large = 4 * matrix.shape[0] * matrix.shape[1] > _MAX_BYTES_IN_MEMORY
+        X: RawRows = SparseArray(matrix) if is_large else matrix.toarray()
+        features: tuple[str, ...] | None = tfidf.terms
+        report.decisions["features"] = f"TF-IDF of the {len(tfidf.terms):,} most frequent terms (data.n_terms)"
+        if n_unknown := int((np.diff(matrix.indptr) == 0).sum()):
+            report.odd.append(_unknown_texts_message(n_unknown))
+        why = "the default for TF-IDF"
+    else:
+        encoder = find_sentence_encoder(config.text_encoder, None)
+        plan, features = {"encoder": encoder.identity}, None
+        X = encoder.encode(texts)
+        digest = encoder.identity["digest"][:12]
+        report.decisions["features"] = f"{encoder.identity['name']}, SHA-256 of its files {digest}"
+        why = "the default for the features of an encoder"
+    if config.scaling is None:
+        report.scaling = f"row_rms: each row to the same length, {why}"
+    # The matrix may stay sparse, so it is not part of the Part.
+    part = _part_of(rows, np.empty((len(rows), 0), np.float32))
+    raw = from_part(part, scaling="row_rms", features=features, plan={"text": plan}, report=report)
+    return raw._replace(X=X, texts=part.texts)
+
+
+def _part_of(rows: Sequence[_Row], X: np.ndarray) -> Part:
+    ids = None if rows[0].id is None else np.array([row.id for row in rows])
+    labels = None if rows[0].label is None else np.array([row.label for row in rows])
+    position = np.array([row.position for row in rows])
+    return Part(X, position, ids, labels, np.array([_shorten(row.text) for row in rows], dtype=object))
+
+
+def _shorten(text: str) -> str:
+    """Return the beginning of a text, on one line."""
+    line = " ".join(text[: 4 * _MAX_SHOWN].split())
+    return line if len(line) <= _MAX_SHOWN else f"{line[: _MAX_SHOWN - 3]}..."
+
+
+def _unknown_texts_message(n: int) -> str:
+    return f"texts without a term of the vocabulary: {n:,}; all their features are 0, so they share one cluster"
+
+
+def _as_string(value: object) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _is_json_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
