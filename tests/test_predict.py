@@ -211,6 +211,22 @@ def test_a_model_of_an_array_takes_the_columns_of_a_table_in_the_order_of_the_fi
     assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
 
 
+def test_a_model_of_a_table_reads_tables_in_every_form(tmp_path: Path) -> None:
+    frame = pd.DataFrame(make_blobs(60, 3, centers=3, random_state=0)[0], columns=["a", "b", "c"])
+    (tmp_path / "parts").mkdir()
+    for number in range(3):
+        frame[20 * number : 20 * number + 20].to_csv(tmp_path / "parts" / f"{number}.csv", index=False)
+    frame.to_csv(tmp_path / "x.csv.zip", index=False)
+    frame.to_parquet(tmp_path / "x.parquet")
+    frame.to_feather(tmp_path / "x.feather")
+    run = tmp_path / "run"
+    assert train._main(["data=csv", f"data.path={tmp_path / 'parts'}", *QUICK, f"hydra.run.dir={run}"]) == 0
+    for number, name in enumerate(("parts", "parts/*.csv", "x.csv.zip", "x.parquet", "x.feather")):
+        output = tmp_path / f"{number}.csv"
+        predict.work([f"run={run}", f"input={tmp_path / name}", f"output={output}", "threads=1"])
+        assert output.read_bytes() == (run / "assignments.csv").read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["npy", "shards", "npz images", "sparse", "image folder", "image list"])
 def test_every_kind_of_file_is_predicted_as_it_was_clustered(kind: str, tmp_path: Path) -> None:
     words = arrays(kind, tmp_path)

@@ -100,11 +100,12 @@ def _read_npz_data(config: ArrayData) -> RawData:
         return RawData(read("data.array", _choose_array(config, names)), labels)
 
 
-def has_array(path: str, name: str | None) -> bool:
-    """Return whether a ``.npz`` file has an array of this name."""
+def has_array(path: str, name: str | None = None) -> bool:
+    """Return whether a ``.npz`` file has an array of this name, or any array."""
     try:
         with zipfile.ZipFile(expand(path)) as archive:
-            return f"{name}.npy" in archive.namelist()
+            members = archive.namelist()
+            return any(member.endswith(".npy") for member in members) if name is None else f"{name}.npy" in members
     except (OSError, zipfile.BadZipFile):
         return False
 

@@ -24,7 +24,13 @@ import numpy.typing as npt
 from dkm.errors import UserError, input_error, reason
 
 # PK\x05\x06 begins a zip archive without members.
-_FIRST_BYTES = {b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz", b"PAR1": "parquet"}
+_FIRST_BYTES = {
+    b"\x93NUMPY": "npy",
+    b"PK\x03\x04": "npz",
+    b"PK\x05\x06": "npz",
+    b"PAR1": "parquet",
+    b"ARROW1": "feather",
+}
 _FIRST_BYTES |= {b"\x89HDF\r\n\x1a\n": "hdf5", b"MATLAB 5.0": "mat", b"MATLAB 7.3": "mat"}
 
 # The errors that NumPy and zipfile raised on files with random changes (fuzzing).
@@ -129,7 +135,7 @@ def read_first_bytes(path: Path, source: str, key: str, expected: str = "a file"
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the format that the first bytes show: npy, npz, parquet, hdf5 or mat, None for any other."""
+    """Return the format that the first bytes show: npy, npz, parquet, feather, hdf5 or mat, None for any other."""
     return next((name for start, name in _FIRST_BYTES.items() if head.startswith(start)), None)
 
 

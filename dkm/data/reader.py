@@ -12,12 +12,13 @@ import numpy as np
 
 from dkm.config.data import DATASETS, ArrayData, FileData, ImageData, TableData
 from dkm.config.registry import load
-from dkm.data.arrays import read_for_model
+from dkm.data.arrays import has_array, read_for_model
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part, expand, format_of, read_first_bytes
 from dkm.data.h5ad import is_h5ad
 from dkm.data.image_parquet import has_image_column
 from dkm.data.loaders import read_raw
+from dkm.data.sources import has_wildcard
 from dkm.data.stored import CHUNK_ROWS
 from dkm.data.zarrs import METADATA
 
@@ -42,12 +43,18 @@ def option_for(path: str, key: str, trained: str = "") -> str:
     if place.is_dir():
         if any((place / name).is_file() for name in METADATA):
             return "zarr"
-        return "npy" if any(place.glob("*.npy")) else "image_folder"
+        if any(place.glob("*.npy")):
+            return "npy"
+        return trained if issubclass(schema, TableData) else "image_folder"
+    if issubclass(schema, TableData) and has_wildcard(path) and not place.is_file():
+        return trained
     content = format_of(read_first_bytes(place, f"{key}={path}", key))
     if content == "hdf5" and trained not in ("hdf5", "mat"):
         return "h5ad" if is_h5ad(path, f"{key}={path}") else "hdf5"
     if content == "hdf5" or (content == "npz" and trained == "zarr"):
         return trained
+    if content == "npz" and issubclass(schema, TableData) and not has_array(path):  # a compressed table
+        return "csv"
     if content in (None, "parquet") and trained == "text":
         return "text"
     if content in (None, "parquet") and issubclass(schema, ImageData):

@@ -81,7 +81,7 @@ def find_files(path: str, kind: str, source: str, key: str) -> list[tuple[Path, 
     A folder may have Hive partitions, ``year=2024/part.csv``: each becomes a column.
     """
     place = expand(path)
-    if place.is_file() or not (place.is_dir() or any(mark in path for mark in "*?[")):
+    if place.is_file() or not (place.is_dir() or has_wildcard(path)):
         read_first_bytes(place, source, key)
         return [(place, {})]
     if place.is_dir():
@@ -104,6 +104,11 @@ def find_files(path: str, kind: str, source: str, key: str) -> list[tuple[Path, 
     for file in files:
         read_first_bytes(file, f"{source}: {file.name}", key)
     return [(file, _partition(file, root)) for file in files]
+
+
+def has_wildcard(path: str) -> bool:
+    """Return whether a path may be a glob, unless there is a file of this name."""
+    return any(mark in path for mark in "*?[")
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

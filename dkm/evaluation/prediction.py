@@ -54,9 +54,12 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     names = {part.name for part in fields(schema)}
     kept = {key: value for key, value in model.reading.items() if key in names}
     # The run's labels belong to its rows, unless the labels are in the same file as the rows.
-    has_labels_inside = issubclass(schema, TableData | TextData | MatrixData) or has_array(path, kept.get("labels"))
-    if issubclass(schema, ImageData):  # the labels of one source of images have no meaning in another
-        has_labels_inside = option == model.data
+    labels = kept.get("labels")
+    has_labels_inside = labels is not None and (
+        option == model.data  # the labels of one source of images have no meaning in another
+        if issubclass(schema, ImageData)
+        else issubclass(schema, TableData | TextData | MatrixData) or has_array(path, labels)
+    )
     if issubclass(schema, ImageData) and "image_size" in model.reading:
         kept.setdefault("background", "none")  # models of older versions ignored transparency
     if not has_labels_inside:
