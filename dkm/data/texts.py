@@ -26,7 +26,7 @@ from dkm.data.files import Part, expand, format_of, read_first_bytes
 from dkm.data.image_parquet import open_parquet, unreadable_parquet_error
 from dkm.data.raw import RawData, RawRows, from_part
 from dkm.data.report import DataReport
-from dkm.data.stored import SparseArray
+from dkm.data.stored import SparseArray, is_large
 from dkm.data.text_features import Tfidf, find_sentence_encoder
 from dkm.errors import UserError, input_error, reason
 
@@ -34,9 +34,6 @@ log = logging.getLogger(__name__)
 
 # Length of a text in the outputs.
 _MAX_SHOWN = 200
-# Limit for a matrix in memory, as float32: 1 GiB, as for data.load=auto. It is fixed because the choice decides how
-# batches are drawn.
-_MAX_BYTES_IN_MEMORY = 2**30
 _TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _MAX_CELL = 2**31 - 1
 
@@ -311,8 +308,7 @@ def read_text(config: TextData) -> RawData:
         tfidf = Tfidf.fit(texts, config.n_terms, reader.source)
         plan: dict[str, Any] = {"tfidf": tfidf.to_plan()}
         matrix = tfidf.transform(texts)
-        is_large = 4 * matrix.shape[0] * matrix.shape[1] > _MAX_BYTES_IN_MEMORY
-        X: RawRows = SparseArray(matrix) if is_large else matrix.toarray()
+        X: RawRows = SparseArray(matrix)
         features: tuple[str, ...] | None = tfidf.terms
         report.decisions["features"] = f"TF-IDF of the {len(tfidf.terms):,} most frequent terms (data.n_terms)"
         if n_unknown := int((np.diff(matrix.indptr) == 0).sum()):
@@ -330,7 +326,7 @@ def read_text(config: TextData) -> RawData:
     # The matrix may stay sparse, so it is not part of the Part.
     part = _part_of(rows, np.empty((len(rows), 0), np.float32))
     raw = from_part(part, scaling="row_rms", features=features, plan={"text": plan}, report=report)
-    return raw._replace(X=X, texts=part.texts)
+    return raw._replace(X=X, in_memory=not is_large(X.size), texts=part.texts)
 
 
 def _part_of(rows: Sequence[_Row], X: np.ndarray) -> Part:
