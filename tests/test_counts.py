@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
 from dkm import predict, train
-from dkm.config.data import NpyData, NpzData
+from dkm.config.data import CsvData, NpyData, NpzData
 from dkm.data.counts import Counts
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
@@ -41,6 +42,20 @@ def test_counts_are_chosen_and_told_with_the_evidence(tmp_path: Path) -> None:
     assert f"counts (rows to the sum {data.scaling.total:g}, log(1 + x), centered)" in lines
     assert "because the values are counts; else standard" in lines
     assert load_dataset(NpyData(path=str(tmp_path / "x.npy"), scaling="standard")).scaling.kind == "standard"
+
+
+@pytest.mark.parametrize(("has_category", "scaling"), [(False, "counts"), (True, "standard")])
+def test_counts_in_a_table_are_chosen_unless_it_has_a_category(
+    has_category: bool, scaling: str, tmp_path: Path
+) -> None:
+    frame = pd.DataFrame(counts_of(), columns=[f"gene{i}" for i in range(F)])
+    frame.insert(0, "id", [f"cell{i}" for i in range(N)])
+    if has_category:
+        frame["tissue"] = np.array(["skin", "liver", "blood"])[np.arange(N) % 3]
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    data = load_dataset(CsvData(path=str(tmp_path / "x.csv")))
+    assert data.scaling.kind == scaling
+    assert ("values: counts: whole numbers" in "\n".join(data.report.lines())) == (scaling == "counts")
 
 
 def test_whole_numbers_that_are_no_counts_are_standardized_as_before(tmp_path: Path) -> None:
