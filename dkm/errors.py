@@ -20,6 +20,12 @@ def input_error(source: str, found: str, expected: str, remedy: str) -> UserErro
     return UserError(" ".join(f"{source}: {found}; expected {expected}; {remedy}".splitlines()))
 
 
+def missing_extra_error(source: str, package: str, extra: str) -> UserError:
+    """Return the error about an optional package that is not installed; ``source`` is KEY=VALUE that needs it."""
+    remedy = f"install it: pip install 'dkm[{extra}]'"
+    return input_error(source, f"{package} is not installed", f"the extra {extra}", remedy)
+
+
 def reason(error: BaseException) -> str:
     """Return the cause in a few words; torchvision's long messages have it in their last line."""
     if isinstance(error, OSError) and error.strerror:

@@ -33,7 +33,7 @@ from dkm.config.commands import main as run_command
 from dkm.config.compose import absolute, compose, parse
 from dkm.config.custom import import_plugins, split_model_class
 from dkm.config.data import CustomData, DataConfig, FileData
-from dkm.errors import Failure, UserError
+from dkm.errors import Failure, UserError, missing_extra_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,11 +261,7 @@ def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        missing = str(error.name)
-        raise UserError(
-            f"format=onnx: {missing} is not installed; expected the extra that writes ONNX; "
-            "install it: pip install 'dkm[onnx]'"
-        ) from error
+        raise missing_extra_error("format=onnx", str(error.name), "onnx") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own code
         torch.onnx.export(

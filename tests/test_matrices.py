@@ -447,11 +447,14 @@ def test_python_objects_in_a_zarr_store_are_never_loaded(tmp_path: Path) -> None
     assert "x: Python objects; expected numbers" in text or "cannot be read" in text
 
 
-@pytest.mark.parametrize(("module", "config"), [("h5py", H5adData), ("h5py", Hdf5Data), ("zarr", ZarrData)])
+@pytest.mark.parametrize(
+    ("module", "extra", "config"),
+    [("h5py", "anndata", H5adData), ("h5py", "hdf5", Hdf5Data), ("zarr", "zarr", ZarrData)],
+)
 def test_a_package_that_is_not_installed_is_named(
-    module: str, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, extra: str, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     text = message(config(path=str(tmp_path)))
-    assert text.endswith(f"install it: pip install {module}")
-    assert f"{module} is not installed" in text
+    remedy = f"install it: pip install 'dkm[{extra}]'"
+    assert text.endswith(f"{module} is not installed; expected the extra {extra}; {remedy}")

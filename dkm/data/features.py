@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dkm.errors import UserError, input_error, reason
+from dkm.errors import UserError, input_error, missing_extra_error, reason
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,7 @@ def require_package(package: str, source: str, extra: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError as error:
-        found, remedy = f"{package} is not installed", f"install it: pip install 'dkm[{extra}]'"
-        raise input_error(source, found, f"the extra {extra}", remedy) from error
+        raise missing_extra_error(source, package, extra) from error
 
 
 def digest_of_files(files: Mapping[str, Path], source: str) -> str:

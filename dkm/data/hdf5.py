@@ -23,7 +23,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import LazyArray, SparseArray
-from dkm.errors import UserError, input_error, reason
+from dkm.errors import UserError, input_error, missing_extra_error, reason
 
 # What h5py raises for damaged files and objects.
 _ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError)
@@ -53,7 +53,7 @@ class Hdf5File:
     source : str
         ``KEY=VALUE`` that names the file, for messages.
     option : str
-        The option of ``data`` that reads it, for messages.
+        The option of ``data`` that reads it, which decides the extra to install.
 
     Raises
     ------
@@ -65,10 +65,7 @@ class Hdf5File:
         try:
             import h5py
         except ImportError as error:
-            expected = "the package that reads HDF5 files"
-            raise input_error(
-                f"data={option}", "h5py is not installed", expected, "install it: pip install h5py"
-            ) from error
+            raise missing_extra_error(source, "h5py", "anndata" if option == "h5ad" else "hdf5") from error
         self.source = source
         self._h5py: Any = h5py
         self._path = expand(path)

@@ -23,7 +23,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import LazyArray
-from dkm.errors import UserError, input_error, reason
+from dkm.errors import UserError, input_error, missing_extra_error, reason
 
 METADATA = ("zarr.json", ".zgroup", ".zarray")
 
@@ -71,8 +71,7 @@ def _open_arrays(path: Path, source: str) -> dict[str, Any]:
         import zarr
         from zarr.storage import LocalStore, ZipStore
     except ImportError as error:
-        expected = "the package that reads Zarr stores"
-        raise input_error("data=zarr", "zarr is not installed", expected, "install it: pip install zarr") from error
+        raise missing_extra_error(source, "zarr", "zarr") from error
     if path.is_dir() and not any((path / name).is_file() for name in METADATA):
         expected = f"a Zarr store, with {' or '.join(METADATA)} in it"
         raise input_error(source, "a folder that is none", expected, "check data= and data.path")

@@ -26,7 +26,7 @@ from dkm.config.messages import kind_of
 from dkm.config.regularization import NoRegularizationConfig
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
-from dkm.errors import Failure, UserError, in_short
+from dkm.errors import Failure, UserError, in_short, missing_extra_error
 from dkm.evaluation.scores import SCORES, objectives
 from dkm.runs import reading
 from dkm.runtime.locks import lock_folder
@@ -92,7 +92,7 @@ def _import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise UserError("dkm.tune: expected the package optuna; install it: pip install 'dkm[optuna]'") from error
+        raise missing_extra_error("dkm.tune", "optuna", "optuna") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
