@@ -43,6 +43,7 @@ _CODE_NAME = re.compile(
     r"segment|gender|sex|race|brand|model|species)s?($|[\s_.\-])",
     re.IGNORECASE,
 )
+_BLOCK_ROWS = 1024
 _MAX_CODES = 20
 _MAX_LABELS = 100
 
@@ -133,10 +134,11 @@ class TablePlan:
                 n_new[column.name] = new
         widths = [part.shape[1] for part in parts]
         X = np.empty((n, sum(widths)), np.result_type(*(part.dtype for part in parts)))
-        start = 0
-        for part in parts:
-            X[:, start : start + part.shape[1]] = part
-            start += part.shape[1]
+        starts = np.cumsum([0, *widths])
+        for first in range(0, n, _BLOCK_ROWS):  # columns into rows that stay in the cache
+            rows = slice(first, first + _BLOCK_ROWS)
+            for part, start, width in zip(parts, starts, widths, strict=False):
+                X[rows, start : start + width] = part[rows]
         if not any(mask.any() for mask in masks):
             return X, np.zeros((0, 0), dtype=bool), n_new
         return X, np.repeat(np.stack(masks, axis=1), widths, axis=1), n_new
@@ -246,7 +248,7 @@ def _infer_column(name: str, table: pa.Table, wishes: Wishes, sentinels: list[st
         column.kind = "number"
         column.missing = list(wishes.missing_values)
         return column
-    if not _is_list(values.type) and n_present and pc.count_distinct(present).as_py() == 1:
+    if _is_constant(present):
         return Column(name, "left_out", note=f"constant: {str(present[0].as_py())[:20]}")
     if _is_list(values.type):
         column.kind, column.length = "list", _length_of(present)
@@ -263,6 +265,16 @@ def _infer_column(name: str, table: pa.Table, wishes: Wishes, sentinels: list[st
         return _as_category(column, kinds.as_levels(present), note="whole-number codes, by its name")
     column.kind = "number"
     return column
+
+
+def _is_constant(present: pa.Array) -> bool:
+    type_ = present.type
+    if _is_list(type_) or not len(present):
+        return False
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        low, high = pc.min_max(present).as_py().values()
+        return bool(low == high)
+    return bool(pc.count_distinct(present).as_py() == 1)
 
 
 def _refused(column: Column, kind: str) -> Column:
