@@ -32,7 +32,7 @@ def option_for(path: str, key: str) -> str:
     UserError
         If the file does not exist, cannot be opened or is empty.
     """
-    place = expand(path)
+    place = expand(path, key)
     if place.is_dir():
         return "npy" if any(place.glob("*.npy")) else "image_folder"
     return format_of(read_first_bytes(place, f"{key}={path}", key)) or "csv"
