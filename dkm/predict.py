@@ -25,13 +25,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
-from dkm.config.compose import absolute
 from dkm.config.custom import import_plugins, split_model_class
+from dkm.config.paths import absolute, scheme_of
 from dkm.evaluation.prediction import assign_parts, input_reader
+from dkm.runtime.remote import uploaded
 
 
 def main() -> None:
@@ -73,6 +75,9 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
     keep_freed_memory()
     device = find_device(config.device)
     model = load_model(config.run, model_class=model_class).to(device)
+    if scheme_of(config.output) is not None:
+        with uploaded(config.output, "output", overwrite=config.overwrite) as local:
+            return predict(replace(config, output=str(local)), reading, model_class)
     output = Path(absolute(config.output))
     reader = input_reader(config.input, model, reading)
     n_rows = 0

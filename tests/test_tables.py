@@ -260,11 +260,6 @@ def test_what_is_not_there_or_not_packed_is_refused(tmp_path: Path) -> None:
             TableReader(CsvData(path=str(tmp_path / name))).read()
 
 
-def test_an_address_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        TableReader(CsvData(path="https://example.org/t.csv"))
-
-
 # --- Parquet ------------------------------------------------------------------------------------------------
 
 

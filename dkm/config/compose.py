@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import re
 import threading
 import warnings
@@ -44,6 +43,7 @@ from dkm.config.custom import import_plugins, is_of_a_run, plugins_of, require_n
 from dkm.config.data import FileData, NpyData, NpzData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe, keys, kind_of, unknown_key
+from dkm.config.paths import absolute
 from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, from_dictconfig, register
 from dkm.errors import UserError
@@ -337,11 +337,6 @@ def checked(job: DictConfig) -> Config:
     if config.pretrain.cache is not None:
         config.pretrain.cache = absolute(config.pretrain.cache)
     return config
-
-
-def absolute(path: str) -> str:
-    """Return an absolute path; an unknown ``~user`` is not expanded."""
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # pathlib raises for unknown users
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:

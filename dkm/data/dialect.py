@@ -61,7 +61,8 @@ _COMMA_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 # What may stand around a number: spaces, currency, per cent.
 AFFIXES = " \t\u00a0%$€£¥₹"
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
-_SAMPLE_ROWS = 5000
+# Rows that decide: at most so many, and so many cells, which a wide table reaches first.
+_SAMPLE_ROWS, _SAMPLE_CELLS, _LEAST_ROWS = 2000, 50_000, 100
 # Fraction of the lines that must have the same number of cells.
 _CONSISTENT = 0.9
 _YEARS = range(1800, 2101)
@@ -127,7 +128,8 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
         raise input_error(source, "JSON", "a table as text (CSV, TSV)", "convert it, for example with pandas' to_csv")
     delimiter = given.delimiter or delimiter or _find_delimiter(lines, decisions)
     rows = [row for row in _cells("".join(lines), delimiter) if any(cell.strip() for cell in row)]
-    header_lines, rows = rows[0], rows[: _SAMPLE_ROWS + 1]
+    rows = rows[: 1 + max(_LEAST_ROWS, _SAMPLE_CELLS // len(rows[0]))]
+    header_lines = rows[0]
     width = Counter(map(len, rows[1:] or rows)).most_common(1)[0][0]
     ends_empty = all(len(row) == width and not row[-1].strip() for row in rows[1:])  # a delimiter too many
     if len(rows) > 1 and len(header_lines) == width - 1 and ends_empty:

@@ -21,7 +21,9 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from dkm.config.paths import scheme_of
 from dkm.errors import UserError, input_error, reason
+from dkm.runtime.remote import fetch
 
 # PK\x05\x06 begins a zip archive without members.
 _FIRST_BYTES = {
@@ -69,8 +71,22 @@ def one_line_errors(source: str) -> Iterator[None]:
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def expand(path: str) -> Path:
-    """Expand a leading ``~`` as a shell does; that of an unknown user stays unchanged."""
+def expand(path: str, key: str = "path") -> Path:
+    """Expand a leading ``~`` as a shell does (that of an unknown user stays), and copy what an address names.
+
+    Parameters
+    ----------
+    path : str
+    key : str
+        The setting that has the path, for messages.
+
+    Raises
+    ------
+    UserError
+        If the path is an address, such as ``s3://``, of what cannot be read.
+    """
+    if scheme_of(path) is not None:
+        return fetch(path, key)
     with contextlib.suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)
@@ -78,7 +94,7 @@ def expand(path: str) -> Path:
 
 def find_file(key: str, value: str, file_format: str) -> Path:
     """Return the path of a file after checking that it can be opened and has this format."""
-    path = expand(value)
+    path = expand(value, key)
     remedy = f"use data={'npy' if file_format == 'npz' else 'npz'}" if key == "data.path" else "write it with np.save"
     _check_format(path, f"{key}={value}", file_format, remedy, key)
     return path
@@ -218,7 +234,7 @@ class NpyFiles:
 
     def __init__(self, key: str, value: str) -> None:
         self.source = f"{key}={value}"
-        path = expand(value)
+        path = expand(value, key)
         self.is_folder = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises for a name that is too long
         paths = _find_shards(key, path) if self.is_folder else [find_file(key, value, "npy")]
         # Whether this order differs from the order of the names as text.

@@ -68,7 +68,7 @@ class Hdf5File:
             raise missing_extra_error(source, "h5py", "anndata" if option == "h5ad" else "hdf5") from error
         self.source = source
         self._h5py: Any = h5py
-        self._path = expand(path)
+        self._path = expand(path, source.partition("=")[0])
         read_first_bytes(self._path, source, source.partition("=")[0])
         if not h5py.is_hdf5(self._path):
             found, remedy = "not an HDF5 file", "check data= and the file: its content has another format"

@@ -224,7 +224,7 @@ def open_parquet(path: str, source: str, key: str) -> Any:
     UserError
         If the file is missing or no Parquet file.
     """
-    place = expand(path)
+    place = expand(path, key)
     expected = "a Parquet file"
     head = read_first_bytes(place, source, key, expected)
     if format_of(head) != "parquet":

@@ -297,7 +297,7 @@ class ImageFolder(ImageReader):
         n_channels: int | None = None,
     ) -> None:
         report = DataReport(f"{key}={config.path}")
-        files = find_images(expand(config.path), report.source, report)
+        files = find_images(expand(config.path, key), report.source, report)
         if config.labels is not None:
             files = _label_by_folder(files, is_trained=n_channels is not None)
         super().__init__(config, files, report=report, plan=plan, n_channels=n_channels)
@@ -330,7 +330,12 @@ class ImageList(ImageReader):
     ) -> None:
         report = DataReport(f"{key}={config.path}")
         files = read_image_list(
-            expand(config.path), report.source, config.images, config.labels, report, is_trained=n_channels is not None
+            expand(config.path, key),
+            report.source,
+            config.images,
+            config.labels,
+            report,
+            is_trained=n_channels is not None,
         )
         super().__init__(config, files, report=report, plan=plan, n_channels=n_channels)
 

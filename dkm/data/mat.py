@@ -37,7 +37,7 @@ _SPARSE_PARTS = ("data", "ir", "jc")
 
 def open_mat(config: MatData, source: str, plan: Mapping[str, Any] | None) -> RawData:
     """Open the file of ``data=mat``; see ``dkm.data.matrices``."""
-    path = expand(config.path)
+    path = expand(config.path, source.partition("=")[0])
     head = read_first_bytes(path, source, source.partition("=")[0])
     is_hdf5 = head.startswith((b"MATLAB 7.3", b"\x89HDF"))
     file: _Mat5File | _Mat73File = _Mat73File(config.path, source) if is_hdf5 else _Mat5File(path, source)

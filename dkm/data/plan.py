@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from dkm.data import columns as kinds
 from dkm.data.columns import Column, Floats, Mask, NotOfKindError, is_text
+from dkm.data.rows import Rows
 
 # A column with a larger fraction of missing values is left out.
 MAX_MISSING = 0.9
@@ -43,6 +44,7 @@ _CODE_NAME = re.compile(
     r"segment|gender|sex|race|brand|model|species)s?($|[\s_.\-])",
     re.IGNORECASE,
 )
+_BLOCK_ROWS = 1024
 _MAX_CODES = 20
 _MAX_LABELS = 100
 
@@ -118,6 +120,17 @@ class TablePlan:
             return None
         return np.concatenate([_fill_of(column) for column in self.used])
 
+    def dtype(self, rows: Rows) -> np.dtype[Any]:
+        """Return the smallest type that holds the features of all rows, float64 where any value is missing."""
+        types = []
+        for column in self.used:
+            values = rows.column(column.name)
+            has_gaps = any(column.is_missing(chunk).any() for chunk in values.chunks)
+            types.append(
+                np.dtype(np.float64) if has_gaps else column.encode(values.slice(0, 0).combine_chunks())[0].dtype
+            )
+        return np.result_type(*types)
+
     def encode(self, table: pa.Table | pa.RecordBatch) -> tuple[npt.NDArray[Any], Mask, dict[str, int]]:
         """Return the features (n, F), not filled, the mask (n, F) of missing ones, and new levels by column.
 
@@ -143,10 +156,11 @@ class TablePlan:
                 n_new[column.name] = new
         widths = [part.shape[1] for part in parts]
         X = np.empty((n, sum(widths)), np.result_type(*(part.dtype for part in parts)))
-        start = 0
-        for part in parts:
-            X[:, start : start + part.shape[1]] = part
-            start += part.shape[1]
+        starts = np.cumsum([0, *widths])
+        for first in range(0, n, _BLOCK_ROWS):  # columns into rows that stay in the cache
+            rows = slice(first, first + _BLOCK_ROWS)
+            for part, start, width in zip(parts, starts, widths, strict=False):
+                X[rows, start : start + width] = part[rows]
         if not any(mask.any() for mask in masks):
             return X, np.zeros((0, 0), dtype=bool), n_new
         return X, np.repeat(np.stack(masks, axis=1), widths, axis=1), n_new
@@ -194,12 +208,12 @@ class Inferred:
     odd: list[str] = field(default_factory=list)
 
 
-def infer(table: pa.Table, names: Sequence[str], wishes: Wishes, *, is_text_file: bool) -> Inferred:
+def infer(rows: Rows, names: Sequence[str], wishes: Wishes, *, is_text_file: bool) -> Inferred:
     """Return the plan of the columns ``names``.
 
     Parameters
     ----------
-    table : pa.Table
+    rows : Rows
         All rows, with the columns that may be features, the id and the labels.
     names : sequence of str
         All columns of the file, in order.
@@ -208,12 +222,12 @@ def infer(table: pa.Table, names: Sequence[str], wishes: Wishes, *, is_text_file
         The types of the columns were inferred from text; else the file has them.
     """
     inferred = Inferred([])
-    sentinels = {} if wishes.is_strict else _find_sentinels(table, wishes)
+    sentinels = {} if wishes.is_strict else _find_sentinels(rows, wishes)
     for name in names:
-        inferred.columns.append(_infer_column(name, table, wishes, sentinels.get(name, []), is_text_file=is_text_file))
+        inferred.columns.append(_infer_column(name, rows, wishes, sentinels.get(name, []), is_text_file=is_text_file))
     if not wishes.is_strict:
-        _choose_id(inferred, table, wishes)
-        _leave_out_labels(inferred, table, wishes)
+        _choose_id(inferred, rows, wishes)
+        _leave_out_labels(inferred, rows, wishes)
     for value in sorted({value for values in sentinels.values() for value in values}):
         where = [name for name, values in sentinels.items() if value in values]
         inferred.odd.append(
@@ -223,7 +237,7 @@ def infer(table: pa.Table, names: Sequence[str], wishes: Wishes, *, is_text_file
     return inferred
 
 
-def _infer_column(name: str, table: pa.Table, wishes: Wishes, sentinels: list[str], *, is_text_file: bool) -> Column:
+def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], *, is_text_file: bool) -> Column:
     if name == wishes.labels:
         return Column(name, "label")
     if name == wishes.id:
@@ -232,7 +246,7 @@ def _infer_column(name: str, table: pa.Table, wishes: Wishes, sentinels: list[st
         return Column(name, "left_out", note="data.exclude")
     if wishes.columns is not None and name not in wishes.columns:
         return Column(name, "left_out", note="not in data.columns")
-    values = table.column(name).combine_chunks()
+    values = rows.column(name).combine_chunks()
     column = Column(
         name, missing=[*wishes.missing_values, *sentinels], decimal=wishes.decimal, thousands=wishes.thousands
     )
@@ -256,7 +270,7 @@ def _infer_column(name: str, table: pa.Table, wishes: Wishes, sentinels: list[st
         column.kind = "number"
         column.missing = list(wishes.missing_values)
         return column
-    if not _is_list(values.type) and n_present and pc.count_distinct(present).as_py() == 1:
+    if _is_constant(present):
         return Column(name, "left_out", note=f"constant: {str(present[0].as_py())[:20]}")
     if _is_list(values.type):
         column.kind, column.length = "list", _length_of(present)
@@ -273,6 +287,16 @@ def _infer_column(name: str, table: pa.Table, wishes: Wishes, sentinels: list[st
         return _as_category(column, kinds.as_levels(present), note="whole-number codes, by its name")
     column.kind = "number"
     return column
+
+
+def _is_constant(present: pa.Array) -> bool:
+    type_ = present.type
+    if _is_list(type_) or not len(present):
+        return False
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        low, high = pc.min_max(present).as_py().values()
+        return bool(low == high)
+    return bool(pc.count_distinct(present).as_py() == 1)
 
 
 def _refused(column: Column, kind: str) -> Column:
@@ -423,7 +447,7 @@ def _find_formats(text: pa.Array) -> tuple[list[str], str]:
 # --- roles ----------------------------------------------------------------------------------------------------
 
 
-def _choose_id(inferred: Inferred, table: pa.Table, wishes: Wishes) -> None:
+def _choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
     """Give one column the role of the id, and leave out others that identify rows."""
     has_id = wishes.id is not None
     for i, column in enumerate(inferred.columns):
@@ -435,7 +459,7 @@ def _choose_id(inferred: Inferred, table: pa.Table, wishes: Wishes) -> None:
         is_index = is_candidate and _INDEX_NAMES.fullmatch(name) is not None
         if not (is_candidate and column.kind == "number") and not is_names and not is_index:
             continue
-        values = table.column(name)
+        values = rows.column(name)
         if len(values) < 2 or values.null_count:
             continue
         why = _why_id(name, values, is_names=is_names)
@@ -468,13 +492,13 @@ def _is_sorted(values: pa.ChunkedArray) -> bool:
     return bool((np.diff(array) > 0).all())
 
 
-def _leave_out_labels(inferred: Inferred, table: pa.Table, wishes: Wishes) -> None:
+def _leave_out_labels(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
     """Leave out a column that is called as labels are: with the answer among the features, it decides the clusters."""
     for i, column in enumerate(inferred.columns):
         is_asked = column.name in (*(wishes.columns or ()), *wishes.numeric, *wishes.categorical)
         if column.role != "feature" or is_asked or not _LABEL_NAME.fullmatch(column.name):
             continue
-        values = table.column(column.name)
+        values = rows.column(column.name)
         if pa.types.is_floating(values.type) or pc.count_distinct(values).as_py() > _MAX_LABELS:
             continue
         inferred.columns[i] = Column(column.name, "left_out", note="its name says that it has the answer")
@@ -487,15 +511,15 @@ def _leave_out_labels(inferred: Inferred, table: pa.Table, wishes: Wishes) -> No
 # --- values that mean missing ---------------------------------------------------------------------------------
 
 
-def _find_sentinels(table: pa.Table, wishes: Wishes) -> dict[str, list[str]]:
+def _find_sentinels(rows: Rows, wishes: Wishes) -> dict[str, list[str]]:
     """Return, by column, negative whole numbers that mean "missing", such as -200 or -999.
 
     They are the minimum of three columns or more, occur at least twice in each, and lie far below the other values,
     which are not a few codes.
     """
     minima: dict[float, list[str]] = {}
-    for name in table.column_names:
-        values = table.column(name)
+    for name in rows.column_names:
+        values = rows.column(name)
         is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
         if not is_number or name in (wishes.labels, wishes.id, *wishes.numeric, *wishes.exclude):
             continue

@@ -38,7 +38,7 @@ def option_for(path: str, key: str, trained: str = "") -> str:
     UserError
         If the file does not exist, cannot be opened or is empty.
     """
-    place = expand(path)
+    place = expand(path, key)
     schema = DATASETS[trained].config if trained in DATASETS else FileData
     if place.is_dir():
         if any((place / name).is_file() for name in METADATA):

@@ -80,7 +80,7 @@ def find_files(path: str, kind: str, source: str, key: str) -> list[tuple[Path, 
 
     A folder may have Hive partitions, ``year=2024/part.csv``: each becomes a column.
     """
-    place = expand(path)
+    place = expand(path, key)
     if place.is_file() or not (place.is_dir() or has_wildcard(path)):
         read_first_bytes(place, source, key)
         return [(place, {})]

@@ -14,6 +14,7 @@ import difflib
 import lzma
 import shlex
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zipfile import BadZipFile
@@ -25,11 +26,12 @@ import pyarrow.compute as pc
 
 from dkm.config.commands import quoted
 from dkm.config.data import CsvData, TableData
-from dkm.data.columns import Column, Mask
+from dkm.data.columns import Column, Mask, NotOfKindError
 from dkm.data.dialect import MISSING, Given
 from dkm.data.files import Part
 from dkm.data.plan import BadCellError, TablePlan, Wishes, infer
 from dkm.data.report import DataReport
+from dkm.data.rows import Rows, SchemaChangedError
 from dkm.data.scaling import Array
 from dkm.data.sources import open_source
 from dkm.errors import UserError, input_error, reason
@@ -45,6 +47,8 @@ _FILE_ERRORS = (
 _MAX_NAMES = 5
 # A value is far from the others if it is so many interquartile ranges from the median.
 _FAR = 15
+# Rows that give the quartiles.
+_SAMPLE_ROWS = 20_000
 
 
 class TableReader:
@@ -89,6 +93,8 @@ class TableReader:
         self.filled: Mask = np.zeros((0, 0), dtype=bool)
         self.plan: TablePlan | None = None
         self.n_new: dict[str, int] = {}
+        self._n_left_out: Counter[str] = Counter()
+        self._gaps: list[tuple[Mask, int]] = []  # of each part, with its number of rows
         self._config = config
         self._is_trained = plan is not None
         with _one_line_errors(self.source):
@@ -114,27 +120,42 @@ class TableReader:
     def read(self) -> Part:
         """Return all rows; decide the plan unless a model has given it."""
         with _one_line_errors(self.source):
-            tables = list(self._tables(None))
-            if any(table.schema != tables[0].schema for table in tables[1:]):
-                tables = list(self._tables(None))  # the source knows by now which types hold all cells
-            table = pa.concat_tables(tables, promote_options="permissive")
-        del tables
-        self.n_rows = len(table)
-        if self.plan is None:
-            self.plan = self._infer(table)
-        part = self._make_part(table, 0, self.plan, is_whole=True)
-        self.report.n_rows = self.n_rows
-        self.report.columns = list(self.plan.rows())
+            try:
+                rows = Rows(self._tables(None))
+            except SchemaChangedError:
+                rows = Rows(self._tables(None))  # the source knows by now which types hold all cells
+            if self.plan is None:
+                self.plan = self._infer(rows)
+                self._fit_fill(rows, self.plan)
+            part = self._encode(rows, self.plan)
+        self.n_rows = rows.num_rows
+        self._finish_report(part, self.plan)
         return part
+
+    def _encode(self, rows: Rows, plan: TablePlan) -> Part:
+        """Return all rows as one part, in the type that holds all columns."""
+        X = np.empty((rows.num_rows, len(plan.features)), plan.dtype(rows))
+        others: list[Part] = []
+        stop = 0
+        for table, start in _with_starts(rows.tables()):
+            part = self._make_part(table, start, plan)
+            X[stop : stop + len(part.position)] = part.X
+            stop += len(part.position)
+            others.append(part._replace(X=X[:0]))
+        columns: list[Any] = [
+            None if column[0] is None else np.concatenate(column)
+            for column in zip(*((part.position, part.ids, part.labels) for part in others), strict=True)
+        ]
+        return Part(X[:stop], *columns)
 
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield all rows in parts of at most ``n_rows`` rows of the file; parts without remaining rows are skipped."""
         assert self.plan is not None
-        start = 0
         with _one_line_errors(self.source):
-            for table in self._tables(n_rows):
-                part = self._make_part(table, start, self.plan, is_whole=False)
-                self.n_rows = start = start + len(table)
+            for table, start in _with_starts(self._tables(n_rows)):
+                part = self._make_part(table, start, self.plan)
+                self.n_rows = start + len(table)
+                self._report_new_levels()
                 if len(part.position):
                     yield part
 
@@ -181,7 +202,7 @@ class TableReader:
         remedy = f"did you mean {setting(key, near, is_list=is_list)}?" if near else f"correct {key}"
         return input_error(f"{key}={name}", f"{self.source} has no such column", f"one of {_list_names(names)}", remedy)
 
-    def _infer(self, table: pa.Table) -> TablePlan:
+    def _infer(self, rows: Rows) -> TablePlan:
         config = self._config
         wishes = Wishes(
             columns=config.columns,
@@ -196,7 +217,7 @@ class TableReader:
             decimal=self._source.decimal,
             thousands=self._source.thousands,
         )
-        inferred = infer(table, self._source.names, wishes, is_text_file=self._source.is_text)
+        inferred = infer(rows, self._source.names, wishes, is_text_file=self._source.is_text)
         plan = TablePlan(inferred.columns, self._source.has_header)
         if config.columns is not None:  # in the order asked for
             order = {name: i for i, name in enumerate(config.columns)}
@@ -238,33 +259,25 @@ class TableReader:
         if is_empty:
             raise input_error(self.source, "no rows", "one row or more", "check how the file was written")
 
-    def _make_part(self, table: pa.Table, start: int, plan: TablePlan, *, is_whole: bool) -> Part:
-        config = self._config
+    def _make_part(self, table: pa.Table, start: int, plan: TablePlan) -> Part:
         try:
             X, gaps, n_new = plan.encode(table)
         except BadCellError as error:
             raise self._bad_cell_error(error, start) from error
-        if self._is_trained:
-            for name, n in n_new.items():
-                key = f"new levels of {name}"
-                self.n_new[name] = self.n_new.get(name, 0) + n
-                self.report.decisions[key] = (
-                    f"{self.n_new[name]:,} cells, rare in the training data or new, read as other"
-                )
+        for name, n in n_new.items():
+            self.n_new[name] = self.n_new.get(name, 0) + n
         index = np.arange(start, start + len(X))
-        is_kept: Any = np.ones(len(X), dtype=bool)
+        is_kept: Mask = np.ones(len(X), dtype=bool)
         if gaps.size:
-            X, is_kept = self._treat_gaps(X, gaps, index, plan, is_whole=is_whole)
+            X, is_kept = self._treat_gaps(X, gaps, index, plan)
+        if not self._is_trained:
+            self._gaps.append((gaps[is_kept] if gaps.size else gaps, int(is_kept.sum())))
         ids = self._read_ids(table, plan)
         labels = None
-        if config.labels is not None and config.labels in table.column_names:
-            labels = self._read_labels(table.column(config.labels), start)
-        if is_whole and not config.strict and not self._is_trained:
-            self._note_duplicates(X, is_kept)
-            self._note_outliers(X, plan)
+        if self._config.labels is not None and self._config.labels in table.column_names:
+            labels = self._read_labels(table.column(self._config.labels), start)
         if is_kept.all():
             return Part(X, index, ids, labels)
-        self.filled = self.filled[is_kept] if self.filled.size else self.filled
         return Part(
             X[is_kept],
             index[is_kept],
@@ -272,69 +285,88 @@ class TableReader:
             None if labels is None else labels[is_kept],
         )
 
-    def _treat_gaps(
-        self, X: Array, gaps: Mask, index: npt.NDArray[np.int64], plan: TablePlan, *, is_whole: bool
-    ) -> tuple[Array, Mask]:
+    def _treat_gaps(self, X: Array, gaps: Mask, index: npt.NDArray[np.int64], plan: TablePlan) -> tuple[Array, Mask]:
         """Return the rows with their gaps filled, and the mask of the rows to keep."""
         missing = self._config.missing
-        is_kept: Mask
-        is_refused = missing == "refuse" or (missing is None and self._config.strict) or plan.refuses_gaps
-        if is_refused and missing != "drop":
-            raise self._missing_values_error(gaps, index, plan)
         if missing == "drop":
-            is_kept = np.logical_not(gaps.any(axis=1))
-            if is_whole and not is_kept.any():
-                found = f"every row misses a value ({_list_names(_names_with_gaps(gaps, plan))})"
-                raise input_error(self.source, found, "complete rows", "set data.missing=median, or leave out columns")
-            self.report.leave_out("rows", int((~is_kept).sum()), "a value is missing (data.missing=drop)")
-        else:  # a row without any value is no row, unless the user asked for each gap to be filled
-            is_kept = np.logical_not(gaps.all(axis=1) & (missing is None and gaps.shape[1] > 1))
-            self.report.leave_out("rows", int((~is_kept).sum()), "no value in any feature")
-            if is_whole and not is_kept.any():
-                raise input_error(self.source, "no row has a value", "rows with values", "check how it was written")
-        if is_whole and not self._is_trained and missing != "drop":
-            self._fit_fill(X, gaps, plan)
-        if missing != "drop":
-            fill = plan.fill
-            assert fill is not None
-            X = X.astype(np.float64, copy=False)
-            np.copyto(X, fill, where=gaps)
-            if is_whole:
-                self.filled = gaps
-                counts = gaps[is_kept].sum(axis=0)
-                starts = np.cumsum([0, *(len(column.features) for column in plan.used)])[:-1]
-                self.report.filled = {
-                    column.name: int(counts[at]) for column, at in zip(plan.used, starts, strict=True) if counts[at]
-                }
+            is_kept: Mask = np.logical_not(gaps.any(axis=1))
+            self._n_left_out["a value is missing (data.missing=drop)"] += int((~is_kept).sum())
+            return X, is_kept
+        if missing == "refuse" or (missing is None and self._config.strict) or plan.refuses_gaps:
+            raise self._missing_values_error(gaps, index, plan)
+        # A row without any value is no row, unless the user asked for each gap to be filled.
+        is_kept = np.logical_not(gaps.all(axis=1) & (missing is None and gaps.shape[1] > 1))
+        self._n_left_out["no value in any feature"] += int((~is_kept).sum())
+        fill = plan.fill
+        assert fill is not None
+        X = X.astype(np.float64, copy=False)
+        np.copyto(X, fill, where=gaps)
         return X, is_kept
 
-    def _fit_fill(self, X: Array, gaps: Mask, plan: TablePlan) -> None:
-        """Set what replaces missing values: the median, or the most frequent level."""
-        at = 0
+    def _fit_fill(self, rows: Rows, plan: TablePlan) -> None:
+        """Set what replaces missing values of each column: the median, or the most frequent level."""
+        if self._config.missing in ("drop", "refuse") or (self._config.missing is None and self._config.strict):
+            plan.refuses_gaps = self._config.missing != "drop"
+            return
         for column in plan.used:
-            present = X[~gaps[:, at], at]
-            if not len(present):
+            if column.kind == "list":
+                continue
+            try:
+                encoded, missing, _ = column.encode(rows.column(column.name).combine_chunks())
+            except NotOfKindError as error:
+                raise self._bad_cell_error(BadCellError(column, error.row, error.text), 0) from error
+            if missing.all():
                 found = f"no values at all in {column.name}"
                 remedy = f"set {setting('data.exclude', [*self._config.exclude, column.name])}"
                 raise input_error(self.source, found, "columns with values", remedy)
-            column.fill = _fill_value(column, X, gaps[:, at], at)
-            at += len(column.features)
+            column.fill = _fill_value(column, encoded, missing)
 
-    def _note_duplicates(self, X: Array, is_kept: Mask) -> None:
-        if len(X) > 2_000_000:
+    def _finish_report(self, part: Part, plan: TablePlan) -> None:
+        """Complete the report of all rows; refuse them if none is left."""
+        report = self.report
+        for why, n in self._n_left_out.items():
+            report.leave_out("rows", n, why)
+        report.n_rows, report.columns = self.n_rows, list(plan.rows())
+        if not len(part.position):
+            found = f"every row misses a value ({_list_names([column.name for column in plan.used])})"
+            remedy = "set data.missing=median, or leave out columns"
+            raise input_error(self.source, found, "complete rows", remedy)
+        if self._is_trained:
+            self._report_new_levels()
             return
-        rows = np.ascontiguousarray(X[is_kept] if not is_kept.all() else X)
-        n_distinct = len(np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))))
-        if n_distinct < 0.95 * len(rows):
-            self.report.odd.append(f"{len(rows) - n_distinct:,} of {len(rows):,} rows are equal to another row")
+        if any(gaps.size for gaps, _ in self._gaps) and self._config.missing != "drop":
+            self.filled = _stack_masks(self._gaps, part.X.shape)
+            counts = self.filled.sum(axis=0)
+            starts = np.cumsum([0, *(len(column.features) for column in plan.used)])[:-1]
+            report.filled = {
+                column.name: int(counts[at]) for column, at in zip(plan.used, starts, strict=True) if counts[at]
+            }
+        self._gaps = []
+        if not self._config.strict:
+            self._note_duplicates(part.X)
+            self._note_outliers(part.X, plan)
+
+    def _report_new_levels(self) -> None:
+        for name, n in self.n_new.items():
+            what = f"{n:,} cells, rare in the training data or new, read as other"
+            self.report.decisions[f"new levels of {name}"] = what
+
+    def _note_duplicates(self, X: Array) -> None:
+        # Equal rows have equal sums of products with random numbers; others have not, up to an accident of rounding.
+        numbers = np.random.default_rng(0).normal(size=X.shape[1])
+        sums = X @ numbers
+        n_equal = len(sums) - len(np.unique(sums))
+        if n_equal > 0.05 * len(sums):
+            self.report.odd.append(f"{n_equal:,} of {len(sums):,} rows are equal to an earlier row")
 
     def _note_outliers(self, X: Array, plan: TablePlan) -> None:
         """Warn of numbers far outside of the others, which a typing error or a heavy tail makes."""
-        at, far = 0, []
+        at, far, step = 0, [], 1 + len(X) // _SAMPLE_ROWS
+        lowest, highest = X.min(axis=0), X.max(axis=0)
         for column in plan.used:
             if column.kind == "number":
-                low, median, high = np.quantile(X[:, at].astype(np.float64), (0.25, 0.5, 0.75))
-                extreme = max(X[:, at].max(), X[:, at].min(), key=lambda value: abs(value - median))
+                low, median, high = np.quantile(X[::step, at].astype(np.float64), (0.25, 0.5, 0.75))
+                extreme = max(highest[at], lowest[at], key=lambda value: abs(value - median))
                 if high > low and abs(extreme - median) > _FAR * (high - low):
                     far.append(f"{column.name} ({extreme:,.6g}, median {median:,.4g})")
             at += len(column.features)
@@ -416,14 +448,32 @@ def _given(config: TableData) -> Given:
     )
 
 
-def _fill_value(column: Column, X: Array, missing: Mask, at: int) -> float | str:
+def _with_starts(tables: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, int]]:
+    """Yield each table with the position of its first row in the file."""
+    start = 0
+    for table in tables:
+        yield table, start
+        start += len(table)
+
+
+def _stack_masks(masks: Sequence[tuple[Mask, int]], shape: tuple[int, ...]) -> Mask:
+    """Return the masks as one of this shape; a mask without size stands for rows without gaps."""
+    stacked, stop = np.zeros(shape, dtype=bool), 0
+    for mask, n_rows in masks:
+        if mask.size:
+            stacked[stop : stop + n_rows] = mask
+        stop += n_rows
+    return stacked
+
+
+def _fill_value(column: Column, encoded: Array, missing: Mask) -> float | str:
     if column.kind == "category":
         return column.levels[0]
-    present = X[~missing, at].astype(np.float64, copy=False)
+    present = encoded[~missing, 0].astype(np.float64, copy=False)
     if column.kind == "boolean":
         return float(present.mean() >= 0.5)
     if column.kind == "date" and column.cycles[0] == "day":  # sine and cosine of the time: their mean direction
-        angle = np.arctan2(X[~missing, at].mean(), X[~missing, at + 1].mean())
+        angle = np.arctan2(present.mean(), encoded[~missing, 1].mean())
         return float(angle / (2 * np.pi) % 1.0)
     return float(np.median(present))
 

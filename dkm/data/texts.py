@@ -78,7 +78,7 @@ class TextReader:
         self._key = key
         self._plan = None if plan is None else plan["text"]
         self._is_trained = plan is not None
-        self._path = expand(config.path)
+        self._path = expand(config.path, key)
         head = read_first_bytes(self._path, self.source, key)
         self._is_gzip = head.startswith(b"\x1f\x8b")
         self._file = open_parquet(config.path, self.source, key) if format_of(head) == "parquet" else None

@@ -30,7 +30,7 @@ METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 def open_zarr(config: ZarrData, source: str, plan: Mapping[str, Any] | None) -> RawData:
     """Open the store of ``data=zarr``; see ``dkm.data.matrices``."""
-    parts = _open_arrays(expand(config.path), source)
+    parts = _open_arrays(expand(config.path, source.partition("=")[0]), source)
     arrays = {name: NamedShape(tuple(part.shape), _dtype_of(part)) for name, part in parts.items()}
     name, why = choose_array(arrays, config, source, plan)
     X = ZarrArray(parts[name], f"{source}: {name}")

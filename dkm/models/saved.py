@@ -153,7 +153,7 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
     UserError
         If the folder does not exist or does not contain a model.
     """
-    folder, source = expand(run), f"{key}={run}"
+    folder, source = expand(run, key), f"{key}={run}"
     if not folder.is_dir():
         raise input_error(source, "no such folder", "a run directory, or its model/ folder", f"correct {key}")
     if (folder / "model").is_dir():

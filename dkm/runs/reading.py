@@ -86,7 +86,7 @@ def find(words: Sequence[str]) -> list[Path]:
     """
     run_of: dict[Path, Path] = {}  # as the words spell them, by their resolved paths
     for word in words:
-        path = expand(word)
+        path = expand(word, "run")
         # os.path says no where pathlib raises: of a name too long, of a folder that may not be looked into.
         is_pattern = not os.path.exists(path) and glob.has_magic(word)  # noqa: PTH110
         places = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural) if is_pattern else [path]  # noqa: PTH207

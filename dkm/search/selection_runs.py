@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from dkm.config.commands import EXIT_USER_ERROR, SelectConfig, numbers, words_of_runs
-from dkm.config.compose import absolute, compose, parse
+from dkm.config.compose import compose, parse
+from dkm.config.paths import absolute
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.errors import Failure, UserError

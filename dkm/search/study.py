@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from dkm.config.checks import require
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.commands import TuneConfig, words_of_runs
-from dkm.config.compose import absolute, compose, parse
+from dkm.config.compose import compose, parse
 from dkm.config.groups import GROUPS
 from dkm.config.messages import kind_of
+from dkm.config.paths import absolute
 from dkm.config.regularization import NoRegularizationConfig
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten

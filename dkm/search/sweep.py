@@ -25,8 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.checks import require
 from dkm.config.commands import quoted
-from dkm.config.compose import Command, OwnConfigs, absolute, checked, compose, explain, set_up
+from dkm.config.compose import Command, OwnConfigs, checked, compose, explain, set_up
 from dkm.config.custom import CODE_KEYS, import_plugins
+from dkm.config.paths import absolute
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.errors import Failure, UserError

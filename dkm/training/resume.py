@@ -11,8 +11,9 @@ from pathlib import Path
 
 import yaml
 
-from dkm.config.compose import Command, absolute, compose
+from dkm.config.compose import Command, compose
 from dkm.config.groups import GROUPS
+from dkm.config.paths import absolute
 from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted
