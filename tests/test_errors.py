@@ -321,6 +321,8 @@ RANGES = {
     "data=csv data.missing=mean": "expected one of refuse, drop, median",
     "data=csv data.columns=[]": "expected one column or more",
     "data=csv data.delimiter=semi": "did you mean data.delimiter=semicolon?",
+    "data=csv data.decimal=dot": "expected one of point, comma",
+    "data=csv data.thousands=dot": "expected one of none, comma, point, space",
     "data=csv data.encoding=utf-88": "expected an encoding that Python knows",
     "data=image_folder data.image_size=0": "expected a whole number, 1 or more",
     "data=image_folder data.color=grey": "did you mean data.color=gray?",

@@ -122,7 +122,10 @@ def _command_of(run: Path, overrides: list[str]) -> Command:
 
 def _read_as_then(run: Path) -> list[str]:
     """Return the setting that reads the table of a version 0.1 run as that version did: numbers, or refused."""
-    content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return []  # composing the config says what is wrong with it
     data = content.get("data") if isinstance(content, dict) else None
     is_old_table = isinstance(data, dict) and "exclude" in data and "strict" not in data
     return ["+data.strict=true"] if is_old_table else []
