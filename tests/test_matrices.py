@@ -17,7 +17,7 @@ from scipy import io, sparse
 from sklearn.datasets import load_digits
 
 from dkm import predict, train
-from dkm.config.data import H5adData, Hdf5Data, MatData, ZarrData
+from dkm.config.data import H5adData, Hdf5Data, MatData, NpyData, ZarrData
 from dkm.data.datasets import load_dataset
 from dkm.data.matrices import MatrixReader
 from dkm.data.stored import StoredRows
@@ -314,6 +314,21 @@ def test_a_model_of_an_array_reads_a_table(kind: str, tmp_path: Path) -> None:
     pd.DataFrame(COUNTS, columns=GENES).to_csv(tmp_path / "x.csv", index=False)
     predict.work([f"run={run}", f"input={tmp_path / 'x.csv'}", f"output={tmp_path / 'o.csv'}", "threads=1"])
     assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
+
+
+def test_the_axes_of_an_array_are_read_as_those_of_a_npy_file(tmp_path: Path) -> None:
+    series = COUNTS[:, :24].reshape(N, 8, 3).astype(np.float32)
+    path, run = write_hdf5(tmp_path / "x.h5", x=series), tmp_path / "run"
+    assert "has several readings; expected a known layout; set data.layout=series" in message(Hdf5Data(path=str(path)))
+    words = ["data=hdf5", f"data.path={path}", "data.layout=series", *QUICK, f"hydra.run.dir={run}"]
+    assert train._main(words) == 0
+    np.save(tmp_path / "x.npy", series)
+    in_memory = load_dataset(NpyData(path=str(tmp_path / "x.npy"), layout="series"))
+    np.testing.assert_array_equal(load_dataset(Hdf5Data(path=str(path), layout="series")).X, in_memory.X)
+    for name in ("x.h5", "x.npy"):
+        output = tmp_path / f"{name}.csv"
+        predict.work([f"run={run}", f"input={tmp_path / name}", f"output={output}", "threads=1"])
+        assert output.read_bytes() == (run / "assignments.csv").read_bytes()
 
 
 def test_categories_that_a_column_refers_to_are_labels(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ class H5adData(MatrixData):
 
 
 @dataclass
-class ArrayFileData(MatrixData):
+class ArrayFileData(MatrixData, ArrayData):
     """A file with several named arrays."""
 
     array: str | None = setting(

@@ -26,30 +26,35 @@ def _read_labels(path: str) -> Array:
 
 
 def read_npy_data(config: NpyData) -> RawData:
-    return _arrange(_read_npy_data(config), config)
+    return arrange(_read_npy_data(config), config)
 
 
 def read_npz_data(config: NpzData) -> RawData:
-    return _arrange(_read_npz_data(config), config)
+    return arrange(_read_npz_data(config), config)
 
 
 def read_for_model(config: ArrayData, plan: Mapping[str, Any] | None) -> RawData:
     """Read an array for a trained model; ``plan`` is what was stored with the model."""
     raw = _read_npy_data(config) if isinstance(config, NpyData) else _read_npz_data(config)
+    return arrange_for_model(raw, config, plan)
+
+
+def arrange_for_model(raw: RawData, config: ArrayData, plan: Mapping[str, Any] | None) -> RawData:
+    """Return data for a trained model in the layout that is set or that of the model."""
     layout = layout_of_plan(raw.X.shape, config.layout, plan)
     return raw if layout is None else _apply_layout(raw, layout)
 
 
-def _arrange(raw: RawData, config: ArrayData) -> RawData:
+def arrange(raw: RawData, config: ArrayData) -> RawData:
     """Return the data in the layout that is set or the only plausible one, with the plan and the report."""
     shape, source = raw.X.shape, f"data.path={config.path}"
     layout = choose_layout(shape, raw.X.dtype, config.layout, source)
     report = raw.report or DataReport(source)
     report.n_rows = math.prod(shape[:1])
     report.decisions |= describe_layout(shape, layout)
-    plan = None
+    plan = raw.plan
     if len(shape) > 2:
-        plan = {"layout": layout.name, "image_shape": image_shape(shape, layout.name)}
+        plan = {**(plan or {}), "layout": layout.name, "image_shape": image_shape(shape, layout.name)}
     return _apply_layout(raw, layout.name)._replace(plan=plan, report=report)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dkm.config.data import MatrixData
+from dkm.config.data import ArrayFileData, MatrixData
+from dkm.data.arrays import arrange, arrange_for_model
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part
 from dkm.data.h5ad import open_h5ad
@@ -37,6 +38,8 @@ _OPENERS: Mapping[str, Callable[[Any, str, Mapping[str, Any] | None], RawData]] 
 def read_matrix(config: MatrixData) -> RawData:
     """Open the file for training."""
     raw = _OPENERS[config.name](config, f"data.path={config.path}", None)
+    if isinstance(config, ArrayFileData):
+        raw = arrange(raw, config)
     is_on_disk = config.load == "disk" or (config.load == "auto" and is_large(raw.X.size))
     return raw._replace(in_memory=not is_on_disk)
 
@@ -69,7 +72,8 @@ class MatrixReader:
         n_channels: int | None = None,
     ) -> None:
         source = f"{key}={config.path}"
-        self._raw = _OPENERS[config.name](config, source, plan)
+        raw = _OPENERS[config.name](config, source, plan)
+        self._raw = arrange_for_model(raw, config, plan) if isinstance(config, ArrayFileData) else raw
         check_shape(self._raw.X, source)
         self.n_rows = len(self._raw.X)
 
