@@ -307,6 +307,19 @@ def test_a_model_of_one_format_reads_another_one(tmp_path: Path) -> None:
         assert [line[1:] for line in lines] == expected
 
 
+def test_a_model_of_a_table_finds_its_columns_among_the_genes(tmp_path: Path) -> None:
+    run, table = tmp_path / "run", pd.DataFrame(COUNTS, columns=GENES)
+    table.to_csv(tmp_path / "x.csv", index=False)
+    assert train._main(["data=csv", f"data.path={tmp_path / 'x.csv'}", *QUICK, f"hydra.run.dir={run}"]) == 0
+    path = write_h5ad(tmp_path / "x.h5ad", COUNTS[:, ::-1], genes=GENES[::-1])
+    predict.work([f"run={run}", f"input={path}", f"output={tmp_path / 'o.csv'}", "threads=1"])
+    expected = [line.split(",")[1:] for line in (run / "assignments.csv").read_text().splitlines()]
+    assert [line.split(",")[2:] for line in (tmp_path / "o.csv").read_text().splitlines()] == expected
+    other = write_h5ad(tmp_path / "y.h5ad", genes=[f"other{i}" for i in range(len(GENES))])
+    with pytest.raises(UserError, match=r"lacks .* features of the model"):
+        predict.work([f"run={run}", f"input={other}", f"output={tmp_path / 'p.csv'}", "threads=1"])
+
+
 @pytest.mark.parametrize("kind", ["hdf5", "mat 7.3"])
 def test_a_model_of_an_array_reads_a_table(kind: str, tmp_path: Path) -> None:
     words, run = write(kind, tmp_path), tmp_path / "run"

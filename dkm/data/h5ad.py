@@ -20,6 +20,7 @@ import numpy as np
 from dkm.config.data import H5adData
 from dkm.data.hdf5 import Hdf5Array, Hdf5File, SparseRows, one_line_hdf5_errors, read_sparse_columns
 from dkm.data.named_arrays import describe_shape
+from dkm.data.plan import TablePlan
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
@@ -56,11 +57,11 @@ def open_h5ad(config: H5adData, source: str, plan: Mapping[str, Any] | None) -> 
     more = f"; data.layer=NAME reads another one ({_list_names(others)})" if others else ""
     report.decisions["matrix"] = f"{path}, {describe_shape(X.shape)}, {storage}{more}"
     names = _make_unique(var.names, report)
-    trained = None if plan is None else plan.get("features")
-    if trained is not None:
+    trained = TablePlan.from_dict(plan or {}).features  # also of a model of a table; none of one of an array
+    if trained:
         X = _select_features(X, names, trained, source)
     labels = _read_labels(config, obs, is_trained=plan is not None)
-    features = tuple(names) if trained is None else tuple(trained)
+    features = trained or tuple(names)
     return RawData(X, labels, ids=obs.names, features=features, plan={"features": list(features)}, report=report)
 
 
