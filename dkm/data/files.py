@@ -155,6 +155,12 @@ def format_of(head: bytes) -> str | None:
     return next((name for start, name in _FIRST_BYTES.items() if head.startswith(start)), None)
 
 
+def missing_label_error(labels: str | None, found: str) -> UserError:
+    """Return the error about rows without a label; ``labels`` is the value of ``data.labels``."""
+    remedy = "give each row a label, or set data.labels=null: labels only score"
+    return input_error(f"data.labels={labels}", found, "a label in each row", remedy)
+
+
 def _check_format(path: Path, source: str, file_format: str, remedy: str, key: str) -> None:
     expected = f"a .{file_format} file"
     found_format = format_of(read_first_bytes(path, source, key, expected))

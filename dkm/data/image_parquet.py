@@ -14,7 +14,7 @@ from dkm.config.commands import override
 from dkm.config.data import ImageParquetData
 from dkm.data.decoding import Decoded, Decoder, Limits, silence_pillow
 from dkm.data.features import chunked
-from dkm.data.files import Part, expand, format_of, read_first_bytes
+from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
 from dkm.data.image_rows import ImageRow, UnreadableImages
 from dkm.data.images import SIXTEEN_BITS, stack_images
 from dkm.data.scaling import Array
@@ -194,9 +194,7 @@ class ImageParquet:
 
     def _check_label(self, label: Any, position: int) -> str | int:
         if label is None:
-            found = f"no label in row {position:,} (counted from 0)"
-            remedy = "give each row a label, or set data.labels=null: labels only score"
-            raise input_error(f"data.labels={self._config.labels}", found, "a label in each row", remedy)
+            raise missing_label_error(self._config.labels, f"no label in row {position:,} (counted from 0)")
         return label if isinstance(label, int) and not isinstance(label, bool) else str(label)
 
 

@@ -28,7 +28,7 @@ from dkm.config.commands import quoted
 from dkm.config.data import CsvData, TableData
 from dkm.data.columns import Column, Mask, NotOfKindError
 from dkm.data.dialect import MISSING, Given
-from dkm.data.files import Part
+from dkm.data.files import Part, missing_label_error
 from dkm.data.plan import BadCellError, TablePlan, Wishes, infer
 from dkm.data.report import DataReport
 from dkm.data.rows import Rows, SchemaChangedError
@@ -393,8 +393,7 @@ class TableReader:
         empty = np.flatnonzero(empty_mask.to_numpy(zero_copy_only=False))
         if len(empty):
             found = f"{len(empty):,} rows without a label, the first is row {start + empty[0]:,} (counted from 0)"
-            remedy = "give each row a label, or set data.labels=null: labels only score"
-            raise input_error(f"data.labels={self._config.labels}", found, "a label in each row", remedy)
+            raise missing_label_error(self._config.labels, found)
         if self._source.is_text:
             is_whole = pc.all(pc.match_substring_regex(values, r"^-?(0|[1-9]\d{0,17})$")).as_py()
             if is_whole and not self._is_trained:

@@ -22,7 +22,7 @@ import numpy as np
 from dkm.config.commands import override
 from dkm.config.data import TextData
 from dkm.data.features import chunked
-from dkm.data.files import Part, expand, format_of, read_first_bytes
+from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
 from dkm.data.image_parquet import open_parquet, unreadable_parquet_error
 from dkm.data.raw import RawData, RawRows, from_part
 from dkm.data.report import DataReport
@@ -119,9 +119,7 @@ class TextReader:
                     self.empty.append(position)
                 continue
             if self._labels is not None and label is None:
-                found = f"no label in row {position:,} (counted from 0)"
-                remedy = "give each row a label, or set data.labels=null: labels only score"
-                raise input_error(f"data.labels={self._labels}", found, "a label in each row", remedy)
+                raise missing_label_error(self._labels, f"no label in row {position:,} (counted from 0)")
             yield _Row(position, text, name if self._id is None else name or "", label)
         if self.n_rows == self.n_empty:
             found = f"all {self.n_rows:,} texts are empty" if self.n_rows else "no rows"
