@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import zipfile
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -493,9 +494,9 @@ MESSY = {
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", MESSY)
-def test_files_as_people_have_them_are_read_at_the_first_command(name: str, data_root: Path) -> None:
+def test_files_as_people_have_them_are_read_at_the_first_command(name: str, data_root: Callable[[str], Path]) -> None:
     n_rows, n_features, filled = MESSY[name]
-    data: Dataset = load_dataset(CsvData(path=str(data_root / "messy" / name)))
+    data: Dataset = load_dataset(CsvData(path=str(data_root(f"messy/{name}") / "messy" / name)))
     assert data.X.shape == (n_rows, n_features)
     assert data.report.filled.items() >= filled.items()
     assert all(column["note"] for column in data.report.columns if column["role"] == "left_out")
