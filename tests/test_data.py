@@ -29,6 +29,8 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
+import dkm.data.builtin.newsgroups
+import dkm.data.builtin.torchvision
 import dkm.data.datasets
 from dkm.config.data import (
     DATASETS,
