@@ -63,9 +63,13 @@ def load(path=_FOLDER / "model.npz"):
 
 
 def predict(x, model=None):
-    """Return cluster (n,), distance to its centroid (n,), embedding (n, D) of unscaled rows x (n, F)."""
+    """Return cluster (n,), distance to its centroid (n,), embedding (n, D) of unscaled rows x (n, F).
+
+    NaN in x means that a value is missing; it is filled if the model was trained on filled values.
+    """
     m = load() if model is None else model
-    x = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+    x = np.asarray(x, dtype=np.float64).reshape(len(x), len(m["fill"]))
+    x = np.where(np.isnan(x), m["fill"], x)
     if m["total"]:
         sums = x.sum(1, keepdims=True)
         x = np.log1p(x * (m["total"] / np.where(sums > 0, sums, 1.0)))
@@ -216,6 +220,7 @@ def assigner(model: SavedModel) -> torch.nn.Module:
         shift: torch.Tensor
         scale: torch.Tensor
         centroids: torch.Tensor
+        fill: torch.Tensor
 
         def __init__(self) -> None:
             super().__init__()
@@ -226,9 +231,13 @@ def assigner(model: SavedModel) -> torch.nn.Module:
             self.register_buffer("shift", torch.tensor(model.scaling.shift, dtype=torch.float64))
             self.register_buffer("scale", torch.tensor(model.scaling.scale, dtype=torch.float64))
             self.register_buffer("centroids", model.centroids)
+            self.is_filled = model.fill is not None
+            self.register_buffer("fill", torch.tensor(model.fill or (), dtype=torch.float64))
 
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             rows = x.double()
+            if self.is_filled:
+                rows = torch.where(rows.isnan(), self.fill, rows)
             if self.total is not None:
                 sums = rows.sum(1, keepdim=True)
                 rows = torch.log1p(rows * (self.total / torch.where(sums > 0, sums, torch.ones_like(sums))))
@@ -291,6 +300,7 @@ def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
         "row_length": np.array(model.scaling.row_length),
         "total": np.array(model.scaling.total or 0.0),
         "centroids": model.centroids.numpy(),
+        "fill": np.full(model.scaling.n_features, np.nan) if model.fill is None else np.array(model.fill),
     }
     for number, layer in enumerate(layers):
         arrays |= {f"weight_{number}": layer.weight.numpy(), f"bias_{number}": layer.bias.numpy()}
@@ -331,7 +341,7 @@ def _write_usage(model: SavedModel, name: str, difference: float, n_rows: int, f
     F, shape = model.scaling.n_features, model.image_shape
     columns = "" if model.features is None else f"The columns of x, in this order: {', '.join(model.features)}.\n"
     if model.fill is not None:
-        columns += f"Replace missing values by: {', '.join(f'{value:.9g}' for value in model.fill)}.\n"
+        columns += f"NaN, for a missing value, is replaced by: {', '.join(f'{value:.9g}' for value in model.fill)}.\n"
     if shape is not None:
         columns += f"Each row is an image of shape {shape} (channels, height, width), flattened.\n"
     code = _USAGE[name].format(F=F, dtype=_dtype(model))

@@ -148,3 +148,24 @@ def test_an_artifact_that_differs_is_not_kept(
 def test_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="format=tflite: expected one of torch, onnx, numpy"):
         export.work(["run=x", f"output={tmp_path / 'out'}", "format=tflite"])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_artifact_of_a_model_that_fills_gaps_fills_them(name: str, tmp_path: Path) -> None:
+    if name == "onnx":
+        pytest.importorskip("onnxscript")
+    rng = np.random.default_rng(0)
+    X = np.round(rng.normal(size=(60, 3)) + 5 * (np.arange(60)[:, None] % 3), 3)
+    X[4, 1] = np.nan
+    cells = [",".join("" if np.isnan(value) else str(value) for value in row) for row in X]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c", *cells, ""]), encoding="utf-8")
+    quick = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.tensorboard=false", "log.figures=false"]
+    words = ["data=csv", f"data.path={tmp_path / 't.csv'}", "clustering.n_clusters=3", *quick]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    export.work([f"run={tmp_path / 'run'}", f"output={tmp_path / 'out'}", f"format={name}"])
+    cluster, distance, _ = answers(tmp_path / "out", name, X)
+    expected = np.genfromtxt(tmp_path / "run" / "assignments.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(distance, expected["distance"], rtol=1e-4, atol=1e-5)
+    assert cluster[4] == expected["cluster"][4]
+    if name == "numpy":
+        assert answers(tmp_path / "out", name, X[:0])[0].shape == (0,)

@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from dkm import predict, train
 from dkm.config.data import CsvData, FeatherData, ParquetData
+from dkm.data import rows as table_rows
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.dialect import Dialect, Given, find_dialect
-from dkm.data.files import Part
 from dkm.data.plan import TablePlan
+from dkm.data.raw import RawData
 from dkm.data.tables import TableReader
 from dkm.errors import UserError
 
@@ -33,14 +35,14 @@ B = np.round(np.array([[0, 0, 0], [10, 10, 0], [0, 10, 10.0]])[np.arange(60) % 3
 ROWS = "".join(f"{a},{b},{c}\n" for a, b, c in B)
 
 
-def read_text(folder: Path, content: str | bytes, **settings: Any) -> tuple[Part, TableReader]:
+def read_text(folder: Path, content: str | bytes, **settings: Any) -> tuple[RawData, TableReader]:
     file = folder / "t.csv"
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     reader = TableReader(CsvData(path=str(file), **settings))
     return reader.read(), reader
 
 
-def read_parquet(folder: Path, table: pa.Table, **settings: Any) -> tuple[Part, TableReader]:
+def read_parquet(folder: Path, table: pa.Table, **settings: Any) -> tuple[RawData, TableReader]:
     pq.write_table(table, folder / "t.parquet")
     reader = TableReader(ParquetData(path=str(folder / "t.parquet"), **settings))
     return reader.read(), reader
@@ -447,6 +449,30 @@ def test_a_glob_of_typed_files(kind: str, tmp_path: Path) -> None:
     write(pa.table({"a": B[:, 0]}), tmp_path / f"part11.{kind}")
     with pytest.raises(UserError, match=r"part11.*has no column b; expected the columns of part2"):
         TableReader(config(path=str(tmp_path)))
+
+
+# --- larger than memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load", ["memory", "disk"])
+def test_a_table_that_passes_through_files_gives_the_same_rows(
+    load: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.csv").write_text(CUSTOMERS.replace("21,F", ",F", 1), encoding="utf-8")
+    config = CsvData(path=str(tmp_path / "t.csv"), load=load)
+    expected = load_dataset(CsvData(path=str(tmp_path / "t.csv")))
+    monkeypatch.setattr(table_rows, "MAX_BYTES_IN_MEMORY", 1000)
+    found = load_dataset(config)
+    assert found.sha256 == expected.sha256
+    assert isinstance(found.X, torch.Tensor) == (load == "memory")
+    X = found.X if isinstance(found.X, torch.Tensor) else found.X.read(0, 90)
+    assert torch.equal(X, expected.X)
+    assert found.ids is not None
+    assert expected.ids is not None
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.filled is not None
+    assert expected.filled is not None
+    assert torch.equal(found.filled, expected.filled)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from dkm.config.data import CsvData, ParquetData
 from dkm.data.datasets import load_dataset
-from dkm.data.files import Part
+from dkm.data.raw import RawData
 from dkm.data.tables import TableReader
 from dkm.errors import UserError
 
@@ -27,7 +27,7 @@ FRAME = pd.DataFrame(
 )
 
 
-def read(path: Path, frame: pd.DataFrame | str = FRAME, **settings: Any) -> tuple[Part, TableReader]:
+def read(path: Path, frame: pd.DataFrame | str = FRAME, **settings: Any) -> tuple[RawData, TableReader]:
     file = path / "t.csv"
     if isinstance(frame, str):
         file.write_text(frame, encoding="utf-8")
@@ -64,6 +64,7 @@ def test_the_columns_that_are_asked_for_come_in_their_order(tmp_path: Path) -> N
     part, reader = read(tmp_path, columns=["income", "age"], missing="drop")
     assert reader.features == ("income", "age")
     np.testing.assert_array_equal(part.X, FRAME[["income", "age"]].dropna())
+    assert part.position is not None
     assert part.position.tolist() == [0, 1, 3, 4, 5]
 
 
@@ -111,7 +112,8 @@ def test_parts_are_the_same_rows(n_rows: int, missing: str, tmp_path: Path) -> N
     config = CsvData(path=str(tmp_path / "t.csv"), **settings)
     parts = list(TableReader(config, plan={"features": reader.features, "fill": reader.fill}).parts(n_rows))
     np.testing.assert_array_equal(np.concatenate([part.X for part in parts]), whole.X)
-    np.testing.assert_array_equal(np.concatenate([part.position for part in parts]), whole.position)
+    position = np.arange(reader.n_rows) if whole.position is None else whole.position
+    np.testing.assert_array_equal(np.concatenate([part.position for part in parts]), position)
     assert whole.ids is not None
     assert np.concatenate([part.ids for part in parts if part.ids is not None]).tolist() == whole.ids.tolist()
 

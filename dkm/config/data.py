@@ -286,6 +286,12 @@ class TableData(FileData):
         False,
         "Whether to refuse instead of deciding: each column that is not excluded must have numbers without gaps.",
     )
+    load: str = setting(
+        "auto",
+        "`memory`: keep all scaled rows in memory. `disk`: keep the numbers in a temporary file (in the folder of "
+        "`TMPDIR`) and read rows when they are needed. `auto`: `disk` if they exceed 1 GiB as float32.",
+        check=Choice(LOADS),
+    )
 
 
 def _is_encoding(name: Any) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dkm.config.custom import class_of, construct, import_named
 from dkm.config.data import DATASETS, CustomData, DataConfig, TableData
-from dkm.data.raw import RawData, from_part
+from dkm.data.raw import RawData
 from dkm.data.tables import TableReader
 from dkm.errors import UserError, reason
 
@@ -20,18 +20,7 @@ def read_raw(config: DataConfig) -> RawData:
 
 
 def read_table(config: TableData) -> RawData:
-    reader = TableReader(config)
-    part = reader.read()
-    assert reader.plan is not None
-    return from_part(
-        part,
-        features=reader.features,
-        fill=reader.fill,
-        plan=reader.plan.to_dict(),
-        filled=reader.filled if reader.filled.any() else None,
-        groups=reader.plan.groups,
-        report=reader.report,
-    )
+    return TableReader(config).read()
 
 
 def read_custom(config: CustomData) -> RawData:

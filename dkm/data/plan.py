@@ -10,7 +10,7 @@ shows; the settings ``data.columns``, ``exclude``, ``id``, ``categorical``, ``nu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,15 +120,12 @@ class TablePlan:
             return None
         return np.concatenate([_fill_of(column) for column in self.used])
 
-    def dtype(self, rows: Rows) -> np.dtype[Any]:
-        """Return the smallest type that holds the features of all rows, float64 where any value is missing."""
+    def dtype(self, rows: Rows, with_gaps: Container[str]) -> np.dtype[Any]:
+        """Return the smallest type that holds the features of all rows, float64 for the columns ``with_gaps``."""
         types = []
         for column in self.used:
-            values = rows.column(column.name)
-            has_gaps = any(column.is_missing(chunk).any() for chunk in values.chunks)
-            types.append(
-                np.dtype(np.float64) if has_gaps else column.encode(values.slice(0, 0).combine_chunks())[0].dtype
-            )
+            encoded, _, _ = column.encode(pa.array([], rows.type_of(column.name)))
+            types.append(np.dtype(np.float64) if column.name in with_gaps else encoded.dtype)
         return np.result_type(*types)
 
     def encode(self, table: pa.Table | pa.RecordBatch) -> tuple[npt.NDArray[Any], Mask, dict[str, int]]:

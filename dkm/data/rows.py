@@ -1,16 +1,30 @@
-"""The rows of a table between reading and encoding: in memory, or, where they are many, in a temporary file."""
+"""The rows of a table between reading and training: in memory, or, where they are many, in temporary files.
+
+The files are in the folder of the environment variable ``TMPDIR``, else in that of the system.
+"""
+
+# Shapes: N rows, n rows of a part, F features.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from pyarrow import ipc
+from pyarrow import parquet as pq
+
+from dkm.data.files import NpyFiles
+from dkm.data.scaling import Array
+from dkm.data.stored import StoredArray
 
 # Rows that take more bytes go to a file.
 MAX_BYTES_IN_MEMORY = 2**28
+_GROUP_BYTES = 2**25
 _CHUNK_ROWS = 2**16
 
 
@@ -34,7 +48,7 @@ class Rows:
 
     def __init__(self, tables: Iterator[pa.Table]) -> None:
         self._parts: list[pa.Table] = []
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self.num_rows, n_bytes, self._schema = 0, 0, pa.schema([])
         writer = None
         try:
@@ -46,13 +60,16 @@ class Rows:
                 self.num_rows += len(table)
                 n_bytes += table.nbytes
                 self._parts.append(table)
-                if n_bytes > MAX_BYTES_IN_MEMORY:
+                if n_bytes > (MAX_BYTES_IN_MEMORY if writer is None else _GROUP_BYTES):
                     if writer is None:
-                        self._folder = tempfile.TemporaryDirectory(prefix="dkm-", ignore_cleanup_errors=True)
-                        writer = ipc.new_file(str(self._path), self._schema)
-                    for part in self._parts:
-                        writer.write_table(part)
-                    self._parts, n_bytes = [], MAX_BYTES_IN_MEMORY
+                        self._folder = Path(tempfile.mkdtemp(prefix="dkm-"))
+                        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+                        writer = pq.ParquetWriter(self._path, self._schema, compression="NONE", use_dictionary=False)
+                    writer.write_table(pa.concat_tables(self._parts), row_group_size=_CHUNK_ROWS)
+                    self._parts, n_bytes = [], 0
+            if writer is not None and self._parts:
+                writer.write_table(pa.concat_tables(self._parts), row_group_size=_CHUNK_ROWS)
+                self._parts = []
         finally:
             if writer is not None:
                 writer.close()
@@ -67,13 +84,16 @@ class Rows:
     def is_on_disk(self) -> bool:
         return self._folder is not None
 
+    def type_of(self, name: str) -> pa.DataType:
+        """Return the type of a column."""
+        return self._schema.field(name).type
+
     def column(self, name: str) -> pa.ChunkedArray:
         """Return all values of a column."""
         if self._folder is None:
             return self._parts[0].column(name)
-        options = ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name)])
-        with pa.OSFile(str(self._path)) as file:
-            return ipc.open_file(file, options=options).read_all().column(0)
+        with pq.ParquetFile(self._path) as file:
+            return file.read(columns=[name]).column(0)
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield all rows in order, in tables of a bounded number of rows."""
@@ -81,12 +101,49 @@ class Rows:
             for start in range(0, self.num_rows, _CHUNK_ROWS):
                 yield self._parts[0].slice(start, _CHUNK_ROWS)
             return
-        with pa.OSFile(str(self._path)) as file:
-            reader = ipc.open_file(file)
-            for i in range(reader.num_record_batches):
-                yield pa.Table.from_batches([reader.get_batch(i)])
+        with pq.ParquetFile(self._path, pre_buffer=False) as file:
+            for i in range(file.num_row_groups):
+                yield file.read_row_group(i, use_threads=False)
 
     @property
     def _path(self) -> Path:
         assert self._folder is not None
-        return Path(self._folder.name) / "rows.arrow"
+        return self._folder / "rows.parquet"
+
+
+class MatrixFile:
+    """Rows (N, F) that are written to a temporary ``.npy`` file, in order, and then read from there on demand.
+
+    Parameters
+    ----------
+    n_features : int
+    dtype : dtype
+    """
+
+    def __init__(self, n_features: int, dtype: np.dtype[Any]) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="dkm-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._path = folder / "rows.npy"
+        self._file = self._path.open("wb")
+        self._n_features, self._dtype, self._n_rows = n_features, dtype, 0
+        self._write_header()
+
+    def append(self, X: Array) -> None:
+        """Write rows (n, F)."""
+        np.ascontiguousarray(X, self._dtype).tofile(self._file)
+        self._n_rows += len(X)
+
+    def finish(self) -> StoredArray:
+        """Return the rows; the file is removed with the last reference to them."""
+        self._file.seek(0)
+        self._write_header()  # as long as before: NumPy leaves room for the digits of N
+        self._file.close()
+        array = StoredArray(NpyFiles("temporary file", str(self._path)))
+        self._remove.detach()
+        weakref.finalize(array, shutil.rmtree, self._path.parent, ignore_errors=True)
+        return array
+
+    def _write_header(self) -> None:
+        shape = (self._n_rows, self._n_features)
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)

@@ -19,6 +19,8 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+from pyarrow import ipc
+from pyarrow import parquet as pq
 
 from dkm.data.dialect import HEAD_BYTES, MISSING, MISSING_MARKS, Dialect, Given, find_dialect, is_missing, is_number
 from dkm.data.files import expand, read_first_bytes
@@ -27,6 +29,7 @@ from dkm.errors import input_error
 # A zip archive that would unpack to more than this many times its size is refused.
 _MAX_RATIO = 1000
 _BLOCK_BYTES = 2**20
+_BATCH_ROWS = 2**16
 _INT = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 _LEADING_ZERO = re.compile(r"[+-]?0\d+")
 _SUFFIXES = {
@@ -319,32 +322,25 @@ class ArrowSource:
     is_text, has_header, decimal, thousands = False, True, ".", ""
 
     def __init__(self, files: Sequence[tuple[Path, Mapping[str, str]]], kind: str, source: str) -> None:
-        import pyarrow.dataset as ds
-        from pyarrow import ipc
-        from pyarrow import parquet as pq
-
-        self._source, self._files = source, files
-        for path, _ in files:  # a data set of a file with equal names is not even made
-            names = pq.read_schema(path).names if kind == "parquet" else ipc.open_file(path).schema.names
-            check_duplicates(names, source if len(files) == 1 else f"{source}: {path.name}")
-        self._sets = [ds.dataset(str(path), format=kind) for path, _ in files]
-        first = self._sets[0].schema
-        for (path, _), part in zip(files, self._sets, strict=True):
-            missing = [name for name in first.names if name not in part.schema.names]
+        self._files, self._is_parquet = files, kind == "parquet"
+        first: list[str] = []
+        for path, _ in files:
+            names = [str(name) for name in self._schema(path).names]
+            first = first or names
+            where = source if len(files) == 1 else f"{source}: {path.name}"
+            check_duplicates(names, where)
+            missing = [name for name in first if name not in names]
             if missing:
                 found, expected = f"has no column {missing[0]}", f"the columns of {files[0][0].name}"
-                raise input_error(f"{source}: {path.name}", found, expected, "write it again, or leave it out")
+                raise input_error(where, found, expected, "write it again, or leave it out")
         self._partitions = tuple(files[0][1])
-        self.names = (*(str(name) for name in first.names), *self._partitions)
+        self.names = (*first, *self._partitions)
         self.decisions = _told_files(files)
-        self.schema = first
 
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         stored = [name for name in columns if name not in self._partitions]
-        for (_, partition), part in zip(self._files, self._sets, strict=True):
-            for batch in part.to_batches(columns=stored, batch_size=n_rows or 2**17):
-                if batch.num_rows == 0:
-                    continue
+        for path, partition in self._files:
+            for batch in self._read(path, stored, n_rows or _BATCH_ROWS):
                 table = pa.Table.from_batches([batch])
                 for i, name in enumerate(stored):
                     values = _plain(table.column(i))
@@ -356,6 +352,29 @@ class ArrowSource:
                     if name in columns:
                         table = table.append_column(name, pa.array([partition.get(name)] * len(table), pa.string()))
                 yield table.select(list(columns))
+
+    def _schema(self, path: Path) -> pa.Schema:
+        if self._is_parquet:
+            return pq.read_schema(path)
+        with pa.OSFile(str(path)) as file:
+            return ipc.open_file(file).schema
+
+    def _read(self, path: Path, columns: Sequence[str], n_rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows batch by batch, without reading ahead: a row group may be large."""
+        if self._is_parquet:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                for batch in file.iter_batches(batch_size=n_rows, columns=list(columns)):
+                    # In the order asked for: the file yields them in its own.
+                    yield batch.select(list(columns))
+            return
+        with pa.OSFile(str(path)) as file:
+            schema = ipc.open_file(file).schema
+            options = ipc.IpcReadOptions(included_fields=sorted(schema.get_field_index(name) for name in columns))
+            reader = ipc.open_file(file, options=options)
+            for i in range(reader.num_record_batches):
+                batch = reader.get_batch(i).select(list(columns))
+                for start in range(0, batch.num_rows, n_rows):
+                    yield batch.slice(start, n_rows)
 
 
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:

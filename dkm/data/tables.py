@@ -30,10 +30,12 @@ from dkm.data.columns import Column, Mask, NotOfKindError
 from dkm.data.dialect import MISSING, Given
 from dkm.data.files import Part, missing_label_error
 from dkm.data.plan import BadCellError, TablePlan, Wishes, infer
+from dkm.data.raw import RawData
 from dkm.data.report import DataReport
-from dkm.data.rows import Rows, SchemaChangedError
+from dkm.data.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.scaling import Array
 from dkm.data.sources import open_source
+from dkm.data.stored import StoredArray, is_large
 from dkm.errors import UserError, input_error, reason
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
@@ -49,6 +51,8 @@ _MAX_NAMES = 5
 _FAR = 15
 # Rows that give the quartiles.
 _SAMPLE_ROWS = 20_000
+# The first rows, in which equal rows and values far from the others are looked for.
+_MAX_CHECKED_ROWS = 200_000
 
 
 class TableReader:
@@ -93,6 +97,7 @@ class TableReader:
         self.filled: Mask = np.zeros((0, 0), dtype=bool)
         self.plan: TablePlan | None = None
         self.n_new: dict[str, int] = {}
+        self._with_gaps: set[str] = set()  # names of columns
         self._n_left_out: Counter[str] = Counter()
         self._gaps: list[tuple[Mask, int]] = []  # of each part, with its number of rows
         self._config = config
@@ -117,7 +122,7 @@ class TableReader:
     def fill(self) -> npt.NDArray[np.float64] | None:
         return None if self.plan is None else self.plan.fill
 
-    def read(self) -> Part:
+    def read(self) -> RawData:
         """Return all rows; decide the plan unless a model has given it."""
         with _one_line_errors(self.source):
             try:
@@ -127,26 +132,46 @@ class TableReader:
             if self.plan is None:
                 self.plan = self._infer(rows)
                 self._fit_fill(rows, self.plan)
-            part = self._encode(rows, self.plan)
-        self.n_rows = rows.num_rows
-        self._finish_report(part, self.plan)
-        return part
+            self.n_rows = rows.num_rows
+            return self._encode(rows, self.plan)
 
-    def _encode(self, rows: Rows, plan: TablePlan) -> Part:
-        """Return all rows as one part, in the type that holds all columns."""
-        X = np.empty((rows.num_rows, len(plan.features)), plan.dtype(rows))
+    def _encode(self, rows: Rows, plan: TablePlan) -> RawData:
+        """Return all rows in the type that holds all columns; many of them are left in a file."""
+        load, F = self._config.load, len(plan.features)
+        stays_on_disk = load == "disk" or (load == "auto" and is_large(rows.num_rows * F))
+        is_file, dtype = stays_on_disk or rows.is_on_disk, plan.dtype(rows, self._with_gaps)
+        matrix = MatrixFile(F, dtype) if is_file else None
+        whole = np.empty((0 if is_file else rows.num_rows, F), dtype)
         others: list[Part] = []
         stop = 0
         for table, start in _with_starts(rows.tables()):
             part = self._make_part(table, start, plan)
-            X[stop : stop + len(part.position)] = part.X
+            if matrix is not None:
+                matrix.append(part.X)
+            else:
+                whole[stop : stop + len(part.position)] = part.X
             stop += len(part.position)
-            others.append(part._replace(X=X[:0]))
-        columns: list[Any] = [
+            others.append(part._replace(X=whole[:0]))  # a slice of its rows would keep them
+        position, ids, labels = (
             None if column[0] is None else np.concatenate(column)
             for column in zip(*((part.position, part.ids, part.labels) for part in others), strict=True)
-        ]
-        return Part(X[:stop], *columns)
+        )
+        X = whole[:stop] if matrix is None else matrix.finish()
+        self._finish_report(X, plan)
+        assert position is not None
+        return RawData(
+            X,
+            labels,
+            position=None if stop == rows.num_rows else position,
+            ids=ids,
+            features=plan.features,
+            fill=plan.fill,
+            plan=plan.to_dict(),
+            filled=self.filled if self.filled.any() else None,
+            groups=plan.groups,
+            report=self.report,
+            in_memory=not stays_on_disk,
+        )
 
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield all rows in parts of at most ``n_rows`` rows of the file; parts without remaining rows are skipped."""
@@ -305,14 +330,18 @@ class TableReader:
 
     def _fit_fill(self, rows: Rows, plan: TablePlan) -> None:
         """Set what replaces missing values of each column: the median, or the most frequent level."""
+        self._with_gaps = {column.name for column in plan.used if _has_gaps(column, rows.column(column.name))}
         if self._config.missing in ("drop", "refuse") or (self._config.missing is None and self._config.strict):
             plan.refuses_gaps = self._config.missing != "drop"
             return
         for column in plan.used:
             if column.kind == "list":
                 continue
+            values = rows.column(column.name)
+            if column.name not in self._with_gaps:  # for gaps at prediction; then a sample is as good
+                values = values.take(np.arange(0, len(values), 1 + len(values) // _MAX_CHECKED_ROWS))
             try:
-                encoded, missing, _ = column.encode(rows.column(column.name).combine_chunks())
+                encoded, missing, _ = column.encode(values.combine_chunks())
             except NotOfKindError as error:
                 raise self._bad_cell_error(BadCellError(column, error.row, error.text), 0) from error
             if missing.all():
@@ -321,13 +350,13 @@ class TableReader:
                 raise input_error(self.source, found, "columns with values", remedy)
             column.fill = _fill_value(column, encoded, missing)
 
-    def _finish_report(self, part: Part, plan: TablePlan) -> None:
+    def _finish_report(self, X: Array | StoredArray, plan: TablePlan) -> None:
         """Complete the report of all rows; refuse them if none is left."""
         report = self.report
         for why, n in self._n_left_out.items():
             report.leave_out("rows", n, why)
         report.n_rows, report.columns = self.n_rows, list(plan.rows())
-        if not len(part.position):
+        if not len(X):
             found = f"every row misses a value ({_list_names([column.name for column in plan.used])})"
             remedy = "set data.missing=median, or leave out columns"
             raise input_error(self.source, found, "complete rows", remedy)
@@ -335,7 +364,7 @@ class TableReader:
             self._report_new_levels()
             return
         if any(gaps.size for gaps, _ in self._gaps) and self._config.missing != "drop":
-            self.filled = _stack_masks(self._gaps, part.X.shape)
+            self.filled = _stack_masks(self._gaps, X.shape)
             counts = self.filled.sum(axis=0)
             starts = np.cumsum([0, *(len(column.features) for column in plan.used)])[:-1]
             report.filled = {
@@ -343,8 +372,9 @@ class TableReader:
             }
         self._gaps = []
         if not self._config.strict:
-            self._note_duplicates(part.X)
-            self._note_outliers(part.X, plan)
+            sample = X[:_MAX_CHECKED_ROWS] if isinstance(X, np.ndarray) else X.read(0, min(len(X), _MAX_CHECKED_ROWS))
+            self._note_duplicates(sample)
+            self._note_outliers(sample, plan)
 
     def _report_new_levels(self) -> None:
         for name, n in self.n_new.items():
@@ -463,6 +493,10 @@ def _stack_masks(masks: Sequence[tuple[Mask, int]], shape: tuple[int, ...]) -> M
             stacked[stop : stop + n_rows] = mask
         stop += n_rows
     return stacked
+
+
+def _has_gaps(column: Column, values: pa.ChunkedArray) -> bool:
+    return any(column.is_missing(chunk).any() for chunk in values.chunks)
 
 
 def _fill_value(column: Column, encoded: Array, missing: Mask) -> float | str:
