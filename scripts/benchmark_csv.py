@@ -17,7 +17,7 @@ import pandas as pd
 
 from dkm.config.data import CsvData
 from dkm.data.datasets import load_dataset
-from dkm.data.tables import TableReader
+from dkm.data.tables.reader import TableReader
 from timing import Report, Row, options_parser, read_options, take_turns
 
 _N_FEATURES = 50

@@ -16,9 +16,11 @@ from PIL import Image
 
 from dkm import predict, train
 from dkm.config.data import ImageFolderData, ImageListData, ImageParquetData
-from dkm.data import encoded_images, encoders, features
+from dkm.data import features
 from dkm.data.datasets import load_dataset
-from dkm.data.encoded_images import map_ahead, read_image_files, read_image_parquet
+from dkm.data.images import encoded as encoded_images
+from dkm.data.images import encoders
+from dkm.data.images.encoded import map_ahead, read_image_files, read_image_parquet
 from dkm.data.raw import RawData
 from dkm.errors import UserError
 

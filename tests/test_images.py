@@ -16,8 +16,8 @@ from PIL import Image, ImageFile, features
 
 from dkm.config.data import ImageFolderData, ImageListData
 from dkm.data.datasets import Dataset, load_dataset
-from dkm.data.decoding import Decoder
-from dkm.data.images import ImageFolder, ImageList
+from dkm.data.images.decoding import Decoder
+from dkm.data.images.reader import ImageFolder, ImageList
 from dkm.data.stored import StoredRows
 from dkm.errors import UserError
 
@@ -377,7 +377,7 @@ def test_reading_images_leaves_the_filters_of_warnings_alone(tmp_path: Path) -> 
 def test_images_on_disk_are_those_in_memory_to_the_bit(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dkm.data.images._FILES_AT_ONCE", 2)
+    monkeypatch.setattr("dkm.data.images.reader._FILES_AT_ONCE", 2)
     for i in range(5):
         write(tmp_path / "photos" / f"{i}.png", GRADIENT + np.uint8(i))
     if "color" in kind:

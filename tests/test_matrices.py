@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from dkm import predict, train
 from dkm.config.data import H5adData, Hdf5Data, MatData, NpyData, ZarrData
 from dkm.data.datasets import load_dataset
-from dkm.data.matrices import MatrixReader
+from dkm.data.matrices.reader import MatrixReader
 from dkm.data.stored import StoredRows
 from dkm.errors import UserError
 
@@ -250,8 +250,8 @@ def test_genes_are_matched_by_name_and_others_are_ignored_and_counted(
 
 
 def test_parts_of_a_prediction_are_the_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dkm.data.matrices.CHUNK_ROWS", 16)
-    monkeypatch.setattr("dkm.data.matrices._PART_VALUES", 1)
+    monkeypatch.setattr("dkm.data.matrices.reader.CHUNK_ROWS", 16)
+    monkeypatch.setattr("dkm.data.matrices.reader._PART_VALUES", 1)
     path = write_h5ad(tmp_path / "x.h5ad", encoding="csr")
     parts = list(MatrixReader(H5adData(path=str(path), labels="type"), plan={"features": GENES}).parts(4096))
     assert [len(part.X) for part in parts] == [16] * 9 + [6]

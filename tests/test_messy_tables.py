@@ -22,12 +22,12 @@ import torch
 
 from dkm import predict, train
 from dkm.config.data import CsvData, FeatherData, ParquetData
-from dkm.data import rows as table_rows
 from dkm.data.datasets import Dataset, load_dataset
-from dkm.data.dialect import Dialect, Given, find_dialect
-from dkm.data.plan import TablePlan
 from dkm.data.raw import RawData
-from dkm.data.tables import TableReader
+from dkm.data.tables import rows as table_rows
+from dkm.data.tables.dialect import Dialect, Given, find_dialect
+from dkm.data.tables.plan import TablePlan
+from dkm.data.tables.reader import TableReader
 from dkm.errors import UserError
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import pytest
 from dkm.config.data import CsvData, ParquetData
 from dkm.data.datasets import load_dataset
 from dkm.data.raw import RawData
-from dkm.data.tables import TableReader
+from dkm.data.tables.reader import TableReader
 from dkm.errors import UserError
 
 FRAME = pd.DataFrame(

@@ -17,11 +17,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from dkm import predict, train
 from dkm.config.data import TextData
-from dkm.data import features, text_features
+from dkm.data import features
 from dkm.data.datasets import load_dataset
 from dkm.data.raw import RawData
-from dkm.data.text_features import Tfidf, find_sentence_encoder
-from dkm.data.texts import TextReader, read_text
+from dkm.data.texts import features as text_features
+from dkm.data.texts.features import Tfidf, find_sentence_encoder
+from dkm.data.texts.reader import TextReader, read_text
 from dkm.errors import UserError
 
 WORDS = [

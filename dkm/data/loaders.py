@@ -9,7 +9,7 @@ import numpy as np
 from dkm.config.custom import class_of, construct, import_named
 from dkm.config.data import DATASETS, CustomData, DataConfig, TableData
 from dkm.data.raw import RawData
-from dkm.data.tables import TableReader
+from dkm.data.tables.reader import TableReader
 from dkm.errors import UserError, reason
 
 

@@ -15,12 +15,12 @@ from dkm.config.registry import load
 from dkm.data.arrays import has_array, read_for_model
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part, expand, format_of, read_first_bytes
-from dkm.data.h5ad import is_h5ad
-from dkm.data.image_parquet import has_image_column
+from dkm.data.images.parquet import has_image_column
 from dkm.data.loaders import read_raw
-from dkm.data.sources import has_wildcard
+from dkm.data.matrices.h5ad import is_h5ad
+from dkm.data.matrices.zarrs import METADATA
 from dkm.data.stored import CHUNK_ROWS
-from dkm.data.zarrs import METADATA
+from dkm.data.tables.sources import has_wildcard
 
 # Limits of a part. Rows come in multiples of CHUNK_ROWS, so that their embeddings equal those of training bit for bit.
 # Parts of an array have at most 16 MiB as float32: scaled rows are still in the cache when they are encoded.

@@ -1,4 +1,4 @@
-"""Read the user's texts: lines, JSON lines, or one column of a CSV or Parquet file; see ``dkm.data.text_features``.
+"""Read the user's texts: lines, JSON lines, or one column of a CSV or Parquet file; see ``dkm.data.texts.features``.
 
 Empty texts are left out, and counted. Texts, ids and labels are read as they are written, as strings.
 """
@@ -23,11 +23,11 @@ from dkm.config.commands import override
 from dkm.config.data import TextData
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
-from dkm.data.image_parquet import open_parquet, unreadable_parquet_error
+from dkm.data.images.parquet import open_parquet, unreadable_parquet_error
 from dkm.data.raw import RawData, RawRows, from_part
 from dkm.data.report import DataReport
 from dkm.data.stored import SparseArray, is_large
-from dkm.data.text_features import Tfidf, find_sentence_encoder
+from dkm.data.texts.features import Tfidf, find_sentence_encoder
 from dkm.errors import UserError, input_error, reason
 
 log = logging.getLogger(__name__)

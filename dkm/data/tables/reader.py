@@ -1,8 +1,8 @@
 """Read the user's own tables: text (CSV and its kin), Parquet, Feather.
 
-``dkm.data.sources`` yields the rows, ``dkm.data.plan`` decides what the columns are, ``dkm.data.columns`` makes numbers
-of them. Training and prediction use the same reader and the same plan, so that values are interpreted alike. Every
-error is raised as a one-line ``UserError``. Nothing in a file is executed.
+``sources`` yields the rows, ``plan`` decides what the columns are, ``columns`` makes numbers of them. Training and
+prediction use the same reader and the same plan, so that values are interpreted alike. Every error is raised as a
+one-line ``UserError``. Nothing in a file is executed.
 """
 
 # Shapes: N rows of the file, n rows of a part, F features.
@@ -26,16 +26,16 @@ import pyarrow.compute as pc
 
 from dkm.config.commands import quoted
 from dkm.config.data import CsvData, TableData
-from dkm.data.columns import Column, Mask, NotOfKindError
-from dkm.data.dialect import MISSING, Given
 from dkm.data.files import Part, missing_label_error
-from dkm.data.plan import BadCellError, TablePlan, Wishes, infer
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
-from dkm.data.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.scaling import Array
-from dkm.data.sources import open_source
 from dkm.data.stored import StoredArray, is_large
+from dkm.data.tables.columns import Column, Mask, NotOfKindError
+from dkm.data.tables.dialect import MISSING, Given
+from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
+from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
+from dkm.data.tables.sources import open_source
 from dkm.errors import UserError, input_error, reason
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}

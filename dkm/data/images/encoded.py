@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from dkm.config.data import EncodedData, ImageData, ImageFolderData, ImageListData, ImageParquetData
-from dkm.data.decoding import Decoder
-from dkm.data.encoders import BATCH, Network, find_image_encoder
 from dkm.data.features import (
     CHUNK,
     EncodingProgress,
@@ -29,9 +27,11 @@ from dkm.data.features import (
     unusable_encoder_error,
 )
 from dkm.data.files import Part
-from dkm.data.image_parquet import ImageParquet, part_of
-from dkm.data.image_rows import ImageRow, UnreadableImages
-from dkm.data.images import ImageFolder, ImageList, ImageReader, read_images
+from dkm.data.images.decoding import Decoder
+from dkm.data.images.encoders import BATCH, Network, find_image_encoder
+from dkm.data.images.parquet import ImageParquet, part_of
+from dkm.data.images.reader import ImageFolder, ImageList, ImageReader, read_images
+from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array

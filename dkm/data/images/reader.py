@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from dkm.config.data import ImageData, ImageListData
-from dkm.data.decoding import Decoded, Decoder, Limits, describe_notes, silence_pillow, to_bytes
 from dkm.data.files import NpyFiles, Part, expand
-from dkm.data.image_paths import ImageFile, find_images, read_image_list
+from dkm.data.images.decoding import Decoded, Decoder, Limits, describe_notes, silence_pillow, to_bytes
+from dkm.data.images.paths import ImageFile, find_images, read_image_list
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport, LeftOut
 from dkm.data.scaling import Array

@@ -18,12 +18,12 @@ from dkm.config.data import ArrayFileData, MatrixData
 from dkm.data.arrays import arrange, arrange_for_model
 from dkm.data.datasets import check_shape
 from dkm.data.files import Part
-from dkm.data.h5ad import open_h5ad
-from dkm.data.hdf5 import open_hdf5
-from dkm.data.mat import open_mat
+from dkm.data.matrices.h5ad import open_h5ad
+from dkm.data.matrices.hdf5 import open_hdf5
+from dkm.data.matrices.mat import open_mat
+from dkm.data.matrices.zarrs import open_zarr
 from dkm.data.raw import RawData
 from dkm.data.stored import CHUNK_ROWS, is_large
-from dkm.data.zarrs import open_zarr
 
 # Values that are read at once for a prediction: 16 MiB as float32, and CHUNK_ROWS rows or more.
 _PART_VALUES = 2**22

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from dkm.config.data import H5adData
-from dkm.data.hdf5 import Hdf5Array, Hdf5File, SparseRows, one_line_hdf5_errors, read_sparse_columns
-from dkm.data.named_arrays import describe_shape
-from dkm.data.plan import TablePlan
+from dkm.data.matrices.hdf5 import Hdf5Array, Hdf5File, SparseRows, one_line_hdf5_errors, read_sparse_columns
+from dkm.data.matrices.named_arrays import describe_shape
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import Index, LazyArray
+from dkm.data.tables.plan import TablePlan
 from dkm.errors import input_error
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ import numpy as np
 
 from dkm.config.data import MatData
 from dkm.data.files import expand, read_first_bytes
-from dkm.data.hdf5 import Hdf5Array, Hdf5File, one_line_hdf5_errors, read_sparse_columns
-from dkm.data.named_arrays import NamedShape, choose_array, choose_labels, describe_array, flat_labels
+from dkm.data.matrices.hdf5 import Hdf5Array, Hdf5File, one_line_hdf5_errors, read_sparse_columns
+from dkm.data.matrices.named_arrays import NamedShape, choose_array, choose_labels, describe_array, flat_labels
 from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
@@ -36,7 +36,7 @@ _SPARSE_PARTS = ("data", "ir", "jc")
 
 
 def open_mat(config: MatData, source: str, plan: Mapping[str, Any] | None) -> RawData:
-    """Open the file of ``data=mat``; see ``dkm.data.matrices``."""
+    """Open the file of ``data=mat``; see ``dkm.data.matrices.reader``."""
     path = expand(config.path, source.partition("=")[0])
     head = read_first_bytes(path, source, source.partition("=")[0])
     is_hdf5 = head.startswith((b"MATLAB 7.3", b"\x89HDF"))

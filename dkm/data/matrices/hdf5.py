@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dkm.config.data import Hdf5Data
 from dkm.data.files import expand, read_first_bytes
-from dkm.data.named_arrays import NamedShape, choose_array, choose_labels, describe_array, flat_labels
+from dkm.data.matrices.named_arrays import NamedShape, choose_array, choose_labels, describe_array, flat_labels
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
@@ -268,7 +268,7 @@ def _sparse_parts(
 
 
 def open_hdf5(config: Hdf5Data, source: str, plan: Mapping[str, Any] | None) -> RawData:
-    """Open the file of ``data=hdf5``; see ``dkm.data.matrices``."""
+    """Open the file of ``data=hdf5``; see ``dkm.data.matrices.reader``."""
     file = Hdf5File(config.path, source, "hdf5")
     parts = file.arrays()
     # Paths that lead through links within the file, or to data that are refused.

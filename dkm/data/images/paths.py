@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dkm.config.commands import quoted
-from dkm.data.decoding import has_image_signature, is_image_suffix
+from dkm.data.images.decoding import has_image_signature, is_image_suffix
 from dkm.data.report import DataReport
 from dkm.errors import UserError, input_error, reason
 

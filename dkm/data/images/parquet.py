@@ -12,11 +12,11 @@ import numpy as np
 
 from dkm.config.commands import override
 from dkm.config.data import ImageParquetData
-from dkm.data.decoding import Decoded, Decoder, Limits, silence_pillow
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
-from dkm.data.image_rows import ImageRow, UnreadableImages
-from dkm.data.images import SIXTEEN_BITS, stack_images
+from dkm.data.images.decoding import Decoded, Decoder, Limits, silence_pillow
+from dkm.data.images.reader import SIXTEEN_BITS, stack_images
+from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.scaling import Array
 from dkm.errors import UserError, input_error, reason
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from dkm.config.data import ZarrData
 from dkm.data.files import expand, read_first_bytes
-from dkm.data.named_arrays import NamedShape, choose_array, choose_labels, describe_array, flat_labels
+from dkm.data.matrices.named_arrays import NamedShape, choose_array, choose_labels, describe_array, flat_labels
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
@@ -29,7 +29,7 @@ METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
 def open_zarr(config: ZarrData, source: str, plan: Mapping[str, Any] | None) -> RawData:
-    """Open the store of ``data=zarr``; see ``dkm.data.matrices``."""
+    """Open the store of ``data=zarr``; see ``dkm.data.matrices.reader``."""
     parts = _open_arrays(expand(config.path, source.partition("=")[0]), source)
     arrays = {name: NamedShape(tuple(part.shape), _dtype_of(part)) for name, part in parts.items()}
     name, why = choose_array(arrays, config, source, plan)

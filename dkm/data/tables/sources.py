@@ -22,8 +22,17 @@ import pyarrow.csv as pa_csv
 from pyarrow import ipc
 from pyarrow import parquet as pq
 
-from dkm.data.dialect import HEAD_BYTES, MISSING, MISSING_MARKS, Dialect, Given, find_dialect, is_missing, is_number
 from dkm.data.files import expand, read_first_bytes
+from dkm.data.tables.dialect import (
+    HEAD_BYTES,
+    MISSING,
+    MISSING_MARKS,
+    Dialect,
+    Given,
+    find_dialect,
+    is_missing,
+    is_number,
+)
 from dkm.errors import input_error
 
 # A zip archive that would unpack to more than this many times its size is refused.

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dkm.data import columns as kinds
-from dkm.data.columns import Column, Floats, Mask, NotOfKindError, is_text
-from dkm.data.rows import Rows
+from dkm.data.tables import columns as kinds
+from dkm.data.tables.columns import Column, Floats, Mask, NotOfKindError, is_text
+from dkm.data.tables.rows import Rows
 
 # A column with a larger fraction of missing values is left out.
 MAX_MISSING = 0.9

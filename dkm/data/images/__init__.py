@@ -1,0 +1,1 @@
+"""Images: in folders, in lists, in Parquet, and through pretrained encoders."""

@@ -1,0 +1,1 @@
+"""Texts: as TF-IDF, or through a sentence encoder."""
