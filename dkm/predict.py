@@ -32,6 +32,7 @@ from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.custom import import_plugins, split_model_class
 from dkm.config.paths import absolute, scheme_of
+from dkm.errors import input_error
 from dkm.evaluation.prediction import assign_parts, input_reader
 from dkm.runtime.remote import uploaded
 
@@ -85,6 +86,9 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
         for part in assign_parts(model, reader.parts(), reader.source, config):
             writer.write(part)
             n_rows += len(part.position)
+        if n_rows == 0:
+            found = f"all {reader.n_rows:,} rows are left out"
+            raise input_error(reader.source, found, "a row to assign", "complete the rows, or set data.missing=median")
     left_out = reader.n_rows - n_rows
     print(f"{output}: {n_rows:,} rows" + (f", {left_out:,} left out" if left_out else ""))
     return n_rows

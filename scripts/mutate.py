@@ -56,12 +56,18 @@ TESTS = {
     "evaluation/figures/run": ["test_run_figures", "test_dashboard"],
     "evaluation/metrics": ["test_metrics"],
     "evaluation/prediction": ["test_predict"],
-    "evaluation/report": ["test_report"],
+    "evaluation/projection": ["test_dashboard"],
+    "evaluation/report": ["test_report", "test_scores"],
     "training": ["test_objective", "test_optim", "test_steps", "test_train", "test_resume"],
     "training/cache": ["test_cache"],
     "training/objective": ["test_objective"],
     "training/optimizers": ["test_optim", "test_steps"],
-    "training/phase": ["test_steps", "test_objective", "test_train"],
+    "training/divergence": ["test_divergence", "test_steps"],
+    "training/phase": ["test_phase", "test_steps", "test_objective", "test_train"],
+    "training/requirements": ["test_requirements", "test_machine"],
+    "training/restoring": ["test_state", "test_resume"],
+    "training/schedule": ["test_schedule", "test_steps"],
+    "training/state": ["test_state", "test_train"],
 }
 _TIMEOUT_FACTOR, _TIMEOUT_MORE_S = 3, 10
 

@@ -115,7 +115,8 @@ def test_the_installed_package_trains_from_an_empty_folder(command: str, runs: d
     events = {name for name in files if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
     assert files - events == {
-        *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
+        *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "data.json"),
+        "train.log",
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
         *("exemplars.csv", "features.csv"),
         *("projector_config.pbtxt", "projector/metadata.tsv", "projector/tensors.tsv"),

@@ -526,3 +526,22 @@ def test_files_as_people_have_them_are_read_at_the_first_command(name: str, data
     assert data.X.shape == (n_rows, n_features)
     assert data.report.filled.items() >= filled.items()
     assert all(column["note"] for column in data.report.columns if column["role"] == "left_out")
+
+
+def test_a_value_that_is_not_finite_is_named_by_its_column_and_its_row_in_the_file(tmp_path: Path) -> None:
+    rows = [f"{i % 7}.5,{i % 5}" for i in range(60)]
+    rows[2], rows[9] = "1.5,", "inf,3"
+    (tmp_path / "t.csv").write_text("\n".join(["income,b", *rows, ""]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"infinite .*: 1, the first is inf in column income, row 9 \(counted from 0\)"):
+        load_dataset(CsvData(path=str(tmp_path / "t.csv"), missing="drop"))
+
+
+def test_a_prediction_of_no_row_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,b,c\n" + ROWS, encoding="utf-8")
+    quick = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.tensorboard=false", "log.figures=false"]
+    assert train._main(["data=csv", "data.path=t.csv", "clustering.n_clusters=3", *quick, "hydra.run.dir=run"]) == 0
+    Path("new.csv").write_text("a,b,c\n1,,2\n3,,4\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"input=new.csv: all 2 rows are left out; expected a row to assign"):
+        predict.work(["run=run", "input=new.csv", "output=o.csv", "data.missing=drop"])
+    assert not Path("o.csv").exists()

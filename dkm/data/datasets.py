@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,7 +132,7 @@ def _build_dataset(
         raise input_error(source, f"{F} features", expected, "give it data of the same kind")
 
     digest = hashlib.sha256()
-    chunks = _check_chunks(raw.X, source, digest, may_be_constant=scaling is not None)
+    chunks = _check_chunks(raw, source, digest, may_be_constant=scaling is not None)
     report = raw.report or DataReport(n_rows=len(raw.X))
     report.source, report.n_used, report.n_features = report.source or source, len(raw.X), F
     if scaling is None:
@@ -235,14 +235,15 @@ def check_shape(X: RawRows, source: str) -> None:
         raise input_error(source, f"no values (shape {X.shape})", "one row or more", "save an array that has rows")
 
 
-def _check_chunks(X: RawRows, source: str, digest: hashlib._Hash, *, may_be_constant: bool) -> Iterator[Array]:
+def _check_chunks(raw: RawData, source: str, digest: hashlib._Hash, *, may_be_constant: bool) -> Iterator[Array]:
     """Yield all rows in chunks, each checked and added to the SHA-256, in one pass."""
+    X = raw.X
     digest.update(_hash_prefix(X))
     is_constant = len(X) > 1 and not may_be_constant  # so far
     first_row = None
     for chunk in _chunks(X):
         if not _is_finite(chunk):
-            raise _not_finite_error(X, source)
+            raise _not_finite_error(raw, source)
         digest.update(np.ascontiguousarray(chunk).data)
         first_row = chunk[:1].copy() if first_row is None else first_row
         is_constant = is_constant and bool((chunk == first_row).all())
@@ -258,17 +259,25 @@ def _is_finite(chunk: Array) -> bool:
     return -limit <= float(chunk.min()) <= float(chunk.max()) <= limit
 
 
-def _not_finite_error(X: RawRows, source: str) -> UserError:
+def _not_finite_error(raw: RawData, source: str) -> UserError:
     n_bad, n_rows, first = 0, 0, ""
-    for chunk in _chunks(X):
+    for chunk in _chunks(raw.X):
         rows = chunk.reshape(len(chunk), -1).astype(np.float64)
         bad = np.argwhere(~(np.abs(rows) <= np.finfo(np.float32).max))
         if len(bad) and not first:
             row, column = bad[0]
-            first = f"{rows[row, column]} in row {n_rows + row}, column {column} (counted from 0)"
+            position = n_rows + row if raw.position is None else raw.position[n_rows + row]
+            first = f"{rows[row, column]} in {cell_name(position, column, raw.features)}"
         n_bad, n_rows = n_bad + len(bad), n_rows + len(chunk)
     found = f"values that are NaN, infinite or too large for float32: {n_bad:,}, the first is {first}"
     return input_error(source, found, "finite numbers", "replace them, or leave out their rows")
+
+
+def cell_name(row: int, column: int, features: Sequence[str] | None) -> str:
+    """Return how a message names a cell: by its column's name where it has one."""
+    if features is None:
+        return f"row {row:,}, column {column} (counted from 0)"
+    return f"column {features[column]}, row {row:,} (counted from 0)"
 
 
 def _encode_labels(labels: Array, n_samples: int, source: str) -> tuple[Array, npt.NDArray[np.int64]]:

@@ -24,7 +24,7 @@ from dkm.config.model import MODELS
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.config.settings import section_from
-from dkm.data.datasets import Dataset
+from dkm.data.datasets import Dataset, cell_name
 from dkm.data.files import expand
 from dkm.data.scaling import Array, Scaling, to_rows
 from dkm.data.stored import CHUNK_ROWS
@@ -230,13 +230,13 @@ def scaled_rows(model: SavedModel, X: Array, source: str, index: Array) -> Array
         raise input_error(source, f"{rows.shape[1]} features", expected, "give it data of the same kind")
     if model.scaling.kind == "counts" and rows.min() < 0:
         row, column = np.argwhere(rows < 0)[0]
-        found = f"{rows[row, column]} in row {index[row]:,}, column {column} (counted from 0)"
+        found = f"{rows[row, column]} in {cell_name(index[row], column, model.features)}"
         raise input_error(source, found, "counts, 0 or more, as in training", "give it counts that are not yet scaled")
     with np.errstate(over="ignore"):
         scaled = model.scaling.apply(rows)
     if not torch.from_numpy(scaled).sum().isfinite() and not np.isfinite(scaled).all():
         row, column = np.argwhere(~np.isfinite(scaled))[0]
-        where = f"row {index[row]:,}, column {column} (counted from 0)"
+        where = cell_name(index[row], column, model.features)
         found = f"a value that is NaN, infinite or too large for float32 in {where}"
         raise input_error(source, found, "finite numbers", "replace it, or leave out the row")
     return scaled
