@@ -12,11 +12,12 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dkm.config.checks import require
+from dkm.config.checks import AtLeast, Choice, require
+from dkm.config.settings import REQUIRED, Section, setting
 from dkm.errors import Failure, UserError
 
 EXIT_USER_ERROR = 2
@@ -71,7 +72,7 @@ def parse_words(schema: type[T], words: Sequence[str], sections: Sequence[str] =
             raise UserError(f"{word}: expected a key of this command; {remedy}")
         values[key] = _value(key, text, str(known[key].type))
     for name, part in known.items():
-        if name not in values and part.default is MISSING and part.default_factory is MISSING:
+        if name not in values and part.default == REQUIRED:
             raise UserError(f"{name}: missing; expected {name}=VALUE; add it to the command")
     return schema(**values), rest
 
@@ -156,110 +157,99 @@ def words_of_runs(
     return [*overrides, *(f"{key}={value}" for key, value in all_defaults.items() if key not in keys)]
 
 
+_RUN = "A finished run, or its `model/` folder."
+_OVERWRITE = "Whether existing files are replaced."
+_PLUGINS = "Comma-separated modules to import first: those in the run's `plugins`."
+
+
 @dataclass
-class PredictConfig:
+class PredictConfig(Section):
     """Settings of ``dkm.predict``: the run, the rows, and the columns of the output."""
 
-    # A finished run, or its model/ folder.
-    run: str
-    # A file or folder with the same features as the run's data: .npy, .npz, .csv, .parquet, images. `data.` keys
-    # override how the run reads its data.
-    input: str
-    # .csv, .parquet or .npz.
-    output: str
-    overwrite: bool = False
-    # Also write soft memberships, one column per cluster; the embedding, one column per dimension.
-    memberships: bool = False
-    embedding: bool = False
-    # auto | cpu | cuda | cuda:N
-    device: str = "auto"
-    threads: int | None = None
-    # Comma-separated modules to import first: those in the run's `plugins`.
-    plugins: str = ""
-
-    def __post_init__(self) -> None:
-        if self.threads is not None:
-            require(self.threads >= 1, "threads", self.threads, "a whole number, 1 or more", "for example threads=4")
+    run: str = setting(REQUIRED, _RUN)
+    input: str = setting(
+        REQUIRED,
+        "A file or folder with the same features as the run's data. `data.` keys override how the run reads its data.",
+    )
+    output: str = setting(REQUIRED, "The file to write: `.csv`, `.parquet` or `.npz`.")
+    overwrite: bool = setting(False, _OVERWRITE)
+    memberships: bool = setting(False, "Whether to write soft memberships too, one column for each cluster.")
+    embedding: bool = setting(False, "Whether to write the embedding too, one column for each dimension.")
+    device: str = setting("auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")
+    threads: int | None = setting(None, "Number of CPU threads; null: that of the run.", check=AtLeast(1), example=4)
+    plugins: str = setting("", _PLUGINS)
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(Section):
     """Settings of ``dkm.export``: the model and the format."""
 
-    # A finished run, or its model/ folder.
-    run: str
-    # The folder to create.
-    output: str
-    # torch | onnx | numpy
-    format: str = "torch"
-    # Rows on which the exported model is compared with the original; null: the data of the run.
-    input: str | None = None
-    overwrite: bool = False
-    # Comma-separated modules to import first: those in the run's `plugins`.
-    plugins: str = ""
-
-    def __post_init__(self) -> None:
-        choices = ("torch", "onnx", "numpy")
-        remedy = "for example format=torch"
-        require(self.format in choices, "format", self.format, "one of " + ", ".join(choices), remedy)
+    run: str = setting(REQUIRED, _RUN)
+    output: str = setting(REQUIRED, "The folder to create.")
+    format: str = setting("torch", "Format of the artifact.", check=Choice(("torch", "onnx", "numpy")))
+    input: str | None = setting(
+        None, "Rows on which the exported model is compared with the original; null: the data of the run."
+    )
+    overwrite: bool = setting(False, _OVERWRITE)
+    plugins: str = setting("", _PLUGINS)
 
 
 @dataclass
-class CompareConfig:
-    """Settings of ``dkm.compare``, which come in addition to the paths of the runs."""
+class CompareConfig(Section):
+    """Settings of ``dkm.compare``, in addition to the paths of the runs."""
 
-    # Files to write: the table (.csv, .md), the figure (.png), the agreement of each pair of runs (.csv).
-    csv: str | None = None
-    markdown: str | None = None
-    figure: str | None = None
-    pairs: str | None = None
-    # One row per run instead of one per setting.
-    each: bool = False
-    # The score to sort by.
-    sort: str | None = None
-    # Also compare the assignments if there are more than 100 runs.
-    agreement: bool = False
-    overwrite: bool = False
+    csv: str | None = setting(None, "File for the table, `.csv`.")
+    markdown: str | None = setting(None, "File for the table, `.md`.")
+    figure: str | None = setting(None, "File for the figure, `.png`.")
+    pairs: str | None = setting(None, "File for the agreement of each pair of runs, `.csv`.")
+    each: bool = setting(False, "Whether each run has a row, instead of each setting.")
+    sort: str | None = setting(None, "The score to sort by.")
+    agreement: bool = setting(False, "Whether to compare the assignments also of more than 100 runs.")
+    overwrite: bool = setting(False, _OVERWRITE)
 
 
 @dataclass
-class SelectConfig:
+class SelectConfig(Section):
     """Settings of ``dkm.select``: the numbers of clusters to try, the seeds, and the output."""
 
-    # A range 2-12, or a list 2,4,8.
-    k: str
-    # Seeds of the runs with each number of clusters.
-    seeds: str = "0,1,2"
-    # Folder of the runs and the result; null: a new one under runs/select. An existing folder is resumed.
-    output: str | None = None
-    # Number of parallel runs.
-    jobs: int = 1
+    k: str = setting(REQUIRED, "Numbers of clusters: a range `2-12`, or a list `2,4,8`.")
+    seeds: str = setting("0,1,2", "Seeds of the runs with each number of clusters.")
+    output: str | None = setting(
+        None,
+        "Folder of the runs and the result; null: a new one under `runs/select`. An existing folder is resumed.",
+    )
+    jobs: int = setting(1, "Number of parallel runs.", check=AtLeast(1), example=2)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         numbers("k", self.k, "2-12", least=2)
         numbers("seeds", self.seeds, "0,1,2", least=0)
-        require(self.jobs >= 1, "jobs", self.jobs, "a whole number, 1 or more", "for example jobs=2")
 
 
 @dataclass
-class TuneConfig:
+class TuneConfig(Section):
     """Settings of ``dkm.tune``: the trials, the objective, and the output."""
 
-    # Number of trials of the study, including those of earlier calls.
-    trials: int = 50
-    # Folder of the trials and the result; null: a new one under runs/tune. An existing study is resumed.
-    output: str | None = None
-    # A score of ``dkm.evaluation.scores.objectives``; a score that needs labels also requires allow_labels=true.
-    objective: str = "modularity_data"
-    allow_labels: bool = False
-    # Stop trials that are worse than the median at the same epoch.
-    prune: bool = True
-    # Number of parallel trials.
-    jobs: int = 1
+    trials: int = setting(50, "Number of trials of the study, including those of earlier calls.", check=AtLeast(1))
+    output: str | None = setting(
+        None,
+        "Folder of the trials and the result; null: a new one under `runs/tune`. An existing study is resumed.",
+    )
+    objective: str = setting(
+        "modularity_data", "The score to optimize. A score that needs labels also requires `allow_labels=true`."
+    )
+    allow_labels: bool = setting(False, "Whether the objective may look at labels.")
+    prune: bool = setting(True, "Whether to stop trials that are worse than the median at the same epoch.")
+    jobs: int = setting(1, "Number of parallel trials.", check=AtLeast(1), example=2)
 
-    def __post_init__(self) -> None:
-        require(self.trials >= 1, "trials", self.trials, "a whole number, 1 or more", "for example trials=50")
-        require(self.jobs >= 1, "jobs", self.jobs, "a whole number, 1 or more", "for example jobs=2")
+
+COMMANDS: dict[str, type[Section]] = {
+    "predict": PredictConfig,
+    "export": ExportConfig,
+    "compare": CompareConfig,
+    "select": SelectConfig,
+    "tune": TuneConfig,
+}
 
 
 def numbers(key: str, text: str, example: str, *, least: int) -> list[int]:

@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from dkm.config.checks import format_value
+from dkm.config.commands import COMMANDS
 from dkm.config.groups import GROUPS
 from dkm.config.roles import plain_sections
 from dkm.config.run import Config
@@ -23,7 +24,8 @@ _WIDTH = 100
 _PAGE_HEAD = """\
 # Settings
 
-Every setting of `python -m dkm.train`. This page is generated from the dataclasses in `dkm/config/`, by
+Every setting of `python -m dkm.train`, and at the end those of the other commands. This page is generated from the
+dataclasses in `dkm/config/`, by
 `python -m dkm.config.page > docs/settings.md`. `GROUP=OPTION` chooses an option of a group, `KEY=VALUE` sets a value,
 and `python -m dkm.train --help GROUP=OPTION` shows the settings of the chosen options with their values.
 
@@ -53,6 +55,8 @@ def settings_page() -> str:
         for names in _group_by_shared_declarations(options):
             title = "all options" if len(names) == len(options) else ", ".join(f"`{group}={name}`" for name in names)
             parts += [f"Settings of {title}:", _table({name: options[name] for name in names}, among=options)]
+    for name, command in COMMANDS.items():
+        parts += [f"## `python -m dkm.{name}`", _command_table(command)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -117,6 +121,19 @@ def _table(schemas: Mapping[str, type[Any]], among: Mapping[str, type[Any]] | No
             meaning = declared.meaning.replace("|", "\\|")
             rows.append(f"| {key} | {_defaults(defaults)} | {_values(declared, part.type)} | {role} | {meaning} |")
     return _COLUMNS + "\n".join(rows)
+
+
+def _command_table(schema: type[Any]) -> str:
+    """Return the table of the settings of a command, which have no role: they belong to no run."""
+    rows = [
+        f"| `{name}` | {_default(schema, name)} | {_values(declared, _type_of(schema, name))} | {declared.meaning} |"
+        for name, declared in _declarations_of(schema).items()
+    ]
+    return "| key | default | values | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
+
+
+def _type_of(schema: type[Any], name: str) -> object:
+    return next(part.type for part in fields(schema) if part.name == name)
 
 
 def _default(schema: type[Any], name: str) -> str:
