@@ -112,6 +112,15 @@ def test_comments_and_a_line_that_names_the_delimiter_come_first(tmp_path: Path)
     np.testing.assert_array_equal(part.X, B)
 
 
+@pytest.mark.parametrize("gap", [" ", "   ", "\t", "  \t "])
+def test_cells_may_be_separated_by_any_number_of_spaces(gap: str, tmp_path: Path) -> None:
+    text = "".join(gap.join([f"{a}", f"{b}", '"two words"', "xyz"[i % 3]]) + "\n" for i, (a, b, _) in enumerate(B))
+    data, reader = read_text(tmp_path, text)
+    np.testing.assert_array_equal(data.X[:, :2], B[:, :2])
+    assert columns(reader)["2"] == ("left_out", "")
+    assert columns(reader)["3"] == ("feature", "category")
+
+
 def test_spaces_around_names_are_no_part_of_them(tmp_path: Path) -> None:
     _, reader = read_text(tmp_path, "a, b, c\n" + ROWS, exclude=["b"])
     assert reader.features == ("a", "c")
@@ -320,6 +329,31 @@ def test_dates_are_days_since_the_first(cells: list[str], days: list[float], tmp
     part, reader = read_text(tmp_path, text, dates=["day"] if cells[0].isdecimal() else [])
     assert reader.features == ("a", "day (days)")
     assert part.X[:3, 1].tolist() == days
+
+
+def test_a_date_with_a_time_has_both(tmp_path: Path) -> None:
+    text = "a,at\n" + "".join(
+        f"{a},{1 + i % 12}/{1 + i % 28}/2010 {6 + 6 * (i % 2)}:00\n" for i, (a, _, _) in enumerate(B)
+    )
+    data, reader = read_text(tmp_path, text)
+    assert reader.features == ("a", "at (days)", "at (day sin)", "at (day cos)")
+    assert data.X[0, 1:].tolist() == pytest.approx([0, 1, 0], abs=1e-9)
+    assert data.X[13, 1] == 44.25
+
+
+def test_numbers_that_name_customers_are_left_out_and_postal_codes_are_a_category(tmp_path: Path) -> None:
+    text = "a,CustomerID,zipcode\n" + "".join(f"{i % 7}.5,{17850 + i // 2},{98001 + i % 40}\n" for i in range(80))
+    _, reader = read_text(tmp_path, text)
+    assert columns(reader)["CustomerID"] == ("left_out", "")
+    assert columns(reader)["zipcode"] == ("feature", "category")
+
+
+def test_the_first_column_of_a_table_without_names_may_be_an_id(tmp_path: Path) -> None:
+    text = "".join(f"{1000025 + 37 * (i * 7 % 60)},{i % 9},{i % 5}\n" for i in range(60))
+    data, reader = read_text(tmp_path, text)
+    assert reader.features == ("1", "2")
+    assert data.ids is not None
+    assert data.ids[0] == "1000025"
 
 
 def test_a_time_of_day_is_a_point_on_a_circle(tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ DATE_FORMATS = (
     *("%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y/%m/%d", "%d-%m-%Y", "%m-%d-%Y", "%Y%m%d"),
     *("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
 )
+# A date with a time of day: any of these after a space.
+DATE_TIME_FORMATS = (
+    *(f"{date} {time}" for date in DATE_FORMATS for time in ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")),
+    "%Y%m%dT%H%M%S",
+)
 TIME_FORMATS = ("%H:%M:%S", "%H:%M", "%H.%M.%S", "%I:%M:%S %p", "%I:%M %p")
 
 

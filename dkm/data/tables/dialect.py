@@ -60,6 +60,9 @@ _POINT_GROUPS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
 _COMMA_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 # What may stand around a number: spaces, currency, per cent.
 AFFIXES = " \t\u00a0%$€£¥₹"
+# The delimiter of tables whose cells are separated by one or more spaces or tabs.
+WHITESPACE = "\0"
+_SPACES = re.compile(r"""[^\s"]+|"[^"]*\"""")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
 # Rows that decide: at most so many, and so many cells, which a wide table reaches first.
 _SAMPLE_ROWS, _SAMPLE_CELLS, _LEAST_ROWS = 2000, 50_000, 100
@@ -127,7 +130,10 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
     if re.match(r"\s*[\[{]\s*[\"{\[]", lines[0]) and given.delimiter is None:
         raise input_error(source, "JSON", "a table as text (CSV, TSV)", "convert it, for example with pandas' to_csv")
     delimiter = given.delimiter or delimiter or _find_delimiter(lines, decisions)
-    rows = [row for row in _cells("".join(lines), delimiter) if any(cell.strip() for cell in row)]
+    if delimiter == WHITESPACE:
+        rows = [split_at_spaces(line) for line in lines[: _SAMPLE_ROWS + 1] if line.strip()]
+    else:
+        rows = [row for row in _cells("".join(lines), delimiter) if any(cell.strip() for cell in row)]
     rows = rows[: 1 + max(_LEAST_ROWS, _SAMPLE_CELLS // len(rows[0]))]
     header_lines = rows[0]
     width = Counter(map(len, rows[1:] or rows)).most_common(1)[0][0]
@@ -142,7 +148,9 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
     else:
         has_header = _has_header(rows, decimal, thousands, given.header, source, decisions)
     names = _names(header_lines, has_row_names) if has_header else tuple(map(str, range(width)))
-    n_header = _n_lines_of_first_row(lines, delimiter) if has_header else 0
+    n_header = 0
+    if has_header:
+        n_header = 1 if delimiter == WHITESPACE else _n_lines_of_first_row(lines, delimiter)
     return Dialect(
         encoding,
         delimiter,
@@ -155,6 +163,11 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
         rows[1:] if has_header else rows,
         decisions,
     )
+
+
+def split_at_spaces(line: str) -> list[str]:
+    """Return the cells of a line that are separated by spaces or tabs; a text in quotes is one cell."""
+    return [cell.strip('"') for cell in _SPACES.findall(line)]
 
 
 def is_missing(cell: str) -> bool:
@@ -285,18 +298,14 @@ def _find_delimiter(lines: Sequence[str], decisions: dict[str, str]) -> str:
         share = n / len(widths) * (1.0 if widths[0] in (width, width - 1) else 0.5)
         if (round(share, 2), width) > score:
             best, score = delimiter, (round(share, 2), width)
+    widths = [len(split_at_spaces(line)) for line in lines[:1000] if line.strip()]
+    width, n = Counter(widths).most_common(1)[0]
+    # Spaces within texts cut lines into different numbers of cells.
+    is_finer = score < (1.0, 2) or (best == "\t" and score[1] == 2 and width > 4)
+    if is_finer and width > 2 and n == len(widths) and n > 2:
+        decisions["delimiter"] = f"spaces, which cut each line into {width} cells"
+        return WHITESPACE
     if score == (0.0, 0):
-        widths = [len(line.split()) for line in lines[:1000] if line.strip()]
-        width, n = Counter(widths).most_common(1)[0]
-        is_numeric = all(is_number(cell) or is_missing(cell) for line in lines[1:20] for cell in line.split())
-        if (
-            width > 1
-            and n == len(widths)
-            and is_numeric
-            and all(len(line.split(" ")) == width for line in lines[:1000])
-        ):
-            best = " "
-            decisions["delimiter"] = "space, in each line"
         return best
     if best != ",":
         decisions["delimiter"] = f"{_DELIMITERS[best]}, which cuts {score[0]:.0%} of the lines into {score[1]} cells"

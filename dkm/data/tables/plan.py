@@ -29,6 +29,9 @@ MAX_MISSING = 0.9
 _LONG_TEXT = 40
 # With fewer rows, distinct values do not indicate an id.
 _MIN_ROWS_FOR_IDS = 20
+# Smaller numbers in the first column of a table without names are counts or grades.
+_LEAST_ID = 1000
+_MIN_ROWS_FOR_WARNING = 100
 _INDEX_NAMES = re.compile(r"__index_level_\d+__|Unnamed: 0|index|level_\d+", re.IGNORECASE)
 _ID_NAME = re.compile(
     r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row|no|nr|number|index)$|^id([\s_.\-]|$)|[a-z]I[Dd]$", re.IGNORECASE
@@ -45,6 +48,8 @@ _CODE_NAME = re.compile(
     re.IGNORECASE,
 )
 _BLOCK_ROWS = 1024
+_PLACE_NAME = re.compile(r"(^|[\s_.\-])(zip|zip_?code|post_?code|postal_?code)($|[\s_.\-])", re.IGNORECASE)
+_KEY_NAME = re.compile(r"(^|[\s_.\-])id$|[a-z]I[Dd]$")
 _MAX_CODES = 20
 _MAX_LABELS = 100
 
@@ -280,6 +285,8 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], *
         return column
     if is_text(values.type):
         return _infer_text(column, present)
+    if _is_foreign_key(name, present):
+        return Column(name, "left_out", note="numbers that name something, by its name")
     if _looks_like_codes(name, present):
         return _as_category(column, kinds.as_levels(present), note="whole-number codes, by its name")
     column.kind = "number"
@@ -375,9 +382,23 @@ def _looks_like_codes(name: str, present: pa.Array) -> bool:
     """Return whether a column of numbers holds codes of categories: few whole numbers below a name such as Region."""
     if not pa.types.is_integer(present.type) or not _CODE_NAME.search(name):
         return False
+    if _PLACE_NAME.search(name):
+        return True
     low, high = pc.min_max(present).as_py().values()
     n_levels = pc.count_distinct(present).as_py()
     return 2 <= n_levels <= _MAX_CODES and low >= 0 and high < 10 * _MAX_CODES and (low, high) != (0, 1)
+
+
+def _is_foreign_key(name: str, present: pa.Array) -> bool:
+    """Return whether whole numbers below a name such as CustomerID name many things, each in several rows."""
+    if not pa.types.is_integer(present.type) and not (pa.types.is_floating(present.type) and _is_whole(present)):
+        return False
+    n_levels = pc.count_distinct(present).as_py()
+    return bool(_KEY_NAME.search(name)) and kinds.MAX_LEVELS < n_levels < len(present)
+
+
+def _is_whole(values: pa.Array) -> bool:
+    return pc.all(pc.equal(values, pc.floor(values))).as_py() is True
 
 
 # --- dates ----------------------------------------------------------------------------------------------------
@@ -420,7 +441,9 @@ def _find_formats(text: pa.Array) -> tuple[list[str], str]:
     if pc.any(pc.match_substring_regex(head, r"\d")).as_py() is not True:
         return [], ""
     readable = []
-    for format_ in ("iso", *kinds.DATE_FORMATS, *kinds.TIME_FORMATS):
+    has_time = pc.any(pc.match_substring_regex(head, r"\d.*[ T].*\d")).as_py() is True
+    dates = kinds.DATE_TIME_FORMATS if has_time else kinds.DATE_FORMATS
+    for format_ in ("iso", *dates, *kinds.TIME_FORMATS):
         if kinds.parse_dates(head, [format_]).null_count or kinds.parse_dates(text, [format_]).null_count:
             continue
         readable.append(format_)
@@ -459,15 +482,20 @@ def _choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
         values = rows.column(name)
         if len(values) < 2 or values.null_count:
             continue
-        why = _why_id(name, values, is_names=is_names)
+        why = _why_id(name, values, is_names=is_names, is_first=i == 0)
         if why is None:
+            if column.kind == "number" and len(values) >= _MIN_ROWS_FOR_WARNING and _is_distinct_integer(values):
+                inferred.odd.append(
+                    f"column {name} has a different whole number in each row, as an id has, and is a feature; "
+                    f"data.id={name} or data.exclude=[{name}] takes it out"
+                )
             continue
         role = "left_out" if has_id else "id"
         inferred.columns[i] = Column(name, role, note=why if role == "id" else f"identifies rows: {why}")
         has_id = True
 
 
-def _why_id(name: str, values: pa.ChunkedArray, *, is_names: bool) -> str | None:
+def _why_id(name: str, values: pa.ChunkedArray, *, is_names: bool, is_first: bool) -> str | None:
     if _INDEX_NAMES.fullmatch(name) and (pa.types.is_integer(values.type) or is_text(values.type)):
         return "an index that a program wrote"
     n = len(values)
@@ -480,8 +508,14 @@ def _why_id(name: str, values: pa.ChunkedArray, *, is_names: bool) -> str | None
     if _ID_NAME.search(name) or _ID_SUFFIX.search(name):
         return "a different number in each row, and its name"
     low, high = pc.min_max(values).as_py().values()
+    if is_first and name == "0" and low >= _LEAST_ID and n >= _MIN_ROWS_FOR_IDS:
+        return "the first column, without a name, has a different large number in each row"
     is_counter = low in (0, 1) and high - low == n - 1 and n >= _MIN_ROWS_FOR_IDS
     return "it counts the rows" if is_counter and _is_sorted(values) else None
+
+
+def _is_distinct_integer(values: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_integer(values.type)) and pc.count_distinct(values).as_py() == len(values)
 
 
 def _is_sorted(values: pa.ChunkedArray) -> bool:

@@ -32,13 +32,13 @@ from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
 from dkm.data.tables.columns import Column, Mask, NotOfKindError
-from dkm.data.tables.dialect import MISSING, Given
+from dkm.data.tables.dialect import MISSING, WHITESPACE, Given
 from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
 from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.tables.sources import open_source
 from dkm.errors import UserError, input_error, reason
 
-DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": WHITESPACE}
 MARKS = {"comma": ",", "point": ".", "space": " ", "none": ""}
 # These include pyarrow's errors.
 _FILE_ERRORS = (

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import csv
 import glob
 import gzip
+import io
 import lzma
 import re
 import zipfile
@@ -27,11 +29,13 @@ from dkm.data.tables.dialect import (
     HEAD_BYTES,
     MISSING,
     MISSING_MARKS,
+    WHITESPACE,
     Dialect,
     Given,
     find_dialect,
     is_missing,
     is_number,
+    split_at_spaces,
 )
 from dkm.errors import input_error
 
@@ -203,26 +207,28 @@ class TextSource:
         names = [f"c{i}" for i in range(len(dialect.names))]  # a name may have any characters
         chosen = [i for i, name in enumerate(dialect.names) if name in types]
         bad: list[pa_csv.InvalidRow] = []
+        encoding = dialect.encoding.replace("utf-8-sig", "utf-8")
+        delimiter = "," if dialect.delimiter == WHITESPACE else dialect.delimiter
 
         def handle(row: pa_csv.InvalidRow) -> str:
-            if not (row.text or "").strip(f" \t{dialect.delimiter}"):
+            if not (row.text or "").strip(f" \t{delimiter}"):
                 return "skip"
             bad.append(row)
             return "error"
 
         try:
             with (
-                _open(path, self._source) as file,
+                _open(path, self._source) as opened,
                 pa_csv.open_csv(
-                    file,
+                    _as_csv(opened, dialect) if dialect.delimiter == WHITESPACE else opened,
                     read_options=pa_csv.ReadOptions(
                         column_names=names,
                         skip_rows=dialect.n_skipped,
-                        encoding=dialect.encoding.replace("utf-8-sig", "utf-8"),
+                        encoding="utf-8" if dialect.delimiter == WHITESPACE else encoding,
                         block_size=_BLOCK_BYTES,
                     ),
                     parse_options=pa_csv.ParseOptions(
-                        delimiter=dialect.delimiter, newlines_in_values=True, invalid_row_handler=handle
+                        delimiter=delimiter, newlines_in_values=True, invalid_row_handler=handle
                     ),
                     convert_options=pa_csv.ConvertOptions(
                         include_columns=[names[i] for i in chosen],
@@ -263,6 +269,13 @@ class TextSource:
         if all(_INT.fullmatch(value) for value in values):
             return pa.int64()
         return pa.float64() if all(is_number(value, dialect.decimal) for value in values) else pa.string()
+
+
+def _as_csv(file: IO[bytes], dialect: Dialect) -> IO[bytes]:
+    """Return a table whose cells are separated by spaces as CSV, in memory: such files are old and small."""
+    text, content = io.StringIO(newline=""), file.read().decode(dialect.encoding)
+    csv.writer(text).writerows(split_at_spaces(line) for line in content.splitlines())
+    return io.BytesIO(text.getvalue().encode())
 
 
 def _failed_column(message: str, dialect: Dialect) -> str | None:
