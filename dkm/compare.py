@@ -31,7 +31,7 @@ from pathlib import Path
 
 from dkm.config.commands import CompareConfig, parse_words
 from dkm.config.commands import main as run_command
-from dkm.config.paths import absolute
+from dkm.config.values import absolute
 from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.runs.comparison import (

@@ -27,10 +27,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from dkm.clustering.labels import cluster_sizes, effective_clusters
-from dkm.config.commands import quoted
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
+from dkm.config.values import quoted
 from dkm.data.datasets import array_dataset
 from dkm.errors import UserError
 from dkm.evaluation import report

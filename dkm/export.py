@@ -33,7 +33,7 @@ from dkm.config.commands import main as run_command
 from dkm.config.compose import compose, parse
 from dkm.config.custom import import_plugins, split_model_class
 from dkm.config.data import CustomData, DataConfig, FileData
-from dkm.config.paths import absolute
+from dkm.config.values import absolute
 from dkm.errors import Failure, UserError, missing_extra_error
 
 if TYPE_CHECKING:

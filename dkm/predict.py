@@ -31,7 +31,7 @@ from pathlib import Path
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.custom import import_plugins, split_model_class
-from dkm.config.paths import absolute, scheme_of
+from dkm.config.values import absolute, scheme_of
 from dkm.errors import input_error
 from dkm.evaluation.prediction import assign_parts, input_reader
 from dkm.runtime.remote import uploaded

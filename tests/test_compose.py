@@ -21,8 +21,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
-from dkm.config.commands import quoted
 from dkm.config.compose import compose, parse
+from dkm.config.values import quoted
 
 
 def global_state() -> dict[str, Any]:

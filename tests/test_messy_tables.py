@@ -453,7 +453,7 @@ def test_a_remedy_can_be_pasted_whatever_the_name(tmp_path: Path) -> None:
     text = 'a,"Sex (M/F), text"\n1.5,x\n2.5,y\n'
     with pytest.raises(UserError) as caught:
         read_text(tmp_path, text, strict=True)
-    assert """'data.exclude=['"'"'Sex (M/F), text'"'"']'""" in str(caught.value)
+    assert """set 'data.exclude=["Sex (M/F), text"]'""" in str(caught.value)
 
 
 # --- several files ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from dkm import predict, train
 from dkm.config.data import CsvData, NpyData, ParquetData
-from dkm.config.paths import absolute, scheme_of
+from dkm.config.values import absolute, scheme_of
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.runtime import remote

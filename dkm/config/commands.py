@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 
 from dkm.config.checks import AtLeast, Choice, require
 from dkm.config.settings import REQUIRED, Section, setting
+from dkm.config.values import quoted
 from dkm.errors import Failure, UserError
 
 EXIT_USER_ERROR = 2
@@ -95,20 +94,6 @@ def _value(key: str, text: str, annotation: str) -> Any:
         require(text.removeprefix("-").isdecimal(), key, text, "a whole number", f"for example {key}=2")
         return int(text)
     return text
-
-
-def quoted(value: Path | str) -> str:
-    """Quote a text as the value of an override, because a comma or a space would end the value.
-
-    Hydra treats a backslash as an escape only before a quote.
-    """
-    text = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value))
-    return f"'{text}'"
-
-
-def override(key: str, value: str) -> str:
-    """Return KEY=VALUE as a word that can be pasted into a shell."""
-    return f"{key}={value}" if re.fullmatch(r"[\w./-]+", value) else shlex.quote(f"{key}={quoted(value)}")
 
 
 def words_of_runs(

@@ -43,9 +43,9 @@ from dkm.config.custom import import_plugins, is_of_a_run, plugins_of, require_n
 from dkm.config.data import FileData, NpyData, NpzData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe, keys, kind_of, unknown_key
-from dkm.config.paths import absolute
 from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, from_dictconfig, register
+from dkm.config.values import absolute, as_list, override
 from dkm.errors import UserError
 
 # Flags that are passed on to Hydra. --experimental-rerun is refused, because it loads a pickle.
@@ -174,8 +174,8 @@ def parse(arguments: Sequence[str]) -> Command:
     files = [path / f"{name}.yaml"]
     files += [extra / f"{o.replace('=', '/')}.yaml" for o in overrides if extra and o.startswith("experiment=")]
     import_plugins(plugins_of(overrides, () if is_of_a_run(path, name, extra, config_dir()) else files))
-    for override in overrides:
-        _check_override(override, is_sweep=not {"-m", "--multirun"}.isdisjoint(flags))
+    for word in overrides:
+        _check_override(word, is_sweep=not {"-m", "--multirun"}.isdisjoint(flags))
     return Command(path, name, extra, [*flags, *overrides], bool(flags))
 
 
@@ -339,6 +339,19 @@ def checked(job: DictConfig) -> Config:
     return config
 
 
+def quoted_override(word: str) -> str | None:
+    """Return the remedy for a list or a value with characters that Hydra reads as syntax: the override in quotes."""
+    key, equals, value = word.partition("=")
+    if not equals or not re.fullmatch(r"[+~]*[\w.]+", key):
+        return None
+    value = value.strip("\"'")
+    if not re.search(r"[\s(),:{}]|[^\x00-\x7f]", value):
+        return None
+    if kind_of(key.lstrip("+~")).startswith("a list"):
+        return f"write {as_list(key, value)}"
+    return f"write {override(key, value)}"
+
+
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """Return a composition error of Hydra or OmegaConf as one line: key, value, what was expected, and a remedy."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -346,7 +359,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         return _no_such_option(str(error.missing_cfg_file), error.options or [])
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: expected an override KEY=VALUE; quote special characters: 'KEY=\"VALUE\"'"
+        remedy = quoted_override(str(error.override)) or "quote special characters: 'KEY=\"VALUE\"'"
+        return f"{error.override}: expected an override KEY=VALUE; {remedy}"
     if isinstance(error, ConfigCompositionException) and text.startswith("Could not "):
         key = text.splitlines()[0].split("'")[1] if "'" in text.splitlines()[0] else text
         override = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == key), key)

@@ -17,6 +17,7 @@ from omegaconf.errors import (
 
 from dkm.config.groups import GROUPS
 from dkm.config.run import Config
+from dkm.config.values import as_list
 
 
 def keys() -> Iterator[str]:
@@ -69,7 +70,13 @@ def describe(error: OmegaConfBaseException, override: str | None = None, key: st
         return f"{key}=???: expected a value; set {key}=VALUE"
     if isinstance(error, InterpolationResolutionError):
         return f"{override or key}: {_first_line(error)}; expected a reference that resolves; check the ${{...}} in it"
-    return f"{override or key}: {_first_line(error)}; expected {kind_of(key)}; correct {key}"
+    kind = kind_of(key)
+    remedy = (
+        f"write {as_list(key, override.partition('=')[2])}"
+        if kind.startswith("a list") and override
+        else f"correct {key}"
+    )
+    return f"{override or key}: {_first_line(error)}; expected {kind}; {remedy}"
 
 
 def kind_of(key: str) -> str:

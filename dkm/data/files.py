@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from dkm.config.paths import scheme_of
+from dkm.config.values import scheme_of
 from dkm.errors import UserError, input_error, reason
 from dkm.runtime.remote import fetch
 

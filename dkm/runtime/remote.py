@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dkm.config.paths import scheme_of
+from dkm.config.values import scheme_of
 from dkm.errors import UserError, in_short, input_error
 
 # The packages that fsspec needs for these; it chains and interprets others, such as "reference", which are not allowed.

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
-from dkm.config.commands import EXIT_INTERRUPTED, quoted
+from dkm.config.commands import EXIT_INTERRUPTED
+from dkm.config.values import quoted
 from dkm.runs.reading import CONFIG
 from dkm.runtime.locks import try_lock
 from dkm.search import server

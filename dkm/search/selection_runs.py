@@ -17,9 +17,9 @@ from typing import IO, Any, NamedTuple
 
 from dkm.config.commands import EXIT_USER_ERROR, SelectConfig, numbers, words_of_runs
 from dkm.config.compose import compose, parse
-from dkm.config.paths import absolute
 from dkm.config.run import Config
 from dkm.config.schema import dotted
+from dkm.config.values import absolute
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime import locks

@@ -23,10 +23,10 @@ from dkm.config.commands import TuneConfig, words_of_runs
 from dkm.config.compose import compose, parse
 from dkm.config.groups import GROUPS
 from dkm.config.messages import kind_of
-from dkm.config.paths import absolute
 from dkm.config.regularization import NoRegularizationConfig
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
+from dkm.config.values import absolute
 from dkm.errors import Failure, UserError, in_short, missing_extra_error
 from dkm.evaluation.scores import SCORES, objectives
 from dkm.runs import reading

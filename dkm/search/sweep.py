@@ -24,12 +24,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.checks import require
-from dkm.config.commands import quoted
 from dkm.config.compose import Command, OwnConfigs, checked, compose, explain, set_up
 from dkm.config.custom import CODE_KEYS, import_plugins
-from dkm.config.paths import absolute
 from dkm.config.run import Config
 from dkm.config.schema import dotted
+from dkm.config.values import absolute, quoted
 from dkm.errors import Failure, UserError
 from dkm.training.launch import Plan, execute_with_one_line_errors, require_new
 

@@ -13,11 +13,11 @@ import yaml
 
 from dkm.config.compose import Command, compose
 from dkm.config.groups import GROUPS
-from dkm.config.paths import absolute
 from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.config.settings import dotted_key
+from dkm.config.values import absolute
 from dkm.errors import UserError
 from dkm.runs.directory import read_json
 from dkm.runs.reading import COMPLETED, CONFIG, MANIFEST, is_in_use

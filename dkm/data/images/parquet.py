@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dkm.config.commands import override
 from dkm.config.data import ImageParquetData
+from dkm.config.values import override
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
 from dkm.data.images.decoding import Decoded, Decoder, Limits, silence_pillow

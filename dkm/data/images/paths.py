@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from dkm.config.commands import quoted
+from dkm.config.values import quoted
 from dkm.data.images.decoding import has_image_signature, is_image_suffix
 from dkm.data.report import DataReport
 from dkm.errors import UserError, input_error, reason

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import lzma
-import shlex
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,15 +23,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dkm.config.commands import quoted
 from dkm.config.data import CsvData, TableData
+from dkm.config.values import override
 from dkm.data.files import Part, missing_label_error
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
 from dkm.data.tables.columns import Column, Mask, NotOfKindError
-from dkm.data.tables.dialect import MISSING, WHITESPACE, Given
+from dkm.data.tables.dialect import WHITESPACE, Given
 from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
 from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.tables.sources import open_source
@@ -224,7 +223,7 @@ class TableReader:
     def _no_column_error(self, key: str, name: str, names: Sequence[str]) -> UserError:
         near = difflib.get_close_matches(name, names, n=1)
         is_list = key not in ("data.id", "data.labels")
-        remedy = f"did you mean {setting(key, near, is_list=is_list)}?" if near else f"correct {key}"
+        remedy = f"did you mean {override(key, near if is_list else near[0])}?" if near else f"correct {key}"
         return input_error(f"{key}={name}", f"{self.source} has no such column", f"one of {_list_names(names)}", remedy)
 
     def _infer(self, rows: Rows) -> TablePlan:
@@ -254,7 +253,7 @@ class TableReader:
 
     def _no_features_error(self) -> UserError:
         found = f"no column is left of {_list_names(self._source.names)}"
-        example = setting("data.categorical", self._source.names[:1])
+        example = override("data.categorical", self._source.names[:1])
         remedy = f"correct data.columns or data.exclude, or name the kind of a column, such as {example}"
         return input_error(self.source, found, "one feature or more", remedy)
 
@@ -346,7 +345,7 @@ class TableReader:
                 raise self._bad_cell_error(BadCellError(column, error.row, error.text), 0) from error
             if missing.all():
                 found = f"no values at all in {column.name}"
-                remedy = f"set {setting('data.exclude', [*self._config.exclude, column.name])}"
+                remedy = f"set {override('data.exclude', [*self._config.exclude, column.name])}"
                 raise input_error(self.source, found, "columns with values", remedy)
             column.fill = _fill_value(column, encoded, missing)
 
@@ -444,12 +443,12 @@ class TableReader:
         if self._is_trained:
             remedy = "correct it, as in the data that the model was trained on, or leave the cell empty"
             return input_error(self.source, found, expected, remedy)
-        exclude = setting("data.exclude", [*self._config.exclude, name])
+        exclude = override("data.exclude", [*self._config.exclude, name])
         if self._config.strict:
             remedy = f"set {exclude}, or data.strict=false to let the values decide"
         else:
             markers = [*getattr(self._config, "missing_values", []), text]
-            remedy = f"set {exclude}, or {setting('data.missing_values', markers)} if it means that there is no value"
+            remedy = f"set {exclude}, or {override('data.missing_values', markers)} if it means that there is no value"
         return input_error(self.source, found, expected, remedy)
 
     def _missing_values_error(self, gaps: Mask, index: npt.NDArray[np.int64], plan: TablePlan) -> UserError:
@@ -515,18 +514,6 @@ def _names_with_gaps(gaps: Mask, plan: TablePlan) -> list[str]:
     has_gap = np.atleast_1d(gaps.any(axis=0))
     names = [column.name for column in plan.used for _ in column.features]
     return list(dict.fromkeys(name for name, is_missing in zip(names, has_gap, strict=True) if is_missing))
-
-
-def setting(key: str, names: Sequence[str], *, is_list: bool = True) -> str:
-    """Return an override of a list of names that can be pasted into a shell: quoted where it must be."""
-    values = [name if _is_plain(name) else quoted(name) for name in names]
-    text = f"{key}=[{','.join(values)}]" if is_list else f"{key}={values[0]}"
-    return text if all(map(_is_plain, names)) else shlex.quote(text)
-
-
-def _is_plain(name: str) -> bool:
-    is_word = bool(name) and all(character.isalnum() or character in "_.-/+%@" for character in name)
-    return is_word and name.lower() not in ("null", "true", "false", "nan", "inf") and name not in MISSING
 
 
 def _list_names(names: Sequence[str]) -> str:

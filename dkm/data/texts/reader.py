@@ -19,8 +19,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from dkm.config.commands import override
 from dkm.config.data import TextData
+from dkm.config.values import override
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
 from dkm.data.images.parquet import open_parquet, unreadable_parquet_error

@@ -1,0 +1,53 @@
+"""Words for the command line that a message shows: they can be pasted into a shell, and are read back as they were."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from dkm.config.compose import compose, parse
+from dkm.config.values import as_list, override
+from dkm.errors import UserError
+
+NAMES = [
+    "Gender (M/F)",
+    "it's",
+    'say "x"',
+    "both ' and \"",
+    "12",
+    "1e5",
+    "null",
+    "True",
+    "Income [k$]",
+    "größe",
+    "a\\",
+    "a\\'",
+]
+NAMES += ["Name, first", "a:b", "x=y", "{z}", " padded ", "$HOME", "${x}", "*", "~", "#", "a-b.c"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pasted_name_is_read_back(name: str) -> None:
+    if "${" in name:
+        pytest.skip("OmegaConf reads ${} in any text as a reference")
+    words = [*shlex.split(override("data.exclude", [name, "b"])), *shlex.split(override("data.id", name))]
+    config = compose(parse(["data=csv", "data.path=x.csv", *words])).config.data
+    assert config.exclude == [name, "b"]  # type: ignore[attr-defined]
+    assert config.id == name  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "word", ["data.exclude=[Gender (M/F)]", 'data.exclude="[Gender (M/F)]"', "data.exclude=Gender (M/F)"]
+)
+def test_a_list_that_is_no_list_gets_a_remedy_that_works(word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(parse(["data=csv", "data.path=x.csv", word]))
+    remedy = str(caught.value).partition("; write ")[2]
+    config = compose(parse(["data=csv", "data.path=x.csv", *shlex.split(remedy)])).config.data
+    assert config.exclude == ["Gender (M/F)"]  # type: ignore[attr-defined]
+
+
+def test_a_list_keeps_plain_words_plain() -> None:
+    assert override("data.exclude", ["age", "city"]) == "data.exclude=[age,city]"
+    assert as_list("data.exclude", "[a, 'b c']") == """'data.exclude=[a,"b c"]'"""
