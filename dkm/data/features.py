@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkm.errors import UserError, input_error, missing_extra_error, reason
+from dkm.runtime.remote import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -111,14 +112,6 @@ def _shorten(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-def cache_folder() -> Path:
-    """Return the folder of the cache: below ``DKM_CACHE``, else below the user's cache directory."""
-    folder = os.environ.get("DKM_CACHE")
-    if folder:
-        return Path(folder).expanduser() / "features"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dkm" / "features"
-
-
 class FeatureCache:
     """The features of one encoder by the contents that they were computed from.
 
@@ -129,7 +122,7 @@ class FeatureCache:
     """
 
     def __init__(self, encoder: Mapping[str, Any]) -> None:
-        self._folder = cache_folder()
+        self._folder = cache_folder("features")
         self._prefix = json.dumps({"version": _VERSION, **encoder}, sort_keys=True).encode()
 
     def key(self, contents: Iterable[bytes]) -> str:

@@ -51,7 +51,7 @@ def fetch(url: str, key: str = "path") -> Path:
             raise input_error(source, "no such file", "an existing file or folder", f"correct {key}")
         version = str(filesystem.ukey(path)) if not filesystem.isdir(path) else _version_of_folder(filesystem, path)
         digest = hashlib.sha256(f"{url} {version}".encode()).hexdigest()[:24]
-        target = _cache() / digest / (path.rstrip("/").rpartition("/")[2] or "data")
+        target = cache_folder("remote") / digest / (path.rstrip("/").rpartition("/")[2] or "data")
         if not target.exists():
             _copy(filesystem, path, target)
     except UserError:
@@ -119,11 +119,11 @@ def _version_of_folder(filesystem: Any, path: str) -> str:
     )
 
 
-def _cache() -> Path:
-    """Return the folder of local copies: below the user's cache, or what the environment variable DKM_CACHE names."""
+def cache_folder(name: str) -> Path:
+    """Return a folder below ``DKM_CACHE``, else below the user's cache directory; it may be removed at any time."""
     given = os.environ.get("DKM_CACHE")
-    folder = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dkm"
-    return folder / "remote"
+    folder = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dkm"
+    return folder.expanduser() / name
 
 
 def _copy(filesystem: Any, path: str, target: Path) -> None:
