@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # SciPy takes long to load
     from scipy.sparse import csr_array
 
 _MAX_SWEEPS = 50
+# Parts of the points whose points move at once. With fewer, neighbors move past each other; with more, it is slower.
+_N_BLOCKS = 32
 
 
 def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
@@ -68,34 +70,48 @@ def modularity(graph: csr_array, labels: IntArray) -> float:
 def improve_modularity(graph: csr_array, labels: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.ndarray:
     """Raise the modularity of ``labels`` (N,) by moving single points between clusters; return new labels (N,).
 
-    Each sweep visits the points in random order and moves each to the cluster with the largest gain in modularity. It
-    stops when a sweep moves at most a thousandth of the points. This is the local moving of Louvain and Leiden with a
-    fixed number of clusters: no cluster loses its last point.
+    This is the local moving of Louvain and Leiden with a fixed number of clusters: each point moves to the cluster with
+    the largest gain in modularity, and no cluster loses its last point. The points of a block move at once, by one
+    sparse product; the blocks are random parts of the points, in turn. It stops when a sweep over all blocks moves at
+    most a thousandth of the points.
+
+    Parameters
+    ----------
+    graph : sparse array, shape (N, N), symmetric
     """
     labels = labels.copy()
+    N = len(labels)
     degree = np.asarray(graph.sum(1)).ravel()
     n_ends = degree.sum()
     volume = np.bincount(labels, weights=degree, minlength=n_clusters)
     size = np.bincount(labels, minlength=n_clusters)
-    random = np.random.default_rng(seed)
+    is_member = np.zeros((N, n_clusters), np.float32)  # one-hot
+    is_member[np.arange(N), labels] = 1.0
+    blocks = np.array_split(np.random.default_rng(seed).permutation(N), min(_N_BLOCKS, N))
+    edges_of_blocks = [graph[block] for block in blocks]
     for _ in range(_MAX_SWEEPS):
         n_moved = 0
-        for point in random.permutation(len(labels)):
-            current = labels[point]
-            if size[current] == 1:
-                continue
-            neighbors = graph.indices[graph.indptr[point] : graph.indptr[point + 1]]
-            edges = np.bincount(labels[neighbors], minlength=n_clusters)
-            volume[current] -= degree[point]
-            gain = edges - degree[point] * volume / n_ends  # all weights are 1
-            best = gain.argmax()
-            best = best if gain[best] > gain[current] else current
-            volume[best] += degree[point]
-            if best != current:
-                labels[point] = best
-                size[current] -= 1
-                size[best] += 1
-                n_moved += 1
-        if n_moved <= len(labels) / 1000:
+        for block, edges in zip(blocks, edges_of_blocks, strict=True):
+            rows, current = np.arange(len(block)), labels[block]
+            # Edges to each cluster, above those expected by chance from a cluster without the point itself.
+            gain = edges @ is_member - degree[block, np.newaxis] * (volume / n_ends)
+            gain[rows, current] += np.square(degree[block]) / n_ends
+            best = gain.argmax(axis=1)
+            moves = _keep_one(np.flatnonzero(gain[rows, best] > gain[rows, current]), current, size)
+            points, old, new = block[moves], current[moves], best[moves]
+            is_member[points, old], is_member[points, new] = 0.0, 1.0
+            labels[points] = new
+            for sign, clusters in ((1, new), (-1, old)):
+                volume += sign * np.bincount(clusters, weights=degree[points], minlength=n_clusters)
+                size += sign * np.bincount(clusters, minlength=n_clusters)
+            n_moved += len(moves)
+        if n_moved <= N / 1000:
             break
     return labels
+
+
+def _keep_one(moves: np.ndarray, current: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Return the moves without one of each cluster that would lose all its points."""
+    for cluster in np.flatnonzero(np.bincount(current[moves], minlength=len(size)) >= np.maximum(size, 1)):
+        moves = np.delete(moves, np.flatnonzero(current[moves] == cluster)[0])
+    return moves
