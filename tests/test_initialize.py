@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 
-from dkm.clustering import initialization
+from dkm.clustering import initialization, partition
 from dkm.clustering.assignment import means_of_parts
 from dkm.config.clustering import KMeansConfig
 from dkm.errors import UserError
@@ -23,10 +23,14 @@ def z():
     return torch.from_numpy(X.astype(np.float32))
 
 
-def start_of(z, *, given=None, seed=0, **settings):
+def no_rows(index):
+    raise AssertionError("only init=data looks at the rows")
+
+
+def start_of(z, *, given=None, seed=0, take_rows=no_rows, **settings):
     config = KMeansConfig(name="kmeans", **settings)
     restarts = initialization.run_restarts(z, K, config, None, seed)
-    return initialization.find_start(z, restarts, config, given, seed)
+    return initialization.find_start(z, restarts, config, given, seed, take_rows)
 
 
 def written(path, array):
@@ -47,7 +51,7 @@ def test_auto_takes_the_clusters_with_the_highest_modularity_and_says_which(capl
     config = KMeansConfig(name="kmeans", init="auto", n_neighbors=10)
     restarts = initialization.run_restarts(z, 2, config, None, 0)
     with caplog.at_level(logging.INFO):
-        centroids, labels = initialization.find_start(z, restarts, config, None, 0)
+        centroids, labels = initialization.find_start(z, restarts, config, None, 0, no_rows)
     assert adjusted_rand_score(y, labels.numpy()) == 1
     torch.testing.assert_close(centroids, means_of_parts(z, labels, 2))
     found = re.search(r"clustering.init=auto: (\S+), modularity (\S+); highest from (.+) \(", caplog.text)
@@ -55,6 +59,28 @@ def test_auto_takes_the_clusters_with_the_highest_modularity_and_says_which(capl
     highest = {word.split(" ")[0]: word.split(" ")[1] for word in found[3].split(", ")}
     assert highest.keys() == {"k-means", "gmm", "spectral", "ward"}
     assert float(found[2]) >= float(max(highest.values())) - 0.0021
+
+
+def test_data_takes_the_clusters_of_the_rows_whatever_the_embedding(caplog):
+    X, y = make_blobs(300, 5, centers=K, cluster_std=0.5, random_state=0)
+    rows, z = torch.from_numpy(X.astype(np.float32)), torch.randn(300, D, generator=torch.Generator().manual_seed(0))
+    with caplog.at_level(logging.INFO):
+        centroids, labels = start_of(z, init="data", take_rows=lambda index: rows[index])
+    assert adjusted_rand_score(y, labels.numpy()) == 1
+    torch.testing.assert_close(centroids, means_of_parts(z, labels, K))
+    assert "clusters from clustering.init=data: " in caplog.text
+
+
+def test_data_looks_at_principal_components_of_many_features():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 300)) + 6 * np.repeat(np.eye(4, 300), 50, axis=0)
+    components = partition.principal_components(X, 0)
+    assert components.shape == (200, 50)
+    assert np.array_equal(partition.principal_components(X[:, :50], 0), X[:, :50])
+    z = torch.zeros(200, D)
+    z[:, 0] = torch.arange(200)
+    _, labels = start_of(z, init="data", take_rows=lambda index: torch.from_numpy(X)[index].float())
+    assert adjusted_rand_score(np.repeat(np.arange(4), 50), labels.numpy()) > 0.95
 
 
 def test_auto_looks_at_a_part_of_many_points(z):

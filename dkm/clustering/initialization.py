@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,9 +55,17 @@ def assign_all_points(z: Tensor, result: Assignment) -> Assignment:
 
 
 def find_start(
-    z: Tensor, restarts: Sequence[Assignment], config: ClusteringConfig, given: np.ndarray | None, seed: int
+    z: Tensor,
+    restarts: Sequence[Assignment],
+    config: ClusteringConfig,
+    given: np.ndarray | None,
+    seed: int,
+    take_rows: Callable[[Tensor], Tensor],
 ) -> Start:
-    """Cluster z (N, D) as ``config.init`` says, or return the clusters ``given`` by ``read_init_file``."""
+    """Cluster z (N, D) as ``config.init`` says, or return the clusters ``given`` by ``read_init_file``.
+
+    ``take_rows`` returns the scaled rows (n, F) of the data at some positions.
+    """
     K = len(restarts[0].centroids)
     if given is not None:
         return _from_given(z, given, K)
@@ -73,8 +81,8 @@ def find_start(
         log.info("clusters from clustering.init=%s (%.1f s)", config.init, time.perf_counter() - start_s)
         labels = torch.from_numpy(labels_array).to(z.device)
         return Start(means_of_parts(z, labels, K), labels)
-    if config.init == "auto":
-        return _choose_automatically(z, restarts, config, seed)
+    if config.init in ("auto", "data"):
+        return _choose_clusters(z, restarts, config, seed, take_rows)
     plain, chosen = lowest_inertia(restarts), most_even(restarts, config.balance_slack)
     if chosen.inertia > plain.inertia:
         log.info(
@@ -85,26 +93,48 @@ def find_start(
     return Start(chosen.centroids, assign_all_points(z, chosen).labels)
 
 
-def _choose_automatically(z: Tensor, restarts: Sequence[Assignment], config: ClusteringConfig, seed: int) -> Start:
+def _choose_clusters(
+    z: Tensor,
+    restarts: Sequence[Assignment],
+    config: ClusteringConfig,
+    seed: int,
+    take_rows: Callable[[Tensor], Tensor],
+) -> Start:
+    """Return the best of several clusterings of the embedding z (N, D), or of the rows for ``config.init=data``."""
     start_s = time.perf_counter()
     K = len(restarts[0].centroids)
-    points = z.cpu().numpy()
     picks = np.sort(draw_rows(len(z), config.partition_samples, seed))
-    sampled = z[torch.from_numpy(picks).to(z.device)]
-    given = {f"k-means-{i}": assign(sampled, r.centroids).labels.cpu().numpy() for i, r in enumerate(restarts)}
-    slack, n_neighbors = config.modularity_slack, config.n_neighbors
-    choice = partition.choose(points[picks], K, given, n_neighbors=n_neighbors, slack=slack, seed=seed)
+    index = torch.from_numpy(picks)
+    methods: Sequence[str] = partition.METHODS
+    if config.init == "data":
+        points = partition.principal_components(take_rows(index).cpu().numpy(), seed)
+        methods = ("ward",)
+        found = kmeans_restarts(torch.from_numpy(points), K, n_init=config.n_init, seed=seed)
+        starts = [restart.labels for restart in found]
+    else:
+        sampled = z[index.to(z.device)]
+        points = sampled.cpu().numpy()
+        starts = [assign(sampled, restart.centroids).labels.cpu() for restart in restarts]
+    choice = partition.choose(
+        points,
+        K,
+        {f"k-means-{i}": labels.numpy() for i, labels in enumerate(starts)},
+        n_neighbors=config.n_neighbors,
+        methods=methods,
+        slack=config.modularity_slack,
+        seed=seed,
+    )
     best = {
         name.rpartition("-")[0] or name: value for name, value in sorted(choice.modularity.items(), key=lambda i: i[1])
     }
     log.info(
-        "clusters from clustering.init=auto: %s, modularity %.4f; highest from %s (%.1f s)",
-        choice.name,
+        "clusters from clustering.init=%s: %s, modularity %.4f; highest from %s (%.1f s)",
+        *(config.init, choice.name),
         choice.modularity[choice.name],
         ", ".join(f"{name} {value:.4f}" for name, value in best.items()),
         time.perf_counter() - start_s,
     )
-    labels = torch.from_numpy(partition.spread(points, picks, choice.labels)).to(z.device)
+    labels = torch.from_numpy(partition.spread(z.cpu().numpy(), picks, choice.labels)).to(z.device)
     return Start(means_of_parts(z, labels, K), labels)
 
 

@@ -10,7 +10,7 @@ and run on a random sample; each other point gets the majority label of its near
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ METHODS = ("gmm", "spectral", "ward")
 # Number of neighbors that vote on the label of a point outside the sample.
 _N_VOTERS = 10
 _GMM_N_INIT = 5
+_N_COMPONENTS = 50
 
 
 def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_neighbors: int, seed: int) -> np.ndarray:
@@ -64,12 +65,13 @@ def choose(
     given: Mapping[str, np.ndarray],
     *,
     n_neighbors: int,
+    methods: Sequence[str] = METHODS,
     slack: float = 0.0,
     seed: int,
 ) -> Choice:
     """Cluster the points with several methods and return the clustering with the highest modularity.
 
-    The candidates are the ``METHODS``, with ``spectral`` on three graphs, and the ``given`` clusterings. Each is
+    The candidates are the ``methods``, with ``spectral`` on three graphs, and the ``given`` clusterings. Each is
     refined by ``improve_modularity`` before its modularity in the graph of nearest neighbors is computed. No class
     labels are used.
 
@@ -88,9 +90,9 @@ def choose(
     """
     z = z.astype(np.float64)
     candidates = dict(given)
-    for method in METHODS:
+    for method in methods:
         candidates[method] = _cluster(z, n_clusters, method, n_neighbors, seed)
-    for wider in (2 * n_neighbors, 4 * n_neighbors):
+    for wider in (2 * n_neighbors, 4 * n_neighbors) if "spectral" in methods else ():
         candidates[f"spectral-{wider}"] = _cluster(z, n_clusters, "spectral", wider, seed)
     graph = neighbor_graph(z, 2 * n_neighbors)
     candidates = {name: improve_modularity(graph, labels, n_clusters, seed=seed) for name, labels in candidates.items()}
@@ -100,6 +102,19 @@ def choose(
     evenness = {name: effective_clusters(np.bincount(candidates[name], minlength=n_clusters)) for name in ties}
     best = max(ties, key=lambda name: (evenness[name], scores[name])) if slack else max(ties, key=scores.__getitem__)
     return Choice(candidates[best], best, scores)
+
+
+def principal_components(X: np.ndarray, seed: int) -> np.ndarray:
+    """Return the first 50 principal components of the rows X (N, F), or the rows if they have no more features.
+
+    In many noisy dimensions all points are about equally far from each other, and their graph means little.
+    """
+    if min(X.shape) <= _N_COMPONENTS:
+        return X
+    from sklearn.decomposition import PCA
+
+    components: np.ndarray = PCA(_N_COMPONENTS, svd_solver="randomized", random_state=seed).fit_transform(X)
+    return components
 
 
 def spread(z: np.ndarray, picks: np.ndarray, picked_labels: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from dkm.config.custom import add_class_field
 from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Section, Stage, setting
 
-INITS = ("k-means++", "random", "gmm", "spectral", "ward", "auto", "uniform", "file")
+INITS = ("k-means++", "random", "gmm", "spectral", "ward", "auto", "data", "uniform", "file")
 
 
 ASSIGNMENTS = ("epoch", "batch")
@@ -43,7 +43,9 @@ class ClusteringConfig(Section):
         "k-means++ or with random distinct points. `gmm`, `spectral`, `ward`: a Gaussian mixture with full "
         "covariances, spectral clustering of the nearest-neighbor graph, or Ward linkage, which also find elongated "
         "clusters. `auto`: k-means and these three, each refined by moving single points; the one with the highest "
-        "modularity in the nearest-neighbor graph is used. `uniform`: centroids drawn from [-1, 1] in each dimension. "
+        "modularity in the nearest-neighbor graph is used. `data`: k-means and Ward linkage on the rows themselves (on "
+        "50 principal components of more features), refined and chosen in their own graph. `uniform`: centroids drawn "
+        "from [-1, 1] in each dimension. "
         "`file`: `clustering.init_file`.",
         check=Choice(INITS),
     )
@@ -77,8 +79,8 @@ class ClusteringConfig(Section):
     )
     partition_samples: int = setting(
         10_000,
-        "Largest number of points that `gmm`, `spectral`, `ward` and `auto` cluster. The other points get the clusters "
-        "of their nearest neighbors.",
+        "Largest number of points that `gmm`, `spectral`, `ward`, `auto` and `data` cluster. The other points get the "
+        "clusters of their nearest neighbors.",
         unit="points",
         check=AtLeast(1),
     )

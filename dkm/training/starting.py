@@ -71,7 +71,7 @@ class Starter:
                 Z, labels = self._evaluator.sampled(z), plain.labels.cpu().numpy()
                 scores = self._evaluator.scores(Z, labels, plain.inertia, final=True)
                 log.info("k-means on the embedding: %s", report.line(scores))
-            start = initialization.find_start(z, restarts, settings, self._given, seed)
+            start = initialization.find_start(z, restarts, settings, self._given, seed, self._evaluator.batches.take)
         return self._share(start, z), scores
 
     def restart(self, z: Tensor, labels: Tensor, seed: int) -> Start:
