@@ -93,7 +93,7 @@ def test_a_remedy_with_an_odd_name_can_be_pasted(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read(tmp_path / "t.csv")
     remedy = str(caught.value).partition("; set ")[2].removesuffix(", for example")
-    assert shlex.split(remedy) == ["data.text='the text'"]  # which Hydra unquotes
+    assert shlex.split(remedy) == ['data.text="the text"']  # which Hydra unquotes
 
 
 def test_empty_texts_are_left_out_and_reported(tmp_path: Path) -> None:
