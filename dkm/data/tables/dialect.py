@@ -65,7 +65,7 @@ WHITESPACE = "\0"
 _SPACES = re.compile(r"""[^\s"]+|"[^"]*\"""")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
 # Rows that decide: at most so many, and so many cells, which a wide table reaches first.
-_SAMPLE_ROWS, _SAMPLE_CELLS, _LEAST_ROWS = 2000, 50_000, 100
+_SAMPLE_ROWS, _SAMPLE_CELLS, _LEAST_ROWS = 2000, 20_000, 200
 # Fraction of the lines that must have the same number of cells.
 _CONSISTENT = 0.9
 _YEARS = range(1800, 2101)

@@ -495,6 +495,8 @@ def _stack_masks(masks: Sequence[tuple[Mask, int]], shape: tuple[int, ...]) -> M
 
 
 def _has_gaps(column: Column, values: pa.ChunkedArray) -> bool:
+    if pa.types.is_floating(values.type) and not column.missing:
+        return values.null_count > 0 or pc.any(pc.is_nan(values)).as_py() is True
     return any(column.is_missing(chunk).any() for chunk in values.chunks)
 
 
