@@ -161,3 +161,16 @@ def test_the_labels_of_picked_points_spread_to_the_nearest():
     z, y = make_blobs(500, 4, centers=6, cluster_std=0.5, random_state=0)
     picks = draw_rows(500, 100)
     assert (spread(z, picks, y[picks]) == y).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_move_of_a_single_point_raises_an_improved_modularity(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    graph = neighbor_graph(random.normal(size=(60, 2)), 4)
+    labels = improve_modularity(graph, random.integers(4, size=60), 4, seed=seed)
+    best = modularity(graph, labels)
+    for point in range(60):
+        for cluster in range(4):
+            moved = labels.copy()
+            moved[point] = cluster
+            assert modularity(graph, moved) <= best + 1e-6
