@@ -220,17 +220,25 @@ def image_folder_reader(
     config: ImageFolderData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
 ) -> PartReader:
     """Return the reader of a folder of images for a trained model."""
-    uses_encoder = _uses_encoder(config, plan)
-    reader = ImageFolder(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
-    return EncodedImages(FileRows(reader), config, plan) if uses_encoder else reader
+    return _reader_of_files(ImageFolder, config, key, plan, n_channels)
 
 
 def image_list_reader(
     config: ImageListData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
 ) -> PartReader:
     """Return the reader of a list of images for a trained model."""
+    return _reader_of_files(ImageList, config, key, plan, n_channels)
+
+
+def _reader_of_files(
+    files: Callable[..., ImageReader],
+    config: ImageData,
+    key: str,
+    plan: Mapping[str, Any] | None,
+    n_channels: int | None,
+) -> PartReader:
     uses_encoder = _uses_encoder(config, plan)
-    reader = ImageList(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
+    reader = files(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
     return EncodedImages(FileRows(reader), config, plan) if uses_encoder else reader
 
 

@@ -25,8 +25,6 @@ from dkm.data.tables.dialect import AFFIXES, MISSING, MISSING_MARKS
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-ROLES = ("feature", "id", "label", "left_out")
-KINDS = ("number", "boolean", "category", "date", "list")
 # Rarer levels are joined to one. Both limits hold: this many levels, and this fraction of the rows each.
 MAX_LEVELS = 30
 MIN_LEVEL_FRACTION = 0.005

@@ -66,8 +66,6 @@ _SPACES = re.compile(r"""[^\s"]+|"[^"]*\"""")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
 # Rows that decide: at most so many, and so many cells, which a wide table reaches first.
 _SAMPLE_ROWS, _SAMPLE_CELLS, _LEAST_ROWS = 2000, 20_000, 200
-# Fraction of the lines that must have the same number of cells.
-_CONSISTENT = 0.9
 _YEARS = range(1800, 2101)
 
 
@@ -82,8 +80,6 @@ class Dialect:
     # Lines before the first row: comments, a line ``sep=;``, and the header.
     n_skipped: int
     has_header: bool
-    # The first column has no name, as R writes row names.
-    has_row_names: bool
     names: tuple[str, ...]
     rows: list[list[str]] = field(repr=False)
     # How each was decided, for the data report.
@@ -158,7 +154,6 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
         thousands,
         n_preamble + n_header,
         has_header,
-        has_row_names,
         names,
         rows[1:] if has_header else rows,
         decisions,

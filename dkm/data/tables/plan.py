@@ -210,7 +210,7 @@ class Inferred:
     odd: list[str] = field(default_factory=list)
 
 
-def infer(rows: Rows, names: Sequence[str], wishes: Wishes, *, is_text_file: bool) -> Inferred:
+def infer(rows: Rows, names: Sequence[str], wishes: Wishes) -> Inferred:
     """Return the plan of the columns ``names``.
 
     Parameters
@@ -220,13 +220,11 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes, *, is_text_file: boo
     names : sequence of str
         All columns of the file, in order.
     wishes : Wishes
-    is_text_file : bool
-        The types of the columns were inferred from text; else the file has them.
     """
     inferred = Inferred([])
     sentinels = {} if wishes.is_strict else _find_sentinels(rows, wishes)
     for name in names:
-        inferred.columns.append(_infer_column(name, rows, wishes, sentinels.get(name, []), is_text_file=is_text_file))
+        inferred.columns.append(_infer_column(name, rows, wishes, sentinels.get(name, [])))
     if not wishes.is_strict:
         _choose_id(inferred, rows, wishes)
         _leave_out_labels(inferred, rows, wishes)
@@ -239,7 +237,7 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes, *, is_text_file: boo
     return inferred
 
 
-def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], *, is_text_file: bool) -> Column:
+def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str]) -> Column:
     if name == wishes.labels:
         return Column(name, "label")
     if name == wishes.id:

@@ -241,7 +241,7 @@ class TableReader:
             decimal=self._source.decimal,
             thousands=self._source.thousands,
         )
-        inferred = infer(rows, self._source.names, wishes, is_text_file=self._source.is_text)
+        inferred = infer(rows, self._source.names, wishes)
         plan = TablePlan(inferred.columns, self._source.has_header)
         if config.columns is not None:  # in the order asked for
             order = {name: i for i, name in enumerate(config.columns)}

@@ -24,7 +24,7 @@ import pyarrow.csv as pa_csv
 from pyarrow import ipc
 from pyarrow import parquet as pq
 
-from dkm.data.files import expand, read_first_bytes
+from dkm.data.files import expand, natural_key, read_first_bytes
 from dkm.data.tables.dialect import (
     HEAD_BYTES,
     MISSING,
@@ -127,12 +127,6 @@ def has_wildcard(path: str) -> bool:
     return any(mark in path for mark in "*?[")
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Return a key that sorts numbers within names by their value: part2 before part10."""
-    parts = re.split(r"(\d+)", name)
-    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
-
-
 def _partition(file: Path, root: Path) -> dict[str, str]:
     folders = file.relative_to(root).parts[:-1] if root != Path() else file.parts[:-1]
     return dict(part.split("=", 1) for part in folders if "=" in part)
@@ -174,16 +168,12 @@ class TextSource:
         self.has_header, self.decimal, self.thousands = first.has_header, first.decimal, first.thousands
         self.decisions = {**_told_files(files), **first.decisions}
         self._types = {name: self._type_of(name) for name in first.names}
-        self.n_blank = 0
 
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         types = {name: pa.string() if name in texts else self._types.get(name, pa.string()) for name in columns}
         for (path, partition), dialect in zip(self._files, self._dialects, strict=True):
             for table in self._file_batches(path, dialect, types, n_rows):
-                for name in self._partitions:
-                    if name in columns:
-                        table = table.append_column(name, pa.array([partition.get(name)] * len(table), pa.string()))
-                yield table.select(list(columns))
+                yield _with_partition(table, partition, columns)
 
     def _file_batches(
         self, path: Path, dialect: Dialect, types: dict[str, pa.DataType], n_rows: int | None
@@ -370,10 +360,7 @@ class ArrowSource:
                         values = pc.cast(values, pa.string())
                     if values is not table.column(i):
                         table = table.set_column(i, name, values)
-                for name in self._partitions:
-                    if name in columns:
-                        table = table.append_column(name, pa.array([partition.get(name)] * len(table), pa.string()))
-                yield table.select(list(columns))
+                yield _with_partition(table, partition, columns)
 
     def _schema(self, path: Path) -> pa.Schema:
         if self._is_parquet:
@@ -410,6 +397,14 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_float16(type_):
         return pc.cast(values, pa.float32())
     return values
+
+
+def _with_partition(table: pa.Table, partition: Mapping[str, str], columns: Sequence[str]) -> pa.Table:
+    """Return the columns of a table, to which the values of its partition are added."""
+    for name in columns:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array([partition.get(name)] * len(table), pa.string()))
+    return table.select(list(columns))
 
 
 def _told_files(files: Sequence[tuple[Path, Mapping[str, str]]]) -> dict[str, str]:
