@@ -1,8 +1,10 @@
 """The graph of nearest neighbors, and the modularity of a clustering in it."""
 
+# Shapes: N points, D dimensions, J neighbors of each point.
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:  # SciPy takes long to load
 _MAX_SWEEPS = 50
 # Parts of the points whose points move at once. With fewer, neighbors move past each other; with more, it is slower.
 _N_BLOCKS = 32
+# Steps of the search for the scale of a point's neighborhood.
+_N_BISECTIONS = 64
 
 
 def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
@@ -37,6 +41,72 @@ def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
     Z = Z.astype(np.float64)
     directed = kneighbors_graph(Z - Z.mean(axis=0), min(n_neighbors, len(Z) - 1))
     return csr_array(directed.maximum(directed.T))
+
+
+class Neighbors(NamedTuple):
+    """The nearest neighbors of each point, the nearest first: their ``indices`` and Euclidean ``distance`` (N, J)."""
+
+    indices: IntArray
+    distance: FloatArray
+
+
+def nearest_neighbors(Z: FloatArray, n_neighbors: int) -> Neighbors:
+    """Find the nearest neighbors of each point, exactly.
+
+    Parameters
+    ----------
+    Z : float array, shape (N, D), N >= 2, finite
+    n_neighbors : int
+        J; at most N - 1 are found.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    Z = (Z - Z.mean(axis=0)).astype(np.float32)
+    search = NearestNeighbors(n_neighbors=min(n_neighbors, len(Z) - 1)).fit(Z)
+    distance, indices = search.kneighbors()
+    return Neighbors(indices, distance)
+
+
+def unweighted_graph(neighbors: Neighbors) -> csr_array:
+    """Return the graph of `neighbor_graph` from known neighbors: 1 where one point is a neighbor of the other."""
+    directed = _directed(neighbors, np.ones(neighbors.indices.shape))
+    return directed.maximum(directed.T).tocsr()
+
+
+def fuzzy_graph(neighbors: Neighbors) -> csr_array:
+    """Return the weights (N, N), symmetric, in (0, 1], that UMAP gives the edges between neighbors.
+
+    The weight of a point's neighbor is ``exp(-(d - d_1) / s)`` with the distance ``d_1`` of the nearest neighbor and a
+    scale s such that the weights of a point sum to ``log2(J)``. Two weights a and b of an edge, one from either end,
+    make ``a + b - a * b``.
+
+    References
+    ----------
+    McInnes, Healy, Melville: UMAP (arXiv:1802.03426), section 3.1.
+    """
+    distance = neighbors.distance
+    excess = distance - distance[:, :1]  # (N, J)
+    target = np.log2(max(2, distance.shape[1]))
+    low, scale, high = np.zeros(len(distance)), np.ones(len(distance)), np.full(len(distance), np.inf)
+    for _ in range(_N_BISECTIONS):
+        total = np.exp(-excess / scale[:, np.newaxis]).sum(axis=1)
+        is_wide = total > target
+        high, low = np.where(is_wide, scale, high), np.where(is_wide, low, scale)
+        scale = np.where(np.isinf(high), 2 * scale, (low + high) / 2)
+    # Points in the same place, and those with equally far neighbors, have no scale of their own.
+    scale = np.maximum(scale, 1e-3 * (distance.mean() or 1.0))
+    directed = _directed(neighbors, np.exp(-excess / scale[:, np.newaxis]))
+    both = directed.multiply(directed.T)
+    return (directed + directed.T - both).tocsr()
+
+
+def _directed(neighbors: Neighbors, weights: FloatArray) -> csr_array:
+    """Return the sparse array (N, N) with the weights (N, J) of each point's neighbors in its row."""
+    from scipy.sparse import csr_array
+
+    N, J = neighbors.indices.shape
+    ends = np.arange(0, N * J + 1, J)
+    return csr_array((weights.ravel(), neighbors.indices.ravel(), ends), shape=(N, N))
 
 
 def modularity(graph: csr_array, labels: IntArray) -> float:

@@ -23,7 +23,7 @@ METHODS = ("gmm", "spectral", "ward")
 # Number of neighbors that vote on the label of a point outside the sample.
 _N_VOTERS = 10
 _GMM_N_INIT = 5
-_N_COMPONENTS = 50
+_N_COMPONENTS = 100
 
 
 def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_neighbors: int, seed: int) -> np.ndarray:
@@ -104,8 +104,8 @@ def choose(
     return Choice(candidates[best], best, scores)
 
 
-def principal_components(X: np.ndarray, seed: int) -> np.ndarray:
-    """Return the first 50 principal components of the rows X (N, F), or the rows if they have no more features.
+def principal_components(X: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return the first 100 principal components of the rows X (N, F), or the rows if they have no more features.
 
     In many noisy dimensions all points are about equally far from each other, and their graph means little.
     """

@@ -1,0 +1,155 @@
+"""The rows of a data set as a graph of nearest neighbors: its modularity, and an embedding of it."""
+
+# Shapes: N rows, F features, M rows of a sample, P principal components, D latent, K clusters.
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dkm.clustering import graph
+from dkm.clustering.graph import Neighbors
+from dkm.clustering.labels import FloatArray, IntArray
+from dkm.clustering.lloyd import kmeans
+from dkm.clustering.neighbor_embedding import embed_neighbors, laplacian_eigenvectors
+from dkm.clustering.partition import principal_components
+
+if TYPE_CHECKING:  # SciPy takes long to load
+    from scipy.sparse import csr_array
+
+log = logging.getLogger(__name__)
+
+# Neighbors of a row in the graph of the modularity, as in the scores, and in the graph that is embedded, as in UMAP.
+_N_NEIGHBORS, _N_EMBEDDED = 20, 15
+# By so much must the modularity of other clusters exceed that of clusters of the neighbor embedding: even sizes, which
+# k-means on the rows tends to, can raise it by as much.
+_SLACK = 0.01
+# With fewer rows there is no graph to speak of.
+_FEWEST_ROWS = 3
+EMBEDDING, SPECTRUM = "the neighbor embedding", "the eigenvectors of the graph"
+
+
+class RowClusters(NamedTuple):
+    """``labels`` (M,) of the rows in a neighborhood, the ``origin`` of the clustering, and its modularity.
+
+    ``modularities`` has that of the candidate of each origin.
+    """
+
+    labels: IntArray
+    origin: str
+    modularity: float
+    modularities: dict[str, float]
+
+
+class Neighborhood:
+    """The nearest neighbors of the rows, or of a sample of many rows; each part is computed when it is first used.
+
+    Parameters
+    ----------
+    take_rows : callable
+        Returns the scaled rows (M, F) at positions (M,), or all rows for None.
+    sample : Tensor of shape (M,), int64, optional
+        The positions of the rows; None for all.
+    latent_dim : int
+        D.
+    seed : int
+    """
+
+    def __init__(
+        self, take_rows: Callable[[Tensor | None], Tensor], sample: Tensor | None, latent_dim: int, seed: int
+    ) -> None:
+        self.sample = sample
+        self._take_rows = take_rows
+        self._latent_dim = latent_dim
+        self._seed = seed
+
+    @cached_property
+    def points(self) -> Tensor:
+        """The rows (M, P), or their principal components where there are many features, on the CPU."""
+        rows = self._take_rows(self.sample).cpu().numpy()
+        return torch.from_numpy(np.ascontiguousarray(principal_components(rows), np.float32))
+
+    @cached_property
+    def _neighbors(self) -> Neighbors:
+        return graph.nearest_neighbors(self.points.numpy(), _N_NEIGHBORS)
+
+    @cached_property
+    def graph(self) -> csr_array:
+        """The graph (M, M) of the modularity."""
+        return graph.unweighted_graph(self._neighbors)
+
+    @cached_property
+    def _weights(self) -> csr_array:
+        indices, distance = self._neighbors
+        return graph.fuzzy_graph(Neighbors(indices[:, :_N_EMBEDDED], distance[:, :_N_EMBEDDED]))
+
+    @cached_property
+    def _eigenvectors(self) -> FloatArray:
+        return laplacian_eigenvectors(self._weights, self._latent_dim + 1, seed=self._seed)
+
+    def spectral_points(self, n_clusters: int) -> Tensor:
+        """Return the rows as spectral clustering sees them: K eigenvectors, of unit length for each row (M, K).
+
+        Ng, Jordan, Weiss: On spectral clustering (NIPS 2001). With more than D + 1 clusters these are D + 1.
+        """
+        used = torch.from_numpy(np.ascontiguousarray(self._eigenvectors[:, :n_clusters], np.float32))
+        return torch.nn.functional.normalize(used, dim=1)
+
+    @cached_property
+    def embedding(self) -> Tensor:
+        """The neighbor embedding (M, D), on the CPU; all zeros for fewer than three rows."""
+        start_s = time.perf_counter()
+        if len(self.points) < _FEWEST_ROWS:
+            return torch.zeros(len(self.points), self._latent_dim)
+        embedding = embed_neighbors(
+            *(self._weights, self.points.numpy(), self._latent_dim),
+            seed=self._seed,
+            eigenvectors=self._eigenvectors,
+        )
+        log.info("neighbor embedding of %d rows (%.1f s)", len(embedding), time.perf_counter() - start_s)
+        return embedding
+
+    def targets(self, n_rows: int) -> Tensor:
+        """Return the embedding as (N, D), nan for rows outside the sample."""
+        if self.sample is None:
+            return self.embedding
+        targets = torch.full((n_rows, self._latent_dim), torch.nan)
+        targets[self.sample] = self.embedding
+        return targets
+
+    def cluster(self, n_clusters: int, *, n_init: int) -> RowClusters:
+        """Cluster the rows by their graph.
+
+        The candidates are the restarts of k-means with the lowest inertia on the neighbor embedding, on the
+        eigenvectors of the graph and on the rows. The clustering with the highest modularity is returned; one that is
+        not from the neighbor embedding must exceed it by 0.01.
+
+        Parameters
+        ----------
+        n_clusters : int
+            K, at most M.
+        n_init : int
+            Restarts of k-means in each space.
+        """
+        spaces = {"the rows": self.points}
+        if len(self.points) >= _FEWEST_ROWS:
+            spaces = {EMBEDDING: self.embedding, SPECTRUM: self.spectral_points(n_clusters), **spaces}
+        found = {
+            origin: kmeans(points, n_clusters, n_init=n_init, seed=self._seed).labels.numpy()
+            for origin, points in spaces.items()
+        }
+        modularity = {origin: self.modularity(labels) for origin, labels in found.items()}
+        handicap = {origin: 0.0 if origin == EMBEDDING else _SLACK for origin in spaces}
+        origin = max(modularity, key=lambda origin: modularity[origin] - handicap[origin])
+        return RowClusters(found[origin], origin, modularity[origin], modularity)
+
+    def modularity(self, labels: IntArray) -> float:
+        """Return the modularity of labels (M,) in the graph; 0 for a single row."""
+        return graph.modularity(self.graph, labels) if len(labels) > 1 else 0.0

@@ -1,0 +1,161 @@
+"""The graph of the rows, its embedding and its clusters: `neighborhood`, `graph`, `neighbor_embedding`."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_blobs, make_moons
+from sklearn.metrics import adjusted_rand_score
+
+from dkm.clustering.graph import Neighbors, fuzzy_graph, nearest_neighbors, neighbor_graph, unweighted_graph
+from dkm.clustering.lloyd import kmeans
+from dkm.clustering.neighbor_embedding import embed_neighbors
+from dkm.clustering.neighborhood import Neighborhood
+
+
+def neighborhood(X, *, sample=None, latent_dim=2, seed=0):
+    rows = torch.from_numpy(np.asarray(X, np.float32))
+    return Neighborhood(lambda index: rows if index is None else rows[index], sample, latent_dim, seed)
+
+
+# --- the graph ---
+
+
+def test_nearest_neighbors_are_those_of_the_distances():
+    X = np.random.default_rng(0).normal(size=(50, 3)) + 1e3
+    found = nearest_neighbors(X, 7)
+    distance = np.linalg.norm(X[:, None] - X[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    assert np.array_equal(found.indices, distance.argsort(axis=1)[:, :7])
+    np.testing.assert_allclose(found.distance, np.sort(distance, axis=1)[:, :7], rtol=1e-3)
+    assert nearest_neighbors(X[:3], 20).indices.shape == (3, 2)
+
+
+def test_a_graph_of_known_neighbors_is_the_neighbor_graph():
+    X = np.random.default_rng(1).normal(size=(60, 4))
+    assert (unweighted_graph(nearest_neighbors(X, 5)) != neighbor_graph(X, 5)).nnz == 0
+
+
+def test_fuzzy_weights_follow_their_definition():
+    neighbors = nearest_neighbors(np.random.default_rng(2).normal(size=(80, 3)), 15)
+    weights = fuzzy_graph(neighbors)
+    assert abs(weights - weights.T).max() < 1e-12
+    assert weights.data.min() > 0
+    assert weights.data.max() <= 1
+    # One point by hand: the scale s with sum_j exp(-(d_j - d_1) / s) = log2(15).
+    excess = neighbors.distance[0] - neighbors.distance[0, 0]
+    scales = np.geomspace(1e-3, 10, 200_000)
+    total = np.exp(-excess / scales[:, None]).sum(axis=1)
+    one_way = {
+        j: np.exp(-e / scales[abs(total - np.log2(15)).argmin()])
+        for j, e in zip(neighbors.indices[0], excess, strict=True)
+    }
+    for j, weight in one_way.items():
+        if 0 not in neighbors.indices[j]:  # no edge from the other end
+            assert weights[0, j] == pytest.approx(weight, rel=1e-3)
+        else:
+            assert weights[0, j] >= weight * (1 - 1e-3)
+
+
+@pytest.mark.slow  # the import of umap-learn compiles
+def test_fuzzy_weights_are_those_of_umap():
+    umap = pytest.importorskip("umap.umap_")
+    X = np.random.default_rng(3).normal(size=(200, 5)).astype(np.float32)
+    # umap-learn counts the point itself as its first neighbor.
+    theirs = umap.fuzzy_simplicial_set(X, 16, np.random.RandomState(0), "euclidean")[0].toarray()
+    ours = fuzzy_graph(nearest_neighbors(X, 15)).toarray()
+    assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.99
+
+
+def test_equal_points_have_finite_weights():
+    X = np.repeat(np.random.default_rng(4).normal(size=(5, 2)), 30, axis=0)
+    weights = fuzzy_graph(nearest_neighbors(X, 15))
+    assert np.isfinite(weights.data).all()
+    all_equal = Neighbors(np.array([[1, 2], [0, 2], [0, 1]]), np.zeros((3, 2)))
+    assert np.array_equal(fuzzy_graph(all_equal).toarray(), 1 - np.eye(3))
+
+
+# --- the embedding ---
+
+
+def test_the_embedding_keeps_neighbors_and_separates_clusters():
+    X, y = make_blobs(300, 20, centers=3, random_state=0)
+    Z = embed_neighbors(fuzzy_graph(nearest_neighbors(X, 15)), X, 4, seed=0)
+    assert Z.shape == (300, 4)
+    assert Z.dtype == torch.float32
+    torch.testing.assert_close(Z.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    assert Z.square().mean().item() == pytest.approx(1, abs=1e-4)
+    nearest = nearest_neighbors(Z.numpy(), 10).indices
+    assert (y[nearest] == y[:, None]).all()
+    kept = np.mean(
+        [len(np.intersect1d(a, b)) / 10 for a, b in zip(nearest, nearest_neighbors(X, 10).indices, strict=True)]
+    )
+    assert kept > 0.4
+
+
+def test_a_seed_gives_the_same_embedding_and_another_seed_another_one():
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    weights = fuzzy_graph(nearest_neighbors(X, 15))
+    first, again, other = (embed_neighbors(weights, X, 3, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("n_points", [3, 4, 12])
+def test_more_dimensions_than_points_are_possible(n_points):
+    X = np.random.default_rng(0).normal(size=(n_points, 2))
+    Z = embed_neighbors(fuzzy_graph(nearest_neighbors(X, 15)), X, 10)
+    assert Z.shape == (n_points, 10)
+    assert Z.isfinite().all()
+
+
+def test_a_graph_in_parts_is_embedded():
+    X = np.concatenate([np.random.default_rng(i).normal(size=(30, 2)) + 1e4 * i for i in range(6)])
+    Z = embed_neighbors(fuzzy_graph(nearest_neighbors(X, 15)), X, 2)
+    assert Z.isfinite().all()
+    found = kmeans(Z, 6, n_init=20).labels.numpy()
+    assert adjusted_rand_score(np.repeat(np.arange(6), 30), found) > 0.9
+
+
+# --- the clusters of the rows ---
+
+
+def test_clusters_of_any_shape_are_found():
+    X, y = make_moons(600, noise=0.05, random_state=0)
+    hood = neighborhood(X)
+    found = hood.cluster(2, n_init=10)
+    assert adjusted_rand_score(y, found.labels) == 1
+    assert adjusted_rand_score(y, kmeans(torch.from_numpy(X), 2).labels.numpy()) < 0.5
+    assert found.modularity == hood.modularity(found.labels) == found.modularities[found.origin]
+
+
+def test_clusters_of_the_rows_are_taken_if_the_embedding_has_none_as_good(monkeypatch):
+    X, y = make_blobs(200, 5, centers=4, random_state=0)
+    hood = neighborhood(X)
+    monkeypatch.setitem(vars(hood), "embedding", torch.randn(200, 2, generator=torch.Generator().manual_seed(0)))
+    hood.spectral_points = lambda n_clusters: hood.embedding
+    found = hood.cluster(4, n_init=10)
+    assert found.origin == "the rows"
+    assert adjusted_rand_score(y, found.labels) == 1
+    assert found.modularity > found.modularities["the neighbor embedding"] + 0.01
+
+
+def test_rows_outside_the_sample_have_no_target():
+    X, _ = make_blobs(60, 3, random_state=0)
+    sample = torch.arange(0, 60, 2)
+    hood = neighborhood(X, sample=sample)
+    targets = hood.targets(60)
+    assert torch.equal(targets[sample], hood.embedding)
+    assert targets[1::2].isnan().all()
+    assert torch.equal(neighborhood(X).targets(60), neighborhood(X).embedding)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 5])
+def test_few_rows_have_clusters(n_rows):
+    hood = neighborhood(np.random.default_rng(0).normal(size=(n_rows, 2)))
+    found = hood.cluster(n_rows, n_init=2)
+    assert sorted(found.labels) == list(range(n_rows))
+
+
+def test_equal_rows_have_clusters():
+    found = neighborhood(np.ones((40, 3))).cluster(2, n_init=2)
+    assert set(found.labels) <= {0, 1}
