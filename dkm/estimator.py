@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from dkm.clustering.labels import cluster_sizes, effective_clusters
+from dkm.clustering.partition import principal_components
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
@@ -58,7 +59,7 @@ _KEYS = {
     "tol": "joint.tolerance",
     "random_state": "seed",
 }
-_FIXED = ("data=npy", "data.path=X", "log.progress=off", "evaluation.kmeans_raw=false")
+_FIXED = ("data=npy", "data.path=X", "log.progress=off")
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -72,22 +73,24 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     ----------
     n_clusters : int
         Number of clusters.
-    init : str
+    recipe : str, optional
+        The settings to start from, ``recipe=`` of a run; None takes "auto". Parameters that are None leave their
+        setting to the recipe.
+    init : str, optional
         Method that finds the clusters from which the joint training starts; see ``clustering.init``.
-    n_init : int
-        Number of restarts of k-means. Among the restarts within 3 % of the lowest inertia the one with the most even
-        cluster sizes is chosen; see ``clustering.balance_slack``.
+    n_init : int, optional
+        Number of restarts of k-means.
     weight : float, optional
-        Weight of the clustering loss; see ``clustering.weight``. None takes that of the method, 0.1 for k-means.
+        Weight of the clustering loss; see ``clustering.weight``. 0.1 for k-means unless the recipe has another.
     latent_dim : int, optional
-        Number of dimensions of the embedding. None takes the number of clusters.
+        Number of dimensions of the embedding.
     hidden : sequence of int, optional
-        Widths of the encoder's inner layers. None takes 500, 500 and 2000.
-    pretrain_epochs, joint_epochs : int
+        Widths of the encoder's inner layers.
+    pretrain_epochs, joint_epochs : int, optional
         Number of epochs of the two phases.
-    batch_size : int
+    batch_size : int, optional
         Number of rows in a training step.
-    tol : float
+    tol : float, optional
         The joint training stops when less than this fraction of the labels changes in an epoch.
     random_state : int, RandomState instance or None
         Seed. With an int the results are those of ``python -m dkm.train seed=...`` on the same array, bit for bit.
@@ -119,21 +122,23 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self,
         n_clusters: int = 8,
         *,
-        init: str = "k-means++",
-        n_init: int = 20,
+        recipe: str | None = None,
+        init: str | None = None,
+        n_init: int | None = None,
         weight: float | None = None,
         latent_dim: int | None = None,
         hidden: Sequence[int] | None = None,
-        pretrain_epochs: int = 100,
-        joint_epochs: int = 50,
-        batch_size: int = 256,
-        tol: float = 0.001,
+        pretrain_epochs: int | None = None,
+        joint_epochs: int | None = None,
+        batch_size: int | None = None,
+        tol: float | None = None,
         random_state: Any = None,
         image_shape: Sequence[int] | None = None,
         verbose: bool | int = False,
         config: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> None:
         self.n_clusters = n_clusters
+        self.recipe = recipe
         self.init = init
         self.n_init = n_init
         self.weight = weight
@@ -224,7 +229,10 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         parameters = self._parameter_settings()
         seed = parameters["seed"] if "seed" in parameters else check_random_state(self.random_state).randint(2**31 - 1)
         others = {key: value for key, value in parameters.items() if key != "seed"}
-        config = _composed((*_FIXED, *_overrides(others), *self._config_overrides()), int(seed))
+        recipe = () if self.recipe is None else (f"recipe={self.recipe}",)
+        config = _composed((*_FIXED, *recipe, *_overrides(others), *self._config_overrides()), int(seed))
+        # The baseline on the raw data is only of use where a run may not end below it.
+        config.evaluation.kmeans_raw = config.evaluation.kmeans_raw and config.joint.guard
         settings = dotted(config)
         for name, key in _KEYS.items():
             if key in parameters and not _is_equal(settings[key], parameters[key]):
@@ -292,7 +300,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         unlike the inertia in the embedding, which any setting can shrink.
         """
         rows, clusters = self._cluster(X)
-        neighbors = sample_neighbors(rows.numpy(), _MOST_SCORED)
+        points = rows.numpy() if self.model_.image_shape is not None else principal_components(rows.numpy())
+        neighbors = sample_neighbors(points, _MOST_SCORED)
         return 0.0 if neighbors is None else neighbors.modularity(clusters.labels)
 
     def _embedded(self, X: Any) -> Tensor:

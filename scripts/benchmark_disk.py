@@ -53,7 +53,14 @@ def start_bytes() -> int:
 def run(path: Path, overrides: Sequence[str], threads: int) -> Row:
     """Return the extra memory of a whole run from disk."""
     with tempfile.TemporaryDirectory() as directory:
-        fixed = ["data=npy", f"data.path={path}", "data.load=disk", "pretrain.epochs=1", "clustering=none"]
+        fixed = [
+            "recipe=classic",
+            "data=npy",
+            f"data.path={path}",
+            "data.load=disk",
+            "pretrain.epochs=1",
+            "clustering=none",
+        ]
         fixed += ["clustering.n_init=3", "checkpoint.every_s=30", f"clustering.n_clusters={_CENTERS}"]
         manifest = train([*fixed, *overrides], Path(directory) / "run", threads=threads)
     return {"extra_mib": (manifest["peak_memory_bytes"] - start_bytes()) / _MIB}

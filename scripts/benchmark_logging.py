@@ -71,7 +71,7 @@ def measure(directory: Path, words: Sequence[str]) -> None:
         import dkm.evaluation.figures.run  # noqa: F401 - matplotlib
     watch.time(Recorder, "pictures", "_write_figures")
     watch.time(Dashboard, "__init__", *(name for name in vars(Dashboard) if not name.startswith("_")))
-    composed = compose(parse(words))
+    composed = compose(parse(["recipe=classic", *words]))
     execute(Plan(composed.config, directory, composed))
     print(watch.seconds)
 

@@ -20,7 +20,14 @@ import torch
 
 from timing import Report, options_parser, read_options, take_turns
 
-_RUN = ("data=digits", "pretrain.epochs=20", "joint.epochs=10", "joint.tolerance=0", "log.progress=off")
+_RUN = (
+    "recipe=classic",
+    "data=digits",
+    "pretrain.epochs=20",
+    "joint.epochs=10",
+    "joint.tolerance=0",
+    "log.progress=off",
+)
 _QUICK = ("pretrain.epochs=1", "joint.epochs=1", "model.hidden=[8]", "clustering.n_init=1", "log.figures=false")
 
 

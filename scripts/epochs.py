@@ -77,7 +77,13 @@ class OurEpochs:
     """
 
     def __init__(self, data: Dataset, *overrides: str, phase: str = "joint") -> None:
-        fixed = ["device=cpu", f"evaluation.every_epochs={_NEVER}", "joint.tolerance=0", "checkpoint.every_s=1e9"]
+        fixed = [
+            "recipe=classic",
+            "device=cpu",
+            f"evaluation.every_epochs={_NEVER}",
+            "joint.tolerance=0",
+            "checkpoint.every_s=1e9",
+        ]
         fixed += [f"pretrain.epochs={_NEVER}", f"joint.epochs={_NEVER}", "pretrain.schedule=constant"]
         self.config = compose(parse([*fixed, *overrides])).config
         self.settings = self.config.joint if phase == "joint" else self.config.pretrain
@@ -114,7 +120,7 @@ class BareEpochs:
 
     def __init__(self, ours: OurEpochs) -> None:
         trainer, config = ours.trainer, ours.config
-        assert isinstance(config.model, MLPConfig)
+        assert isinstance(config.model, MLPConfig) and config.model.hidden is not None
         widths = [trainer.data.n_features, *config.model.hidden, trainer.latent_dim]
         self._X, self._batch_size, self._weight = rows_of(trainer.data), config.batch_size, ours.weight
         self._is_bf16 = config.precision == "bf16"

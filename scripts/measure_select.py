@@ -80,7 +80,7 @@ def main() -> int:
         RESULTS.mkdir(parents=True, exist_ok=True)
         config = SelectConfig(data.k, f"0-{N_SEEDS - 1}", str(RUNS / name), jobs=2)
         try:
-            select(config, data.words)
+            select(config, ("recipe=classic", *data.words))
             content = json.dumps(measure(name), indent=2) + "\n"
         except (UserError, Failure) as error:
             print(f"error: {name}: {error}", file=sys.stderr)

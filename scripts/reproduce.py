@@ -154,14 +154,21 @@ def run(name: str, seed: int) -> int:
 
 
 def settings_of(name: str) -> str:
-    """Return the SHA-256 of an experiment's file without comments and of its overrides.
+    """Return the SHA-256 of the files of an experiment and of its recipe, without comments, and of its overrides.
 
     If it changes, the experiment is trained again.
     """
     experiment = EXPERIMENTS[name]
-    path = ROOT / "configs" / "experiment" / f"{experiment.base or name}.yaml"
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = _lines_of("experiment", experiment.base or name)
+    recipes = [line.partition(":")[2].strip() for line in lines if line.strip().startswith("- override /recipe:")]
+    lines += [line for recipe in recipes for line in _lines_of("recipe", recipe)]
     return hashlib.sha256("\n".join([*lines, *experiment.overrides]).encode()).hexdigest()
+
+
+def _lines_of(group: str, option: str) -> list[str]:
+    """Return the lines of a config file that are not comments."""
+    path = ROOT / "configs" / group / f"{option}.yaml"
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
 
 
 def _is_completed(directory: Path, words: Sequence[str]) -> bool:

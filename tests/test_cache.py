@@ -17,7 +17,14 @@ from dkm.training.trainer import Trainer
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 SMALL = [
     *("data=blobs", "data.n_samples=120", "model.hidden=[16]", "batch_size=16", "device=cpu", "clustering.n_init=2"),
-    *("pretrain.epochs=3", "joint.epochs=3", "joint.tolerance=0", "evaluation.every_epochs=2", "log.figures=false"),
+    *(
+        "recipe=classic",
+        "pretrain.epochs=3",
+        "joint.epochs=3",
+        "joint.tolerance=0",
+        "evaluation.every_epochs=2",
+        "log.figures=false",
+    ),
     *("log.tensorboard=false",),
 ]
 METHODS = {
@@ -148,7 +155,14 @@ BOTH = ["data.generator_seed=1", "data.scaling=none", "seed=1", "evaluation.samp
 PRETRAINED = [
     *("model.hidden=[8]", "model.latent_dim=2", "model.initial_weights=glorot", "augmentation=affine"),
     *("regularization=none", "loss.reduction=sum"),
-    *("pretrain.epochs=4", "pretrain.lr=0.1", "pretrain.schedule=cosine", "pretrain.optimizer=sgd", "optimizer=sgd"),
+    *(
+        "pretrain.neighbor_weight=1",
+        "pretrain.epochs=4",
+        "pretrain.lr=0.1",
+        "pretrain.schedule=cosine",
+        "pretrain.optimizer=sgd",
+        "optimizer=sgd",
+    ),
     "evaluation.every_epochs=3",  # the records of the evaluations are kept too
 ]
 RAW = ["evaluation.kmeans_raw=false", "clustering.n_init=3", "clustering.init_samples=50"]

@@ -430,7 +430,14 @@ def test_runs_without_labels_are_compared_by_what_they_have(
 
 
 def test_runs_of_the_trainer_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.figures=false", "log.tensorboard=false"]
+    quick = [
+        "model.hidden=[8]",
+        "recipe=classic",
+        "pretrain.epochs=1",
+        "joint.epochs=1",
+        "log.figures=false",
+        "log.tensorboard=false",
+    ]
     for seed in (0, 1):
         words = [f"seed={seed}", f"hydra.run.dir={tmp_path / str(seed)}", "log.progress=off", "threads=1", *quick]
         assert train._main(words) == 0

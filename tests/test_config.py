@@ -34,6 +34,7 @@ from dkm.config.settings import REQUIRED
 from dkm.train import main
 
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+RECIPES = sorted(path.stem for path in (config_dir() / "recipe").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 QUIET = ["log.tensorboard=false", "log.figures=false", "clustering.n_init=1"]
@@ -97,7 +98,8 @@ def required(group: str, option: str) -> list[str]:
 
 @cache
 def config_with(group: str, option: str) -> Config:
-    return config_of(f"{group}={option}", *(f"{group}.{name}=a.b" for name in required(group, option)))
+    words = (f"{group}.{name}=a.b" for name in required(group, option))
+    return config_of("recipe=classic", f"{group}={option}", *words)
 
 
 # --- files and dataclasses ----------------------------------------------------------------------------------------
@@ -108,6 +110,8 @@ def test_every_option_has_a_file_and_every_file_a_dataclass() -> None:
     for path in config_dir().glob("*/*.yaml"):
         files.setdefault(path.parent.name, set()).add(path.stem)
     assert files.pop("experiment") == set(EXPERIMENTS)
+    assert files.pop("recipe") == set(RECIPES)
+    files["model"].remove("auto")  # mlp with other widths
     assert files == {group: set(options) for group, options in GROUPS.items()}
 
 
@@ -141,8 +145,8 @@ def test_a_config_survives_plain_containers_and_yaml(group: str, option: str) ->
     assert flatten(plain) == dotted(config)
 
 
-def test_the_plain_sections_have_the_defaults_of_their_dataclasses() -> None:
-    config = config_of()
+def test_the_classic_recipe_has_the_defaults_of_the_dataclasses() -> None:
+    config = config_of("recipe=classic")
     for part in fields(Config):
         if is_dataclass(part.default_factory):
             assert getattr(config, part.name) == part.default_factory(), part.name
@@ -157,13 +161,13 @@ DEFAULTS = """
 data.name: digits
 data.scaling: null
 model.name: mlp
-model.latent_dim: null
-model.hidden: [500, 500, 2000]
+model.latent_dim: 10
+model.hidden: null
 clustering.name: kmeans
 clustering.n_clusters: null
 clustering.weight: 0.1
 clustering.assignment: epoch
-clustering.init: k-means++
+clustering.init: data
 clustering.revive: true
 regularization.name: weight_decay
 regularization.strength: 0.000001
@@ -171,12 +175,14 @@ regularization.parameters: weights
 optimizer.name: adam
 augmentation.name: auto
 loss.reduction: mean
-pretrain.epochs: 100
-pretrain.lr: 0.003
-joint.epochs: 50
-joint.lr: 0.0001
+pretrain.epochs: null
+pretrain.steps: 400
+pretrain.lr: 0.002
+joint.epochs: null
+joint.steps: 400
+joint.lr: 0.002
 joint.tolerance: 0.001
-batch_size: 256
+batch_size: 512
 seed: 0
 device: auto
 precision: fp32
@@ -215,6 +221,23 @@ def values_of(path: Path) -> dict[str, Any]:
     """Return what a config file itself sets, under dotted keys."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return flatten({key: value for key, value in content.items() if key != "defaults"})
+
+
+CLASSIC = """
+model.latent_dim: null
+model.hidden: [500, 500, 2000]
+clustering.init: k-means++
+pretrain.epochs: 100
+pretrain.lr: 0.003
+joint.epochs: 50
+joint.lr: 0.0001
+batch_size: 256
+"""
+
+
+def test_the_classic_recipe_has_the_defaults_of_version_0_1() -> None:
+    config, defaults = dotted(config_of("recipe=classic")), yaml.safe_load(CLASSIC)
+    assert {key: config[key] for key in defaults} == defaults
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -276,7 +299,14 @@ RUNNABLE = [(group, option) for group, option in OPTIONS if option not in NEEDS_
 @pytest.mark.parametrize(("group", "option"), RUNNABLE)
 def test_an_option_trains_both_phases(group: str, option: str, start: Start, images: Path) -> None:
     """One step in each phase, and the setting of the centroids between them."""
-    arguments = ["pretrain.epochs=1", "joint.epochs=1", "batch_size=2000", *QUIET, f"{group}={option}"]
+    arguments = [
+        "recipe=classic",
+        "pretrain.epochs=1",
+        "joint.epochs=1",
+        "batch_size=2000",
+        *QUIET,
+        f"{group}={option}",
+    ]
     if group != "data" or option == "npz":
         arguments += ["data=npz", f"data.path={images}", "data.labels=y"]
     elif option == "npy":
@@ -344,8 +374,8 @@ FLAGS = {
     "      Initial count of each centroid",
     "--hydra-help": "--multirun",
     "--version": "Hydra 1.",
-    "--cfg job": "\nbatch_size: 256\n",
-    "-c job": "\nbatch_size: 256\n",
+    "--cfg job": "\nbatch_size: 512\n",
+    "-c job": "\nbatch_size: 512\n",
     "--cfg job seed=3": "\nseed: 3\n",
     "--cfg job --resolve": "root: ./data\n",
     "--cfg job --package model": "name: mlp\n",

@@ -20,7 +20,14 @@ from dkm.errors import UserError
 
 N, F = 300, 120
 QUICK = [
-    *("model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=3"),
+    *(
+        "model.hidden=[8]",
+        "recipe=classic",
+        "pretrain.epochs=1",
+        "joint.epochs=2",
+        "joint.tolerance=0",
+        "clustering.n_clusters=3",
+    ),
     *("clustering.n_init=1", "log.progress=off", "log.figures=false", "log.tensorboard=false"),
 ]
 

@@ -40,7 +40,15 @@ COMMANDS = [
     if "mine." in command or "my_plugin" in command
 ]
 QUICK = [
-    *("data.n_samples=90", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "batch_size=32", "device=cpu"),
+    *(
+        "data.n_samples=90",
+        "recipe=classic",
+        "pretrain.epochs=2",
+        "joint.epochs=2",
+        "joint.tolerance=0",
+        "batch_size=32",
+        "device=cpu",
+    ),
     *("log.figures=false", "log.tensorboard=false", "log.progress=off", "clustering.n_init=1"),
 ]
 MALICIOUS = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\ndef Class(**options):\n    ...\n"

@@ -24,7 +24,15 @@ from dkm.training.divergence import NonFiniteLoss
 from dkm.training.trainer import Trainer
 
 SMALL = [
-    *("model.hidden=[16]", "batch_size=64", "pretrain.epochs=4", "joint.epochs=8", "joint.tolerance=0", "threads=1"),
+    *(
+        "model.hidden=[16]",
+        "batch_size=64",
+        "recipe=classic",
+        "pretrain.epochs=4",
+        "joint.epochs=8",
+        "joint.tolerance=0",
+        "threads=1",
+    ),
     *("clustering.n_init=2", "evaluation.every_epochs=1", "log.progress=off"),
 ]
 

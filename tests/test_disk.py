@@ -61,6 +61,7 @@ def command(folder: Path, data: str | Path, run: Path, *more: str) -> list[str]:
         "data.load=disk",
         "model.hidden=[16]",
         f"batch_size={BATCH_SIZE}",
+        "recipe=classic",
         f"pretrain.epochs={EPOCHS}",
         f"joint.epochs={EPOCHS}",
         "joint.tolerance=0",

@@ -53,6 +53,7 @@ def overrides(images: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.Te
 SMALL = [
     "model.hidden=[16]",
     "batch_size=50",
+    "recipe=classic",
     f"pretrain.epochs={PRETRAIN_EPOCHS}",
     f"joint.epochs={JOINT_EPOCHS}",
     "joint.tolerance=0",
@@ -161,6 +162,9 @@ def test_two_ranks_give_the_same_bytes_twice(
 
 WAYS = {
     "a penalty": ["regularization=l2_penalty", "regularization.strength=1e-3"],
+    "a neighbor embedding": [
+        *("pretrain.neighbor_weight=1", "clustering.init=data", "joint.hold_labels=true"),
+    ],
     "a coupled decay": ["regularization.strength=1e-2"],
     "assignments of the batch": ["clustering.assignment=batch"],
     "no augmentation": ["augmentation=none"],
@@ -178,7 +182,14 @@ WAYS = {
 
 
 # In the default suite those of which each touches what no other one does.
-USUAL = ("a penalty", "a convolution", "running means", "targets beside the reconstruction", "resets")
+USUAL = (
+    "a penalty",
+    "a neighbor embedding",
+    "a convolution",
+    "running means",
+    "targets beside the reconstruction",
+    "resets",
+)
 
 
 @pytest.mark.parametrize("way", [way if way in USUAL else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])

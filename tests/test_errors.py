@@ -119,7 +119,8 @@ def assert_is_one_line(err: str) -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_an_option_that_is_not_there_is_answered_with_those_that_are(group: str, refuse: Refuse) -> None:
     line = refuse(f"{group}=nope")
-    assert f"error: {group}=nope: expected one of {', '.join(sorted(GROUPS[group]))}; choose {group}=OPTION" in line
+    options = {*GROUPS[group], *(["auto"] if group == "model" else [])}
+    assert f"error: {group}=nope: expected one of {', '.join(sorted(options))}; choose {group}=OPTION" in line
 
 
 UNKNOWN = {
@@ -214,7 +215,6 @@ TYPES = {
     "pretrain.lr=null": "expected a number",
     "log.tensorboard=null": "expected true or false",
     "data.root=null": "expected text",
-    "model.hidden=null": "expected a list [...]",
     "joint=null": "expected its own keys",
     "batch_size=ten": "expected a whole number",
     "batch_size=1.5": "expected a whole number",
@@ -395,6 +395,9 @@ RANGES = {
     "augmentation.shift=-0.1": "expected a number from 0 to below 1",
     "loss.reduction=max": "expected one of mean, sum",
     "pretrain.epochs=-1": "expected a whole number, 0 or more",
+    "pretrain.steps=-1": "expected a whole number, 0 or more",
+    "joint.steps=-1": "expected a whole number, 0 or more",
+    "pretrain.neighbor_weight=-1": "expected a finite number, 0 or more",
     "pretrain.lr=0": "expected a finite number above 0",
     "pretrain.lr=nan": "expected a finite number above 0",
     "pretrain.lr=-inf": "expected a finite number above 0",
@@ -507,7 +510,7 @@ def test_hydras_rerun_from_a_pickle_is_refused_and_executes_nothing(tmp_path: Pa
     ("overrides", "expected"),
     {
         "seed=1,2 bach_size=3": "bach_size=3: expected a key of the config; did you mean batch_size?",
-        "seed=1,2 model=nope": "model=nope: expected one of conv, custom, mlp",
+        "seed=1,2 model=nope": "model=nope: expected one of auto, conv, custom, mlp",
         "seed=[1": "seed=[1: expected an override KEY=VALUE",
         "seed=1,2 batch_size=0": "batch_size=0: expected a whole number, 1 or more",
         "seed=0,-1": "seed=-1: expected a whole number",
@@ -538,7 +541,7 @@ YAMLS = {
     "range": (b"batch_size: 0\n", "batch_size=0: expected a whole number, 1 or more"),
     "null": (b"batch_size: null\n", "expected a whole number"),
     "reference": (b"seed: ${nope}\n", "nope"),
-    "no such option": (b"defaults: [{override /model: nope}]\n", "model=nope: expected one of conv, custom, mlp"),
+    "no such option": (b"defaults: [{override /model: nope}]\n", "model=nope: expected one of auto, conv, custom, mlp"),
     "code": (b"seed: !!python/object/apply:os.mkdir [executed]\n", "experiment/mine.yaml"),
 }
 
@@ -879,10 +882,10 @@ def test_resuming_what_is_no_run_is_refused(
 
 RESUMED = {
     "seed=1": "seed=1: expected 0 as in RUN/config.yaml, a resumed run keeps its config; leave the override out",
-    "batch_size=32": "batch_size=32: expected 256 as in RUN/config.yaml",
+    "batch_size=32": "batch_size=32: expected 512 as in RUN/config.yaml",
     "data.n_samples=61": "data.n_samples=61: expected 60 as in RUN/config.yaml",
-    "joint.lr=1": "joint.lr=1.0: expected 0.0001 as in RUN/config.yaml",
-    "joint.epochs=1": "joint.epochs=1: expected 2 or more, as in RUN/config.yaml; a resumed run is only made longer",
+    "joint.lr=1": "joint.lr=1.0: expected 0.002 as in RUN/config.yaml",
+    "joint.epochs=1": "joint.epochs=1: expected 2 as in RUN/config.yaml, as joint.schedule=one_cycle depends on it",
     "pretrain.epochs=5": "pretrain.epochs=5: expected 2 as in RUN/config.yaml, as pretrain.schedule=one_cycle "
     "depends on it",
     "pretrain.epochs=1": "pretrain.epochs=1: expected 2 as in RUN/config.yaml",
@@ -912,10 +915,10 @@ EDITED = {
     ("\nseed: 0", "\nseed: 1"): "RUN/config.yaml: seed=1, but the checkpoint was written with 0; expected the same",
     ("n_clusters: null", "n_clusters: 3"): "RUN/config.yaml: clustering.n_clusters=3, but the checkpoint was written",
     ("n_samples: 60", "n_samples: 61"): "RUN/config.yaml: data.n_samples=61, but the checkpoint was written with 60",
-    ("batch_size: 256", "batch_size: 0"): "batch_size=0: expected a whole number, 1 or more",
-    ("batch_size: 256", "batch_size: many"): "batch_size: ",
-    ("batch_size: 256", "batch_size: ["): "RUN/config.yaml",
-    ("batch_size: 256", "bach_size: 256"): "bach_size: expected a key of the config; did you mean batch_size?",
+    ("batch_size: 512", "batch_size: 0"): "batch_size=0: expected a whole number, 1 or more",
+    ("batch_size: 512", "batch_size: many"): "batch_size: ",
+    ("batch_size: 512", "batch_size: ["): "RUN/config.yaml",
+    ("batch_size: 512", "bach_size: 512"): "bach_size: expected a key of the config; did you mean batch_size?",
     ("name: mlp", "name: conv"): "model.",
     ("name: blobs", "name: nope"): "data.name=nope: expected one of digits, ",
     ("defaults:", "no_defaults:"): "",

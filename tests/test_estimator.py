@@ -29,6 +29,7 @@ from dkm import DeepKMeans, predict, train
 from dkm.config.schema import dotted
 
 QUICK: dict[str, Any] = {
+    "recipe": "classic",
     "hidden": (16,),
     "pretrain_epochs": 2,
     "joint_epochs": 2,
@@ -41,7 +42,7 @@ X, Y = make_blobs(300, 5, centers=4, random_state=0)
 
 # What another method or network has of its own stays so.
 OTHERS: dict[str, Any] = {
-    "dec": {"clustering.name": "dec", "clustering.weight": 1.0, "model.hidden": [500, 500, 2000]},
+    "dec": {"clustering.name": "dec", "clustering.weight": 1.0, "model.hidden": None},
     "dkm": {"clustering.name": "dkm", "clustering.weight": 0.01},
     "none": {"clustering.name": "none"},
 }
@@ -93,15 +94,23 @@ def test_channels_that_come_last_are_refused() -> None:
     np.testing.assert_array_equal(model.predict(images), model.labels_)
 
 
+@pytest.mark.parametrize("recipe", ["auto", "classic"])
 @pytest.mark.parametrize("config", [None, ["optimizer=sgd", "joint.lr=0.01"], {"joint.lr": 0.001, "precision": "bf16"}])
-def test_the_labels_are_those_of_the_command_line_bit_for_bit(config: Any, tmp_path: Path) -> None:
+def test_the_labels_are_those_of_the_command_line_bit_for_bit(config: Any, recipe: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     more = [] if config is None else config if isinstance(config, list) else [f"{k}={v}" for k, v in config.items()]
     words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=4", "model.hidden=[16]", *more]
-    words += ["pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2", "log.figures=false"]
+    words += [
+        f"recipe={recipe}",
+        "pretrain.epochs=2",
+        "joint.epochs=2",
+        "joint.tolerance=0",
+        "clustering.n_init=2",
+        "log.figures=false",
+    ]
     assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}", "log.progress=off"]) == 0
     rows = np.genfromtxt(tmp_path / "run" / "assignments.csv", delimiter=",", names=True)
-    model = small(config=config).fit(X)
+    model = small(config=config, recipe=recipe).fit(X)
     np.testing.assert_array_equal(model.labels_, rows["cluster"])
     nearest = model.transform(X)[np.arange(len(X)), model.labels_]
     np.testing.assert_allclose(nearest, rows["distance"], rtol=1e-5, atol=1e-6)
@@ -114,7 +123,7 @@ def test_images_are_augmented_and_scaled_as_images(tmp_path: Path) -> None:
     digits = load_digits()
     np.save(tmp_path / "x.npy", digits.images[:200])
     words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=4", "model.hidden=[16]"]
-    words += ["pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2"]
+    words += ["recipe=classic", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2"]
     words += ["log.figures=false", "log.progress=off"]
     assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     rows = np.genfromtxt(tmp_path / "run" / "assignments.csv", delimiter=",", names=True)

@@ -19,7 +19,14 @@ from dkm import export, train
 from dkm.errors import Failure, UserError
 
 QUICK = [
-    *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
+    *(
+        "model.hidden=[16]",
+        "recipe=classic",
+        "pretrain.epochs=2",
+        "joint.epochs=2",
+        "joint.tolerance=0",
+        "clustering.n_clusters=4",
+    ),
     *("clustering.n_init=2", "log.progress=off", "log.figures=false", "log.tensorboard=false"),
 ]
 KINDS = ("table", "images", "sparse", "counts", "conv")

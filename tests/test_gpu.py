@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
-QUICK = ["pretrain.epochs=4", "joint.epochs=4", "joint.tolerance=0", "log.figures=false"]
+QUICK = ["recipe=classic", "pretrain.epochs=4", "joint.epochs=4", "joint.tolerance=0", "log.figures=false"]
 QUICK += ["clustering.n_init=3", "evaluation.kmeans_raw=false"]
 DIGITS = ["data=digits", "augmentation=affine", *QUICK]
 METHODS = {

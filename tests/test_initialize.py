@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from dkm.clustering import initialization, partition
 from dkm.clustering.assignment import means_of_parts
+from dkm.clustering.neighborhood import Neighborhood
 from dkm.config.clustering import KMeansConfig
 from dkm.errors import UserError
 
@@ -27,10 +28,11 @@ def no_rows(index):
     raise AssertionError("only init=data looks at the rows")
 
 
-def start_of(z, *, given=None, seed=0, take_rows=no_rows, **settings):
+def start_of(z, *, given=None, seed=0, take_rows=no_rows, sample=None, **settings):
     config = KMeansConfig(name="kmeans", **settings)
     restarts = initialization.run_restarts(z, K, config, None, seed)
-    return initialization.find_start(z, restarts, config, given, seed, take_rows)
+    neighborhood = Neighborhood(take_rows, sample, 2, seed)
+    return initialization.find_start(z, restarts, config, given, seed, neighborhood)
 
 
 def written(path, array):
@@ -65,7 +67,7 @@ def test_data_takes_the_clusters_of_the_rows_whatever_the_embedding(caplog):
     X, y = make_blobs(300, 5, centers=K, cluster_std=0.5, random_state=0)
     rows, z = torch.from_numpy(X.astype(np.float32)), torch.randn(300, D, generator=torch.Generator().manual_seed(0))
     with caplog.at_level(logging.INFO):
-        centroids, labels = start_of(z, init="data", take_rows=lambda index: rows[index])
+        centroids, labels = start_of(z, init="data", take_rows=lambda index: rows)
     assert adjusted_rand_score(y, labels.numpy()) == 1
     torch.testing.assert_close(centroids, means_of_parts(z, labels, K))
     assert "clusters from clustering.init=data: " in caplog.text
@@ -75,12 +77,20 @@ def test_data_looks_at_principal_components_of_many_features():
     random = np.random.default_rng(0)
     X = random.normal(size=(200, 300)) + 6 * np.repeat(np.eye(4, 300), 50, axis=0)
     components = partition.principal_components(X, 0)
-    assert components.shape == (200, 50)
-    assert np.array_equal(partition.principal_components(X[:, :50], 0), X[:, :50])
+    assert components.shape == (200, 100)
+    assert np.array_equal(partition.principal_components(X[:, :100], 0), X[:, :100])
     z = torch.zeros(200, D)
     z[:, 0] = torch.arange(200)
-    _, labels = start_of(z, init="data", take_rows=lambda index: torch.from_numpy(X)[index].float())
+    _, labels = start_of(z, init="data", take_rows=lambda index: torch.from_numpy(X).float())
     assert adjusted_rand_score(np.repeat(np.arange(4), 50), labels.numpy()) > 0.95
+
+
+def test_rows_outside_the_sample_join_the_nearest_centroids():
+    X, y = make_blobs(300, 5, centers=K, cluster_std=0.5, random_state=0)
+    rows, sample = torch.from_numpy(X.astype(np.float32)), torch.arange(0, 300, 3)
+    centroids, labels = start_of(rows, init="data", take_rows=lambda index: rows[index], sample=sample)
+    assert adjusted_rand_score(y, labels.numpy()) == 1
+    torch.testing.assert_close(centroids, means_of_parts(rows[sample], labels[sample], K))
 
 
 def test_auto_looks_at_a_part_of_many_points(z):

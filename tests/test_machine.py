@@ -28,7 +28,7 @@ from dkm.training.trainer import Trainer
 
 QUIET = ["log.figures=false", "log.tensorboard=false"]
 TINY = [
-    *("data=blobs", "data.n_samples=200", "model.hidden=[8]", "batch_size=50", "pretrain.epochs=2"),
+    *("data=blobs", "data.n_samples=200", "model.hidden=[8]", "batch_size=50", "recipe=classic", "pretrain.epochs=2"),
     *("joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2", *QUIET),
 ]
 

@@ -65,9 +65,20 @@ def test_total_is_reconstruction_plus_weighted_clustering_plus_l2_by_hand():
             "reconstruction": reconstruction,
             "clustering": clustering,  # the parts are reported before their weights
             "l2": l2,
+            "neighbors": 0,
         },
         rel=REL,
     )
+
+
+def test_targets_add_their_weighted_mean_squared_distance():
+    autoencoder = small_autoencoder()
+    z = autoencoder.encode(X)
+    targets = torch.zeros(len(X), z.shape[1])
+    plain = Objective(autoencoder, None)(X, INDEX)
+    terms = Objective(autoencoder, None, targets=targets, target_weight=3.0)(X, INDEX)
+    assert terms.neighbors.item() == pytest.approx(z.square().mean().item())
+    assert terms.total.item() == pytest.approx(plain.total.item() + 3 * terms.neighbors.item())
 
 
 def test_reduction_sum_adds_up_features_and_averages_samples():

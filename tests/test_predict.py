@@ -25,7 +25,14 @@ from dkm.evaluation.prediction import input_reader
 from dkm.models.saved import load_model
 
 QUICK = [
-    *("model.hidden=[16]", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_clusters=4"),
+    *(
+        "model.hidden=[16]",
+        "recipe=classic",
+        "pretrain.epochs=2",
+        "joint.epochs=2",
+        "joint.tolerance=0",
+        "clustering.n_clusters=4",
+    ),
     *("clustering.n_init=2", "log.progress=off", "log.figures=false", "log.tensorboard=false", "threads=1"),
 ]
 

@@ -66,7 +66,14 @@ def test_no_recorded_run_has_a_warning() -> None:
 def test_the_warning_of_a_run_is_printed_before_its_table_and_kept_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["data=blobs", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "clustering.weight=1e4"]
+    words = [
+        "data=blobs",
+        "model.hidden=[4]",
+        "recipe=classic",
+        "pretrain.epochs=1",
+        "joint.epochs=1",
+        "clustering.weight=1e4",
+    ]
     words += ["joint.lr=0.1", "clustering.n_init=1", "log.figures=false", "log.tensorboard=false"]
     run = tmp_path / "run"
     assert train._main([*words, f"hydra.run.dir={run}"]) == 0

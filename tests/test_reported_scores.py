@@ -51,7 +51,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     X = (X / 4).astype(np.float32)
     np.savez(folder / "blobs.npz", x=X, y=y)
     words = ["data=npz", f"data.path={folder / 'blobs.npz'}", "data.labels=y", "data.scaling=none", "batch_size=50"]
-    words += [f"model.latent_dim={LATENT_DIM}", "model.hidden=[16]", "pretrain.epochs=20", "joint.epochs=3"]
+    words += [
+        f"model.latent_dim={LATENT_DIM}",
+        "model.hidden=[16]",
+        "recipe=classic",
+        "pretrain.epochs=20",
+        "joint.epochs=3",
+    ]
     words += ["pretrain.lr=0.01", "joint.tolerance=0", "joint.lr=0.003", "clustering.n_init=3", "threads=1"]
     words += ["device=cpu", "log.figures=false", "log.tensorboard=false", "log.progress=off"]
     assert main([*words, f"hydra.run.dir={folder / 'run'}"]) == 0

@@ -39,6 +39,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "data.labels=y",
         "model.hidden=[16]",
         "batch_size=50",
+        "recipe=classic",
         f"pretrain.epochs={PRETRAIN_EPOCHS}",
         f"joint.epochs={JOINT_EPOCHS}",
         "joint.tolerance=0",

@@ -14,7 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dkm import train
 from dkm.evaluation.figures.run import FIGURES, Figure, RunContext
 
-WORDS = ["model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.progress=off"]
+WORDS = [
+    "model.hidden=[4]",
+    "recipe=classic",
+    "pretrain.epochs=1",
+    "joint.epochs=1",
+    "clustering.n_init=1",
+    "log.progress=off",
+]
 
 
 def image_tags(run: Path) -> set[str]:

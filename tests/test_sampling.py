@@ -46,7 +46,14 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     np.save(folder / "y.npy", digits.target[:N])
     return [
         *("data=npy", f"data.path={folder / 'x.npy'}", f"data.labels={folder / 'y.npy'}"),
-        *("model.hidden=[16]", "batch_size=50", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0"),
+        *(
+            "model.hidden=[16]",
+            "batch_size=50",
+            "recipe=classic",
+            "pretrain.epochs=2",
+            "joint.epochs=2",
+            "joint.tolerance=0",
+        ),
         *("clustering.n_init=3", "log.figures=false", "log.tensorboard=false"),
     ]
 

@@ -145,7 +145,14 @@ def test_a_new_score_is_one_entry(
     monkeypatch.setitem(SCORES, "homogeneity", homogeneity)
     monkeypatch.setitem(SCORES, "largest", largest)
     np.savez(tmp_path / "x.npz", x=load_digits().images[:150], y=load_digits().target[:150])
-    words = ["data=npz", f"data.path={tmp_path / 'x.npz'}", "data.labels=y", "model.hidden=[8]", "pretrain.epochs=1"]
+    words = [
+        "data=npz",
+        f"data.path={tmp_path / 'x.npz'}",
+        "data.labels=y",
+        "model.hidden=[8]",
+        "recipe=classic",
+        "pretrain.epochs=1",
+    ]
     words += ["joint.epochs=1", "clustering.n_init=1", "log.figures=false"]
     runs = [tmp_path / "runs" / str(seed) for seed in (0, 1)]
     for seed, run in enumerate(runs):

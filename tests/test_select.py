@@ -40,7 +40,7 @@ from dkm.training.launch import require_trainable
 
 QUICK = [
     *("data=blobs", "data.n_samples=300", "data.n_blobs=4", "data.n_features=6", "model.hidden=[16]"),
-    *("pretrain.epochs=3", "joint.epochs=2", "clustering.n_init=2"),
+    *("recipe=classic", "pretrain.epochs=3", "joint.epochs=2", "clustering.n_init=2"),
 ]
 
 

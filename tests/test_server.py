@@ -165,7 +165,14 @@ def test_the_end_of_the_server_is_no_end_of_a_process(tmp_path: Path, monkeypatc
 # --- runs of dkm.train ------------------------------------------------------------------------------------------------
 
 TINY = [
-    *("data=blobs", "data.n_samples=200", "data.n_features=4", "model.hidden=[8]", "pretrain.epochs=2"),
+    *(
+        "data=blobs",
+        "data.n_samples=200",
+        "data.n_features=4",
+        "model.hidden=[8]",
+        "recipe=classic",
+        "pretrain.epochs=2",
+    ),
     *("joint.epochs=2", "clustering.n_init=2", "log.tensorboard=false", "log.figures=false", "log.progress=off"),
 ]
 NUMBERS = ("metrics.jsonl", "assignments.csv", "result.json", "model/weights.safetensors")

@@ -43,7 +43,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     np.savez(folder / "digits.npz", x=load_digits().images[:120])
     words = ["data=npz", f"data.path={folder / 'digits.npz'}", f"clustering.n_clusters={N_CLUSTERS}"]
     words += [f"model.latent_dim={LATENT_DIM}", "model.hidden=[16]", "batch_size=30", "clustering.n_init=2"]
-    words += [f"pretrain.epochs={PRETRAIN_EPOCHS}", f"joint.epochs={JOINT_EPOCHS}", "joint.tolerance=0"]
+    words += [
+        "recipe=classic",
+        f"pretrain.epochs={PRETRAIN_EPOCHS}",
+        f"joint.epochs={JOINT_EPOCHS}",
+        "joint.tolerance=0",
+    ]
     words += ["joint.lr=0.01", "evaluation.every_epochs=1", "evaluation.kmeans_raw=false", "threads=1", "device=cpu"]
     words += ["log.figures=false", "log.tensorboard=false", "log.progress=off"]
     n_runs = 0

@@ -33,6 +33,7 @@ SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 SMALL = [
     "model.hidden=[32,16]",
     "batch_size=64",
+    "recipe=classic",
     "pretrain.epochs=4",
     "joint.epochs=4",
     "joint.tolerance=0",
@@ -521,7 +522,7 @@ def test_a_run_without_reconstruction_decodes_no_batch_and_regularizes_no_decode
     monkeypatch.setattr(trainer.autoencoder, "decode", count)
     trainer.run(Unwritten())
     assert n_decoded == config.pretrain.epochs * trainer.batches.n_batches  # none in the joint phase
-    losses = trainer.begin(config.joint).losses(torch.ones(2, 4))
+    losses = trainer.begin(config.joint).losses(torch.ones(2, 5))
     assert losses == {"loss/total": 1.0, "loss/clustering": 1.0, "loss_weighted/clustering": 1.0}
 
 

@@ -35,7 +35,14 @@ optuna = pytest.importorskip("optuna")
 
 QUICK = [
     *("data=blobs", "data.n_samples=300", "data.n_blobs=4", "data.n_features=6", "model.hidden=[16]"),
-    *("pretrain.epochs=3", "joint.epochs=4", "joint.tolerance=0", "clustering.n_init=2", "evaluation.every_epochs=1"),
+    *(
+        "recipe=classic",
+        "pretrain.epochs=3",
+        "joint.epochs=4",
+        "joint.tolerance=0",
+        "clustering.n_init=2",
+        "evaluation.every_epochs=1",
+    ),
 ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from dkm.clustering import partition
 from dkm.clustering.assignment import Assignment, assign, means_of_parts
 from dkm.clustering.labels import contingency, hungarian_order
 from dkm.clustering.lloyd import kmeans, kmeans_restarts, lowest_inertia, most_even
+from dkm.clustering.neighborhood import Neighborhood
 from dkm.config.clustering import ClusteringConfig
 from dkm.data import files
 from dkm.data.batches import stream_seed
@@ -60,11 +61,11 @@ def find_start(
     config: ClusteringConfig,
     given: np.ndarray | None,
     seed: int,
-    take_rows: Callable[[Tensor], Tensor],
+    neighborhood: Neighborhood,
 ) -> Start:
     """Cluster z (N, D) as ``config.init`` says, or return the clusters ``given`` by ``read_init_file``.
 
-    ``take_rows`` returns the scaled rows (n, F) of the data at some positions.
+    The ``neighborhood`` is that of the rows, for ``config.init=data``.
     """
     K = len(restarts[0].centroids)
     if given is not None:
@@ -81,8 +82,10 @@ def find_start(
         log.info("clusters from clustering.init=%s (%.1f s)", config.init, time.perf_counter() - start_s)
         labels = torch.from_numpy(labels_array).to(z.device)
         return Start(means_of_parts(z, labels, K), labels)
-    if config.init in ("auto", "data"):
-        return _choose_clusters(z, restarts, config, seed, take_rows)
+    if config.init == "auto":
+        return _choose_clusters(z, restarts, config, seed)
+    if config.init == "data":
+        return _cluster_rows(z, K, config, neighborhood)
     plain, chosen = lowest_inertia(restarts), most_even(restarts, config.balance_slack)
     if chosen.inertia > plain.inertia:
         log.info(
@@ -93,34 +96,18 @@ def find_start(
     return Start(chosen.centroids, assign_all_points(z, chosen).labels)
 
 
-def _choose_clusters(
-    z: Tensor,
-    restarts: Sequence[Assignment],
-    config: ClusteringConfig,
-    seed: int,
-    take_rows: Callable[[Tensor], Tensor],
-) -> Start:
-    """Return the best of several clusterings of the embedding z (N, D), or of the rows for ``config.init=data``."""
+def _choose_clusters(z: Tensor, restarts: Sequence[Assignment], config: ClusteringConfig, seed: int) -> Start:
+    """Return the best of several clusterings of the embedding z (N, D)."""
     start_s = time.perf_counter()
     K = len(restarts[0].centroids)
     picks = np.sort(draw_rows(len(z), config.partition_samples, seed))
-    index = torch.from_numpy(picks)
-    methods: Sequence[str] = partition.METHODS
-    if config.init == "data":
-        points = partition.principal_components(take_rows(index).cpu().numpy(), seed)
-        methods = ("ward",)
-        found = kmeans_restarts(torch.from_numpy(points), K, n_init=config.n_init, seed=seed)
-        starts = [restart.labels for restart in found]
-    else:
-        sampled = z[index.to(z.device)]
-        points = sampled.cpu().numpy()
-        starts = [assign(sampled, restart.centroids).labels.cpu() for restart in restarts]
+    sampled = z[torch.from_numpy(picks).to(z.device)]
+    starts = [assign(sampled, restart.centroids).labels.cpu() for restart in restarts]
     choice = partition.choose(
-        points,
+        sampled.cpu().numpy(),
         K,
         {f"k-means-{i}": labels.numpy() for i, labels in enumerate(starts)},
         n_neighbors=config.n_neighbors,
-        methods=methods,
         slack=config.modularity_slack,
         seed=seed,
     )
@@ -128,14 +115,33 @@ def _choose_clusters(
         name.rpartition("-")[0] or name: value for name, value in sorted(choice.modularity.items(), key=lambda i: i[1])
     }
     log.info(
-        "clusters from clustering.init=%s: %s, modularity %.4f; highest from %s (%.1f s)",
-        *(config.init, choice.name),
-        choice.modularity[choice.name],
+        "clusters from clustering.init=auto: %s, modularity %.4f; highest from %s (%.1f s)",
+        *(choice.name, choice.modularity[choice.name]),
         ", ".join(f"{name} {value:.4f}" for name, value in best.items()),
         time.perf_counter() - start_s,
     )
     labels = torch.from_numpy(partition.spread(z.cpu().numpy(), picks, choice.labels)).to(z.device)
     return Start(means_of_parts(z, labels, K), labels)
+
+
+def _cluster_rows(z: Tensor, n_clusters: int, config: ClusteringConfig, neighborhood: Neighborhood) -> Start:
+    """Return the clusters of the rows in the embedding z (N, D); rows outside the sample join the nearest centroids."""
+    start_s = time.perf_counter()
+    found = neighborhood.cluster(n_clusters, n_init=config.n_init)
+    log.info(
+        "clusters from clustering.init=data: k-means on %s; modularity on %s (%.1f s)",
+        found.origin,
+        ", ".join(f"{origin} {value:.4f}" for origin, value in found.modularities.items()),
+        time.perf_counter() - start_s,
+    )
+    labels = torch.from_numpy(found.labels).to(z.device)
+    if neighborhood.sample is None:
+        return Start(means_of_parts(z, labels, n_clusters), labels)
+    sample = neighborhood.sample.to(z.device)
+    centroids = means_of_parts(z[sample], labels, n_clusters)
+    all_labels = assign(z, centroids).labels
+    all_labels[sample] = labels
+    return Start(centroids, all_labels)
 
 
 def cluster_again(

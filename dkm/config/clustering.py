@@ -43,10 +43,10 @@ class ClusteringConfig(Section):
         "k-means++ or with random distinct points. `gmm`, `spectral`, `ward`: a Gaussian mixture with full "
         "covariances, spectral clustering of the nearest-neighbor graph, or Ward linkage, which also find elongated "
         "clusters. `auto`: k-means and these three, each refined by moving single points; the one with the highest "
-        "modularity in the nearest-neighbor graph is used. `data`: k-means and Ward linkage on the rows themselves (on "
-        "50 principal components of more features), refined and chosen in their own graph. `uniform`: centroids drawn "
-        "from [-1, 1] in each dimension. "
-        "`file`: `clustering.init_file`.",
+        "modularity in the nearest-neighbor graph is used. `data`: k-means on a neighbor embedding of the rows (UMAP's "
+        "objective), on the eigenvectors of their graph and on the rows; one of the latter two is used if its "
+        "modularity in the rows' graph (on 100 principal components of more features) is higher by 0.01. "
+        "`uniform`: centroids drawn from [-1, 1] in each dimension. `file`: `clustering.init_file`.",
         check=Choice(INITS),
     )
     init_file: str | None = setting(
@@ -79,7 +79,7 @@ class ClusteringConfig(Section):
     )
     partition_samples: int = setting(
         10_000,
-        "Largest number of points that `gmm`, `spectral`, `ward`, `auto` and `data` cluster. The other points get the "
+        "Largest number of points that `gmm`, `spectral`, `ward` and `auto` cluster. The other points get the "
         "clusters of their nearest neighbors.",
         unit="points",
         check=AtLeast(1),

@@ -41,7 +41,7 @@ from yaml import YAMLError
 
 from dkm.config.custom import import_plugins, is_of_a_run, plugins_of, require_named_by_user
 from dkm.config.data import FileData, NpyData, NpzData
-from dkm.config.groups import GROUPS
+from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.messages import describe, keys, kind_of, unknown_key
 from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, from_dictconfig, register
@@ -185,17 +185,17 @@ def _check_override(override: str, *, is_sweep: bool) -> None:
     key = left.lstrip("+~")
     section, _, name = key.rpartition(".")
     if override.startswith("~") and not key.startswith("hydra"):
-        if key not in (*GROUPS, "experiment") and not any(f"{k}.".startswith(f"{key}.") for k in keys()):
+        if key not in (*GROUPS, *PRESETS) and not any(f"{k}.".startswith(f"{key}.") for k in keys()):
             raise UserError(unknown_key(key, override))
         raise UserError(f"{override}: expected every key to stay; set another value: {key}=VALUE")
     if "=" in override and not key:
         raise UserError(f"{override}: expected an override KEY=VALUE; put a key before the =")
-    if key in GROUPS or key == "experiment":
+    if key in GROUPS or key in PRESETS:
         if left != key:
             raise UserError(f"{key}={value}: expected no + or ~ before a group; write {key}={value}")
         is_name = re.fullmatch(r"[\w./-]*(,[\w./-]*)*" if is_sweep else r"[\w./-]*", value)
         if (is_name is None and value[:1] in "[{") or (value == "null" and key != "experiment"):
-            options = ", ".join(GROUPS.get(key, ["the name of an experiment"]))
+            options = ", ".join(GROUPS.get(key, [f"the names of {key}s"]))
             raise UserError(f"{override}: expected one of {options}; choose {key}=OPTION")
     if section in GROUPS and name == "name":
         raise UserError(f"{override}: expected the option to be chosen by its group; write {section}={value}")
@@ -245,7 +245,7 @@ def compose(command: Command) -> Composed:
     except YAMLError as error:
         raise UserError(f"{error}; expected YAML; correct the file") from error
     except ValueError as error:  # a group is set to a number, or a file is not text
-        names = (*GROUPS, "experiment")
+        names = (*GROUPS, *PRESETS)
         groups = [o for o in command.overrides if o.partition("=")[0] in names]
         files = [f"{o.replace('=', '/')}.yaml" for o in groups] or [f"{command.config_path / command.config_name}.yaml"]
         source = " or ".join(files if isinstance(error, UnicodeError) else groups)
@@ -364,7 +364,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, ConfigCompositionException) and text.startswith("Could not "):
         key = text.splitlines()[0].split("'")[1] if "'" in text.splitlines()[0] else text
         override = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == key), key)
-        if key.partition("@")[0] in GROUPS or key == "experiment":
+        if key.partition("@")[0] in GROUPS or key in PRESETS:
             return f"{override}: expected keys, as this config has no choice of {key}; leave the override out"
         if override.startswith("+") and key in keys():
             return f"{override}: expected no +, as the key is there already; write {override.lstrip('+')}"

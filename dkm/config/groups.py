@@ -25,3 +25,6 @@ GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "optimizer": {"adam": AdamConfig, "adamw": AdamWConfig, "sgd": SGDConfig},
     "augmentation": {"auto": AutoAugmentationConfig, "affine": AffineConfig, "none": NoAugmentationConfig},
 }
+
+# Groups without settings of their own: each option is a file of settings for all sections.
+PRESETS = ("recipe", "experiment")

@@ -50,17 +50,18 @@ class MLPConfig(LayersConfig):
     """Fully connected: features-500-500-2000-latent and the mirrored decoder, ReLU between layers, linear outputs."""
 
     name: str = "mlp"
-    hidden: list[int] = setting(
+    hidden: list[int] | None = setting(
         [500, 500, 2000],
-        "Widths of the hidden layers of the encoder; the decoder reverses them. []: a linear autoencoder.",
+        "Widths of the hidden layers of the encoder; the decoder reverses them. []: a linear autoencoder. null: from "
+        "the number of features.",
         check=Satisfies("widths of 1 or more", lambda widths: all(width >= 1 for width in widths)),
         example=[500, 500],
     )
 
     def __post_init__(self) -> None:
-        is_flat = all(isinstance(width, int) for width in self.hidden)
+        is_flat = all(isinstance(width, int) for width in self.hidden or ())
         example = "for example model.hidden=[500,500]"
-        require(is_flat, "model.hidden", list(self.hidden), "a list [...] of whole numbers", example)
+        require(is_flat, "model.hidden", list(self.hidden or ()), "a list [...] of whole numbers", example)
         super().__post_init__()
 
 

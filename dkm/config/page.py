@@ -14,7 +14,7 @@ from typing import Any
 
 from dkm.config.checks import format_value
 from dkm.config.commands import COMMANDS
-from dkm.config.groups import GROUPS
+from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.roles import plain_sections
 from dkm.config.run import Config
 from dkm.config.schema import config_dir
@@ -63,7 +63,8 @@ def settings_page() -> str:
 def help_text(config: Config) -> str:
     """Return the text of ``--help``: the groups, and the settings of a config with their values."""
     lines = [_HELP_HEAD, *(f"  {group}: {', '.join(sorted(options))}" for group, options in GROUPS.items())]
-    lines += [f"  experiment: {', '.join(sorted(path.stem for path in (config_dir() / 'experiment').glob('*.yaml')))}"]
+    for preset in PRESETS:
+        lines.append(f"  {preset}: {', '.join(sorted(path.stem for path in (config_dir() / preset).glob('*.yaml')))}")
     for part in fields(config):
         section = getattr(config, part.name)
         if isinstance(section, Section):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from dkm.config.augmentation import AugmentationConfig
-from dkm.config.checks import AtLeast, Between, Choice, Fraction, NonNegative, Positive, Satisfies
+from dkm.config.checks import AtLeast, Between, Choice, Fraction, NonNegative, Positive, Satisfies, require
 from dkm.config.clustering import ClusteringConfig
 from dkm.config.data import DataConfig
 from dkm.config.groups import GROUPS
@@ -45,7 +46,21 @@ class LossConfig(Section):
 class PhaseConfig(Section):
     """Common settings of both phases."""
 
-    epochs: int = setting(0, "Length of the phase.", role=Role.LENGTH, unit="epochs", check=AtLeast(0), example=100)
+    epochs: int | None = setting(
+        0,
+        "Length of the phase. null: as many epochs as have at least `steps` steps.",
+        role=Role.LENGTH,
+        unit="epochs",
+        check=AtLeast(0),
+        example=100,
+    )
+    steps: int | None = setting(
+        None,
+        "Smallest number of steps, used if `epochs` is null: the work then hardly depends on the number of rows.",
+        unit="steps",
+        check=AtLeast(0),
+        example=600,
+    )
     lr: float = setting(1e-3, "Learning rate.", check=Positive(), example="1e-3")
     schedule: str = setting(
         "constant",
@@ -54,6 +69,18 @@ class PhaseConfig(Section):
         check=Choice(SCHEDULES),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_known = self.epochs is not None or self.steps is not None
+        key = f"{self.section}.epochs"
+        require(is_known, key, None, f"a number, or {self.section}.steps beside it", f"for example {key}=100")
+
+    @property
+    def n_epochs(self) -> int:
+        """The number of epochs of a phase that ``in_epochs`` has made definite."""
+        assert self.epochs is not None
+        return self.epochs
+
 
 @dataclass
 class PretrainConfig(PhaseConfig):
@@ -61,13 +88,20 @@ class PretrainConfig(PhaseConfig):
 
     section: ClassVar[str] = "pretrain"
     stages: ClassVar[Stage] = Stage.TRAINING
-    epochs: int = 100
+    epochs: int | None = 100
     lr: float = 3e-3
     schedule: str = "one_cycle"
     optimizer: str | None = setting(
         None,
         "Optimizer of this phase only, with its default settings. null: the optimizer of the run.",
         check=Choice(tuple(GROUPS["optimizer"])),
+    )
+    neighbor_weight: float = setting(
+        0.0,
+        "Weight of the mean squared distance between the embedding and a neighbor embedding of the rows, in which the "
+        "nearest neighbors attract each other and all other rows repel (UMAP's objective). 0: none is computed.",
+        check=NonNegative(),
+        example=1,
     )
     cache: str | None = setting(
         None,
@@ -84,7 +118,7 @@ class JointConfig(PhaseConfig):
 
     section: ClassVar[str] = "joint"
     stages: ClassVar[Stage] = Stage.JOINT
-    epochs: int = 50
+    epochs: int | None = 50
     lr: float = 1e-4
     tolerance: float = setting(
         0.001,
@@ -98,6 +132,18 @@ class JointConfig(PhaseConfig):
         unit="epochs",
         check=NonNegative(),
         example=4,
+    )
+    hold_labels: bool = setting(
+        False,
+        "Whether the phase learns the clusters that it starts from: the rows are not assigned anew, and the phase ends "
+        "when the nearest centroids give these labels but for `tolerance`. Of effect with `clustering=kmeans` and its "
+        "`assignment=epoch`.",
+    )
+    guard: bool = setting(
+        False,
+        "Whether a run may not end below its baselines: if the clusters have a lower modularity on the data than those "
+        "of k-means on the raw data or on the pretrained embedding, the labels of the better one are held and learned "
+        "in a second joint phase.",
     )
 
 
@@ -244,3 +290,12 @@ class Config(Section):
         "directory; in a sweep, the run in the directory of each job.",
         role=Role.PLACE,
     )
+
+
+def in_epochs(config: Config, n_batches: int) -> Config:
+    """Return the config with a number of epochs in both phases, ``n_batches`` steps each."""
+
+    def definite(phase: Any) -> Any:
+        return phase if phase.epochs is not None else replace(phase, epochs=math.ceil(phase.steps / n_batches))
+
+    return replace(config, pretrain=definite(config.pretrain), joint=definite(config.joint))

@@ -44,7 +44,9 @@ def clustering_warning(raw: Scores | None, final: Scores, n_clusters: int) -> st
     return None
 
 
-def table(raw: Scores | None, pretrained: Scores | None, final: Scores, *, name: str) -> list[str]:
+def table(
+    raw: Scores | None, pretrained: Scores | None, final: Scores, *, name: str, learned: str | None = None
+) -> list[str]:
     """Return the lines of the closing table.
 
     Scores in the embedding are taken in the space that was clustered in each row and do not compare the rows.
@@ -56,11 +58,18 @@ def table(raw: Scores | None, pretrained: Scores | None, final: Scores, *, name:
         embedding.
     name : str
         The name of the method.
+    learned : str, optional
+        The baseline whose labels the model has learned, as the joint phase had ended below it (``joint.guard``).
     """
-    rows = {"k-means, raw data": raw, "k-means, pretrained embedding": pretrained, f"final ({name})": final}
+    titles = {"kmeans_raw": "k-means, raw data", "kmeans_pretrained": "k-means, pretrained embedding"}
+    rows = dict(zip(titles.values(), (raw, pretrained), strict=True)) | {f"final ({name})": final}
     columns = [score for score in SCORES.values() if score.shown != "file" and score.name in final]
     lines = [" " * 30 + "".join(f"{score.label:>11}" for score in columns)]
     for title, scores in rows.items():
         if scores is not None:
             lines.append(f"{title:30}" + "".join(f"{format_score(scores.get(score.name)):>11}" for score in columns))
+    if learned is not None:
+        lines.append(
+            f"The final clusters are those of {titles[learned]}, learned: the joint phase had ended below them."
+        )
     return lines

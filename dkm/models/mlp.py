@@ -17,7 +17,13 @@ def build_mlp(
     config: MLPConfig, *, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int
 ) -> Autoencoder:
     """Build the network of ``model=mlp``, which treats images as rows."""
-    return mlp_autoencoder(n_features, config.hidden, latent_dim)
+    hidden = default_widths(n_features) if config.hidden is None else config.hidden
+    return mlp_autoencoder(n_features, hidden, latent_dim)
+
+
+def default_widths(n_features: int) -> list[int]:
+    """Return the widths of the hidden layers for rows of ``n_features``."""
+    return [256, 256, 128]
 
 
 def mlp_autoencoder(n_features: int, hidden: Sequence[int], latent_dim: int) -> Autoencoder:

@@ -21,7 +21,7 @@ from dkm.config.checks import require
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.commands import TuneConfig, words_of_runs
 from dkm.config.compose import compose, parse
-from dkm.config.groups import GROUPS
+from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.messages import kind_of
 from dkm.config.regularization import NoRegularizationConfig
 from dkm.config.run import Config
@@ -108,7 +108,7 @@ def cautions(study: Study) -> Iterator[str]:
             f"objective={config.objective} is computed in the embedding of each trial, which the joint phase can make "
             "arbitrarily compact; objective=modularity_data compares trials"
         )
-    of_the_data = [key for key in study.space if key.partition(".")[0] in ("data", "experiment")]
+    of_the_data = [key for key in study.space if key.partition(".")[0] in ("data", *PRESETS)]
     if of_the_data:
         yield f"{of_the_data[0]} varies: scores are comparable only between clusterings of the same rows, scaled alike"
     if study.start is None:
@@ -155,14 +155,16 @@ def _default_space(config: Config) -> list[str]:
     default of its method to 100 times that), the start of the clusters, the learning rate. A method without a joint
     phase has settings of the pretraining.
     """
-    words = ["clustering.init=k-means++,auto"]
     clustering = config.clustering
+    inits = dict.fromkeys([clustering.init, "k-means++", "auto"])  # the user's first, each once
+    words = [f"clustering.init={','.join(inits)}"]
     if not isinstance(clustering, JointClusteringConfig):
         words.insert(0, "pretrain.lr=tag(log,interval(0.0003,0.03))")
         if not isinstance(config.regularization, NoRegularizationConfig):
             words.append("regularization.strength=tag(log,interval(1e-8,1e-4))")
         return words
-    words.append("joint.lr=tag(log,interval(0.00003,0.001))")
+    low = "0.00003" if config.joint.lr >= 3e-5 else f"{config.joint.lr:g}"
+    words.append(f"joint.lr=tag(log,interval({low},{max(1e-3, config.joint.lr):g}))")
     if clustering.reconstruction > 0:  # else the weight scales the whole loss, to which Adam is indifferent
         least = type(clustering)().weight
         words.insert(0, f"clustering.weight=tag(log,interval({least:g},{100 * least:g}))")
@@ -196,7 +198,7 @@ def _current_settings(space: Space, words: Sequence[str]) -> dict[str, Any]:
 
 def data_sha256(plan: Study) -> str | None:
     """Return what tells the data from others, None where they vary; refuse what the first run would refuse."""
-    if any(key.partition(".")[0] in ("data", "experiment") for key in plan.space):
+    if any(key.partition(".")[0] in ("data", *PRESETS) for key in plan.space):
         return None
     config = plan.config
     needs_labels = SCORES[config.objective].needs_labels
@@ -210,7 +212,7 @@ def _first(plan: Study) -> Config:
 
 
 def _fixed(plan: Study) -> dict[str, Any]:
-    """Return the settings that all trials have, and that move a number; an experiment's file may have changed."""
+    """Return the settings that all trials have, and that move a number; the file of a preset may have changed."""
     settings = reading.moving_numbers(dotted(_first(plan)))
     # Data are told apart by their SHA-256: they may have moved.
     varying = (*(f"{key}." for key in plan.space), "data.path", "data.labels")
@@ -231,7 +233,7 @@ def open_study(plan: Study) -> optuna.Study:
         "space": {key: asdict(dimension) for key, dimension in plan.space.items()},
         "words": sorted(plan.given_overrides),
         "data_sha256": plan.sha256,
-        "fixed": {} if "experiment" in plan.space else _fixed(plan),
+        "fixed": {} if any(preset in plan.space for preset in PRESETS) else _fixed(plan),
     }
     settings = json.loads(json.dumps(settings))  # as the study keeps them
     try:

@@ -18,9 +18,9 @@ from dkm.config.clustering import ClusteringConfig
 from dkm.data.sampling import sample_dataset
 from dkm.evaluation import report
 from dkm.evaluation.evaluator import Evaluator, every_row
-from dkm.evaluation.scores import Scores
 from dkm.runtime import distributed
 from dkm.training.cache import Cache
+from dkm.training.state import Baseline
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ def find_or_score_raw_data(
     *,
     interruptible: Callable[[], AbstractContextManager[None]],
     is_kept: bool,
-) -> Scores:
-    """Return the scores of k-means on the data, from the cache if it has them.
+) -> Baseline | None:
+    """Return k-means on the data, from the cache if it has it.
 
     Parameters
     ----------
@@ -50,23 +50,23 @@ def find_or_score_raw_data(
 
     Returns
     -------
-    dict
-        The scores; if they are new, empty on all processes but the first.
+    Baseline, optional
+        If it is new, None on all processes but the first.
     """
     key = cache.key("raw")
     cached = cache.find(key)
     if cached is not None:
-        scores: Scores = cached["scores"]
-        log.info("k-means on the raw data: %s (from pretrain.cache)", report.line(scores))
-        return scores
+        baseline: Baseline | None = Baseline(cached["scores"], cached["labels"])
+        log.info("k-means on the raw data: %s (from pretrain.cache)", report.line(cached["scores"]))
+        return baseline
     with interruptible():
-        scores = score_raw_data(evaluator, n_init=settings.n_init, n_sample=settings.init_samples, seed=seed)
-    if is_kept:
-        cache.keep(key, {"scores": scores})
-    return scores
+        baseline = cluster_raw_data(evaluator, n_init=settings.n_init, n_sample=settings.init_samples, seed=seed)
+    if is_kept and baseline is not None:
+        cache.keep(key, baseline._asdict())
+    return baseline
 
 
-def score_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: int) -> Scores:
+def cluster_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: int) -> Baseline | None:
     """Cluster the data as they are by k-means and score the result.
 
     Parameters
@@ -80,8 +80,8 @@ def score_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: in
 
     Returns
     -------
-    dict
-        The scores; empty on all processes but the first.
+    Baseline, optional
+        None on all processes but the first.
     """
     start_s = time.perf_counter()
     batches, n_clusters = evaluator.batches, evaluator.n_clusters
@@ -95,10 +95,10 @@ def score_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: in
         nearest = every_row(lambda x: _nearest(x, centroids), batches, 2)
         labels, inertia = nearest[:, 0].long(), nearest[:, 1].sum(dtype=torch.float64).item()
     if not distributed.is_main():
-        return {}
+        return None
     scores = evaluator.scores(evaluator.X, labels.cpu().numpy(), inertia, final=True)
     log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
-    return scores
+    return Baseline(scores, labels.cpu())
 
 
 def _nearest(x: Tensor, centroids: Tensor) -> Tensor:

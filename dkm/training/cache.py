@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["raw", "pretrained"]
 
 # Increment an entry when a change to the code alters the numbers of a pretraining or of k-means on the raw data.
-_VERSIONS = {"pretrained": 2, "raw": 3}
+_VERSIONS = {"pretrained": 2, "raw": 4}
 _STAGES = {"pretrained": Stage.PRETRAINING, "raw": Stage.BASELINE}
 
 
@@ -61,6 +61,7 @@ class Cache:
         config, data = self._config, self._data
         if config.pretrain.cache is None:
             return None
+        has_neighbors = config.pretrain.neighbor_weight > 0
         # Their SHA-256 identifies the data. Rows on disk are sampled and batched differently from rows in memory.
         replaced = ("data.",) if kind == "raw" or config.pretrain.optimizer is None else ("data.", "optimizer.")
         special = [self._n_clusters if kind == "raw" else self._latent_dim, isinstance(data.X, StoredRows)]
@@ -72,6 +73,8 @@ class Cache:
                 if role_of(key).decides_work and _STAGES[kind] in stages_of(key) and not key.startswith(replaced)
             },
             "data": [data.sha256, list(data.X.shape), data.image_shape, data.scaling.to_dict()],
+            # The rows of the neighbor embedding.
+            **({"neighbors": config.clustering.init_samples} if kind == "pretrained" and has_neighbors else {}),
             **({} if data.filled is None else {"filled": hashlib.sha256(data.filled.numpy().data).hexdigest()}),
             kind: special,
             "versions": {name: installed[name] for name in ("dkm", "torch", "numpy")},

@@ -26,6 +26,7 @@ class LossTerms(NamedTuple):
     reconstruction: Tensor
     clustering: Tensor
     l2: Tensor
+    neighbors: Tensor
 
 
 class Objective(nn.Module):
@@ -49,6 +50,10 @@ class Objective(nn.Module):
         Strength s of the penalty ``s/2 * sum(w^2)``.
     filled : Tensor of shape (N, F), bool, optional
         Cells of the data set that were missing and are filled: their reconstruction error counts as 0.
+    targets : Tensor of shape (N, D), optional
+        Positions that the embedding is drawn to, nan for rows without one.
+    target_weight : float
+        Weight of the squared distance to them, averaged over rows with a target and over dimensions.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class Objective(nn.Module):
         penalized: Sequence[nn.Parameter] = (),
         l2_strength: float = 0.0,
         filled: Tensor | None = None,
+        targets: Tensor | None = None,
+        target_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
@@ -71,7 +78,13 @@ class Objective(nn.Module):
         self.reduction = reduction
         self.l2_strength = l2_strength
         self._filled = filled
+        self._targets = targets
+        self.target_weight = target_weight
         self._penalized = tuple(penalized)  # a tuple: they are already registered where they belong
+
+    @property
+    def has_targets(self) -> bool:
+        return self._targets is not None
 
     def forward(self, x: Tensor, index: Tensor, share: float = 1.0) -> LossTerms:
         """Return the loss terms of a batch.
@@ -87,7 +100,7 @@ class Objective(nn.Module):
         """
         z = self.autoencoder.encode(x)  # (B, D)
         zero = x.new_zeros(())
-        total, reconstruction, clustering, l2 = zero, zero, zero, zero
+        total, reconstruction, clustering, l2, neighbors = zero, zero, zero, zero, zero
         if self.reconstruction_weight > 0:
             x_hat = self.autoencoder.decode(z).to(x.dtype)  # (B, F); half precision under autocast
             if self._filled is not None:
@@ -101,7 +114,17 @@ class Objective(nn.Module):
             clustering = self.clustering(z, index)
             clustering = share * clustering if share != 1 else clustering
             total = total + self.clustering_weight * clustering
+        if self._targets is not None:
+            neighbors = share * mean_squared_distance(z, self._targets[index])
+            total = total + self.target_weight * neighbors
         if self._penalized:
             l2 = l2_penalty(self._penalized)
             total = total + self.l2_strength * l2
-        return LossTerms(total, reconstruction, clustering, l2)
+        return LossTerms(total, reconstruction, clustering, l2, neighbors)
+
+
+def mean_squared_distance(z: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of the squared differences of z and targets (B, D) over the rows without nan; 0 without any."""
+    is_known = ~targets[:, :1].isnan()  # (B, 1)
+    difference = torch.where(is_known, z.float() - targets, 0.0)
+    return difference.square().sum() / (is_known.sum() * z.shape[1]).clamp(min=1)

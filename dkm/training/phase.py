@@ -42,6 +42,8 @@ class Phase:
         Called with the seconds of the first step if steps are compiled.
     filled : Tensor of shape (N, F), bool, optional
         Cells that were missing; see ``Objective``.
+    targets : Tensor of shape (N, D), optional
+        The neighbor embedding of the rows, in a pretraining with ``pretrain.neighbor_weight``.
 
     Attributes
     ----------
@@ -64,6 +66,7 @@ class Phase:
         n_batches: int,
         on_compiled: Callable[[float], None],
         filled: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> None:
         regularization, is_joint = config.regularization, settings is config.joint
         self._centroids = clustering.centroids.detach()
@@ -88,6 +91,8 @@ class Phase:
             penalized=self._regularized if is_penalty else (),
             l2_strength=self._l2_strength,
             filled=filled,
+            targets=targets,
+            target_weight=config.pretrain.neighbor_weight,
         )
         self.forward = self._wrap(config.compile, self._centroids.device, on_compiled)
         groups = parameter_groups(regularization, parameters, self._regularized)
@@ -193,7 +198,7 @@ class Phase:
 
         Parameters
         ----------
-        terms : Tensor of shape (n_steps, 4)
+        terms : Tensor of shape (n_steps, 5)
             Loss terms of the steps. Under weight decay they lack L2, which is computed from the current weights.
         """
         means = dict(zip(LossTerms._fields, terms.double().mean(0).tolist(), strict=True))
@@ -202,6 +207,8 @@ class Phase:
             weights["reconstruction"] = objective.reconstruction_weight
         if objective.clustering is not None:
             weights["clustering"] = objective.clustering_weight
+        if objective.has_targets:
+            weights["neighbors"] = objective.target_weight
         if self._regularized:
             weights["l2"] = self._l2_strength
             means["l2"] = means["l2"] or l2_penalty(self._regularized).item()

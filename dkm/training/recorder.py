@@ -240,12 +240,14 @@ class Recorder:
             Position and scores at the end of the run.
         """
         run, data, config = self.run, self._data, self._config
+        has_joint_phase = isinstance(config.clustering, JointClusteringConfig)
         result: dict[str, Any] = {
             **scores,
             "n_clusters": len(self._centroids),
             "n_samples": data.n_samples,
-            "joint_epochs": progress.epoch if isinstance(config.clustering, JointClusteringConfig) else 0,
+            "joint_epochs": progress.epoch if has_joint_phase else 0,
             "steps": progress.step,
+            "stage": progress.stage(has_joint_phase),
             **progress.baselines,
         }
         run.write_result(result)
@@ -263,7 +265,7 @@ class Recorder:
             run.write_features(contrast, names, data.scaling)
         SavedModel.of(config, data, self._autoencoder, self._centroids, clusters.inertia).save(run.path / "model")
         step = progress.step + 1
-        if not isinstance(config.clustering, JointClusteringConfig):
+        if not has_joint_phase:
             run.dashboard.baselines(progress.step, progress.baselines)
         if config.log.figures:
             self._write_figures(
@@ -285,7 +287,9 @@ class Recorder:
             log.info("warning: %s", warning)
             run.warnings.append(warning)
         log.info("run directory: %s", run.path)
-        table = report.table(progress.raw, progress.pretrained, scores, name=config.clustering.name)
+        table = report.table(
+            progress.raw, progress.pretrained, scores, name=config.clustering.name, learned=progress.state.learned
+        )
         for line in table:
             log.info("%s", line)
         run.dashboard.text("table", "\n".join(table), step)

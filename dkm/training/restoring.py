@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dkm.clustering.losses.base import ClusteringLoss
@@ -18,6 +19,7 @@ from dkm.errors import UserError
 from dkm.models.autoencoder import Autoencoder
 from dkm.runs.directory import RunWriter
 from dkm.runtime import checkpoints
+from dkm.training.objective import LossTerms
 from dkm.training.state import PHASES, Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
 
@@ -98,10 +100,10 @@ class Checkpointer:
             self._autoencoder.load_state_dict(state["autoencoder"])
             self._clustering.load_state_dict(without_empty_buffers(state["clustering"]))
             phase = {name: state[name] for name in ("optimizer", "average")}
-            self._steps.values.copy_(state["terms"])
+            self._steps.values.copy_(with_all_terms(state["terms"]))
             self._steps.centroids_before = state["centroids_before"]
             # With more epochs than before there is something left to do.
-            is_longer = self._config.joint.epochs > state["config"]["joint"]["epochs"]
+            is_longer = self._config.joint.n_epochs > state["config"]["joint"]["epochs"]
             progress.state.is_stopped = progress.state.is_stopped and not is_longer
             return Restored(progress, phase, state["metrics_bytes"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -113,13 +115,14 @@ class Checkpointer:
 
 
 def progress_to_dict(progress: Progress) -> dict[str, Any]:
-    """Return the part of a checkpoint that is no tensor: builtins only."""
+    """Return the part of a checkpoint that is not of a module or an optimizer."""
     return {
         "train_state": asdict(progress.state),
         "seconds": progress.seconds,
         "reassignment": progress.reassignment,
         "baselines": progress.baselines,
         "cache_key": progress.cache_key,
+        "labels": progress.labels,
     }
 
 
@@ -139,16 +142,24 @@ def progress_from_dict(state: dict[str, Any], clock: Clock) -> Progress:
             position["is_stopped"],
         )
         raw, pretrained = position["raw"], position["pretrained"]
-        return Progress(train_state, clock, position["pass_info"], raw, pretrained, position["cache_key"])
+        return Progress(train_state, clock, position["pass_info"], raw, pretrained, {}, position["cache_key"])
     clock.credit(state["seconds"])
     raw, pretrained = state["baselines"].values()
     train_state = TrainState(**state["train_state"])
-    return Progress(train_state, clock, state["reassignment"], raw, pretrained, state["cache_key"])
+    labels = state.get("labels", {})  # a run of an earlier version has none
+    return Progress(train_state, clock, state["reassignment"], raw, pretrained, labels, state["cache_key"])
 
 
 def without_empty_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Drop the point weights of version 0.1.0, which runs without self-pacing had too, with no points."""
     return {name: value for name, value in state.items() if value.numel() > 0}
+
+
+def with_all_terms(values: Tensor) -> Tensor:
+    """Return the numbers of the steps (S, 6); those of earlier versions (S, 5) lack the last loss term."""
+    if values.shape[1] > len(LossTerms._fields):
+        return values
+    return torch.cat([values[:, :-1], torch.zeros_like(values[:, :1]), values[:, -1:]], 1)
 
 
 def require_same_origin(state: dict[str, Any], config: Config, data: Dataset, directory: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from dkm.config.compose import Command, compose
-from dkm.config.groups import GROUPS
+from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted
@@ -62,10 +62,11 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
 def resumed_config(run: Path, command: Command) -> Config:
     """Return the config with which ``run`` is resumed: its saved config with the overrides of the command line.
 
-    A command line with an experiment is taken as the complete command that started the run and must match its config.
+    A command line with a recipe or an experiment is taken as the complete command that started the run and must match
+    its config.
     """
     overrides = [o for o in command.overrides if not o.startswith(("resume=", "hydra.", "hydra/"))]
-    if any(o.startswith("experiment=") for o in overrides):
+    if any(o.partition("=")[0] in PRESETS for o in overrides):
         return with_config_of(run, compose(command._replace(overrides=overrides)).config)
     saved = config_of(run)
     keys = []
@@ -98,6 +99,9 @@ def with_config_of(run: Path, config: Config) -> Config:
             raise UserError(f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {_REMEDY}")
     for phase in (saved.pretrain, saved.joint):
         key = dotted_key(type(phase), "epochs")
+        if (before[key] is None) != (after[key] is None):
+            then, now = ("null" if value is None else value for value in (before[key], after[key]))
+            raise UserError(f"{key}={now}: expected {then} as in {run / CONFIG}, {_REMEDY}")
         if before[key] != after[key] and phase.schedule != "constant":
             raise UserError(
                 f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as {phase.section}.schedule="
@@ -108,7 +112,7 @@ def with_config_of(run: Path, config: Config) -> Config:
                 f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as with clustering.self_paced=true "
                 "they say how fast far points are taken in; leave the override out or start a new run"
             )
-        if before[key] > after[key]:
+        if before[key] is not None and before[key] > after[key]:
             raise UserError(
                 f"{key}={after[key]}: expected {before[key]} or more, as in {run / CONFIG}; a resumed run is only made "
                 f"longer; leave the override out or start a new run"

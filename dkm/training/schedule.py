@@ -35,4 +35,4 @@ def have_labels_settled(
 ) -> bool:
     """Return whether few labels changed, no centroid was revived, which must still train, and no reset follows."""
     is_steady = reassignment["label_change"] < settings.tolerance and reassignment["n_revived"] == 0
-    return is_steady and not is_reset_ahead(epoch, settings.epochs, reset_every)
+    return is_steady and not is_reset_ahead(epoch, settings.n_epochs, reset_every)

@@ -15,13 +15,14 @@ from torch import Tensor
 from dkm.clustering import initialization
 from dkm.clustering.initialization import Start
 from dkm.clustering.lloyd import lowest_inertia
+from dkm.clustering.neighborhood import Neighborhood
 from dkm.config.clustering import ClusteringConfig
 from dkm.data.sampling import sample_rows
 from dkm.evaluation import report
 from dkm.evaluation.evaluator import Evaluator
-from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder, mix_encoder
 from dkm.runtime import distributed
+from dkm.training.state import Baseline
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class Starter:
     ----------
     settings : ClusteringConfig
     evaluator : Evaluator
+    neighborhood : Neighborhood
+        That of the rows, for ``clustering.init=data``.
     latent_dim : int
         D.
     seed : int
@@ -48,21 +51,29 @@ class Starter:
         If ``clustering.init_file`` does not fit.
     """
 
-    def __init__(self, settings: ClusteringConfig, evaluator: Evaluator, latent_dim: int, seed: int) -> None:
+    def __init__(
+        self,
+        settings: ClusteringConfig,
+        evaluator: Evaluator,
+        neighborhood: Neighborhood,
+        latent_dim: int,
+        seed: int,
+    ) -> None:
         n_samples = evaluator.data.n_samples
         self.sample = sample_rows(n_samples, settings.init_samples)
         self._settings = settings
         self._evaluator = evaluator
+        self._neighborhood = neighborhood
         self._n_clusters = evaluator.n_clusters
         self._seed = seed
         self._given: np.ndarray | None = None
         if settings.init_file is not None:
             self._given = initialization.read_init_file(settings.init_file, n_samples, self._n_clusters, latent_dim)
 
-    def start(self, z: Tensor, *, is_scored: bool) -> tuple[Start, Scores]:
-        """Return the clusters of the embedding z (N, D), and the scores of plain k-means if ``is_scored``."""
+    def start(self, z: Tensor, *, is_scored: bool) -> tuple[Start, Baseline | None]:
+        """Return the clusters of the embedding z (N, D), and plain k-means if ``is_scored`` (on the first process)."""
         start: Start | None = None
-        scores: Scores = {}
+        baseline: Baseline | None = None
         if distributed.is_main():
             settings, seed = self._settings, self._seed
             restarts = initialization.run_restarts(z, self._n_clusters, settings, self.sample, seed)
@@ -71,8 +82,9 @@ class Starter:
                 Z, labels = self._evaluator.sampled(z), plain.labels.cpu().numpy()
                 scores = self._evaluator.scores(Z, labels, plain.inertia, final=True)
                 log.info("k-means on the embedding: %s", report.line(scores))
-            start = initialization.find_start(z, restarts, settings, self._given, seed, self._evaluator.batches.take)
-        return self._share(start, z), scores
+                baseline = Baseline(scores, plain.labels.cpu())
+            start = initialization.find_start(z, restarts, settings, self._given, seed, self._neighborhood)
+        return self._share(start, z), baseline
 
     def restart(self, z: Tensor, labels: Tensor, seed: int) -> Start:
         """Return new clusters of the embedding z (N, D), numbered like the most similar ones of ``labels`` (N,)."""

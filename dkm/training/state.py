@@ -6,6 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
 
 from dkm.evaluation.scores import Scores
 from dkm.runs.tensorboard import BASELINES
@@ -22,6 +25,7 @@ class TrainState:
     batch: int = 0  # finished batches of the epoch
     step: int = 0  # finished optimizer steps of the run; setting the clusters counts as one
     is_stopped: bool = False  # the joint phase met its tolerance
+    learned: str | None = None  # the baseline whose labels a second joint phase learns; see ``joint.guard``
 
     @property
     def phase_idx(self) -> int:
@@ -30,6 +34,13 @@ class TrainState:
     @property
     def is_joint(self) -> bool:
         return self.phase == "joint"
+
+
+class Baseline(NamedTuple):
+    """A clustering by k-means: its scores, and its labels (N,) on the CPU."""
+
+    scores: Scores
+    labels: Tensor
 
 
 class Clock:
@@ -79,6 +90,8 @@ class Progress:
     reassignment: dict[str, float] = field(default_factory=dict)
     raw: Scores | None = None  # scores of k-means on the raw data
     pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
+    # With ``joint.guard`` the labels (N,) of both, by their names, on the first process.
+    labels: dict[str, Tensor] = field(default_factory=dict)
     cache_key: str | None = None  # the key under which this run's pretraining may be cached; see ``pretrain.cache``
 
     @property
@@ -92,6 +105,10 @@ class Progress:
     @property
     def seconds(self) -> dict[str, float]:
         return self.clock.seconds()
+
+    def stage(self, has_joint_phase: bool) -> str:
+        """Return which labels the run ends with: "joint", "initialization", or a baseline that was learned."""
+        return self.state.learned or ("joint" if has_joint_phase else "initialization")
 
     @property
     def baselines(self) -> dict[str, Scores | None]:

@@ -26,9 +26,9 @@ class EpochSteps:
 
     Attributes
     ----------
-    values : Tensor of shape (S, 5)
+    values : Tensor of shape (S, 6)
         Terms and norm of each step, for a checkpoint; nan for steps that were not made.
-    terms : Tensor of shape (S, 4)
+    terms : Tensor of shape (S, 5)
         The ``LossTerms``; a view of ``values``.
     norms : Tensor of shape (S,)
         The gradient norms, nan where they were not computed; a view of ``values``.

@@ -19,16 +19,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dkm.clustering.assignment import means_of_parts
 from dkm.clustering.losses.base import ClusteringLoss
 from dkm.clustering.methods import build_clustering
+from dkm.clustering.neighborhood import Neighborhood
 from dkm.config.clustering import JointClusteringConfig
-from dkm.config.run import Config, PhaseConfig
+from dkm.config.run import Config, PhaseConfig, in_epochs
 from dkm.data.augmentation import build_augmentation
 from dkm.data.batches import build_batches, stream_seed
 from dkm.data.datasets import Dataset
+from dkm.data.sampling import sample_dataset
 from dkm.errors import UserError
 from dkm.evaluation import evaluator
 from dkm.evaluation.clusters import Clusters, assign_clusters
+from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.build import build_autoencoder
 from dkm.models.custom import require_halves
@@ -50,7 +54,7 @@ from dkm.training.records import evaluation_record
 from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
 from dkm.training.restoring import Checkpointer
 from dkm.training.starting import Starter, mixed_encoder
-from dkm.training.state import Clock, Progress, TrainState
+from dkm.training.state import Baseline, Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,8 @@ class Trainer:
 
     Attributes
     ----------
+    config : Config
+        With a definite number of epochs.
     autoencoder : Autoencoder
     clustering : ClusteringLoss
     progress : Progress
@@ -80,22 +86,26 @@ class Trainer:
     """
 
     def __init__(self, config: Config, data: Dataset, clock: Clock | None = None) -> None:
-        self.config = config
         self.data = data
         self.n_clusters = resolve_n_clusters(config, data)
         self.latent_dim = config.model.latent_dim or self.n_clusters
         self.device = find_device(config.device)
         require_packages(config, self.device)
         self.batches = build_batches(data.X, config.batch_size, config.seed, self.device)
+        self.config = config = in_epochs(config, self.batches.n_batches)
         require_rows_for_all_processes(config, data, self.batches.n_batches)
         self.augment = build_augmentation(config.augmentation, data.image_shape)
         self.autoencoder = self._build_autoencoder(config.seed)
         require_halves(config, self.autoencoder)
         self.clustering: ClusteringLoss = build_clustering(
-            config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.epochs
+            config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.n_epochs
         ).to(self.device)
+        if config.joint.hold_labels:
+            self.clustering.hold_labels()
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
-        self.starter = Starter(config.clustering, self.evaluator, self.latent_dim, config.seed)
+        sample = sample_dataset(data, config.clustering.init_samples, at_least=self.n_clusters)
+        self.neighborhood = Neighborhood(self.batches.take, sample, self.latent_dim, config.seed)
+        self.starter = Starter(config.clustering, self.evaluator, self.neighborhood, self.latent_dim, config.seed)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.run_dir: RunWriter = Unwritten()
         self.recorder = Recorder(self.run_dir, config, self.evaluator, self.autoencoder, self.clustering)
@@ -152,6 +162,9 @@ class Trainer:
                 if isinstance(self.config.clustering, JointClusteringConfig):
                     with clock.section("joint"):
                         self._run_phase(self.config.joint)
+                        if (baseline := self._better_baseline()) is not None:
+                            self._learn(baseline)
+                            self._run_phase(self.config.joint)
                 with clock.section("report"), self._averaged_weights():
                     result = self._finish()
                 if self._phase is not None and self._phase.average is not None:
@@ -162,7 +175,7 @@ class Trainer:
             raise
 
     def _score_raw_data(self) -> None:
-        self.progress.raw = find_or_score_raw_data(
+        baseline = find_or_score_raw_data(
             self.cache,
             self.evaluator,
             self.config.clustering,
@@ -170,7 +183,16 @@ class Trainer:
             interruptible=self._signals.interruptible,
             is_kept=self.run_dir.is_written,
         )
+        self.progress.raw = self._kept("kmeans_raw", baseline)
         self._save()
+
+    def _kept(self, name: str, baseline: Baseline | None) -> Scores:
+        """Return the scores of a baseline; keep its labels where ``joint.guard`` may need them."""
+        if baseline is None:
+            return {}
+        if self.config.joint.guard:
+            self.progress.labels[name] = baseline.labels
+        return baseline.scores
 
     def _pretrain(self) -> None:
         """Pretrain the autoencoder, or take the same pretraining of an earlier run from the cache."""
@@ -190,10 +212,45 @@ class Trainer:
         """Cluster the embedding: the step between the phases."""
         with self._signals.interruptible():
             z = self.embed()
-            start, scores = self.starter.start(z, is_scored=self.run_dir.is_written)
+            is_scored = self.run_dir.is_written or self.config.joint.guard
+            start, baseline = self.starter.start(z, is_scored=is_scored)
         self.clustering.initialize(*start, z)
-        self.progress.pretrained = scores
+        self.progress.pretrained = self._kept("kmeans_pretrained", baseline)
         self.progress.state = TrainState("joint", step=self.progress.step + 1)
+        self._phase = None
+        self._save()
+
+    def _better_baseline(self) -> str | None:
+        """Return the baseline that the joint phase has ended below, by the modularity on the data; once per run."""
+        progress = self.progress
+        if not self.config.joint.guard or progress.state.learned is not None:
+            return None
+        with self._averaged_weights(), self._signals.interruptible():
+            z = self.embed()
+            better: bytes | None = None
+            if distributed.is_main():
+                labels = assign_clusters(z, self.clustering.centroids.detach()).labels
+                better = self._highest_above(self.evaluator.modularity(labels)).encode()
+        return (distributed.from_main(better) or b"").decode() or None
+
+    def _highest_above(self, modularity: float | None) -> str:
+        """Return the baseline of the highest modularity on the data, if it is above this one; else an empty name."""
+        baselines = {name: (scores or {}).get("modularity_data") for name, scores in self.progress.baselines.items()}
+        known = {name: value for name, value in baselines.items() if value is not None}
+        best = max(known, key=known.__getitem__, default="")
+        return best if modularity is not None and best and known[best] > modularity else ""
+
+    def _learn(self, baseline: str) -> None:
+        """Start a second joint phase that holds the labels of a baseline."""
+        progress, step = self.progress, self.progress.step
+        log.info("joint: the modularity on the data is below that of %s, whose labels are learned now", baseline)
+        with self._averaged_weights(), self._signals.interruptible():
+            z = self.embed()
+        labels = progress.labels.get(baseline, self.clustering.assignments).to(self.device).clone()
+        distributed.broadcast_(labels)
+        self.clustering.initialize(means_of_parts(z, labels, self.n_clusters), labels, z)
+        self.clustering.hold_labels()
+        progress.state = TrainState("joint", step=step + 1, learned=baseline)
         self._phase = None
         self._save()
 
@@ -225,19 +282,32 @@ class Trainer:
             n_batches=self.batches.n_batches,
             on_compiled=partial(self.recorder.note_compilation, settings.section),
             filled=None if self.data.filled is None else self.data.filled.to(self.device),
+            targets=self._targets(settings),
         )
         self._phase.load(self._phase_state)
         self._phase_state = {"optimizer": None, "average": None}
         return self._phase
 
+    def _targets(self, settings: PhaseConfig) -> Tensor | None:
+        """Return the neighbor embedding (N, D) for a pretraining that uses it; the same on every process."""
+        if settings is not self.config.pretrain or self.config.pretrain.neighbor_weight == 0:
+            return None
+        targets = torch.zeros(self.data.n_samples, self.latent_dim)
+        if distributed.is_main():
+            with self._signals.interruptible():
+                targets = self.neighborhood.targets(self.data.n_samples)
+        targets = targets.to(self.device)
+        distributed.broadcast_(targets)
+        return targets
+
     def _run_phase(self, settings: PhaseConfig) -> None:
         """Train until the last epoch or, in the joint phase, until the labels have settled."""
         state, n_batches, section = self.progress.state, self.batches.n_batches, settings.section
         phase = self.begin(settings)
-        n_steps, n_done = settings.epochs * n_batches, state.epoch * n_batches + state.batch
+        n_steps, n_done = settings.n_epochs * n_batches, state.epoch * n_batches + state.batch
         is_hidden = not self.run_dir.shows_bars
         with tqdm(total=n_steps, initial=n_done, desc=section, unit="step", leave=False, disable=is_hidden) as bar:
-            while state.epoch < settings.epochs and not state.is_stopped:
+            while state.epoch < settings.n_epochs and not state.is_stopped:
                 self._train_epoch(phase, settings, bar)
                 self._require_finite()
                 losses = phase.losses(self._steps.terms)
@@ -250,7 +320,7 @@ class Trainer:
 
     def _train_epoch(self, phase: Phase, settings: PhaseConfig, bar: tqdm[Any]) -> None:
         config, state, clustering, n_batches = self.config, self.progress.state, self.clustering, self.batches.n_batches
-        n_steps, is_joint = settings.epochs * n_batches, state.is_joint
+        n_steps, is_joint = settings.n_epochs * n_batches, state.is_joint
         if state.batch == 0:
             with self._averaged_weights():
                 self._steps.start_epoch(clustering.centroids)
@@ -320,7 +390,8 @@ class Trainer:
             self.run_dir.dashboard.scalars(settings.section, state.step, losses)
         else:
             self.recorder.evaluation(record, progress)
-            is_last = state.is_joint and (has_settled or state.epoch == settings.epochs)  # the report draws its figures
+            # The report draws the figures of the last one.
+            is_last = state.is_joint and (has_settled or state.epoch == settings.n_epochs)
             if z is not None and not is_last and self._is_pictured(state.epoch, settings):
                 self.recorder.pictures(record, z, clusters)
         if has_settled:
@@ -369,11 +440,11 @@ class Trainer:
 
     def _is_evaluated(self, epoch: int, settings: PhaseConfig) -> bool:
         every = self.config.evaluation.every_epochs
-        return not self._skips_evaluation and schedule.is_evaluated(epoch, settings.epochs, every)
+        return not self._skips_evaluation and schedule.is_evaluated(epoch, settings.n_epochs, every)
 
     def _is_pictured(self, epoch: int, settings: PhaseConfig) -> bool:
         has_figures = self.config.log.tensorboard and self.config.log.figures
-        return has_figures and schedule.is_pictured(epoch, settings.epochs, self.config.evaluation.every_epochs)
+        return has_figures and schedule.is_pictured(epoch, settings.n_epochs, self.config.evaluation.every_epochs)
 
     # --- checkpoints ---
 
@@ -398,6 +469,8 @@ class Trainer:
         restored = self._checkpointer.restore(state, directory, self.progress.clock)
         self.progress, self._phase_state, self._metrics_bytes = restored
         at = self.progress.state
+        if at.learned is not None:
+            self.clustering.hold_labels()
         log.info("resumed in %s at epoch %d, batch %d, step %d", at.phase, at.epoch, at.batch, at.step)
 
     def _require_finite(self) -> None:

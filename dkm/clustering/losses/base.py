@@ -105,6 +105,9 @@ class ClusteringLoss(nn.Module):
     def start_epoch(self, epoch: int) -> None:
         """Prepare for a joint epoch, also in the middle of it after a restart; ``epoch`` epochs have ended before."""
 
+    def hold_labels(self) -> None:
+        """Keep the labels of ``initialize`` for the whole phase, in a method that holds labels between passes."""
+
     def is_refresh_due(self, step: int) -> bool:
         """Return whether ``refresh`` must be called before this step of the joint phase, counted from 0."""
         return False

@@ -122,6 +122,7 @@ class KMeansClustering(ClusteringLoss):
         self.n_paced_epochs = n_paced_epochs
         self.are_means = centroids == "mean"
         self.centroids.requires_grad_(centroids == "gradient")
+        self.are_labels_kept = False
         self._epoch = 0
         if n_paced_epochs is not None:
             self.register_buffer("point_weights", torch.ones(n_samples))
@@ -158,13 +159,17 @@ class KMeansClustering(ClusteringLoss):
         if self.n_paced_epochs is not None:
             self.point_weights.fill_(1.0)  # the weights of self-pacing belong to other clusters
 
+    def hold_labels(self) -> None:
+        self.are_labels_kept = True
+
     def start_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
     @torch.no_grad()
     def end_epoch(self, z: Tensor) -> Reassignment:
         """Assign all rows of z (N, D), revive dead centroids, and update point weights and means."""
-        is_initial = self.hold_assignments and self._epoch + 1 < self.initial_epochs
+        is_early = self._epoch + 1 < self.initial_epochs
+        is_initial = self.hold_assignments and (is_early or self.are_labels_kept)
         nearest = assign(z, self.centroids)
         labels, dead = nearest.labels, self._dead(nearest.labels)
         if is_initial:

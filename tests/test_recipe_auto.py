@@ -1,0 +1,213 @@
+"""The default recipe: lengths in steps, the neighbor embedding, labels that are learned, and the guard."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import OPTIMIZER, Point
+from processes import train as train_in_process
+from sklearn.datasets import make_blobs, make_moons
+
+from dkm.clustering.losses.kmeans import KMeansClustering
+from dkm.config.compose import compose, parse
+from dkm.config.run import in_epochs
+from dkm.config.schema import config_dir, dotted
+from dkm.errors import UserError
+from dkm.runs import reading
+from dkm.train import _main as main
+from dkm.training.objective import mean_squared_distance
+from dkm.training.restoring import with_all_terms
+
+QUICK = ("pretrain.steps=60", "joint.steps=60", "batch_size=100", "log.figures=false", "log.tensorboard=false")
+RECIPES = sorted(path.stem for path in (config_dir() / "recipe").glob("*.yaml"))
+
+
+def saved(path: Path, X: Any, y: Any) -> tuple[str, ...]:
+    np.savez(path, X=np.asarray(X, np.float32), y=y)
+    return ("data=npz", f"data.path={path}", "data.labels=y", f"clustering.n_clusters={len(np.unique(y))}")
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    return saved(tmp_path_factory.mktemp("moons") / "moons.npz", *make_moons(400, noise=0.05, random_state=0))
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    X, y = make_blobs(300, 5, centers=4, random_state=0)
+    return saved(tmp_path_factory.mktemp("blobs") / "blobs.npz", X, y)
+
+
+def run(words: tuple[str, ...], directory: Path) -> dict[str, Any]:
+    assert main([*words, f"hydra.run.dir={directory}"]) == 0
+    result: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return result
+
+
+def joint_records(directory: Path) -> list[dict[str, Any]]:
+    return [record for record in reading.records(directory / reading.METRICS) if record["phase"] == "joint"]
+
+
+# --- recipes ---
+
+
+def test_the_default_is_recipe_auto() -> None:
+    assert dotted(compose(parse([])).config) == dotted(compose(parse(["recipe=auto"])).config)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_composes_with_any_data_and_loses_to_the_command_line(recipe: str) -> None:
+    for data in ("digits", "blobs"):
+        config = compose(parse([f"data={data}", f"recipe={recipe}", "pretrain.epochs=7"])).config
+        assert (config.data.name, config.pretrain.epochs) == (data, 7)
+
+
+@pytest.mark.parametrize(
+    "choice", ["model=conv", "clustering=dcn", "clustering=none", "clustering=dkm", "optimizer=sgd"]
+)
+def test_the_default_recipe_goes_with_any_choice(choice: str) -> None:
+    group, _, option = choice.partition("=")
+    assert getattr(compose(parse([choice])).config, group).name == option
+
+
+def test_an_unknown_recipe_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"^recipe=best: expected one of aspc_da, auto, classic, .*; choose recipe="):
+        compose(parse(["recipe=best"]))
+
+
+def test_augmentation_is_refused_for_a_table(blobs: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^augmentation=affine: expected image data"):
+        main([*blobs, "augmentation=affine", f"hydra.run.dir={tmp_path / 'run'}"])
+
+
+# --- lengths in steps ---
+
+
+@pytest.mark.parametrize(("n_batches", "epochs"), [(1, 400), (3, 134), (400, 1), (4000, 1)])
+def test_steps_become_whole_epochs(n_batches: int, epochs: int) -> None:
+    config = in_epochs(compose(parse(["pretrain.steps=400", "joint.epochs=5"])).config, n_batches)
+    assert (config.pretrain.n_epochs, config.joint.n_epochs) == (epochs, 5)
+
+
+def test_a_phase_without_a_length_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^joint\.epochs=null: expected a number, or joint\.steps beside it; "):
+        compose(parse(["recipe=classic", "joint.epochs=null"]))
+
+
+def test_a_resumed_run_keeps_its_kind_of_length(blobs: tuple[str, ...], tmp_path: Path) -> None:
+    run((*blobs, *QUICK), tmp_path / "run")
+    with pytest.raises(UserError, match=r"^joint\.epochs=300: expected null as in "):
+        main([f"resume={tmp_path / 'run'}", "joint.epochs=300"])
+
+
+# --- the neighbor embedding ---
+
+
+def test_the_distance_to_targets_leaves_out_rows_without_one() -> None:
+    z = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], requires_grad=True)
+    targets = torch.tensor([[0.0, 0.0], [torch.nan, torch.nan], [5.0, 4.0]])
+    loss = mean_squared_distance(z, targets)
+    assert loss.item() == pytest.approx((1 + 4 + 0 + 4) / 4)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(z.grad, torch.tensor([[0.5, 1.0], [0.0, 0.0], [0.0, 1.0]]))
+    assert mean_squared_distance(z, torch.full((3, 2), torch.nan)).item() == 0
+
+
+def test_the_pretraining_draws_the_embedding_to_the_neighbor_embedding(moons: tuple[str, ...], tmp_path: Path) -> None:
+    result = run((*moons, *QUICK, "pretrain.steps=200"), tmp_path / "run")
+    records = [r for r in reading.records(tmp_path / "run" / reading.METRICS) if r["phase"] == "pretrain"]
+    assert records[-1]["loss/neighbors"] < 0.3 < records[0]["loss/neighbors"]
+    assert records[-1]["loss_weighted/neighbors"] == records[-1]["loss/neighbors"]
+    assert all("loss/neighbors" not in record for record in joint_records(tmp_path / "run"))
+    # k-means tells the moons apart in the embedding, but not in the data.
+    assert result["kmeans_raw"]["acc"] < 0.9
+    assert result["acc"] > 0.99
+
+
+def test_more_rows_than_the_sample_are_clustered(blobs: tuple[str, ...], tmp_path: Path) -> None:
+    assert run((*blobs, *QUICK, "clustering.init_samples=100"), tmp_path / "run")["acc"] > 0.95
+
+
+def test_rows_on_disk_are_clustered(tmp_path: Path) -> None:
+    X, y = make_blobs(300, 5, centers=4, random_state=0)
+    np.save(tmp_path / "X.npy", X.astype(np.float32))
+    np.save(tmp_path / "y.npy", y)
+    words = ("data=npy", f"data.path={tmp_path / 'X.npy'}", f"data.labels={tmp_path / 'y.npy'}", "data.load=disk")
+    assert run((*words, *QUICK), tmp_path / "run")["acc"] > 0.95
+
+
+# --- labels that are held ---
+
+
+def test_held_labels_stay_whatever_the_embedding() -> None:
+    clustering = KMeansClustering(2, 1, 4)
+    clustering.hold_labels()
+    z = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    clustering.initialize(torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1, 1, 1]), z)
+    for epoch in range(5):
+        clustering.start_epoch(epoch)
+        assert clustering.end_epoch(z).label_change == 0.25  # the nearest centroids give one row another label
+        assert clustering.assignments.tolist() == [0, 1, 1, 1]
+
+
+# --- the guard ---
+
+
+@pytest.fixture(scope="module")
+def bad_start(blobs: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """A run that starts from labels drawn by lot, which it cannot learn."""
+    path = tmp_path_factory.mktemp("labels") / "labels.npy"
+    np.save(path, np.random.default_rng(0).integers(4, size=300))
+    return (*blobs, *QUICK, "pretrain.steps=3", "clustering.init=file", f"clustering.init_file={path}")
+
+
+def test_a_run_that_falls_below_a_baseline_learns_its_labels(
+    bad_start: tuple[str, ...], tmp_path: Path, caplog: Any
+) -> None:
+    without = run((*bad_start, "joint.guard=false"), tmp_path / "without")
+    baseline = max(without[name]["modularity_data"] for name in ("kmeans_raw", "kmeans_pretrained"))
+    assert without["modularity_data"] < baseline - 0.01
+    assert without["stage"] == "joint"
+    guarded = run(bad_start, tmp_path / "guarded")
+    assert guarded["stage"] in ("kmeans_raw", "kmeans_pretrained")
+    assert guarded["modularity_data"] >= baseline
+    assert "whose labels are learned now" in caplog.text
+    assert "learned: the joint phase had ended below them" in caplog.text
+
+
+def test_a_run_above_its_baselines_has_one_joint_phase(blobs: tuple[str, ...], tmp_path: Path) -> None:
+    result = run((*blobs, *QUICK), tmp_path / "run")
+    assert result["stage"] == "joint"
+    for name in ("kmeans_raw", "kmeans_pretrained"):
+        assert result["modularity_data"] >= result[name]["modularity_data"]
+
+
+def test_a_run_killed_while_it_learns_a_baseline_resumes_to_the_same_bytes(
+    bad_start: tuple[str, ...], tmp_path: Path
+) -> None:
+    bad = [*bad_start, "checkpoint.every_s=0", "joint.tolerance=0"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train_in_process([*bad, f"hydra.run.dir={whole}"], tmp_path / "log").code == 0
+    n_steps = 3 + 60 + 20
+    point = Point(*OPTIMIZER, n_steps)
+    finished = train_in_process([*bad, f"hydra.run.dir={killed}"], tmp_path / "log2", point)
+    assert finished.code == -signal.SIGKILL, finished.err
+    assert train_in_process([f"resume={killed}"], tmp_path / "log3").code == 0
+    for name in ("metrics.jsonl", "result.json", "assignments.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+# --- checkpoints of earlier versions ---
+
+
+def test_steps_of_earlier_versions_have_no_neighbor_term() -> None:
+    old = torch.arange(10.0).view(2, 5)
+    assert with_all_terms(old).tolist() == [[0, 1, 2, 3, 0, 4], [5, 6, 7, 8, 0, 9]]
+    new = torch.arange(12.0).view(2, 6)
+    assert with_all_terms(new) is new
