@@ -181,6 +181,12 @@ def test_a_seed_whose_pretraining_failed_is_left_out_of_every_number(
     assert search.seeds == [0, 2, 3]  # which may be as good as any with another number
     assert warnings == [f"seed 1 is left out: {tmp_path}/k2/seed1 failed: loss is nan"]
     assert capsys.readouterr().err == f"warning: {warnings[0]}\n"
+    lost = directory_of(tmp_path, 2, 1)  # pretrained after all: its length was in steps
+    (lost / "metrics.jsonl").write_text(json.dumps({"phase": "pretrain", "epoch": 9}) + "\n")
+    manifest = json.loads((lost / "manifest.json").read_text())
+    (lost / "manifest.json").write_text(json.dumps(manifest | {"epochs": {"pretrain": 9, "joint": 5}}))
+    assert drop_lost_seeds(search_in(tmp_path, [2, 3], [1]))[0].seeds == [1]
+    (lost / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(Failure, match=r"no seed could be pretrained; seed 1 is left out: .*: loss is nan"):
         drop_lost_seeds(search_in(tmp_path, [2, 3], [1]))
 

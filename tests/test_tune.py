@@ -365,6 +365,19 @@ def test_a_trial_is_pruned_neither_in_its_warm_up_nor_at_its_end(tmp_path: Path)
     assert [trials._may_be_pruned(tmp_path, epoch) for epoch in (3, 4, 19, 20)] == [False, True, True, False]
 
 
+def test_trials_whose_length_is_in_steps_are_pruned_by_their_epochs(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\njoint: {epochs: null, steps: 60, tolerance: 0}\n")
+    assert not trials._may_be_pruned(tmp_path, 4)  # it has not begun
+    (tmp_path / "manifest.json").write_text(json.dumps({"epochs": {"pretrain": 7, "joint": 20}}))
+    assert [trials._may_be_pruned(tmp_path, epoch) for epoch in (3, 4, 19, 20)] == [False, True, True, False]
+
+
+def test_the_default_recipe_is_searched(tmp_path: Path) -> None:
+    words = ["data=blobs", "data.n_samples=120", "model.hidden=[8]", "pretrain.steps=10", "joint.steps=20"]
+    tune.work(["trials=3", f"output={tmp_path / 'out'}", *words, "evaluation.every_epochs=1", "device=cpu"])
+    assert {row["state"] for row in table(tmp_path / "out")} <= {"complete", "pruned"}
+
+
 @pytest.mark.parametrize("number", [12, None])
 def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
     number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -183,6 +183,21 @@ def manifest_of(path: Path) -> dict[str, Any]:
     return _json(path / MANIFEST) if (path / MANIFEST).exists() else {}
 
 
+def n_epochs_of(path: Path, phase: str) -> int | None:
+    """Return the number of epochs of a phase of a run, "pretrain" or "joint"; None if it is not known.
+
+    It is in the manifest, because the setting may leave it to the number of steps. Runs of version 0.1 have the setting
+    alone.
+
+    Raises
+    ------
+    DamagedRun
+    """
+    epochs = manifest_of(path).get("epochs")
+    n_epochs: int | None = epochs[phase] if epochs else _settings(path).get(f"{phase}.epochs")
+    return n_epochs
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())

@@ -234,7 +234,7 @@ def _why_lost(directory: Path, folder: Path) -> str | None:
 def _is_pretrained(directory: Path) -> bool:
     """Return whether a run completed its pretraining, or took one from the cache."""
     try:
-        n_epochs = reading.read(directory).settings.get("pretrain.epochs")
+        n_epochs = reading.n_epochs_of(directory, "pretrain")
         records, manifest = reading.records(directory / reading.METRICS), reading.manifest_of(directory)
     except reading.DamagedRun:
         return True

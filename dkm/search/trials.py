@@ -179,9 +179,11 @@ def _may_be_pruned(directory: Path, epoch: int) -> bool:
     """Return whether a run is neither in its warm-up nor at its end, which comes early when the labels have settled."""
     try:
         settings, records = reading.read(directory).settings, reading.records(directory / reading.METRICS)
+        n_epochs = reading.n_epochs_of(directory, "joint")
     except reading.DamagedRun:
         return False
-    n_epochs = settings.get("joint.epochs", math.inf)
+    if n_epochs is None:
+        return False
     (record,) = [record for record in records if record["phase"] == "joint" and record["epoch"] == epoch][-1:] or [{}]
     has_settled = record.get("clusters/label_change", math.inf) < settings.get("joint.tolerance", 0)
     return bool(_WARM_UP * n_epochs <= epoch < n_epochs and not has_settled)

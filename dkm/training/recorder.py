@@ -103,6 +103,7 @@ class Recorder:
                 "scaling": data.scaling.kind,
             },
             "seed": config.seed,
+            "epochs": {phase.section: phase.n_epochs for phase in (config.pretrain, config.joint)},
             "status": "running",
             "reason": None,
         }
