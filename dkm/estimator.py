@@ -27,7 +27,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from dkm.clustering.labels import cluster_sizes, effective_clusters
-from dkm.clustering.partition import principal_components
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
@@ -300,8 +299,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         unlike the inertia in the embedding, which any setting can shrink.
         """
         rows, clusters = self._cluster(X)
-        points = rows.numpy() if self.model_.image_shape is not None else principal_components(rows.numpy())
-        neighbors = sample_neighbors(points, _MOST_SCORED)
+        is_image = self.model_.image_shape is not None
+        neighbors = sample_neighbors(rows.numpy(), _MOST_SCORED, is_image=is_image)
         return 0.0 if neighbors is None else neighbors.modularity(clusters.labels)
 
     def _embedded(self, X: Any) -> Tensor:

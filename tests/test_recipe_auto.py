@@ -21,6 +21,7 @@ from dkm.config.schema import config_dir, dotted
 from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.train import _main as main
+from dkm.training.baseline import baseline_above
 from dkm.training.objective import mean_squared_distance
 from dkm.training.restoring import with_all_terms
 
@@ -157,6 +158,27 @@ def test_held_labels_stay_whatever_the_embedding() -> None:
 
 
 # --- the guard ---
+
+
+@pytest.mark.parametrize(
+    ("raw", "pretrained", "final", "expected"),
+    [
+        (0.5, 0.6, 0.55, "kmeans_pretrained"),
+        (0.7, 0.6, 0.55, "kmeans_raw"),
+        (0.5, 0.6, 0.6, None),
+        (None, 0.6, 0.55, "kmeans_pretrained"),
+        (None, None, 0.1, None),
+        (0.5, 0.6, None, None),
+    ],
+)
+def test_the_best_baseline_above_the_end_of_the_run_is_found(
+    raw: float | None, pretrained: float | None, final: float | None, expected: str | None
+) -> None:
+    scores = {
+        name: {"modularity_data": value} for name, value in (("kmeans_raw", raw), ("kmeans_pretrained", pretrained))
+    }
+    assert baseline_above(scores, final) == expected
+    assert baseline_above({"kmeans_raw": None, "kmeans_pretrained": {}}, final) is None
 
 
 @pytest.fixture(scope="module")

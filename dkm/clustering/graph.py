@@ -35,12 +35,7 @@ def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
     sparse array, shape (N, N)
         1 where one of the two points is among the nearest neighbors of the other; symmetric, without self-loops.
     """
-    from scipy.sparse import csr_array
-    from sklearn.neighbors import kneighbors_graph
-
-    Z = Z.astype(np.float64)
-    directed = kneighbors_graph(Z - Z.mean(axis=0), min(n_neighbors, len(Z) - 1))
-    return csr_array(directed.maximum(directed.T))
+    return unweighted_graph(nearest_neighbors(Z.astype(np.float64), n_neighbors))
 
 
 class Neighbors(NamedTuple):
@@ -51,7 +46,7 @@ class Neighbors(NamedTuple):
 
 
 def nearest_neighbors(Z: FloatArray, n_neighbors: int) -> Neighbors:
-    """Find the nearest neighbors of each point, exactly.
+    """Find the nearest neighbors of each point, exactly, in the precision of the points.
 
     Parameters
     ----------
@@ -61,14 +56,13 @@ def nearest_neighbors(Z: FloatArray, n_neighbors: int) -> Neighbors:
     """
     from sklearn.neighbors import NearestNeighbors
 
-    Z = (Z - Z.mean(axis=0)).astype(np.float32)
-    search = NearestNeighbors(n_neighbors=min(n_neighbors, len(Z) - 1)).fit(Z)
+    search = NearestNeighbors(n_neighbors=min(n_neighbors, len(Z) - 1)).fit(Z - Z.mean(axis=0))
     distance, indices = search.kneighbors()
     return Neighbors(indices, distance)
 
 
 def unweighted_graph(neighbors: Neighbors) -> csr_array:
-    """Return the graph of `neighbor_graph` from known neighbors: 1 where one point is a neighbor of the other."""
+    """Return 1 where one of two points is among the nearest neighbors of the other; see `neighbor_graph`."""
     directed = _directed(neighbors, np.ones(neighbors.indices.shape))
     return directed.maximum(directed.T).tocsr()
 

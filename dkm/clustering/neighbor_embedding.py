@@ -30,9 +30,9 @@ _N_NEGATIVES = 5
 _BATCH_EDGES, _EDGES_PER_POINT = 8192, 2
 # Largest change of a coordinate by one edge, and the extent of the initial positions.
 _MAX_FORCE, _EXTENT = 4.0, 10.0
-# Up to so many points an edge of the largest weight is drawn 500 times, with more points 200 times.
 # Parts of the graph with a smaller fraction of the points have no initial direction of their own.
 _LARGE_PART = 0.01
+# Up to so many points an edge of the largest weight is drawn 500 times, with more points 200 times.
 _FEW_POINTS, _N_DRAWS_OF_FEW, _N_DRAWS = 4000, 500, 200
 
 

@@ -10,7 +10,7 @@ and run on a random sample; each other point gets the majority label of its near
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -65,13 +65,12 @@ def choose(
     given: Mapping[str, np.ndarray],
     *,
     n_neighbors: int,
-    methods: Sequence[str] = METHODS,
     slack: float = 0.0,
     seed: int,
 ) -> Choice:
     """Cluster the points with several methods and return the clustering with the highest modularity.
 
-    The candidates are the ``methods``, with ``spectral`` on three graphs, and the ``given`` clusterings. Each is
+    The candidates are those of ``METHODS``, with ``spectral`` on three graphs, and the ``given`` clusterings. Each is
     refined by ``improve_modularity`` before its modularity in the graph of nearest neighbors is computed. No class
     labels are used.
 
@@ -90,9 +89,9 @@ def choose(
     """
     z = z.astype(np.float64)
     candidates = dict(given)
-    for method in methods:
+    for method in METHODS:
         candidates[method] = _cluster(z, n_clusters, method, n_neighbors, seed)
-    for wider in (2 * n_neighbors, 4 * n_neighbors) if "spectral" in methods else ():
+    for wider in (2 * n_neighbors, 4 * n_neighbors):
         candidates[f"spectral-{wider}"] = _cluster(z, n_clusters, "spectral", wider, seed)
     graph = neighbor_graph(z, 2 * n_neighbors)
     candidates = {name: improve_modularity(graph, labels, n_clusters, seed=seed) for name, labels in candidates.items()}

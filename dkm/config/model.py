@@ -52,8 +52,8 @@ class MLPConfig(LayersConfig):
     name: str = "mlp"
     hidden: list[int] | None = setting(
         [500, 500, 2000],
-        "Widths of the hidden layers of the encoder; the decoder reverses them. []: a linear autoencoder. null: from "
-        "the number of features.",
+        "Widths of the hidden layers of the encoder; the decoder reverses them. []: a linear autoencoder. null: "
+        "256, 256, 128.",
         check=Satisfies("widths of 1 or more", lambda widths: all(width >= 1 for width in widths)),
         example=[500, 500],
     )

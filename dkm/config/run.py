@@ -59,7 +59,7 @@ class PhaseConfig(Section):
         "Smallest number of steps, used if `epochs` is null: the work then hardly depends on the number of rows.",
         unit="steps",
         check=AtLeast(0),
-        example=600,
+        example=400,
     )
     lr: float = setting(1e-3, "Learning rate.", check=Positive(), example="1e-3")
     schedule: str = setting(
@@ -141,9 +141,9 @@ class JointConfig(PhaseConfig):
     )
     guard: bool = setting(
         False,
-        "Whether a run may not end below its baselines: if the clusters have a lower modularity on the data than those "
-        "of k-means on the raw data or on the pretrained embedding, the labels of the better one are held and learned "
-        "in a second joint phase.",
+        "Whether a run that ends below its baselines goes on: if the clusters have a lower modularity on the data than "
+        "those of k-means on the raw data or on the pretrained embedding, the labels of the better one are held and "
+        "learned in a second joint phase.",
     )
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from dkm.clustering.labels import IntArray
-from dkm.clustering.partition import principal_components
 from dkm.config.run import EvaluationConfig
 from dkm.data.batches import Batches
 from dkm.data.datasets import Dataset
@@ -76,12 +75,9 @@ class Evaluator:
 
     @cached_property
     def neighbors(self) -> metrics.NeighborSample | None:
-        """The graph of nearest neighbors on ``evaluation.silhouette_samples`` rows of the sample.
-
-        Of many features of a table it is that of the principal components.
-        """
-        points = self.X if self.data.image_shape is not None else principal_components(self.X)
-        return metrics.sample_neighbors(points, self.silhouette_samples)
+        """The graph of nearest neighbors on ``evaluation.silhouette_samples`` rows of the sample."""
+        is_image = self.data.image_shape is not None
+        return metrics.sample_neighbors(self.X, self.silhouette_samples, is_image=is_image)
 
     def modularity(self, labels: np.ndarray) -> float | None:
         """Return the modularity on the data of labels (N,); None where it is undefined."""

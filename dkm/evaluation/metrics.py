@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from dkm.clustering.graph import modularity, neighbor_graph
 from dkm.clustering.labels import FloatArray, Int64Array, IntArray, contingency
+from dkm.clustering.partition import principal_components
 from dkm.data.sampling import draw_rows
 
 if TYPE_CHECKING:
@@ -230,8 +231,10 @@ class NeighborSample(NamedTuple):
         return modularity(self.graph, labels[self.rows])
 
 
-def sample_neighbors(X: FloatArray, max_samples: int) -> NeighborSample | None:
+def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False) -> NeighborSample | None:
     """Join at most ``max_samples`` random rows of X (n, F) to their 20 nearest neighbors.
+
+    Distances are those of `principal_components`, but of images those of all pixels.
 
     The graph is the same for all clusterings of the rows, wherever they were found, so that its modularity compares
     them. None for fewer than two rows, and where some are not finite.
@@ -239,4 +242,5 @@ def sample_neighbors(X: FloatArray, max_samples: int) -> NeighborSample | None:
     rows = draw_rows(len(X), max_samples)
     if len(rows) < 2 or not np.isfinite(X[rows]).all():
         return None
-    return NeighborSample(rows, neighbor_graph(X[rows], _N_NEIGHBORS))
+    points = X if is_image else principal_components(X)
+    return NeighborSample(rows, neighbor_graph(points[rows], _N_NEIGHBORS))

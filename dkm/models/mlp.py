@@ -12,18 +12,16 @@ from torch import nn
 from dkm.config.model import MLPConfig
 from dkm.models.autoencoder import Autoencoder, zero_bias
 
+# The widths of model.hidden=null.
+_SMALL = (256, 256, 128)
+
 
 def build_mlp(
     config: MLPConfig, *, n_features: int, image_shape: tuple[int, int, int] | None, latent_dim: int
 ) -> Autoencoder:
     """Build the network of ``model=mlp``, which treats images as rows."""
-    hidden = default_widths(n_features) if config.hidden is None else config.hidden
+    hidden = _SMALL if config.hidden is None else config.hidden
     return mlp_autoencoder(n_features, hidden, latent_dim)
-
-
-def default_widths(n_features: int) -> list[int]:
-    """Return the widths of the hidden layers for rows of ``n_features``."""
-    return [256, 256, 128]
 
 
 def mlp_autoencoder(n_features: int, hidden: Sequence[int], latent_dim: int) -> Autoencoder:

@@ -78,13 +78,9 @@ class Objective(nn.Module):
         self.reduction = reduction
         self.l2_strength = l2_strength
         self._filled = filled
-        self._targets = targets
+        self.targets = targets
         self.target_weight = target_weight
         self._penalized = tuple(penalized)  # a tuple: they are already registered where they belong
-
-    @property
-    def has_targets(self) -> bool:
-        return self._targets is not None
 
     def forward(self, x: Tensor, index: Tensor, share: float = 1.0) -> LossTerms:
         """Return the loss terms of a batch.
@@ -114,8 +110,8 @@ class Objective(nn.Module):
             clustering = self.clustering(z, index)
             clustering = share * clustering if share != 1 else clustering
             total = total + self.clustering_weight * clustering
-        if self._targets is not None:
-            neighbors = share * mean_squared_distance(z, self._targets[index])
+        if self.targets is not None:
+            neighbors = share * mean_squared_distance(z, self.targets[index])
             total = total + self.target_weight * neighbors
         if self._penalized:
             l2 = l2_penalty(self._penalized)

@@ -207,7 +207,7 @@ class Phase:
             weights["reconstruction"] = objective.reconstruction_weight
         if objective.clustering is not None:
             weights["clustering"] = objective.clustering_weight
-        if objective.has_targets:
+        if objective.targets is not None:
             weights["neighbors"] = objective.target_weight
         if self._regularized:
             weights["l2"] = self._l2_strength

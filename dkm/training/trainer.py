@@ -42,7 +42,7 @@ from dkm.runtime import distributed
 from dkm.runtime.devices import deterministic, find_device
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
 from dkm.training import schedule
-from dkm.training.baseline import find_or_score_raw_data
+from dkm.training.baseline import baseline_above, find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
 from dkm.training.optimizers import learning_rate, reset_rows
@@ -230,15 +230,9 @@ class Trainer:
             better: bytes | None = None
             if distributed.is_main():
                 labels = assign_clusters(z, self.clustering.centroids.detach()).labels
-                better = self._highest_above(self.evaluator.modularity(labels)).encode()
+                above = baseline_above(progress.baselines, self.evaluator.modularity(labels))
+                better = (above or "").encode()
         return (distributed.from_main(better) or b"").decode() or None
-
-    def _highest_above(self, modularity: float | None) -> str:
-        """Return the baseline of the highest modularity on the data, if it is above this one; else an empty name."""
-        baselines = {name: (scores or {}).get("modularity_data") for name, scores in self.progress.baselines.items()}
-        known = {name: value for name, value in baselines.items() if value is not None}
-        best = max(known, key=known.__getitem__, default="")
-        return best if modularity is not None and best and known[best] > modularity else ""
 
     def _learn(self, baseline: str) -> None:
         """Start a second joint phase that holds the labels of a baseline."""
