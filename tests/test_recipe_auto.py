@@ -18,12 +18,15 @@ from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.compose import compose, parse
 from dkm.config.run import in_epochs
 from dkm.config.schema import config_dir, dotted
+from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.train import _main as main
 from dkm.training.baseline import baseline_above
 from dkm.training.objective import mean_squared_distance
 from dkm.training.restoring import with_all_terms
+from dkm.training.state import TrainState
+from dkm.training.trainer import Trainer
 
 QUICK = ("pretrain.steps=60", "joint.steps=60", "batch_size=100", "log.figures=false", "log.tensorboard=false")
 RECIPES = sorted(path.stem for path in (config_dir() / "recipe").glob("*.yaml"))
@@ -157,6 +160,20 @@ def test_held_labels_stay_whatever_the_embedding() -> None:
         assert clustering.assignments.tolist() == [0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("hold", "learned", "expected"), [(True, None, True), (False, None, False), (False, "kmeans_raw", True)]
+)
+def test_labels_are_held_where_they_are_to_be_learned(
+    hold: bool, learned: str | None, expected: bool, blobs: tuple[str, ...]
+) -> None:
+    config = compose(parse([*blobs, *QUICK, f"joint.hold_labels={hold}"])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    trainer.progress.state = TrainState("joint", learned=learned)
+    trainer.begin(trainer.config.joint)
+    assert isinstance(trainer.clustering, KMeansClustering)
+    assert trainer.clustering.are_labels_kept == expected
+
+
 # --- the guard ---
 
 
@@ -210,12 +227,14 @@ def test_a_run_above_its_baselines_has_one_joint_phase(blobs: tuple[str, ...], t
         assert result["modularity_data"] >= result[name]["modularity_data"]
 
 
+@pytest.mark.parametrize("way", ["joint.hold_labels=true", "joint.hold_labels=false"])
 def test_a_run_killed_while_it_learns_a_baseline_resumes_to_the_same_bytes(
-    bad_start: tuple[str, ...], tmp_path: Path
+    way: str, bad_start: tuple[str, ...], tmp_path: Path
 ) -> None:
-    bad = [*bad_start, "checkpoint.every_s=0", "joint.tolerance=0"]
+    bad = [*bad_start, "checkpoint.every_s=0", "joint.tolerance=0", way]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_in_process([*bad, f"hydra.run.dir={whole}"], tmp_path / "log").code == 0
+    assert json.loads((whole / "result.json").read_text())["stage"].startswith("kmeans_")
     n_steps = 3 + 60 + 20
     point = Point(*OPTIMIZER, n_steps)
     finished = train_in_process([*bad, f"hydra.run.dir={killed}"], tmp_path / "log2", point)

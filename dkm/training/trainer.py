@@ -100,8 +100,6 @@ class Trainer:
         self.clustering: ClusteringLoss = build_clustering(
             config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.n_epochs
         ).to(self.device)
-        if config.joint.hold_labels:
-            self.clustering.hold_labels()
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         sample = sample_dataset(data, config.clustering.init_samples, at_least=self.n_clusters)
         self.neighborhood = Neighborhood(self.batches.take, sample, self.latent_dim, config.seed)
@@ -243,7 +241,6 @@ class Trainer:
         labels = progress.labels.get(baseline, self.clustering.assignments).to(self.device).clone()
         distributed.broadcast_(labels)
         self.clustering.initialize(means_of_parts(z, labels, self.n_clusters), labels, z)
-        self.clustering.hold_labels()
         progress.state = TrainState("joint", step=step + 1, learned=baseline)
         self._phase = None
         self._save()
@@ -268,6 +265,8 @@ class Trainer:
     def begin(self, settings: PhaseConfig) -> Phase:
         """Prepare for the steps of a phase, with what a checkpoint holds of it."""
         self._phase = None  # drop the previous DDP wrapper first: it has hooks on the same parameters
+        if self.config.joint.hold_labels or self.progress.state.learned is not None:
+            self.clustering.hold_labels()
         self._phase = Phase(
             self.config,
             settings,
@@ -463,8 +462,6 @@ class Trainer:
         restored = self._checkpointer.restore(state, directory, self.progress.clock)
         self.progress, self._phase_state, self._metrics_bytes = restored
         at = self.progress.state
-        if at.learned is not None:
-            self.clustering.hold_labels()
         log.info("resumed in %s at epoch %d, batch %d, step %d", at.phase, at.epoch, at.batch, at.step)
 
     def _require_finite(self) -> None:
