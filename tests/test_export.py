@@ -14,21 +14,12 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.datasets import load_digits, make_blobs
+from words import SMALL_RUN
 
 from dkm import export, train
 from dkm.errors import Failure, UserError
 
-QUICK = [
-    *(
-        "model.hidden=[16]",
-        "recipe=classic",
-        "pretrain.epochs=2",
-        "joint.epochs=2",
-        "joint.tolerance=0",
-        "clustering.n_clusters=4",
-    ),
-    *("clustering.n_init=2", "log.progress=off", "log.figures=false", "log.tensorboard=false"),
-]
+QUICK = [*SMALL_RUN]
 KINDS = ("table", "images", "sparse", "counts", "conv")
 FORMATS = ("torch", "onnx", "numpy")
 X = make_blobs(300, 5, centers=4, random_state=0)[0] + 1e5  # a large offset

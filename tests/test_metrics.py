@@ -12,6 +12,7 @@ from sklearn.datasets import make_blobs
 
 from dkm.clustering.graph import modularity, neighbor_graph
 from dkm.clustering.labels import cluster_sizes, contingency, effective_clusters, hungarian_order
+from dkm.clustering.partition import principal_components
 from dkm.data.sampling import draw_rows
 from dkm.evaluation.metrics import (
     accuracy,
@@ -383,6 +384,16 @@ def test_the_modularity_of_many_rows_is_that_of_a_sample_joined_to_20_neighbors(
     rows = draw_rows(80, 50)
     assert np.array_equal(sample.rows, rows)
     assert sample.modularity(labels) == modularity(neighbor_graph(X[rows], 20), labels[rows])
+
+
+def test_the_graph_of_many_features_is_that_of_their_principal_components_but_for_images():
+    X = np.random.default_rng(0).normal(size=(150, 200))
+    rows = sample_neighbors(X, 150).rows
+    labels = np.random.default_rng(1).integers(0, 3, 150)
+    for is_image, points in ((False, principal_components(X)), (True, X)):
+        graph = neighbor_graph(points[rows], 20)
+        assert sample_neighbors(X, 150, is_image=is_image).modularity(labels) == modularity(graph, labels[rows])
+    assert sample_neighbors(X, 150).modularity(labels) != sample_neighbors(X, 150, is_image=True).modularity(labels)
 
 
 def test_two_finite_rows_are_the_fewest_that_have_neighbors():

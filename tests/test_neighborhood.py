@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from dkm.clustering.graph import Neighbors, fuzzy_graph, nearest_neighbors, neighbor_graph, unweighted_graph
 from dkm.clustering.lloyd import kmeans
-from dkm.clustering.neighbor_embedding import embed_neighbors
+from dkm.clustering.neighbor_embedding import _broad, embed_neighbors
 from dkm.clustering.neighborhood import Neighborhood
 
 
@@ -105,6 +105,16 @@ def test_a_seed_gives_the_same_embedding_and_another_seed_another_one():
     assert not torch.equal(first, other)
 
 
+def test_a_function_that_lives_on_a_few_points_is_no_initial_direction():
+    random = np.random.default_rng(0)
+    broad, narrow = random.normal(size=400), np.zeros(400)
+    narrow[:3] = 5.0
+    kept = _broad(np.column_stack([narrow, broad]))
+    assert kept.shape == (400, 1)
+    assert np.corrcoef(kept[:, 0], broad)[0, 1] > 0.99
+    assert np.abs(kept).max() == pytest.approx(10)
+
+
 @pytest.mark.parametrize("n_points", [3, 4, 12])
 def test_more_dimensions_than_points_are_possible(n_points):
     X = np.random.default_rng(0).normal(size=(n_points, 2))
@@ -142,6 +152,17 @@ def test_clusters_of_the_rows_are_taken_if_the_embedding_has_none_as_good(monkey
     assert found.origin == "the rows"
     assert adjusted_rand_score(y, found.labels) == 1
     assert found.modularity > found.modularities["the neighbor embedding"] + 0.01
+
+
+@pytest.mark.parametrize(("advantage", "origin"), [(0.005, "the neighbor embedding"), (0.02, "the rows")])
+def test_other_clusters_need_a_clear_advantage(advantage, origin, monkeypatch):
+    X, y = make_blobs(200, 5, centers=4, random_state=0)
+    hood = neighborhood(X)
+    other = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setitem(vars(hood), "embedding", other)
+    hood.spectral_points = lambda n_clusters: other
+    hood.modularity = lambda labels: 0.5 + advantage * (adjusted_rand_score(y, labels) == 1)
+    assert hood.cluster(4, n_init=10).origin == origin
 
 
 def test_rows_outside_the_sample_have_no_target():

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from scipy import sparse
 from sklearn.datasets import load_digits, make_blobs
+from words import SMALL_RUN
 
 from dkm import predict, train
 from dkm.data.stored import StoredArray
@@ -24,17 +25,7 @@ from dkm.evaluation.assignments import Assignments, Writer
 from dkm.evaluation.prediction import input_reader
 from dkm.models.saved import load_model
 
-QUICK = [
-    *(
-        "model.hidden=[16]",
-        "recipe=classic",
-        "pretrain.epochs=2",
-        "joint.epochs=2",
-        "joint.tolerance=0",
-        "clustering.n_clusters=4",
-    ),
-    *("clustering.n_init=2", "log.progress=off", "log.figures=false", "log.tensorboard=false", "threads=1"),
-]
+QUICK = [*SMALL_RUN, "threads=1"]
 
 Run = Callable[..., int]
 
