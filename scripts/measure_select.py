@@ -148,11 +148,12 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "# How often dkm.select finds the number of classes",
         "",
-        "Written by `python scripts/measure_select.py`; do not edit. Each data set has five cases, each the",
-        "recommendation from three of five seeds: they share runs and are not independent. *Exact* and *within one*",
-        "count the cases in which the recommended number equals the number of classes, or differs by at most one;",
-        "*plausible* those in which the number of classes is among the plausible numbers; *warned* those with a",
-        "warning. The columns of single scores count the cases in which that score alone is within one.",
+        "Written by `python scripts/measure_select.py`; do not edit. All runs have recipe=classic. Each data set has",
+        "five cases, each the recommendation from three of five seeds: they share runs and are not independent.",
+        "*Exact* and *within one* count the cases in which the recommended number equals the number of classes, or",
+        "differs by at most one; *plausible* those in which the number of classes is among the plausible numbers;",
+        "*warned* those with a warning. The columns of single scores count the cases in which that score alone is",
+        "within one.",
         "",
         *_rows(seen),
     ]
