@@ -65,13 +65,12 @@ def test_counts_in_a_table_are_chosen_unless_it_has_a_category(
     assert ("values: counts: whole numbers" in "\n".join(data.report.lines())) == (scaling == "counts")
 
 
-def test_whole_numbers_that_are_no_counts_are_standardized_as_before(tmp_path: Path) -> None:
+def test_ratings_are_no_counts(tmp_path: Path) -> None:
     X = np.random.default_rng(0).integers(1, 6, (N, F))
     np.save(tmp_path / "x.npy", X)
     data = load_dataset(NpyData(path=str(tmp_path / "x.npy")))
-    assert data.scaling.kind == "standard"
+    assert data.scaling.kind == "centered"
     np.testing.assert_array_equal(data.scaling.shift, X.mean(axis=0))
-    assert not data.report.has_decisions
 
 
 def test_sparse_counts_are_scaled_as_dense_ones_and_other_sparse_rows_as_before(tmp_path: Path) -> None:

@@ -85,6 +85,17 @@ def test_data_looks_at_principal_components_of_many_features():
     assert adjusted_rand_score(np.repeat(np.arange(4), 50), labels.numpy()) > 0.95
 
 
+def test_rows_of_the_same_length_keep_all_features(monkeypatch):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 300)).astype(np.float32)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    X[7] = 0  # a text without a known word
+    assert partition.principal_components(X) is X
+    assert partition.principal_components(X * np.linspace(1, 1.002, 200)[:, np.newaxis]).shape == (200, 100)
+    monkeypatch.setattr(partition, "_MAX_PRODUCTS", 200 * 200 * 300 - 1)
+    assert partition.principal_components(X).shape == (200, 100)
+
+
 def test_rows_outside_the_sample_join_the_nearest_centroids():
     X, y = make_blobs(300, 5, centers=K, cluster_std=0.5, random_state=0)
     rows, sample = torch.from_numpy(X.astype(np.float32)), torch.arange(0, 300, 3)

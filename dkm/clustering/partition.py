@@ -24,6 +24,9 @@ METHODS = ("gmm", "spectral", "ward")
 _N_VOTERS = 10
 _GMM_N_INIT = 5
 _N_COMPONENTS = 100
+# N^2 F up to which neighbors are searched for in all features: 25,000 texts of 2,000 terms.
+_MAX_PRODUCTS = 1.25e12
+_LENGTH_TOLERANCE = 1e-3
 
 
 def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_neighbors: int, seed: int) -> np.ndarray:
@@ -106,14 +109,23 @@ def choose(
 def principal_components(X: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return the first 100 principal components of the rows X (N, F), or the rows if they have no more features.
 
-    In many noisy dimensions all points are about equally far from each other, and their graph means little.
+    In many noisy dimensions all points are about equally far from each other, and their graph means little. Rows of
+    the same length are texts or embeddings, whose neighbors in all features mean more: they are returned as they are,
+    unless they are so many that the search for neighbors would take minutes.
     """
-    if min(X.shape) <= _N_COMPONENTS:
+    if min(X.shape) <= _N_COMPONENTS or (_have_same_length(X) and len(X) ** 2 * X.shape[1] <= _MAX_PRODUCTS):
         return X
     from sklearn.decomposition import PCA
 
     components: np.ndarray = PCA(_N_COMPONENTS, svd_solver="randomized", random_state=seed).fit_transform(X)
     return components
+
+
+def _have_same_length(X: np.ndarray) -> bool:
+    """Return whether the rows (N, F) that are not zero have the same length, up to rounding."""
+    lengths = np.linalg.norm(X, axis=1)
+    lengths = lengths[lengths > 0]
+    return bool(lengths.size) and float(np.ptp(lengths)) <= _LENGTH_TOLERANCE * float(lengths.max())
 
 
 def spread(z: np.ndarray, picks: np.ndarray, picked_labels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from dkm.config.custom import add_class_field
 from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Role, Section, setting
 
-SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms", "counts")
+SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "centered", "l2", "row_rms", "counts")
 
 
 SPLITS = ("all", "train", "test")
@@ -39,11 +39,14 @@ class DataConfig(Section):
         None,
         "Scaling of the data, fitted once on the training data and stored with the model. `none`. `unit`: the range of "
         "all features together to [0, 1]. `symmetric`: the same range to [-1, 1]. `rms`: all values divided by one "
-        "number, so that their mean square is 1. `standard`: each feature to mean 0 and variance 1. `l2`: each row to "
+        "number, so that their mean square is 1. `standard`: each feature to mean 0 and variance 1. `centered`: each "
+        "feature to mean 0, and all values divided by one number, so that their mean square is 1. `l2`: each row to "
         "Euclidean norm 1. `row_rms`: each row to mean square 1. `counts`: each row to the median sum of the rows, "
         "log(1 + x), each feature to mean 0, and all values divided by one number, so that their mean square is 1. "
         "null: `unit` for images, `counts` for counts (whole numbers of 0 or more in 100 features or more, most of "
-        "them far below the largest), `row_rms` for text and sparse matrices, else `standard`.",
+        "them far below the largest), `centered` for features on one scale (at least half of them have the same lowest "
+        "and highest value), `row_rms` for text, sparse matrices and embeddings (100 features or more of similar "
+        "spread, rows of about the same length), else `standard`.",
         check=Choice(SCALINGS),
     )
 

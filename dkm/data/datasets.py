@@ -12,7 +12,6 @@ No file is trusted, and every error in the user's data is raised as a one-line `
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from dkm.config.data import DataConfig, FileData
 from dkm.data.counts import Counts
+from dkm.data.default_scaling import fit_default_scaling
 from dkm.data.loaders import read_raw
 from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
@@ -88,7 +88,7 @@ class Dataset:
         return None if self.y is None else int(self.y.max()) + 1
 
 
-def load_dataset(config: DataConfig, scaling: Scaling | None = None, *, may_choose_counts: bool = True) -> Dataset:
+def load_dataset(config: DataConfig, scaling: Scaling | None = None, *, kept_kind: str | None = None) -> Dataset:
     """Read the data set that the ``data`` section of a config names.
 
     Parameters
@@ -97,8 +97,9 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None, *, may_choo
     scaling : Scaling, optional
         Scaling of a trained model, applied to data to predict instead of a fitted one. ``config.scaling`` then has
         no effect, and all rows may be equal.
-    may_choose_counts : bool
-        Whether ``data.scaling=counts`` is chosen for counts. False for a run that began before this was so.
+    kept_kind : str, optional
+        The kind of scaling of a run that is resumed, which newer rules for the default do not change. Empty for a run
+        of before there were such rules.
 
     Raises
     ------
@@ -108,12 +109,12 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None, *, may_choo
     source = label_source = f"data={config.name}"
     if isinstance(config, FileData):
         source, label_source = f"data.path={config.path}", f"data.labels={config.labels}"
-    return _build_dataset(read_raw(config), config, source, label_source, scaling, may_choose_counts)
+    return _build_dataset(read_raw(config), config, source, label_source, scaling, kept_kind)
 
 
 def array_dataset(X: Array, config: DataConfig, source: str) -> Dataset:
     """Check and scale rows (N, F) or images in memory; ``source`` names them in messages."""
-    return _build_dataset(RawData(X, None), config, source, source, None, True)
+    return _build_dataset(RawData(X, None), config, source, source, None, None)
 
 
 def _build_dataset(
@@ -122,7 +123,7 @@ def _build_dataset(
     source: str,
     label_source: str,
     scaling: Scaling | None,
-    may_choose_counts: bool,
+    kept_kind: str | None,
 ) -> Dataset:
     check_shape(raw.X, source)
     classes, y = (None, None) if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
@@ -136,7 +137,9 @@ def _build_dataset(
     report = raw.report or DataReport(n_rows=len(raw.X))
     report.source, report.n_used, report.n_features = report.source or source, len(raw.X), F
     if scaling is None:
-        scaling = _fit_scaling(raw._replace(image_shape=image_shape), config.scaling, chunks, report, may_choose_counts)
+        kind = config.scaling or kept_kind
+        kind = _plain_kind(raw, image_shape) if kind == "" else kind
+        scaling = _fit_scaling(raw._replace(image_shape=image_shape), kind, chunks, report)
     for _ in chunks:  # check and hash the chunks that the scaling did not need
         pass
     if raw.labels is not None:
@@ -161,31 +164,29 @@ def _build_dataset(
     )
 
 
-def _fit_scaling(
-    raw: RawData, kind: str | None, chunks: Iterator[Array], report: DataReport, may_choose_counts: bool
-) -> Scaling:
+def _fit_scaling(raw: RawData, kind: str | None, chunks: Iterator[Array], report: DataReport) -> Scaling:
     """Fit the scaling ``kind``, by default the one that suits the data; ``chunks`` are the checked rows, read once."""
-    is_image = raw.image_shape is not None
-    default = raw.scaling or ("unit" if is_image else "standard")
-    is_open = kind is None and raw.scaling in (None, "row_rms") and raw.groups is None and not is_image
-    rows = map(to_rows, chunks)
-    first = next(rows)
-    if kind != "counts" and not (may_choose_counts and is_open and Counts.may_be(first)):
-        return Scaling.fit(itertools.chain([first], rows), kind or default, raw.value_range, raw.groups)
+    default = _plain_kind(raw, raw.image_shape)
+    if kind == "counts":
+        return _fit_counts(raw, chunks)
+    if kind is not None or default not in ("standard", "row_rms") or raw.groups is not None or raw.image_shape:
+        return Scaling.fit(map(to_rows, chunks), kind or default, raw.value_range, raw.groups)
+    return fit_default_scaling(map(to_rows, chunks), lambda: map(to_rows, _chunks(raw.X)), default, report)
+
+
+def _plain_kind(raw: RawData, image_shape: tuple[int, int, int] | None) -> str:
+    """Return the scaling of data whose values are not looked at."""
+    return raw.scaling or ("standard" if image_shape is None else "unit")
+
+
+def _fit_counts(raw: RawData, chunks: Iterator[Array]) -> Scaling:
     counts = Counts()
-    for chunk in itertools.chain([first], rows):
+    for chunk in map(to_rows, chunks):
         counts.add(chunk)
-    evidence = counts.evidence()
-    if kind == "counts" and counts.negative is not None:
+    if counts.negative is not None:
         value, row, column = counts.negative
         found = f"a negative value, {value:g} in row {row:,}, column {column} (counted from 0)"
         raise input_error("data.scaling=counts", found, "counts, 0 or more", "set data.scaling=null")
-    if kind is None and evidence is None:
-        return Scaling.fit(map(to_rows, _chunks(raw.X)), default, raw.value_range, raw.groups)
-    if kind is None:
-        report.decisions["values"] = f"counts: {evidence}"
-        how = f"rows to the sum {counts.total:g}, log(1 + x), centered"
-        report.scaling = f"counts ({how}) because the values are counts; else {default}"
     return Scaling.fit(map(to_rows, _chunks(raw.X)), "counts", total=counts.total)
 
 

@@ -96,7 +96,7 @@ class Scaling:
         ----------
         chunks : iterable of arrays of finite real numbers, shape (n, F)
             All rows in order, at least one. They are read once, and only as far as the scaling needs. An array in
-            memory may be a single chunk. Other chunks may change the last bits of ``standard`` and ``rms``.
+            memory may be a single chunk. Other chunks may change the last bits of ``standard``, ``centered``, ``rms``.
         kind : one of `dkm.config.data.SCALINGS`
             See `DataConfig.scaling`.
         value_range : (low, high), optional
@@ -130,6 +130,9 @@ class Scaling:
             shift, scale = _mean_and_deviation(chunks)
             scale = scale if groups is None else _shared_scale(scale, groups)
             return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
+        if kind == "centered":
+            mean, variance = _mean_and_variance(chunks)
+            return cls(kind, F, tuple(mean.tolist()), (math.sqrt(variance.mean()) or 1.0,))
         if kind == "counts":
             if total is None:
                 raise ValueError("kind='counts': expected the total of a row")

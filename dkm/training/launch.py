@@ -121,9 +121,10 @@ def execute(plan: Plan) -> dict[str, Any]:
     if not gc.get_freeze_count():
         gc.freeze()  # a collection that visits all modules took 0.3 s, and each figure leaves cycles
     set_threads(config.threads)
-    may_choose_counts = distributed.from_main(b"1" if _may_choose_counts(directory) else b"0") == b"1"
+    kept = distributed.from_main(_kept_scaling(directory))
+    kept_kind = None if kept is None else kept.decode()
     trainer = distributed.first_of_machine_first(
-        lambda: Trainer(config, load_dataset(config.data, may_choose_counts=may_choose_counts), clock)
+        lambda: Trainer(config, load_dataset(config.data, kept_kind=kept_kind), clock)
     )
     distributed.require_equal(identity(config, trainer.data, trainer.device))
     run: RunWriter = Unwritten()
@@ -161,12 +162,12 @@ def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
     return data.sha256
 
 
-def _may_choose_counts(run: Path) -> bool:
-    """Return whether a resumed run may scale counts as such; a run that began before keeps its scaling."""
+def _kept_scaling(run: Path) -> bytes | None:
+    """Return the kind of scaling of a run that is resumed, empty if its manifest is too old to have it; else None."""
     from dkm.runs.directory import read_json
 
     data = (read_json(run / MANIFEST) or {}).get("data")
-    return not data or data.get("scaling") == "counts"
+    return str(data.get("scaling", "")).encode() if data else None
 
 
 def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
