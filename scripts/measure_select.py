@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from dkm.clustering.selection import Scores, recommend
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR, SelectConfig, numbers
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
-from dkm.search.selection import Scores, recommend
 from dkm.search.selection_runs import collect_scores, directory_of, select
 
 ROOT = Path(__file__).resolve().parents[1]

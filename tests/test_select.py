@@ -20,13 +20,13 @@ from matplotlib.image import imread
 from sklearn.metrics import adjusted_rand_score
 
 from dkm import select
+from dkm.clustering.selection import Scores, recommend
 from dkm.config.commands import SelectConfig, numbers
 from dkm.config.compose import compose, parse
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime.locks import try_lock
 from dkm.search.pool import ChildRun
-from dkm.search.selection import Scores, recommend
 from dkm.search.selection_report import SCORES
 from dkm.search.selection_runs import (
     Search,

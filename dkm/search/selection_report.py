@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from dkm.clustering.selection import Recommendation, Scores
 from dkm.errors import UserError
 from dkm.evaluation.scores import SCORES as RUN_SCORES
 from dkm.evaluation.summary import Summary
-from dkm.search.selection import Recommendation, Scores
 
 # Spaces of the scores that tell numbers of clusters apart: neither the labels nor the inertia, which always falls.
 _SPACES = ("embedding", "data", "sizes")

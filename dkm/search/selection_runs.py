@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from dkm.clustering.selection import Recommendation, Scores, recommend
 from dkm.config.commands import EXIT_USER_ERROR, SelectConfig, numbers, words_of_runs
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
@@ -24,7 +25,6 @@ from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime import locks
 from dkm.search.pool import ChildPool, ChildRun, resume_hint
-from dkm.search.selection import Recommendation, Scores, recommend
 from dkm.search.selection_report import SCORES, table_lines, write_recommendation
 from dkm.training.launch import require_trainable
 

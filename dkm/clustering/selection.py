@@ -1,6 +1,6 @@
-"""The number of clusters that scores without labels recommend: the rule of ``dkm.select``, and what makes it doubtful.
+"""The number of clusters that scores without labels recommend: the rule, and what makes its answer doubtful.
 
-Pure functions of the scores; ``selection_runs.py`` trains the runs that have them.
+Pure functions of the scores; ``dkm.search.selection_runs`` trains the runs that have them.
 """
 
 from __future__ import annotations
