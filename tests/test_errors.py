@@ -224,7 +224,6 @@ TYPES = {
     "batch_size=": "expected a whole number",
     "pretrain.epochs=1e2": "expected a whole number",
     "seed=0x10": "expected a whole number",
-    "clustering.n_clusters=2.5": "expected a whole number or null",
     "pretrain.lr=fast": "expected a number",
     "pretrain.lr=true": "expected a number",
     "pretrain.lr=[1]": "expected a number",
@@ -349,8 +348,20 @@ RANGES = {
     "model.hidden=[8,-8]": "expected widths of 1 or more",
     "model=conv model.filters=[1,2]": "expected three whole numbers of 1 or more",
     "model=conv model.filters=[1,2,0]": "expected three whole numbers of 1 or more",
-    "clustering.n_clusters=0": "expected a whole number, 1 or more",
+    "clustering.n_clusters=0": "expected a whole number, 1 or more, auto, or auto:A-B with 2 <= A < B",
     "clustering.n_clusters=-3": "expected a whole number, 1 or more",
+    **{
+        f"clustering.n_clusters={value}": "expected a whole number, 1 or more, auto, or auto:A-B with 2 <= A < B"
+        "; for example clustering.n_clusters=10"
+        for value in ("2.5", "true", "[2]")
+    },
+    **{
+        f"clustering.n_clusters={text}": "expected a whole number, 1 or more, auto, or auto:A-B with 2 <= A < B; "
+        "for example clustering.n_clusters=auto:2-30"
+        for text in ("auto:", "auto:5", "auto:9-3", "auto:4-4", "auto:1-4", "auto:2-5-9", "auto5-9", "foo")
+    },
+    "clustering.init=file clustering.n_clusters=auto": "expected a number beside clustering.init=file; for "
+    "example clustering.n_clusters=10",
     "clustering.init=kmeans++": "uniform, file; did you mean clustering.init=k-means++?",
     "clustering.partition_samples=0": "expected a whole number, 1 or more",
     "clustering.n_clusters=10 clustering.partition_samples=9": "expected at least clustering.n_clusters=10; raise it",
@@ -602,7 +613,7 @@ def test_without_labels_the_number_of_clusters_is_required(tmp_path: Path, refus
     np.save(tmp_path / "x.npy", TABLE)
     line = refuse("data=npy", f"data.path={tmp_path / 'x.npy'}")
     assert "clustering.n_clusters=null: expected a number, as data=npy has no labels" in line
-    assert "for example clustering.n_clusters=10" in line
+    assert "for example clustering.n_clusters=10, or clustering.n_clusters=auto to find one" in line
 
 
 # --- files --------------------------------------------------------------------------------------------------------

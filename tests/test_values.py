@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from dkm.config.compose import compose, parse
-from dkm.config.values import as_list, override
+from dkm.config.values import as_list, auto_bounds, override
 from dkm.errors import UserError
 
 NAMES = [
@@ -51,3 +51,22 @@ def test_a_list_that_is_no_list_gets_a_remedy_that_works(word: str) -> None:
 def test_a_list_keeps_plain_words_plain() -> None:
     assert override("data.exclude", ["age", "city"]) == "data.exclude=[age,city]"
     assert as_list("data.exclude", "[a, 'b c']") == """'data.exclude=[a,"b c"]'"""
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds"),
+    [
+        ("auto", (2, 30)),
+        ("auto:2-3", (2, 3)),
+        ("auto:5-15", (5, 15)),
+        *((bad, None) for bad in ("auto:", "auto:5", "auto:1-4", "auto:4-4", "auto:9-3", "auto:2-5-9", "Auto")),
+        *((other, None) for other in (5, None, True, "5")),
+    ],
+)
+def test_the_bounds_of_a_number_that_is_to_be_found(value: object, bounds: tuple[int, int] | None) -> None:
+    assert auto_bounds(value) == bounds
+
+
+def test_a_number_in_quotes_is_a_number() -> None:
+    assert compose(parse(["clustering.n_clusters='7'"])).config.clustering.n_clusters == 7
+    assert compose(parse(["clustering.n_clusters=auto:5-15"])).config.clustering.n_clusters == "auto:5-15"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dkm.config.values import auto_bounds
 from dkm.errors import UserError
 
 
@@ -53,6 +54,18 @@ class AtLeast:
 
     def accepts(self, value: Any) -> bool:
         return bool(value >= self.least)
+
+
+@dataclass(frozen=True)
+class ClusterCount:
+    """A number of clusters, or the range in which it is found."""
+
+    expected: str = "a whole number, 1 or more, auto, or auto:A-B with 2 <= A < B"
+
+    def accepts(self, value: Any) -> bool:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value >= 1
+        return auto_bounds(value) is not None
 
 
 @dataclass(frozen=True)

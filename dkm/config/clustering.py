@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from dkm.config.checks import AtLeast, Between, Choice, NonNegative, Positive, require
+from dkm.config.checks import AtLeast, Between, Choice, ClusterCount, NonNegative, Positive, require
 from dkm.config.custom import add_class_field
 from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Section, Stage, setting
+
+if TYPE_CHECKING:
+    NumberOfClusters = int | str
+else:
+    NumberOfClusters = Any  # OmegaConf cannot merge a config that has a union; `ClusterCount` checks the type too
 
 INITS = ("k-means++", "random", "gmm", "spectral", "ward", "auto", "data", "uniform", "file")
 
@@ -31,10 +36,13 @@ class ClusteringConfig(Section):
     section: ClassVar[str] = "clustering"
     stages: ClassVar[Stage] = Stage.JOINT
     name: str = REQUIRED
-    n_clusters: int | None = setting(
+    n_clusters: NumberOfClusters | None = setting(
         None,
-        "Number of clusters. null: the number of classes, if the data have labels.",
-        check=AtLeast(1),
+        "Number of clusters. null: the number of classes, if the data have labels. `auto:A-B`: the number from A to B, "
+        "at most half of the rows, that is found before the training, without labels: its clusters have a high "
+        "modularity in the nearest-neighbor graph of the rows and agree between seeds and between halves of the rows. "
+        "`auto`: `auto:2-30`.",
+        check=ClusterCount(),
         example=10,
     )
     init: str = setting(
@@ -97,13 +105,25 @@ class ClusteringConfig(Section):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.n_clusters, str):
+            self._read_n_clusters(self.n_clusters)
         super().__post_init__()
         ok = (self.init == "file") == (self.init_file is not None)
         expected = "a .npy file, with clustering.init=file and only then"
         require(ok, "clustering.init_file", self.init_file, expected, "set both or neither")
         for name in ("init_samples", "partition_samples"):
-            value, least = getattr(self, name), self.n_clusters or 1
+            value, least = getattr(self, name), self.n_clusters if isinstance(self.n_clusters, int) else 1
             require(value >= least, f"clustering.{name}", value, f"at least clustering.n_clusters={least}", "raise it")
+
+    def _read_n_clusters(self, text: str) -> None:
+        """Make a number of a text with digits; refuse a text that is no range, with a range as the example."""
+        key = "clustering.n_clusters"
+        if text.isdecimal():
+            self.n_clusters = int(text)
+            return
+        is_known = self.init != "file"
+        require(is_known, key, text, "a number beside clustering.init=file", f"for example {key}=10")
+        require(ClusterCount().accepts(text), key, text, ClusterCount().expected, f"for example {key}=auto:2-30")
 
 
 @dataclass

@@ -88,6 +88,7 @@ def kind_of(key: str) -> str:
         "bool": "true or false",
         "str": "text",
         "list": "a list [...]",
+        "NumberOfClusters": "a whole number, auto, auto:A-B",
     }
     schemas: list[Any] = [*GROUPS[section].values()] if section in GROUPS else [Config]
     schemas += [part.default_factory for part in fields(Config) if part.name == section]

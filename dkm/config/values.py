@@ -7,11 +7,31 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.\-]+)://")
 _QUOTES = "\"'"
+_AUTO = re.compile(r"auto(?::([0-9]{1,9})-([0-9]{1,9}))?")
+# The numbers of clusters that plain "auto" compares.
+_AUTO_LOW, _AUTO_HIGH = 2, 30
 # A text that Hydra would read as a number.
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+class Bounds(NamedTuple):
+    """The smallest and the largest number of clusters to compare."""
+
+    low: int
+    high: int
+
+
+def auto_bounds(value: object) -> Bounds | None:
+    """Return the bounds of ``auto``, which are 2 and 30, or of ``auto:A-B`` with 2 <= A < B; None for other values."""
+    match = _AUTO.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    bounds = Bounds(_AUTO_LOW, _AUTO_HIGH) if match[1] is None else Bounds(int(match[1]), int(match[2]))
+    return bounds if _AUTO_LOW <= bounds.low < bounds.high else None
 
 
 def scheme_of(path: str) -> str | None:

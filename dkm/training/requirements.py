@@ -19,11 +19,17 @@ from dkm.runtime.environment import versions
 
 def resolve_n_clusters(config: Config, data: Dataset) -> int:
     """Return the number of clusters: ``clustering.n_clusters``, or the number of classes of labeled data."""
-    K = config.clustering.n_clusters or data.n_classes
+    asked = config.clustering.n_clusters
+    if isinstance(asked, str):  # dkm.training.n_clusters finds the number first
+        raise UserError(
+            f"clustering.n_clusters={asked}: expected a number, as a trainer finds none; for example "
+            "clustering.n_clusters=10"
+        )
+    K = asked or data.n_classes
     if K is None:
         raise UserError(
             f"clustering.n_clusters=null: expected a number, as data={data.name} has no labels to count classes by; "
-            "for example clustering.n_clusters=10"
+            "for example clustering.n_clusters=10, or clustering.n_clusters=auto to find one"
         )
     if data.n_samples < K:
         raise UserError(
