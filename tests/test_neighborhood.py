@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 
+from dkm.clustering import graph
 from dkm.clustering.graph import Neighbors, fuzzy_graph, nearest_neighbors, neighbor_graph, unweighted_graph
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighbor_embedding import _broad, embed_neighbors
@@ -129,6 +130,37 @@ def test_a_graph_in_parts_is_embedded():
     assert Z.isfinite().all()
     found = kmeans(Z, 6, n_init=20).labels.numpy()
     assert adjusted_rand_score(np.repeat(np.arange(6), 30), found) > 0.9
+
+
+def test_neighborhoods_of_other_seeds_share_the_graph_but_not_the_embedding(monkeypatch):
+    X, _ = make_blobs(80, 3, random_state=0)
+    first, calls = neighborhood(X, seed=4), []
+    search = graph.nearest_neighbors
+    monkeypatch.setattr(graph, "nearest_neighbors", lambda *arguments: calls.append(1) or search(*arguments))
+    second = first.with_seed(5)
+    for hood, seed in ((first, 4), (second, 5)):
+        assert hood.seed == seed
+        assert torch.equal(hood.embedding, neighborhood(X, seed=seed).embedding)
+    assert second.graph is first.graph
+    assert len(calls) == 3  # one of them for both, and one for each of the two that they are compared with
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ({}, True),
+        ({"seed": 1}, False),
+        ({"latent_dim": 3}, False),
+        ({"sample": torch.arange(0, 60, 2)}, False),
+    ],
+)
+def test_neighborhoods_of_the_same_rows_dimensions_and_seed_are_alike(others, expected):
+    X = np.zeros((60, 3))
+    assert neighborhood(X).is_like(neighborhood(X, **others)) == expected
+    assert neighborhood(X, **others).is_like(neighborhood(X)) == expected
+    sample = torch.arange(0, 60, 2)
+    assert neighborhood(X, sample=sample).is_like(neighborhood(X, sample=sample.clone()))
+    assert not neighborhood(X, sample=sample).is_like(neighborhood(X, sample=sample + 1))
 
 
 # --- the clusters of the rows ---

@@ -48,6 +48,34 @@ class RowClusters(NamedTuple):
     modularities: dict[str, float]
 
 
+class _RowGraph:
+    """The part of a neighborhood that depends on the rows alone, not on a seed; see there for the parameters."""
+
+    def __init__(self, take_rows: Callable[[Tensor | None], Tensor], sample: Tensor | None) -> None:
+        self.take_rows = take_rows
+        self._sample = sample
+
+    @cached_property
+    def points(self) -> Tensor:
+        rows = self.take_rows(self._sample).cpu().numpy()
+        return torch.from_numpy(np.ascontiguousarray(principal_components(rows), np.float32))
+
+    @cached_property
+    def _neighbors(self) -> Neighbors:
+        return graph.nearest_neighbors(self.points.numpy(), _N_NEIGHBORS)
+
+    @cached_property
+    def unweighted(self) -> csr_array:
+        """The graph (M, M) of the modularity."""
+        return graph.unweighted_graph(self._neighbors)
+
+    @cached_property
+    def fuzzy(self) -> csr_array:
+        """The weights (M, M) of the graph that is embedded."""
+        indices, distance = self._neighbors
+        return graph.fuzzy_graph(Neighbors(indices[:, :_N_EMBEDDED], distance[:, :_N_EMBEDDED]))
+
+
 class Neighborhood:
     """The nearest neighbors of the rows, or of a sample of many rows; each part is computed when it is first used.
 
@@ -66,33 +94,37 @@ class Neighborhood:
         self, take_rows: Callable[[Tensor | None], Tensor], sample: Tensor | None, latent_dim: int, seed: int
     ) -> None:
         self.sample = sample
-        self._take_rows = take_rows
+        self.seed = seed
         self._latent_dim = latent_dim
-        self._seed = seed
+        self._rows = _RowGraph(take_rows, sample)
 
-    @cached_property
+    def with_seed(self, seed: int) -> Neighborhood:
+        """Return a neighborhood with another seed. The two share the neighbors and their graph, which have no seed."""
+        other = Neighborhood(self._rows.take_rows, self.sample, self._latent_dim, seed)
+        other._rows = self._rows
+        return other
+
+    def is_like(self, other: Neighborhood) -> bool:
+        """Return whether all parts of both are equal, if they are of the same data."""
+        if self.sample is None or other.sample is None:
+            has_same_rows = self.sample is other.sample
+        else:
+            has_same_rows = torch.equal(self.sample, other.sample)
+        return has_same_rows and (self._latent_dim, self.seed) == (other._latent_dim, other.seed)
+
+    @property
     def points(self) -> Tensor:
         """The rows (M, P), or their principal components where there are many features, on the CPU."""
-        rows = self._take_rows(self.sample).cpu().numpy()
-        return torch.from_numpy(np.ascontiguousarray(principal_components(rows), np.float32))
+        return self._rows.points
 
-    @cached_property
-    def _neighbors(self) -> Neighbors:
-        return graph.nearest_neighbors(self.points.numpy(), _N_NEIGHBORS)
-
-    @cached_property
+    @property
     def graph(self) -> csr_array:
         """The graph (M, M) of the modularity."""
-        return graph.unweighted_graph(self._neighbors)
-
-    @cached_property
-    def _weights(self) -> csr_array:
-        indices, distance = self._neighbors
-        return graph.fuzzy_graph(Neighbors(indices[:, :_N_EMBEDDED], distance[:, :_N_EMBEDDED]))
+        return self._rows.unweighted
 
     @cached_property
     def _eigenvectors(self) -> FloatArray:
-        return laplacian_eigenvectors(self._weights, self._latent_dim + 1, seed=self._seed)
+        return laplacian_eigenvectors(self._rows.fuzzy, self._latent_dim + 1, seed=self.seed)
 
     def spectral_points(self, n_clusters: int) -> Tensor:
         """Return the rows as spectral clustering sees them: K eigenvectors, of unit length for each row (M, K).
@@ -109,8 +141,8 @@ class Neighborhood:
         if len(self.points) < _FEWEST_ROWS:
             return torch.zeros(len(self.points), self._latent_dim)
         embedding = embed_neighbors(
-            *(self._weights, self.points.numpy(), self._latent_dim),
-            seed=self._seed,
+            *(self._rows.fuzzy, self.points.numpy(), self._latent_dim),
+            seed=self.seed,
             eigenvectors=self._eigenvectors,
         )
         log.info("neighbor embedding of %d rows (%.1f s)", len(embedding), time.perf_counter() - start_s)
@@ -142,7 +174,7 @@ class Neighborhood:
         if len(self.points) >= _FEWEST_ROWS:
             spaces = {EMBEDDING: self.embedding, SPECTRUM: self.spectral_points(n_clusters), **spaces}
         found = {
-            origin: kmeans(points, n_clusters, n_init=n_init, seed=self._seed).labels.numpy()
+            origin: kmeans(points, n_clusters, n_init=n_init, seed=self.seed).labels.numpy()
             for origin, points in spaces.items()
         }
         modularity = {origin: self.modularity(labels) for origin, labels in found.items()}
