@@ -1,7 +1,5 @@
 """The runs of ``dkm.select``: which are trained, which are left out, and their scores."""
 
-# Shapes: N rows of the data, D latent, K clusters.
-
 from __future__ import annotations
 
 import math
@@ -34,8 +32,6 @@ _DEFAULTS = {"model.latent_dim": "10"}
 _REFUSED = ("clustering.n_clusters", "seed", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
 # Settings in which the runs of a folder may differ.
 _MAY_DIFFER = ("clustering.n_clusters", "seed")
-# Restarts of k-means on each half, and the most rows of a half.
-_N_INIT, _HALF_ROWS = 10, 5000
 # Locked while a search is under way, by its runs too, which may outlive it.
 _LOCK = "select.lock"
 
@@ -329,14 +325,10 @@ def _agreement_of_halves(
 ) -> dict[int, dict[tuple[int, ...], float]]:
     """Return for each number and seed how far k-means on one half of the pretrained embedding agrees with the other's.
 
-    Each half has centroids of its own, which assign all rows. The embedding is the pretrained one, the same for every
+    The embedding is the pretrained one, the same for every
     number: the joint phase makes any clusters compact, and so any number stable.
     """
-    import torch
-
-    from dkm.clustering.assignment import assign
-    from dkm.clustering.labels import adjusted_rand_index
-    from dkm.clustering.lloyd import kmeans
+    from dkm.clustering.agreement import agreement_of_halves
     from dkm.data.datasets import load_dataset
     from dkm.runtime.devices import set_threads
     from dkm.training.pretraining import load_pretrained
@@ -354,15 +346,8 @@ def _agreement_of_halves(
         except Failure as error:  # the runs are there, but their cache is not, or is of another version or machine
             print(f"warning: seed {seed}: no agreement between halves ({error})", file=sys.stderr)
             continue
-        z = trainer.embed()
-        order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
-        size = min(len(z) // 2, _HALF_ROWS)
-        halves = z[order[:size]], z[order[size : 2 * size]]
-        both = torch.cat(halves)
-        for k in ks:
-            if k <= size:
-                labels = [assign(both, kmeans(half, k, n_init=_N_INIT, seed=seed).centroids).labels for half in halves]
-                agreement[k][seed,] = adjusted_rand_index(labels[0].cpu().numpy(), labels[1].cpu().numpy())
+        for k, value in agreement_of_halves(trainer.embed(), ks, seed=seed).items():
+            agreement[k][seed,] = value
     return agreement
 
 
