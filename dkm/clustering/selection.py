@@ -1,6 +1,7 @@
 """The number of clusters that scores without labels recommend: the rule, and what makes its answer doubtful.
 
-Pure functions of the scores; ``dkm.search.selection_runs`` trains the runs that have them.
+Pure functions of the scores. ``dkm.search.selection_runs`` trains runs that have them; ``dkm.clustering.numbers``
+computes them without training.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Recommendation(NamedTuple):
     warnings: list[str]
 
 
-def recommend(scores: Mapping[int, Scores]) -> Recommendation:
+def recommend(scores: Mapping[int, Scores], *, more: str = "try more numbers") -> Recommendation:
     """Return the number of clusters that the scores recommend.
 
     Numbers whose mean modularity on the data lies within 0.01 of the highest, or within the standard deviation of the
@@ -47,6 +48,8 @@ def recommend(scores: Mapping[int, Scores]) -> Recommendation:
     ----------
     scores : mapping
         The scores of each number of clusters.
+    more : str
+        The remedy in warnings about a number at the end of the range.
 
     Raises
     ------
@@ -65,7 +68,7 @@ def recommend(scores: Mapping[int, Scores]) -> Recommendation:
         n_clusters=chosen,
         plausible=plausible,
         reason=_reason(means, plausible, agreement, chosen),
-        warnings=list(_warnings(scores, means, plausible, chosen)),
+        warnings=list(_warnings(scores, means, plausible, chosen, more)),
     )
 
 
@@ -102,7 +105,7 @@ def _reason(means: Mapping[int, float], plausible: Sequence[int], agreement: Map
 
 
 def _warnings(
-    scores: Mapping[int, Scores], means: Mapping[int, float], plausible: Sequence[int], chosen: int
+    scores: Mapping[int, Scores], means: Mapping[int, float], plausible: Sequence[int], chosen: int, more: str
 ) -> Iterator[str]:
     """Yield why the evidence is weak."""
     n_seeds = len(scores[chosen]["modularity_data"])
@@ -119,16 +122,16 @@ def _warnings(
             yield f"clusterings with {chosen} clusters agree only to {mean:.2f} between {between}"
     if means[chosen] < _LOW_MODULARITY:
         yield f"the modularity is only {means[chosen]:.2f}: the data hardly fall into clusters"
-    yield from _warnings_about_the_range(list(scores), means, chosen)
+    yield from _warnings_about_the_range(list(scores), means, chosen, more)
 
 
-def _warnings_about_the_range(ks: Sequence[int], means: Mapping[int, float], chosen: int) -> Iterator[str]:
+def _warnings_about_the_range(ks: Sequence[int], means: Mapping[int, float], chosen: int, more: str) -> Iterator[str]:
     if len(ks) == 1:
         yield "there is no other number to compare with"
         return
     ends = {min(ks), max(ks)} - {2}  # no number is below 2
     highest = max(means, key=means.__getitem__)
     if chosen in ends:
-        yield f"{chosen} is at the end of the range: try more numbers"
+        yield f"{chosen} is at the end of the range: {more}"
     if highest != chosen and highest in ends:
-        yield f"the modularity is highest with {highest}, the end of the range: try more numbers"
+        yield f"the modularity is highest with {highest}, the end of the range: {more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -299,3 +300,10 @@ def in_epochs(config: Config, n_batches: int) -> Config:
         return phase if phase.epochs is not None else replace(phase, epochs=math.ceil(phase.steps / n_batches))
 
     return replace(config, pretrain=definite(config.pretrain), joint=definite(config.joint))
+
+
+def with_number(config: Config, n_clusters: int) -> Config:
+    """Return the config with a number of clusters."""
+    clustering = copy.copy(config.clustering)  # `replace` would lose fields that __init__ omits
+    clustering.n_clusters = n_clusters
+    return replace(config, clustering=clustering)

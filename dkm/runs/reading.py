@@ -35,6 +35,8 @@ LOG = "train.log"
 OVERRIDES = ".hydra/overrides.yaml"
 
 COMPLETED = "completed"
+# The key of the manifest and the result with the search for the number of clusters, of a run that made one.
+N_CLUSTERS_CHOICE = "n_clusters_choice"
 # libyaml, which is ten times as fast, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

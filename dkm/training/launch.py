@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shlex
 import sys
@@ -12,17 +13,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import OmegaConf
 
 from dkm.config.compose import Command, Composed, compose
-from dkm.config.run import Config
+from dkm.config.run import Config, with_number
 from dkm.errors import Failure, UserError
-from dkm.runs.reading import CONFIG, LOG, MANIFEST
+from dkm.runs.reading import CONFIG, LOG, MANIFEST, N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
 
 if TYPE_CHECKING:
+    from dkm.clustering.neighborhood import Neighborhood
+    from dkm.data.datasets import Dataset
     from dkm.runs.directory import RunWriter
+    from dkm.training.state import Clock
+    from dkm.training.trainer import Trainer
 
+log = logging.getLogger(__name__)
 
-# Files written before the config. A run without a config cannot be resumed, so its directory may be used again.
-_FILES_BEFORE_CONFIG = (".hydra", LOG, f"{CONFIG}.tmp")
+# Files written before the config. A run without a config cannot be resumed, so its directory may be used again. So may
+# one whose manifest holds a number of clusters and nothing else.
+_FILES_BEFORE_CONFIG = (".hydra", LOG, f"{CONFIG}.tmp", f"{MANIFEST}.tmp")
 
 
 class Plan(NamedTuple):
@@ -62,11 +69,20 @@ def require_new(directory: Path) -> None:
     is_directory = os.path.isdir(directory)  # noqa: PTH112  # also False for a name that is too long
     if os.path.lexists(directory) and not is_directory:
         raise UserError(f"hydra.run.dir={directory}: expected a directory, got a file; choose another")
-    if is_directory and any(path.name not in _FILES_BEFORE_CONFIG for path in directory.iterdir()):
+    if is_directory and not all(_precedes_config(path) for path in directory.iterdir()):
         raise UserError(
             f"hydra.run.dir={directory}: expected a new or an empty directory; choose another, or continue the run in "
             f"it with resume={shlex.quote(str(directory))}"
         )
+
+
+def _precedes_config(path: Path) -> bool:
+    """Return whether a run has written the file, and before its config."""
+    from dkm.runs.directory import read_json
+
+    if path.name == MANIFEST:
+        return (read_json(path) or {}).keys() == {N_CLUSTERS_CHOICE}
+    return path.name in _FILES_BEFORE_CONFIG
 
 
 def print_once(message: str) -> None:
@@ -105,7 +121,8 @@ def execute(plan: Plan) -> dict[str, Any]:
     """Train in a new run directory, or resume the run in it; return the result.
 
     The data, and their consistency with the config and the machine, are checked before anything is written. Only rank 0
-    reads and writes the run directory; it sends the other ranks what they need.
+    reads and writes the run directory; it sends the other ranks what they need. The number of clusters is found, if the
+    config asks for that, before the config is written, which then has it.
     """
     from dkm.data.datasets import load_dataset
     from dkm.runs.directory import RunDirectory, Unwritten
@@ -124,7 +141,7 @@ def execute(plan: Plan) -> dict[str, Any]:
     kept = distributed.from_main(_kept_scaling(directory))
     kept_kind = None if kept is None else kept.decode()
     trainer = distributed.first_of_machine_first(
-        lambda: Trainer(config, load_dataset(config.data, kept_kind=kept_kind), clock)
+        lambda: _build_trainer(config, load_dataset(config.data, kept_kind=kept_kind), clock)
     )
     distributed.require_equal(identity(config, trainer.data, trainer.device))
     run: RunWriter = Unwritten()
@@ -134,10 +151,39 @@ def execute(plan: Plan) -> dict[str, Any]:
         state = distributed.state_of_main(distributed.on_main(lambda: prepare_run_directory(run, plan)))
         if state is not None:
             distributed.jointly(lambda: trainer.restore(state, directory))
+        elif isinstance(config.clustering.n_clusters, str):
+            data = trainer.data
+            del trainer  # its copy of the data on the device
+            config, neighborhood = _find_number(config, data, run, clock)
+            trainer = Trainer(config, data, clock, neighborhood)
         run.open(config, step=None if state is None else trainer.progress.step, has_labels=trainer.data.y is not None)
         return trainer.run(run)
     finally:
         run.close()
+
+
+def _build_trainer(config: Config, data: Dataset, clock: Clock | None = None) -> Trainer:
+    """Return a trainer, with the largest number of clusters if the config leaves the number to a search."""
+    from dkm.training.n_clusters import with_largest_number
+    from dkm.training.trainer import Trainer
+
+    return Trainer(with_largest_number(config, data), data, clock)
+
+
+def _find_number(config: Config, data: Dataset, run: RunWriter, clock: Clock) -> tuple[Config, Neighborhood | None]:
+    """Find the number of clusters on rank 0; return the config with it, and there the neighborhood that it is from."""
+    from dkm.runtime.devices import deterministic
+    from dkm.training.n_clusters import find_number
+
+    with clock.section(clock.SEARCH), deterministic(config.deterministic):
+        choice = distributed.on_main(lambda: find_number(config, data))
+    if choice is not None:
+        for warning in choice.recommendation.warnings:
+            log.warning("number of clusters: %s", warning)
+        run.update_manifest(**{N_CLUSTERS_CHOICE: choice.to_dict()})
+    number = distributed.from_main(None if choice is None else str(choice.recommendation.n_clusters).encode())
+    assert number is not None
+    return with_number(config, int(number)), None if choice is None else choice.neighborhood
 
 
 def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
@@ -153,12 +199,11 @@ def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
     UserError
     """
     from dkm.data.datasets import load_dataset
-    from dkm.training.trainer import Trainer
 
     data = load_dataset(config.data)
     if labels_for is not None and data.y is None:
         raise UserError(f"{labels_for}: expected data with labels, got data={data.name} without; give data.labels=")
-    Trainer(config, data)
+    _build_trainer(config, data)
     return data.sha256
 
 
@@ -180,6 +225,8 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
             key = "resume" if plan.composed is None else "hydra.run.dir"
             what = "expected a run that has ended, a process is training in it; wait until it ends, or stop it"
             raise UserError(f"{key}={plan.directory}: {what}")
+        if not (plan.directory / CONFIG).exists() and _precedes_config(plan.directory / MANIFEST):
+            (plan.directory / MANIFEST).unlink()  # of a run that was killed
         if plan.composed is not None:
             _write_hydra_files(plan.directory / ".hydra", plan.composed)
     except OSError as error:

@@ -31,9 +31,11 @@ from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunWriter
+from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
+from dkm.training.n_clusters import choice_lines
 from dkm.training.state import Progress
 
 if TYPE_CHECKING:
@@ -250,6 +252,7 @@ class Recorder:
             "steps": progress.step,
             "stage": progress.stage(has_joint_phase),
             **progress.baselines,
+            **{key: run.manifest[key] for key in (N_CLUSTERS_CHOICE,) if key in run.manifest},
         }
         run.write_result(result)
         position = np.arange(data.n_samples) if data.position is None else data.position
@@ -291,6 +294,8 @@ class Recorder:
         table = report.table(
             progress.raw, progress.pretrained, scores, name=config.clustering.name, learned=progress.state.learned
         )
+        if N_CLUSTERS_CHOICE in run.manifest:
+            table += choice_lines(run.manifest[N_CLUSTERS_CHOICE])
         for line in table:
             log.info("%s", line)
         run.dashboard.text("table", "\n".join(table), step)

@@ -7,20 +7,22 @@ others are applied; the role of a setting decides (``dkm.config.settings.Role``)
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from dkm.config.compose import Command, compose
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.roles import role_of
-from dkm.config.run import Config
+from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted
 from dkm.config.settings import dotted_key
-from dkm.config.values import absolute
+from dkm.config.values import absolute, auto_bounds
 from dkm.errors import UserError
 from dkm.runs.directory import read_json
-from dkm.runs.reading import COMPLETED, CONFIG, MANIFEST, is_in_use
+from dkm.runs.reading import COMPLETED, CONFIG, MANIFEST, N_CLUSTERS_CHOICE, is_in_use
 
 
 def named_run(value: str) -> Path:
@@ -44,7 +46,6 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
     """
     if (directory / CONFIG).is_file():
         return directory
-    settings = _fixed_settings(wanted)
     unfinished: list[tuple[str, Path]] = []
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
         manifest = read_json(manifest_path) or {}
@@ -54,7 +55,7 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
             saved = config_of(manifest_path.parent)
         except UserError:
             continue
-        if _fixed_settings(saved) == settings:
+        if _fixed_settings(saved) == _fixed_settings(_with_number_of(saved, manifest, wanted)):
             unfinished.append((str(manifest.get("started")), manifest_path.parent))
     return max(unfinished)[1] if unfinished else None
 
@@ -92,6 +93,7 @@ def config_of(run: Path) -> Config:
 def with_config_of(run: Path, config: Config) -> Config:
     """Return ``config`` for resuming ``run``; refuse it if it changes a setting that a resumed run must keep."""
     saved = config_of(run)
+    config = _with_number_of(saved, read_json(run / MANIFEST) or {}, config)
     config.resume = None
     before, after = dotted(saved), dotted(config)
     for key in sorted(before.keys() | after.keys(), key=lambda key: (not key.endswith(".name"), key)):
@@ -118,6 +120,15 @@ def with_config_of(run: Path, config: Config) -> Config:
                 f"longer; leave the override out or start a new run"
             )
     return config
+
+
+def _with_number_of(saved: Config, manifest: Mapping[str, Any], config: Config) -> Config:
+    """Return the config with the number of clusters that the run has found, if the config asks for the same search."""
+    asked, choice = config.clustering.n_clusters, manifest.get(N_CLUSTERS_CHOICE)
+    number = saved.clustering.n_clusters
+    if not isinstance(asked, str) or not isinstance(choice, dict) or not isinstance(number, int):
+        return config
+    return with_number(config, number) if auto_bounds(choice.get("asked")) == auto_bounds(asked) else config
 
 
 def _command_of(run: Path, overrides: list[str]) -> Command:

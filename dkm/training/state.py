@@ -47,6 +47,8 @@ class Clock:
     """Books the wall-clock seconds of a run under sections; at every moment exactly one section is open."""
 
     SECTIONS = ("setup", "baseline", "pretrain", "initialization", "joint", "report")
+    # A section that only some runs have; it is listed only there.
+    SEARCH = "n_clusters"
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(self.SECTIONS, 0.0)
@@ -55,7 +57,7 @@ class Clock:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Book the seconds of the block under ``name``, one of ``SECTIONS``."""
+        """Book the seconds of the block under ``name``, one of ``SECTIONS`` or ``SEARCH``."""
         outer = self._switch(name)
         try:
             yield
@@ -70,12 +72,12 @@ class Clock:
     def credit(self, earlier: Mapping[str, float]) -> None:
         """Add seconds that an earlier process of the run, or the run that a pretraining comes from, has taken."""
         for name, seconds in earlier.items():
-            self._seconds[name] += seconds
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def _switch(self, name: str) -> str:
         """Close the open section, open another, and return the name of the closed one."""
         now_s, outer = time.perf_counter(), self._open
-        self._seconds[outer] += now_s - self._since_s
+        self._seconds[outer] = self._seconds.get(outer, 0.0) + now_s - self._since_s
         self._open, self._since_s = name, now_s
         return outer
 

@@ -69,6 +69,8 @@ class Trainer:
     data : Dataset
     clock : Clock, optional
         Books the seconds of the run; by default one that starts now.
+    neighborhood : Neighborhood, optional
+        One of the same data, which is used if it is what this run would compute.
 
     Attributes
     ----------
@@ -85,7 +87,9 @@ class Trainer:
         If the config does not fit the data or the machine. Nothing is written before ``run``.
     """
 
-    def __init__(self, config: Config, data: Dataset, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: Config, data: Dataset, clock: Clock | None = None, neighborhood: Neighborhood | None = None
+    ) -> None:
         self.data = data
         self.n_clusters = resolve_n_clusters(config, data)
         self.latent_dim = config.model.latent_dim or self.n_clusters
@@ -103,6 +107,8 @@ class Trainer:
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         sample = sample_dataset(data, config.clustering.init_samples, at_least=self.n_clusters)
         self.neighborhood = Neighborhood(self.batches.take, sample, self.latent_dim, config.seed)
+        if neighborhood is not None and neighborhood.is_like(self.neighborhood):
+            self.neighborhood = neighborhood
         self.starter = Starter(config.clustering, self.evaluator, self.neighborhood, self.latent_dim, config.seed)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.run_dir: RunWriter = Unwritten()

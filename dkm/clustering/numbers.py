@@ -1,0 +1,55 @@
+"""Scores of several numbers of clusters, from neighbor embeddings of the rows: no network is trained for them."""
+
+# Shapes: M rows of a neighborhood, D latent, K clusters.
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from itertools import combinations
+
+from dkm.clustering.agreement import agreement_of_halves
+from dkm.clustering.labels import IntArray, adjusted_rand_index
+from dkm.clustering.lloyd import kmeans
+from dkm.clustering.neighborhood import Neighborhood
+from dkm.clustering.selection import Scores
+
+log = logging.getLogger(__name__)
+
+# Restarts of k-means on an embedding.
+_N_INIT = 10
+
+
+def score_numbers(neighborhoods: Sequence[Neighborhood], numbers: Sequence[int]) -> dict[int, Scores]:
+    """Score each number of clusters; ``dkm.clustering.selection.recommend`` chooses one by these scores.
+
+    Parameters
+    ----------
+    neighborhoods : sequence of Neighborhood
+        Those of the same rows with different seeds.
+    numbers : sequence of int
+        The numbers K to compare, each at most M.
+
+    Returns
+    -------
+    dict
+        For each number ``modularity_data``: that of k-means on the embedding of each seed, in the graph of the rows;
+        ``agreement_seeds``: the adjusted Rand index of these clusterings for each two seeds; ``agreement_halves``: for
+        each seed that of clusterings of two halves, empty for a number that exceeds the rows of a half.
+    """
+    names = ("modularity_data", "agreement_seeds", "agreement_halves")
+    scores: dict[int, Scores] = {k: {name: {} for name in names} for k in numbers}
+    labels: dict[int, dict[int, IntArray]] = {}  # by seed and number, each (M,)
+    for hood in neighborhoods:
+        z, seed, start_s = hood.embedding, hood.seed, time.perf_counter()
+        labels[seed] = {k: kmeans(z, k, n_init=_N_INIT, seed=seed).labels.numpy() for k in numbers}
+        for k in numbers:
+            scores[k]["modularity_data"][seed,] = hood.modularity(labels[seed][k])
+        for k, agreement in agreement_of_halves(z, numbers, seed=seed).items():
+            scores[k]["agreement_halves"][seed,] = agreement
+        log.info("clusterings of the embedding with seed %d (%.1f s)", seed, time.perf_counter() - start_s)
+    for k in numbers:
+        for first, second in combinations(labels, 2):
+            scores[k]["agreement_seeds"][first, second] = adjusted_rand_index(labels[first][k], labels[second][k])
+    return scores
