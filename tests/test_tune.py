@@ -533,6 +533,14 @@ def test_labels_choose_only_when_told_to_and_loudly(
             "evaluation.every_epochs=1: expected a setting",
         ),
         (["clustering=kmeans,kmean"], "clustering=kmean: expected one of"),
+        *(
+            (
+                [f"clustering.n_clusters={value}"],
+                "clustering.n_clusters=auto:3-5: expected a number, as each trial would find one of its own; for "
+                "example clustering.n_clusters=10",
+            )
+            for value in ("auto:3-5", "4,auto:3-5")
+        ),
         (["seed=interval(0,"], "seed=interval(0,: expected an override KEY=VALUE"),
     ],
 )

@@ -179,12 +179,18 @@ def _make_whole(space: dict[str, Choices | Interval]) -> None:
 
 
 def _check_points(space: Space, words: Sequence[str]) -> None:
-    """Compose the config with the ends of every interval and with every choice."""
+    """Compose the config with the ends of every interval and with every choice; refuse a search for a number."""
     firsts = {key: dimension.samples()[0] for key, dimension in space.items()}
     for key, dimension in space.items():
         for value in dimension.samples():
             point = firsts | {key: value}
-            compose(parse([*words, *(f"{name}={text}" for name, text in point.items())]))
+            config = compose(parse([*words, *(f"{name}={text}" for name, text in point.items())])).config
+            _require_number(config.clustering.n_clusters)
+
+
+def _require_number(n_clusters: object) -> None:
+    key, expected = "clustering.n_clusters", "a number, as each trial would find one of its own"
+    require(not isinstance(n_clusters, str), key, n_clusters, expected, f"for example {key}=10")
 
 
 def _current_settings(space: Space, words: Sequence[str]) -> dict[str, Any]:
