@@ -28,17 +28,18 @@ from torch import Tensor
 
 from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.config.compose import compose, parse
-from dkm.config.run import Config
+from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted, flatten
 from dkm.config.values import quoted
-from dkm.data.datasets import array_dataset
+from dkm.data.datasets import Dataset, array_dataset
 from dkm.errors import UserError
 from dkm.evaluation import report
 from dkm.evaluation.clusters import Clusters, assign_clusters
 from dkm.evaluation.metrics import sample_neighbors
 from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
-from dkm.runtime.devices import standard_torch, threads
+from dkm.runtime.devices import deterministic, standard_torch, threads
+from dkm.training.n_clusters import Choice, find_number, with_largest_number
 from dkm.training.trainer import Trainer
 
 # The most rows of the graph in which ``score`` compares clusterings: as in a run's result.
@@ -70,8 +71,9 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     Parameters
     ----------
-    n_clusters : int
-        Number of clusters.
+    n_clusters : int or str
+        Number of clusters. "auto" or "auto:A-B", with 2 <= A < B: the number from A to B, at most half of the rows,
+        that is found before the training; "auto" is "auto:2-30".
     recipe : str, optional
         The settings to start from, ``recipe=`` of a run; None takes "auto". Parameters that are None leave their
         setting to the recipe.
@@ -109,6 +111,11 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Centroids in the embedding.
     inertia_ : float
         Sum of the squared distances of the training rows to their centroids, in the embedding.
+    n_clusters_ : int
+        Number of clusters, K.
+    n_clusters_choice_ : dict or None
+        How the number was found, as in ``result.json`` of a run: "n_clusters", the "range" that was compared, the
+        "plausible" numbers, "reason", "warnings", and the mean "scores" of each number. None if it was given.
     n_iter_ : int
         Number of joint epochs that were run.
     n_features_in_, feature_names_in_
@@ -119,7 +126,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         recipe: str | None = None,
         init: str | None = None,
@@ -166,6 +173,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         -----
         ConvergenceWarning
             If nearly all rows are in one cluster, or if a cluster has no rows.
+        UserWarning
+            If the number of clusters that was found is doubtful.
 
         Raises
         ------
@@ -180,7 +189,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             with threads(config.threads), standard_torch():
                 data = array_dataset(rows, config.data, "X")
                 self._require_image_shape(data.image_shape)
-                trainer = Trainer(config, data)
+                trainer, choice = self._build_trainer(config, data)
                 run = Unwritten()
                 run.shows_bars = bool(self.verbose)
                 trainer.run(run)
@@ -189,13 +198,28 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         except UserError as error:
             raise ValueError(self._with_parameter_names(str(error))) from error
         self.labels_ = clusters.labels
+        self.n_clusters_ = trainer.n_clusters
+        self.n_clusters_choice_ = None if choice is None else choice.to_dict()
         self.inertia_ = clusters.inertia
         self.n_iter_ = trainer.progress.epoch
         self.cluster_centers_ = self.model_.centroids.numpy()
         self._n_features_out = len(self.cluster_centers_)
+        for doubt in [] if choice is None else choice.recommendation.warnings:
+            warnings.warn(self._with_parameter_names(f"n_clusters={self.n_clusters}: {doubt}"), stacklevel=2)
         if warning := self._clustering_warning():
             warnings.warn(warning, ConvergenceWarning, stacklevel=2)
         return self
+
+    @staticmethod
+    def _build_trainer(config: Config, data: Dataset) -> tuple[Trainer, Choice | None]:
+        """Return the trainer, after the search for the number of clusters if the config asks for one."""
+        trainer = Trainer(with_largest_number(config, data), data)
+        with deterministic(config.deterministic):
+            choice = find_number(config, data)
+        if choice is None:
+            return trainer, None
+        number = choice.recommendation.n_clusters
+        return Trainer(with_number(config, number), data, neighborhood=choice.neighborhood), choice
 
     def _as_images(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         shape, n_features = tuple(self.image_shape or ()), rows.shape[1]
@@ -353,7 +377,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         estimator.model_ = model
         estimator.cluster_centers_ = model.centroids.numpy()
         estimator.n_features_in_ = model.scaling.n_features
-        estimator._n_features_out = model.n_clusters
+        estimator._n_features_out = estimator.n_clusters_ = model.n_clusters
+        estimator.n_clusters_choice_ = None  # the manifest of the run has it, a model folder has none
         if model.features is not None:
             estimator.feature_names_in_ = np.array(model.features, dtype=object)
         return estimator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ OTHERS: dict[str, Any] = {
 }
 
 
-def small(n_clusters: int = 4, **settings: Any) -> DeepKMeans:
+def small(n_clusters: int | str = 4, **settings: Any) -> DeepKMeans:
     return DeepKMeans(n_clusters, **(QUICK | settings))
 
 
@@ -200,10 +201,12 @@ def test_what_a_run_refuses_is_a_value_error() -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "n_clusters as text": ({"n_clusters": "auto:9-3"}, r"n_clusters=auto:9-3: .*; for example n_clusters=auto:2-30"),
+    "few rows": ({"n_clusters": "auto:200-300"}, "n_clusters=auto:200-300: .*, or choose n_clusters=auto:2-150"),
     "n_clusters": ({"n_clusters": 400}, "n_clusters=400: expected at most n_samples=300; lower it or load more data"),
     "n_clusters of no number": (
         {"n_clusters": "many"},
-        "n_clusters=many: .*; expected a whole number.*; correct n_clust",
+        "n_clusters=many: expected a whole number, 1 or more, auto, or auto:A-B .*; for example n_clusters=auto:2-30",
     ),
     "n_clusters of None": ({"n_clusters": None}, "n_clusters=null: expected a number.*; for example n_clusters=10"),
     "init": ({"init": "k-mean++"}, r"init=k-mean\+\+: expected one of .*; did you mean init=k-means\+\+\?"),
@@ -238,6 +241,36 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_messages_name_what_the_user_has_set(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         small(**settings).fit(X)
+
+
+def test_the_number_of_clusters_is_found() -> None:
+    model = small("auto:2-6").fit(X)
+    assert (model.n_clusters_, model.n_clusters_choice_["n_clusters"], len(model.cluster_centers_)) == (4, 4, 4)
+    assert model.n_clusters_choice_["range"] == [2, 6]
+    given = small(4).fit(X)
+    assert (given.n_clusters_, given.n_clusters_choice_) == (4, None)
+    np.testing.assert_array_equal(model.labels_, given.labels_)
+    assert model.transform(X).shape == (len(X), 4)
+    assert model.get_params()["n_clusters"] == "auto:2-6"
+
+
+def test_the_number_is_that_of_the_command_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "recipe=classic", "model.hidden=[16]", "log.progress=off"]
+    words += ["pretrain.epochs=2", "joint.epochs=2", "clustering.n_init=2", "joint.tolerance=0"]
+    words += ["clustering.n_clusters=auto:2-6", "log.figures=false", "log.tensorboard=false"]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    model = small("auto:2-6").fit(X)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["n_clusters_choice"] == model.n_clusters_choice_
+    loaded = DeepKMeans.load(tmp_path / "run")
+    assert (loaded.n_clusters_, loaded.n_clusters_choice_) == (4, None)
+    np.testing.assert_array_equal(loaded.predict(X), model.labels_)
+
+
+def test_a_doubtful_number_is_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"^n_clusters=auto:2-3: 3 is at the end .*, n_clusters=auto:2-6$"):
+        small("auto:2-3").fit(X)
 
 
 CONTRADICTIONS: dict[str, tuple[Any, str]] = {
