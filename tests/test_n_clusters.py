@@ -130,6 +130,23 @@ def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert "comparing 3 to 7 on 3 embeddings of 120 of 200 rows" in caplog.text
 
 
+@pytest.mark.parametrize("n_rows", [200, 120])
+def test_rows_on_disk_have_the_same_number(n_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(n_clusters, "_N_ROWS", n_rows)
+    data = inputs()[1]
+    assert isinstance(data.X, torch.Tensor)
+    np.save(tmp_path / "x.npy", data.X.numpy())
+    found = []
+    for load in ("memory", "disk"):
+        words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", f"data.load={load}", "data.scaling=none", *SMALL]
+        config = compose(parse([*words, ASKED])).config
+        choice = find_number(config, load_dataset(config.data))
+        assert choice is not None
+        found.append(choice.to_dict())
+    assert found[0] == found[1]
+    assert found[0]["n_rows"] == n_rows
+
+
 def test_a_config_with_a_number_asks_for_no_search() -> None:
     config, data = inputs("clustering.n_clusters=4")
     assert find_number(config, data) is None
