@@ -33,6 +33,13 @@ def test_data_without_labels_or_with_fewer_rows_than_clusters_are_refused() -> N
         resolve_n_clusters(*inputs("clustering.n_clusters=31"))
 
 
+def test_a_number_that_is_still_to_be_found_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"clustering\.n_clusters=auto: expected a number, as a trainer finds none; for "
+    ):
+        resolve_n_clusters(*inputs("clustering.n_clusters=auto"))
+
+
 @pytest.mark.parametrize("key", ["init_samples", "partition_samples"])
 def test_a_sample_has_at_least_as_many_rows_as_clusters(key: str) -> None:
     assert resolve_n_clusters(*inputs(f"clustering.{key}=3")) == 3
