@@ -21,6 +21,7 @@ from dkm.clustering.agreement import agreement_of_halves
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighborhood import Neighborhood
 from dkm.clustering.numbers import score_numbers
+from dkm.clustering.selection import Scores, recommend, recommend_stable
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config, with_number
 from dkm.data.datasets import Dataset, load_dataset
@@ -64,6 +65,52 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --- the scores ---------------------------------------------------------------------------------------------------
+
+
+def scores_of(**values: dict[int, float]) -> dict[int, Scores]:
+    """Return scores with the modularity and the agreement of each number, for three seeds that are alike."""
+    of_k: dict[int, Scores] = {}
+    for k, modularity in values["modularity"].items():
+        agreement = values["agreement"].get(k, 0.5)
+        of_k[k] = {
+            "modularity_data": {(seed,): modularity for seed in range(3)},
+            "agreement_seeds": {(0, 1): agreement + 0.01, (0, 2): agreement - 0.01},
+            "agreement_halves": {(seed,): agreement for seed in range(3)},
+        }
+    return of_k
+
+
+def test_the_largest_number_whose_clusterings_agree_is_taken() -> None:
+    """Of a higher modularity there is a warning: the clusters may have parts."""
+    modularity = {2: 0.5, 3: 0.6, 4: 0.7, 5: 0.72, 6: 0.76, 7: 0.74}
+    found = recommend_stable(scores_of(modularity=modularity, agreement={2: 0.99, 4: 0.975, 5: 0.974}))
+    assert found.n_clusters == 4
+    assert found.reason.startswith("the largest number whose clusterings agree, to 0.975 between seeds and halves;")
+    assert found.warnings == ["the modularity is higher with 6 clusters, 0.760 for 0.700: the clusters may have parts"]
+
+
+def test_numbers_that_agree_nearly_as_well_are_plausible_if_the_modularity_is_not_much_lower() -> None:
+    modularity = {3: 0.649, 4: 0.651, 5: 0.68, 6: 0.7, 7: 0.7, 8: 0.72}
+    agreement = {3: 1.0, 4: 0.96, 5: 0.98, 6: 0.99, 7: 0.951, 8: 0.949}
+    found = recommend_stable(scores_of(modularity=modularity, agreement=agreement))
+    assert (found.n_clusters, found.plausible) == (6, [4, 5, 6, 7])
+    assert found.warnings[0] == "4 numbers are plausible: the data may have groups within groups"
+
+
+def test_without_clusterings_that_agree_the_modularity_decides_and_that_is_told() -> None:
+    scores = scores_of(modularity={2: 0.5, 3: 0.6, 4: 0.55}, agreement={2: 0.97, 3: 0.9})
+    found = recommend_stable(scores)
+    assert found.n_clusters == recommend(scores).n_clusters == 3
+    assert found.warnings[0] == "no number has clusterings that agree to 0.975; it is chosen by the modularity"
+    assert found.warnings[1:] == recommend(scores).warnings
+
+
+def test_a_low_modularity_and_the_end_of_the_range_are_doubts() -> None:
+    found = recommend_stable(scores_of(modularity={2: 0.1, 3: 0.2}, agreement={3: 1.0}), more="look further")
+    assert found.warnings == [
+        "the modularity is only 0.20: the data hardly fall into clusters",
+        "3 is at the end of the range: look further",
+    ]
 
 
 def test_scores_are_those_of_clusterings_of_each_embedding() -> None:
@@ -243,7 +290,7 @@ def test_a_run_keeps_its_number_and_how_it_was_found(run: Path) -> None:
     assert (choice_of(run)["n_clusters"], choice_of(run)["range"]) == (5, [3, 7])
     assert manifest["seconds"]["n_clusters"] > 0
     log = (run / "train.log").read_text()
-    assert log.count("number of clusters: 5 of 3 to 7; no other number is as plausible; its modularity") == 2
+    assert log.count("number of clusters: 5 of 3 to 7; as plausible: 6; the largest number") == 2
     assert log.index("number of clusters: 5") < log.index("pretrain epoch") < log.rindex("number of clusters: 5")
 
 

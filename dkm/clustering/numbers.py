@@ -22,7 +22,7 @@ _N_INIT = 10
 
 
 def score_numbers(neighborhoods: Sequence[Neighborhood], numbers: Sequence[int]) -> dict[int, Scores]:
-    """Score each number of clusters; ``dkm.clustering.selection.recommend`` chooses one by these scores.
+    """Score each number of clusters; ``dkm.clustering.selection.recommend_stable`` chooses one by these scores.
 
     Parameters
     ----------

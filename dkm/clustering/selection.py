@@ -1,7 +1,7 @@
-"""The number of clusters that scores without labels recommend: the rule, and what makes its answer doubtful.
+"""The number of clusters that scores without labels recommend, and what makes the answer doubtful.
 
-Pure functions of the scores. ``dkm.search.selection_runs`` trains runs that have them; ``dkm.clustering.numbers``
-computes them without training.
+Pure functions of the scores: `recommend` for those of trained runs (``dkm.search.selection_runs``), `recommend_stable`
+for those of embeddings of the rows (``dkm.clustering.numbers``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ _SLACK = 0.01
 # Thresholds of the warnings.
 _FEW_SEEDS, _MANY_PLAUSIBLE = 3, 3
 _LOW_AGREEMENT, _LOW_MODULARITY = 0.8, 0.3
+# Of `recommend_stable`: the agreement of a number that is stable, and what makes another one plausible: its agreement,
+# and by how much its modularity may be lower.
+_STABLE, _PLAUSIBLE, _LOWER = 0.975, 0.95, 0.05
 
 # Each score by its name, and its values by the seed, or the two seeds, that it is of. A seed may lack a score.
 Scores = dict[str, dict[tuple[int, ...], float]]
@@ -70,6 +73,59 @@ def recommend(scores: Mapping[int, Scores], *, more: str = "try more numbers") -
         reason=_reason(means, plausible, agreement, chosen),
         warnings=list(_warnings(scores, means, plausible, chosen, more)),
     )
+
+
+def recommend_stable(scores: Mapping[int, Scores], *, more: str = "try more numbers") -> Recommendation:
+    """Return the largest number of clusters whose clusterings agree, for scores of clusterings without training.
+
+    A number is stable if its clusterings agree to 0.975, the mean over seeds and over halves of the data. A clustering
+    with too many clusters cuts through a group of points, in another place each time; one with too few clusters may
+    agree as well, so the largest number is taken. Plausible are the other numbers that agree to 0.95 and whose
+    modularity is at most 0.05 lower. If no number is stable, it is the answer of `recommend`.
+
+    Parameters
+    ----------
+    scores : mapping
+        The scores of each number of clusters, with both kinds of agreement.
+    more : str
+        The remedy in warnings about a number at the end of the range.
+
+    References
+    ----------
+    Tibshirani, Walther: Cluster validation by prediction strength (Journal of Computational and Graphical Statistics
+    14(3), 2005), which takes the largest number whose clusters in one half predict those in the other.
+    """
+    agreement = _mean_agreements(scores, list(scores))
+    means = {k: statistics.fmean(of_k["modularity_data"].values()) for k, of_k in scores.items()}
+    stable = [k for k, value in agreement.items() if value >= _STABLE]
+    if not stable:
+        found = recommend(scores, more=more)
+        none = f"no number has clusterings that agree to {_STABLE}; it is chosen by the modularity"
+        return found._replace(warnings=[none, *found.warnings])
+    chosen = max(stable)
+    least = means[chosen] - _LOWER
+    plausible = [k for k in scores if k == chosen or (agreement[k] >= _PLAUSIBLE and means[k] >= least)]
+    return Recommendation(
+        n_clusters=chosen,
+        plausible=plausible,
+        reason=f"the largest number whose clusterings agree, to {agreement[chosen]:.3f} between seeds and halves; "
+        f"its modularity on the data is {means[chosen]:.3f}",
+        warnings=list(_warnings_of_stable(means, plausible, chosen, more)),
+    )
+
+
+def _warnings_of_stable(means: Mapping[int, float], plausible: Sequence[int], chosen: int, more: str) -> Iterator[str]:
+    highest = max(means, key=means.__getitem__)
+    if len(plausible) > _MANY_PLAUSIBLE:
+        yield f"{len(plausible)} numbers are plausible: the data may have groups within groups"
+    if means[highest] > means[chosen] + _LOWER:
+        yield (
+            f"the modularity is higher with {highest} clusters, {means[highest]:.3f} for {means[chosen]:.3f}: "
+            "the clusters may have parts"
+        )
+    if means[chosen] < _LOW_MODULARITY:
+        yield f"the modularity is only {means[chosen]:.2f}: the data hardly fall into clusters"
+    yield from _warnings_about_the_range(list(means), means, chosen, more)
 
 
 def _excess(best: Mapping[tuple[int, ...], float], other: Mapping[tuple[int, ...], float]) -> float:

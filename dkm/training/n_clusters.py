@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dkm.clustering.neighborhood import Neighborhood
 from dkm.clustering.numbers import score_numbers
-from dkm.clustering.selection import Recommendation, Scores, recommend
+from dkm.clustering.selection import Recommendation, Scores, recommend_stable
 from dkm.config.run import Config, with_number
 from dkm.config.values import auto_bounds
 from dkm.data.datasets import Dataset
@@ -103,7 +103,7 @@ def find_number(config: Config, data: Dataset) -> Choice | None:
     first = Neighborhood(lambda index: _take(data, index), task.sample, _LATENT_DIM, config.seed)
     neighborhoods = [first, *(first.with_seed(config.seed + offset) for offset in range(1, _N_SEEDS))]
     scores = score_numbers(neighborhoods, numbers)
-    found = recommend(scores, more=_wider_range(numbers, task.n_rows))
+    found = recommend_stable(scores, more=_wider_range(numbers, task.n_rows))
     choice = Choice(task.asked, found, scores, task.n_rows, first)
     log.info("number of clusters: %s (%.1f s)", _in_words(choice.to_dict()), time.perf_counter() - start_s)
     return choice
