@@ -176,10 +176,10 @@ optimizer.name: adam
 augmentation.name: auto
 loss.reduction: mean
 pretrain.epochs: null
-pretrain.steps: 400
+pretrain.steps: 800
 pretrain.lr: 0.002
 joint.epochs: null
-joint.steps: 400
+joint.steps: 800
 joint.lr: 0.002
 joint.tolerance: 0.001
 batch_size: 512
