@@ -7,6 +7,7 @@ from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 
 from dkm.clustering import graph
+from dkm.clustering import neighborhood as neighborhood_module
 from dkm.clustering.graph import Neighbors, fuzzy_graph, nearest_neighbors, neighbor_graph, unweighted_graph
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighbor_embedding import _broad, embed_neighbors
@@ -195,6 +196,33 @@ def test_other_clusters_need_a_clear_advantage(advantage, origin, monkeypatch):
     hood.spectral_points = lambda n_clusters: other
     hood.modularity = lambda labels: 0.5 + advantage * (adjusted_rand_score(y, labels) == 1)
     assert hood.cluster(4, n_init=10).origin == origin
+
+
+def test_other_clusters_that_another_seed_does_not_find_are_not_taken(monkeypatch):
+    """A split of a large cluster raises the modularity, in another place with each seed."""
+    X, _ = make_blobs([300, 20, 20], 5, centers=10 * np.eye(3, 5), random_state=0)
+    hood = neighborhood(X)
+    monkeypatch.setitem(vars(hood), "embedding", torch.from_numpy(X[:, :2]).float())
+    line = torch.rand(len(X), 1, generator=torch.Generator().manual_seed(0))
+    splits = {seed: line.roll(60 * seed, 0) for seed in (0, 1)}
+    points = torch.from_numpy(X).float()
+    calls = []
+
+    def split_of(z, n_clusters, *, n_init, seed):
+        calls.append(seed)
+        return kmeans(splits[seed] if z is points else z, n_clusters, n_init=n_init, seed=seed)
+
+    hood.spectral_points = lambda n_clusters: hood.embedding
+    monkeypatch.setattr(Neighborhood, "points", points)
+    monkeypatch.setattr(neighborhood_module, "kmeans", split_of)
+    of_rows = kmeans(line, 3, n_init=2, seed=0).labels.numpy()
+    hood.modularity = lambda labels: 0.9 if np.array_equal(labels, of_rows) else 0.5
+    found = hood.cluster(3, n_init=2)
+    assert (found.origin, found.modularity) == ("the neighbor embedding", 0.5)
+    assert found.modularities["the rows"] == 0.9
+    assert calls == [0, 0, 0, 1]
+    splits[1] = splits[0]
+    assert hood.cluster(3, n_init=2).origin == "the rows"
 
 
 def test_rows_outside_the_sample_have_no_target():
