@@ -182,7 +182,7 @@ joint.epochs: null
 joint.steps: 800
 joint.lr: 0.002
 joint.tolerance: 0.001
-batch_size: 512
+batch_size: 256
 seed: 0
 device: auto
 precision: fp32
@@ -374,8 +374,8 @@ FLAGS = {
     "      Initial count of each centroid",
     "--hydra-help": "--multirun",
     "--version": "Hydra 1.",
-    "--cfg job": "\nbatch_size: 512\n",
-    "-c job": "\nbatch_size: 512\n",
+    "--cfg job": "\nbatch_size: 256\n",
+    "-c job": "\nbatch_size: 256\n",
     "--cfg job seed=3": "\nseed: 3\n",
     "--cfg job --resolve": "root: ./data\n",
     "--cfg job --package model": "name: mlp\n",
