@@ -48,6 +48,14 @@ def test_the_page_says_where_we_are_behind_kmeans(tables: ModuleType) -> None:
     assert "Nowhere" in tables.page({"a": result(dkm=0.9, kmeans=0.5)})
 
 
+def test_the_page_says_which_methods_are_ahead(tables: ModuleType) -> None:
+    page = tables.page({"a": result(dkm=0.7, kmeans=0.6, ward=0.75, genie=0.71, leiden=0.9, umap_kmeans=0.8)})
+    assert [line for line in page.splitlines() if line.startswith("- `a`")] == [
+        "- `a`: UMAP, k-means has 0.100 more NMI.",
+        "- `a`: Ward has 0.050 more NMI.",
+    ]
+
+
 def test_a_set_is_measured_once(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark_tables.py", "wine", "kmeans,ward", "0"])
     assert tables.main() == 0
