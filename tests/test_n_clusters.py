@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, calinski_harabasz_score
 
 from dkm.clustering import neighborhood as neighborhood_module
 from dkm.clustering.agreement import agreement_of_halves
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighborhood import Neighborhood
-from dkm.clustering.numbers import score_numbers
+from dkm.clustering.numbers import calinski_harabasz, score_numbers
 from dkm.clustering.selection import Scores, recommend, recommend_stable
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config, with_number
@@ -74,34 +74,58 @@ def scores_of(**values: dict[int, float]) -> dict[int, Scores]:
         agreement = values["agreement"].get(k, 0.5)
         of_k[k] = {
             "modularity_data": {(seed,): modularity for seed in range(3)},
+            "calinski_harabasz": {(seed,): values.get("ratio", {}).get(k, 10.0) for seed in range(3)},
             "agreement_seeds": {(0, 1): agreement + 0.01, (0, 2): agreement - 0.01},
             "agreement_halves": {(seed,): agreement for seed in range(3)},
         }
     return of_k
 
 
-def test_the_largest_number_whose_clusterings_agree_is_taken() -> None:
+def test_of_numbers_that_agree_the_smallest_that_is_nearly_the_best_is_taken() -> None:
     """Of a higher modularity there is a warning: the clusters may have parts."""
-    modularity = {2: 0.5, 3: 0.6, 4: 0.7, 5: 0.72, 6: 0.76, 7: 0.74}
-    found = recommend_stable(scores_of(modularity=modularity, agreement={2: 0.99, 4: 0.975, 5: 0.974}))
+    modularity = {2: 0.5, 3: 0.699, 4: 0.701, 5: 0.71, 6: 0.709, 7: 0.77}
+    scores = scores_of(modularity=modularity, agreement={2: 0.99, 3: 1.0, 4: 0.971, 5: 0.971, 6: 0.98, 7: 0.969})
+    found = recommend_stable(scores)
     assert found.n_clusters == 4
-    assert found.reason.startswith("the largest number whose clusterings agree, to 0.975 between seeds and halves;")
-    assert found.warnings == ["the modularity is higher with 6 clusters, 0.760 for 0.700: the clusters may have parts"]
+    assert found.reason.startswith("its clusterings agree to 0.971 between seeds and halves, and its modularity on")
+    assert found.warnings[1] == "the modularity is higher with 7 clusters, 0.770 for 0.701: the clusters may have parts"
+
+
+@pytest.mark.parametrize(("ratio", "number"), [(6.0, 4), (5.9, 5)])
+def test_the_calinski_harabasz_score_may_not_be_far_lower(ratio: float, number: int) -> None:
+    """Many round groups of one size have a high modularity with fewer clusters, but not this score."""
+    modularity, agreement = {3: 0.5, 4: 0.7, 5: 0.7, 6: 0.7}, {4: 1.0, 5: 1.0, 6: 0.9}
+    scores = scores_of(modularity=modularity, agreement=agreement, ratio={4: ratio, 5: 10.0, 6: 100.0})
+    assert recommend_stable(scores).n_clusters == number
+
+
+def test_the_largest_number_that_agrees_is_taken_if_none_is_nearly_the_best_in_both() -> None:
+    modularity, ratio = {3: 0.7, 4: 0.5, 5: 0.6}, {3: 1.0, 4: 10.0, 5: 2.0}
+    scores = scores_of(modularity=modularity, agreement=dict.fromkeys(modularity, 1.0), ratio=ratio)
+    assert recommend_stable(scores).n_clusters == 5
+
+
+def test_the_calinski_harabasz_score_is_that_of_scikit_learn() -> None:
+    z = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    found = kmeans(z, 4, n_init=1)
+    expected = calinski_harabasz_score(z.numpy(), found.labels.numpy())
+    assert calinski_harabasz(z, 4, found.inertia) == pytest.approx(expected, rel=1e-4)
+    assert calinski_harabasz(z[:4].repeat(2, 1), 4, 0.0) == float("inf")
 
 
 def test_numbers_that_agree_nearly_as_well_are_plausible_if_the_modularity_is_not_much_lower() -> None:
     modularity = {3: 0.649, 4: 0.651, 5: 0.68, 6: 0.7, 7: 0.7, 8: 0.72}
-    agreement = {3: 1.0, 4: 0.96, 5: 0.98, 6: 0.99, 7: 0.951, 8: 0.949}
+    agreement = {3: 1.0, 4: 0.96, 5: 0.951, 6: 0.99, 7: 0.951, 8: 0.949}
     found = recommend_stable(scores_of(modularity=modularity, agreement=agreement))
     assert (found.n_clusters, found.plausible) == (6, [4, 5, 6, 7])
     assert found.warnings[0] == "4 numbers are plausible: the data may have groups within groups"
 
 
 def test_without_clusterings_that_agree_the_modularity_decides_and_that_is_told() -> None:
-    scores = scores_of(modularity={2: 0.5, 3: 0.6, 4: 0.55}, agreement={2: 0.97, 3: 0.9})
+    scores = scores_of(modularity={2: 0.5, 3: 0.6, 4: 0.55}, agreement={2: 0.969, 3: 0.9})
     found = recommend_stable(scores)
     assert found.n_clusters == recommend(scores).n_clusters == 3
-    assert found.warnings[0] == "no number has clusterings that agree to 0.975; it is chosen by the modularity"
+    assert found.warnings[0] == "no number has clusterings that agree to 0.97; it is chosen by the modularity"
     assert found.warnings[1:] == recommend(scores).warnings
 
 
@@ -122,8 +146,8 @@ def test_scores_are_those_of_clusterings_of_each_embedding() -> None:
     assert scores[2]["modularity_data"] == {(hood.seed,): hood.modularity(labels[hood.seed]) for hood in hoods}
     pairs = {(a, b): adjusted_rand_score(labels[a], labels[b]) for a, b in combinations((7, 8, 9), 2)}
     assert scores[2]["agreement_seeds"] == pytest.approx(pairs)
-    halves = {(hood.seed,): agreement_of_halves(hood.embedding, [2], seed=hood.seed)[2] for hood in hoods}
-    assert scores[2]["agreement_halves"] == halves
+    halves = [agreement_of_halves(hood.embedding, [2], seed=hood.seed, n_splits=2)[2] for hood in hoods]
+    assert list(scores[2]["agreement_halves"].values()) == halves
     assert len(scores[31]["modularity_data"]) == len(scores[31]["agreement_seeds"]) == 3
     assert scores[31]["agreement_halves"] == {}  # of 30 rows each
 
@@ -290,7 +314,7 @@ def test_a_run_keeps_its_number_and_how_it_was_found(run: Path) -> None:
     assert (choice_of(run)["n_clusters"], choice_of(run)["range"]) == (5, [3, 7])
     assert manifest["seconds"]["n_clusters"] > 0
     log = (run / "train.log").read_text()
-    assert log.count("number of clusters: 5 of 3 to 7; as plausible: 6; the largest number") == 2
+    assert log.count("number of clusters: 5 of 3 to 7; as plausible: 6; its clusterings") == 2
     assert log.index("number of clusters: 5") < log.index("pretrain epoch") < log.rindex("number of clusters: 5")
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ from dkm.clustering.lloyd import kmeans
 _N_INIT, _HALF_POINTS = 10, 5000
 
 
-def agreement_of_halves(z: Tensor, numbers: Sequence[int], *, seed: int) -> dict[int, float]:
+def agreement_of_halves(z: Tensor, numbers: Sequence[int], *, seed: int, n_splits: int = 1) -> dict[int, float]:
     """Cluster two random halves of the points; return how far both assign all of these points alike.
 
     Parameters
@@ -28,6 +29,8 @@ def agreement_of_halves(z: Tensor, numbers: Sequence[int], *, seed: int) -> dict
         The numbers of clusters K to compare.
     seed : int
         Seed of the halves and of k-means.
+    n_splits : int
+        Pairs of halves, each drawn anew; the agreement is the mean over them.
 
     Returns
     -------
@@ -35,13 +38,14 @@ def agreement_of_halves(z: Tensor, numbers: Sequence[int], *, seed: int) -> dict
         For each number the adjusted Rand index of the two assignments of the points in the halves to the centroids of
         one half; without those numbers that exceed the points of a half.
     """
-    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).to(z.device)
+    generator = torch.Generator().manual_seed(seed)
     size = min(len(z) // 2, _HALF_POINTS)
-    halves = z[order[:size]], z[order[size : 2 * size]]
-    both = torch.cat(halves)
-    agreement = {}
-    for k in numbers:
-        if k <= size:
+    agreement: dict[int, list[float]] = {k: [] for k in numbers if k <= size}
+    for _ in range(n_splits):
+        order = torch.randperm(len(z), generator=generator).to(z.device)
+        halves = z[order[:size]], z[order[size : 2 * size]]
+        both = torch.cat(halves)
+        for k, values in agreement.items():
             labels = [assign(both, kmeans(half, k, n_init=_N_INIT, seed=seed).centroids).labels for half in halves]
-            agreement[k] = adjusted_rand_index(labels[0].cpu().numpy(), labels[1].cpu().numpy())
-    return agreement
+            values.append(adjusted_rand_index(labels[0].cpu().numpy(), labels[1].cpu().numpy()))
+    return {k: statistics.fmean(values) for k, values in agreement.items()}

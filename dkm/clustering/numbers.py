@@ -5,9 +5,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from itertools import combinations
+
+import torch
+from torch import Tensor
 
 from dkm.clustering.agreement import agreement_of_halves
 from dkm.clustering.labels import IntArray, adjusted_rand_index
@@ -19,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # Restarts of k-means on an embedding.
 _N_INIT = 10
+_N_SPLITS = 2
 
 
 def score_numbers(neighborhoods: Sequence[Neighborhood], numbers: Sequence[int]) -> dict[int, Scores]:
@@ -34,22 +39,46 @@ def score_numbers(neighborhoods: Sequence[Neighborhood], numbers: Sequence[int])
     Returns
     -------
     dict
-        For each number ``modularity_data``: that of k-means on the embedding of each seed, in the graph of the rows;
-        ``agreement_seeds``: the adjusted Rand index of these clusterings for each two seeds; ``agreement_halves``: for
-        each seed that of clusterings of two halves, empty for a number that exceeds the rows of a half.
+        For each number ``modularity_data`` and ``calinski_harabasz``: of k-means on the embedding of each seed, in the
+        graph of the rows and in the embedding; ``agreement_seeds``: the adjusted Rand index of these clusterings for
+        each two seeds; ``agreement_halves``: for each seed that of clusterings of two halves, empty for a number that
+        exceeds the rows of a half.
     """
-    names = ("modularity_data", "agreement_seeds", "agreement_halves")
+    names = ("modularity_data", "calinski_harabasz", "agreement_seeds", "agreement_halves")
     scores: dict[int, Scores] = {k: {name: {} for name in names} for k in numbers}
     labels: dict[int, dict[int, IntArray]] = {}  # by seed and number, each (M,)
     for hood in neighborhoods:
         z, seed, start_s = hood.embedding, hood.seed, time.perf_counter()
-        labels[seed] = {k: kmeans(z, k, n_init=_N_INIT, seed=seed).labels.numpy() for k in numbers}
+        labels[seed] = {}
         for k in numbers:
+            found = kmeans(z, k, n_init=_N_INIT, seed=seed)
+            labels[seed][k] = found.labels.numpy()
             scores[k]["modularity_data"][seed,] = hood.modularity(labels[seed][k])
-        for k, agreement in agreement_of_halves(z, numbers, seed=seed).items():
+            scores[k]["calinski_harabasz"][seed,] = calinski_harabasz(z, k, found.inertia)
+        for k, agreement in agreement_of_halves(z, numbers, seed=seed, n_splits=_N_SPLITS).items():
             scores[k]["agreement_halves"][seed,] = agreement
         log.info("clusterings of the embedding with seed %d (%.1f s)", seed, time.perf_counter() - start_s)
     for k in numbers:
         for first, second in combinations(labels, 2):
             scores[k]["agreement_seeds"][first, second] = adjusted_rand_index(labels[first][k], labels[second][k])
     return scores
+
+
+def calinski_harabasz(z: Tensor, n_clusters: int, inertia: float) -> float:
+    """Return the ratio of the variance between clusters to that within them, each by its degrees of freedom.
+
+    Parameters
+    ----------
+    z : Tensor of shape (M, D)
+    n_clusters : int
+        K, 2 <= K < M.
+    inertia : float
+        The sum of the squared distances of the points to the means of their clusters; the ratio is infinite for 0.
+
+    References
+    ----------
+    Caliński, Harabasz: A dendrite method for cluster analysis (Communications in Statistics 3(1), 1974).
+    """
+    total = (z - z.mean(0)).square().sum(dtype=torch.float64).item()
+    between, within = (total - inertia) / (n_clusters - 1), inertia / (len(z) - n_clusters)
+    return between / within if within > 0 else math.inf

@@ -20,9 +20,11 @@ _SLACK = 0.01
 # Thresholds of the warnings.
 _FEW_SEEDS, _MANY_PLAUSIBLE = 3, 3
 _LOW_AGREEMENT, _LOW_MODULARITY = 0.8, 0.3
-# Of `recommend_stable`: the agreement of a number that is stable, and what makes another one plausible: its agreement,
-# and by how much its modularity may be lower.
-_STABLE, _PLAUSIBLE, _LOWER = 0.975, 0.95, 0.05
+# Of `recommend_stable`: the agreement of a number that is stable, and the fraction of the highest Calinski-Harabasz
+# score that suffices.
+_STABLE, _FRACTION = 0.97, 0.6
+# What makes another number plausible: its agreement, and by how much its modularity may be lower.
+_PLAUSIBLE, _LOWER = 0.95, 0.05
 
 # Each score by its name, and its values by the seed, or the two seeds, that it is of. A seed may lack a score.
 Scores = dict[str, dict[tuple[int, ...], float]]
@@ -76,12 +78,14 @@ def recommend(scores: Mapping[int, Scores], *, more: str = "try more numbers") -
 
 
 def recommend_stable(scores: Mapping[int, Scores], *, more: str = "try more numbers") -> Recommendation:
-    """Return the largest number of clusters whose clusterings agree, for scores of clusterings without training.
+    """Return a number of clusters whose clusterings agree, for scores of clusterings without training.
 
-    A number is stable if its clusterings agree to 0.975, the mean over seeds and over halves of the data. A clustering
-    with too many clusters cuts through a group of points, in another place each time; one with too few clusters may
-    agree as well, so the largest number is taken. Plausible are the other numbers that agree to 0.95 and whose
-    modularity is at most 0.05 lower. If no number is stable, it is the answer of `recommend`.
+    A number is stable if its clusterings agree to 0.97, the mean over seeds and over halves of the data: a clustering
+    with too many clusters cuts through groups of points, in another place each time. One with too few agrees as well,
+    so the number must be nearly as good as the best stable ones: its modularity within 0.01 of the highest, and its
+    Calinski-Harabasz score 0.6 of the highest or more. The smallest such number is taken; if there is none, the largest
+    stable one. Plausible are the other numbers that agree to 0.95 and whose modularity is at most 0.05 lower. If no
+    number is stable, it is the answer of `recommend`.
 
     Parameters
     ----------
@@ -102,14 +106,16 @@ def recommend_stable(scores: Mapping[int, Scores], *, more: str = "try more numb
         found = recommend(scores, more=more)
         none = f"no number has clusterings that agree to {_STABLE}; it is chosen by the modularity"
         return found._replace(warnings=[none, *found.warnings])
-    chosen = max(stable)
-    least = means[chosen] - _LOWER
-    plausible = [k for k in scores if k == chosen or (agreement[k] >= _PLAUSIBLE and means[k] >= least)]
+    ratio = {k: statistics.fmean(scores[k]["calinski_harabasz"].values()) for k in stable}
+    least, least_ratio = max(means[k] for k in stable) - _SLACK, _FRACTION * max(ratio.values())
+    chosen = min((k for k in stable if means[k] >= least and ratio[k] >= least_ratio), default=max(stable))
+    lowest = means[chosen] - _LOWER
+    plausible = [k for k in scores if k == chosen or (agreement[k] >= _PLAUSIBLE and means[k] >= lowest)]
     return Recommendation(
         n_clusters=chosen,
         plausible=plausible,
-        reason=f"the largest number whose clusterings agree, to {agreement[chosen]:.3f} between seeds and halves; "
-        f"its modularity on the data is {means[chosen]:.3f}",
+        reason=f"its clusterings agree to {agreement[chosen]:.3f} between seeds and halves, and its modularity on the "
+        f"data, {means[chosen]:.3f}, is hardly lower than that of larger numbers whose clusterings agree",
         warnings=list(_warnings_of_stable(means, plausible, chosen, more)),
     )
 
