@@ -225,6 +225,31 @@ def test_other_clusters_that_another_seed_does_not_find_are_not_taken(monkeypatc
     assert hood.cluster(3, n_init=2).origin == "the rows"
 
 
+def test_known_clusters_of_the_rows_are_not_computed_again(monkeypatch):
+    X, _ = make_blobs(120, 5, centers=3, random_state=0)
+    hood, calls = neighborhood(X), []
+    expected = hood.cluster(3, n_init=2)
+    hood.labels_of_rows = kmeans(hood.points, 3, n_init=2, seed=0).labels.numpy()
+
+    def counted(z, *arguments, **settings):
+        calls.append(z)
+        return kmeans(z, *arguments, **settings)
+
+    monkeypatch.setattr(neighborhood_module, "kmeans", counted)
+    found = hood.cluster(3, n_init=2)
+    assert not any(z is hood.points for z in calls)
+    assert (found.origin, found.modularities) == (expected.origin, expected.modularities)
+
+
+def test_known_clusters_of_the_rows_are_not_those_of_their_components(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(120, 105))
+    hood = neighborhood(X)
+    expected = hood.cluster(2, n_init=1)
+    hood.labels_of_rows = np.arange(120) % 2
+    assert hood.points.shape == (120, 100)
+    assert hood.cluster(2, n_init=1).modularities == expected.modularities
+
+
 def test_rows_outside_the_sample_have_no_target():
     X, _ = make_blobs(60, 3, random_state=0)
     sample = torch.arange(0, 60, 2)

@@ -252,3 +252,14 @@ def test_steps_of_earlier_versions_have_no_neighbor_term() -> None:
     assert with_all_terms(old).tolist() == [[0, 1, 2, 3, 0, 4], [5, 6, 7, 8, 0, 9]]
     new = torch.arange(12.0).view(2, 6)
     assert with_all_terms(new) is new
+
+
+def test_the_baseline_is_the_candidate_of_the_rows(blobs: tuple[str, ...], tmp_path: Path) -> None:
+    """k-means on the rows runs once, and the clusters are those of a run without the baseline."""
+    lines = []
+    for is_scored in ("true", "false"):
+        directory = tmp_path / is_scored
+        run((*blobs, *QUICK, "joint.guard=true", f"evaluation.kmeans_raw={is_scored}"), directory)
+        log = (directory / "train.log").read_text()
+        lines.append(log.partition("clusters from clustering.init=data: ")[2].partition(" (")[0])
+    assert lines[0] == lines[1] != ""

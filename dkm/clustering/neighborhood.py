@@ -56,11 +56,14 @@ class _RowGraph:
     def __init__(self, take_rows: Callable[[Tensor | None], Tensor], sample: Tensor | None) -> None:
         self.take_rows = take_rows
         self._sample = sample
+        self.is_reduced = False  # whether the points are principal components; known with the points
 
     @cached_property
     def points(self) -> Tensor:
         rows = self.take_rows(self._sample).cpu().numpy()
-        return torch.from_numpy(np.ascontiguousarray(principal_components(rows), np.float32))
+        points = principal_components(rows)
+        self.is_reduced = points is not rows
+        return torch.from_numpy(np.ascontiguousarray(points, np.float32))
 
     @cached_property
     def _neighbors(self) -> Neighbors:
@@ -90,6 +93,12 @@ class Neighborhood:
     latent_dim : int
         D.
     seed : int
+
+    Attributes
+    ----------
+    labels_of_rows : int array of shape (M,), optional
+        The clusters of k-means on the rows, with the seed and the restarts that ``cluster`` will use, if they are known
+        already; they are not computed again then.
     """
 
     def __init__(
@@ -97,6 +106,7 @@ class Neighborhood:
     ) -> None:
         self.sample = sample
         self.seed = seed
+        self.labels_of_rows: IntArray | None = None
         self._latent_dim = latent_dim
         self._rows = _RowGraph(take_rows, sample)
 
@@ -180,7 +190,8 @@ class Neighborhood:
         def cluster(origin: str, seed: int) -> IntArray:
             return kmeans(spaces[origin], n_clusters, n_init=n_init, seed=seed).labels.numpy()
 
-        found = {origin: cluster(origin, self.seed) for origin in spaces}
+        known = {} if self.labels_of_rows is None or self._rows.is_reduced else {"the rows": self.labels_of_rows}
+        found = {origin: known[origin] if origin in known else cluster(origin, self.seed) for origin in spaces}
         modularity = {origin: self.modularity(labels) for origin, labels in found.items()}
         best = next(iter(spaces))
         for origin in sorted(spaces, key=lambda origin: -modularity[origin]):

@@ -216,6 +216,9 @@ class Trainer:
         """Cluster the embedding: the step between the phases."""
         with self._signals.interruptible():
             z = self.embed()
+            of_rows = self.progress.labels.get("kmeans_raw")
+            if of_rows is not None and self.neighborhood.sample is None and self.device.type == "cpu":
+                self.neighborhood.labels_of_rows = of_rows.numpy()
             is_scored = self.run_dir.is_written or self.config.joint.guard
             start, baseline = self.starter.start(z, is_scored=is_scored)
         self.clustering.initialize(*start, z)
