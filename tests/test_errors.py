@@ -315,7 +315,7 @@ def test_null_is_refused_where_it_has_no_meaning(key: str) -> None:
 # --- ranges -------------------------------------------------------------------------------------------------------
 
 RANGES = {
-    "data.scaling=minmax": "expected one of none, unit, symmetric, rms, standard, l2",
+    "data.scaling=minmax": "expected one of none, unit, symmetric, rms, standard, centered, l2",
     "data=npy data.load=ram": "expected one of auto, memory, disk",
     "data=csv data.missing=mean": "expected one of refuse, drop, median",
     "data=csv data.columns=[]": "expected one column or more",
@@ -893,7 +893,7 @@ def test_resuming_what_is_no_run_is_refused(
 
 RESUMED = {
     "seed=1": "seed=1: expected 0 as in RUN/config.yaml, a resumed run keeps its config; leave the override out",
-    "batch_size=32": "batch_size=32: expected 512 as in RUN/config.yaml",
+    "batch_size=32": "batch_size=32: expected 256 as in RUN/config.yaml",
     "data.n_samples=61": "data.n_samples=61: expected 60 as in RUN/config.yaml",
     "joint.lr=1": "joint.lr=1.0: expected 0.002 as in RUN/config.yaml",
     "joint.epochs=1": "joint.epochs=1: expected 2 as in RUN/config.yaml, as joint.schedule=one_cycle depends on it",
@@ -926,10 +926,10 @@ EDITED = {
     ("\nseed: 0", "\nseed: 1"): "RUN/config.yaml: seed=1, but the checkpoint was written with 0; expected the same",
     ("n_clusters: null", "n_clusters: 3"): "RUN/config.yaml: clustering.n_clusters=3, but the checkpoint was written",
     ("n_samples: 60", "n_samples: 61"): "RUN/config.yaml: data.n_samples=61, but the checkpoint was written with 60",
-    ("batch_size: 512", "batch_size: 0"): "batch_size=0: expected a whole number, 1 or more",
-    ("batch_size: 512", "batch_size: many"): "batch_size: ",
-    ("batch_size: 512", "batch_size: ["): "RUN/config.yaml",
-    ("batch_size: 512", "bach_size: 512"): "bach_size: expected a key of the config; did you mean batch_size?",
+    ("batch_size: 256", "batch_size: 0"): "batch_size=0: expected a whole number, 1 or more",
+    ("batch_size: 256", "batch_size: many"): "batch_size: ",
+    ("batch_size: 256", "batch_size: ["): "RUN/config.yaml",
+    ("batch_size: 256", "bach_size: 256"): "bach_size: expected a key of the config; did you mean batch_size?",
     ("name: mlp", "name: conv"): "model.",
     ("name: blobs", "name: nope"): "data.name=nope: expected one of digits, ",
     ("defaults:", "no_defaults:"): "",

@@ -15,7 +15,7 @@ from dkm.data.counts import Counts
 from dkm.data.scaling import Scaling, row_slices, to_rows
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
-KINDS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
+KINDS = ("none", "unit", "symmetric", "rms", "standard", "centered", "l2", "row_rms")
 
 
 def test_unit_scaling_maps_the_range_of_all_values_to_0_and_1() -> None:

@@ -25,7 +25,7 @@ from dkm.errors import UserError
 
 N = 50
 DTYPES = ("u1", "i8", "f4", "f8", ">f4", "?")
-SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "l2", "row_rms")
+SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "centered", "l2", "row_rms")
 # Row shapes: a table, and images as (H, W), (C, H, W) and (H, W, C).
 ROWS = ((7,), (4, 5), (3, 4, 5), (4, 5, 3))
 
