@@ -35,7 +35,7 @@ _SLACK = 0.01
 _SAME = 0.95
 # With fewer rows there is no graph to speak of.
 _FEWEST_ROWS = 3
-EMBEDDING, SPECTRUM = "the neighbor embedding", "the eigenvectors of the graph"
+EMBEDDING, SPECTRUM, ROWS = "the neighbor embedding", "the eigenvectors of the graph", "the rows"
 
 
 class RowClusters(NamedTuple):
@@ -183,22 +183,27 @@ class Neighborhood:
         n_init : int
             Restarts of k-means in each space.
         """
-        spaces = {"the rows": self.points}
+        spaces = {ROWS: self.points}
         if len(self.points) >= _FEWEST_ROWS:
             spaces = {EMBEDDING: self.embedding, SPECTRUM: self.spectral_points(n_clusters), **spaces}
 
         def cluster(origin: str, seed: int) -> IntArray:
             return kmeans(spaces[origin], n_clusters, n_init=n_init, seed=seed).labels.numpy()
 
-        known = {} if self.labels_of_rows is None or self._rows.is_reduced else {"the rows": self.labels_of_rows}
-        found = {origin: known[origin] if origin in known else cluster(origin, self.seed) for origin in spaces}
-        modularity = {origin: self.modularity(labels) for origin, labels in found.items()}
-        best = next(iter(spaces))
-        for origin in sorted(spaces, key=lambda origin: -modularity[origin]):
-            is_higher = modularity[origin] > modularity[best] + _SLACK
-            if is_higher and adjusted_rand_index(found[origin], cluster(origin, self.seed + 1)) >= _SAME:
-                best = origin
-                break
+        def is_found_again(origin: str) -> bool:
+            return adjusted_rand_index(found[origin], cluster(origin, self.seed + 1)) >= _SAME
+
+        found: dict[str, IntArray] = {}
+        if self.labels_of_rows is not None and not self._rows.is_reduced:
+            found[ROWS] = self.labels_of_rows
+        for origin in spaces:
+            if origin not in found:
+                found[origin] = cluster(origin, self.seed)
+        modularity = {origin: self.modularity(found[origin]) for origin in spaces}
+        first, *others = spaces
+        higher = [origin for origin in others if modularity[origin] > modularity[first] + _SLACK]
+        higher.sort(key=modularity.__getitem__, reverse=True)
+        best = next(filter(is_found_again, higher), first)
         return RowClusters(found[best], best, modularity[best], modularity)
 
     def modularity(self, labels: IntArray) -> float:

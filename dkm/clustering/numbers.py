@@ -21,9 +21,8 @@ from dkm.clustering.selection import Scores
 
 log = logging.getLogger(__name__)
 
-# Restarts of k-means on an embedding.
-_N_INIT = 10
-_N_SPLITS = 2
+# Restarts of k-means on an embedding, and pairs of halves of it.
+_N_INIT, _N_SPLITS = 10, 2
 
 
 def score_numbers(neighborhoods: Sequence[Neighborhood], numbers: Sequence[int]) -> dict[int, Scores]:

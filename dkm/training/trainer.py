@@ -217,6 +217,7 @@ class Trainer:
         with self._signals.interruptible():
             z = self.embed()
             of_rows = self.progress.labels.get("kmeans_raw")
+            # On a GPU the baseline is computed there, with other last bits than the clusters of the neighborhood.
             if of_rows is not None and self.neighborhood.sample is None and self.device.type == "cpu":
                 self.neighborhood.labels_of_rows = of_rows.numpy()
             is_scored = self.run_dir.is_written or self.config.joint.guard
