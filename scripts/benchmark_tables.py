@@ -351,8 +351,8 @@ _INTRODUCTION = """\
 
 Written by `python scripts/benchmark_tables.py`; do not edit. Mean and standard deviation over seeds; labels only score.
 Every method gets the rows as the application scales them, and the number of classes, except HDBSCAN and Leiden, which
-find their own. Seconds are processor time on one thread. Methods without a standard deviation do not depend on a seed,
-or take long (ClustPy's).
+find their own. Seconds are processor time on one thread. Methods without a standard deviation were run with one
+seed: they do not depend on it (Ward, Genie) or take long.
 """
 
 

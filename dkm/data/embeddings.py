@@ -15,8 +15,8 @@ from dkm.data.scaling import Array
 _MIN_FEATURES = 100
 # The most that the lengths of rows may vary (standard deviation / mean), the spread of features (ratio of the 90th to
 # the 10th percentile of their standard deviations), and the mean of a feature differ from 0 (median, in its standard
-# deviations). Sentences in MiniLM have 0.00, 1.2 and 0.2, photos in EfficientNet 0.09, 3.5 and 0.6, and log-normalized
-# counts of genes 0.13, 18 and 0.2; spectra have the same length too, but features far from 0.
+# deviations). Sentences in MiniLM have 0.00, 1.2 and 0.2, photos in EfficientNet 0.09, 3.5 and 0.6, counts of genes
+# 0.38, 18 and 0.2.
 _MAX_VARIATION, _MAX_SPREAD, _MAX_OFFSET = 0.15, 5.0, 1.0
 
 
