@@ -306,7 +306,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     # --- a fitted model ---
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """Return the cluster of each row of X (N, F)."""
+        """Return the cluster of each row of X (N, F). A feature with one value in training is ignored."""
         return self._cluster(X)[1].labels
 
     def transform(self, X: Any) -> FloatArray:
