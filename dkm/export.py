@@ -19,6 +19,8 @@ The artifact is compared with the model: the largest difference is printed, and 
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 import warnings
@@ -35,6 +37,7 @@ from dkm.config.custom import import_plugins, split_model_class
 from dkm.config.data import CustomData, DataConfig, FileData
 from dkm.config.values import absolute
 from dkm.errors import Failure, UserError, missing_extra_error
+from dkm.runtime.atomic import publish, sync
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,9 +167,7 @@ def export(config: ExportConfig, model_class: str | None = None) -> Path:
         write = {"torch": _write_torch, "onnx": _write_onnx, "numpy": _write_numpy}[config.format]
         difference = _compare(model, rows, write(model, rows, temporary))
         _write_usage(model, config.format, difference, len(rows), temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
+        _replace_folder(folder, temporary)
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}; expected a writable folder; choose another") from error
     finally:
@@ -174,6 +175,24 @@ def export(config: ExportConfig, model_class: str | None = None) -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
     print(f"{folder}: compared on {len(rows):,} rows, largest difference of a distance {difference:.2g}")
     return folder
+
+
+def _replace_folder(folder: Path, temporary: Path) -> None:
+    """Give a folder its final name; an artifact of that name is deleted after that, and stays if it fails."""
+    if not folder.exists():
+        publish(temporary, folder)
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    sync(temporary)
+    earlier = temporary.with_name(f"{temporary.name}.old")
+    folder.replace(earlier)
+    try:
+        publish(temporary, folder)
+    finally:
+        if not folder.exists():
+            earlier.replace(folder)
+        shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _read_rows(config: ExportConfig, model: SavedModel) -> np.ndarray:

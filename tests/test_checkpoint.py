@@ -323,6 +323,8 @@ def crash_at(monkeypatch, n_calls, *, after):
 
     def wrapped(name, call):
         def changed(*args, **kwargs):
+            if n_calls and len(made) >= n_calls:  # nothing is cleaned up by a process that has ended
+                raise Crash
             made.append(name)
             is_last = len(made) == n_calls
             if is_last and not after:

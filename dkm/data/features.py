@@ -8,11 +8,9 @@ contents, so equal rows are encoded once, in whatever run, and an interrupted en
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkm.errors import UserError, input_error, missing_extra_error, reason
+from dkm.runtime.atomic import replacing
 from dkm.runtime.remote import cache_folder
 
 log = logging.getLogger(__name__)
@@ -149,17 +148,14 @@ class FeatureCache:
     def keep(self, key: str, features: Features) -> None:
         """Store features; if the folder cannot be written to, log a warning."""
         path = self._path(key)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two runs may encode the same rows at the same time
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            # Two runs may encode the same rows at the same time.
+            with replacing(path, is_shared=True) as temporary, temporary.open("wb") as file:
                 np.save(file, features)
-            temporary.replace(path)
         except OSError as error:
             message = "the cache of features %s cannot be written to (%s); set DKM_CACHE to another folder"
             log.warning(message, self._folder, error.strerror)
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.npy"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from dkm.data.scaling import Array
 from dkm.errors import UserError, input_error
+from dkm.runtime.atomic import publish
 
 FORMATS = (".csv", ".parquet", ".npz")
 _ROWS_AT_ONCE = 100_000
@@ -117,7 +119,7 @@ class Writer:
         if os.path.lexists(path) and not overwrite:
             raise input_error(source, "the file exists", "a new file", "pass overwrite=true or choose another name")
         self._path, self._source = path, source
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         writers: dict[str, type[_PartWriter]] = {".csv": _Csv, ".parquet": _Parquet, ".npz": _Npz}
         self._file = writers[path.suffix](self._temporary)
 
@@ -140,7 +142,7 @@ class Writer:
         try:
             self._file.close()
             if kind is None:
-                self._temporary.replace(self._path)
+                publish(self._temporary, self._path)
         except OSError as failure:
             raise self._unwritable(failure) from failure
         finally:

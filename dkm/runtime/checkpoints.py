@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dkm.errors import UserError
-from dkm.runtime.atomic import write_atomically
+from dkm.runtime.atomic import replacing, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,12 @@ def save(directory: Path, state: dict[str, Any]) -> None:
     last = directory / LAST
     if last.exists():
         # Linked under a second name instead of moved, so that `last.pt` always exists.
-        link = directory / (PREVIOUS + ".tmp")
-        link.unlink(missing_ok=True)
-        try:
-            os.link(last, link)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(last, link)
-        link.replace(directory / PREVIOUS)
+        with replacing(directory / PREVIOUS, is_synced=False) as link:
+            link.unlink(missing_ok=True)
+            try:
+                os.link(last, link)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(last, link)
     write_atomically(last, content)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from dkm.config.values import scheme_of
 from dkm.errors import UserError, in_short, input_error
+from dkm.runtime.atomic import publish
 
 # The packages that fsspec needs for these; it chains and interprets others, such as "reference", which are not allowed.
 _PACKAGES = {
@@ -132,7 +132,8 @@ def _copy(filesystem: Any, path: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         temporary = Path(folder) / target.name
         filesystem.get(path, str(temporary), recursive=filesystem.isdir(path))
-        if target.exists():  # another process was faster
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.replace(target)
+        try:
+            publish(temporary, target)
+        except OSError:
+            if not target.exists():  # else another process was faster
+                raise

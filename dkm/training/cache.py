@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -122,8 +121,6 @@ def save(folder: Path, key: str, state: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Two runs may finish the same pretraining at the same time.
-        temporary = folder / f"{key}.{os.getpid()}.pt"
-        write_atomically(temporary, checkpoints.serialized(state))
-        temporary.replace(folder / f"{key}.pt")
+        write_atomically(folder / f"{key}.pt", checkpoints.serialized(state), is_shared=True)
     except OSError as error:
         log.warning("pretrain.cache=%s: cannot be written to (%s); choose another folder", folder, error.strerror)

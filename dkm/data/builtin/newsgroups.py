@@ -19,6 +19,7 @@ from dkm.config.data import NewsgroupsData
 from dkm.data.builtin.fetching import FETCH_ERRORS, root_of, unavailable
 from dkm.data.raw import RawData
 from dkm.errors import input_error, reason
+from dkm.runtime.atomic import replacing
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +70,9 @@ def _read_posts(packed: bytes) -> dict[str, str]:
 
 def _download(url: str, path: Path, sha256: str) -> None:
     """Download a file; an incomplete or wrong one is removed."""
-    part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replacing(path, is_shared=True) as part:
         urllib.request.urlretrieve(url, part)
         digest = hashlib.sha256(part.read_bytes()).hexdigest()
         if digest != sha256:
             raise ValueError(f"SHA-256 of {url} is {digest}, not {sha256}")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

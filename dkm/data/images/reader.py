@@ -30,7 +30,7 @@ from dkm.data.report import DataReport, LeftOut
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
 from dkm.errors import UserError, input_error, reason
-from dkm.runtime.atomic import write_atomically
+from dkm.runtime.atomic import replacing, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,10 @@ def _stored_images(reader: ImageReader, config: ImageData) -> tuple[StoredArray,
     try:
         if not notes.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")  # processes may write the same file at the same time
-            try:
+            with replacing(path, is_shared=True) as temporary:
                 index = reader.store(temporary)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
             state = {"index": list(index), "plan": reader.plan, "report": reader.report.to_dict()}
-            write_atomically(notes, json.dumps(state).encode())
+            write_atomically(notes, json.dumps(state).encode(), is_shared=True)
         state = json.loads(notes.read_text(encoding="utf-8"))
     except OSError as error:
         found = f"the cache of decoded images cannot be written ({reason(error)})"

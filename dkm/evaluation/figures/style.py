@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
+from dkm.runtime.atomic import replacing
+
 # N samples, D dimensions, K clusters, M exemplars of each, F features, C channels, H height, W width
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -186,6 +188,5 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def save_png(png: bytes, path: Path) -> None:
     """Write the content of a PNG file, whole or not at all; unlike ``write_atomically``, without a sync to disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(png)
-    temporary.replace(path)
+    with replacing(path, is_synced=False) as temporary:
+        temporary.write_bytes(png)
