@@ -34,6 +34,11 @@ def reason(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python or torch, which raises a RuntimeError, could not allocate memory."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error))
+
+
 def in_short(error: Exception) -> str:
     """Return the cause on one line."""
     return " ".join(reason(error).split())

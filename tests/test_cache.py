@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from processes import OPTIMIZER, Finished, Point, train, train_ranks
 
 from dkm.config.compose import compose, parse
 from dkm.data.datasets import load_dataset
+from dkm.training import cache as caches
 from dkm.training.trainer import Trainer
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
@@ -217,3 +219,16 @@ def test_the_numbers_are_those_of_this_version_of_the_cache(cache: Path) -> None
     assert losses == pytest.approx([1.012253, 0.966488, 0.928874], rel=1e-3)
     raw = json.loads((cache.parent / "first" / "result.json").read_text())["kmeans_raw"]
     assert raw["inertia"] == pytest.approx(80.67324, rel=1e-3)
+
+
+def test_an_entry_that_cannot_be_read_is_computed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches.save(tmp_path, "key", {"n": 1})
+
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert caches.load(tmp_path, "key") is None
+    assert caplog.messages == [f"{tmp_path / 'key.pt'}: cannot be read (Input/output error); computed anew"]

@@ -1,5 +1,6 @@
 """`dkm.runtime.checkpoints`: what is saved is loaded, damage is found, nothing runs, no crash loses the last state."""
 
+import errno
 import hashlib
 import io
 import logging
@@ -14,7 +15,7 @@ from torch import nn
 
 from dkm.errors import UserError
 from dkm.runtime.atomic import _sync_directory, write_atomically
-from dkm.runtime.checkpoints import FORMAT_VERSION, LAST, PREVIOUS, CheckpointError, load, save
+from dkm.runtime.checkpoints import DAMAGED, FORMAT_VERSION, LAST, PREVIOUS, CheckpointError, load, save
 
 
 @pytest.fixture
@@ -200,11 +201,61 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_previous_with_a_warning(dir
     assert "\n" not in message
 
 
-def test_a_missing_last_checkpoint_falls_back_to_the_previous(directory):
+def test_a_missing_last_checkpoint_falls_back_to_the_previous_with_a_warning(directory, caplog):
     for step in (1, 2):
         save(directory, {"step": step})
     (directory / LAST).unlink()
     assert step_of(load(directory)) == 1
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    previous = directory / PREVIOUS
+    assert record.getMessage() == f"{directory / LAST} is missing; going back to {previous}, the one before it"
+
+
+PASSING = {
+    "no memory": MemoryError(),
+    "no memory for torch": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    "a disk that fails": OSError(errno.EIO, "Input/output error"),
+    "an interrupt": KeyboardInterrupt(),
+}
+
+
+@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("where", ["read_bytes", "torch.load"])
+def test_a_good_checkpoint_that_cannot_be_loaded_now_is_kept(directory, where, error, monkeypatch, caplog):
+    for step in (1, 2):
+        save(directory, {"step": step})
+    before = {path: path.read_bytes() for path in directory.iterdir()}
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Path, where) if where == "read_bytes" else (torch, "load")), fail)
+        with pytest.raises(type(error)) as raised:
+            load(directory)
+    assert raised.value is error
+    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+    assert caplog.records == []
+    assert step_of(load(directory)) == 2
+
+
+def test_a_damaged_last_checkpoint_is_kept_where_the_previous_one_cannot_be_read(directory, monkeypatch):
+    start_with_a_damaged_last_one(directory)
+    read_bytes = Path.read_bytes
+
+    def fail(path):
+        if path.name == PREVIOUS:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            load(directory)
+    assert sorted(path.name for path in directory.iterdir()) == [LAST, PREVIOUS]
+    assert step_of(load(directory)) == 1
+    assert sorted(path.name for path in directory.iterdir()) == [DAMAGED, PREVIOUS]
 
 
 def test_an_intact_last_checkpoint_is_loaded_without_a_word_whatever_the_previous(directory, caplog):
@@ -241,6 +292,17 @@ def test_a_checkpoint_of_another_format_is_refused(directory, content):
     store(directory, with_digest(torch_bytes(content)))
     version = content.get("format_version") if isinstance(content, dict) else None
     assert f"{directory / LAST}: format_version={version}, expected {FORMAT_VERSION}" in message_of(directory)
+
+
+def test_a_checkpoint_of_a_later_version_is_not_taken_for_a_damaged_one(directory, caplog):
+    """Its run would lose an epoch to the older state, and the version that wrote it could not go on."""
+    save(directory, {"step": 1})
+    save(directory, {"step": 2})
+    content = with_digest(torch_bytes({"step": 2, "format_version": FORMAT_VERSION + 1}))
+    store(directory, content)
+    assert "resume the run with the version of dkm that wrote it" in message_of(directory)
+    assert (directory / LAST).read_bytes() == content
+    assert caplog.records == []
 
 
 # --- nothing in a checkpoint runs ---------------------------------------------------------------------------
@@ -285,12 +347,11 @@ def test_a_malicious_file_is_refused_and_not_run(directory, tmp_path, build, wra
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_malicious_file_falls_back_to_the_previous(directory, tmp_path, caplog):
+def test_a_malicious_file_is_refused_though_there_is_a_previous_one(directory, tmp_path):
     for step in (1, 2):
         save(directory, {"step": step})
     store(directory, with_digest(malicious_checkpoint(tmp_path / "executed")))
-    assert step_of(load(directory)) == 1
-    assert "holds something other than tensors and plain containers" in caplog.text
+    assert "holds something other than tensors and plain containers" in message_of(directory)
     assert not (tmp_path / "executed").exists()
 
 

@@ -43,7 +43,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fsync, replace = os.fsync, os.replace
 
     def fsync_seen(descriptor: int) -> None:
-        made.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        made.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
         fsync(descriptor)
 
     def replace_seen(source: Any, target: Any, **_: Any) -> None:

@@ -2,6 +2,10 @@
 
 A checkpoint consists of the output of ``torch.save`` and a line with its SHA-256, which ``torch.load`` ignores. Only
 tensors and builtin containers are stored and loaded (``weights_only=True``), so loading a checkpoint cannot run code.
+
+A checkpoint is damaged if its content does not have that SHA-256. Only then, or if it is missing, the previous one
+takes its place: a lack of memory, a disk that cannot be read now, or a checkpoint of another version is an error, and
+nothing is renamed.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 
 import torch
 
-from dkm.errors import UserError
+from dkm.errors import UserError, is_out_of_memory
 from dkm.runtime.atomic import replacing, write_atomically
 
 log = logging.getLogger(__name__)
@@ -25,12 +29,17 @@ LAST = "last.pt"
 PREVIOUS = "previous.pt"
 DAMAGED = "damaged.pt"
 FORMAT_VERSION = 1
+_REMEDY = "resume the run with the version of dkm that wrote it, or start a new run"
 _MARK = b"\ndkm sha256 "
 _TRAILER_BYTES = len(_MARK) + 64 + 1
 
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be used."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint with another content than was written."""
 
 
 def save(directory: Path, state: dict[str, Any]) -> None:
@@ -63,21 +72,26 @@ def load(directory: Path) -> dict[str, Any] | None:
     Raises
     ------
     CheckpointError
-        If checkpoints exist but none is intact.
+        If checkpoints exist but none is intact, or the newest intact one is not what this version writes.
+    OSError, MemoryError
+        If the newest intact one cannot be read now.
     """
+    last, previous = directory / LAST, directory / PREVIOUS
     broken: list[str] = []
-    for path in (directory / LAST, directory / PREVIOUS):
+    for path in (last, previous):
         if not path.exists():
             continue
         try:
             state = read(path)
-        except CheckpointError as error:
+        except DamagedCheckpoint as error:
             broken.append(str(error))
             continue
         if broken:
             # Otherwise `save` would keep the damaged checkpoint as the previous one.
-            (directory / LAST).replace(directory / DAMAGED)
+            last.replace(directory / DAMAGED)
             log.warning("%s; going back to %s, the one before it; kept as %s", broken[0], path, DAMAGED)
+        elif path == previous:
+            log.warning("%s is missing; going back to %s, the one before it", last, path)
         return state
     if broken:
         raise CheckpointError("; ".join(broken) + "; expected an intact checkpoint; start a new run")
@@ -89,23 +103,27 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises
     ------
+    DamagedCheckpoint
+        If the content is not the one that was written.
     CheckpointError
-        If the file cannot be read, is damaged, or contains anything else.
+        If the content is intact, but not that of a checkpoint of this version.
+    OSError, MemoryError
+        If the file cannot be read, or does not fit into memory.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    content = path.read_bytes()
     payload, trailer = content[:-_TRAILER_BYTES], content[-_TRAILER_BYTES:]
     digest = hashlib.sha256(payload).hexdigest().encode()
     if trailer != _MARK + digest + b"\n":
-        raise CheckpointError(f"{path}: damaged or altered (its SHA-256 is not the one it was written with)")
+        raise DamagedCheckpoint(f"{path}: damaged or altered (its SHA-256 is not the one it was written with)")
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # crafted content can raise any exception in the unpickler; none of it is executed
-        raise CheckpointError(f"{path}: holds something other than tensors and plain containers; not loaded") from error
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise
+        found = "holds something other than tensors and plain containers; not loaded"
+        raise CheckpointError(f"{path}: {found}; expected a checkpoint of a run; {_REMEDY}") from error
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format_version={version}, expected {FORMAT_VERSION}")
+        raise CheckpointError(f"{path}: format_version={version}, expected {FORMAT_VERSION}; {_REMEDY}")
     assert isinstance(state, dict)
     return state

@@ -105,7 +105,7 @@ def key_of(kind: Kind, parts: Mapping[str, Any]) -> str:
 
 
 def load(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the entry, or None if there is none or it is damaged; a damaged entry is logged as a warning."""
+    """Return the entry, or None if there is none or it cannot be used, which is logged as a warning."""
     path = folder / f"{key}.pt"
     if not path.exists():
         return None
@@ -113,6 +113,9 @@ def load(folder: Path, key: str) -> dict[str, Any] | None:
         return checkpoints.read(path)
     except checkpoints.CheckpointError as error:
         log.warning("%s; computed anew", error)
+        return None
+    except OSError as error:
+        log.warning("%s: cannot be read (%s); computed anew", path, error.strerror)
         return None
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from dkm.config.compose import Command, Composed, compose
 from dkm.config.run import Config, with_number
-from dkm.errors import Failure, UserError
+from dkm.errors import Failure, UserError, is_out_of_memory
 from dkm.runs.reading import CONFIG, LOG, MANIFEST, N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
 
@@ -111,7 +111,7 @@ def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
         where = error.filename or str(plan.directory)
         raise Failure(f"{where}: {error.strerror}; what was written before is kept") from error
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+        if not is_out_of_memory(error):
             raise
         what = str(error).partition("\n")[0]
         raise Failure(f"not enough memory ({what}); lower batch_size or model.hidden, or use less data") from error
@@ -233,7 +233,12 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
         raise UserError(
             f"hydra.run.dir={plan.directory}: {error.strerror}; expected a place to write; choose another"
         ) from error
-    return checkpoints.load(plan.directory / "checkpoints")
+    try:
+        return checkpoints.load(plan.directory / "checkpoints")
+    except OSError as error:
+        where = error.filename or plan.directory / "checkpoints"
+        found = f"cannot be read ({error.strerror}); nothing was changed"
+        raise UserError(f"{where}: {found}; expected a readable checkpoint; resume the run once it is") from error
 
 
 def _write_hydra_files(directory: Path, composed: Composed) -> None:

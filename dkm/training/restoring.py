@@ -15,7 +15,7 @@ from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten, to_dict
 from dkm.data.datasets import Dataset
-from dkm.errors import UserError
+from dkm.errors import UserError, is_out_of_memory
 from dkm.models.autoencoder import Autoencoder
 from dkm.runs.directory import RunWriter
 from dkm.runtime import checkpoints
@@ -107,6 +107,8 @@ class Checkpointer:
             progress.state.is_stopped = progress.state.is_stopped and not is_longer
             return Restored(progress, phase, state["metrics_bytes"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
             raise checkpoints.CheckpointError(
                 f"{directory / 'checkpoints'}: the state does not fit this model ({reason}); "

@@ -1,0 +1,187 @@
+"""``dkm.training.restoring``: what a checkpoint holds is restored, and what does not belong to the run is refused."""
+
+from __future__ import annotations
+
+import errno
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dkm.config.compose import compose, parse
+from dkm.config.run import Config
+from dkm.data.datasets import load_dataset
+from dkm.errors import Failure, UserError
+from dkm.runtime import checkpoints
+from dkm.train import _main as main
+from dkm.training.launch import Plan, execute_with_one_line_errors
+from dkm.training.restoring import require_same_origin, with_all_terms
+from dkm.training.trainer import Trainer
+
+WORDS = [
+    *("data=blobs", "data.n_samples=60", "model.hidden=[8]", "batch_size=20", "device=cpu", "clustering.n_init=2"),
+    *("recipe=classic", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "checkpoint.every_s=0"),
+    *("log.figures=false", "log.tensorboard=false", "log.progress=off", "pretrain.schedule=constant"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "run"
+    assert main([*WORDS, f"hydra.run.dir={path}"]) == 0
+    return path
+
+
+@pytest.fixture
+def state(run: Path) -> dict[str, Any]:
+    state = checkpoints.load(run / "checkpoints")
+    assert state is not None
+    return state
+
+
+def config_with(*overrides: str) -> Config:
+    return compose(parse([*WORDS, *overrides])).config
+
+
+def trainer_with(*overrides: str) -> Trainer:
+    config = config_with(*overrides)
+    return Trainer(config, load_dataset(config.data))
+
+
+def test_everything_in_a_checkpoint_is_restored(state: dict[str, Any], run: Path) -> None:
+    trainer = trainer_with()
+    trainer.restore(state, run)
+    for name, module in (("autoencoder", trainer.autoencoder), ("clustering", trainer.clustering)):
+        restored = module.state_dict()
+        assert all(torch.equal(restored[key], value) for key, value in state[name].items())
+    progress = trainer.progress
+    assert asdict(progress.state) == state["train_state"]
+    assert (progress.state.phase, progress.state.epoch, progress.step) == ("joint", 2, 13)
+    assert progress.baselines == state["baselines"]
+    torch.testing.assert_close(trainer._steps.values, state["terms"], rtol=0, atol=0, equal_nan=True)
+    assert trainer._phase_state["optimizer"] is state["optimizer"]
+    assert trainer._metrics_bytes == state["metrics_bytes"] == (run / "metrics.jsonl").stat().st_size
+
+
+@pytest.mark.parametrize("joint_epochs", [1, 2, 3])
+def test_a_run_that_has_settled_goes_on_only_for_more_epochs(
+    joint_epochs: int, state: dict[str, Any], run: Path
+) -> None:
+    state["train_state"]["is_stopped"] = True
+    trainer = trainer_with(f"joint.epochs={joint_epochs}")
+    trainer.restore(state, run)
+    assert trainer.progress.state.is_stopped == (joint_epochs < 3)
+
+
+REFUSED = {
+    "batch_size=10": "config.yaml: batch_size=10, but the checkpoint was written with 20; expected the same config",
+    "pretrain.epochs=3": "pretrain.epochs=3: expected 2, as the pretraining of",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_another_config_is_refused(override: str, state: dict[str, Any], run: Path) -> None:
+    with pytest.raises(UserError, match=REFUSED[override]):
+        trainer_with(override).restore(state, run)
+
+
+def test_more_pretraining_is_welcome_while_it_lasts(state: dict[str, Any], run: Path) -> None:
+    config = config_with("pretrain.epochs=3")
+    data = load_dataset(config.data)
+    state["train_state"]["phase"] = "pretrain"
+    require_same_origin(state, config, data, run)
+
+
+def test_settings_that_a_later_version_adds_do_not_matter(state: dict[str, Any], run: Path) -> None:
+    config = config_with("log.progress=plain")  # may change
+    del state["config"]["batch_size"]
+    require_same_origin(state, config, load_dataset(config.data), run)
+
+
+def test_other_data_are_refused(state: dict[str, Any], run: Path) -> None:
+    config = config_with()
+    data = replace(load_dataset(config.data), sha256="0" * 64)
+    expected = (
+        rf"data=blobs: the data changed since the run began \(SHA-256 0{{12}}\.\.\., then {state['data_sha256'][:12]}"
+    )
+    with pytest.raises(UserError, match=expected):
+        require_same_origin(state, config, data, run)
+
+
+@pytest.mark.parametrize("key", ["autoencoder", "clustering", "optimizer", "average", "terms", "train_state"])
+def test_a_checkpoint_without_a_part_is_refused_in_one_line(key: str, state: dict[str, Any], run: Path) -> None:
+    del state[key]
+    with pytest.raises(checkpoints.CheckpointError, match="the state does not fit this model") as raised:
+        trainer_with().restore(state, run)
+    assert str(run / "checkpoints") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_of_other_shapes_are_refused(state: dict[str, Any], run: Path) -> None:
+    name = next(iter(state["autoencoder"]))
+    state["autoencoder"][name] = torch.zeros(1)
+    with pytest.raises(checkpoints.CheckpointError, match="size mismatch"):
+        trainer_with().restore(state, run)
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_state_that_does_not_fit(
+    state: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_with()
+    message = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(trainer.autoencoder, "load_state_dict", fail)
+    with pytest.raises(RuntimeError, match=message) as raised:
+        trainer.restore(state, run)
+    assert not isinstance(raised.value, UserError)
+
+
+UNREADABLE: dict[str, tuple[BaseException, type[Exception], str]] = {
+    "a disk that fails": (
+        OSError(errno.EIO, "Input/output error"),
+        UserError,
+        "checkpoints: cannot be read (Input/output error); nothing was changed; expected a readable checkpoint",
+    ),
+    "no memory": (MemoryError("1 GiB"), Failure, "not enough memory (1 GiB)"),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_checkpoint_that_cannot_be_read_now_is_one_line(
+    what: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, kind, expected = UNREADABLE[what]
+    before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+
+    def fail(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints, "read", fail)
+    with pytest.raises(kind) as raised:
+        execute_with_one_line_errors(Plan(config_with(), run))
+    assert expected in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert {path: path.read_bytes() for path in (run / "checkpoints").iterdir()} == before
+
+
+def test_a_checkpoint_is_due_after_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    checkpointer = trainer_with("checkpoint.every_s=10")._checkpointer
+    due = []
+    for now_s in (109.0, 110.0, 111.0):
+        due.append(checkpointer.is_due())
+    assert due == [False, True, True]
+
+
+def test_numbers_of_an_earlier_version_get_the_term_that_they_lack() -> None:
+    earlier = torch.arange(10.0).reshape(2, 5)
+    assert with_all_terms(earlier).tolist() == [[0, 1, 2, 3, 0, 4], [5, 6, 7, 8, 0, 9]]
+    present = torch.arange(12.0).reshape(2, 6)
+    assert with_all_terms(present) is present
