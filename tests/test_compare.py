@@ -290,7 +290,7 @@ def test_unfinished_runs_are_told_and_count_for_no_mean(tmp_path: Path, capsys: 
 def test_a_run_whose_process_is_gone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "a")
     running = make(tmp_path / "b", seed=1, status="running")
-    with (running / "train.log").open("wb") as file:
+    with (running / "run.lock").open("wb") as file:
         assert try_lock(file)
         groups_of(tmp_path)
         assert "no process" not in capsys.readouterr().out

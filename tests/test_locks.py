@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from dkm.config.compose import parse
 from dkm.errors import UserError
 from dkm.runs import reading
+from dkm.runs.directory import RunDirectory
 from dkm.runtime import locks
-from dkm.runtime.locks import is_locked, lock_folder, try_lock
+from dkm.runtime.locks import acquire, holder_of, is_locked, lock_folder, try_lock
+from dkm.training import launch
 
 
 def test_a_lock_lasts_until_the_file_is_closed(tmp_path: Path) -> None:
@@ -33,8 +38,8 @@ def test_a_file_that_does_not_exist_is_not_locked(tmp_path: Path) -> None:
 
 
 def test_locking_changes_nothing_in_the_file(tmp_path: Path) -> None:
-    """``train.log`` is both the log and the lock of a run."""
-    path = tmp_path / "train.log"
+    """The output of a search's run is both its log and its lock."""
+    path = tmp_path / "0.log"
     path.write_text("what an earlier process logged\n")
     with path.open("a") as log:
         assert try_lock(log)
@@ -53,29 +58,203 @@ def test_a_probe_does_not_keep_a_process_out(tmp_path: Path, monkeypatch: pytest
         assert try_lock(file)
 
 
-def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(descriptor: int, *, blocking: bool) -> bool:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(locks, "lock_descriptor", unsupported)
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_locks(monkeypatch)
     with (tmp_path / "lock").open("ab") as file:
         assert try_lock(file)
     assert not is_locked(tmp_path / "lock")
 
 
-def test_a_run_that_an_older_version_trains_in_is_in_use(tmp_path: Path) -> None:
-    """It locked train.log with flock itself."""
-    with (tmp_path / reading.LOG).open("ab") as log:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert reading.is_in_use(tmp_path)
+def test_a_file_system_without_locks_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_locks(monkeypatch)
+    with lock_folder(tmp_path, "lock"), lock_folder(tmp_path, "lock"):  # nobody is kept out
+        pass
+    what = "the file system has no locks (No locks available); make sure that no other process uses it"
+    assert capsys.readouterr().err == f"warning: {tmp_path}: {what}\n" * 2
+
+
+# --- lock files ---------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_file_tells_who_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text("of an earlier process, and longer than what this one writes: " + "x" * 500)
+    lock = acquire(path)
+    assert lock is not None
+    holder = json.loads(path.read_text())
+    assert (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid())
+    age_s = (datetime.now(UTC) - datetime.fromisoformat(holder["started"])).total_seconds()
+    assert -1 < age_s < 100
+    assert holder_of(path) == f"process {os.getpid()} on {socket.gethostname()} since {holder['started']}"
+    lock.release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"3", b'{"pid": 3}'])
+def test_a_lock_file_that_tells_nothing_is_of_another_process(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert holder_of(path) == "another process"
+    path.write_bytes(content)
+    assert holder_of(path) == "another process"
+
+
+def test_whatever_a_lock_file_says_is_one_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"pid": [1], "host": "a\nb" + "c" * 999, "started": None}))
+    assert holder_of(path) == f"process [1] on a b{'c' * 61} since None"
+
+
+def test_only_one_process_has_a_lock_file(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = acquire(path)
+    assert lock is not None
+    assert lock.problem is None
+    assert is_locked(path)
+    before = path.read_bytes()
+    assert acquire(path) is None
+    assert path.read_bytes() == before
+    lock.release()
+    assert not path.exists()
+    again = acquire(path)
+    assert again is not None
+    again.release()
+
+
+def test_the_file_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first = acquire(path)
+    assert first is not None
+    first.file.close()  # as the end of a process does
+    assert path.exists()
+    second = acquire(path)
+    assert second is not None
+    second.release()
+    assert not path.exists()
+
+
+def test_a_lock_file_that_was_removed_since_it_was_opened_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise two processes would have locked two files of the same name."""
+    path = tmp_path / "lock"
+    first = acquire(path)
+    assert first is not None
+    lock_descriptor, tried = locks.lock_descriptor, []
+
+    def after_release(descriptor: int, *, blocking: bool) -> bool:
+        if not tried:
+            first.release()
+        tried.append(descriptor)
+        return lock_descriptor(descriptor, blocking=blocking)
+
+    monkeypatch.setattr(locks, "lock_descriptor", after_release)
+    second = acquire(path)
+    assert len(tried) == 2
+    assert second is not None
+    assert is_locked(path)
+    assert acquire(path) is None
+    second.release()
+
+
+def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        acquire(tmp_path / "nowhere" / "lock")
+
+
+# --- run directories ----------------------------------------------------------------------------------------------
+
+
+def run_in(path: Path) -> RunDirectory:
+    return RunDirectory(path, tensorboard=False, progress="off")
+
+
+def test_a_run_is_in_use_from_its_lock_to_its_end(tmp_path: Path) -> None:
+    run, other = run_in(tmp_path), run_in(tmp_path)
     assert not reading.is_in_use(tmp_path)
+    assert run.lock()
+    assert reading.is_in_use(tmp_path)
+    assert not other.lock()
+    other.close()
+    assert reading.is_in_use(tmp_path)
+    run.close()
+    assert not reading.is_in_use(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_version_sees_a_run_that_this_one_trains_in(tmp_path: Path) -> None:
-    with (tmp_path / reading.LOG).open("ab") as log, (tmp_path / reading.LOG).open("rb") as other:
-        assert try_lock(log)
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+def test_a_run_without_locks_is_warned_about_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_locks(monkeypatch)
+    run = run_in(tmp_path)
+    assert run.lock()
+    run.open_log()
+    run.close()
+    what = "the file system has no locks (No locks available); make sure that no other process uses it"
+    assert capsys.readouterr().err == f"warning: {tmp_path}: {what}\n"
+    assert run.warnings == [f"{tmp_path}: {what}"]
+
+
+WORDS = [
+    *("data=blobs", "data.n_samples=60", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "recipe=classic"),
+    *("log.figures=false", "log.tensorboard=false", "log.progress=off", "device=cpu", "clustering.n_init=1"),
+]
+
+
+def plan_in(path: Path, *words: str) -> launch.Plan:
+    return launch.plan_run(parse([*WORDS, *words, f"hydra.run.dir={path}"]))
+
+
+def files_in(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("words", [[], ["resume=auto"]])
+def test_a_new_run_does_not_resume_another_that_was_made_meanwhile(words: list[str], tmp_path: Path) -> None:
+    """Its data may take minutes to load, and the directory was empty before."""
+    path = tmp_path / "run"
+    late = plan_in(path, "seed=1", *words)
+    launch.execute(plan_in(path))
+    before = files_in(path)
+    expected = f"hydra.run.dir={path}: expected a new or an empty directory; choose another, or continue"
+    with pytest.raises(UserError, match=expected):
+        launch.execute(late)
+    assert files_in(path) == before
+
+
+def test_a_run_that_another_process_trains_is_refused_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    plan = plan_in(path)
+    path.mkdir()
+    lock = acquire(path / reading.LOCK)
+    assert lock is not None
+    expected = rf"hydra.run.dir={path}: expected a run that has ended, a process is training in it "
+    with pytest.raises(UserError, match=rf"{expected}\(process {os.getpid()} on .* since .*\); wait until it ends, or"):
+        launch.execute(plan)
+    with pytest.raises(UserError, match=rf"^resume={path}: expected a run that has ended"):
+        launch.execute(plan._replace(is_new=False, composed=None))
+    assert [file.name for file in path.iterdir()] == [reading.LOCK]
+    lock.release()
+
+
+def test_what_a_killed_run_left_before_its_config_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    for name in (reading.LOCK, reading.LOG, "config.yaml.tmp", "manifest.json.tmp"):
+        (tmp_path / name).touch()
+    launch.require_new(tmp_path)
+    (tmp_path / "mine.lock").touch()
+    with pytest.raises(UserError, match="expected a new or an empty directory"):
+        launch.require_new(tmp_path)
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
 
 
 PARENT = """
@@ -97,7 +276,9 @@ def test_a_folder_stays_locked_while_a_child_outlives_its_parent(tmp_path: Path)
         parent.stdout.readline()  # the child runs
         os.kill(parent.pid, signal.SIGKILL)
         os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
-        expected = f"output={tmp_path}: expected a folder that no other process uses; wait until"
+        expected = (
+            rf"output={tmp_path}: in use by process {parent.pid} on .* since .*, or by a run that it has started; "
+        )
         with pytest.raises(UserError, match=expected), lock_folder(tmp_path, "lock"):
             pass
         parent.stdin.close()

@@ -374,8 +374,8 @@ def test_a_run_in_which_a_process_is_training_is_left_alone(
     run, new = tmp_path / "one", tmp_path / "new"
     assert start(overrides, run, Point(*OPTIMIZER, 20)).code == -signal.SIGKILL
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with (run / "train.log").open("a") as log:
-        assert try_lock(log)
+    with (run / "run.lock").open("a") as lock:
+        assert try_lock(lock)
         assert reading.is_in_use(run)
         finished = resume(run)
         assert finished.code == 2

@@ -262,7 +262,7 @@ def test_a_folder_in_which_a_sweep_still_trains_is_left_alone(tmp_path: Path, fo
         assert try_lock(lock)
         sleep = [sys.executable, "-c", "input()"]
         sweep = subprocess.Popen(sleep, stdin=subprocess.PIPE, pass_fds=[lock.fileno()])
-    with pytest.raises(UserError, match=f"output={folder}: expected a folder that no other process uses"):
+    with pytest.raises(UserError, match=f"output={folder}: in use by .*; expected a folder that no other process uses"):
         select.work(words)
     sweep.communicate(b"\n")
     select.work(words)

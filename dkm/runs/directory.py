@@ -26,10 +26,22 @@ from dkm.data.report import DataReport
 from dkm.data.scaling import Scaling
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
-from dkm.runs.reading import ASSIGNMENTS, CONFIG, DATA, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT
+from dkm.runs.reading import (
+    ASSIGNMENTS,
+    CONFIG,
+    DATA,
+    EXEMPLARS,
+    FEATURES,
+    LOCK,
+    LOG,
+    MANIFEST,
+    METRICS,
+    OVERRIDES,
+    RESULT,
+)
 from dkm.runs.tensorboard import Dashboard, DashboardWriter, NoDashboard
 from dkm.runtime.atomic import write_atomically
-from dkm.runtime.locks import try_lock
+from dkm.runtime.locks import Lock, acquire
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +66,8 @@ class RunWriter(Protocol):
     # What the run has warned about, in this process and in earlier ones.
     warnings: list[str]
 
-    def open_log(self) -> bool: ...
+    def lock(self) -> bool: ...
+    def open_log(self) -> None: ...
     def open(self, config: Config, *, step: int | None, has_labels: bool) -> None: ...
     def close(self) -> None: ...
     def given_settings(self) -> set[str]: ...
@@ -93,6 +106,7 @@ class RunDirectory:
         self._tensorboard = tensorboard
         self.dashboard: DashboardWriter = NoDashboard()
         self._handlers: list[logging.Handler] = []
+        self._lock: Lock | None = None
         self.warnings: list[str] = []
 
     # --- start and end ---
@@ -124,18 +138,22 @@ class RunDirectory:
             logging.getLogger("dkm").removeHandler(handler)
             handler.close()
         self._handlers = []
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
-    def open_log(self) -> bool:
-        """Lock ``train.log`` and log to it and to the terminal; return False if another process has locked it."""
+    def lock(self) -> bool:
+        """Keep other processes out of the directory until ``close``; return False if one is training in it."""
+        self._lock = acquire(self.path / LOCK)
+        return self._lock is not None
+
+    def open_log(self) -> None:
+        """Log to ``train.log`` and to the terminal."""
         # tqdm's default lock is also a system semaphore: a sweep's worker that is killed leaks it, with a warning.
         tqdm.set_lock(threading.RLock())
         logger = logging.getLogger("dkm")
         logger.setLevel(logging.INFO)
         to_file = logging.FileHandler(self.path / LOG, encoding="utf-8")
-        assert to_file.stream is not None
-        if not try_lock(to_file.stream):
-            to_file.close()
-            return False
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         console = _Console(logging.WARNING if self._is_quiet else logging.INFO)
         if self.shows_bars:  # the bar tells the progress
@@ -143,7 +161,8 @@ class RunDirectory:
         self._handlers = [to_file, console, _Collector(self.warnings)]
         for handler in self._handlers:
             logger.addHandler(handler)
-        return True
+        if self._lock is not None and self._lock.problem is not None:
+            log.warning("%s", self._lock.caution)
 
     def given_settings(self) -> set[str]:
         """Return the keys that the command line set, as recorded in ``.hydra/overrides.yaml``."""
@@ -220,8 +239,11 @@ class Unwritten:
         self.dashboard: DashboardWriter = NoDashboard()
         self.warnings: list[str] = []
 
-    def open_log(self) -> bool:
+    def lock(self) -> bool:
         return True
+
+    def open_log(self) -> None:
+        pass
 
     def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
         pass

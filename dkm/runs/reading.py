@@ -32,6 +32,8 @@ EXEMPLARS = "exemplars.csv"
 FEATURES = "features.csv"
 SWEEP = "sweep.csv"
 LOG = "train.log"
+# Exists while a process trains in the directory, and after it was killed.
+LOCK = "run.lock"
 OVERRIDES = ".hydra/overrides.yaml"
 
 COMPLETED = "completed"
@@ -156,8 +158,8 @@ def read(path: Path) -> Run:
 
 
 def is_in_use(path: Path) -> bool:
-    """Return whether a process is training in a run directory: it has locked the log."""
-    return is_locked(path / LOG)
+    """Return whether a process is training in a run directory."""
+    return is_locked(path / LOCK)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -73,6 +73,9 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     sha256 = require_trainable(wanted)
     require_same_data(folder, ks, seeds, sha256)
     with lock_folder(folder) as lock:
+        # Again: another process may have used the folder meanwhile.
+        require_same_settings(folder, ks, seeds, wanted)
+        require_same_data(folder, ks, seeds, sha256)
         print(f"{len(ks) * len(seeds)} runs in {folder}", flush=True)
         return _run_search(Search(folder, overrides, ks, seeds, config.jobs, sha256, lock))
 

@@ -63,6 +63,7 @@ def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
     plan = plan._replace(sha256=data_sha256(plan))
     is_new = not os.path.exists(folder)  # noqa: PTH110  # pathlib raises for a name too long
     with lock_folder(folder, _LOCK):
+        is_new = is_new and [path.name for path in folder.iterdir()] == [_LOCK]
         try:
             study = plan._replace(study=open_study(plan))
             print(f"{config.trials} trials in {folder}", flush=True)

@@ -157,14 +157,15 @@ def _run_job(cfg: DictConfig) -> float:
     import_plugins(cfg.plugins)  # a launcher's worker has not imported them yet
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    if config.resume == "auto" and (directory / CONFIG).is_file():
+    is_new = config.resume != "auto" or not (directory / CONFIG).is_file()
+    if not is_new:
         config = with_config_of(directory, config)
         if (scores := _scores_of_completed(directory, config)) is not None:
             return _objective(scores)
     else:
         require_new(directory)
     try:
-        return _objective(execute_with_one_line_errors(Plan(config, directory)))
+        return _objective(execute_with_one_line_errors(Plan(config, directory, is_new=is_new)))
     except Failure as error:
         raise Failure(f"{directory}: {error}") from error
 

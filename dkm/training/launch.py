@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from dkm.config.compose import Command, Composed, compose
 from dkm.config.run import Config, with_number
 from dkm.errors import Failure, UserError, is_out_of_memory
-from dkm.runs.reading import CONFIG, LOG, MANIFEST, N_CLUSTERS_CHOICE
+from dkm.runs.reading import CONFIG, LOCK, LOG, MANIFEST, N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
 
 if TYPE_CHECKING:
@@ -29,15 +29,17 @@ log = logging.getLogger(__name__)
 
 # Files written before the config. A run without a config cannot be resumed, so its directory may be used again. So may
 # one whose manifest holds a number of clusters and nothing else.
-_FILES_BEFORE_CONFIG = (".hydra", LOG, f"{CONFIG}.tmp", f"{MANIFEST}.tmp")
+_FILES_BEFORE_CONFIG = (".hydra", LOCK, LOG, f"{CONFIG}.tmp", f"{MANIFEST}.tmp")
 
 
 class Plan(NamedTuple):
-    """The config and the directory of a run; ``composed`` is None for a resumed run."""
+    """The config and the directory of a run."""
 
     config: Config
     directory: Path
+    # What Hydra writes for a new run; None for a resumed run, and in a sweep, where Hydra writes it itself.
     composed: Composed | None = None
+    is_new: bool = False
 
 
 def plan_run(command: Command) -> Plan:
@@ -53,7 +55,7 @@ def plan_run(command: Command) -> Plan:
     directory = Path(composed.hydra.run.dir).absolute()
     if not distributed.is_main():  # rank 0 sends the directory, because its name contains the time
         composed.config.resume = None
-        return Plan(composed.config, directory, composed)
+        return Plan(composed.config, directory, composed, is_new=True)
     if resume == "auto":
         from dkm.training.resume import unfinished_run, with_config_of
 
@@ -61,7 +63,7 @@ def plan_run(command: Command) -> Plan:
         if unfinished is not None:
             return Plan(with_config_of(unfinished, composed.config), unfinished)
     require_new(directory)
-    return Plan(composed.config, directory, composed)
+    return Plan(composed.config, directory, composed, is_new=True)
 
 
 def require_new(directory: Path) -> None:
@@ -132,7 +134,7 @@ def execute(plan: Plan) -> dict[str, Any]:
     from dkm.training.trainer import Trainer
 
     clock = Clock()
-    config, directory, _ = plan
+    config, directory = plan.config, plan.directory
     if config.log.figures:
         import dkm.evaluation.figures.style  # noqa: F401 - imports matplotlib before gc.freeze
     if not gc.get_freeze_count():
@@ -218,13 +220,18 @@ def _kept_scaling(run: Path) -> bytes | None:
 def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
     """Create the run directory and open its log; return the checkpoint to resume from, or None."""
     from dkm.runtime import checkpoints
+    from dkm.runtime.locks import holder_of
 
     try:
         plan.directory.mkdir(parents=True, exist_ok=True)
-        if not run.open_log():
-            key = "resume" if plan.composed is None else "hydra.run.dir"
-            what = "expected a run that has ended, a process is training in it; wait until it ends, or stop it"
-            raise UserError(f"{key}={plan.directory}: {what}")
+        if not run.lock():
+            key = "hydra.run.dir" if plan.is_new else "resume"
+            found = f"a process is training in it ({holder_of(plan.directory / LOCK)})"
+            remedy = "wait until it ends, or stop it"
+            raise UserError(f"{key}={plan.directory}: expected a run that has ended, {found}; {remedy}")
+        if plan.is_new:
+            require_new(plan.directory)  # again: since it was planned another process may have trained in it
+        run.open_log()
         if not (plan.directory / CONFIG).exists() and _precedes_config(plan.directory / MANIFEST):
             (plan.directory / MANIFEST).unlink()  # of a run that was killed
         if plan.composed is not None:
