@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
+from yaml import YAMLError
 
 from dkm.config.groups import GROUPS
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.report import DataReport
 from dkm.data.scaling import Scaling
+from dkm.errors import in_short
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.reading import (
@@ -167,8 +170,12 @@ class RunDirectory:
     def given_settings(self) -> set[str]:
         """Return the keys that the command line set, as recorded in ``.hydra/overrides.yaml``."""
         path = self.path / OVERRIDES
-        words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-        keys = {str(word).partition("=")[0].lstrip("+~") for word in words}
+        try:
+            words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            log.warning("%s cannot be read (%s); the dashboard lacks the settings of the run", path, in_short(error))
+            return set()
+        keys = {str(word).partition("=")[0].lstrip("+~") for word in words or ()}
         return {f"{key}.name" if key in GROUPS else key for key in keys}
 
     # --- manifest ---
@@ -178,8 +185,12 @@ class RunDirectory:
         self._write(MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return the manifest that an earlier process wrote, empty if there is none."""
-        return read_json(self.path / MANIFEST) or {}
+        """Return the manifest that an earlier process wrote, empty if there is none or it is damaged."""
+        path = self.path / MANIFEST
+        content = read_json(path)
+        if content is None and path.exists():
+            log.warning("%s is damaged: what it told about the earlier parts of the run is lost", path)
+        return content or {}
 
     # --- metrics ---
 
@@ -188,22 +199,37 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def sync_metrics(self) -> int:
-        """Flush the metrics to disk; return the size of the file in bytes, for the checkpoint."""
+        """Flush the metrics and the warnings to disk; return the size of the metrics in bytes, for the checkpoint."""
         self.dashboard.flush()
+        if self.manifest and self.manifest.get("warnings") != self.warnings:
+            self.update_manifest(warnings=list(self.warnings))
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def truncate_metrics(self, n_bytes: int) -> None:
-        """Cut off the records that were written after the checkpoint."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        """Cut off the records that were written after the checkpoint, and an incomplete last one."""
+        with (self.path / METRICS).open("a+b") as file:
             if file.tell() < n_bytes:
                 log.warning("%s is shorter than when the checkpoint was written: records are missing", METRICS)
-            file.truncate(min(n_bytes, file.tell()))
+            file.seek(0)
+            file.truncate(file.read(n_bytes).rfind(b"\n") + 1)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        path = self.path / METRICS
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        """Return the records, without those that were damaged after they were written."""
+        path, records, n_damaged = self.path / METRICS, [], 0
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if isinstance(record, dict):
+                records.append(record)
+            else:
+                n_damaged += 1
+        if n_damaged:
+            log.warning("%s: %d lines hold no record, so curves lack them", path, n_damaged)
+        return records
 
     # --- results ---
 
@@ -286,14 +312,15 @@ class Unwritten:
 
 
 class _Collector(logging.Handler):
-    """Keeps the warnings."""
+    """Keeps the warnings, each once: a process that resumes a run repeats some."""
 
     def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.WARNING)
         self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._messages.append(record.getMessage())
+        if (message := record.getMessage()) not in self._messages:
+            self._messages.append(message)
 
 
 class _Console(logging.Handler):

@@ -31,6 +31,8 @@ Kind = Literal["raw", "pretrained"]
 
 # Increment an entry when a change to the code alters the numbers of a pretraining or of k-means on the raw data.
 _VERSIONS = {"pretrained": 2, "raw": 4}
+# The packages that compute what is kept: scikit-learn and SciPy the neighbors and the scores.
+_DECIDING = ("dkm", "torch", "numpy", "scikit-learn", "scipy")
 _STAGES = {"pretrained": Stage.PRETRAINING, "raw": Stage.BASELINE}
 
 
@@ -76,7 +78,7 @@ class Cache:
             **({"neighbors": config.clustering.init_samples} if kind == "pretrained" and has_neighbors else {}),
             **({} if data.filled is None else {"filled": hashlib.sha256(data.filled.numpy().data).hexdigest()}),
             kind: special,
-            "versions": {name: installed[name] for name in ("dkm", "torch", "numpy")},
+            "versions": {name: installed[name] for name in _DECIDING},
             "machine": [processor(self._device), torch.get_num_threads(), distributed.world_size()],
         }
         return key_of(kind, parts)

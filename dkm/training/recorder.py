@@ -36,6 +36,7 @@ from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
 from dkm.training.n_clusters import choice_lines
+from dkm.training.segments import changes_between, earlier_segments
 from dkm.training.state import Progress
 
 if TYPE_CHECKING:
@@ -80,23 +81,24 @@ class Recorder:
 
     # --- the start ---
 
-    def start(self, init_sample: Tensor | None, *, metrics_bytes: int | None) -> None:
+    def start(self, init_sample: Tensor | None, *, step: int, metrics_bytes: int | None) -> None:
         """Write the initial manifest, and log the data, the model and the device.
 
         Parameters
         ----------
         init_sample : Tensor, optional
             Indices of the rows that k-means uses; None for all rows.
+        step : int
+            Number of steps of earlier processes of the run.
         metrics_bytes : int, optional
             Size of ``metrics.jsonl`` at the checkpoint that the run continues from; later records are discarded. None
             for a new run.
         """
         run, config, data, device = self.run, self._config, self._data, self._centroids.device
         run.truncate_metrics(metrics_bytes or 0)
+        made_with = {**environment(), "device": str(device), "processor": processor(device)}
         manifest = {
-            **environment(),
-            "device": str(device),
-            "processor": processor(device),
+            **made_with,
             "precision": config.precision,
             "data": {
                 "name": data.name,
@@ -113,7 +115,12 @@ class Recorder:
         earlier = run.read_manifest()
         manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
-        run.warnings[:0] = [text for text in earlier.get("warnings", []) if text not in run.warnings]
+        manifest["segments"] = [*earlier_segments(earlier), {"step": step, **made_with}]
+        if metrics_bytes is not None and (changes := changes_between(earlier, made_with)):
+            text = "resumed with %s; the last bits of the results may differ from those of an undivided run"
+            log.warning(text, ", ".join(changes))
+        run.warnings[:0] = [text for text in earlier.get("warnings") or [] if text not in run.warnings]
+        manifest["warnings"] = list(run.warnings)
         run.update_manifest(**earlier | manifest)
         if run.is_written and (run.dashboard.is_new or metrics_bytes is None):
             run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
@@ -289,7 +296,8 @@ class Recorder:
         if warning := report.clustering_warning(progress.raw, scores, len(self._centroids)):
             # Logged like the table below, so that log.progress=off silences both.
             log.info("warning: %s", warning)
-            run.warnings.append(warning)
+            if warning not in run.warnings:  # as it is where a completed run is resumed
+                run.warnings.append(warning)
         log.info("run directory: %s", run.path)
         table = report.table(
             progress.raw, progress.pretrained, scores, name=config.clustering.name, learned=progress.state.learned
@@ -308,7 +316,7 @@ class Recorder:
         run.update_manifest(
             status=status,
             reason=reason,
-            warnings=run.warnings,
+            warnings=list(run.warnings),
             seconds=progress.seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )

@@ -7,6 +7,8 @@ others are applied; the role of a setting decides (``dkm.config.settings.Role``)
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,15 +50,21 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
         return directory
     unfinished: list[tuple[str, Path]] = []
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
-        manifest = read_json(manifest_path) or {}
-        if manifest.get("status") == COMPLETED or is_in_use(manifest_path.parent):
+        manifest = read_json(manifest_path)
+        if (manifest or {}).get("status") == COMPLETED or is_in_use(manifest_path.parent):
             continue
         try:
             saved = config_of(manifest_path.parent)
         except UserError:
             continue
-        if _fixed_settings(saved) == _fixed_settings(_with_number_of(saved, manifest, wanted)):
-            unfinished.append((str(manifest.get("started")), manifest_path.parent))
+        if _fixed_settings(saved) != _fixed_settings(_with_number_of(saved, manifest or {}, wanted)):
+            continue
+        if manifest is None:  # it may have completed
+            found = f"{manifest_path} is damaged, so the run is left alone"
+            remedy = f"if it has not ended, set resume={shlex.quote(str(manifest_path.parent))}"
+            print(f"warning: resume=auto: {found}; {remedy}", file=sys.stderr)
+            continue
+        unfinished.append((str(manifest.get("started")), manifest_path.parent))
     return max(unfinished)[1] if unfinished else None
 
 

@@ -142,7 +142,7 @@ class Trainer:
         self.run_dir = self.recorder.run = run_dir
         is_alone = not distributed.is_several()
         with signals_handled(is_alone=is_alone) as self._signals, deterministic(self.config.deterministic):
-            self.recorder.start(self.starter.sample, metrics_bytes=self._metrics_bytes)
+            self.recorder.start(self.starter.sample, step=self.progress.step, metrics_bytes=self._metrics_bytes)
             try:
                 return self._run_phases()
             except BaseException as error:
