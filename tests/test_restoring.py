@@ -171,11 +171,11 @@ def test_a_checkpoint_that_cannot_be_read_now_is_one_line(
 
 
 def test_a_checkpoint_is_due_after_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     checkpointer = trainer_with("checkpoint.every_s=10")._checkpointer
     due = []
     for now_s in (109.0, 110.0, 111.0):
+        monkeypatch.setattr(time, "monotonic", lambda now_s=now_s: now_s)
         due.append(checkpointer.is_due())
     assert due == [False, True, True]
 

@@ -7,6 +7,7 @@ Nothing in the folder is executed: the weights are safetensors, the rest is JSON
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +36,13 @@ from dkm.runtime.atomic import write_atomically
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 FORMAT_VERSION = 1
+# The key of the description with the SHA-256 of the weights.
+_DIGEST = "weights_sha256"
 _PREFIX = "autoencoder."
+
+
+class DamagedModel(UserError):
+    """The weights are not those that the description was written with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +127,13 @@ class SavedModel:
         }
 
     def save(self, folder: Path) -> None:
-        """Write the ``model/`` folder: the tensors as safetensors, the rest as JSON."""
+        """Write the ``model/`` folder: the tensors as safetensors, the rest, with their SHA-256, as JSON."""
         folder.mkdir(exist_ok=True)
         cpu = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
-        write_atomically(folder / WEIGHTS, safetensors.torch.save(cpu))
-        write_atomically(folder / DESCRIPTION, (json.dumps(self.description(), indent=2) + "\n").encode())
+        weights = safetensors.torch.save(cpu)
+        write_atomically(folder / WEIGHTS, weights)
+        description = {**self.description(), _DIGEST: hashlib.sha256(weights).hexdigest()}
+        write_atomically(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
 
     def memberships(self, z: Tensor) -> Tensor:
         """Return the soft memberships (n, K) of embedded rows z (n, D); each row sums to 1.
@@ -176,9 +185,11 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
         require_named_by_user({"model.class": section.get("class")}, named, str(folder / DESCRIPTION))
         description["model"] = {**section, "class": model_class}
     try:
-        return _build_model(description, safetensors.torch.load((folder / WEIGHTS).read_bytes()))
+        weights = (folder / WEIGHTS).read_bytes()
+        _require_digest(weights, description.get(_DIGEST), source, folder)
+        return _build_model(description, safetensors.torch.load(weights))
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, safetensors.SafetensorError, UserError) as error:
-        if is_custom and isinstance(error, UserError):  # its message is about the class
+        if isinstance(error, DamagedModel) or (is_custom and isinstance(error, UserError)):  # of the class
             raise
         raise _unreadable_model_error(source, folder, error) from error
 
@@ -186,6 +197,15 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
 def _unreadable_model_error(source: str, folder: Path, error: Exception) -> UserError:
     found = f"the model in {folder} cannot be read ({reason(error)})"
     return input_error(source, found, "what a run writes", "copy the folder again")
+
+
+def _require_digest(weights: bytes, expected: object, source: str, folder: Path) -> None:
+    """Refuse weights other than those that were written; models of earlier versions have no SHA-256."""
+    digest = hashlib.sha256(weights).hexdigest()
+    if expected not in (None, digest):
+        found = f"{folder / WEIGHTS} is damaged or altered (its SHA-256 is {digest[:12]}...)"
+        remedy = "copy the folder again, or write it again with resume=RUN"
+        raise DamagedModel(f"{source}: {found}; expected {str(expected)[:12]}... as in {DESCRIPTION}; {remedy}")
 
 
 def _build_model(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedModel:

@@ -250,7 +250,9 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
 
 def _write_hydra_files(directory: Path, composed: Composed) -> None:
     """Write the files that Hydra itself writes for a job."""
+    from dkm.runtime.atomic import write_atomically
+
     directory.mkdir(exist_ok=True)
-    OmegaConf.save(composed.job, directory / "config.yaml")
-    OmegaConf.save(OmegaConf.create({"hydra": composed.hydra}), directory / "hydra.yaml")
-    OmegaConf.save(composed.hydra.overrides.task, directory / "overrides.yaml")
+    parts = {"config": composed.job, "hydra": {"hydra": composed.hydra}, "overrides": composed.hydra.overrides.task}
+    for name, part in parts.items():
+        write_atomically(directory / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(part)).encode())

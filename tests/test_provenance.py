@@ -1,0 +1,301 @@
+"""What a run tells of itself survives resumes, kills and damaged files, and a finished run stays finished."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dkm.config.compose import compose, parse
+from dkm.errors import UserError
+from dkm.models.saved import load_model
+from dkm.runs.directory import RunDirectory
+from dkm.runtime import environment
+from dkm.train import _main as main
+from dkm.training import launch, recorder
+from dkm.training.resume import unfinished_run
+from dkm.training.segments import changes_between, earlier_segments
+
+WORDS = [
+    *("data=blobs", "data.n_samples=60", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=2", "recipe=classic"),
+    *("log.figures=false", "log.tensorboard=false", "log.progress=off", "device=cpu", "clustering.n_init=1"),
+    *("joint.tolerance=0", "evaluation.every_epochs=1", "checkpoint.every_s=0"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("finished") / "run"
+    assert main([*WORDS, f"hydra.run.dir={path}"]) == 0
+    return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def resume(run: Path, *words: str) -> dict[str, Any]:
+    assert main([f"resume={run}", "log.progress=off", *words]) == 0
+    return json_of(run / "manifest.json")
+
+
+# --- segments -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_what_each_of_its_parts_was_made_with(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = json_of(run / "manifest.json")
+    [first] = before["segments"]
+    assert first["step"] == 0
+    assert {key: first[key] for key in first if key != "step"} == {key: before[key] for key in first if key != "step"}
+    assert first.keys() >= {"started", "python", "versions", "git", "threads", "processes", "device", "processor"}
+    versions = {**before["versions"], "torch": "9.9"}
+    monkeypatch.setattr(environment, "versions", lambda: versions)
+    monkeypatch.setattr(recorder, "processor", lambda device: "cpu: another")
+    manifest = resume(run, "joint.epochs=3")
+    assert manifest["segments"][0] == first
+    assert [segment["step"] for segment in manifest["segments"]] == [0, json_of(run / "result.json")["steps"] - 1]
+    assert manifest["segments"][1]["versions"] == manifest["versions"] == versions
+    assert manifest["segments"][1]["processor"] == manifest["processor"] == "cpu: another"
+    assert manifest["started"] == before["started"] == first["started"]
+    was = f"torch 9.9 (before: {before['versions']['torch']}), processor cpu: another (before: {before['processor']})"
+    line = f"resumed with {was}; the last bits of the results may differ from those of an undivided run"
+    assert capsys.readouterr().err == f"warning: {line}\n"
+    assert manifest["warnings"].count(line) == 1
+
+
+def test_a_run_that_is_resumed_with_the_same_is_not_warned_about(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json_of(run / "manifest.json")
+    after = resume(run)
+    assert len(after["segments"]) == 2
+    assert after["warnings"] == before["warnings"] != []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_of_an_earlier_version_has_the_segment_that_its_manifest_tells_of(run: Path) -> None:
+    path = run / "manifest.json"
+    manifest = json_of(path)
+    del manifest["segments"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    first, second = resume(run)["segments"]
+    assert first["step"] is None
+    assert first["versions"] == manifest["versions"]
+    assert second["step"] == json_of(run / "result.json")["steps"]
+
+
+PRESENT = {"device": "cpu", "processor": "A", "threads": 2, "processes": 1, "versions": {"torch": "2", "numpy": "1"}}
+
+
+@pytest.mark.parametrize("key", ["device", "processor", "threads", "processes"])
+def test_what_the_bits_hang_on_is_told(key: str) -> None:
+    assert changes_between(PRESENT, PRESENT) == []
+    assert changes_between({**PRESENT, key: "other"}, PRESENT) == [f"{key} {PRESENT[key]} (before: other)"]
+
+
+@pytest.mark.parametrize("name", ["dkm", "torch", "numpy", "scikit-learn", "scipy"])
+def test_packages_that_the_bits_hang_on_are_told(name: str) -> None:
+    one, other = ({**PRESENT, "versions": {name: version, "tensorboard": version}} for version in ("1", "2"))
+    assert changes_between(one, other) == [f"{name} 2 (before: 1)"]
+
+
+@pytest.mark.parametrize("earlier", [{}, {"versions": None}, {"versions": [1]}, {"threads": 2}])
+def test_what_an_earlier_manifest_does_not_tell_has_not_changed(earlier: dict[str, Any]) -> None:
+    assert changes_between(earlier, PRESENT) == []
+    assert earlier_segments({}) == []
+
+
+# --- warnings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[RunDirectory]:
+    run = RunDirectory(tmp_path, tensorboard=False, progress="off")
+    run.open_log()
+    run.update_manifest(status="running", warnings=[])
+    yield run
+    run.close()
+
+
+def test_the_warnings_of_a_process_that_is_killed_are_in_the_manifest_since_its_checkpoint(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("first", "first", "second"):
+        logging.getLogger("dkm.test").warning(text)
+    assert json_of(directory.path / "manifest.json")["warnings"] == []
+    directory.sync_metrics()
+    assert json_of(directory.path / "manifest.json") == {"status": "running", "warnings": ["first", "second"]}
+    monkeypatch.setattr(directory, "update_manifest", lambda **_: pytest.fail("written though nothing has changed"))
+    directory.sync_metrics()
+
+
+def test_warnings_of_all_processes_are_kept_in_their_order(run: Path) -> None:
+    path = run / "manifest.json"
+    path.write_text(json.dumps({**json_of(path), "warnings": ["an earlier one"]}), encoding="utf-8")
+    (run / "metrics.jsonl").write_bytes(b"")
+    assert resume(run)["warnings"][0] == "an earlier one"
+    assert [text for text in resume(run)["warnings"] if "is shorter than" in text] != []
+
+
+# --- damaged files of a run ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"status": "compl', b"[]", b"\xff\xfe"])
+def test_a_completed_run_with_a_damaged_manifest_is_not_taken_up(
+    damage: bytes, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = compose(parse(WORDS)).config
+    assert unfinished_run(wanted, run.parent / "new") is None
+    assert capsys.readouterr().err == ""
+    (run / "manifest.json").write_bytes(damage)
+    assert unfinished_run(wanted, run.parent / "new") is None
+    found = f"warning: resume=auto: {run / 'manifest.json'} is damaged, so the run is left alone"
+    assert capsys.readouterr().err == f"{found}; if it has not ended, set resume={run}\n"
+    assert unfinished_run(compose(parse([*WORDS, "seed=1"])).config, run.parent / "new") is None
+    assert capsys.readouterr().err == ""  # it is none of its business
+
+
+def test_of_unfinished_runs_the_newest_is_taken_up(run: Path) -> None:
+    wanted = compose(parse(WORDS)).config
+    for name, started in (("a", "2026-01-01"), ("b", "2026-01-03"), ("c", "2026-01-02")):
+        other = Path(shutil.copytree(run, run.parent / name))
+        manifest = {**json_of(other / "manifest.json"), "status": "running", "started": started}
+        (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert unfinished_run(wanted, run.parent / "new") == run.parent / "b"
+    with (run.parent / "b" / "config.yaml").open("a") as file:
+        file.write(":::")
+    assert unfinished_run(wanted, run.parent / "new") == run.parent / "c"
+    assert unfinished_run(wanted, run) == run  # the directory that was asked for
+
+
+def test_a_run_with_a_damaged_manifest_says_what_is_lost(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "manifest.json").write_text("{", encoding="utf-8")
+    manifest = resume(run)
+    assert manifest["status"] == "completed"
+    told = f"{run / 'manifest.json'} is damaged: what it told about the earlier parts of the run is lost"
+    assert capsys.readouterr().err == f"warning: {told}\n"
+
+
+@pytest.mark.parametrize("n_lost", [1, 30, 10**6])
+def test_metrics_that_are_too_short_are_cut_back_to_a_whole_record(
+    n_lost: int, run: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "metrics.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[:-n_lost])
+    assert resume(run, "joint.epochs=3")["status"] == "completed"
+    err = capsys.readouterr().err
+    assert err == "warning: metrics.jsonl is shorter than when the checkpoint was written: records are missing\n"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    expected = [json.loads(line) for line in content.splitlines()]
+    n_kept = 0 if n_lost > len(content) else len(expected) - 1
+    assert records[:-1] == expected[:n_kept]
+    assert (records[-1]["phase"], records[-1]["epoch"]) == ("joint", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "n_bytes", "kept", "warns"),
+    [
+        (b'{"a": 1}\n{"a": 2}\n', 18, b'{"a": 1}\n{"a": 2}\n', False),
+        (b'{"a": 1}\n{"a": 2}\n', 9, b'{"a": 1}\n', False),  # written after the checkpoint
+        (b'{"a": 1}\n{"a": 2}\n', 0, b"", False),
+        (b'{"a": 1}\n{"a', 18, b'{"a": 1}\n', True),
+        (b'{"a": 1}\n{"a', 9, b'{"a": 1}\n', False),
+        (b'{"a', 9, b"", True),
+        (b"", 9, b"", True),
+        (b"", 0, b"", False),
+    ],
+)
+def test_metrics_end_where_the_checkpoint_was_written(
+    content: bytes, n_bytes: int, kept: bytes, warns: bool, directory: RunDirectory
+) -> None:
+    (directory.path / "metrics.jsonl").write_bytes(content)
+    directory.truncate_metrics(n_bytes)
+    assert (directory.path / "metrics.jsonl").read_bytes() == kept
+    assert len(directory.warnings) == warns
+    directory.append_metrics({"a": 3})
+    assert directory.sync_metrics() == len(kept) + 9
+    assert directory.read_metrics()[-1] == {"a": 3}
+
+
+def test_records_that_were_damaged_do_not_end_a_finished_run(directory: RunDirectory) -> None:
+    path = directory.path / "metrics.jsonl"
+    path.write_bytes(b'{"a": 1}\n\x00\x00\xff\n[]\n{"a": 2}\n')
+    assert directory.read_metrics() == [{"a": 1}, {"a": 2}]
+    assert directory.warnings == [f"{path}: 2 lines hold no record, so curves lack them"]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[", b"- ${", b"x: ]"])
+def test_damaged_overrides_do_not_end_a_finished_run(content: bytes, directory: RunDirectory) -> None:
+    (directory.path / ".hydra").mkdir()
+    path = directory.path / ".hydra" / "overrides.yaml"
+    path.write_bytes(content)
+    assert directory.given_settings() == set()
+    assert [text.startswith(f"{path} cannot be read (") for text in directory.warnings] == [True]
+
+
+def test_the_settings_of_the_command_line_are_told_from_the_others(directory: RunDirectory) -> None:
+    assert directory.given_settings() == set()
+    (directory.path / ".hydra").mkdir()
+    path = directory.path / ".hydra" / "overrides.yaml"
+    path.write_text("- +seed=1\n- ~model.hidden\n- clustering=dkm\n", encoding="utf-8")
+    assert directory.given_settings() == {"seed", "model.hidden", "clustering.name"}
+    path.write_text("", encoding="utf-8")
+    assert directory.given_settings() == set()
+    assert directory.warnings == []
+
+
+def test_the_files_of_hydra_are_written_whole(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("dkm.runtime.atomic.write_atomically", lambda path, data: written.append(path.name))
+    launch._write_hydra_files(tmp_path / ".hydra", compose(parse(WORDS)))
+    assert written == ["config.yaml", "hydra.yaml", "overrides.yaml"]
+    assert list((tmp_path / ".hydra").iterdir()) == []
+    contents = [yaml.safe_load((finished / ".hydra" / name).read_bytes()) for name in written]
+    assert contents[0]["batch_size"] == 256
+    assert contents[1]["hydra"]["job"]["name"] == "train"
+    assert contents[2][: len(WORDS)] == WORDS
+
+
+# --- the model ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_with_one_bit_flipped_are_refused(run: Path) -> None:
+    path = run / "model" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    for words in (run, run / "model"):
+        with pytest.raises(UserError) as raised:
+            load_model(str(words))
+        text = str(raised.value)
+        assert text.startswith(f"run={words}: {path} is damaged or altered (its SHA-256 is ")
+        assert "as in model.json; copy the folder again, or write it again with resume=RUN" in text
+        assert "\n" not in text
+
+
+def test_the_model_of_an_earlier_version_has_no_digest_and_loads(run: Path) -> None:
+    path = run / "model" / "model.json"
+    description = json_of(path)
+    assert len(description.pop("weights_sha256")) == 64
+    path.write_text(json.dumps(description), encoding="utf-8")
+    assert load_model(str(run)).n_clusters == 5
+
+
+def test_a_model_is_described_only_after_its_weights_are_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, written = load_model(str(run)), []
+    monkeypatch.setattr("dkm.models.saved.write_atomically", lambda path, data: written.append(path.name))
+    model.save(run / "model")
+    assert written == ["weights.safetensors", "model.json"]
