@@ -58,6 +58,10 @@ TESTS = {
     "evaluation/prediction": ["test_predict"],
     "evaluation/projection": ["test_dashboard"],
     "evaluation/report": ["test_report", "test_scores"],
+    "runs/directory": ["test_rundir", "test_provenance", "test_locks"],
+    "runtime/atomic": ["test_durability"],
+    "runtime/checkpoints": ["test_checkpoint", "test_durability"],
+    "runtime/locks": ["test_locks"],
     "training": ["test_objective", "test_optim", "test_steps", "test_train", "test_resume"],
     "training/cache": ["test_cache"],
     "training/objective": ["test_objective"],
@@ -65,8 +69,10 @@ TESTS = {
     "training/divergence": ["test_divergence", "test_steps"],
     "training/phase": ["test_phase", "test_steps", "test_objective", "test_train"],
     "training/requirements": ["test_requirements", "test_machine"],
-    "training/restoring": ["test_state", "test_resume"],
+    "training/restoring": ["test_restoring", "test_state", "test_resume"],
+    "training/resume": ["test_resume_config", "test_provenance"],
     "training/schedule": ["test_schedule", "test_steps"],
+    "training/segments": ["test_provenance"],
     "training/state": ["test_state", "test_train"],
 }
 _TIMEOUT_FACTOR, _TIMEOUT_MORE_S = 3, 10

@@ -88,7 +88,7 @@ POINTS = {
     "in the evaluation of the joint phase": Point("dkm.evaluation.evaluator:Evaluator", "scores", 4),
     "after new assignments": Point("dkm.clustering.losses.kmeans:KMeansClustering", "end_epoch", 2, after=True),
     "after a record was written": Point("dkm.runs.directory:RunDirectory", "append_metrics", 3, after=True),
-    "in the first checkpoint's write": Point("os", "fsync", 3),
+    "in the first checkpoint's write": Point("os", "fsync", 9),
     "in a checkpoint's write": Point("dkm.runtime.checkpoints", "write_atomically", 9),
     "while checkpoints are moved on": Point("os", "link", 5, after=True),
     "before the result": Point("dkm.runs.directory:RunDirectory", "write_result", 1),
