@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dkm.errors import UserError
-from dkm.runtime.atomic import _sync_directory, write_atomically
+from dkm.runtime.atomic import write_atomically
 from dkm.runtime.checkpoints import DAMAGED, FORMAT_VERSION, LAST, PREVIOUS, CheckpointError, load, save
 
 
@@ -531,16 +531,3 @@ def test_write_atomically_shows_the_old_or_the_new_content_after_a_crash(tmp_pat
     assert made == ["fsync", "replace", "fsync"][:n_calls]
     is_renamed = n_calls == 3 or (n_calls == 2 and after)
     assert path.read_bytes() == (b"new" if is_renamed else b"old")
-
-
-def test_the_descriptor_of_the_directory_is_closed_when_it_cannot_be_synced(tmp_path, monkeypatch):
-    closed = []
-    monkeypatch.setattr(os, "close", lambda descriptor, close=os.close: (closed.append(descriptor), close(descriptor)))
-
-    def fail(descriptor):
-        raise OSError("cannot sync")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="cannot sync"):
-        _sync_directory(tmp_path)
-    assert len(closed) == 1

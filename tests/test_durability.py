@@ -18,7 +18,7 @@ from dkm.errors import UserError
 from dkm.evaluation.assignments import FORMATS, Assignments, Writer
 from dkm.evaluation.figures.style import save_png
 from dkm.runtime import atomic, checkpoints
-from dkm.runtime.atomic import publish, replacing, write_atomically
+from dkm.runtime.atomic import publish, replacing, sync, write_atomically
 from dkm.training import cache
 
 ROWS = Assignments(np.arange(3), None, np.zeros(3, np.int64), np.ones(3, np.float32), None)
@@ -93,6 +93,24 @@ def test_the_names_of_two_writers_never_meet_where_files_are_shared(tmp_path: Pa
     with replacing(path) as second:
         second.write_bytes(b"")
     assert first == second  # one file at most is left by processes that are killed
+
+
+def test_a_file_is_taken_for_one_that_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = watch(monkeypatch)
+    write_atomically(tmp_path / "file", b"new")
+    assert made == ["sync file.tmp", "rename to file", f"sync {tmp_path.name}"]
+
+
+def test_the_descriptor_of_a_directory_is_closed_when_it_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[int] = []
+    close = os.close
+    monkeypatch.setattr(os, "close", lambda descriptor: (closed.append(descriptor), close(descriptor)))
+    fail_in(monkeypatch, "fsync")
+    with pytest.raises(OSError, match="No space left"):
+        sync(tmp_path)
+    assert len(closed) == 1
 
 
 def test_a_folder_reaches_the_disk_with_all_of_its_files_before_its_name(

@@ -197,7 +197,7 @@ def test_metrics_that_are_too_short_are_cut_back_to_a_whole_record(
     path.write_bytes(content[:-n_lost])
     assert resume(run, "joint.epochs=3")["status"] == "completed"
     err = capsys.readouterr().err
-    assert err == "warning: metrics.jsonl is shorter than when the checkpoint was written: records are missing\n"
+    assert err == f"warning: {path} is shorter than when the checkpoint was written: records are missing\n"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     expected = [json.loads(line) for line in content.splitlines()]
     n_kept = 0 if n_lost > len(content) else len(expected) - 1
@@ -228,6 +228,29 @@ def test_metrics_end_where_the_checkpoint_was_written(
     directory.append_metrics({"a": 3})
     assert directory.sync_metrics() == len(kept) + 9
     assert directory.read_metrics()[-1] == {"a": 3}
+
+
+@pytest.mark.parametrize("digit", [b"1", b"2"])
+def test_metrics_that_were_altered_since_the_checkpoint_are_told(
+    digit: bytes, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "metrics.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"epoch": 1', b'"epoch": ' + digit))
+    assert resume(run)["status"] == "completed"
+    told = f"warning: {path} was altered since the checkpoint was written: curves may be wrong, results are not\n"
+    assert capsys.readouterr().err == ("" if digit == b"1" else told)
+
+
+def test_the_metrics_after_the_checkpoint_do_not_count_for_its_digest(directory: RunDirectory) -> None:
+    directory.append_metrics({"a": 1})
+    n_bytes, sha256 = directory.sync_metrics(), directory.metrics_sha256()
+    directory.append_metrics({"a": 2})
+    directory.truncate_metrics(n_bytes, sha256)
+    assert directory.warnings == []
+    assert directory.read_metrics() == [{"a": 1}]
+    directory.truncate_metrics(n_bytes)  # an earlier version has no digest
+    assert directory.warnings == []
 
 
 def test_records_that_were_damaged_do_not_end_a_finished_run(directory: RunDirectory) -> None:

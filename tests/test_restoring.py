@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -63,7 +64,9 @@ def test_everything_in_a_checkpoint_is_restored(state: dict[str, Any], run: Path
     assert progress.baselines == state["baselines"]
     torch.testing.assert_close(trainer._steps.values, state["terms"], rtol=0, atol=0, equal_nan=True)
     assert trainer._phase_state["optimizer"] is state["optimizer"]
-    assert trainer._metrics_bytes == state["metrics_bytes"] == (run / "metrics.jsonl").stat().st_size
+    metrics = (run / "metrics.jsonl").read_bytes()
+    assert trainer._metrics_bytes == state["metrics_bytes"] == len(metrics)
+    assert trainer._metrics_sha256 == state["metrics_sha256"] == hashlib.sha256(metrics).hexdigest()
 
 
 @pytest.mark.parametrize("joint_epochs", [1, 2, 3])

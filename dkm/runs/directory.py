@@ -6,6 +6,7 @@ have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -78,7 +79,8 @@ class RunWriter(Protocol):
     def read_manifest(self) -> dict[str, Any]: ...
     def append_metrics(self, record: Mapping[str, Any]) -> None: ...
     def sync_metrics(self) -> int: ...
-    def truncate_metrics(self, n_bytes: int) -> None: ...
+    def metrics_sha256(self) -> str: ...
+    def truncate_metrics(self, n_bytes: int, sha256: str | None = None) -> None: ...
     def read_metrics(self) -> list[dict[str, Any]]: ...
     def write_data_report(self, report: DataReport) -> None: ...
     def write_result(self, result: Mapping[str, Any]) -> None: ...
@@ -207,13 +209,29 @@ class RunDirectory:
             os.fsync(file.fileno())
             return file.tell()
 
-    def truncate_metrics(self, n_bytes: int) -> None:
-        """Cut off the records that were written after the checkpoint, and an incomplete last one."""
-        with (self.path / METRICS).open("a+b") as file:
-            if file.tell() < n_bytes:
-                log.warning("%s is shorter than when the checkpoint was written: records are missing", METRICS)
+    def metrics_sha256(self) -> str:
+        """Return the digest of the metrics, for the checkpoint."""
+        return hashlib.sha256((self.path / METRICS).read_bytes()).hexdigest()
+
+    def truncate_metrics(self, n_bytes: int, sha256: str | None = None) -> None:
+        """Cut off the records that were written after the checkpoint, and an incomplete last one.
+
+        Parameters
+        ----------
+        n_bytes : int
+            Size of the file at the checkpoint.
+        sha256 : str, optional
+            Its digest then; a file with another one is warned about.
+        """
+        path = self.path / METRICS
+        with path.open("a+b") as file:
             file.seek(0)
-            file.truncate(file.read(n_bytes).rfind(b"\n") + 1)
+            content = file.read(n_bytes)
+            file.truncate(content.rfind(b"\n") + 1)
+        if len(content) < n_bytes:
+            log.warning("%s is shorter than when the checkpoint was written: records are missing", path)
+        elif sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            log.warning("%s was altered since the checkpoint was written: curves may be wrong, results are not", path)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the records, without those that were damaged after they were written."""
@@ -292,7 +310,10 @@ class Unwritten:
     def sync_metrics(self) -> int:
         return 0
 
-    def truncate_metrics(self, n_bytes: int) -> None:
+    def metrics_sha256(self) -> str:
+        return ""
+
+    def truncate_metrics(self, n_bytes: int, sha256: str | None = None) -> None:
         pass
 
     def read_metrics(self) -> list[dict[str, Any]]:

@@ -81,7 +81,14 @@ class Recorder:
 
     # --- the start ---
 
-    def start(self, init_sample: Tensor | None, *, step: int, metrics_bytes: int | None) -> None:
+    def start(
+        self,
+        init_sample: Tensor | None,
+        *,
+        step: int,
+        metrics_bytes: int | None,
+        metrics_sha256: str | None = None,
+    ) -> None:
         """Write the initial manifest, and log the data, the model and the device.
 
         Parameters
@@ -93,9 +100,11 @@ class Recorder:
         metrics_bytes : int, optional
             Size of ``metrics.jsonl`` at the checkpoint that the run continues from; later records are discarded. None
             for a new run.
+        metrics_sha256 : str, optional
+            Digest of ``metrics.jsonl`` at the checkpoint; None if it is not known.
         """
         run, config, data, device = self.run, self._config, self._data, self._centroids.device
-        run.truncate_metrics(metrics_bytes or 0)
+        run.truncate_metrics(metrics_bytes or 0, metrics_sha256)
         made_with = {**environment(), "device": str(device), "processor": processor(device)}
         manifest = {
             **made_with,

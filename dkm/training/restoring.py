@@ -27,12 +27,14 @@ from dkm.training.steps import EpochSteps
 class Restored(NamedTuple):
     """What a run resumes with beside its modules.
 
-    ``phase`` is the state for ``Phase.load``, ``metrics_bytes`` the size of ``metrics.jsonl`` at the checkpoint.
+    ``phase`` is the state for ``Phase.load``, ``metrics_bytes`` the size of ``metrics.jsonl`` at the checkpoint and
+    ``metrics_sha256`` its digest, which checkpoints of earlier versions lack.
     """
 
     progress: Progress
     phase: dict[str, Any]
     metrics_bytes: int
+    metrics_sha256: str | None
 
 
 class Checkpointer:
@@ -71,6 +73,7 @@ class Checkpointer:
             "terms": self._steps.values,
             "centroids_before": self._steps.centroids_before,
             "metrics_bytes": run.sync_metrics(),
+            "metrics_sha256": run.metrics_sha256(),
             "config": to_dict(self._config),
             "data_sha256": self._data.sha256,
         }
@@ -105,7 +108,7 @@ class Checkpointer:
             # With more epochs than before there is something left to do.
             is_longer = self._config.joint.n_epochs > state["config"]["joint"]["epochs"]
             progress.state.is_stopped = progress.state.is_stopped and not is_longer
-            return Restored(progress, phase, state["metrics_bytes"])
+            return Restored(progress, phase, state["metrics_bytes"], state.get("metrics_sha256"))
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise

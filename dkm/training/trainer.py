@@ -120,7 +120,9 @@ class Trainer:
         # Of the phase that is under way; before it begins, what a checkpoint holds of it.
         self._phase: Phase | None = None
         self._phase_state: dict[str, Any] = {"optimizer": None, "average": None}
-        self._metrics_bytes: int | None = None  # size of the metrics at the checkpoint that was restored
+        # Size and digest of the metrics at the checkpoint that was restored.
+        self._metrics_bytes: int | None = None
+        self._metrics_sha256: str | None = None
         self._is_state_consistent = True  # false within a step
 
     # --- the run ---
@@ -142,7 +144,12 @@ class Trainer:
         self.run_dir = self.recorder.run = run_dir
         is_alone = not distributed.is_several()
         with signals_handled(is_alone=is_alone) as self._signals, deterministic(self.config.deterministic):
-            self.recorder.start(self.starter.sample, step=self.progress.step, metrics_bytes=self._metrics_bytes)
+            self.recorder.start(
+                self.starter.sample,
+                step=self.progress.step,
+                metrics_bytes=self._metrics_bytes,
+                metrics_sha256=self._metrics_sha256,
+            )
             try:
                 return self._run_phases()
             except BaseException as error:
@@ -470,7 +477,7 @@ class Trainer:
             If it is of another config or other data, or not what a run of this version writes.
         """
         restored = self._checkpointer.restore(state, directory, self.progress.clock)
-        self.progress, self._phase_state, self._metrics_bytes = restored
+        self.progress, self._phase_state, self._metrics_bytes, self._metrics_sha256 = restored
         at = self.progress.state
         log.info("resumed in %s at epoch %d, batch %d, step %d", at.phase, at.epoch, at.batch, at.step)
 
