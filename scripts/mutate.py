@@ -69,7 +69,7 @@ TESTS = {
     "training/divergence": ["test_divergence", "test_steps"],
     "training/phase": ["test_phase", "test_steps", "test_objective", "test_train"],
     "training/requirements": ["test_requirements", "test_machine"],
-    "training/restoring": ["test_restoring", "test_state", "test_resume"],
+    "training/restoring": ["test_restoring", "test_state"],
     "training/resume": ["test_resume_config", "test_provenance"],
     "training/schedule": ["test_schedule", "test_steps"],
     "training/segments": ["test_provenance"],

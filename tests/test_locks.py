@@ -58,6 +58,19 @@ def test_a_probe_does_not_keep_a_process_out(tmp_path: Path, monkeypatch: pytest
         assert try_lock(file)
 
 
+@pytest.mark.parametrize("n_busy", [0, 4, 5])
+def test_a_lock_is_tried_for_a_moment(n_busy: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+    pauses: list[float] = []
+    monkeypatch.setattr(locks.time, "sleep", pauses.append)
+    monkeypatch.setattr(locks, "lock_descriptor", lambda *_, **__: tries.append(1) or len(tries) > n_busy)
+    with (tmp_path / "lock").open("ab") as file:
+        assert try_lock(file) is (n_busy < 5)
+    assert len(tries) == min(n_busy + 1, 5)
+    assert len(pauses) == len(tries) - 1
+    assert sum(pauses) < 0.1
+
+
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(descriptor: int, *, blocking: bool) -> bool:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -285,6 +298,13 @@ def test_a_folder_stays_locked_while_a_child_outlives_its_parent(tmp_path: Path)
         parent.stdout.read()  # ends with the child, which has it open too
         with lock_folder(tmp_path, "lock"):
             assert is_locked(tmp_path / "lock")
+
+
+def test_the_folders_above_are_made_too(tmp_path: Path) -> None:
+    with lock_folder(tmp_path / "one" / "two", "lock"):
+        assert is_locked(tmp_path / "one" / "two" / "lock")
+    with lock_folder(tmp_path / "one" / "two", "lock"):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_a_mistake_of_one_line(tmp_path: Path) -> None:

@@ -106,11 +106,12 @@ def try_lock(file: IO[Any]) -> bool:
 
 
 def _lock(file: IO[Any]) -> bool:
-    for _ in range(_N_TRIES - 1):
+    for n_left in reversed(range(_N_TRIES)):
         if lock_descriptor(file.fileno(), blocking=False):
             return True
-        time.sleep(_PAUSE_S)
-    return lock_descriptor(file.fileno(), blocking=False)
+        if n_left > 0:
+            time.sleep(_PAUSE_S)
+    return False
 
 
 def _is_file(file: IO[Any], path: Path) -> bool:
