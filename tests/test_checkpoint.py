@@ -140,6 +140,19 @@ def test_previous_holds_the_state_before(directory):
         assert step_of(torch.load(directory / PREVIOUS, weights_only=True)) == step - 1
 
 
+def test_previous_is_a_copy_where_there_are_no_hard_links(directory, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", unsupported)
+    for step in (1, 2, 3):
+        save(directory, {"step": step})
+    assert sorted(p.name for p in directory.iterdir()) == [LAST, PREVIOUS]
+    assert step_of(load(directory)) == 3
+    (directory / LAST).unlink()
+    assert step_of(load(directory)) == 2
+
+
 def test_a_checkpoint_is_a_file_that_torch_load_reads(directory):
     save(directory, {"step": 1, "w": torch.arange(3)})
     assert torch.load(directory / LAST, weights_only=True)["w"].tolist() == [0, 1, 2]
@@ -256,6 +269,11 @@ def test_a_damaged_last_checkpoint_is_kept_where_the_previous_one_cannot_be_read
     assert sorted(path.name for path in directory.iterdir()) == [LAST, PREVIOUS]
     assert step_of(load(directory)) == 1
     assert sorted(path.name for path in directory.iterdir()) == [DAMAGED, PREVIOUS]
+
+
+def test_the_format_is_that_of_the_released_versions():
+    """Another number needs a reader of the former ones."""
+    assert FORMAT_VERSION == 1
 
 
 def test_an_intact_last_checkpoint_is_loaded_without_a_word_whatever_the_previous(directory, caplog):
