@@ -260,24 +260,12 @@ def test_records_that_were_damaged_do_not_end_a_finished_run(directory: RunDirec
     assert directory.warnings == [f"{path}: 2 lines hold no record, so curves lack them"]
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"[", b"- ${", b"x: ]"])
-def test_damaged_overrides_do_not_end_a_finished_run(content: bytes, directory: RunDirectory) -> None:
-    (directory.path / ".hydra").mkdir()
-    path = directory.path / ".hydra" / "overrides.yaml"
-    path.write_bytes(content)
-    assert directory.given_settings() == set()
-    assert [text.startswith(f"{path} cannot be read (") for text in directory.warnings] == [True]
-
-
 def test_the_settings_of_the_command_line_are_told_from_the_others(directory: RunDirectory) -> None:
     assert directory.given_settings() == set()
     (directory.path / ".hydra").mkdir()
     path = directory.path / ".hydra" / "overrides.yaml"
     path.write_text("- +seed=1\n- ~model.hidden\n- clustering=dkm\n", encoding="utf-8")
     assert directory.given_settings() == {"seed", "model.hidden", "clustering.name"}
-    path.write_text("", encoding="utf-8")
-    assert directory.given_settings() == set()
-    assert directory.warnings == []
 
 
 def test_the_files_of_hydra_are_written_whole(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

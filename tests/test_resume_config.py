@@ -188,26 +188,3 @@ def test_a_number_that_was_given_is_not_one_that_was_found(choice: Any, tmp_path
     make_run(tmp_path / "run", *CONSTANT, "clustering.n_clusters=5", n_clusters_choice=choice)
     assert unfinished_run(composed(*CONSTANT, "clustering.n_clusters=auto:3-7"), tmp_path / "new") is None
     assert unfinished_run(composed(*CONSTANT, "clustering.n_clusters=5"), tmp_path / "new") == tmp_path / "run"
-
-
-# --- runs of earlier versions -------------------------------------------------------------------------------------
-
-
-EARLY = {"exclude": None}
-
-
-@pytest.mark.parametrize(("section", "is_strict"), [(EARLY, True), ({**EARLY, "strict": False}, False), ({}, False)])
-def test_the_table_of_an_early_run_is_read_as_it_was(section: dict[str, Any], is_strict: bool, tmp_path: Path) -> None:
-    from dkm.training.resume import _read_as_then
-
-    (tmp_path / "config.yaml").write_text(json.dumps({"data": section}), encoding="utf-8")
-    assert _read_as_then(tmp_path) == (["+data.strict=true"] if is_strict else [])
-
-
-@pytest.mark.parametrize("content", [b"\xff", b"[", b"[1]", b"data: 3", b""])
-def test_a_config_that_is_none_is_left_to_its_reader(content: bytes, tmp_path: Path) -> None:
-    from dkm.training.resume import _read_as_then
-
-    (tmp_path / "config.yaml").write_bytes(content)
-    assert _read_as_then(tmp_path) == []
-    assert _read_as_then(tmp_path / "nothing") == []

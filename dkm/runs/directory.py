@@ -18,16 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
-from yaml import YAMLError
 
 from dkm.config.groups import GROUPS
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.report import DataReport
 from dkm.data.scaling import Scaling
-from dkm.errors import in_short
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.reading import (
@@ -172,12 +169,8 @@ class RunDirectory:
     def given_settings(self) -> set[str]:
         """Return the keys that the command line set, as recorded in ``.hydra/overrides.yaml``."""
         path = self.path / OVERRIDES
-        try:
-            words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-            log.warning("%s cannot be read (%s); the dashboard lacks the settings of the run", path, in_short(error))
-            return set()
-        keys = {str(word).partition("=")[0].lstrip("+~") for word in words or ()}
+        words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+        keys = {str(word).partition("=")[0].lstrip("+~") for word in words}
         return {f"{key}.name" if key in GROUPS else key for key in keys}
 
     # --- manifest ---
