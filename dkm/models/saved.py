@@ -41,10 +41,6 @@ _DIGEST = "weights_sha256"
 _PREFIX = "autoencoder."
 
 
-class DamagedModel(UserError):
-    """The weights are not those that the description was written with."""
-
-
 @dataclass(frozen=True, eq=False)
 class SavedModel:
     """A trained model, ready to assign rows."""
@@ -186,10 +182,10 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
         description["model"] = {**section, "class": model_class}
     try:
         weights = (folder / WEIGHTS).read_bytes()
-        _require_digest(weights, description.get(_DIGEST), source, folder)
+        _require_digest(weights, description.get(_DIGEST))
         return _build_model(description, safetensors.torch.load(weights))
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, safetensors.SafetensorError, UserError) as error:
-        if isinstance(error, DamagedModel) or (is_custom and isinstance(error, UserError)):  # of the class
+        if is_custom and isinstance(error, UserError):  # its message is about the class
             raise
         raise _unreadable_model_error(source, folder, error) from error
 
@@ -199,13 +195,10 @@ def _unreadable_model_error(source: str, folder: Path, error: Exception) -> User
     return input_error(source, found, "what a run writes", "copy the folder again")
 
 
-def _require_digest(weights: bytes, expected: object, source: str, folder: Path) -> None:
+def _require_digest(weights: bytes, expected: object) -> None:
     """Refuse weights other than those that were written; models of earlier versions have no SHA-256."""
-    digest = hashlib.sha256(weights).hexdigest()
-    if expected not in (None, digest):
-        found = f"{folder / WEIGHTS} is damaged or altered (its SHA-256 is {digest[:12]}...)"
-        remedy = "copy the folder again, or write it again with resume=RUN"
-        raise DamagedModel(f"{source}: {found}; expected {str(expected)[:12]}... as in {DESCRIPTION}; {remedy}")
+    if expected not in (None, hashlib.sha256(weights).hexdigest()):
+        raise ValueError(f"{WEIGHTS} is damaged or altered: its SHA-256 is not the one in {DESCRIPTION}")
 
 
 def _build_model(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedModel:
