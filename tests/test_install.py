@@ -53,9 +53,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_the_modules_and_the_configs_as_they_are(wheel: Path) -> None:
+def test_the_wheel_holds_the_modules_the_assets_and_the_configs_as_they_are(wheel: Path) -> None:
     expected = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "dkm").rglob("*.py")}
     expected |= {"dkm/py.typed": (ROOT / "dkm" / "py.typed").read_bytes()}
+    assets = ROOT / "dkm" / "reports" / "assets"
+    expected |= {str(path.relative_to(ROOT)): path.read_bytes() for path in assets.iterdir()}
     configs = ROOT / "configs"
     expected |= {f"dkm/configs/{path.relative_to(configs)}": path.read_bytes() for path in configs.rglob("*.yaml")}
     assert "dkm/configs/config.yaml" in expected

@@ -133,6 +133,7 @@ def words_of_runs(
     all_defaults = {
         "evaluation.kmeans_raw": "false",
         "log.figures": "false",
+        "log.report": "false",
         "log.tensorboard": "false",
         "log.progress": "off",
         "pretrain.cache": quoted(folder / "cache"),
@@ -194,6 +195,17 @@ class CompareConfig(Section):
 
 
 @dataclass
+class ReportConfig(Section):
+    """Settings of ``dkm.report``, in addition to the paths of the runs."""
+
+    output: str | None = setting(
+        None, "The file to write, `.html`; null: `report.html` in the directory of a single run."
+    )
+    overwrite: bool = setting(False, _OVERWRITE)
+    plugins: str = setting("", _PLUGINS)
+
+
+@dataclass
 class SelectConfig(Section):
     """Settings of ``dkm.select``: the numbers of clusters to try, the seeds, and the output."""
 
@@ -232,6 +244,7 @@ COMMANDS: dict[str, type[Section]] = {
     "predict": PredictConfig,
     "export": ExportConfig,
     "compare": CompareConfig,
+    "report": ReportConfig,
     "select": SelectConfig,
     "tune": TuneConfig,
 }
