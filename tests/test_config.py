@@ -37,7 +37,7 @@ OPTIONS = [(group, option) for group, options in GROUPS.items() for option in op
 RECIPES = sorted(path.stem for path in (config_dir() / "recipe").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
-QUIET = ["log.tensorboard=false", "log.figures=false", "clustering.n_init=1"]
+QUIET = ["log.tensorboard=false", "log.figures=false", "log.report=false", "clustering.n_init=1"]
 
 
 class Done(NamedTuple):

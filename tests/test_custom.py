@@ -49,7 +49,7 @@ QUICK = [
         "batch_size=32",
         "device=cpu",
     ),
-    *("log.figures=false", "log.tensorboard=false", "log.progress=off", "clustering.n_init=1"),
+    *("log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off", "clustering.n_init=1"),
 ]
 MALICIOUS = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\ndef Class(**options):\n    ...\n"
 

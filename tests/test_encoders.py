@@ -26,7 +26,14 @@ from dkm.errors import UserError
 
 QUICK = [
     *("model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "joint.tolerance=0", "clustering.n_clusters=2"),
-    *("clustering.n_init=1", "log.progress=off", "log.figures=false", "log.tensorboard=false", "threads=1"),
+    *(
+        "clustering.n_init=1",
+        "log.progress=off",
+        "log.figures=false",
+        "log.report=false",
+        "log.tensorboard=false",
+        "threads=1",
+    ),
 ]
 N_IMAGES = 10
 

@@ -117,7 +117,15 @@ def test_the_installed_package_trains_from_an_empty_folder(command: str, runs: d
     events = {name for name in files if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
     assert files - events == {
-        *("config.yaml", "manifest.json", "metrics.jsonl", "result.json", "assignments.csv", "data.json"),
+        *(
+            "config.yaml",
+            "manifest.json",
+            "metrics.jsonl",
+            "result.json",
+            "assignments.csv",
+            "data.json",
+            "report.html",
+        ),
         "train.log",
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
         *("exemplars.csv", "features.csv"),
@@ -241,7 +249,7 @@ def test_a_sweep_makes_its_table_if_there_are_runs(code: str, has_table: bool, s
 
 def test_a_sweep_without_a_folder_gets_one_of_its_own(script: Script, tmp_path: Path) -> None:
     quick = ["data=blobs", "data.n_samples=60", "model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1"]
-    more = ["clustering.n_init=1", "log.figures=false", "log.tensorboard=false", "log.progress=off"]
+    more = ["clustering.n_init=1", "log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off"]
     script("train.sh")
     done = script("sweep.sh", "seed=0,1", *quick, *more, REAL="dkm.")
     assert (done.returncode, done.stderr) == (0, "")

@@ -28,7 +28,7 @@ h5py = pytest.importorskip("h5py")
 N, F = 150, 110
 QUICK = [
     *("model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_clusters=3", "clustering.n_init=1"),
-    *("log.progress=off", "log.figures=false", "log.tensorboard=false"),
+    *("log.progress=off", "log.figures=false", "log.report=false", "log.tensorboard=false"),
 ]
 RNG = np.random.default_rng(0)
 COUNTS = RNG.poisson(RNG.lognormal(-2, 1.5, (3, F))[np.arange(N) % 3] * RNG.lognormal(0, 1, (N, 1))).astype(np.float32)

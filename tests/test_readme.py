@@ -130,7 +130,7 @@ def test_the_command_that_compares_runs(tmp_path: Path, monkeypatch: pytest.Monk
     quick = ["data=blobs", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "log.progress=off"]
     for seed in (0, 1):
         directory = f"hydra.run.dir=runs/{'sweeps/day' if seed else 'digits_kmeans'}/{seed}"
-        words = [*quick, f"seed={seed}", directory, "log.figures=false", "log.tensorboard=false"]
+        words = [*quick, f"seed={seed}", directory, "log.figures=false", "log.report=false", "log.tensorboard=false"]
         assert train._main(words) == 0
     (command,) = re.findall(r"^    python -m dkm\.compare (.*)$", README, re.M)
     compare.work(shlex.split(command))

@@ -18,7 +18,14 @@ from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.runtime import remote
 
-QUICK = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.tensorboard=false", "log.figures=false"]
+QUICK = [
+    "model.hidden=[8]",
+    "pretrain.epochs=1",
+    "joint.epochs=1",
+    "log.tensorboard=false",
+    "log.figures=false",
+    "log.report=false",
+]
 ROWS = b"a,b\n" + b"".join(b"%d.5,%d\n" % (i, i % 7) for i in range(40))
 
 

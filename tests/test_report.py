@@ -74,7 +74,7 @@ def test_the_warning_of_a_run_is_printed_before_its_table_and_kept_once(
         "joint.epochs=1",
         "clustering.weight=1e4",
     ]
-    words += ["joint.lr=0.1", "clustering.n_init=1", "log.figures=false", "log.tensorboard=false"]
+    words += ["joint.lr=0.1", "clustering.n_init=1", "log.figures=false", "log.report=false", "log.tensorboard=false"]
     run = tmp_path / "run"
     assert train._main([*words, f"hydra.run.dir={run}"]) == 0
     (warning,) = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["warnings"]

@@ -23,7 +23,7 @@ LAUNCHERS = ["joblib", "submitit_local"]
 SMALL = [
     *("data=blobs", "data.n_samples=60", "model.hidden=[16]", "batch_size=16", "device=cpu"),
     *("recipe=classic", "pretrain.epochs=3", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2"),
-    *("log.figures=false", "log.tensorboard=false"),
+    *("log.figures=false", "log.report=false", "log.tensorboard=false"),
 ]
 SWEEP = ["--multirun", *SMALL, "seed=0,1"]
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import count
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,7 +180,7 @@ class Content:
         runs = [self._run(number, material) for number, material in enumerate(self.materials)]
         return {
             "title": _title(self.materials),
-            "data_name": _data_name(first),
+            "data_name": first.data_label,
             "n_rows": n_rows,
             "n_features": first.data_report.get("n_features"),
             "is_alone": len(self.materials) == 1,
@@ -335,20 +334,12 @@ def _places(points: Any, labels: IntArray, n_clusters: int) -> list[list[float] 
 # --- texts for the template -------------------------------------------------------------------------------------------
 
 
-def _data_name(material: Material) -> str:
-    """Return the name of the data: that of the file, without its folder."""
-    source = str(material.data_report.get("source", ""))
-    _, is_path, path = source.partition("data.path=")
-    path = path or str(material.settings.get("data.path") or "") if is_path or not source else ""
-    return PurePath(path.replace("\\", "/").rstrip("/")).name or material.data_name
-
-
 def _title(materials: Sequence[Material]) -> str:
     numbers = sorted({material.n_clusters for material in materials})
     clusters = " or ".join(map(str, numbers)) if len(numbers) < 4 else f"{numbers[0]} to {numbers[-1]}"
     noun = "cluster" if numbers == [1] else "clusters"
     of = f"{len(materials)} runs, " if len(materials) > 1 else ""
-    return f"{of}{clusters} {noun} in {materials[0].n_samples:,} rows of {_data_name(materials[0])}"
+    return f"{of}{clusters} {noun} in {materials[0].n_samples:,} rows of {materials[0].data_label}"
 
 
 def _nearest(material: Material, k: int) -> dict[str, Any] | None:
@@ -425,7 +416,7 @@ def _settings(materials: Sequence[Material]) -> list[tuple[str, list[str]]]:
 
 def _data_facts(material: Material) -> list[tuple[str, str]]:
     data = material.data_report
-    facts = [("source", _data_name(material)), ("rows", f"{data.get('n_rows', material.n_samples):,}")]
+    facts = [("source", material.data_label), ("rows", f"{data.get('n_rows', material.n_samples):,}")]
     if data.get("n_used", material.n_samples) != data.get("n_rows", material.n_samples):
         facts.append(("rows used", f"{data['n_used']:,}"))
     if data.get("n_features"):

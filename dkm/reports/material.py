@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +63,15 @@ class Material:
     # What sets the run apart from others beside it.
     title: str = ""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def data_label(self) -> str:
+        """The name of the data for a reader: that of the file, without its folder."""
+        source = str(self.data_report.get("source", ""))
+        path = source.removeprefix("data.path=") if source.startswith("data.path=") else ""
+        if not source:  # of an earlier version
+            path = str(self.settings.get("data.path") or "")
+        return PurePath(path.replace("\\", "/").rstrip("/")).name or self.data_name
 
     @property
     def n_clusters(self) -> int:

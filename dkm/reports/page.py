@@ -57,7 +57,7 @@ def _require_same_data(materials: Sequence[Material]) -> None:
     for other in materials[1:]:
         is_same = other.sha256 == first.sha256 and other.n_samples == first.n_samples
         if not is_same or (other.assignments.position != first.assignments.position).any():
-            names = f"{first.data_name} ({first.n_samples:,} rows) and {other.data_name} ({other.n_samples:,} rows)"
+            names = f"{first.data_label} ({first.n_samples:,} rows) and {other.data_label} ({other.n_samples:,} rows)"
             raise UserError(
                 f"RUN: the runs are of different data, {names}; expected runs of the same rows; give each its own "
                 "report: python -m dkm.report RUN output=FILE.html"

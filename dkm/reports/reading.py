@@ -87,7 +87,6 @@ def _read_assignments(path: Path, result: dict[str, Any]) -> Assignments:
             dtype={"index": np.int64, "cluster": np.int64, "id": str, "label": str, "text": str},
             keep_default_na=False,
             na_values={"margin": [""]},
-            float_precision="round_trip",
         )
     except (OSError, ValueError) as error:  # pandas' own errors are among these
         raise ValueError(f"{path.name} cannot be read: {in_short(error)}") from error

@@ -20,7 +20,9 @@ from dkm.config.clustering import JointClusteringConfig
 from dkm.config.optimizer import AdamWConfig
 from dkm.config.regularization import WeightDecayConfig
 from dkm.config.run import Config
+from dkm.config.schema import flatten, to_dict
 from dkm.data.stored import StoredRows
+from dkm.errors import in_short
 from dkm.evaluation import report
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.clusters import Clusters
@@ -30,8 +32,9 @@ from dkm.evaluation.projection import project
 from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
+from dkm.reports.material import Material, Rows
 from dkm.runs.directory import RunWriter
-from dkm.runs.reading import N_CLUSTERS_CHOICE
+from dkm.runs.reading import N_CLUSTERS_CHOICE, moving_numbers
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
@@ -300,7 +303,41 @@ class Recorder:
             log.info("%s", line)
         run.dashboard.text("table", "\n".join(table), step)
         self.end("completed", None, progress)
+        self._write_report(result, assignments, z, contrast, progress)
         return result
+
+    def _write_report(
+        self, result: dict[str, Any], assignments: Assignments, z: Tensor, contrast: Contrast | None, progress: Progress
+    ) -> None:
+        """Write ``report.html`` of the completed run, which stays completed whatever goes wrong here."""
+        from dkm.reports.page import REPORT, write_report  # imports what only a report needs
+
+        run, data, config = self.run, self._data, self._config
+        path = run.path / REPORT
+        if not config.log.report:
+            path.unlink(missing_ok=True)  # an earlier end of the run, with fewer epochs, may have written it
+            return
+        try:
+            settings = moving_numbers(flatten(to_dict(config)))
+            material = Material(
+                settings={key: value for key, value in settings.items() if key != "seed"},
+                seed=config.seed,
+                data_name=data.name,
+                sha256=data.sha256,
+                result=result,
+                data_report=data.report.to_dict(),
+                assignments=assignments,
+                centroids=self._centroids.cpu().numpy(),
+                rows=Rows(data, self._evaluator.rows, z.cpu().numpy().__getitem__, contrast),
+            )
+            write_report([material], path)
+            log.info("report: %s", path)
+        except Exception as error:
+            path.unlink(missing_ok=True)
+            log.warning(
+                "%s was not written (%s: %s); the run is complete", REPORT, type(error).__name__, in_short(error)
+            )
+        run.update_manifest(seconds=progress.seconds, warnings=run.warnings)
 
     def end(self, status: str, reason: str | None, progress: Progress) -> None:
         """Write the final status to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""
