@@ -132,7 +132,7 @@ def test_the_page_says_what_the_run_has_found(table: Path) -> None:
     text = visible(text_of(table / "report.html"))
     assert "4 clusters in 120 rows of people.csv" in text
     assert "How far to trust these clusters" in text
-    assert "1 missing values were filled, in income." in text
+    assert "1 missing value was filled, in income." in text
     result = json.loads(text_of(table / "result.json"))
     assert f"{result['modularity_data']:.3f}" in text
     assert f"{result['kmeans_raw']['modularity_data']:.3f}" in text

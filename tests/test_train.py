@@ -296,13 +296,14 @@ def test_the_result_is_that_of_the_saved_model(run: Path, labeled: list[str]) ->
     assert [int(row["label"]) for row in rows] == load_digits().target[:300].tolist()
 
 
-def test_the_terminal_shows_plain_lines_and_the_closing_table(labeled: list[str], tmp_path: Path) -> None:
+def test_the_terminal_shows_plain_lines_the_closing_table_and_the_report(labeled: list[str], tmp_path: Path) -> None:
     finished = start([*labeled, "log.figures=false"], tmp_path / "run")
     assert finished.err == ""
     assert "\r" not in finished.out
     assert len(re.findall(r"^pretrain epoch \d+: loss ", finished.out, re.M)) == 3
     assert len(re.findall(r"^joint epoch \d+: loss ", finished.out, re.M)) == 3
-    table = finished.out.splitlines()[-4:]
+    *table, report = finished.out.splitlines()[-5:]
+    assert report == f"report: {tmp_path / 'run' / 'report.html'}"
     assert table[0].split()[:3] == ["ACC", "NMI", "ARI"]
     titles = ("k-means, raw data", "k-means, pretrained embedding", "final (kmeans)")
     for title, line in zip(titles, table[1:], strict=True):

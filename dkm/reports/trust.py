@@ -23,8 +23,8 @@ _SLACK = 0.01
 _LOW_MODULARITY, _GOOD_AGREEMENT, _LOW_AGREEMENT = 0.3, 0.9, 0.8
 # A row below this confidence lies between two clusters; this share of such rows is worth a doubt.
 UNCERTAIN, _MANY_UNCERTAIN = 0.1, 0.1
-# Clusters with a smaller share of the rows, or fewer rows, are small.
-_SMALL_SHARE, _FEW_ROWS = 0.005, 10
+# Clusters with a smaller share of the mean size, or fewer rows, are small.
+_SMALL_SHARE, _FEW_ROWS = 0.1, 10
 _MAX_NAMES = 6
 # A cluster whose most frequent label has a smaller share is a mixture.
 _MIXED = 0.7
@@ -196,10 +196,10 @@ def _sizes(material: Material) -> Iterator[Statement]:
     empty = int((sizes == 0).sum())
     if empty:
         yield Statement("doubt", f"{empty} of the {len(sizes)} clusters have no rows.")
-    few = max(_FEW_ROWS, _SMALL_SHARE * material.n_samples)
+    few = max(_FEW_ROWS, _SMALL_SHARE * material.n_samples / len(sizes))
     small = [k for k in range(len(sizes)) if 0 < sizes[k] < few]
     if small and len(sizes) > 1:
-        listed = ", ".join(f"{k} ({sizes[k]:,})" for k in small[:_MAX_NAMES]) + (", ..." if small[_MAX_NAMES:] else "")
+        listed = _listed([f"{k} ({sizes[k]:,})" for k in small])
         yield Statement("note", f"Small clusters, with their rows: {listed}. They may be outliers.")
 
 
@@ -211,9 +211,8 @@ def _labels(material: Material) -> Iterator[Statement]:
     yield Statement("note", f"Compared with the labels, which the training did not see: {listed}.")
     mixed = [(k, part) for k, part in enumerate(material.majorities) if part is not None and part.share < _MIXED]
     if mixed:
-        shown = ", ".join(f"{k} ({part.label}: {part.share:.0%})" for k, part in mixed[:_MAX_NAMES])
-        more = ", ..." if len(mixed) > _MAX_NAMES else ""
-        yield Statement("note", f"Clusters of several labels, with the most frequent one: {shown}{more}.")
+        listed = _listed([f"{k} ({part.label}: {part.share:.0%})" for k, part in mixed])
+        yield Statement("note", f"Clusters of several labels, with the most frequent one: {listed}.")
 
 
 def _of_data(material: Material) -> Iterator[Statement]:
@@ -224,10 +223,15 @@ def _of_data(material: Material) -> Iterator[Statement]:
         yield Statement("note", f"Left out: {part['n']:,} {part['what']}, {part['reason']}.")
     left_out = [column["name"] for column in data.get("columns", []) if column.get("role") == "left_out"]
     if left_out:
-        more = f" and {len(left_out) - _MAX_NAMES} more" if len(left_out) > _MAX_NAMES else ""
         which = f"{len(left_out)} columns were" if len(left_out) > 1 else "One column was"
-        yield Statement("note", f"{which} not used: {', '.join(left_out[:_MAX_NAMES])}{more} (see Data below).")
+        yield Statement("note", f"{which} not used: {_listed(left_out)} (see Data below).")
     if filled := data.get("filled"):
         n = sum(filled.values())
-        where = ", ".join(list(filled)[:_MAX_NAMES]) + (", ..." if len(filled) > _MAX_NAMES else "")
-        yield Statement("note", f"{n:,} missing values were filled, in {where}.")
+        were = "missing value was" if n == 1 else "missing values were"
+        yield Statement("note", f"{n:,} {were} filled, in {_listed(list(filled))}.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

@@ -239,7 +239,7 @@ function makeMap(run, place) {
   });
   const text = plot.text({ field: "x" }, { field: "y" }, { field: "text" }, {
     source: numbers, text_align: "center", text_baseline: "middle",
-    text_font: "sans-serif", text_font_size: "16px", text_font_style: "bold",
+    text_font: "sans-serif", text_font_size: shown.length > 40 ? "12px" : "16px", text_font_style: "bold",
     text_color: "#111", text_outline_color: "#fff",
   });
   const map = { run, source, mark, plot, text, place };
