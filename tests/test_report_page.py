@@ -21,6 +21,8 @@ from sklearn.datasets import load_digits, make_blobs
 from words import SMALL_RUN
 
 from dkm import report, train
+from dkm.config.data import ImageFolderData
+from dkm.data.images.thumbnails import thumbnail_reader
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import Exemplars
 from dkm.reports import page
@@ -449,6 +451,24 @@ def test_thumbnails_stand_where_the_sprite_says() -> None:
         assert (pixels[y : y + sprite.height, x : x + sprite.width] == round(n / 7 * 255)).all()
     large = draw_sprite(np.random.default_rng(0).random((3, 3, 100, 50)).astype(np.float32))
     assert (large.height, large.width) == (25, 12)
+
+
+def test_images_behind_an_encoder_are_shown_small(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number, color in enumerate(["#ff0000", "#00ff00", "#0000ff"]):
+        Image.new("RGB", (200, 90), color).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    config = ImageFolderData(path=str(tmp_path), encoder="net.onnx")
+    read = thumbnail_reader(config, np.array([0, 1, 2]))
+    assert read is not None
+    pictures = read(np.array([2, 0, 1]))
+    assert pictures is not None
+    assert pictures.shape == (3, 3, 48, 48)
+    assert pictures[:, :, 20, 20].tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
+    assert thumbnail_reader(ImageFolderData(path=str(tmp_path)), None) is None
+    shutil.rmtree(tmp_path)
+    assert read(np.array([0])) is None
 
 
 def test_numbers_are_short() -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dkm.data.datasets import Dataset
 from dkm.data.scaling import picture_channels
 from dkm.evaluation.exemplars import Exemplars
 from dkm.evaluation.scores import SCORES
@@ -33,11 +34,15 @@ MAX_POINTS, _LEAST_POINTS = 10_000, 2_500
 # Bytes of all thumbnails and of all values of rows, before they are written as text.
 _SPRITE_BYTES, _VALUE_BYTES = 2_000_000, 1_000_000
 _MAX_COLUMNS = 40
+# Images that are decoded again for their thumbnails.
+_MAX_DECODED = 2_000
 _MAX_TEXT, _MAX_ID = 160, 60
 # What a card shows; clusters beyond the number of cards are in the table only.
 _N_EXEMPLARS, _N_UNCERTAIN, _N_ROWS, _N_DIFFERENCES, _N_COLUMNS = 8, 8, 3, 5, 3
 _MAX_CARDS = 200
 _MAX_LABELS = 1000
+# Longest side of a thumbnail on a card, in pixels of the page.
+_TILE = 40
 
 _BASELINES = {"kmeans_raw": "k-means on the rows", "kmeans_pretrained": "k-means on the pretrained embedding"}
 
@@ -93,14 +98,19 @@ class Content:
         limit, rows = self._max_points, self._rows
         if rows is None:
             return Shown(np.array([], np.int64), [], None)
-        has_images = rows.data.image_shape is not None
         labels = self._first.assignments.cluster
-        if has_images:
-            pilot = rows_of_map(labels, [], min(limit, 400))
-            limit = min(limit, int(_SPRITE_BYTES / bytes_per_image(_images(rows, rows.take(pilot)))))
+        if rows.data.image_shape is not None:
+            pilot = rows.take(rows_of_map(labels, [], min(limit, 400)))
+            limit = min(limit, int(_SPRITE_BYTES / bytes_per_image(_images(rows.data, pilot))))
+        elif rows.pictures is not None:
+            limit = min(limit, _MAX_DECODED)
         index = rows_of_map(labels, exemplars, limit)
         scaled = rows.take(index)
-        sprite = draw_sprite(_images(rows, scaled)) if has_images else None
+        sprite = None
+        if rows.data.image_shape is not None:
+            sprite = draw_sprite(_images(rows.data, scaled))
+        elif rows.pictures is not None and (pictures := rows.pictures(index)) is not None:
+            sprite = draw_sprite(pictures, max(pictures.shape[2:]))
         return Shown(index, columns_of(rows.data, scaled, index), sprite)
 
     @cached_property
@@ -286,9 +296,9 @@ def _few(material: Material) -> Iterator[Exemplars]:
         yield Exemplars(nearest[:_N_EXEMPLARS], least_certain[:_N_UNCERTAIN])
 
 
-def _images(rows: Rows, scaled: Any) -> Any:
-    assert rows.data.image_shape is not None
-    return picture_channels(rows.data.scaling.for_pictures(scaled.reshape(-1, *rows.data.image_shape)))
+def _images(data: Dataset, scaled: Any) -> Any:
+    assert data.image_shape is not None
+    return picture_channels(data.scaling.for_pictures(scaled.reshape(-1, *data.image_shape)))
 
 
 # --- numbers for the script -------------------------------------------------------------------------------------------
@@ -430,8 +440,8 @@ def _data_facts(material: Material) -> list[tuple[str, str]]:
 
 
 def _tile(sprite: Sprite) -> dict[str, Any]:
-    """Return the size at which thumbnails are shown: small images are enlarged."""
-    factor = max(1.0, 40 / max(sprite.width, sprite.height))
+    """Return the size at which cards show thumbnails."""
+    factor = _TILE / max(sprite.width, sprite.height)
     n_lines = math.ceil(sprite.n_images / sprite.n_columns)
     return {
         "factor": factor,

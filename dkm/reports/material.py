@@ -33,6 +33,8 @@ class Rows:
     take: Callable[[IntArray], Float32Array]  # scaled rows (M, F) at positions (M,)
     embed: Callable[[IntArray], Float32Array]  # their embedding (M, D)
     contrast: Contrast | None  # of scaled rows; None for images and for a single cluster
+    # Pictures (M, 3, H, W) in [0, 1] of images whose features are the data; None for other data.
+    pictures: Callable[[IntArray], Float32Array | None] | None = None
 
 
 class Majority(NamedTuple):
@@ -105,7 +107,12 @@ class Material:
 
     @cached_property
     def differences(self) -> Differences | None:
-        """How the clusters differ, in the units of the data; None for images and for a single cluster."""
+        """How the clusters differ, in the units of the data; None for images and for a single cluster.
+
+        The features of images that an encoder returned mean nothing to a reader either.
+        """
+        if self.settings.get("data.encoder") is not None:
+            return None
         texts = self.assignments.texts
         if texts is not None and (self.rows is None or self.rows.data.features is None) and self.n_clusters > 1:
             step = -(-len(texts) // _MAX_TEXTS)

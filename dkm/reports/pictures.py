@@ -37,9 +37,9 @@ class Sprite(NamedTuple):
     step_y: int
 
 
-def draw_sprite(images: npt.NDArray[np.float32]) -> Sprite:
-    """Return a sprite of images (n, 1 or 3, H, W) with values in [0, 1]."""
-    images = _shrink(images)
+def draw_sprite(images: npt.NDArray[np.float32], max_side: int = _MAX_SIDE) -> Sprite:
+    """Return a sprite of images (n, 1 or 3, H, W) with values in [0, 1], the longest side at most ``max_side``."""
+    images = _shrink(images, max_side)
     content, kind, n_columns, steps = _encode(images)
     uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return Sprite(uri, len(images), n_columns, images.shape[3], images.shape[2], steps[1], steps[0])
@@ -51,9 +51,9 @@ def bytes_per_image(images: npt.NDArray[np.float32]) -> float:
     return len(_encode(pilot, is_small=False)[0]) / max(1, len(pilot))
 
 
-def _shrink(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the images with at most ``_MAX_SIDE`` pixels a side: means of blocks, without the rest at the end."""
-    factor = math.ceil(max(images.shape[2:]) / _MAX_SIDE)
+def _shrink(images: npt.NDArray[np.float32], max_side: int = _MAX_SIDE) -> npt.NDArray[np.float32]:
+    """Return the images with at most ``max_side`` pixels a side: means of blocks, without the rest at the end."""
+    factor = math.ceil(max(images.shape[2:]) / max_side)
     if factor == 1:
         return images
     n, C, H, W = images.shape

@@ -17,6 +17,7 @@ from dkm.config.compose import compose, parse
 from dkm.config.data import CustomData
 from dkm.config.run import Config
 from dkm.data.datasets import Dataset, load_dataset
+from dkm.data.images.thumbnails import thumbnail_reader
 from dkm.data.sampling import sample_dataset
 from dkm.data.stored import CHUNK_ROWS, StoredRows
 from dkm.errors import UserError, in_short, input_error
@@ -143,7 +144,8 @@ def _with_rows(material: Material, run: Path, overrides: Sequence[str], model_cl
         sample = sample_dataset(data, config.evaluation.samples)
         index = np.arange(data.n_samples) if sample is None else sample.numpy()
         contrast = contrast_clusters(_take(data, index), material.assignments.cluster[index], material.n_clusters)
-    rows = Rows(data, lambda index: _take(data, index), _embedder(model, data), contrast)
+    pictures = thumbnail_reader(config.data, data.position)
+    rows = Rows(data, lambda index: _take(data, index), _embedder(model, data), contrast, pictures)
     return replace(material, rows=rows)
 
 

@@ -310,7 +310,8 @@ class Recorder:
         self, result: dict[str, Any], assignments: Assignments, z: Tensor, contrast: Contrast | None, progress: Progress
     ) -> None:
         """Write ``report.html`` of the completed run, which stays completed whatever goes wrong here."""
-        from dkm.reports.page import REPORT, write_report  # imports what only a report needs
+        from dkm.data.images.thumbnails import thumbnail_reader  # these import what only a report needs
+        from dkm.reports.page import REPORT, write_report
 
         run, data, config = self.run, self._data, self._config
         path = run.path / REPORT
@@ -319,6 +320,7 @@ class Recorder:
             return
         try:
             settings = moving_numbers(flatten(to_dict(config)))
+            pictures = thumbnail_reader(config.data, data.position)
             material = Material(
                 settings={key: value for key, value in settings.items() if key != "seed"},
                 seed=config.seed,
@@ -328,7 +330,7 @@ class Recorder:
                 data_report=data.report.to_dict(),
                 assignments=assignments,
                 centroids=self._centroids.cpu().numpy(),
-                rows=Rows(data, self._evaluator.rows, z.cpu().numpy().__getitem__, contrast),
+                rows=Rows(data, self._evaluator.rows, z.cpu().numpy().__getitem__, contrast, pictures),
             )
             write_report([material], path)
             log.info("report: %s", path)
