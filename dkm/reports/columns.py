@@ -63,7 +63,7 @@ def format_number(value: float) -> str:
 
 
 def columns_of(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> list[Values]:
-    """Return the columns of scaled rows (n, F) at positions (n,) of a table; none of images, texts and their features."""
+    """Return the columns of scaled rows (n, F) at positions (n,); none of images, texts and features of encoders."""
     is_encoded = data.plan is not None and "encoder" in data.plan
     if data.image_shape is not None or data.texts is not None or is_encoded:
         return []
