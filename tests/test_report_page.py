@@ -514,6 +514,20 @@ def test_the_evidence_of_a_number_that_was_found_counts() -> None:
     assert doubtful.level == "doubt"
 
 
+def test_labels_are_in_natural_order_whatever_their_type() -> None:
+    labels = np.array([10, 9, 1] * 33 + [9])
+    for values in (labels, labels.astype(str), labels.astype(str).astype(object)):
+        found = material(2, 100)
+        found = replace(found, assignments=found.assignments._replace(labels=values))
+        assert found.label_codes is not None
+        names, codes = found.label_codes
+        assert names == ["1", "9", "10"]
+        assert [names[code] for code in codes] == labels.astype(str).tolist()
+        majority = found.majorities[0]
+        assert majority is not None
+        assert majority.share == np.bincount(codes[::2]).max() / 50
+
+
 def test_a_hundred_clusters_and_a_single_one() -> None:
     text = render([material(100, 1000, **GOOD)])
     assert text.count('<article class="card"') == 100

@@ -133,10 +133,10 @@ class Content:
             "columns": [_packed_column(column) for column in self._chosen_columns],
             "runs": [self._map(number, material) for number, material in enumerate(self.materials)],
         }
-        if assignments.labels is not None:
-            names, codes = np.unique(assignments.labels.astype(str), return_inverse=True)
+        if self._first.label_codes is not None:
+            names, codes = self._first.label_codes
             if len(names) <= _MAX_LABELS:
-                payload["labels"] = {"names": names.tolist(), "codes": _packed(codes[index], "u2")}
+                payload["labels"] = {"names": names, "codes": _packed(codes[index], "u2")}
                 payload["labels"]["colors"] = cluster_colors(len(names))
         return payload
 
@@ -201,6 +201,7 @@ class Content:
             "judgment": judgment,
             "runs": runs,
             "has_labels": first.assignments.labels is not None,
+            "colors_by_label": first.label_codes is not None and len(first.label_codes[0]) <= _MAX_LABELS,
             "column_names": [column.name for column in self._chosen_columns] if self._rows is not None else [],
             "n_columns": len(shown.columns),
             "settings": _settings(self.materials),

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dkm.clustering.labels import contingency
 from dkm.data.datasets import Dataset
+from dkm.data.files import natural_key
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import Contrast, Exemplars, find_exemplars
 from dkm.reports.naming import Differences, name_clusters, top_words
@@ -132,19 +134,26 @@ class Material:
         return ["" if m is None or m.share <= 0.5 else f"mostly {m.label}" for m in self.majorities]
 
     @cached_property
-    def majorities(self) -> list[Majority | None]:
-        """The most frequent label in each cluster; None without labels, or without rows."""
+    def label_codes(self) -> tuple[list[str], IntArray] | None:
+        """The distinct labels in natural order, 10 after 9, and the position (N,) of each row's label among them."""
         labels = self.assignments.labels
         if labels is None:
+            return None
+        distinct, codes = np.unique(labels, return_inverse=True)
+        names = [str(label) for label in distinct.tolist()]
+        order = sorted(range(len(names)), key=lambda position: natural_key(names[position]))
+        rank = np.empty(len(names), np.int64)
+        rank[order] = np.arange(len(names))
+        return [names[position] for position in order], rank[codes]
+
+    @cached_property
+    def majorities(self) -> list[Majority | None]:
+        """The most frequent label in each cluster; None without labels, or without rows."""
+        if self.label_codes is None:
             return [None] * self.n_clusters
-        names, codes = np.unique(labels.astype(str), return_inverse=True)
-        counts = np.zeros((self.n_clusters, len(names)), np.int64)
-        np.add.at(counts, (self.assignments.cluster, codes), 1)
-        largest = counts.argmax(axis=1)
-        return [
-            Majority(str(names[largest[k]]), float(counts[k].max() / counts[k].sum())) if counts[k].any() else None
-            for k in range(self.n_clusters)
-        ]
+        names, codes = self.label_codes
+        counts = contingency(self.assignments.cluster, codes, self.n_clusters, len(names))
+        return [Majority(names[row.argmax()], float(row.max() / row.sum())) if row.any() else None for row in counts]
 
     def _is_share(self, data: Dataset) -> npt.NDArray[np.bool_]:
         """Return which features (F,) are 0 or 1 in each row, as far as a few thousand rows show."""
