@@ -201,6 +201,15 @@ def test_dark_follows_the_system_and_the_button(open_page: Any, table: Path) -> 
     assert dark.evaluate(ground) == found[0]
 
 
+def test_it_is_printed_on_white_without_controls(open_page: Any, table: Path) -> None:
+    page = open_page(table, color_scheme="dark")
+    wait_for_map(page)
+    page.emulate_media(media="print")
+    assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator(".controls").is_visible()
+    assert page.locator(".card").count() == 4
+
+
 def test_without_scripts_sizes_cards_tables_and_a_map_are_there(open_page: Any, table: Path) -> None:
     page = open_page(table, java_script_enabled=False)
     assert page.locator(".card").count() == 4
