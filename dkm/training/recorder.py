@@ -7,6 +7,7 @@ The trainer calls the recorder with its results. The recorder does not affect th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from typing import TYPE_CHECKING, Any
@@ -302,12 +303,14 @@ class Recorder:
         for line in table:
             log.info("%s", line)
         run.dashboard.text("table", "\n".join(table), step)
+        # The run is complete, also if the process is killed while it writes the report.
+        run.update_manifest(status="completed", reason=None, warnings=run.warnings, seconds=progress.seconds)
+        self._write_report(result, assignments, z, contrast)
         self.end("completed", None, progress)
-        self._write_report(result, assignments, z, contrast, progress)
         return result
 
     def _write_report(
-        self, result: dict[str, Any], assignments: Assignments, z: Tensor, contrast: Contrast | None, progress: Progress
+        self, result: dict[str, Any], assignments: Assignments, z: Tensor, contrast: Contrast | None
     ) -> None:
         """Write ``report.html`` of the completed run, which stays completed whatever goes wrong here."""
         from dkm.data.images.thumbnails import thumbnail_reader  # these import what only a report needs
@@ -335,11 +338,11 @@ class Recorder:
             write_report([material], path)
             log.info("report: %s", path)
         except Exception as error:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # of an earlier end of the run
             log.warning(
                 "%s was not written (%s: %s); the run is complete", REPORT, type(error).__name__, in_short(error)
             )
-        run.update_manifest(seconds=progress.seconds, warnings=run.warnings)
 
     def end(self, status: str, reason: str | None, progress: Progress) -> None:
         """Write the final status to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""
