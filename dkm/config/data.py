@@ -512,9 +512,10 @@ class TextData(FileData):
         role=Role.INPUT,
         example="all-MiniLM-L6-v2",
     )
-    encoding: str = setting(
-        "utf-8",
-        "Encoding of the file. A byte-order mark is dropped.",
+    encoding: str | None = setting(
+        None,
+        "Encoding of the file. null: by its content (a byte-order mark, UTF-8, UTF-16, else cp1252), which is told. A "
+        "byte-order mark is dropped.",
         check=Satisfies("an encoding that Python knows", _is_encoding),
         example="latin-1",
     )

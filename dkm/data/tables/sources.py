@@ -211,7 +211,7 @@ class TextSource:
             return "error"
 
         try:
-            with _open(path, self._source) as opened:
+            with open_unpacked(path, self._source) as opened:
                 for batch in _csv_batches(
                     _as_csv(opened, dialect) if dialect.delimiter == WHITESPACE else opened,
                     pa_csv.ReadOptions(
@@ -243,7 +243,7 @@ class TextSource:
             raise
 
     def _read_dialect(self, path: Path, given: Given) -> Dialect:
-        with _open(path, self._source) as file:
+        with open_unpacked(path, self._source) as file:
             head = file.read(HEAD_BYTES)
         source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
         return find_dialect(head, source, given, is_whole=len(head) < HEAD_BYTES)
@@ -355,8 +355,8 @@ def _is_fraction(message: str) -> bool:
 
 
 @contextlib.contextmanager
-def _open(path: Path, source: str) -> Iterator[IO[bytes]]:
-    """Open a file for reading, decompressed by its content, not by its name."""
+def open_unpacked(path: Path, source: str) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed by its content (gzip, bzip2, xz, zstd, zip), not by its name."""
     with path.open("rb") as file:
         head = file.read(6)
     with contextlib.ExitStack() as stack:
