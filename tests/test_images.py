@@ -463,6 +463,16 @@ def test_a_list_names_its_images_in_its_order(text: str, column: str, photos: Pa
     assert reader.report.decisions["header"].startswith("none" if column.isdigit() else "the first line")
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_the_encoding_of_a_list_follows_from_its_content(encoding: str, photos: Path) -> None:
+    (photos / "list.csv").write_bytes("file,kind\nphotos/2.png,süß\nphotos/0.png,sauer\n".encode(encoding))
+    reader = image_list(photos / "list.csv", labels="kind")
+    labels = reader.read().labels
+    assert labels is not None
+    assert labels.tolist() == ["süß", "sauer"]
+    assert reader.report.decisions["encoding"].lower().startswith(encoding)
+
+
 def test_a_column_of_a_list_has_the_labels(photos: Path) -> None:
     (photos / "list.csv").write_text("file,kind\nphotos/2.png,cat\nphotos/0.png,007\n")
     labels = image_list(photos / "list.csv", labels="kind").read().labels
