@@ -279,8 +279,10 @@ def test_parquet_is_read_as_the_csv_is(tmp_path: Path) -> None:
     assert part.ids.tolist() == FRAME["customer"].tolist()
 
 
-def test_dates_become_days_since_the_first(tmp_path: Path) -> None:
-    pd.DataFrame({"day": pd.date_range("2026-01-01", periods=3), "a": [1, 2, 3]}).to_parquet(tmp_path / "t.parquet")
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_dates_become_days_since_the_first(unit: str, tmp_path: Path) -> None:
+    days = pd.date_range("2026-01-01", periods=3, unit=unit)
+    pd.DataFrame({"day": days, "a": [1, 2, 3]}).to_parquet(tmp_path / "t.parquet")
     reader = TableReader(ParquetData(path=str(tmp_path / "t.parquet")))
     np.testing.assert_array_equal(reader.read().X, [[0, 1], [1, 2], [2, 3]])
     assert reader.features == ("day (days)", "a")
