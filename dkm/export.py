@@ -3,7 +3,7 @@
     python -m dkm.export run=RUN output=DIR format=torch
 
 The artifact contains preprocessing, encoder and nearest-centroid assignment, with a short USAGE.md. The formats are
-torch (``torch.export``, needs torch alone), onnx (any runtime, any number of rows; ``pip install 'dkm[onnx]'``) and
+torch (``torch.export``, needs torch alone), onnx (any runtime, any number of rows; the extra ``onnx``) and
 numpy (an archive and a short module that needs NumPy alone; ``model=mlp`` only).
 
     input=FILE       real rows on which to compare the artifact with the model; by default the data of the run, if its

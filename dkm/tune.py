@@ -1,4 +1,4 @@
-"""Search settings without labels, on Optuna; needs the extra: pip install 'dkm[optuna]'
+"""Search settings without labels, on Optuna; needs the extra `optuna`
 
     python -m dkm.tune trials=40 data=csv data.path=customers.csv clustering.n_clusters=8 \\
         'clustering.weight=tag(log,interval(0.1,10))' clustering.init=k-means++,auto

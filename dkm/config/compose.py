@@ -47,6 +47,7 @@ from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, from_dictconfig, register
 from dkm.config.values import absolute, as_list, override
 from dkm.errors import UserError
+from dkm.installation import install_command
 
 # Flags that are passed on to Hydra. --experimental-rerun is refused, because it loads a pickle.
 HYDRA_FLAGS = frozenset(
@@ -390,5 +391,6 @@ def _no_such_option(path: str, options: Sequence[str]) -> str:
         return f"--config-name={option}: expected a config that exists; correct the name or give --config-dir"
     known = sorted(set(options) - {"schema"})
     if path in LAUNCHERS:
-        return f"{path.replace('/launcher/', '/launcher=')}: expected its plugin; install it: pip install 'dkm[sweep]'"
+        launcher = path.replace("/launcher/", "/launcher=")
+        return f"{launcher}: expected its plugin; install it: {install_command('sweep')}"
     return f"{group}={option}: expected one of {', '.join(known)}; choose {group}=OPTION"

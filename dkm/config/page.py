@@ -28,6 +28,7 @@ Every setting of `python -m dkm.train`, and at the end those of the other comman
 dataclasses in `dkm/config/`, by
 `python -m dkm.config.page > docs/settings.md`. `GROUP=OPTION` chooses an option of a group, `KEY=VALUE` sets a value,
 and `python -m dkm.train --help GROUP=OPTION` shows the settings of the chosen options with their values.
+Some options need an extra, such as `hdf5`: in the checkout, `pip install -e '.[hdf5]'` installs it.
 
 | role | what the setting decides |
 |---|---|
