@@ -40,32 +40,38 @@ class Torch(NamedTuple):
     Attributes
     ----------
     source : str
-        ``default`` and ``cpu``: a build from the package index. ``existing``: the folder of another environment, which
-        this one sees. ``own``: it was here, since the user made the environment.
+        ``default`` and ``cpu``: a build from the package index. ``existing``: that of another environment, whose
+        folder this one sees, or one that was here.
     folder, version : str
         Those of an existing torch.
     kept : tuple of str
         The distributions that were there, which are not replaced by pinned versions.
+    is_ours : bool
+        Whether these scripts made the environment.
     """
 
     source: str
     folder: str = ""
     version: str = ""
     kept: tuple[str, ...] = ()
+    is_ours: bool = True
 
 
 def main(root: Path, venv: Path, extra: str, base: str) -> int:
-    """Return the exit status: 0, 2 for what the user can mend, 1 where pip failed."""
+    """Return the exit status: 0, 2 for what the user can mend, 1 where pip failed, 130 if interrupted."""
     try:
         torch = make(root, venv, base)
         repair(venv, torch)
         return install(root, venv, extra, torch)
     except SetUpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except OSError as error:
-        print(f"error: {error.filename or venv}: {error.strerror}", file=sys.stderr)
+        say(f"error: {error.filename or venv}: {error.strerror or error}; set DKM_VENV to another folder")
         return 2
+    except KeyboardInterrupt:
+        say("interrupted; start again, and it goes on from there")
+        return 130
 
 
 # --- the environment ----------------------------------------------------------------------------------------------
@@ -85,10 +91,11 @@ def make(root: Path, venv: Path, base: str) -> Torch:
     }.items():
         if is_so:
             say(f"{venv}: {what}; making it anew")
-            shutil.rmtree(venv)
+            unfinished.touch()
+            empty(venv, unfinished)
             break
     if not python.exists():
-        if venv.exists() and (not venv.is_dir() or any(venv.iterdir())):
+        if venv.exists() and not unfinished.exists() and (not venv.is_dir() or any(venv.iterdir())):
             raise SetUpError(f"{venv}: expected a virtual environment or nothing; set DKM_VENV to another folder")
         say(f"making the environment {venv}")
         venv.mkdir(parents=True, exist_ok=True)
@@ -100,7 +107,7 @@ def make(root: Path, venv: Path, base: str) -> Torch:
             link.symlink_to(Path(torch.folder, "torch"))
             # A line that is a path is put at the end of sys.path, behind what this environment has itself.
             (site_packages(venv) / "dkm-existing-torch.pth").write_text(torch.folder + "\n")
-        record.write_text(json.dumps(torch._asdict()))
+        write(record, torch)
         unfinished.unlink()
         return torch
     if record.exists():
@@ -109,11 +116,24 @@ def make(root: Path, venv: Path, base: str) -> Torch:
         return Torch("default")
     if run_pip(python, "--version", quiet=True) and quietly([python, "-m", "ensurepip"]):
         raise SetUpError(f"{python}: expected an environment with pip; set DKM_VENV to another folder")
-    torch = choose_torch(root, python, str(python), requested)
-    if torch.source == "existing":
-        torch = torch._replace(source="own")
-    record.write_text(json.dumps(torch._asdict()))
+    torch = choose_torch(root, python, str(python), requested)._replace(is_ours=False)
+    write(record, torch)
     return torch
+
+
+def empty(folder: Path, kept: Path) -> None:
+    """Remove what is in the folder but one file, which tells a later start that the rest may go."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != kept:
+            path.unlink()
+
+
+def write(record: Path, torch: Torch) -> None:
+    temporary = record.with_suffix(".tmp")
+    temporary.write_text(json.dumps(torch._asdict()))
+    temporary.replace(record)
 
 
 def site_packages(venv: Path) -> Path:
@@ -123,7 +143,7 @@ def site_packages(venv: Path) -> Path:
 
 def repair(venv: Path, torch: Torch) -> None:
     """Remove the records of what an interrupted installation left incomplete, so that pip installs it again."""
-    if torch.source == "own":  # not ours to judge
+    if not torch.is_ours:
         return
     for site in venv.glob("lib/python3.*/site-packages"):
         for left in site.glob("~*"):  # what pip moves aside while it replaces a package
@@ -234,7 +254,7 @@ def install(root: Path, venv: Path, extra: str, torch: Torch) -> int:
     if code:
         say("error: pip failed, as it says above; start again when that is mended, and it goes on from there")
         return 1
-    if torch.source == "existing" and not (venv / "bin" / "tensorboard").exists():
+    if torch.source == "existing" and torch.is_ours and not (venv / "bin" / "tensorboard").exists():
         # The other environment's tensorboard has its command there; the documentation names that of this one.
         code = run_pip(python, "install", "--ignore-installed", "--no-deps", "--constraint", str(pins), "tensorboard")
     return min(code, 1)
@@ -242,7 +262,7 @@ def install(root: Path, venv: Path, extra: str, torch: Torch) -> int:
 
 def describe(root: Path, torch: Torch) -> str:
     """Return which torch is taken, and how much is installed at most."""
-    if torch.source in ("existing", "own"):
+    if torch.source == "existing":
         return f"beside torch {torch.version} of {torch.folder}, up to {SIZES['existing']}"
     builds = cpu_builds(root) if torch.source == "cpu" else [build.removesuffix("+cpu") for build in cpu_builds(root)]
     build = "for CPUs" if torch.source == "cpu" or sys.platform != "linux" else "with its GPU libraries"

@@ -24,7 +24,8 @@ ensure_environment() {
         flock --nonblock 9 || { echo "waiting for another set-up of $root" >&2; flock 9 || true; }
     fi
     if ! is_up_to_date; then
-        find_python
+        base="$python" # which may go on where no other Python is left
+        [[ -x "$python" && ! -e "$venv/.dkm-making" && ( ! -L "$venv/.dkm-torch" || -e "$venv/.dkm-torch" ) ]] || find_python
         "$base" "$root/scripts/environment.py" "$root" "$venv" "$extra" "$base" || exit $?
         echo "$wanted" | tee "$venv/.dkm-installed" > "$stamp"
     fi

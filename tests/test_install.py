@@ -371,7 +371,7 @@ def test_a_torch_that_does_not_do_is_named_and_replaced(case: str, script: Scrip
     assert not (tmp_path / "v env" / ".dkm-torch").exists()
 
 
-def test_an_environment_of_the_users_own_keeps_its_torch(script: Script, tmp_path: Path) -> None:
+def test_an_environment_of_the_users_own_keeps_its_torch(script: Script, checkout: Path, tmp_path: Path) -> None:
     venv = tmp_path / "v env"
     (venv / "bin").mkdir(parents=True)
     shutil.copy(tmp_path / "fake-python", venv / "bin" / "python")
@@ -383,6 +383,11 @@ def test_an_environment_of_the_users_own_keeps_its_torch(script: Script, tmp_pat
     assert "torch==2.11.0" in pins
     assert not [pin for pin in pins if pin.startswith("scipy==")]
     assert not (venv / ".dkm-torch").exists()
+    # Its packages are not ours to judge: conda writes other records.
+    (venv / "lib/python3.11/site-packages/numpy-2.4.6.dist-info").mkdir(parents=True)
+    (checkout / "constraints.txt").write_text("numpy==2.4.6\n")
+    assert script("train.sh", VERSION="3, 9", PYTHON="/nowhere/python").returncode == 0
+    assert (venv / "lib/python3.11/site-packages/numpy-2.4.6.dist-info").exists()
 
 
 @pytest.mark.parametrize("has_build", [True, False])
