@@ -229,7 +229,9 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the scripts look at."""
     # With a space, as a user's folder may have.
-    return copy_checkout(tmp_path / "check out", ["scripts", "pyproject.toml", "constraints.txt"])
+    return copy_checkout(
+        tmp_path / "check out", ["scripts", "pyproject.toml", "constraints.txt", "constraints-lowest.txt"]
+    )
 
 
 @pytest.fixture
@@ -501,6 +503,13 @@ def test_the_tests_need_their_extra_and_bring_what_training_needs(script: Script
     assert script("test.sh").stdout.splitlines()[-1] == f"-m pytest {workers}"
     for name in ("test.sh", "train.sh"):
         assert "-m pip install " not in script(name).stdout
+
+
+def test_the_lowest_versions_have_an_environment_of_their_own(script: Script, checkout: Path) -> None:
+    _, install, tests = script("lowest.sh", "-k", "kmeans").stdout.splitlines()
+    assert install.endswith(f"--constraint {checkout / 'constraints-lowest.txt'} --editable {checkout}[test]")
+    assert tests == "-m pytest --numprocesses 2 --dist worksteal -k kmeans"
+    assert "-m pip install" in script("test.sh").stdout  # not taken for one of the current versions
 
 
 def test_an_installation_that_failed_is_made_up_for(script: Script) -> None:

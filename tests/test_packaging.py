@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import shlex
 import sys
 import tomllib
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -72,7 +75,7 @@ def test_the_pinned_versions_are_within_the_bounds() -> None:
 
 
 def test_the_version_is_told_without_an_installation() -> None:
-    assert PROJECT["dynamic"] == ["version"]
+    assert "version" in PROJECT["dynamic"]
     assert dkm.__version__ == str(Version(dkm.__version__))
     assert f"## {dkm.__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"\nversion: {dkm.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
@@ -212,6 +215,31 @@ def test_a_message_installs_into_the_environment_that_runs(
         "made by uv": f"uv pip install --python '{python}' 'x>=1'",
     }
     assert pip_install("x>=1") == expected[case]
+
+
+def test_the_files_for_contributors_call_scripts_that_are_there() -> None:
+    files = [
+        "Makefile",
+        "CONTRIBUTING.md",
+        "AGENTS.md",
+        ".github/workflows/test.yml",
+        ".github/pull_request_template.md",
+    ]
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in files]
+    for text, name in zip(texts, files, strict=True):
+        called = set(re.findall(r"\./(scripts/\w+\.sh)", text))
+        assert "scripts/test.sh" in called, name
+        assert all(os.access(ROOT / script, os.X_OK) for script in called), name
+    recipes = [line for line in texts[0].splitlines() if line.startswith("\t")]
+    assert all(re.fullmatch(r"\t\./scripts/\w+\.sh( -m slow)? \$\(ARGS\)", line) for line in recipes)
+
+
+HOST = [*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml"]
+
+
+@pytest.mark.parametrize("path", HOST, ids=[path.name for path in HOST])
+def test_the_files_for_the_host_can_be_read(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
 
 
 def test_no_text_installs_the_package_of_another_project() -> None:
