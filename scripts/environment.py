@@ -254,10 +254,12 @@ def install(root: Path, venv: Path, extra: str, torch: Torch) -> int:
     if code:
         say("error: pip failed, as it says above; start again when that is mended, and it goes on from there")
         return 1
-    if torch.source == "existing" and torch.is_ours and not (venv / "bin" / "tensorboard").exists():
-        # The other environment's tensorboard has its command there; the documentation names that of this one.
-        code = run_pip(python, "install", "--ignore-installed", "--no-deps", "--constraint", str(pins), "tensorboard")
-    return min(code, 1)
+    command = venv / "bin" / "tensorboard"
+    if torch.source == "existing" and torch.is_ours and not command.exists():
+        # The other environment has the command; the documentation names that of this one.
+        command.write_text('#!/bin/sh\nexec "$(dirname "$0")/python" -m tensorboard.main "$@"\n')
+        command.chmod(0o755)
+    return 0
 
 
 def describe(root: Path, torch: Torch) -> str:
