@@ -259,10 +259,15 @@ Outputs = tuple[Any, Any, Any]
 
 def _write_torch(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
     x = torch.from_numpy(rows)
-    program = torch.export.export(assigner(model), (_at_least_two(x),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    program = torch.export.export(assigner(model), (_at_least_two(x),), dynamic_shapes=({0: _rows()},))
     torch.export.save(program, folder / "model.pt2")
     cluster, distance, z = torch.export.load(folder / "model.pt2").module()(x)
     return cluster.numpy(), distance.numpy(), z.numpy()
+
+
+def _rows() -> torch.export.Dim:
+    """Return the number of rows, which varies; without a limit torch 2.6 fears an overflow."""
+    return torch.export.Dim("n", max=2**31 - 1)
 
 
 def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
@@ -280,7 +285,7 @@ def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
             folder / "model.onnx",
             input_names=["x"],
             output_names=["cluster", "distance", "embedding"],
-            dynamic_shapes=({0: torch.export.Dim("n")},),
+            dynamic_shapes=({0: _rows()},),
             dynamo=True,
             external_data=False,
             verbose=False,

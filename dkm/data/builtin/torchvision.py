@@ -67,6 +67,7 @@ def import_torchvision(module: str, source: str) -> Any:
         If torchvision does not belong to the installed torch, or is missing.
     """
     try:
+        import_module("torchvision")  # whose modules may be loaded though it is not
         return import_module(module)
     except (ImportError, RuntimeError, AttributeError) as error:
         # RuntimeError "operator torchvision::nms does not exist" means that it was built for another torch.
