@@ -34,6 +34,7 @@ from dkm.config.compose import compose, parse
 from dkm.config.custom import import_plugins, split_model_class
 from dkm.config.data import CustomData, DataConfig, FileData
 from dkm.config.values import absolute
+from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError, missing_extra_error
 
 if TYPE_CHECKING:
@@ -113,12 +114,12 @@ cluster, distance, embedding = predict(x)  # x: array, (n, {F})
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    run_command(work, __doc__)
+    run_command(work, screen("export"))
 
 
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.export`` with the words of the command line."""
-    config, rest = parse_words(ExportConfig, words, sections=("model",))
+    config, rest = parse_words(ExportConfig, words, sections=("model",), alone=("run",))
     export(config, split_model_class(rest)[0])
 
 

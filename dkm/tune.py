@@ -24,17 +24,20 @@ from collections.abc import Sequence
 
 from dkm.config.commands import TuneConfig, parse_own
 from dkm.config.commands import main as run_command
+from dkm.config.verbs import screen
 from dkm.search.study import tune
+from dkm.training.command_line import understand
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    run_command(work, __doc__)
+    run_command(work, screen("tune"))
 
 
 def work(words: Sequence[str]) -> None:
     """Search as the words of the command line say."""
-    tune(*parse_own(TuneConfig, words))
+    config, rest = parse_own(TuneConfig, words)
+    tune(config, understand(rest, is_sweep=True, finds_number=False))
 
 
 if __name__ == "__main__":
