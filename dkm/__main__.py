@@ -37,7 +37,7 @@ def run(words: Sequence[str]) -> int:
         return EXIT_USER_ERROR
     if rest and _HELP.issuperset(rest):
         return _print(screen(verb), 0)
-    sys.argv = [f"dkm {verb}", *rest]
+    sys.argv = [f"dkm-{verb}", *rest]  # the name of the script that does the same
     import_module(VERBS[verb].module).main()
     return 0
 

@@ -80,6 +80,8 @@ def test_an_experiment_of_the_users_own_is_a_name(here: Path) -> None:
 EXPECTED = "expected an override KEY=VALUE, a file or folder, or the name of a data set or an experiment; "
 REFUSED = {
     "cstomers.csv": f"cstomers.csv: no such file or folder; {EXPECTED}did you mean customers.csv?",
+    "omers.csv": f"omers.csv: no such file or folder; {EXPECTED}did you mean customers.csv?",
+    "my.csv": f"my.csv: no such file or folder; {EXPECTED}`dkm help` explains them",
     "nowhere/x.bin": f"nowhere/x.bin: no such file or folder; {EXPECTED}`dkm help` explains them",
     "digts": f"digts: {EXPECTED}did you mean digits?",
     "debgu": f"debgu: {EXPECTED}did you mean debug?",
@@ -144,5 +146,7 @@ def test_a_choice_takes_a_file_and_the_spellings_of_training(here: Path, monkeyp
 def test_a_wrong_range_is_shown_as_it_was_written(here: Path) -> None:
     with pytest.raises(UserError, match=r"^n_clusters=1-4: expected numbers of 2 or more"):
         select.work(["points.npy", "n_clusters=1-4"])
+    with pytest.raises(UserError, match=r"^n_clusters: missing; expected n_clusters=VALUE; add it to the command$"):
+        select.work(["points.npy"])
     with pytest.raises(UserError, match=r"^n_clusters=2-4 and k=: expected one of them"):
         select.work(["points.npy", "k=2", "n_clusters=2-4"])

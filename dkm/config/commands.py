@@ -97,7 +97,8 @@ def parse_words(
         values[key] = _value(spelling, text, str(known[key].type))
     for name, part in known.items():
         if name not in values and part.default == REQUIRED:
-            raise UserError(f"{name}: missing; expected {name}=VALUE; add it to the command")
+            shown = next((spelling for spelling, key in aliases.items() if key == name), name)
+            raise UserError(f"{shown}: missing; expected {shown}=VALUE; add it to the command")
     try:
         return schema(**values), rest
     except UserError as error:
@@ -249,8 +250,8 @@ class CompareConfig(Section):
 class SelectConfig(Section):
     """Settings of ``dkm.select``: the numbers of clusters to try, the seeds, and the output."""
 
-    k: str = setting(REQUIRED, "Numbers of clusters: a range `2-12`, or a list `2,4,8`.")
-    seeds: str = setting("0,1,2", "Seeds of the runs with each number of clusters.")
+    k: str = setting(REQUIRED, "Numbers of clusters: a range `2-12`, or a list `2,4,8`. `n_clusters=` is the same.")
+    seeds: str = setting("0,1,2", "Seeds of the runs with each number of clusters. `seed=` is the same.")
     output: str | None = setting(
         None,
         "Folder of the runs and the result; null: a new one under `runs/select`. An existing folder is resumed.",

@@ -19,6 +19,7 @@ from dkm.config.roles import plain_sections
 from dkm.config.run import Config
 from dkm.config.schema import config_dir
 from dkm.config.settings import REQUIRED, Role, Section, Setting, dotted_key, is_nullable, setting_of
+from dkm.config.short import SHORT_NAMES
 
 _WIDTH = 100
 _PAGE_HEAD = """\
@@ -47,7 +48,7 @@ Groups and their options:"""
 def settings_page() -> str:
     """Return ``docs/settings.md``."""
     roles = "\n".join(f"| {role.name.lower()} | {role.value} |" for role in Role)
-    parts = [_PAGE_HEAD + roles, "## The run", _table({"": Config})]
+    parts = [_PAGE_HEAD + roles, "## Short names", _short_names(), "## The run", _table({"": Config})]
     for schema in plain_sections():
         parts += [f"## `{schema.section}`", summary_of(schema), _table({"": schema})]
     for group, options in GROUPS.items():
@@ -105,6 +106,15 @@ def _group_by_shared_declarations(options: Mapping[str, type[Any]]) -> list[tupl
         for name, declared in _declarations_of(schema).items():
             owners.setdefault((name, id(declared)), []).append(option)
     return list(dict.fromkeys(map(tuple, owners.values())))
+
+
+def _short_names() -> str:
+    """Return the table of the short names."""
+    rows = [f"| `{short.name}` | `{short.key}` | {short.meaning} |" for short in SHORT_NAMES.values()]
+    head = (
+        "The commands also take these names. Lists may be written `a,b,c`.\n\n| name | key | meaning |\n|---|---|---|"
+    )
+    return "\n".join([head, *rows])
 
 
 def _table(schemas: Mapping[str, type[Any]], among: Mapping[str, type[Any]] | None = None) -> str:

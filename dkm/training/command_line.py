@@ -25,6 +25,8 @@ from dkm.config.values import as_value, scheme_of
 from dkm.errors import UserError
 from dkm.runtime.distributed import is_main
 
+# Similarity of a word to the one that was probably meant: names of files have their suffix in common.
+_SIMILAR = 0.7
 _N_CLUSTERS = "clustering.n_clusters"
 # Flags with which Hydra answers a question of its own, or reads words that are not those of a run.
 _ANSWERS = frozenset(["-sc", "--shell-completion", "--hydra-help", "--version"])
@@ -159,7 +161,7 @@ def _unknown(word: str) -> str:
             return f"{word}: {expected}; write {preset}={word}"
     names = [name for name, entry in DATASETS.items() if not issubclass(entry.config, FileData | CustomData)]
     names += _options_in(config_dir() / "experiment")
-    near = difflib.get_close_matches(word, [*_siblings(word), *names, *SHORT_NAMES], n=1)
+    near = difflib.get_close_matches(word, [*_siblings(word), *names, *SHORT_NAMES], n=1, cutoff=_SIMILAR)
     if os.sep in word or "." in word:
         expected = f"no such file or folder; {expected}"
     return f"{word}: {expected}; " + (f"did you mean {shlex.quote(near[0])}?" if near else "`dkm help` explains them")
