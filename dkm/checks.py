@@ -33,12 +33,12 @@ _PACKAGES = (
 # The modules of each extra.
 EXTRAS = {
     "anndata": ("h5py",),
-    "encoders": ("timm",),
+    "encoders": ("huggingface_hub", "timm"),
     "hdf5": ("h5py",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
-    "optuna": ("optuna",),
+    "optuna": ("optuna", "sqlalchemy"),
     "sweep": ("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher"),
-    "text": ("sentence_transformers",),
+    "text": ("huggingface_hub", "sentence_transformers", "transformers"),
     "umap": ("umap",),
     "zarr": ("zarr",),
 }
