@@ -11,6 +11,7 @@ import copy
 import functools
 import math
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -98,7 +99,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     image_shape : tuple of int, optional
         (C, H, W) if each row is an image. The images are then augmented in training.
     verbose : bool or int
-        Show a progress bar with the loss for each phase, on standard error.
+        Show, on standard error, how X is scaled and why, and a progress bar with the loss for each phase.
     config : mapping or sequence of str, optional
         Other settings of the run: ``{"joint.lr": 1e-4}`` or ``["optimizer=sgd", "precision=bf16"]``. It must not
         contradict the parameters above; those that are None leave their setting to ``config``.
@@ -118,6 +119,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         "plausible" numbers, "reason", "warnings", and the mean "scores" of each number. None if it was given.
     n_iter_ : int
         Number of joint epochs that were run.
+    data_report_ : dict
+        What was recognized in X, as in ``data.json`` of a run: "scaling" says how X is scaled, "decisions" why.
     n_features_in_, feature_names_in_
         Number and names of the features, as in scikit-learn.
     model_ : SavedModel
@@ -189,6 +192,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             with threads(config.threads), standard_torch():
                 data = array_dataset(rows, config.data, "X")
                 self._require_image_shape(data.image_shape)
+                if self.verbose:
+                    print(*data.report.lines(), sep="\n", file=sys.stderr)
                 trainer, choice = self._build_trainer(config, data)
                 run = Unwritten()
                 run.shows_bars = bool(self.verbose)
@@ -202,6 +207,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.n_clusters_choice_ = None if choice is None else choice.to_dict()
         self.inertia_ = clusters.inertia
         self.n_iter_ = trainer.progress.epoch
+        self.data_report_ = trainer.data.report.to_dict()
         self.cluster_centers_ = self.model_.centroids.numpy()
         self._n_features_out = len(self.cluster_centers_)
         for doubt in [] if choice is None else choice.recommendation.warnings:
@@ -300,7 +306,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     # --- a fitted model ---
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """Return the cluster of each row of X (N, F)."""
+        """Return the cluster of each row of X (N, F). A feature with one value in training is ignored."""
         return self._cluster(X)[1].labels
 
     def transform(self, X: Any) -> FloatArray:

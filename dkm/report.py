@@ -28,6 +28,7 @@ from dkm.config.commands import ReportConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.custom import import_plugins, split_model_class
 from dkm.config.values import absolute
+from dkm.config.verbs import screen
 from dkm.errors import UserError
 from dkm.runs import reading
 
@@ -37,7 +38,7 @@ _MOST_RUNS = 12
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    run_command(work, __doc__)
+    run_command(work, screen("report"))
 
 
 def work(words: Sequence[str]) -> None:

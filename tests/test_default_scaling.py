@@ -12,7 +12,7 @@ from words import SMALL_RUN
 
 from dkm import train
 from dkm.config.data import NpyData
-from dkm.data.bounds import Bounds
+from dkm.data.bounds import FeatureRanges
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.embeddings import Embeddings
 
@@ -64,7 +64,7 @@ def test_at_least_half_of_the_features_that_vary_and_four_have_both_bounds(
     X = ratings(n_features)
     X[:, n_full:] = np.clip(X[:, n_full:], 2, 5)
     X = np.concatenate([X, np.full((N, n_constant), 3)], axis=1)
-    bounds = Bounds()
+    bounds = FeatureRanges()
     for rows in np.array_split(X, 3):
         bounds.add(rows)
     assert (bounds.evidence() is not None) == is_found
@@ -72,11 +72,11 @@ def test_at_least_half_of_the_features_that_vary_and_four_have_both_bounds(
 
 def test_bounds_are_those_of_all_chunks() -> None:
     X = ratings()
-    bounds = Bounds()
+    bounds = FeatureRanges()
     for rows in (X[2:50], X[50:], X[:2]):
         bounds.add(rows)
     assert bounds.evidence() == "6 of 6 features that vary have values from 1 to 5"
-    assert Bounds().evidence() is None
+    assert FeatureRanges().evidence() is None
 
 
 def test_flags_beside_a_number_of_another_scale_are_not_on_one_scale(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_resumed_run_keeps_the_scaling_it_began_with(tmp_path: Path, monkeypat
     np.save(tmp_path / "x.npy", ratings())
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Bounds, "evidence", lambda self: None)
+        patch.setattr(FeatureRanges, "evidence", lambda self: None)
         words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", *SMALL_RUN, f"hydra.run.dir={run}"]
         assert train._main(words) == 0
     assert train._main([f"resume={run}", "joint.epochs=3"]) == 0

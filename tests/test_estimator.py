@@ -323,6 +323,18 @@ def test_verbose_shows_a_bar_for_each_phase(capsys: pytest.CaptureFixture[str]) 
     np.testing.assert_array_equal(told.cluster_centers_, silent.cluster_centers_)
 
 
+def test_the_scaling_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    ratings = np.random.default_rng(0).integers(1, 6, (300, 8)).astype(np.float32)
+    fitted = small(verbose=1).fit(ratings)
+    lines = ["X: 300 rows, 8 features", "  values: 8 of 8 features that vary have values from 1 to 5"]
+    told = capsys.readouterr().err.splitlines()
+    assert told[:2] == lines
+    assert told[2].startswith("  scaling: centered (")
+    assert fitted.data_report_["scaling"].startswith("centered (")
+    assert fitted.data_report_["decisions"]["values"] in lines[1]
+    assert fitted.model_.scaling.kind == "centered"
+
+
 def test_an_empty_cluster_is_told() -> None:
     two_points = np.repeat([[1.0, 2.0], [3.0, 4.0]], 50, axis=0)
     with pytest.warns(ConvergenceWarning, match="^n_clusters=3: only 2 clusters have rows"):

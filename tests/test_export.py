@@ -23,11 +23,12 @@ QUICK = [*SMALL_RUN]
 KINDS = ("table", "images", "sparse", "counts", "conv")
 FORMATS = ("torch", "onnx", "numpy")
 X = make_blobs(300, 5, centers=4, random_state=0)[0] + 1e5  # a large offset
+X[:, 4] = 7  # has one value in training, and any afterwards
 IMAGES = load_digits().images[:200]
 SPARSE = sparse.random_array((200, 30), density=0.2, random_state=0, format="csr", dtype=np.float32)
 COUNTS = np.random.default_rng(0).poisson(np.random.default_rng(1).lognormal(-2, 1.5, 120), (200, 120))
 ROWS = {
-    "table": X,
+    "table": np.column_stack([X[:, :4], np.full(300, 1e20)]),
     "images": IMAGES.reshape(200, -1),
     "sparse": SPARSE.toarray(),
     "counts": COUNTS.astype(np.float64),

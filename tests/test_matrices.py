@@ -22,6 +22,7 @@ from dkm.data.datasets import load_dataset
 from dkm.data.matrices.reader import MatrixReader
 from dkm.data.stored import StoredRows
 from dkm.errors import UserError
+from dkm.installation import install_command
 
 h5py = pytest.importorskip("h5py")
 
@@ -484,5 +485,5 @@ def test_a_package_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     text = message(config(path=str(tmp_path)))
-    remedy = f"install it: pip install 'dkm[{extra}]'"
+    remedy = f"install it: {install_command(extra)}"
     assert text.endswith(f"{module} is not installed; expected the extra {extra}; {remedy}")

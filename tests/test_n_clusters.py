@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import signal
 from itertools import combinations
 from pathlib import Path
@@ -188,6 +189,17 @@ def test_the_scores_that_are_kept_are_means() -> None:
     assert list(kept) == ["3", "4", "5", "6", "7"]
     assert kept["4"]["modularity_data"] == pytest.approx(np.mean(list(choice.scores[4]["modularity_data"].values())))
     assert json.loads(json.dumps(kept)) == kept
+
+
+def test_an_infinite_score_is_kept_as_none() -> None:
+    """Rows of two values have clusters without spread, whose Calinski-Harabasz score is infinite."""
+    config, data = inputs()
+    config.clustering.n_clusters = "auto:2-3"
+    found = find_number(config, data)
+    assert found is not None
+    scores: Scores = {"calinski_harabasz": {(0,): math.inf}, "modularity_data": {(0,): 0.5}}
+    kept = found._replace(scores={2: scores}).to_dict()["scores"]["2"]
+    assert kept == {"calinski_harabasz": None, "modularity_data": 0.5}
 
 
 def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -284,6 +284,37 @@ def test_a_npy_file_is_read_in_parts_whatever_its_size(
     assert (tmp_path / "c.csv").read_bytes() == (tmp_path / "f.csv").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["standard", "counts"])
+def test_what_did_not_vary_in_training_is_ignored_and_told(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    X = np.random.default_rng(0).poisson(5, (60, 5)).astype(np.float64)
+    X[:, 2] = 0 if kind == "counts" else 3
+    np.save(tmp_path / "x.npy", X)
+    train._main(
+        [
+            "data=npy",
+            f"data.path={tmp_path / 'x.npy'}",
+            f"data.scaling={kind}",
+            *QUICK,
+            f"hydra.run.dir={tmp_path / 'r'}",
+        ]
+    )
+    X[[4, 7], 2] += 1e30 if kind == "standard" else 1
+    np.save(tmp_path / "other.npy", X)
+    caplog.clear()
+    for name in ("x", "other"):
+        assert not caplog.messages
+        predict.work(
+            [f"run={tmp_path / 'r'}", f"input={tmp_path / f'{name}.npy'}", f"output={tmp_path / f'{name}.csv'}"]
+        )
+    was = "" if kind == "counts" else " (3)"
+    [warning] = caplog.messages
+    assert f"feature 2 (counted from 0) had one value in training{was} and has others in 2 rows; what" in warning
+    if kind == "standard":
+        assert (tmp_path / "other.csv").read_bytes() == (tmp_path / "x.csv").read_bytes()
+
+
 # --- refused ------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +324,7 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
     np.save(tmp / "narrow.npy", np.zeros((3, 5)))
     np.save(tmp / "text.npy", np.array([["a"] * 6]))
     np.save(tmp / "nan.npy", np.full((3, 6), np.nan))
+    np.save(tmp / "far.npy", np.array([[0.0] * 6, [1e32] * 6, [1e33] * 6]))
     frame = pd.read_csv(table / "t.csv")
     frame.drop(columns=["a", "d"]).to_csv(tmp / "short.csv", index=False)
     frame.assign(c="x").to_csv(tmp / "words.csv", index=False)
@@ -304,7 +336,9 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
     (tmp / "new" / "model" / "weights.safetensors").write_bytes(b"")
     (tmp / "plain").mkdir()
     return {
-        "no words": (["run"], "run: expected KEY=VALUE"),
+        "no value": (["run"], "run: expected KEY=VALUE"),
+        "no input to assign": (["RUN"], "input: missing; expected input=VALUE"),
+        "a word too many": ([*given, "overwrite"], "overwrite: expected KEY=VALUE"),
         "unknown key": ([*given, "outputs=x"], "outputs=x: expected a key of this command; did you mean output?"),
         "unknown key of data": ([*given, "data.idd=x"], "data.idd=x: expected a key of data=csv; the keys are"),
         "no output": (given[:2], "output: missing; expected output=VALUE"),
@@ -321,6 +355,10 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
         "features": ([given[0], f"input={tmp / 'narrow.npy'}", given[2]], "5 features; expected 6"),
         "text": ([given[0], f"input={tmp / 'text.npy'}", given[2]], "an array of <U1; expected real numbers"),
         "nan": ([given[0], f"input={tmp / 'nan.npy'}", given[2]], "a value that is NaN, infinite or too large"),
+        "far": (
+            [given[0], f"input={tmp / 'far.npy'}", given[2]],
+            "2 rows whose distance to every centroid is infinite, the first is row 1 (counted from 0); expected values",
+        ),
         "exists": (
             [*given[:2], f"output={tmp / 'there.csv'}"],
             "the file exists; expected a new file; pass overwrite=true",
@@ -334,8 +372,9 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
 
 
 CASES = [
-    *("no words", "unknown key", "unknown key of data", "no output", "no run", "no model", "damaged", "newer"),
-    *("no input", "columns", "text column", "features", "text", "nan", "exists", "suffix", "folder", "flag"),
+    *("no value", "no input to assign", "a word too many", "unknown key", "unknown key of data", "no output"),
+    *("no run", "no model", "damaged", "newer"),
+    *("no input", "columns", "text column", "features", "text", "nan", "far", "exists", "suffix", "folder", "flag"),
     *("threads", "device"),
 ]
 
@@ -363,4 +402,11 @@ def test_overwrite_replaces(run: Path, table: Path, tmp_path: Path) -> None:
 
 def test_without_words_the_command_explains_itself(call: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(predict, "--help") == 0
-    assert "python -m dkm.predict run=RUN input=FILE output=OUT.csv" in capsys.readouterr().out
+    assert "usage: dkm predict RUN FILE output=FILE [KEY=VALUE ...]" in capsys.readouterr().out
+
+
+def test_run_and_input_may_stand_alone_and_short_names_say_how_the_input_is_read(
+    run: Path, table: Path, tmp_path: Path
+) -> None:
+    predict.work([str(run), str(table / "t.csv"), f"output={tmp_path / 'o.csv'}", "exclude=[]"])
+    assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()

@@ -16,6 +16,7 @@ from dkm.config.data import CsvData, NpyData, ParquetData
 from dkm.config.values import absolute, scheme_of
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
+from dkm.installation import pip_install
 from dkm.runtime import remote
 
 QUICK = [
@@ -93,7 +94,7 @@ def test_a_run_and_its_prediction_elsewhere(
 REFUSED = {
     "memory://no/such.csv": "data.path=memory://no/such.csv: no such file; expected an existing file or folder",
     "reference://x.csv": "reference://; expected one of s3://",
-    "s3://bucket/x.csv": "s3fs is not installed; expected the package for s3://; pip install s3fs",
+    "s3://bucket/x.csv": f"s3fs is not installed; expected the package for s3://; {pip_install('s3fs')}",
 }
 
 

@@ -61,7 +61,7 @@ def test_standard_scaling_gives_each_feature_mean_0_and_variance_1() -> None:
 def test_standard_scaling_turns_a_constant_feature_into_exact_zeros() -> None:
     X = np.column_stack([np.full(1000, 0.1), np.arange(1000)])  # the mean of 1000 times 0.1 is not 0.1
     scaling = Scaling.fit([X], "standard")
-    assert scaling.scale[0] == 1
+    assert scaling.scale[0] == np.inf
     assert not scaling.apply(X)[:, 0].any()
 
 
@@ -127,7 +127,7 @@ def test_a_feature_that_is_constant_in_each_chunk_but_not_in_all_is_scaled() -> 
 def test_a_feature_that_is_constant_over_all_chunks_becomes_exact_zeros() -> None:
     X = np.full((1000, 1), 0.1)
     scaling = Scaling.fit(chunks_of(X, 7, 300), "standard")
-    assert (scaling.shift, scaling.scale) == ((0.1,), (1.0,))
+    assert (scaling.shift, scaling.scale) == ((0.1,), (np.inf,))
 
 
 def test_chunks_are_read_once_and_no_further_than_the_scaling_needs() -> None:
@@ -283,3 +283,20 @@ def test_what_only_looks_like_counts_is_not_taken_for_them() -> None:
         "pixels",
         "all zero",
     ]
+
+
+@pytest.mark.parametrize("kind", ["standard", "centered", "counts"])
+def test_a_feature_without_variance_in_training_is_ignored_afterwards(kind: str) -> None:
+    X = np.array([[1, 0, 2], [5, 0, 1], [3, 0, 9]], dtype=np.float32)
+    scaling = Scaling.fit([X], kind, total=10.0 if kind == "counts" else None)
+    same, other = X[:2].copy(), X[:2].copy()
+    other[0, 1] = 0 if kind == "counts" else 1e30  # another count changes the sum of the row
+    np.testing.assert_array_equal(scaling.apply(other), scaling.apply(same))
+    assert scaling.apply(X)[:, 1].tolist() == [0, 0, 0]
+    other[0, 1] = 7
+    assert scaling.apply(other)[0, 1] == 0
+    assert scaling.constant.tolist() == [1]
+    assert scaling.differs_in_constant(other).tolist() == [[True], [False]]
+    stored = json.loads(json.dumps(scaling.to_dict(), allow_nan=False))
+    assert Scaling.from_dict(stored) == scaling
+    np.testing.assert_allclose(scaling.unscale(scaling.apply(X))[:, 1], 0, atol=1e-12)

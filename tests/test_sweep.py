@@ -17,6 +17,7 @@ from processes import OPTIMIZER, Finished, Point, train
 
 import dkm
 from dkm.config.compose import compose, parse
+from dkm.installation import install_command
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 LAUNCHERS = ["joblib", "submitit_local"]
@@ -268,7 +269,7 @@ def test_what_interrupted_workers_leave_is_cleared_away_in_silence(mode: str) ->
 def test_a_launcher_without_its_plugin_says_what_to_install(launcher: str) -> None:
     finished = start([*SWEEP, f"hydra/launcher={launcher}"], has_plugins=False)
     needed = "submitit_slurm" if launcher == "slurm" else launcher
-    line = f"error: hydra/launcher={needed}: expected its plugin; install it: pip install 'dkm[sweep]'\n"
+    line = f"error: hydra/launcher={needed}: expected its plugin; install it: {install_command('sweep')}\n"
     assert (finished.code, finished.out, finished.err) == (2, "", line)
 
 

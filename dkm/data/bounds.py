@@ -16,7 +16,7 @@ from dkm.data.scaling import Array
 _MIN_FEATURES = 4
 
 
-class Bounds:
+class FeatureRanges:
     """The lowest and highest value of each feature, updated chunk by chunk."""
 
     def __init__(self) -> None:

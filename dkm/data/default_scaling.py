@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
-from dkm.data.bounds import Bounds
+from dkm.data.bounds import FeatureRanges
 from dkm.data.counts import Counts
 from dkm.data.embeddings import Embeddings
 from dkm.data.report import DataReport
@@ -35,7 +35,7 @@ def fit_default_scaling(
     first = next(chunks)
     counts = Counts() if Counts.may_be(first) else None
     embeddings = Embeddings() if default == "standard" and Embeddings.may_be(first) else None
-    bounds = Bounds() if default == "standard" else None
+    bounds = FeatureRanges() if default == "standard" else None
     seen = [kind for kind in (counts, embeddings, bounds) if kind is not None]
 
     def observed() -> Iterator[Array]:

@@ -70,7 +70,9 @@ def to_rows(X: Array) -> Array:
 class Scaling:
     """``(X - shift) / scale``, fitted once and saved with the model; ``l2`` and ``row_rms`` normalize each row.
 
-    ``counts`` first divides each row by its sum, multiplies by ``total`` and takes log(1 + x).
+    ``counts`` first divides each row by its sum, multiplies by ``total`` and takes log(1 + x). A feature that has one
+    value in the data that ``standard``, ``centered`` or ``counts`` was fitted to has an infinite scale: it becomes 0
+    whatever its value, since a network that saw one value learned nothing about others.
     """
 
     kind: str
@@ -132,12 +134,12 @@ class Scaling:
             return cls(kind, F, tuple(shift.tolist()), tuple(scale.tolist()))
         if kind == "centered":
             mean, variance = _mean_and_variance(chunks)
-            return cls(kind, F, tuple(mean.tolist()), (math.sqrt(variance.mean()) or 1.0,))
+            return cls(kind, F, tuple(mean.tolist()), _common_scale(variance))
         if kind == "counts":
             if total is None:
                 raise ValueError("kind='counts': expected the total of a row")
             mean, variance = _mean_and_variance(_log_counts(_to_float64(chunk), total) for chunk in chunks)
-            return cls(kind, F, tuple(mean.tolist()), (math.sqrt(variance.mean()) or 1.0,), total)
+            return cls(kind, F, tuple(mean.tolist()), _common_scale(variance), total)
         return cls(kind, F)
 
     def apply(self, X: Array) -> npt.NDArray[np.float32]:
@@ -171,6 +173,22 @@ class Scaling:
         return scaled
 
     @property
+    def constant(self) -> npt.NDArray[np.int64]:
+        """The positions of the features that had one value in the fitted data and are ignored."""
+        scale = np.broadcast_to(np.array(self.scale), self.n_features)
+        return np.flatnonzero(np.isinf(scale))
+
+    def differs_in_constant(self, X: Array) -> npt.NDArray[np.bool_]:
+        """Return which values of unscaled rows (n, ...) differ from the one value of each constant feature: (n, C).
+
+        For ``counts``, whose shift is of the logarithm, only a feature that was 0 in all rows is compared.
+        """
+        rows, constant = to_rows(X), self.constant
+        value = np.broadcast_to(np.array(self.shift), self.n_features)[constant]
+        differs: npt.NDArray[np.bool_] = rows[:, constant] != value
+        return differs if self.total is None else differs & (value == 0)
+
+    @property
     def row_length(self) -> float:
         """The length of each scaled row that is not zero; 0 if rows are not normalized."""
         return {"l2": 1.0, "row_rms": math.sqrt(self.n_features)}.get(self.kind, 0.0)
@@ -191,12 +209,14 @@ class Scaling:
 
         The length of rows that ``l2`` and ``row_rms`` normalized is not restored.
         """
-        values: npt.NDArray[np.float64] = rows * np.array(self.scale) + np.array(self.shift)
+        scale = np.array(self.scale)
+        values: npt.NDArray[np.float64] = rows * np.where(np.isinf(scale), 0.0, scale) + np.array(self.shift)
         return values if self.total is None else np.expm1(values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values; JSON keeps floats exactly."""
-        fields = asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
+        """Return the fields as JSON values; JSON keeps floats exactly, and an infinite scale is null."""
+        scale = [None if math.isinf(value) else value for value in self.scale]
+        fields = asdict(self) | {"shift": list(self.shift), "scale": scale}
         if self.total is None:  # as before this kind existed: the cache of pretraining hashes the fields
             del fields["total"]
         return fields
@@ -204,9 +224,8 @@ class Scaling:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Scaling:
         """Return the scaling of a ``to_dict`` result."""
-        return cls(
-            fields["kind"], fields["n_features"], tuple(fields["shift"]), tuple(fields["scale"]), fields.get("total")
-        )
+        scale = tuple(math.inf if value is None else value for value in fields["scale"])
+        return cls(fields["kind"], fields["n_features"], tuple(fields["shift"]), scale, fields.get("total"))
 
 
 def _to_float64(X: Array) -> npt.NDArray[np.float64]:
@@ -239,10 +258,17 @@ def _root_mean_square(chunks: Iterable[Array]) -> float:
 
 
 def _mean_and_deviation(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the mean (F,) and the standard deviation (F,) of each feature, 1 for a constant feature."""
+    """Return the mean (F,) and the standard deviation (F,) of each feature, infinity for a constant feature."""
     mean, variance = _mean_and_variance(chunks)
-    deviation = np.sqrt(variance)
-    return mean, np.where(deviation == 0, 1.0, deviation)
+    return mean, np.where(variance == 0, np.inf, np.sqrt(variance))
+
+
+def _common_scale(variance: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the root of the mean variance, or for each feature that and infinity if some features are constant."""
+    scale = math.sqrt(variance.mean()) or 1.0
+    if variance.all():
+        return (scale,)
+    return tuple(np.where(variance == 0, np.inf, scale).tolist())
 
 
 def _mean_and_variance(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -271,8 +297,10 @@ def _mean_and_variance(chunks: Iterable[Array]) -> tuple[npt.NDArray[np.float64]
 def _shared_scale(scale: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the scale (F,) in which the features of a group share the root of the sum of their variances."""
     size = np.bincount(groups)[groups]
-    shared: npt.NDArray[np.float64] = np.sqrt(np.bincount(groups, np.square(scale)))[groups]
-    return np.where(size > 1, shared, scale)
+    varies = np.isfinite(scale)
+    squares = np.bincount(groups, np.square(np.where(varies, scale, 0.0)))
+    shared: npt.NDArray[np.float64] = np.sqrt(squares)[groups]
+    return np.where((size > 1) & varies, shared, scale)
 
 
 def _moments(chunk: Array) -> tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]:

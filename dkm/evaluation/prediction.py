@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -15,13 +18,18 @@ from dkm.config.commands import PredictConfig
 from dkm.config.data import FileData, ImageData, MatrixData, TableData, TextData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
-from dkm.errors import UserError
+from dkm.errors import UserError, input_error
 
 if TYPE_CHECKING:
     from dkm.data.files import Part
     from dkm.data.reader import InputReader
     from dkm.evaluation.assignments import Assignments
+    from dkm.evaluation.clusters import Clusters
     from dkm.models.saved import SavedModel
+
+log = logging.getLogger(__name__)
+
+Int64Array = npt.NDArray[np.int64]
 
 
 def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: str = "input") -> InputReader:
@@ -87,7 +95,13 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
 def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: PredictConfig) -> Iterator[Assignments]:
     """Yield the assignments of each part of the input; the next part is read in the background.
 
-    It is not scaled there: the encoder keeps every core busy, and would lose more time than the scaling takes.
+    It is not scaled there: the encoder keeps every core busy, and would lose more time than the scaling takes. A
+    warning at the end tells how many rows differ in features that were constant in training, which are ignored.
+
+    Raises
+    ------
+    UserError
+        If a row does not fit the model, or is so far from the training data that its distances are not finite.
     """
     import torch
 
@@ -99,10 +113,16 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
     def as_read(part: Part) -> Part:
         return part
 
+    constant = model.scaling.constant
+    differing = np.zeros(len(constant), dtype=np.int64)  # number of rows, by constant feature
     for part in prefetch(as_read, parts):
         rows = scaled_rows(model, part.X, source, part.position)
+        if len(constant):
+            differing += model.scaling.differs_in_constant(part.X).sum(axis=0)
         z = model.embed(torch.from_numpy(rows))
         clusters = assign_clusters(z, model.centroids, with_margin=True)
+        if not np.isfinite(clusters.squared_distance.sum().item()):
+            _require_finite_distances(clusters, part, source)
         yield Assignments(
             part.position,
             part.ids,
@@ -114,3 +134,25 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
             model.memberships(z).cpu().numpy() if config.memberships else None,
             z.cpu().numpy() if config.embedding else None,
         )
+    if differing.any():
+        _warn_of_constant(model, source, constant[differing > 0], differing[differing > 0])
+
+
+def _require_finite_distances(clusters: Clusters, part: Part, source: str) -> None:
+    """Refuse rows whose distances to the centroids overflow float32."""
+    far = np.flatnonzero(~np.isfinite(clusters.squared_distance.cpu().numpy()))
+    if len(far):
+        found = f"rows whose distance to every centroid is infinite, the first is row {part.position[far[0]]:,}"
+        expected = "values like those of the training data"
+        raise input_error(source, f"{len(far):,} {found} (counted from 0)", expected, "correct or leave out the rows")
+
+
+def _warn_of_constant(model: SavedModel, source: str, constant: Int64Array, n_rows: Int64Array) -> None:
+    first, value = int(constant[0]), np.broadcast_to(np.array(model.scaling.shift), model.scaling.n_features)
+    name = f"feature {first} (counted from 0)" if model.features is None else f"column {model.features[first]}"
+    was = "" if model.scaling.total is not None else f" ({value[first]:g})"
+    more = f", and likewise {len(constant) - 1:,} more" if len(constant) > 1 else ""
+    log.warning(
+        "%s: %s had one value in training%s and has others in %s rows%s; what the model has not seen vary is ignored",
+        *(source, name, was, f"{n_rows[0]:,}", more),
+    )

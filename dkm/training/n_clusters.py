@@ -7,9 +7,10 @@ number does not depend on the recipe, and labels have no part in it. ``dkm.selec
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -43,7 +44,11 @@ class Choice(NamedTuple):
     neighborhood: Neighborhood
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the manifest and the result hold of it: builtins only, and the mean of each score."""
+        """Return what the manifest and the result hold of it: builtins only, and the mean of each score.
+
+        A mean that is not finite is None, as JSON has no infinity: clusters without spread have an infinite
+        Calinski-Harabasz score.
+        """
         numbers = list(self.scores)
         return {
             "asked": self.asked,
@@ -51,10 +56,15 @@ class Choice(NamedTuple):
             "n_rows": self.n_rows,
             **self.recommendation._asdict(),
             "scores": {
-                str(k): {name: statistics.fmean(values.values()) for name, values in of_k.items() if values}
+                str(k): {name: _finite_mean(values.values()) for name, values in of_k.items() if values}
                 for k, of_k in self.scores.items()
             },
         }
+
+
+def _finite_mean(values: Iterable[float]) -> float | None:
+    mean = statistics.fmean(values)
+    return mean if math.isfinite(mean) else None
 
 
 class _Task(NamedTuple):
