@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ensure_environment docs
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-"$python" -m zensical build --clean --strict
-if [[ "${1:-}" != build ]]; then
-    exec "$python" -m zensical serve --dev-addr "${1:-localhost:8000}"
+if [[ "${1:-}" == build ]]; then
+    exec "$python" -m zensical build --clean --strict
 fi
+exec "$python" -m zensical serve --dev-addr "${1:-localhost:8000}"
