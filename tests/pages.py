@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Written by scripts, which have tests of their own.
 _GENERATED = ("results.md", "tables.md", "n_clusters.md", "select.md", "settings.md", "changelog.md")
-VERBS = ("train", "predict", "select", "tune", "compare", "export", "report", "checks", "version", "help")
+VERBS = ("train", "predict", "select", "tune", "compare", "export", "report", "checks", "completion", "version", "help")
 
 # Language and text of a fenced block. The tests of the tutorials run the blocks of language bash and only read those of
 # language sh, which need packages, data or a terminal that a test does not have.

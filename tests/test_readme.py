@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -27,6 +28,7 @@ from dkm.config.messages import keys
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.search.trials import Study
+from dkm.training.command_line import understand
 
 ROOT = Path(__file__).parents[1]
 README = pages.read("README.md")
@@ -145,7 +147,7 @@ def run_tutorial(name: str, *, is_quick: bool) -> dict[str, Any]:
                 if command.verb != "train":
                     WORK[command.verb](command.words)
                 elif is_quick and "auto" in str(command):  # the search for the number takes some seconds
-                    compose(parse(command.words))
+                    compose(parse(understand(command.words)))
                 else:
                     more = [*quick(command), "log.figures=false"] if is_quick else ["log.progress=off"]
                     assert train._main([*command.words, *more]) == 0, command
@@ -195,16 +197,30 @@ def test_there_is_a_tutorial_for_each_kind_of_data() -> None:
 # --- commands -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands on the user's own data read."""
+    tmp_path = tmp_path_factory.mktemp("own")
+    with contextlib.chdir(tmp_path):
+        write_files(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture
-def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the commands on the user's own data read, in the current folder."""
-    monkeypatch.chdir(tmp_path)
+def own_files(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is one with the user's own data."""
+    monkeypatch.chdir(files)
+
+
+def write_files(tmp_path: Path) -> None:
+    """Write the user's own data to the current folder."""
     X, y = make_blobs(300, 3, centers=8, random_state=0)
     frame = pd.DataFrame({"customer": [f"c{i}" for i in range(300)], "age": X[:, 0], "income": X[:, 1], "city": "Rome"})
     frame.to_csv("customers.csv", index=False)
     frame.to_parquet("customers.parquet")
     frame.head(20).to_csv("new.csv", index=False)
-    np.save("points.npy", X)
+    for name in ("points", "embeddings"):
+        np.save(f"{name}.npy", X)
     np.savez("images.npz", x=load_digits().images[:300], y=y)
     savemat("file.mat", {"X": X, "y": y[:, np.newaxis]})
     if find_spec("h5py"):
@@ -264,10 +280,8 @@ def test_the_command_that_compares_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert "2 runs of one setting: 2 completed" in capsys.readouterr().out
 
 
-def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("own_files")
+def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dkm.search.selection_runs._train", lambda search, ks: trained.append((ks, search.seeds)))
     monkeypatch.setattr(
         "dkm.search.selection_runs.require_trainable", lambda config: checked.append(config) or "the SHA-256"
@@ -282,6 +296,7 @@ def test_the_command_that_chooses_the_number_of_clusters_trains_what_it_says(
     assert [config.clustering.n_clusters for config in checked] == [12]
 
 
+@pytest.mark.usefixtures("own_files")
 def test_the_command_that_searches_settings_searches_what_it_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -304,15 +319,10 @@ ELSEWHERE = r"--cfg|--help|--multirun|--config-dir|resume=|mine\.|plugins=|n_clu
 @pytest.mark.parametrize(
     "command", [c for c in pages.all_commands("train") if not re.search(ELSEWHERE, str(c))], ids=str
 )
-def test_each_command_composes(command: pages.Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = list(command.words)
-    if words[:1] == ["customers.csv"]:
-        understand = pytest.importorskip("dkm.training.command_line").understand
-        monkeypatch.chdir(tmp_path)
-        Path("customers.csv").write_text("age,income\n" + "".join(f"{i},{i % 7}\n" for i in range(40)))
-        words = understand(words)
-    config = compose(parse(words)).config
-    if "n_clusters=8" in command.words:
+@pytest.mark.usefixtures("own_files")
+def test_each_command_composes(command: pages.Command) -> None:
+    config = compose(parse(understand(command.words))).config
+    if "customers.csv" in command.words and "n_clusters=8" in command.words:
         assert (config.data.name, config.clustering.n_clusters) == ("csv", 8)
 
 
@@ -326,11 +336,11 @@ def test_each_sweep_is_of_runs_that_compose(command: pages.Command) -> None:
 
 
 def test_the_arguments_of_the_other_commands_are_known() -> None:
-    for verb, schema in (("predict", PredictConfig), ("export", ExportConfig)):
-        found = pages.all_commands(verb)
+    for verb, schema, alone in (("predict", PredictConfig, ("run", "input")), ("export", ExportConfig, ("run",))):
+        found = [command for command in pages.all_commands(verb) if "..." not in command.words]
         assert found
         for command in found:
-            parse_words(schema, command.words)
+            parse_words(schema, command.words, alone=alone)
     for command in pages.all_commands("compare"):
         parse_words(CompareConfig, [word for word in command.words if "=" in word])
     for verb, page in (("select", "number-of-clusters"), ("tune", "search-settings")):
