@@ -328,10 +328,11 @@ def test_each_command_composes(command: pages.Command) -> None:
 
 @pytest.mark.parametrize("command", [c for c in pages.all_commands("train") if "--multirun" in c.words], ids=str)
 def test_each_sweep_is_of_runs_that_compose(command: pages.Command) -> None:
-    words = [word for word in command.words if not word.startswith(("--multirun", "hydra", "resume="))]
+    words = [word for word in understand(command.words) if not word.startswith(("--multirun", "hydra", "resume="))]
     (swept,) = (word for word in words if "," in word)
     key, _, values = swept.partition("=")
-    for value in values.split(","):
+    bounds = re.fullmatch(r"range\((\d+),(\d+)\)", values)
+    for value in map(str, range(int(bounds[1]), int(bounds[2]))) if bounds else values.split(","):
         compose(parse([*(word for word in words if word != swept), f"{key}={value}"]))
 
 
