@@ -1,5 +1,5 @@
 # Short names for the scripts, which do the work.
-.PHONY: train test slow lowest results
+.PHONY: train test slow lowest results docs
 
 train:
 	./scripts/train.sh $(ARGS)
@@ -15,3 +15,6 @@ lowest:
 
 results:
 	./scripts/reproduce.sh $(ARGS)
+
+docs:
+	./scripts/docs.sh $(ARGS)

@@ -6,7 +6,7 @@
 #                          else the CPU build if there is no NVIDIA GPU and the package index has it, else the default
 # DKM_TORCH=cpu, default   installs the CPU build, or the default build of the package index
 
-# ensure_environment EXTRA ("" or "test"): sets $python. The stamp tells what the environment was made from.
+# ensure_environment EXTRA ("", "test" or "docs"): sets $python. The stamp tells what the environment was made from.
 ensure_environment() {
     local extra="$1" root venv wanted stamp base
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

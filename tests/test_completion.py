@@ -1,4 +1,4 @@
-"""Tab completion: of `dkm-train` as the README installs it, and of `dkm`, in a real bash."""
+"""Tab completion of `dkm-train`, as docs/reference/options.md installs it, and of `dkm`, in a real bash."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
 from dkm import completion
 from dkm.errors import UserError
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 ASK = """
 {install}
@@ -31,7 +31,7 @@ done
     shutil.which("bash") is None or not (BIN / "dkm-train").exists(), reason="no bash, or not installed"
 )
 def test_groups_keys_and_experiments_are_completed() -> None:
-    (install,) = re.findall(r"`(eval \"\$\(dkm-train -sc install=bash\)\")`", README)
+    (install,) = re.findall(r"`(eval \"\$\(dkm-train -sc install=bash\)\")`", pages.read("docs/reference/options.md"))
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", ASK.format(install=install)], env=environment, capture_output=True, text=True, check=False

@@ -32,7 +32,7 @@ from dkm.installation import install_command, pip_install
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-INSTALLABLE = sorted(EXTRAS.keys() - {"test", "dev", "benchmark"})  # those that messages name
+INSTALLABLE = sorted(EXTRAS.keys() - {"test", "dev", "docs", "benchmark"})  # those that messages name
 
 
 def requirements(lines: list[str]) -> Iterator[Requirement]:

@@ -55,7 +55,7 @@ def test_the_table_has_a_row_for_each_clustering_that_has_scores() -> None:
 
 
 def test_no_recorded_run_has_a_warning() -> None:
-    """As README says."""
+    """As docs/explanation/judging.md says."""
     paths = sorted((Path(__file__).parents[1] / "docs" / "results").glob("*/*.json"))
     assert paths
     for path in paths:

@@ -685,7 +685,7 @@ def test_averaged_weights_assign_and_are_the_model(labeled: list[str], monkeypat
 
 @pytest.mark.slow
 def test_the_default_run_beats_k_means_on_digits(tmp_path: Path) -> None:
-    """The README's first command, seeds 0 to 4: what the README says it reaches."""
+    """The first command of the README, seeds 0 to 4."""
     results = []
     for seed in range(5):
         finished = train([f"seed={seed}", f"hydra.run.dir={tmp_path / str(seed)}"], tmp_path / "log")
