@@ -60,7 +60,7 @@ def _require_same_data(materials: Sequence[Material]) -> None:
             names = f"{first.data_label} ({first.n_samples:,} rows) and {other.data_label} ({other.n_samples:,} rows)"
             raise UserError(
                 f"RUN: the runs are of different data, {names}; expected runs of the same rows; give each its own "
-                "report: python -m dkm.report RUN output=FILE.html"
+                "report: dkm report RUN output=FILE.html"
             )
 
 

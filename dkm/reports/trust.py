@@ -70,7 +70,7 @@ def judge(materials: Sequence[Material]) -> Judgment:
     statements += _of_data(materials[0])
     if is_alone and not found:
         text = "Whether another seed finds the same clusters is not known from one run: train with seed=1 and seed=2, "
-        statements.append(Statement("note", f"{text}then python -m dkm.report RUN1 RUN2 RUN3 compares them."))
+        statements.append(Statement("note", f"{text}then dkm report RUN1 RUN2 RUN3 compares them."))
     return _sum_up(statements, is_seen_again=bool(found) if is_alone else statements[0].verdict == "for")
 
 
