@@ -166,7 +166,7 @@ SYNTAX = {
     "+seed=1": "+seed=1: expected no +, as the key is there already; write seed=1",
     "+optimizer=sgd": "optimizer=sgd: expected no +",
     "++optimizer=sgd": "optimizer=sgd: expected no +",
-    "+experiment=debug": "experiment=debug: expected no +",
+    "+recipe=classic": "recipe=classic: expected no +",
     "optimizer=[adam,sgd]": "optimizer=[adam,sgd]: expected one of adam, adamw, sgd",
     "optimizer=null": "optimizer=null: ",
     "optimizer=5": "optimizer=5: ",

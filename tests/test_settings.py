@@ -143,7 +143,7 @@ ROLES = {
     Role.EVALUATION: {"evaluation.every_epochs", "evaluation.kmeans_raw"},
     Role.MACHINE: {"device", "threads"},
     Role.OUTPUT: {
-        *("log.tensorboard", "log.figures", "log.progress", "log.map", "checkpoint.every_s", "plugins"),
+        *("log.tensorboard", "log.figures", "log.report", "log.progress", "log.map", "checkpoint.every_s", "plugins"),
     },
     Role.PLACE: {"data.root", "pretrain.cache", "resume"},
 }
