@@ -6,6 +6,7 @@ have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,10 +21,12 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from dkm.config.groups import GROUPS
+from dkm.config.resolved import read_yaml
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.report import DataReport
 from dkm.data.scaling import Scaling
+from dkm.errors import UserError
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.reading import ASSIGNMENTS, CONFIG, DATA, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT
@@ -147,9 +150,10 @@ class RunDirectory:
 
     def given_settings(self) -> set[str]:
         """Return the keys that the command line set, as recorded in ``.hydra/overrides.yaml``."""
-        path = self.path / OVERRIDES
-        words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-        keys = {str(word).partition("=")[0].lstrip("+~") for word in words}
+        words: Any = []
+        with contextlib.suppress(UserError):  # they only order the columns of TensorBoard
+            words = read_yaml(self.path / OVERRIDES)
+        keys = {str(word).partition("=")[0].lstrip("+~") for word in words} if isinstance(words, list) else set()
         return {f"{key}.name" if key in GROUPS else key for key in keys}
 
     # --- manifest ---
