@@ -103,7 +103,9 @@ class TableReader:
         self._is_trained = plan is not None
         with _one_line_errors(self.source):
             header = None if plan is None else plan.get("has_header", True if "features" in plan else None)
-            self._source = open_source(config.path, config.name, self.source, key, _given(config), header)
+            self._source = open_source(
+                config.path, config.name, self.source, key, _given(config), header, config.max_expansion
+            )
         self.report.decisions |= self._source.decisions
         names = self._source.names
         self._require_columns(names)

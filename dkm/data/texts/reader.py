@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import csv
 import gzip
+import io
 import json
 import logging
 import zlib
@@ -28,6 +29,7 @@ from dkm.data.raw import RawData, RawRows, from_part
 from dkm.data.report import DataReport
 from dkm.data.stored import SparseArray, is_large
 from dkm.data.texts.features import Tfidf, find_sentence_encoder
+from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError, input_error, reason
 
 log = logging.getLogger(__name__)
@@ -81,7 +83,9 @@ class TextReader:
         self._path = expand(config.path, key)
         head = read_first_bytes(self._path, self.source, key)
         self._is_gzip = head.startswith(b"\x1f\x8b")
-        self._file = open_parquet(config.path, self.source, key) if format_of(head) == "parquet" else None
+        self._file = None
+        if format_of(head) == "parquet":
+            self._file = open_parquet(config.path, self.source, key, config.max_expansion)
         if format_of(head) in ("npy", "npz"):
             option = format_of(head)
             raise input_error(self.source, f"the content of a .{option} file", "texts", f"use data={option}")
@@ -156,7 +160,9 @@ class TextReader:
         if codecs.lookup(encoding).name == "utf-8":
             encoding = "utf-8-sig"
         if self._is_gzip:
-            return gzip.open(self._path, "rt", encoding=encoding, newline=newline)
+            limit = UnpackingLimit(self.source, self._config.max_expansion)
+            unpacked = io.BufferedReader(limit.bounded(gzip.GzipFile(self._path), self._path))
+            return io.TextIOWrapper(unpacked, encoding=encoding, newline=newline)
         return self._path.open(encoding=encoding, newline=newline)
 
     def _find_format(self) -> str:
