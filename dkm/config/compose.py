@@ -46,7 +46,7 @@ from dkm.config.messages import describe, keys, kind_of, unknown_key
 from dkm.config.resolved import escaped, read_config
 from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, from_dictconfig, register, to_dict
-from dkm.config.values import absolute, as_list, override
+from dkm.config.values import absolute, as_list, override, require_utf8
 from dkm.errors import UserError
 
 # Flags that are passed on to Hydra. --experimental-rerun is refused, because it loads a pickle.
@@ -163,6 +163,7 @@ def parse(arguments: Sequence[str]) -> Command:
     overrides: list[str] = []
     remaining = iter(arguments)
     for word in remaining:
+        require_utf8(word)
         flag, equals, value = word.partition("=")
         flag = _CONFIG_FLAGS.get(flag, flag)
         if flag in _CONFIG_FLAGS.values():

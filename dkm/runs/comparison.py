@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dkm.config.checks import format_value
 from dkm.errors import UserError, in_short
+from dkm.evaluation.assignments import safe_text
 from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
 from dkm.runs import reading
@@ -253,9 +254,11 @@ def format_setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else format_value(value)
 
 
-def csv_text(rows: Sequence[Sequence[object]]) -> str:
+def csv_text(rows: Sequence[Sequence[object]], *, is_safe: bool = False) -> str:
     """Return rows as the text of a CSV file."""
     text = io.StringIO()
+    if is_safe:
+        rows = [[cell if isinstance(cell, int | float) else safe_text(str(cell)) for cell in row] for row in rows]
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 

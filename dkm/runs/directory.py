@@ -84,12 +84,15 @@ class RunDirectory:
         Write events.
     progress : {"auto", "bar", "plain", "off"}
         What is printed; ``train.log`` has it all.
+    safe_csv : bool
+        Whether texts in CSV files are marked that a spreadsheet would execute.
     """
 
     is_written = True
 
-    def __init__(self, path: Path, *, tensorboard: bool, progress: str) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool, progress: str, safe_csv: bool = False) -> None:
         self.path = path
+        self._safe_csv = safe_csv
         self.shows_bars = progress == "bar" or (progress == "auto" and sys.stderr.isatty())
         self._is_quiet = progress == "off"
         self.manifest: dict[str, Any] = {}
@@ -201,12 +204,12 @@ class RunDirectory:
 
     def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None:
         """Write one row per sample, see ``dkm.evaluation.assignments``, and the exemplars of each cluster."""
-        write_atomically(self.path / ASSIGNMENTS, csv_parts(assignments))
-        self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars)))
+        write_atomically(self.path / ASSIGNMENTS, csv_parts(assignments, is_safe=self._safe_csv))
+        self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars, is_safe=self._safe_csv)))
 
     def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
         """Write the features in which each cluster differs most from the others."""
-        self._write(FEATURES, "".join(feature_lines(contrast, names, scaling)))
+        self._write(FEATURES, "".join(feature_lines(contrast, names, scaling, is_safe=self._safe_csv)))
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())

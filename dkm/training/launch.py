@@ -146,7 +146,10 @@ def execute(plan: Plan) -> dict[str, Any]:
     distributed.require_equal(identity(config, trainer.data, trainer.device))
     run: RunWriter = Unwritten()
     if distributed.is_main():
-        run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
+        settings = config.log
+        run = RunDirectory(
+            directory, tensorboard=settings.tensorboard, progress=settings.progress, safe_csv=config.safe_csv
+        )
     try:
         state = distributed.state_of_main(distributed.on_main(lambda: prepare_run_directory(run, plan)))
         if state is not None:

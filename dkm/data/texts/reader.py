@@ -29,6 +29,7 @@ from dkm.data.raw import RawData, RawRows, from_part
 from dkm.data.report import DataReport
 from dkm.data.stored import SparseArray, is_large
 from dkm.data.texts.features import Tfidf, find_sentence_encoder
+from dkm.data.unicode import is_encodable, replace_surrogates
 from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError, input_error, reason
 
@@ -96,7 +97,7 @@ class TextReader:
         self._id = self._find_column("data.id", config.id)
         self._labels = self._find_column("data.labels", config.labels)
         self.empty: list[int] = []  # the first positions of empty texts
-        self.n_empty = 0
+        self.n_empty = self.n_replaced = 0
 
     @property
     def decisions(self) -> dict[str, str]:
@@ -113,7 +114,7 @@ class TextReader:
         UserError
             If a row cannot be read, is no text, or misses its label.
         """
-        self.n_rows = self.n_empty = 0
+        self.n_rows = self.n_empty = self.n_replaced = 0
         self.empty = []
         for position, (text, name, label) in enumerate(self._cells()):
             self.n_rows = position + 1
@@ -124,6 +125,8 @@ class TextReader:
                 continue
             if self._labels is not None and label is None:
                 raise missing_label_error(self._labels, f"no label in row {position:,} (counted from 0)")
+            if not is_encodable(text):
+                text, self.n_replaced = replace_surrogates(text), self.n_replaced + 1
             yield _Row(position, text, name if self._id is None else name or "", label)
         if self.n_rows == self.n_empty:
             found = f"all {self.n_rows:,} texts are empty" if self.n_rows else "no rows"
@@ -151,6 +154,8 @@ class TextReader:
             yield _part_of(rows, X)
         if n_unknown:
             log.warning("%s: %s", self.source, _unknown_texts_message(n_unknown))
+        if self.n_replaced:
+            log.warning("%s: %s", self.source, _replaced_message(self.n_replaced))
 
     # --- the format ---
 
@@ -307,6 +312,8 @@ def read_text(config: TextData) -> RawData:
     report = DataReport(reader.source, n_rows=reader.n_rows, decisions=reader.decisions)
     examples = [f"row {position:,}" for position in reader.empty]
     report.leave_out("rows", reader.n_empty, "the text is empty", examples)
+    if reader.n_replaced:
+        report.odd.append(_replaced_message(reader.n_replaced))
     why = ""
     if config.text_encoder is None:
         tfidf = Tfidf.fit(texts, config.n_terms, reader.source)
@@ -348,6 +355,10 @@ def _shorten(text: str) -> str:
 
 def _unknown_texts_message(n: int) -> str:
     return f"texts without a term of the vocabulary: {n:,}; all their features are 0, so they share one cluster"
+
+
+def _replaced_message(n: int) -> str:
+    return f"texts with half of a character (a lone surrogate), which is replaced by U+FFFD: {n:,}"
 
 
 def _as_string(value: object) -> str | None:
