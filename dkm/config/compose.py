@@ -44,6 +44,7 @@ from dkm.config.data import FileData, NpyData, NpzData
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.messages import describe, keys, kind_of, unknown_key
 from dkm.config.resolved import escaped, read_config
+from dkm.config.roles import declarations
 from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, from_dictconfig, register, to_dict
 from dkm.config.values import absolute, as_list, override, require_utf8
@@ -70,6 +71,10 @@ _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"]
 
 # Matches Hydra's message about a file that does not fit the schema.
 _IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config:\s*(.*?)\s*full_key: *(\S*)", re.DOTALL)
+
+
+# Matches Hydra's messages about several values of a setting in a command that is no sweep.
+_SEVERAL_VALUES = re.compile(r"^Ambiguous value for argument '|^Sweep parameters '.* requires --multirun", re.DOTALL)
 
 
 class Command(NamedTuple):
@@ -426,6 +431,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         if override.startswith("+") and key in keys():
             return f"{override}: expected no +, as the key is there already; write {override.lstrip('+')}"
         return unknown_key(key, override)
+    if isinstance(error, ConfigCompositionException) and _SEVERAL_VALUES.search(text):
+        return _several_values(text, overrides)
     if in_file := _IN_FILE.match(text):
         file, kind, message, key = in_file.groups()
         if kind in ("ConfigKeyError", "ConfigAttributeError") and key:
@@ -439,6 +446,23 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         inner = next((k for k in by_key if k.startswith(f"{key}.")), "") if isinstance(cause, ConfigKeyError) else ""
         return describe(cause, by_key.get(key, by_key.get(inner)), inner or key)
     return " ".join(text.split()) + "; expected what `python -m dkm.train --cfg job` shows; correct it"
+
+
+def _several_values(text: str, overrides: Sequence[str]) -> str:
+    """Return the message about an override with several values, of which a single run takes one."""
+    named = text.partition("'")[2]
+    word = next((o for o in sorted(overrides, key=len, reverse=True) if named.startswith(o)), named.partition("'")[0])
+    key, _, value = word.partition("=")
+    kind = kind_of(key.lstrip("+~"))
+    other = ""
+    declared = declarations().get(key)
+    if kind.startswith("a list"):
+        other = (
+            f", or write {key}=[{value}]" if re.fullmatch(r"[\d.,]+", value) else f", or write {as_list(key, value)}"
+        )
+    elif kind.startswith("text") and declared is not None and declared.check is None:
+        other = f", or write {override(key, value)}"
+    return f"{word}: expected one value; add -m to train a run for each{other}"
 
 
 def _no_such_option(path: str, options: Sequence[str]) -> str:

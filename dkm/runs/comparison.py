@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import math
@@ -177,7 +178,10 @@ def sort_groups(groups: list[Group], name: str) -> list[Group]:
     """
     known = sorted({score for group in groups for score in group.scores})
     if name not in known:
-        raise UserError(f"sort={name}: expected a score of these runs; one of {', '.join(known)}")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        near = near or [score for score in known if name in score or score in name][:1]
+        remedy = f"did you mean sort={near[0]}?" if near else f"choose one of {', '.join(known)}"
+        raise UserError(f"sort={name}: expected a score of these runs; {remedy}")
     sign = -1 if is_higher_better(name) else 1
     scored = [group for group in groups if name in group.scores]
     unscored = [group for group in groups if name not in group.scores]

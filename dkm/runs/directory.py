@@ -124,12 +124,25 @@ class RunDirectory:
             self.dashboard = Dashboard(self.path, step, has_labels=has_labels)
 
     def close(self) -> None:
-        self.dashboard.close()
-        self.dashboard = NoDashboard()
-        for handler in self._handlers:
-            logging.getLogger("dkm").removeHandler(handler)
-            handler.close()
-        self._handlers = []
+        """Close the files.
+
+        Raises
+        ------
+        OSError
+            If the last events or a line of the log could not be written, unless another exception ends the run.
+        """
+        dashboard, self.dashboard = self.dashboard, NoDashboard()
+        handlers, self._handlers = self._handlers, []
+        is_failing = sys.exc_info()[0] is not None
+        try:
+            dashboard.close()
+        finally:
+            for handler in handlers:
+                logging.getLogger("dkm").removeHandler(handler)
+                handler.close()
+        failed = [handler.error for handler in handlers if isinstance(handler, _LogFile) and handler.error is not None]
+        if failed and not is_failing:
+            raise failed[0]
 
     def open_log(self) -> bool:
         """Lock ``train.log`` and log to it and to the terminal; return False if another process has locked it."""
@@ -137,7 +150,7 @@ class RunDirectory:
         tqdm.set_lock(threading.RLock())
         logger = logging.getLogger("dkm")
         logger.setLevel(logging.INFO)
-        to_file = logging.FileHandler(self.path / LOG, encoding="utf-8")
+        to_file = _LogFile(self.path / LOG, encoding="utf-8")
         assert to_file.stream is not None
         if not try_lock(to_file.stream):
             to_file.close()
@@ -268,6 +281,25 @@ class Unwritten:
 
     def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
         pass
+
+
+class _LogFile(logging.FileHandler):
+    """Writes ``train.log``. A line that cannot be written is no reason for a traceback: the error is kept."""
+
+    error: OSError | None = None
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif self.error is None:
+            self.error = OSError(error.errno, error.strerror, self.baseFilename)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what is in its buffer cannot be written
+            self.error = self.error or OSError(error.errno, error.strerror, self.baseFilename)
 
 
 class _Collector(logging.Handler):

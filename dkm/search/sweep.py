@@ -60,6 +60,8 @@ def run_hydra(command: Command) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error
     except OSError as error:
+        if not has_jobs or error.filename is None:
+            raise  # not a matter of the sweep: what is printed, for example
         where = f"hydra.sweep.dir={error.filename}"
         raise UserError(f"{where}: {error.strerror}; expected a place to write; choose another") from error
     except BrokenExecutor as error:  # raised by joblib

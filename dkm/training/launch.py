@@ -109,7 +109,7 @@ def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
         raise Failure(f"{error}; {what}; continue with resume={where}, with any number of processes") from error
     except OSError as error:
         where = error.filename or str(plan.directory)
-        raise Failure(f"{where}: {error.strerror}; what was written before is kept") from error
+        raise Failure(f"{where}: {error.strerror or error}; what was written before is kept") from error
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
