@@ -357,7 +357,7 @@ def test_damaged_assignments_leave_out_the_agreement_alone(tmp_path: Path, capsy
         (["run", "csvv=x"], "csvv=x: no such folder"),
         (["run", "each=perhaps"], "each=perhaps: expected true or false"),
         (["run", "sort=accuracy"], "sort=accuracy: expected a score of these runs; did you mean sort=acc?"),
-        (["run", "sort=modularity"], "sort=modularity: expected a score of these runs; did you mean sort=modularity_"),
+        (["run", "sort=effective"], "sort=effective: expected a score of these runs; did you mean sort=n_effective_cl"),
         (["run", "sort=xyz"], "sort=xyz: expected a score of these runs; choose one of acc,"),
         (["run", "csv=out.csv", "pairs=./out.csv"], "csv=out.csv: expected one file for each key"),
         (["unfinished", "figure=out.png"], "figure=out.png: expected a completed run to draw"),

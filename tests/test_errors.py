@@ -191,7 +191,6 @@ SYNTAX = {
     "model.hidden=[1,2": "model.hidden=[1,2: expected an override KEY=VALUE",
     "data=npy data.path=~/x.npy": "data.path=~/x.npy: expected an override KEY=VALUE; quote special characters",
     "seed=nope(1)": "seed=nope(1): expected an override KEY=VALUE",
-    "seed=1,2": "add --multirun",
     "seed=range(1,3)": "seed=range(1,3): expected one value; add -m to train a run for each\n",
     "seed=1,2": "seed=1,2: expected one value; add -m to train a run for each\n",
     "data=digits,blobs": "data=digits,blobs: expected one value; add -m to train a run for each\n",

@@ -23,6 +23,7 @@ from dkm.errors import UserError
 from dkm.evaluation.prediction import input_reader
 from dkm.models.saved import load_model
 from dkm.train import main
+from dkm.training import resume
 
 # Importing it leaves a trace.
 EVIL = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\n"
@@ -414,3 +415,19 @@ def test_a_sentence_encoder_names_no_class_of_another_package(folder: Path, monk
         with pytest.raises(UserError, match=f"{name} cannot be read"):
             features.find_sentence_encoder("encoder", None)
         (encoder / name).unlink()
+
+
+def test_resume_auto_reads_the_configs_of_other_runs_plainly(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest unfinished run of the same config is found without a composition for each run."""
+    wanted = compose(parse([*QUICK])).config
+    wanted.data.root = read_config(folder / "config.yaml").data.root
+    for number in range(3):
+        other = Path(shutil.copytree(folder, folder.parent / f"run{number}"))
+        change_json(other / "manifest.json", "status", "interrupted")
+        change_json(other / "manifest.json", "started", f"2026-01-0{number + 1}T00:00:00+00:00")
+    edit(folder.parent / "run2" / "config.yaml", lambda config: config.update(seed=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "compose", None)  # would fail if it were called
+        assert resume.unfinished_run(wanted, folder.parent / "new") == folder.parent / "run1"

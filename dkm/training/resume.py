@@ -46,6 +46,7 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
     if (directory / CONFIG).is_file():
         return directory
     unfinished: list[tuple[str, Path]] = []
+    expected = _fixed_settings(wanted)
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
         manifest = read_json(manifest_path) or {}
         if manifest.get("status") == COMPLETED or is_in_use(manifest_path.parent):
@@ -54,7 +55,8 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
             saved = config_of(manifest_path.parent)
         except UserError:
             continue
-        if _fixed_settings(saved) == _fixed_settings(_with_number_of(saved, manifest, wanted)):
+        numbered = _with_number_of(saved, manifest, wanted)
+        if _fixed_settings(saved) == (expected if numbered is wanted else _fixed_settings(numbered)):
             unfinished.append((str(manifest.get("started")), manifest_path.parent))
     return max(unfinished)[1] if unfinished else None
 
