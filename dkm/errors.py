@@ -6,12 +6,25 @@ Nothing here imports anything of the package, so that a loss can be imported wit
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return a text on one line in which other control characters, which could steer a terminal, are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+
+
 class UserError(Exception):
     """Something that the user can mend: the message is one line that names key or file, value, expectation, remedy."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Failure(Exception):
     """What ended a run though the input was right: the message is one line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def input_error(source: str, found: str, expected: str, remedy: str) -> UserError:

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import safetensors.torch
 import yaml
+from pyarrow import feather
 
 from dkm import export, predict
 from dkm.config.compose import compose, parse
-from dkm.config.resolved import escaped, read_config, read_yaml
+from dkm.config.groups import GROUPS
+from dkm.config.resolved import escaped, read_config, read_yaml, section_of
 from dkm.config.schema import dotted
+from dkm.data.datasets import load_dataset
 from dkm.data.texts import features
 from dkm.errors import UserError
 from dkm.evaluation.prediction import input_reader
@@ -431,3 +435,21 @@ def test_resume_auto_reads_the_configs_of_other_runs_plainly(
     with monkeypatch.context() as patch:
         patch.setattr(resume, "compose", None)  # would fail if it were called
         assert resume.unfinished_run(wanted, folder.parent / "new") == folder.parent / "run1"
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_feather_file_with_damaged_offsets_ends_no_process(tmp_path: Path) -> None:
+    path = tmp_path / "x.feather"
+    table = pa.table({"x": np.arange(40.0) ** 2, "name": [f"name {i % 4}" for i in range(40)]})
+    feather.write_feather(table, path, compression="uncompressed")
+    content = path.read_bytes()
+    offsets = np.arange(0, 41 * 6, 6, dtype=np.int32)
+    assert content.count(offsets.tobytes()) == 1
+    damaged = offsets.copy()
+    damaged[7] = 2**30
+    path.write_bytes(content.replace(offsets.tobytes(), damaged.tobytes()))
+    data = {"name": "feather", "path": str(path), "root": "."}
+    with pytest.raises(UserError, match=r"data\.path=.*: cannot be read \(.*\); expected a complete table"):
+        load_dataset(section_of("data", GROUPS["data"]["feather"], data))

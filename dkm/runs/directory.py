@@ -26,7 +26,7 @@ from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.report import DataReport
 from dkm.data.scaling import Scaling
-from dkm.errors import UserError
+from dkm.errors import UserError, printable
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.reading import ASSIGNMENTS, CONFIG, DATA, EXEMPLARS, FEATURES, LOG, MANIFEST, METRICS, OVERRIDES, RESULT
@@ -319,7 +319,9 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         warns = record.levelno >= logging.WARNING
         prefix = f"{record.levelname.lower()}: " if warns else ""
-        tqdm.write(prefix + record.getMessage(), file=sys.stderr if warns else sys.stdout)
+        # The report of the data has lines, and names that come from a file.
+        text = "\n".join(printable(line) for line in record.getMessage().split("\n"))
+        tqdm.write(prefix + text, file=sys.stderr if warns else sys.stdout)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

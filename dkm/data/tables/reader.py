@@ -42,7 +42,7 @@ MARKS = {"comma": ",", "point": ".", "space": " ", "none": ""}
 # These include pyarrow's errors.
 _FILE_ERRORS = (
     *(OSError, EOFError, ValueError, LookupError, ImportError, NotImplementedError),
-    *(BadZipFile, zlib.error, lzma.LZMAError),
+    *(BadZipFile, zlib.error, lzma.LZMAError, pa.ArrowMemoryError),
 )
 # Largest number of names listed in a message.
 _MAX_NAMES = 5
