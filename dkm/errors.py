@@ -6,6 +6,10 @@ Nothing here imports anything of the package, so that a loss can be imported wit
 from __future__ import annotations
 
 
+# Some libraries quote the file.
+_MAX_REASON = 300
+
+
 def printable(text: str) -> str:
     """Return a text on one line in which other control characters, which could steer a terminal, are escaped."""
     if text.isprintable():
@@ -44,7 +48,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    line = lines[-1] if lines else type(error).__name__
+    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}..."
 
 
 def in_short(error: Exception) -> str:

@@ -222,7 +222,9 @@ def _data_targets() -> Iterator[tuple[str, Target]]:
         "texts": (texts, "text", "x.jsonl", {"text": "text", "id": "id"}),
     }
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
-        content = _bytes_of(lambda file, kind=kind: Image.fromarray(image).save(file, kind))
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, kind)
+        content = buffer.getvalue()
         files[kind.lower()] = (content, "image_folder", f"images/x.{kind.lower()}", {"image_size": 8})
     with contextlib.suppress(ImportError):
         import h5py
@@ -378,7 +380,8 @@ def _kind(error: BaseException) -> str:
 
 def fuzz(name: str, n_examples: int, seed_: int) -> dict[str, str]:
     """Run a target; return its faults by kind, each with an example and its message."""
-    target, faults, counts = targets()[name], {}, {"read": 0, "refused": 0}
+    target, counts = targets()[name], {"read": 0, "refused": 0}
+    faults: dict[str, str] = {}
 
     @seed(seed_)
     @settings(
