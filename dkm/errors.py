@@ -5,7 +5,6 @@ Nothing here imports anything of the package, so that a loss can be imported wit
 
 from __future__ import annotations
 
-
 # Some libraries quote the file.
 _MAX_REASON = 300
 

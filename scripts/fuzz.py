@@ -336,7 +336,7 @@ def _at_most(seconds: int) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
-    faulthandler.dump_traceback_later(3 * seconds, exit=True)  # where no signal is handled: in C
+    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)  # where no signal is handled: in C
     try:
         yield
     finally:
