@@ -230,6 +230,8 @@ VALUES: dict[str, tuple[Any, str]] = {
     "model.name": ("nope", "model.name=nope: expected one of mlp, conv, custom"),
     "model": ([1], "model=[1]: expected a section with keys and values"),
     "model.depth": (2, "model.depth: expected a key of the config"),
+    "data": ({"name": "csv", "labels": "y"}, "data.path=???: expected a value; set data.path=VALUE"),
+    "clustering": ({"name": "custom"}, "clustering.class=???: expected a value"),
     "clustering.n_clusters": ([3], "clustering.n_clusters=[3]: expected a whole number, auto, auto:A-B or null"),
 }
 

@@ -185,8 +185,9 @@ def section_of(section: str, schema: type[S], values: Mapping[Any, Any]) -> S:
 def _default(part: Field[Any]) -> Any:
     if part.default_factory is not MISSING:
         return part.default_factory()
-    # Interpolations in the package's own schemas are resolved.
-    return OmegaConf.create({"value": part.default})["value"] if isinstance(part.default, str) else part.default
+    if part.default == REQUIRED or not isinstance(part.default, str):
+        return part.default
+    return OmegaConf.create({"value": part.default})["value"]  # interpolations in the package's schemas are resolved
 
 
 def typed(key: str, value: Any, annotation: str, expected: str | None = None) -> Any:
