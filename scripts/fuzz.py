@@ -336,7 +336,9 @@ def _at_most(seconds: int) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
-    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)  # where no signal is handled: in C
+    stderr = sys.__stderr__  # of the process, also where the tests replace it
+    assert stderr is not None
+    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=stderr)  # where no signal is handled: in C
     try:
         yield
     finally:
