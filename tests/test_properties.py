@@ -1,6 +1,6 @@
 """Broken input of every kind is read or refused in one line; the examples are those of ``scripts/fuzz.py``.
 
-Here a few hundred of each, the same every time; the script runs as many as one has patience for.
+Here a hundred of each, the same every time; the script runs as many as one has patience for.
 """
 
 from __future__ import annotations
