@@ -5,8 +5,9 @@ import nothing but torch and numpy; ``DeepKMeans`` imports the whole application
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from dkm.installation import VERSION
 
 if TYPE_CHECKING:
     from dkm.clustering.functional import kmeans_loss, soft_kmeans_loss
@@ -16,11 +17,7 @@ if TYPE_CHECKING:
     from dkm.models.regularization import l2_penalty
 
 __all__ = ["DeepKMeans", "KMeansLoss", "kmeans", "kmeans_loss", "l2_penalty", "soft_kmeans_loss"]
-
-try:
-    __version__ = version("dkm")
-except PackageNotFoundError:  # a checkout that was not installed
-    __version__ = "0+unknown"
+__version__ = VERSION
 
 _HOME = {
     "DeepKMeans": "dkm.estimator",

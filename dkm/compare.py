@@ -11,6 +11,7 @@ listed separately with their last scores and count for no mean; of several runs 
 
     each=true            one row for each run
     sort=acc             the best first, by any score (davies_bouldin, inertia, reconstruction, seconds: the lowest)
+    output=FILE,...      files by their suffixes: .csv, .md and .png, as the next three
     csv=FILE.csv         the table with every score
     markdown=FILE.md     the printed tables, for a report
     figure=FILE.png      the scores of each run, and the agreement of all pairs
@@ -26,12 +27,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from dkm.config.commands import CompareConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.values import absolute
+from dkm.config.verbs import screen
 from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.runs.comparison import (
@@ -55,7 +57,7 @@ _MOST_AGREEING = 100
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    run_command(work, __doc__)
+    run_command(work, screen("compare"))
 
 
 def work(words: Sequence[str]) -> None:
@@ -78,6 +80,7 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
     """
     if not paths:
         raise UserError("PATH: missing; expected run directories, or folders with runs in them; add one")
+    config = _with_files_of_output(config)
     _check_files(config)
     runs = read_all(reading.find(paths))
     is_requested = config.agreement or config.pairs is not None
@@ -95,6 +98,19 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
 
 
 _SUFFIXES = {"csv": ".csv", "markdown": ".md", "figure": ".png", "pairs": ".csv"}
+
+
+def _with_files_of_output(config: CompareConfig) -> CompareConfig:
+    """Return the config with the files of ``output`` under the keys that their suffixes choose."""
+    keys = {".csv": "csv", ".md": "markdown", ".png": "figure"}
+    for name in filter(None, (config.output or "").split(",")):
+        key = keys.get(Path(name).suffix)
+        if key is None:
+            raise UserError(f"output={name}: expected a name ending in {', '.join(keys)}; correct it")
+        if getattr(config, key) is not None:
+            raise UserError(f"output={name} and {key}={getattr(config, key)}: expected one file; leave one of them out")
+        config = replace(config, **{key: name})  # type: ignore[arg-type]
+    return config
 
 
 def _files(config: CompareConfig) -> dict[str, Path]:

@@ -1,9 +1,11 @@
 """The errors that end a command with one line, and the form of that line.
 
-Nothing here imports anything of the package, so that a loss can be imported without the application.
+Nothing here imports more than the standard library, so that a loss can be imported without the application.
 """
 
 from __future__ import annotations
+
+from dkm.installation import install_command
 
 # Some libraries quote the file.
 _MAX_REASON = 300
@@ -38,7 +40,7 @@ def input_error(source: str, found: str, expected: str, remedy: str) -> UserErro
 
 def missing_extra_error(source: str, package: str, extra: str) -> UserError:
     """Return the error about an optional package that is not installed; ``source`` is KEY=VALUE that needs it."""
-    remedy = f"install it: pip install 'dkm[{extra}]'"
+    remedy = f"install it: {install_command(extra)}"
     return input_error(source, f"{package} is not installed", f"the extra {extra}", remedy)
 
 

@@ -3,7 +3,7 @@
     python -m dkm.export run=RUN output=DIR format=torch
 
 The artifact contains preprocessing, encoder and nearest-centroid assignment, with a short USAGE.md. The formats are
-torch (``torch.export``, needs torch alone), onnx (any runtime, any number of rows; ``pip install 'dkm[onnx]'``) and
+torch (``torch.export``, needs torch alone), onnx (any runtime, any number of rows; the extra ``onnx``) and
 numpy (an archive and a short module that needs NumPy alone; ``model=mlp`` only).
 
     input=FILE       real rows on which to compare the artifact with the model; by default the data of the run, if its
@@ -34,6 +34,7 @@ from dkm.config.custom import import_plugins, split_model_class
 from dkm.config.data import CustomData, DataConfig, FileData
 from dkm.config.resolved import read_config
 from dkm.config.values import absolute
+from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError, missing_extra_error
 
 if TYPE_CHECKING:
@@ -113,12 +114,12 @@ cluster, distance, embedding = predict(x)  # x: array, (n, {F})
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    run_command(work, __doc__)
+    run_command(work, screen("export"))
 
 
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.export`` with the words of the command line."""
-    config, rest = parse_words(ExportConfig, words, sections=("model",))
+    config, rest = parse_words(ExportConfig, words, sections=("model",), alone=("run",))
     export(config, split_model_class(rest)[0])
 
 
@@ -258,10 +259,15 @@ Outputs = tuple[Any, Any, Any]
 
 def _write_torch(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
     x = torch.from_numpy(rows)
-    program = torch.export.export(assigner(model), (_at_least_two(x),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    program = torch.export.export(assigner(model), (_at_least_two(x),), dynamic_shapes=({0: _rows()},))
     torch.export.save(program, folder / "model.pt2")
     cluster, distance, z = torch.export.load(folder / "model.pt2").module()(x)
     return cluster.numpy(), distance.numpy(), z.numpy()
+
+
+def _rows() -> torch.export.Dim:
+    """Return the number of rows, which varies; without a limit torch 2.6 fears an overflow."""
+    return torch.export.Dim("n", max=2**31 - 1)
 
 
 def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
@@ -279,7 +285,7 @@ def _write_onnx(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
             folder / "model.onnx",
             input_names=["x"],
             output_names=["cluster", "distance", "embedding"],
-            dynamic_shapes=({0: torch.export.Dim("n")},),
+            dynamic_shapes=({0: _rows()},),
             dynamo=True,
             external_data=False,
             verbose=False,

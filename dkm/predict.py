@@ -26,13 +26,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
 from dkm.config.custom import import_plugins, split_model_class
+from dkm.config.short import translate_data_names
 from dkm.config.values import absolute, scheme_of
+from dkm.config.verbs import screen
 from dkm.errors import input_error
 from dkm.evaluation.prediction import assign_parts, input_reader
 from dkm.runtime.remote import uploaded
@@ -40,13 +42,14 @@ from dkm.runtime.remote import uploaded
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    run_command(work, __doc__)
+    run_command(work, screen("predict"))
 
 
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.predict`` with the words of the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    config, rest = parse_words(PredictConfig, words, sections=("data", "model"))
+    words = translate_data_names(words, kept=[part.name for part in fields(PredictConfig)])
+    config, rest = parse_words(PredictConfig, words, sections=("data", "model"), alone=("run", "input"))
     model_class, reading = split_model_class(rest)
     predict(config, reading, model_class)
 

@@ -1,6 +1,6 @@
 """Choose the number of clusters without labels:
 
-    python -m dkm.select k=2-12 data=csv data.path=customers.csv
+    python -m dkm.select customers.csv n_clusters=2-12
 
 Trains a run for each number and each seed, all with the same settings (any of ``dkm.train`` may be given; one
 pretraining for each seed serves all numbers), and weighs what indicates a natural number without labels: the modularity
@@ -8,28 +8,29 @@ of the clusters on the data, and how far clusterings agree, between seeds and be
 scores (``select.csv``), the recommendation with its reason and its uncertainty (``select.json``) and a figure
 (``select.png``). Where the evidence is weak, a warning says so.
 
-    seeds=0,1,2     seeds of the runs for each number
-    output=DIR      folder of the runs and the answer; an existing one is resumed
-    jobs=2          runs at a time
+``k=`` and ``seeds=`` are other spellings of ``n_clusters=`` and ``seed=``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dkm.config.commands import SelectConfig, parse_own
+from dkm.config.commands import SELECT_ALIASES, SelectConfig, parse_own
 from dkm.config.commands import main as run_command
+from dkm.config.verbs import screen
 from dkm.search.selection_runs import select
+from dkm.training.command_line import understand
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    run_command(work, __doc__)
+    run_command(work, screen("select"))
 
 
 def work(words: Sequence[str]) -> None:
     """Choose the number of clusters as the words of the command line say."""
-    select(*parse_own(SelectConfig, words))
+    config, rest = parse_own(SelectConfig, words, SELECT_ALIASES)
+    select(config, understand(rest, finds_number=False))
 
 
 if __name__ == "__main__":

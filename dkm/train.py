@@ -18,9 +18,11 @@ from pathlib import Path
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from dkm.config.compose import Command, compose, parse
 from dkm.config.page import help_text
+from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError
 from dkm.runtime import distributed
 from dkm.search.sweep import is_sweep, run_hydra
+from dkm.training.command_line import understand
 from dkm.training.launch import Plan, execute_with_one_line_errors, plan_run, print_once
 
 
@@ -53,14 +55,9 @@ def main() -> None:
 
 def _main(arguments: Sequence[str]) -> int:
     if not distributed.is_several():
-        command = parse(arguments)
         if not {"--help", "-h"}.isdisjoint(arguments):
-            words = [word for word in command.overrides if "=" in word]
-            try:
-                print(help_text(compose(command._replace(overrides=words, is_only_read=True)).config), flush=True)
-            except BrokenPipeError:  # of a reader such as head
-                sys.stdout = None
-            return 0
+            return _print_help([word for word in arguments if word not in ("--help", "-h")])
+        command = parse(understand(arguments))
         return run_hydra(command) if command.is_for_hydra else _train(plan_run(command))
     import torch
 
@@ -74,8 +71,22 @@ def _main(arguments: Sequence[str]) -> int:
         return _train(plan._replace(directory=Path(os.fsdecode(directory))))
 
 
+def _print_help(arguments: Sequence[str]) -> int:
+    """Print the screen of ``--help``; beside other words, the settings of the config that they choose."""
+    text = screen("train")
+    if arguments:
+        command = parse(understand(arguments))
+        words = [word for word in command.overrides if "=" in word]
+        text = help_text(compose(command._replace(overrides=words, is_only_read=True)).config)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # of a reader such as head
+        sys.stdout = None
+    return 0
+
+
 def _parse_for_several(arguments: Sequence[str]) -> Command:
-    command = parse(arguments)
+    command = parse(understand(arguments))
     if is_sweep(command):
         raise UserError("--multirun: expected one process, got several from torchrun; start the runs one by one")
     return command

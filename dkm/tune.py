@@ -1,4 +1,4 @@
-"""Search settings without labels, on Optuna; needs the extra: pip install 'dkm[optuna]'
+"""Search settings without labels, on Optuna; needs the extra `optuna`
 
     python -m dkm.tune trials=40 data=csv data.path=customers.csv clustering.n_clusters=8 \\
         'clustering.weight=tag(log,interval(0.1,10))' clustering.init=k-means++,auto
@@ -24,17 +24,20 @@ from collections.abc import Sequence
 
 from dkm.config.commands import TuneConfig, parse_own
 from dkm.config.commands import main as run_command
+from dkm.config.verbs import screen
 from dkm.search.study import tune
+from dkm.training.command_line import understand
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    run_command(work, __doc__)
+    run_command(work, screen("tune"))
 
 
 def work(words: Sequence[str]) -> None:
     """Search as the words of the command line say."""
-    tune(*parse_own(TuneConfig, words))
+    config, rest = parse_own(TuneConfig, words)
+    tune(config, understand(rest, is_sweep=True, finds_number=False))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,14 @@ _RUN = (
     "joint.tolerance=0",
     "log.progress=off",
 )
-_QUICK = ("pretrain.epochs=1", "joint.epochs=1", "model.hidden=[8]", "clustering.n_init=1", "log.figures=false")
+_QUICK = (
+    "pretrain.epochs=1",
+    "joint.epochs=1",
+    "model.hidden=[8]",
+    "clustering.n_init=1",
+    "log.figures=false",
+    "log.report=false",
+)
 
 
 def sweep(words: Sequence[str]) -> None:

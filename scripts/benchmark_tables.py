@@ -276,7 +276,13 @@ def train_ours(name: str, seed: int, n_clusters: int) -> tuple[Array, float]:
     """Train with the defaults; return the labels and the processor seconds of the whole command."""
     directory = RUNS / name / f"seed{seed}"
     words = [*words_of(name), f"clustering.n_clusters={n_clusters}", f"seed={seed}", "evaluation.kmeans_raw=false"]
-    words += [f"hydra.run.dir={directory}", "log.figures=false", "log.tensorboard=false", "log.progress=off"]
+    words += [
+        f"hydra.run.dir={directory}",
+        "log.figures=false",
+        "log.report=false",
+        "log.tensorboard=false",
+        "log.progress=off",
+    ]
     shutil.rmtree(directory, ignore_errors=True)
     before_s = _processor_s(resource.RUSAGE_CHILDREN)
     command = subprocess.run([sys.executable, "-m", "dkm.train", *words], cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,6 @@
-"""Measures how much the weights differ between weight decay and an explicit L2 penalty: prints the README's table.
+"""Measures how much the weights differ between weight decay and an explicit L2 penalty.
+
+Prints the table of docs/explanation/regularization.md.
 
     python scripts/measure_l2.py
 

@@ -214,7 +214,7 @@ def _seed_of(path: Path) -> int:
 
 
 _INTRODUCTION = """\
-Written by `./scripts/reproduce.sh` from the runs in [results/](results); do not edit. Mean and sample standard
+Written by `./scripts/reproduce.sh` from the runs in `docs/results/`; do not edit. Mean and sample standard
 deviation over all seeds that were run, without selection. NMI has arithmetic averaging; the geometric mean that some
 papers use is equal if clusters and classes have equal entropies. Published figures *from memory* have not yet been
 checked in the paper. Seconds are those of the two training phases, on the named processor, with the code *of* these

@@ -11,7 +11,13 @@ from typing import Any
 from dkm.search.pool import ChildRun, train_in_child
 
 # Training only: no figures, no events, one evaluation.
-QUIET = ("log.tensorboard=false", "log.figures=false", "log.progress=off", "evaluation.every_epochs=1000000")
+QUIET = (
+    "log.tensorboard=false",
+    "log.figures=false",
+    "log.report=false",
+    "log.progress=off",
+    "evaluation.every_epochs=1000000",
+)
 
 
 def train(overrides: Sequence[str], directory: Path, *, n_processes: int = 1, threads: int = 1) -> dict[str, Any]:

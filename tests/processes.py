@@ -24,6 +24,7 @@ _PRELOADED = [
     "dkm.training.trainer",
     "dkm.training.resume",
     "dkm.evaluation.figures",
+    "dkm.reports.page",
     "dkm.train",
     "torch.utils.tensorboard",
     "sklearn.metrics",

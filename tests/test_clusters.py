@@ -52,6 +52,12 @@ def test_only_the_end_of_a_run_searches_for_two_centroids(monkeypatch: pytest.Mo
         "joint.epochs=3",
         "joint.tolerance=0",
     ]
-    words += ["evaluation.every_epochs=1", "log.figures=false", "log.tensorboard=false", "log.progress=off"]
+    words += [
+        "evaluation.every_epochs=1",
+        "log.figures=false",
+        "log.report=false",
+        "log.tensorboard=false",
+        "log.progress=off",
+    ]
     assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert searched == [1, 1, 1, 2]  # three evaluations, and the result

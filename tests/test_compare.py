@@ -470,3 +470,15 @@ def test_a_thousand_runs_take_under_five_seconds(tmp_path: Path) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)  # time of the processor: others on the machine do not count
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 5
     assert "1000 runs of 200 settings: 1000 completed" in done.stdout
+
+
+def test_output_names_files_by_their_suffixes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run")
+    compare.work([str(run), f"output={tmp_path / 'a.csv'},{tmp_path / 'a.md'}"])
+    compare.work([str(run), f"csv={tmp_path / 'b.csv'}", f"markdown={tmp_path / 'b.md'}"])
+    for suffix in (".csv", ".md"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    with pytest.raises(UserError, match=r"^output=a\.txt: expected a name ending in \.csv, \.md, \.png; correct it$"):
+        compare.work([str(run), "output=a.txt"])
+    with pytest.raises(UserError, match=r"^output=c\.csv and csv=d\.csv: expected one file; leave one of them out$"):
+        compare.work([str(run), "output=c.csv", "csv=d.csv"])

@@ -1,4 +1,4 @@
-"""Tab completion as the README installs it, in a real bash."""
+"""Tab completion of `dkm-train`, as docs/reference/options.md installs it, and of `dkm`, in a real bash."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+from dkm import completion
+from dkm.errors import UserError
+
 BIN = Path(sys.executable).parent
 ASK = """
 {install}
@@ -28,7 +31,7 @@ done
     shutil.which("bash") is None or not (BIN / "dkm-train").exists(), reason="no bash, or not installed"
 )
 def test_groups_keys_and_experiments_are_completed() -> None:
-    (install,) = re.findall(r"`(eval \"\$\(dkm-train -sc install=bash\)\")`", README)
+    (install,) = re.findall(r"`(eval \"\$\(dkm-train -sc install=bash\)\")`", pages.read("docs/reference/options.md"))
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", ASK.format(install=install)], env=environment, capture_output=True, text=True, check=False
@@ -39,3 +42,90 @@ def test_groups_keys_and_experiments_are_completed() -> None:
     assert groups.split() == [f"clustering={option}" for option in options]
     assert keys.split() == ["joint.average_epochs="]
     assert experiments.split() == [f"experiment=flagship_{name}" for name in ("digits", "mnist", "usps")]
+
+
+# --- dkm ----------------------------------------------------------------------------------------------------------
+
+ASK_DKM = """
+eval "$(dkm completion bash)"
+for line in "dkm tr" "dkm train -m joint.lr=0.1 clustering=d" "dkm train joint.av" "dkm train data.path=my"; do
+    COMP_LINE=$line COMP_POINT=${#line} COMP_TYPE=9 COMPREPLY=()
+    COMP_WORDS=(${line//=/ = }) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    _python_argcomplete dkm
+    echo "${COMPREPLY[@]}"
+done
+"""
+
+
+def test_a_shell_completes_verbs_keys_options_and_files(tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete")
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    script = tmp_path / "bin" / "dkm"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nfrom dkm.__main__ import main\nmain()\n")
+    script.chmod(0o755)
+    (tmp_path / "my table.csv").touch()
+    path = os.pathsep.join([str(Path(completion.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "PYTHONPATH": path}
+    done = subprocess.run(
+        ["bash", "-c", ASK_DKM], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.strip() for line in done.stdout.splitlines()] == [
+        *("train", "dkm dcn dec", "joint.average_epochs=", r"my\ table.csv"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "prefix", "expected"),
+    [
+        ([], "t", ["train", "tune"]),
+        (["train"], "pret", ["pretrain.epochs=", "pretrain.steps=", "pretrain.lr=", "pretrain.schedule="]),
+        (["train"], "dig", ["digits"]),
+        (["train"], "n_", ["n_clusters="]),
+        (["train"], "joint.schedule=o", ["joint.schedule=one_cycle"]),
+        (["train"], "log.figures=", ["log.figures=true", "log.figures=false"]),
+        (["train"], "scaling=r", ["scaling=rms", "scaling=row_rms"]),
+        (["train"], "experiment=flag", [f"experiment=flagship_{name}" for name in ("digits", "mnist", "usps")]),
+        (["train"], "recipe=c", ["recipe=classic"]),
+        (["train"], "n_clusters=", ["n_clusters=auto"]),
+        (["train", "customers.csv"], "data.path=fol", ["data.path=folder/"]),
+        (["train"], "fol", ["folder/"]),
+        (["train"], "--mu", ["--multirun"]),
+        (["predict"], "mem", ["memberships="]),
+        (["predict"], "ru", ["run="]),
+        (["predict"], "id", ["id="]),
+        (["export", "RUN"], "format=", ["format=torch", "format=onnx", "format=numpy"]),
+        (["select"], "n_", ["n_clusters="]),
+        (["tune"], "prune=", ["prune=true", "prune=false"]),
+        (["help"], "joint.l", ["joint.lr"]),
+        (["completion"], "f", ["fish"]),
+    ],
+)
+def test_what_a_word_can_be(
+    words: list[str], prefix: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    found = completion.candidates(words, prefix)
+    assert found[: len(expected)] == expected
+    assert all(word.startswith(prefix) for word in found)
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_each_shell_gets_its_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("argcomplete")
+    completion.work([shell])
+    assert "dkm" in capsys.readouterr().out
+
+
+def test_another_shell_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^tcsh: expected one of bash, zsh, fish; for example dkm completion bash$"):
+        completion.work(["tcsh"])
+
+
+def test_without_argcomplete_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "argcomplete.shell_integration", None)
+    with pytest.raises(UserError, match="expected the package argcomplete; install it: pip install argcomplete"):
+        completion.work(["zsh"])

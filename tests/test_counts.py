@@ -28,7 +28,7 @@ QUICK = [
         "joint.tolerance=0",
         "clustering.n_clusters=3",
     ),
-    *("clustering.n_init=1", "log.progress=off", "log.figures=false", "log.tensorboard=false"),
+    *("clustering.n_init=1", "log.progress=off", "log.figures=false", "log.report=false", "log.tensorboard=false"),
 ]
 
 

@@ -1,16 +1,16 @@
-"""Classes, functions and modules of the user's own, as README.md tells it, and that no file of a run can name code."""
+"""The user's own classes and modules, as in docs/how-to/own-code.md, and that no file of a run can name code."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 import pytest
 import torch
 import yaml
@@ -32,13 +32,9 @@ from dkm.models.autoencoder import mix_encoder
 from dkm.models.build import build_autoencoder
 from dkm.train import main
 
-README = (Path(dkm.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLE, PLUGIN = re.findall(r"^```python\n# (?:mine|my_plugin)\.py\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    command.replace("\\\n", "")
-    for command in re.findall(r"^    python -m dkm\.train ((?:.*\\\n)*.*)$", README, re.MULTILINE)
-    if "mine." in command or "my_plugin" in command
-]
+PAGE = "docs/how-to/own-code.md"
+EXAMPLE, PLUGIN = pages.python_blocks(PAGE)
+COMMANDS = [command for command in pages.commands(PAGE) if command.verb == "train"]
 QUICK = [
     *(
         "data.n_samples=90",
@@ -49,14 +45,14 @@ QUICK = [
         "batch_size=32",
         "device=cpu",
     ),
-    *("log.figures=false", "log.tensorboard=false", "log.progress=off", "clustering.n_init=1"),
+    *("log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off", "clustering.n_init=1"),
 ]
 MALICIOUS = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\ndef Class(**options):\n    ...\n"
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory of a user, with the modules of README.md; registries and modules are as before after it."""
+    """The working directory of a user, with the modules of that page; registries and modules are as before after it."""
     (tmp_path / "mine.py").write_text(EXAMPLE)
     (tmp_path / "my_plugin.py").write_text(PLUGIN)
     (tmp_path / "evil.py").write_text(MALICIOUS)
@@ -90,7 +86,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return start
 
 
-# --- what README.md says ------------------------------------------------------------------------------------------
+# --- what the page says --------------------------------------------------------------------------------------------
 
 CLASSES = {
     "model": ["model=custom", "model.class=mine.MyAutoencoder", "model.options={width: 16}"],
@@ -113,12 +109,11 @@ def test_a_run_trains_with_classes_of_the_users_own(groups: list[str], here: Pat
         assert config[group]["class"] == CLASSES[group][1].partition("=")[2]
 
 
-def test_the_commands_of_the_readme_train(here: Path, run: Run) -> None:
+def test_the_commands_of_the_page_train(here: Path, run: Run) -> None:
     assert len(COMMANDS) == 2
     for number, command in enumerate(COMMANDS):
-        words = shlex.split(command)
         quick = [word for word in QUICK if not word.startswith("data.")]
-        assert run(*words, *quick, f"hydra.run.dir=run{number}") == (0, ""), command
+        assert run(*command.words, *quick, f"hydra.run.dir=run{number}") == (0, ""), command
         assert json.loads((here / f"run{number}" / "manifest.json").read_text())["status"] == "completed"
 
 

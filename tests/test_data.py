@@ -46,6 +46,7 @@ from dkm.data.datasets import load_dataset
 from dkm.data.scaling import Scaling
 from dkm.errors import UserError
 from dkm.evaluation.metrics import accuracy
+from dkm.installation import pip_install
 
 TABLE = np.arange(12, dtype=np.float64).reshape(6, 2)
 
@@ -598,7 +599,8 @@ def test_a_torchvision_of_another_torch_is_reported(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     text = message(TorchvisionData(name="mnist", root=str(tmp_path)))
     assert f"expected the release that belongs to torch {torch.__version__}; " in text
-    assert text.endswith("install the matching pair together: pip install --force-reinstall torch torchvision")
+    command = pip_install("--force-reinstall", "torch", "torchvision")
+    assert text.endswith(f"install the matching pair together: {command}")
 
 
 # --- newsgroups ---------------------------------------------------------------------------------------------

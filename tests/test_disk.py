@@ -314,7 +314,12 @@ def test_a_run_from_disk_takes_far_less_memory_than_its_file(tmp_path: Path) -> 
         arguments = ["data=npy", f"data.path={path}", f"data.load={load}", "clustering.n_clusters=3"]
         arguments += ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1"]
         arguments += ["clustering.init_samples=1000", "evaluation.samples=1000"]
-        arguments += ["log.figures=false", "log.tensorboard=false", f"hydra.run.dir={tmp_path / f'{n_mib}-{load}'}"]
+        arguments += [
+            "log.figures=false",
+            "log.report=false",
+            "log.tensorboard=false",
+            f"hydra.run.dir={tmp_path / f'{n_mib}-{load}'}",
+        ]
         finished = train(arguments, tmp_path / "log", prepare=partial(measure, tmp_path / "growth"))
         assert finished.code == 0, finished.err
         growth[n_mib, load] = float((tmp_path / "growth").read_text())

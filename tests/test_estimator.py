@@ -258,7 +258,7 @@ def test_the_number_is_that_of_the_command_line(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "recipe=classic", "model.hidden=[16]", "log.progress=off"]
     words += ["pretrain.epochs=2", "joint.epochs=2", "clustering.n_init=2", "joint.tolerance=0"]
-    words += ["clustering.n_clusters=auto:2-6", "log.figures=false", "log.tensorboard=false"]
+    words += ["clustering.n_clusters=auto:2-6", "log.figures=false", "log.report=false", "log.tensorboard=false"]
     assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     model = small("auto:2-6").fit(X)
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -158,7 +158,14 @@ def test_the_artifact_of_a_model_that_fills_gaps_fills_them(name: str, tmp_path:
     X[4, 1] = np.nan
     cells = [",".join("" if np.isnan(value) else str(value) for value in row) for row in X]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,c", *cells, ""]), encoding="utf-8")
-    quick = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.tensorboard=false", "log.figures=false"]
+    quick = [
+        "model.hidden=[8]",
+        "pretrain.epochs=1",
+        "joint.epochs=1",
+        "log.tensorboard=false",
+        "log.figures=false",
+        "log.report=false",
+    ]
     words = ["data=csv", f"data.path={tmp_path / 't.csv'}", "clustering.n_clusters=3", *quick]
     assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     export.work([f"run={tmp_path / 'run'}", f"output={tmp_path / 'out'}", f"format={name}"])

@@ -56,7 +56,7 @@ def test_no_private_name_crosses_a_module() -> None:
 
 
 QUICK_TO_IMPORT = (
-    *("dkm.__init__", "dkm.errors", "dkm.train", "dkm.predict", "dkm.compare", "dkm.runs.reading"),
+    *("dkm.__init__", "dkm.errors", "dkm.train", "dkm.predict", "dkm.compare", "dkm.report", "dkm.runs.reading"),
     *(module for module in sorted(MODULES) if module.startswith("dkm.config.")),
     *("dkm.runtime.signals", "dkm.runtime.distributed"),
 )

@@ -133,7 +133,7 @@ def test_a_run_with_all_pictures_predicts_its_rows_as_it_clustered_them(
 ) -> None:
     X = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
     np.save(tmp_path / "x.npy", X)
-    words = [word for word in QUICK if word not in ("log.figures=false", "log.tensorboard=false")]
+    words = [word for word in QUICK if word not in ("log.figures=false", "log.report=false", "log.tensorboard=false")]
     run = tmp_path / "run"
     data = ["data=npy", f"data.path={tmp_path / 'x.npy'}", f"data.layout={layout}", f"hydra.run.dir={run}"]
     assert train._main([*data, *words, "pretrain.epochs=1", "joint.epochs=1"]) == 0

@@ -26,7 +26,7 @@ from dkm.runs.directory import RunDirectory
 from dkm.runtime.devices import find_device, set_threads
 from dkm.training.trainer import Trainer
 
-QUIET = ["log.figures=false", "log.tensorboard=false"]
+QUIET = ["log.figures=false", "log.report=false", "log.tensorboard=false"]
 TINY = [
     *("data=blobs", "data.n_samples=200", "model.hidden=[8]", "batch_size=50", "recipe=classic", "pretrain.epochs=2"),
     *("joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2", *QUIET),

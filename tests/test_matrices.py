@@ -22,13 +22,14 @@ from dkm.data.datasets import load_dataset
 from dkm.data.matrices.reader import MatrixReader
 from dkm.data.stored import StoredRows
 from dkm.errors import UserError
+from dkm.installation import install_command
 
 h5py = pytest.importorskip("h5py")
 
 N, F = 150, 110
 QUICK = [
     *("model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_clusters=3", "clustering.n_init=1"),
-    *("log.progress=off", "log.figures=false", "log.tensorboard=false"),
+    *("log.progress=off", "log.figures=false", "log.report=false", "log.tensorboard=false"),
 ]
 RNG = np.random.default_rng(0)
 COUNTS = RNG.poisson(RNG.lognormal(-2, 1.5, (3, F))[np.arange(N) % 3] * RNG.lognormal(0, 1, (N, 1))).astype(np.float32)
@@ -484,5 +485,5 @@ def test_a_package_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     text = message(config(path=str(tmp_path)))
-    remedy = f"install it: pip install 'dkm[{extra}]'"
+    remedy = f"install it: {install_command(extra)}"
     assert text.endswith(f"{module} is not installed; expected the extra {extra}; {remedy}")

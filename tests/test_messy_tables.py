@@ -519,7 +519,14 @@ def test_a_run_tells_what_it_did_and_predicts_the_same(
     lines = CUSTOMERS.splitlines(keepends=True)
     lines[3] = lines[3].replace("22,", ",", 1)
     Path("c.csv").write_text("".join(lines), encoding="utf-8")
-    quick = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.tensorboard=false", "log.figures=false"]
+    quick = [
+        "model.hidden=[8]",
+        "pretrain.epochs=1",
+        "joint.epochs=1",
+        "log.tensorboard=false",
+        "log.figures=false",
+        "log.report=false",
+    ]
     words = ["data=csv", "data.path=c.csv", "clustering.n_clusters=3", *quick, "hydra.run.dir=run"]
     assert train._main(words) == 0
     assert "filled: 1 missing values, their reconstruction does not count: age (1)" in capsys.readouterr().out
@@ -573,7 +580,14 @@ def test_a_value_that_is_not_finite_is_named_by_its_column_and_its_row_in_the_fi
 def test_a_prediction_of_no_row_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text("a,b,c\n" + ROWS, encoding="utf-8")
-    quick = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.tensorboard=false", "log.figures=false"]
+    quick = [
+        "model.hidden=[8]",
+        "pretrain.epochs=1",
+        "joint.epochs=1",
+        "log.tensorboard=false",
+        "log.figures=false",
+        "log.report=false",
+    ]
     assert train._main(["data=csv", "data.path=t.csv", "clustering.n_clusters=3", *quick, "hydra.run.dir=run"]) == 0
     Path("new.csv").write_text("a,b,c\n1,,2\n3,,4\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"input=new.csv: all 2 rows are left out; expected a row to assign"):

@@ -36,7 +36,7 @@ from dkm.training.n_clusters import choice_lines, find_number, with_largest_numb
 BLOBS = ["data=blobs", "data.n_samples=200", "data.n_blobs=5", "data.n_features=6", "data.blob_std=0.5"]
 SMALL = [
     *("recipe=classic", "model.hidden=[16]", "batch_size=50", "pretrain.epochs=2", "joint.epochs=2"),
-    *("joint.tolerance=0", "clustering.n_init=2", "log.tensorboard=false", "log.figures=false"),
+    *("joint.tolerance=0", "clustering.n_init=2", "log.tensorboard=false", "log.figures=false", "log.report=false"),
 ]
 ASKED = "clustering.n_clusters=auto:3-7"
 WORDS = [*BLOBS, *SMALL, ASKED]
@@ -361,7 +361,14 @@ def test_the_recipe_takes_over_the_embedding_of_its_seed(tmp_path: Path, monkeyp
         return embed(*arguments, seed=seed, **others)
 
     monkeypatch.setattr(neighborhood_module, "embed_neighbors", counted)
-    words = ["recipe=auto", "pretrain.steps=3", "joint.steps=3", "log.tensorboard=false", "log.figures=false"]
+    words = [
+        "recipe=auto",
+        "pretrain.steps=3",
+        "joint.steps=3",
+        "log.tensorboard=false",
+        "log.figures=false",
+        "log.report=false",
+    ]
     for latent_dim, expected in ((10, [0, 1, 2]), (4, [0, 1, 2, 0])):
         seeds.clear()
         where = [f"model.latent_dim={latent_dim}", f"hydra.run.dir={tmp_path / str(latent_dim)}"]

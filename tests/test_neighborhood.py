@@ -187,15 +187,21 @@ def test_clusters_of_the_rows_are_taken_if_the_embedding_has_none_as_good(monkey
     assert found.modularity > found.modularities["the neighbor embedding"] + 0.01
 
 
-@pytest.mark.parametrize(("advantage", "origin"), [(0.005, "the neighbor embedding"), (0.02, "the rows")])
-def test_other_clusters_need_a_clear_advantage(advantage, origin, monkeypatch):
+@pytest.mark.parametrize(
+    ("space", "advantage", "is_taken"),
+    [("rows", 0.0, False), ("rows", 0.005, True), ("spectrum", 0.005, False), ("spectrum", 0.02, True)],
+)
+def test_clusters_made_from_the_graph_need_a_clear_advantage(space, advantage, is_taken, monkeypatch):
     X, y = make_blobs(200, 5, centers=4, random_state=0)
     hood = neighborhood(X)
-    other = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setitem(vars(hood), "embedding", other)
-    hood.spectral_points = lambda n_clusters: other
+    points = torch.from_numpy(X).float()
+    noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setitem(vars(hood), "embedding", noise)
+    monkeypatch.setattr(Neighborhood, "points", points if space == "rows" else noise)
+    hood.spectral_points = lambda n_clusters: points if space == "spectrum" else noise
     hood.modularity = lambda labels: 0.5 + advantage * (adjusted_rand_score(y, labels) == 1)
-    assert hood.cluster(4, n_init=10).origin == origin
+    taken = {"rows": "the rows", "spectrum": "the eigenvectors of the graph"}[space]
+    assert hood.cluster(4, n_init=10).origin == (taken if is_taken else "the neighbor embedding")
 
 
 def test_other_clusters_that_another_seed_does_not_find_are_not_taken(monkeypatch):

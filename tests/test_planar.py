@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from dkm import train
 from dkm.errors import UserError
 from dkm.evaluation.figures import plane
+from dkm.installation import install_command
 
 SLOW_UMAP = pytest.param("umap", marks=pytest.mark.slow)  # numba compiles for a quarter of a minute
 
@@ -84,7 +86,8 @@ def test_a_run_draws_the_map_that_was_asked_for_and_its_numbers_stay(tmp_path: P
 def test_a_missing_package_is_told_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plane.importlib.util, "find_spec", lambda name: None)
     run = tmp_path / "run"
-    with pytest.raises(UserError, match=r"log\.map=umap: expected its package; install it: pip install 'dkm\[umap\]'"):
+    message = f"log.map=umap: expected its package; install it: {install_command('umap')}, or choose log.map=tsne"
+    with pytest.raises(UserError, match=re.escape(message)):
         train._main(["data=blobs", *QUICK, "log.map=umap", f"hydra.run.dir={run}"])
     assert not run.exists()
     assert train._main(["data=blobs", *QUICK, "log.map=umap", "log.figures=false", f"hydra.run.dir={run}"]) == 0

@@ -336,7 +336,9 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
     (tmp / "new" / "model" / "weights.safetensors").write_bytes(b"")
     (tmp / "plain").mkdir()
     return {
-        "no words": (["run"], "run: expected KEY=VALUE"),
+        "no value": (["run"], "run: expected KEY=VALUE"),
+        "no input to assign": (["RUN"], "input: missing; expected input=VALUE"),
+        "a word too many": ([*given, "overwrite"], "overwrite: expected KEY=VALUE"),
         "unknown key": ([*given, "outputs=x"], "outputs=x: expected a key of this command; did you mean output?"),
         "unknown key of data": ([*given, "data.idd=x"], "data.idd=x: expected a key of data=csv; the keys are"),
         "no output": (given[:2], "output: missing; expected output=VALUE"),
@@ -370,7 +372,8 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
 
 
 CASES = [
-    *("no words", "unknown key", "unknown key of data", "no output", "no run", "no model", "damaged", "newer"),
+    *("no value", "no input to assign", "a word too many", "unknown key", "unknown key of data", "no output"),
+    *("no run", "no model", "damaged", "newer"),
     *("no input", "columns", "text column", "features", "text", "nan", "far", "exists", "suffix", "folder", "flag"),
     *("threads", "device"),
 ]
@@ -399,4 +402,11 @@ def test_overwrite_replaces(run: Path, table: Path, tmp_path: Path) -> None:
 
 def test_without_words_the_command_explains_itself(call: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(predict, "--help") == 0
-    assert "python -m dkm.predict run=RUN input=FILE output=OUT.csv" in capsys.readouterr().out
+    assert "usage: dkm predict RUN FILE output=FILE [KEY=VALUE ...]" in capsys.readouterr().out
+
+
+def test_run_and_input_may_stand_alone_and_short_names_say_how_the_input_is_read(
+    run: Path, table: Path, tmp_path: Path
+) -> None:
+    predict.work([str(run), str(table / "t.csv"), f"output={tmp_path / 'o.csv'}", "exclude=[]"])
+    assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()

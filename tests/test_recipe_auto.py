@@ -28,7 +28,14 @@ from dkm.training.restoring import with_all_terms
 from dkm.training.state import TrainState
 from dkm.training.trainer import Trainer
 
-QUICK = ("pretrain.steps=60", "joint.steps=60", "batch_size=100", "log.figures=false", "log.tensorboard=false")
+QUICK = (
+    "pretrain.steps=60",
+    "joint.steps=60",
+    "batch_size=100",
+    "log.figures=false",
+    "log.report=false",
+    "log.tensorboard=false",
+)
 RECIPES = sorted(path.stem for path in (config_dir() / "recipe").glob("*.yaml"))
 
 

@@ -16,9 +16,17 @@ from dkm.config.data import CsvData, NpyData, ParquetData
 from dkm.config.values import absolute, scheme_of
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
+from dkm.installation import pip_install
 from dkm.runtime import remote
 
-QUICK = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "log.tensorboard=false", "log.figures=false"]
+QUICK = [
+    "model.hidden=[8]",
+    "pretrain.epochs=1",
+    "joint.epochs=1",
+    "log.tensorboard=false",
+    "log.figures=false",
+    "log.report=false",
+]
 ROWS = b"a,b\n" + b"".join(b"%d.5,%d\n" % (i, i % 7) for i in range(40))
 
 
@@ -86,7 +94,7 @@ def test_a_run_and_its_prediction_elsewhere(
 REFUSED = {
     "memory://no/such.csv": "data.path=memory://no/such.csv: no such file; expected an existing file or folder",
     "reference://x.csv": "reference://; expected one of s3://",
-    "s3://bucket/x.csv": "s3fs is not installed; expected the package for s3://; pip install s3fs",
+    "s3://bucket/x.csv": f"s3fs is not installed; expected the package for s3://; {pip_install('s3fs')}",
 }
 
 

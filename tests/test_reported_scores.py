@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         "joint.epochs=3",
     ]
     words += ["pretrain.lr=0.01", "joint.tolerance=0", "joint.lr=0.003", "clustering.n_init=3", "threads=1"]
-    words += ["device=cpu", "log.figures=false", "log.tensorboard=false", "log.progress=off"]
+    words += ["device=cpu", "log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off"]
     assert main([*words, f"hydra.run.dir={folder / 'run'}"]) == 0
     model = DeepKMeans.load(folder / "run")
     z = model.embed(X.astype(np.float64)).astype(np.float64)

@@ -20,7 +20,7 @@ from dkm.runs.directory import RunDirectory
 from dkm.runtime.locks import try_lock
 from dkm.train import _main as main
 
-SAME = ("metrics.jsonl", "result.json", "assignments.csv")
+SAME = ("metrics.jsonl", "result.json", "assignments.csv", "report.html")
 PRETRAIN_EPOCHS, JOINT_EPOCHS, BATCHES = 3, 5, 4
 STEPS = (PRETRAIN_EPOCHS + JOINT_EPOCHS) * BATCHES
 

@@ -54,7 +54,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "joint.epochs=2",
             "joint.tolerance=0",
         ),
-        *("clustering.n_init=3", "log.figures=false", "log.tensorboard=false"),
+        *("clustering.n_init=3", "log.figures=false", "log.report=false", "log.tensorboard=false"),
     ]
 
 

@@ -17,6 +17,8 @@ DRAWS: dict[str, Callable[[], Tensor]] = {
     "orthogonal": lambda: nn.init.orthogonal_(torch.empty(4, 4)),
     "randn": lambda: torch.randn(3, 2),
     "rand_like": lambda: torch.rand_like(torch.ones(3)),
+    "randn_like": lambda: torch.randn_like(torch.ones(3), dtype=torch.float64),
+    "randint_like": lambda: torch.randint_like(torch.ones(3), 2, 50),
     "randperm": lambda: torch.randperm(9),
     "multinomial": lambda: torch.multinomial(torch.ones(9), 4),
 }

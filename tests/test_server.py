@@ -173,7 +173,14 @@ TINY = [
         "recipe=classic",
         "pretrain.epochs=2",
     ),
-    *("joint.epochs=2", "clustering.n_init=2", "log.tensorboard=false", "log.figures=false", "log.progress=off"),
+    *(
+        "joint.epochs=2",
+        "clustering.n_init=2",
+        "log.tensorboard=false",
+        "log.figures=false",
+        "log.report=false",
+        "log.progress=off",
+    ),
 ]
 NUMBERS = ("metrics.jsonl", "assignments.csv", "result.json", "model/weights.safetensors")
 

@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "joint.tolerance=0",
     ]
     words += ["joint.lr=0.01", "evaluation.every_epochs=1", "evaluation.kmeans_raw=false", "threads=1", "device=cpu"]
-    words += ["log.figures=false", "log.tensorboard=false", "log.progress=off"]
+    words += ["log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off"]
     n_runs = 0
 
     def train(*more: str, after: Callable[[int, list[Tensor]], None] | None = None) -> Recorded:

@@ -17,13 +17,14 @@ from processes import OPTIMIZER, Finished, Point, train
 
 import dkm
 from dkm.config.compose import compose, parse
+from dkm.installation import install_command
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 LAUNCHERS = ["joblib", "submitit_local"]
 SMALL = [
     *("data=blobs", "data.n_samples=60", "model.hidden=[16]", "batch_size=16", "device=cpu"),
     *("recipe=classic", "pretrain.epochs=3", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2"),
-    *("log.figures=false", "log.tensorboard=false"),
+    *("log.figures=false", "log.report=false", "log.tensorboard=false"),
 ]
 SWEEP = ["--multirun", *SMALL, "seed=0,1"]
 
@@ -268,7 +269,7 @@ def test_what_interrupted_workers_leave_is_cleared_away_in_silence(mode: str) ->
 def test_a_launcher_without_its_plugin_says_what_to_install(launcher: str) -> None:
     finished = start([*SWEEP, f"hydra/launcher={launcher}"], has_plugins=False)
     needed = "submitit_slurm" if launcher == "slurm" else launcher
-    line = f"error: hydra/launcher={needed}: expected its plugin; install it: pip install 'dkm[sweep]'\n"
+    line = f"error: hydra/launcher={needed}: expected its plugin; install it: {install_command('sweep')}\n"
     assert (finished.code, finished.out, finished.err) == (2, "", line)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from dkm.config.data import CsvData, ParquetData
 from dkm.data.datasets import load_dataset
 from dkm.data.raw import RawData
+from dkm.data.tables import sources
 from dkm.data.tables.reader import TableReader
 from dkm.errors import UserError
 
@@ -276,8 +279,10 @@ def test_parquet_is_read_as_the_csv_is(tmp_path: Path) -> None:
     assert part.ids.tolist() == FRAME["customer"].tolist()
 
 
-def test_dates_become_days_since_the_first(tmp_path: Path) -> None:
-    pd.DataFrame({"day": pd.date_range("2026-01-01", periods=3), "a": [1, 2, 3]}).to_parquet(tmp_path / "t.parquet")
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_dates_become_days_since_the_first(unit: str, tmp_path: Path) -> None:
+    days = pd.date_range("2026-01-01", periods=3, unit=unit)
+    pd.DataFrame({"day": days, "a": [1, 2, 3]}).to_parquet(tmp_path / "t.parquet")
     reader = TableReader(ParquetData(path=str(tmp_path / "t.parquet")))
     np.testing.assert_array_equal(reader.read().X, [[0, 1], [1, 2], [2, 3]])
     assert reader.features == ("day (days)", "a")
@@ -287,3 +292,26 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"a,b\n1,2\n")
     with pytest.raises(UserError, match="cannot be read"):
         TableReader(ParquetData(path=str(tmp_path / "t.parquet")))
+
+
+def test_no_thread_holds_a_file_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of pyarrow that drops a Python object while the interpreter shuts down aborts the process."""
+    trackers: list[sources._Tracker] = []
+
+    class Tracker(sources._Tracker):
+        def __init__(self) -> None:
+            super().__init__()
+            trackers.append(self)
+
+    class SlowFile(io.BytesIO):
+        def read(self, n_bytes: int | None = -1, /) -> bytes:
+            time.sleep(0.02)
+            return super().read(64)
+
+    content = b"a,b\n" + b"1,2\n" * 50 + b"3,4,5\n" + b"1,2\n" * 500
+    monkeypatch.setattr(sources, "_Tracker", Tracker)
+    monkeypatch.setattr(sources, "open_unpacked", lambda path, source: SlowFile(content))
+    with pytest.raises(UserError, match="a row of 3 cells"):
+        read(tmp_path, content.decode())
+    assert [tracker._n_held for tracker in trackers] == [0] * len(trackers)
+    assert trackers

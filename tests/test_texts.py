@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
+import io
 import json
 import logging
+import lzma
 import os
 import shlex
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from dkm.config.data import TextData
 from dkm.data import features
 from dkm.data.datasets import load_dataset
 from dkm.data.raw import RawData
+from dkm.data.reader import option_for
 from dkm.data.texts import features as text_features
 from dkm.data.texts.features import Tfidf, find_sentence_encoder
 from dkm.data.texts.reader import TextReader, read_text
@@ -35,7 +41,14 @@ WORDS = [
 ]
 QUICK = [
     *("model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "joint.tolerance=0", "clustering.n_clusters=2"),
-    *("clustering.n_init=1", "log.progress=off", "log.figures=false", "log.tensorboard=false", "threads=1"),
+    *(
+        "clustering.n_init=1",
+        "log.progress=off",
+        "log.figures=false",
+        "log.report=false",
+        "log.tensorboard=false",
+        "threads=1",
+    ),
 ]
 
 
@@ -136,7 +149,26 @@ REFUSED = {
     "json number": ("t.jsonl", '{"text": 3}\n', {}, r"data.text=text: .* has '3' in row 0"),
     "nothing": ("t.txt", "\n \n", {}, r"all 2 texts are empty"),
     "no terms": ("t.txt", "a\nb\n", {}, r"the texts have no terms"),
-    "encoding": ("t.txt", "caf\udce9 au lait\n", {}, r"is not in the encoding utf-8.*data.encoding=cp1252"),
+    "encoding": (
+        "t.txt",
+        "tea\n" * 300_000 + "caf\udce9 au lait\n",
+        {},
+        r"its beginning is in the encoding utf-8, and a later part is not.*data.encoding=cp1252",
+    ),
+    "given encoding": (
+        "t.txt",
+        "caf\udce9\n",
+        {"encoding": "utf-8"},
+        r"data.encoding=utf-8: .* is not in this encoding",
+    ),
+    "no text": ("t.txt", "some text\0" * 50, {}, r"not a text file"),
+    "cut gzip": ("t.csv.gz", "\x1f\udc8b\x08\0\0", {}, r"cannot be read"),
+    "no such place": (
+        "t.csv",
+        "1,one\n2,two\n",
+        {"text": "2"},
+        r"expected one of 1, one, or a place from 0 to 1 if the file has no header; set",
+    ),
     "npy": ("t.npy", "\udc93NUMPY", {}, r"the content of a .npy file; expected texts; use data=npy"),
 }
 
@@ -148,6 +180,55 @@ def test_what_is_no_file_of_texts_is_refused_in_one_line(case: str, tmp_path: Pa
     with pytest.raises(UserError, match=message) as caught:
         read(tmp_path / name, **settings)
     assert "\n" not in str(caught.value)
+
+
+TEXTS = ["größer und schöner", "kleiner; aber, fein", 'ein "Zitat"', "noch größer"]
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "t.csv": bytes,
+    "t.csv.gz": gzip.compress,
+    "t.csv.bz2": bz2.compress,
+    "t.csv.xz": lzma.compress,
+}
+
+
+def zipped(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("t.csv", content)
+    return file.getvalue()
+
+
+PACKED["t.zip"] = zipped
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+def test_compression_encoding_and_delimiter_follow_from_the_content(name: str, encoding: str, tmp_path: Path) -> None:
+    rows = ["Nr;Text", *(f'{i};"{text.replace(chr(34), 2 * chr(34))}"' for i, text in enumerate(TEXTS))]
+    (tmp_path / name).write_bytes(PACKED[name]("\r\n".join([*rows, ""]).encode(encoding)))
+    data = read(tmp_path / name, text="Text", id="Nr")
+    assert data.texts is not None and data.ids is not None and data.report is not None
+    assert data.texts.tolist() == TEXTS
+    assert data.ids.tolist() == ["0", "1", "2", "3"]
+    assert ("encoding" in data.report.decisions) == (not encoding.startswith("utf-8"))
+    assert option_for(str(tmp_path / name), "input", "text") == "text"
+    assert "delimiter ';'" in data.report.decisions["format"]
+
+
+def test_columns_of_a_csv_without_a_header_are_named_by_their_place(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,good tea\nb,bad coffee\na,good cake\n")
+    data = read(tmp_path / "t.csv", text="1", labels="0")
+    assert data.texts is not None and data.labels is not None and data.report is not None
+    assert data.texts.tolist() == ["good tea", "bad coffee", "good cake"]
+    assert data.labels.tolist() == ["a", "b", "a"]
+    assert "no header" in data.report.decisions["format"]
+
+
+def test_words_that_are_equally_many_in_each_line_are_not_cells(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("the text here\none two three\nfour five six\n")
+    data = read(tmp_path / "t.csv")
+    assert data.texts is not None
+    assert data.texts.tolist() == ["one two three", "four five six"]
 
 
 # --- TF-IDF -----------------------------------------------------------------------------------------------------

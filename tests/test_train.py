@@ -107,7 +107,13 @@ def test_what_is_logged_and_when_checkpoints_are_written_changes_no_number(
     labeled: list[str], run: Path, tmp_path: Path
 ) -> None:
     quiet = tmp_path / "quiet"
-    silent = ["log.tensorboard=false", "log.figures=false", "log.progress=off", "checkpoint.every_s=0"]
+    silent = [
+        "log.tensorboard=false",
+        "log.figures=false",
+        "log.report=false",
+        "log.progress=off",
+        "checkpoint.every_s=0",
+    ]
     finished = start([*labeled, *silent], quiet)
     assert (finished.code, finished.out, finished.err) == (0, "", "")
     for name in SAME:
@@ -197,6 +203,7 @@ def test_the_run_directory_has_every_file(run: Path) -> None:
     figures += ("exemplars_least_certain", "silhouettes", "margins", "reconstructions")
     assert names == {
         *("config.yaml", "manifest.json", "data.json", "metrics.jsonl", "result.json", "assignments.csv", "train.log"),
+        "report.html",
         "exemplars.csv",
         *("projector_config.pbtxt", "projector/tensors.tsv", "projector/metadata.tsv", "projector/sprite.png"),
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
@@ -289,13 +296,14 @@ def test_the_result_is_that_of_the_saved_model(run: Path, labeled: list[str]) ->
     assert [int(row["label"]) for row in rows] == load_digits().target[:300].tolist()
 
 
-def test_the_terminal_shows_plain_lines_and_the_closing_table(labeled: list[str], tmp_path: Path) -> None:
+def test_the_terminal_shows_plain_lines_the_closing_table_and_the_report(labeled: list[str], tmp_path: Path) -> None:
     finished = start([*labeled, "log.figures=false"], tmp_path / "run")
     assert finished.err == ""
     assert "\r" not in finished.out
     assert len(re.findall(r"^pretrain epoch \d+: loss ", finished.out, re.M)) == 3
     assert len(re.findall(r"^joint epoch \d+: loss ", finished.out, re.M)) == 3
-    table = finished.out.splitlines()[-4:]
+    *table, report = finished.out.splitlines()[-5:]
+    assert report == f"report: {tmp_path / 'run' / 'report.html'}"
     assert table[0].split()[:3] == ["ACC", "NMI", "ARI"]
     titles = ("k-means, raw data", "k-means, pretrained embedding", "final (kmeans)")
     for title, line in zip(titles, table[1:], strict=True):
@@ -529,7 +537,13 @@ def test_a_run_without_reconstruction_decodes_no_batch_and_regularizes_no_decode
 def test_a_bf16_run_encodes_the_data_once_per_evaluated_epoch(
     labeled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet = ["log.tensorboard=false", "log.figures=false", "log.progress=off", "evaluation.every_epochs=1"]
+    quiet = [
+        "log.tensorboard=false",
+        "log.figures=false",
+        "log.report=false",
+        "log.progress=off",
+        "evaluation.every_epochs=1",
+    ]
     config = compose(parse([*labeled, *quiet, "precision=bf16", "evaluation.kmeans_raw=false"])).config
     trainer = Trainer(config, load_dataset(config.data))
     precisions: list[str] = []
@@ -671,7 +685,7 @@ def test_averaged_weights_assign_and_are_the_model(labeled: list[str], monkeypat
 
 @pytest.mark.slow
 def test_the_default_run_beats_k_means_on_digits(tmp_path: Path) -> None:
-    """The README's first command, seeds 0 to 4: what the README says it reaches."""
+    """The first command of the README, seeds 0 to 4."""
     results = []
     for seed in range(5):
         finished = train([f"seed={seed}", f"hydra.run.dir={tmp_path / str(seed)}"], tmp_path / "log")
@@ -685,7 +699,12 @@ def test_the_default_run_beats_k_means_on_digits(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_mnist_runs_from_its_files(data_root: Callable[[str], Path], tmp_path: Path) -> None:
     overrides = ["data=mnist", "data.split=test", f"data.root={data_root('MNIST/raw')}", "model.hidden=[128]"]
-    overrides += ["evaluation.silhouette_samples=1000", "log.figures=false", "log.tensorboard=false"]
+    overrides += [
+        "evaluation.silhouette_samples=1000",
+        "log.figures=false",
+        "log.report=false",
+        "log.tensorboard=false",
+    ]
     finished = start([*overrides, "pretrain.epochs=3", "joint.epochs=1", "clustering.n_init=2"], tmp_path / "run")
     assert finished.code == 0, finished.err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -704,7 +723,7 @@ def test_the_baseline_on_the_raw_data_may_be_left_out(run: Path, labeled: list[s
 def test_the_baseline_is_in_a_checkpoint_before_pretraining_begins(
     labeled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = compose(parse([*labeled, "log.figures=false", "log.tensorboard=false"])).config
+    config = compose(parse([*labeled, "log.figures=false", "log.report=false", "log.tensorboard=false"])).config
     trainer = Trainer(config, load_dataset(config.data))
 
     def fail() -> None:
@@ -724,7 +743,7 @@ def test_pretraining_may_have_an_optimizer_of_its_own(run: Path, labeled: list[s
         records = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
         return [record["loss/reconstruction"] for record in records if record["phase"] == phase]
 
-    quick = ["log.tensorboard=false", "log.figures=false"]
+    quick = ["log.tensorboard=false", "log.figures=false", "log.report=false"]
     assert start([*labeled, *quick, "pretrain.optimizer=sgd"], tmp_path / "own").code == 0
     assert start([*labeled, *quick, "optimizer=sgd"], tmp_path / "sgd").code == 0
     assert losses("pretrain", tmp_path / "own") == losses("pretrain", tmp_path / "sgd")

@@ -38,7 +38,13 @@ _FEW_POINTS, _N_DRAWS_OF_FEW, _N_DRAWS = 4000, 500, 200
 
 @torch.no_grad()
 def embed_neighbors(
-    graph: csr_array, points: FloatArray, latent_dim: int, *, seed: int = 0, eigenvectors: FloatArray | None = None
+    graph: csr_array,
+    points: FloatArray,
+    latent_dim: int,
+    *,
+    seed: int = 0,
+    eigenvectors: FloatArray | None = None,
+    n_draws: int | None = None,
 ) -> Tensor:
     """Embed the points of a graph.
 
@@ -53,6 +59,9 @@ def embed_neighbors(
     seed : int
     eigenvectors : float array, shape (N, n), optional
         The `laplacian_eigenvectors` of the graph, if they are known; they are the other half.
+    n_draws : int, optional
+        How often an edge of the largest weight is drawn: the time is proportional to it. By default 500 times for at
+        most 4,000 points and 200 times for more.
 
     Returns
     -------
@@ -64,7 +73,7 @@ def embed_neighbors(
     if eigenvectors is None:
         eigenvectors = laplacian_eigenvectors(graph, latent_dim + 1, seed=seed)
     Z = torch.from_numpy(_initial_positions(points, eigenvectors, latent_dim, seed))
-    starts, ends, cumulative, n_steps, batch = _edges_to_draw(graph)
+    starts, ends, cumulative, n_steps, batch = _edges_to_draw(graph, n_draws)
     for step in range(n_steps):
         lr = 1 - step / n_steps
         drawn = torch.rand(batch, generator=generator, dtype=torch.float64) * cumulative[-1]
@@ -93,10 +102,11 @@ def _repulsion(offset: Tensor) -> Tensor:
     return (offset * (2 * _B / ((0.001 + squared) * (1 + _A * squared**_B)))).clamp_(-_MAX_FORCE, _MAX_FORCE)
 
 
-def _edges_to_draw(graph: csr_array) -> tuple[Tensor, Tensor, Tensor, int, int]:
+def _edges_to_draw(graph: csr_array, n_draws: int | None) -> tuple[Tensor, Tensor, Tensor, int, int]:
     """Return both ends of the edges, their cumulative weights, the number of steps, and the edges of a step."""
     N = graph.shape[0]
-    n_draws = _N_DRAWS_OF_FEW if N <= _FEW_POINTS else _N_DRAWS
+    if n_draws is None:
+        n_draws = _N_DRAWS_OF_FEW if N <= _FEW_POINTS else _N_DRAWS
     edges = graph.tocoo()
     weights = edges.data / edges.data.max()
     kept = weights > 1 / n_draws  # the others would not be drawn once

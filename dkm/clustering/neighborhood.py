@@ -172,9 +172,11 @@ class Neighborhood:
         """Cluster the rows by their graph.
 
         The candidates are the restarts of k-means with the lowest inertia on the neighbor embedding, on the
-        eigenvectors of the graph and on the rows. The clustering with the highest modularity is returned; one that is
-        not from the neighbor embedding must exceed it by 0.01, and k-means with another seed must find it again, to an
-        adjusted Rand index of 0.95: a split of a large cluster is even, and so high in modularity, but seldom the same.
+        eigenvectors of the graph and on the rows. The clustering with the highest modularity is returned. That of the
+        eigenvectors must exceed the neighbor embedding's by 0.01, as they too are made from the graph that the
+        modularity is of; that of the rows, which owe nothing to the graph, must only exceed it. And k-means with
+        another seed must find either again, to an adjusted Rand index of 0.95: a split of a large cluster is even, and
+        so high in modularity, but seldom the same.
 
         Parameters
         ----------
@@ -201,7 +203,8 @@ class Neighborhood:
                 found[origin] = cluster(origin, self.seed)
         modularity = {origin: self.modularity(found[origin]) for origin in spaces}
         first, *others = spaces
-        higher = [origin for origin in others if modularity[origin] > modularity[first] + _SLACK]
+        slack = {SPECTRUM: _SLACK, ROWS: 0.0}
+        higher = [origin for origin in others if modularity[origin] > modularity[first] + slack[origin]]
         higher.sort(key=modularity.__getitem__, reverse=True)
         best = next(filter(is_found_again, higher), first)
         return RowClusters(found[best], best, modularity[best], modularity)

@@ -53,9 +53,9 @@ class ClusteringConfig(Section):
         "clusters. `auto`: k-means and these three, each refined by moving single points; the one with the highest "
         "modularity in the nearest-neighbor graph is used. `data`: k-means on a neighbor embedding of the rows (UMAP's "
         "objective), on the eigenvectors of their graph and on the rows; one of the latter two is used if its "
-        "modularity in the rows' graph (on 100 principal components of more features) is higher by 0.01, and if "
-        "another seed finds it again. `uniform`: centroids drawn from [-1, 1] in each dimension. `file`: "
-        "`clustering.init_file`.",
+        "modularity in the rows' graph (on 100 principal components of more features) is higher, for the eigenvectors "
+        "by 0.01, and if another seed finds it again. `uniform`: centroids drawn from [-1, 1] in each dimension. "
+        "`file`: `clustering.init_file`.",
         check=Choice(INITS),
     )
     init_file: str | None = setting(

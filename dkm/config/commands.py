@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,19 +51,43 @@ def main(work: Callable[[Sequence[str]], None], doc: str | None) -> None:
         raise SystemExit(EXIT_INTERRUPTED) from error
 
 
-def parse_words(schema: type[T], words: Sequence[str], sections: Sequence[str] = ()) -> tuple[T, list[str]]:
+def parse_words(
+    schema: type[T],
+    words: Sequence[str],
+    sections: Sequence[str] = (),
+    *,
+    alone: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+) -> tuple[T, list[str]]:
     """Parse arguments KEY=VALUE into a dataclass; return it and the arguments whose key is in one of ``sections``.
 
     Values are taken literally: only the shell requires quotes.
+
+    Parameters
+    ----------
+    schema : type
+        The dataclass.
+    words : sequence of str
+    sections : sequence of str
+        Sections whose keys belong to somebody else.
+    alone : sequence of str
+        Keys whose values may also stand alone, in this order.
+    aliases : mapping, optional
+        Keys by other spellings of them.
     """
     known = {part.name: part for part in fields(schema)}  # type: ignore[arg-type]
+    aliases = aliases or {}
+    written: dict[str, str] = {}  # the spelling of each key
     values: dict[str, Any] = {}
     rest: list[str] = []
-    for word in words:
+    for word in _name_words(words, alone, {*known, *aliases}):
         require_utf8(word)
         key, equals, text = word.partition("=")
         if not equals:
             raise UserError(f"{word}: expected KEY=VALUE; for example {next(iter(known))}=VALUE")
+        spelling, key = key, aliases.get(key, key)
+        if written.setdefault(key, spelling) != spelling:
+            raise UserError(f"{word} and {written[key]}=: expected one of them; leave the other out")
         if key.partition(".")[0] in sections and "." in key:
             rest.append(word)
             continue
@@ -70,18 +95,40 @@ def parse_words(schema: type[T], words: Sequence[str], sections: Sequence[str] =
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
             raise UserError(f"{word}: expected a key of this command; {remedy}")
-        values[key] = _value(key, text, str(known[key].type))
+        values[key] = _value(spelling, text, str(known[key].type))
     for name, part in known.items():
         if name not in values and part.default == REQUIRED:
-            raise UserError(f"{name}: missing; expected {name}=VALUE; add it to the command")
-    return schema(**values), rest
+            shown = next((spelling for spelling, key in aliases.items() if key == name), name)
+            raise UserError(f"{shown}: missing; expected {shown}=VALUE; add it to the command")
+    try:
+        return schema(**values), rest
+    except UserError as error:
+        key = str(error).partition("=")[0]
+        raise UserError(str(error).replace(f"{key}=", f"{written.get(key, key)}=")) from error
 
 
-def parse_own(schema: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
+def _name_words(words: Sequence[str], keys: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return the words with the keys, in this order, before those that stand alone.
+
+    The path of a file may have an equals sign in it, unless it begins like one of the ``known`` keys. A key alone is
+    one without its value.
+    """
+    given = {word.partition("=")[0] for word in words}
+    free = iter([key for key in keys if key not in given])
+    result = []
+    for word in words:
+        is_path = "/" in word and word.partition("=")[0] not in known and os.path.lexists(word)
+        is_value = is_path or ("=" not in word and word not in known)
+        key = next(free, None) if is_value else None
+        result.append(word if key is None else f"{key}={word}")
+    return result
+
+
+def parse_own(schema: type[T], words: Sequence[str], aliases: Mapping[str, str] | None = None) -> tuple[T, list[str]]:
     """Parse the arguments KEY=VALUE whose key is a field of the dataclass; return it and the other arguments."""
-    known = {part.name for part in fields(schema)}  # type: ignore[arg-type]
-    matching = [word for word in words if word.partition("=")[0] in known]
-    return parse_words(schema, matching)[0], [word for word in words if word not in matching]
+    known = {part.name for part in fields(schema)} | set(aliases or ())  # type: ignore[arg-type]
+    matching = [word for word in words if word.partition("=")[0] in known and "=" in word]
+    return parse_words(schema, matching, aliases=aliases)[0], [word for word in words if word not in matching]
 
 
 def _value(key: str, text: str, annotation: str) -> Any:
@@ -134,6 +181,7 @@ def words_of_runs(
     all_defaults = {
         "evaluation.kmeans_raw": "false",
         "log.figures": "false",
+        "log.report": "false",
         "log.tensorboard": "false",
         "log.progress": "off",
         "pretrain.cache": quoted(folder / "cache"),
@@ -144,6 +192,9 @@ def words_of_runs(
 
 
 _RUN = "A finished run, or its `model/` folder."
+# Other spellings of the keys of ``dkm.select``: those of ``dkm.train``.
+SELECT_ALIASES = {"n_clusters": "k", "seed": "seeds"}
+
 _OVERWRITE = "Whether existing files are replaced."
 _SAFE_CSV = "Whether texts in a CSV file that a spreadsheet would execute as formulas get an apostrophe before them."
 _PLUGINS = "Comma-separated modules to import first: those in the run's `plugins`."
@@ -186,6 +237,9 @@ class ExportConfig(Section):
 class CompareConfig(Section):
     """Settings of ``dkm.compare``, in addition to the paths of the runs."""
 
+    output: str | None = setting(
+        None, "Files for the table (`.csv`, `.md`) and the figure (`.png`), separated by commas; as the next three."
+    )
     csv: str | None = setting(None, "File for the table, `.csv`.")
     markdown: str | None = setting(None, "File for the table, `.md`.")
     figure: str | None = setting(None, "File for the figure, `.png`.")
@@ -198,11 +252,22 @@ class CompareConfig(Section):
 
 
 @dataclass
+class ReportConfig(Section):
+    """Settings of ``dkm.report``, in addition to the paths of the runs."""
+
+    output: str | None = setting(
+        None, "The file to write, `.html`; null: `report.html` in the directory of a single run."
+    )
+    overwrite: bool = setting(False, _OVERWRITE)
+    plugins: str = setting("", _PLUGINS)
+
+
+@dataclass
 class SelectConfig(Section):
     """Settings of ``dkm.select``: the numbers of clusters to try, the seeds, and the output."""
 
-    k: str = setting(REQUIRED, "Numbers of clusters: a range `2-12`, or a list `2,4,8`.")
-    seeds: str = setting("0,1,2", "Seeds of the runs with each number of clusters.")
+    k: str = setting(REQUIRED, "Numbers of clusters: a range `2-12`, or a list `2,4,8`. `n_clusters=` is the same.")
+    seeds: str = setting("0,1,2", "Seeds of the runs with each number of clusters. `seed=` is the same.")
     output: str | None = setting(
         None,
         "Folder of the runs and the result; null: a new one under `runs/select`. An existing folder is resumed.",
@@ -236,13 +301,19 @@ COMMANDS: dict[str, type[Section]] = {
     "predict": PredictConfig,
     "export": ExportConfig,
     "compare": CompareConfig,
+    "report": ReportConfig,
     "select": SelectConfig,
     "tune": TuneConfig,
 }
 
 
 def numbers(key: str, text: str, example: str, *, least: int) -> list[int]:
-    """Parse a range ``2-12`` or a list ``2,4,8`` of whole numbers; return them sorted and without duplicates."""
+    """Parse a range ``2-12`` or a list ``2,4,8`` of whole numbers; return them sorted and without duplicates.
+
+    Hydra's ``range(2,13)``, which ends before its second number, is accepted too.
+    """
+    if match := re.fullmatch(r"range\((\d+),\s*(\d+)(?:,\s*([1-9]\d*))?\)", text):
+        text = ",".join(map(str, range(int(match[1]), int(match[2]), int(match[3] or 1)))) or text
     values: set[int] = set()
     for piece in text.split(","):
         first, dash, last = piece.partition("-")

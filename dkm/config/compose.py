@@ -13,7 +13,7 @@ import functools
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
@@ -49,6 +49,7 @@ from dkm.config.run import Config
 from dkm.config.schema import config_dir, dotted, from_dictconfig, register, to_dict
 from dkm.config.values import absolute, as_list, override, require_utf8
 from dkm.errors import UserError
+from dkm.installation import install_command
 
 # Flags that are passed on to Hydra. --experimental-rerun is refused, because it loads a pickle.
 HYDRA_FLAGS = frozenset(
@@ -66,6 +67,10 @@ LAUNCHERS = frozenset(f"hydra/launcher/{name}" for name in ("joblib", "submitit_
 _RUN_CONFIG = "config_of_a_run"
 
 _CONFIG_FLAGS = {"-cd": "--config-dir", "-cp": "--config-path", "-cn": "--config-name"}
+_EXCLUSIVE_FLAGS = frozenset(["--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"])
+CONFIG_FLAGS = frozenset([*_CONFIG_FLAGS, *_CONFIG_FLAGS.values()])
+# Other programs that use Hydra add experiments this way.
+_ADDED_EXPERIMENT = re.compile(r"\+{1,2}experiment=")
 _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"])
 
 
@@ -152,6 +157,32 @@ def set_up() -> None:
     Plugins.instance().register(OwnConfigs)
 
 
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the flags of a command line, each followed by its value, and the other words."""
+    flags: list[str] = []
+    words: list[str] = []
+    previous = ""
+    for word in arguments:
+        is_value = previous in CONFIG_FLAGS or (previous in _FLAGS_WITH_VALUE and "=" not in word)
+        (flags if is_value or word.startswith("-") else words).append(word)
+        previous = "" if is_value else word
+    return flags, words
+
+
+def is_multirun(flags: Iterable[str]) -> bool:
+    """Return whether flags or words of a command line ask for several runs."""
+    return not {"-m", "--multirun"}.isdisjoint(flags)
+
+
+def require_known_flags(flags: Iterable[str]) -> None:
+    """Refuse a flag that neither this application nor Hydra has; words without a hyphen are values of flags."""
+    accepted = HYDRA_FLAGS | CONFIG_FLAGS
+    for flag in (word.partition("=")[0] for word in flags if word.startswith("-")):
+        if flag not in accepted:
+            known = ", ".join(sorted(accepted))
+            raise UserError(f"{flag}: expected a flag that is known ({known}); overrides are written KEY=VALUE")
+
+
 def parse(arguments: Sequence[str]) -> Command:
     """Parse the command line.
 
@@ -175,8 +206,9 @@ def parse(arguments: Sequence[str]) -> Command:
             flag_values[flag] = value if equals else next(remaining, "")
         elif word.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE and "=" not in word):
             flags.append(word)
-        elif word != "experiment=null":  # the default, which Hydra refuses as an override
-            overrides.append(word)
+        else:
+            overrides.append(word.lstrip("+") if _ADDED_EXPERIMENT.match(word) else word)
+    overrides = [word for word in overrides if word != "experiment=null"]  # the default, which Hydra refuses
     name = flag_values.get("--config-name", "config").removesuffix(".yaml")
     path, extra = (Path(flag_values[key]) if key in flag_values else None for key in ("--config-path", "--config-dir"))
     for key, folder in (("--config-path", path), ("--config-dir", extra)):
@@ -185,10 +217,7 @@ def parse(arguments: Sequence[str]) -> Command:
     if path is None:
         is_primary = extra is not None and (extra / f"{name}.yaml").is_file()
         path, extra = (extra, None) if is_primary and extra is not None else (config_dir(), extra)
-    for flag in (word.partition("=")[0] for word in flags if word.startswith("-")):
-        if flag not in HYDRA_FLAGS:
-            known = ", ".join(sorted(HYDRA_FLAGS | _CONFIG_FLAGS.keys() | set(_CONFIG_FLAGS.values())))
-            raise UserError(f"{flag}: expected a flag that is known ({known}); overrides are written KEY=VALUE")
+    require_known_flags(flags)
     if flags:
         _check_hydra_flags(flags)
     path, extra = path.absolute(), extra.absolute() if extra else None
@@ -202,7 +231,7 @@ def parse(arguments: Sequence[str]) -> Command:
     files += [extra / f"{o.replace('=', '/')}.yaml" for o in overrides if extra and o.startswith("experiment=")]
     import_plugins(plugins_of(overrides, () if is_of_a_run(path, name, extra, config_dir()) else files))
     for word in overrides:
-        _check_override(word, is_sweep=not {"-m", "--multirun"}.isdisjoint(flags))
+        _check_override(word, is_sweep=is_multirun(flags))
     return Command(path, name, extra, [*flags, *overrides], bool(flags))
 
 
@@ -234,6 +263,9 @@ def _check_hydra_flags(arguments: Sequence[str]) -> None:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{' '.join(arguments)}: {message}; --help shows the flags")
 
+    exclusive = [flag for flag in arguments if flag.partition("=")[0] in _EXCLUSIVE_FLAGS]
+    if len(exclusive) > 1:
+        raise UserError(f"{' '.join(exclusive)}: expected one of these flags; leave the others out")
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     if {"--help", "-h", "--version"}.isdisjoint(arguments):
@@ -471,5 +503,6 @@ def _no_such_option(path: str, options: Sequence[str]) -> str:
         return f"--config-name={option}: expected a config that exists; correct the name or give --config-dir"
     known = sorted(set(options) - {"schema"})
     if path in LAUNCHERS:
-        return f"{path.replace('/launcher/', '/launcher=')}: expected its plugin; install it: pip install 'dkm[sweep]'"
+        launcher = path.replace("/launcher/", "/launcher=")
+        return f"{launcher}: expected its plugin; install it: {install_command('sweep')}"
     return f"{group}={option}: expected one of {', '.join(known)}; choose {group}=OPTION"

@@ -192,7 +192,7 @@ class MatrixData(FileData):
 
 @dataclass
 class H5adData(MatrixData):
-    """Cells by genes in an AnnData file (``.h5ad``), dense or sparse; needs h5py (``pip install 'dkm[anndata]'``).
+    """Cells by genes in an AnnData file (``.h5ad``), dense or sparse; needs the extra ``anndata``.
 
     The names of the observations are the ids of the rows, those of the variables the names of the features.
     """
@@ -216,14 +216,14 @@ class ArrayFileData(MatrixData, ArrayData):
 
 @dataclass
 class Hdf5Data(ArrayFileData):
-    """An array in an HDF5 file, shaped as for ``npy``; needs h5py (``pip install 'dkm[hdf5]'``)."""
+    """An array in an HDF5 file, shaped as for ``npy``; needs the extra ``hdf5``."""
 
     name: str = "hdf5"
 
 
 @dataclass
 class ZarrData(ArrayFileData):
-    """An array in a Zarr store, shaped as for ``npy``; needs zarr (``pip install 'dkm[zarr]'``).
+    """An array in a Zarr store, shaped as for ``npy``; needs the extra ``zarr``.
 
     ``data.path`` is a folder, or a ``.zip`` file of one.
     """
@@ -233,7 +233,7 @@ class ZarrData(ArrayFileData):
 
 @dataclass
 class MatData(ArrayFileData):
-    """A matrix or images in a MATLAB file (``.mat``); version 7.3 needs h5py (``pip install 'dkm[hdf5]'``)."""
+    """A matrix or images in a MATLAB file (``.mat``); version 7.3 needs the extra ``hdf5``."""
 
     name: str = "mat"
 
@@ -365,8 +365,8 @@ class EncodedData(FileData):
     encoder: str | None = setting(
         None,
         "Pretrained network whose features, after pooling, are clustered instead of pixels: `timm/NAME` (needs "
-        "`pip install 'dkm[encoders]'`), `torchvision/NAME`, or an ONNX file (`pip install 'dkm[onnx]'`). The features "
-        "are kept in a cache, by content, below the folder of the environment variable `DKM_CACHE`, else in the "
+        "the extra `encoders`), `torchvision/NAME`, or an ONNX file (needs the extra `onnx`). The features are "
+        "kept in a cache, by content, below the folder of the environment variable `DKM_CACHE`, else in the "
         "user's cache directory. null: pixels.",
         role=Role.INPUT,
         check=Satisfies("timm/NAME, torchvision/NAME or FILE.onnx", is_image_encoder),
@@ -514,14 +514,15 @@ class TextData(FileData):
     text_encoder: str | None = setting(
         None,
         "Sentence encoder whose embeddings are clustered instead of TF-IDF: the name of a sentence-transformers model, "
-        "from the user's cache or downloaded to it, or a folder with one. Needs `pip install 'dkm[text]'`. The "
+        "from the user's cache or downloaded to it, or a folder with one. Needs the extra `text`. The "
         "embeddings are kept in a cache, as for `data.encoder`.",
         role=Role.INPUT,
         example="all-MiniLM-L6-v2",
     )
-    encoding: str = setting(
-        "utf-8",
-        "Encoding of the file. A byte-order mark is dropped.",
+    encoding: str | None = setting(
+        None,
+        "Encoding of the file. null: by its content (a byte-order mark, UTF-8, UTF-16, else cp1252), which is told. A "
+        "byte-order mark is dropped.",
         check=Satisfies("an encoding that Python knows", _is_encoding),
         example="latin-1",
     )

@@ -19,6 +19,7 @@ from dkm.config.roles import plain_sections
 from dkm.config.run import Config
 from dkm.config.schema import config_dir
 from dkm.config.settings import REQUIRED, Role, Section, Setting, dotted_key, is_nullable, setting_of
+from dkm.config.short import SHORT_NAMES
 
 _WIDTH = 100
 _PAGE_HEAD = """\
@@ -28,6 +29,7 @@ Every setting of `python -m dkm.train`, and at the end those of the other comman
 dataclasses in `dkm/config/`, by
 `python -m dkm.config.page > docs/settings.md`. `GROUP=OPTION` chooses an option of a group, `KEY=VALUE` sets a value,
 and `python -m dkm.train --help GROUP=OPTION` shows the settings of the chosen options with their values.
+Some options need an extra, such as `hdf5`: in the checkout, `pip install -e '.[hdf5]'` installs it.
 
 | role | what the setting decides |
 |---|---|
@@ -46,12 +48,12 @@ Groups and their options:"""
 def settings_page() -> str:
     """Return ``docs/settings.md``."""
     roles = "\n".join(f"| {role.name.lower()} | {role.value} |" for role in Role)
-    parts = [_PAGE_HEAD + roles, "## The run", _table({"": Config})]
+    parts = [_PAGE_HEAD + roles, "## Short names", _short_names(), "## The run", _table({"": Config})]
     for schema in plain_sections():
-        parts += [f"## `{schema.section}`", _summary(schema), _table({"": schema})]
+        parts += [f"## `{schema.section}`", summary_of(schema), _table({"": schema})]
     for group, options in GROUPS.items():
-        parts += [f"## Group `{group}`", _summary(_base_of(next(iter(options.values()))))]
-        parts.append("\n".join(f"- `{group}={option}`: {_summary(schema)}" for option, schema in options.items()))
+        parts += [f"## Group `{group}`", summary_of(_base_of(next(iter(options.values()))))]
+        parts.append("\n".join(f"- `{group}={option}`: {summary_of(schema)}" for option, schema in options.items()))
         for names in _group_by_shared_declarations(options):
             title = "all options" if len(names) == len(options) else ", ".join(f"`{group}={name}`" for name in names)
             parts += [f"Settings of {title}:", _table({name: options[name] for name in names}, among=options)]
@@ -69,7 +71,7 @@ def help_text(config: Config) -> str:
         section = getattr(config, part.name)
         if isinstance(section, Section):
             chosen = f"{part.name}={section.name}" if part.name in GROUPS else part.name  # type: ignore[attr-defined]
-            lines += ["", f"{chosen}: {_summary(type(section))}".replace("`", ""), *_help_lines(section)]
+            lines += ["", f"{chosen}: {summary_of(type(section))}".replace("`", ""), *_help_lines(section)]
     return "\n".join([*lines, "", "The run:", *_help_lines(config)])
 
 
@@ -78,7 +80,7 @@ def _help_lines(section: Section) -> Iterator[str]:
     for part in fields(section):
         declared = setting_of(type(section), part.name)
         if declared is not None:
-            value, values = format_value(getattr(section, part.name)), _values(declared, part.type)
+            value, values = format_value(getattr(section, part.name)), valid_values(declared, part.type)
             yield f"  {dotted_key(type(section), part.name)}={value}" + (f"    ({values})" if values else "")
             text = declared.meaning.replace("`", "")
             yield textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
@@ -106,6 +108,15 @@ def _group_by_shared_declarations(options: Mapping[str, type[Any]]) -> list[tupl
     return list(dict.fromkeys(map(tuple, owners.values())))
 
 
+def _short_names() -> str:
+    """Return the table of the short names."""
+    rows = [f"| `{short.name}` | `{short.key}` | {short.meaning} |" for short in SHORT_NAMES.values()]
+    head = (
+        "The commands also take these names. Lists may be written `a,b,c`.\n\n| name | key | meaning |\n|---|---|---|"
+    )
+    return "\n".join([head, *rows])
+
+
 def _table(schemas: Mapping[str, type[Any]], among: Mapping[str, type[Any]] | None = None) -> str:
     """Return the table of the settings that exactly these dataclasses ``among`` the options declare."""
     names, (first, *_) = set(schemas), schemas.values()
@@ -116,28 +127,28 @@ def _table(schemas: Mapping[str, type[Any]], among: Mapping[str, type[Any]] | No
             option for option, other in (among or schemas).items() if _declarations_of(other).get(part.name) is declared
         }
         if declared is not None and others == names:
-            defaults = {option: _default(schema, part.name) for option, schema in schemas.items()}
+            defaults = {option: default_of(schema, part.name) for option, schema in schemas.items()}
             key = f"`{dotted_key(first, part.name)}`"
             role = declared.role.name.lower()
             meaning = declared.meaning.replace("|", "\\|")
-            rows.append(f"| {key} | {_defaults(defaults)} | {_values(declared, part.type)} | {role} | {meaning} |")
+            rows.append(f"| {key} | {_defaults(defaults)} | {valid_values(declared, part.type)} | {role} | {meaning} |")
     return _COLUMNS + "\n".join(rows)
 
 
 def _command_table(schema: type[Any]) -> str:
     """Return the table of the settings of a command, which have no role: they belong to no run."""
-    rows = [
-        f"| `{name}` | {_default(schema, name)} | {_values(declared, _type_of(schema, name))} | {declared.meaning} |"
-        for name, declared in _declarations_of(schema).items()
-    ]
+    rows = []
+    for name, declared in _declarations_of(schema).items():
+        values = valid_values(declared, type_of(schema, name))
+        rows.append(f"| `{name}` | {default_of(schema, name)} | {values} | {declared.meaning} |")
     return "| key | default | values | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
 
 
-def _type_of(schema: type[Any], name: str) -> object:
+def type_of(schema: type[Any], name: str) -> object:
     return next(part.type for part in fields(schema) if part.name == name)
 
 
-def _default(schema: type[Any], name: str) -> str:
+def default_of(schema: type[Any], name: str) -> str:
     part = next(part for part in fields(schema) if part.name == name)
     value = part.default if part.default_factory is MISSING else part.default_factory()
     return "required" if value == REQUIRED else f"`{format_value(value)}`"
@@ -150,7 +161,7 @@ def _defaults(by_option: Mapping[str, str]) -> str:
     return ", ".join([common, *others])
 
 
-def _values(declared: Setting, annotation: object) -> str:
+def valid_values(declared: Setting, annotation: object) -> str:
     """Return a description of the range of a setting, with its unit."""
     check, kind = declared.check, str(annotation).partition(" ")[0]
     text = check.expected if check is not None else "true or false" if kind == "bool" else ""
@@ -158,7 +169,7 @@ def _values(declared: Setting, annotation: object) -> str:
     return f"{text}, or null" if text and is_nullable(annotation) else text
 
 
-def _summary(schema: type[Any]) -> str:
+def summary_of(schema: type[Any]) -> str:
     """Return the first paragraph of a docstring, as Markdown on one line."""
     return " ".join((schema.__doc__ or "").partition("\n\n")[0].split()).replace("``", "`")
 

@@ -42,6 +42,14 @@ def _declarations(n_options: tuple[int, ...]) -> Mapping[str, Setting]:
     return by_key
 
 
+def declaring_schema(key: str) -> type[Any] | None:
+    """Return a dataclass that has a setting, by its dotted key, None for an unknown key."""
+    section, _, name = key.rpartition(".")
+    schemas: list[type[Section]] = group_sections(section) if section in GROUPS else [Config, *plain_sections()]
+    has_section = (schema for schema in schemas if schema.section == section)
+    return next((schema for schema in has_section if setting_of(schema, name) is not None), None)
+
+
 def role_of(key: str) -> Role:
     """Return the role of a setting. The role of an unknown key, for example of another version, is NUMBERS."""
     declared = declarations().get(key)

@@ -206,6 +206,7 @@ class LogConfig(Section):
     section: ClassVar[str] = "log"
     tensorboard: bool = setting(True, "Whether to write TensorBoard events.", role=Role.OUTPUT)
     figures: bool = setting(True, "Whether to draw figures, in TensorBoard and in `figures/`.", role=Role.OUTPUT)
+    report: bool = setting(True, "Whether a finished run writes `report.html`.", role=Role.OUTPUT)
     progress: str = setting(
         "auto",
         "Display of progress. `bar`. `plain`: one line per evaluation. `off`. `auto`: `bar` on a terminal, `plain` "

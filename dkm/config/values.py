@@ -69,10 +69,10 @@ def quoted(value: Path | str) -> str:
 def override(key: str, value: str | Sequence[str]) -> str:
     """Return KEY=VALUE, or KEY=[VALUE,...] for a list of texts, as a word that can be pasted into a shell."""
     if isinstance(value, str):
-        text = _as_value(value)
+        text = as_value(value)
         is_plain = text == value
     else:
-        items = [_as_value(item) for item in value]
+        items = [as_value(item) for item in value]
         text, is_plain = f"[{','.join(items)}]", items == list(value)
     return f"{key}={text}" if is_plain else shlex.quote(f"{key}={text}")
 
@@ -83,7 +83,7 @@ def as_list(key: str, value: str) -> str:
     return override(key, [item.strip().strip(_QUOTES) for item in items])
 
 
-def _as_value(text: str) -> str:
+def as_value(text: str) -> str:
     """Return a text as Hydra reads it back; in double quotes where possible, which a shell's quotes can enclose."""
     is_word = re.fullmatch(r"[A-Za-z0-9_./+%@\-]+", text) is not None
     if is_word and text.lower() not in ("null", "true", "false", "nan", "inf", "none") and not _NUMBER.fullmatch(text):

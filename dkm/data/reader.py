@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dkm.config.data import DATASETS, ArrayData, FileData, ImageData, TableData
+from dkm.config.data import DATASETS, ArrayData, FileData, ImageData, TableData, TextData
 from dkm.config.registry import load
 from dkm.data.arrays import has_array, read_for_model
 from dkm.data.datasets import check_shape
@@ -54,8 +54,8 @@ def option_for(path: str, key: str, trained: str = "") -> str:
         return "h5ad" if is_h5ad(path, f"{key}={path}") else "hdf5"
     if content == "hdf5" or (content == "npz" and trained == "zarr"):
         return trained
-    if content == "npz" and issubclass(schema, TableData) and not has_array(path):  # a compressed table
-        return "csv"
+    if content == "npz" and issubclass(schema, TableData | TextData) and not has_array(path):  # zipped text
+        return "text" if issubclass(schema, TextData) else "csv"
     if content in (None, "parquet") and trained == "text":
         return "text"
     if content in (None, "parquet") and issubclass(schema, ImageData):

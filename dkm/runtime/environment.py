@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
+from dkm.installation import VERSION
 from dkm.runtime import distributed
 
-_PACKAGES = ["dkm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "hydra-core", "omegaconf", "tensorboard"]
+_PACKAGES = ["torch", "torchvision", "numpy", "scikit-learn", "scipy", "hydra-core", "omegaconf", "tensorboard"]
 
 
 def versions() -> dict[str, str | None]:
     """Return the versions of the packages that affect results, None for a package that is not installed."""
-    return {name: _version(name) for name in _PACKAGES}
+    return {"dkm": VERSION} | {name: _version(name) for name in _PACKAGES}
 
 
 def environment() -> dict[str, Any]:

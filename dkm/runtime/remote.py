@@ -17,6 +17,7 @@ from typing import Any
 
 from dkm.config.values import scheme_of
 from dkm.errors import UserError, in_short, input_error
+from dkm.installation import pip_install
 
 # The packages that fsspec needs for these; it chains and interprets others, such as "reference", which are not allowed.
 _PACKAGES = {
@@ -105,7 +106,7 @@ def _filesystem(url: str, key: str) -> tuple[Any, str]:
     except ImportError as error:
         package = _PACKAGES[scheme]
         raise input_error(
-            source, f"{package} is not installed", f"the package for {scheme}://", f"pip install {package}"
+            source, f"{package} is not installed", f"the package for {scheme}://", pip_install(package)
         ) from error
     except Exception as error:
         raise input_error(source, f"cannot be reached ({in_short(error)})", "an address", f"correct {key}") from error

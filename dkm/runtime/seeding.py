@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# These take no generator in torch 2.6. The methods that fill a tensor do, and draw the same numbers.
+_FILLS = {"rand_like": "uniform_", "randn_like": "normal_", "randint_like": "random_"}
+
 
 class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Draw the random numbers of CPU tensors in this thread from a private generator while the context is active.
@@ -31,6 +34,8 @@ class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         named = dict(kwargs or {})
         device = args[0].device if args and isinstance(args[0], Tensor) else torch.device(named.get("device") or "cpu")
         if device.type == "cpu" and named.get("generator") is None:
+            if (fill := _FILLS.get(func.overloadpacket.__name__)) is not None:
+                return getattr(torch.empty_like(args[0], **named), fill)(*args[1:], generator=self._generator)
             if any(argument.name == "generator" for argument in func._schema.arguments):
                 named["generator"] = self._generator
             elif "generator" in func.overloadpacket.overloads():  # such as torch.randn, with an overload for generators

@@ -24,7 +24,16 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.checks import require
-from dkm.config.compose import Command, OwnConfigs, checked, compose, explain, prepare_primary, set_up
+from dkm.config.compose import (
+    Command,
+    OwnConfigs,
+    checked,
+    compose,
+    explain,
+    is_multirun,
+    prepare_primary,
+    set_up,
+)
 from dkm.config.custom import CODE_KEYS, import_plugins
 from dkm.config.run import Config
 from dkm.config.schema import dotted
@@ -34,7 +43,7 @@ from dkm.training.launch import Plan, execute_with_one_line_errors, require_new
 
 
 def is_sweep(command: Command) -> bool:
-    return not {"-m", "--multirun"}.isdisjoint(command.overrides)
+    return is_multirun(command.overrides)
 
 
 def run_hydra(command: Command) -> int:

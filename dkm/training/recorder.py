@@ -7,6 +7,7 @@ The trainer calls the recorder with its results. The recorder does not affect th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ from dkm.config.clustering import JointClusteringConfig
 from dkm.config.optimizer import AdamWConfig
 from dkm.config.regularization import WeightDecayConfig
 from dkm.config.run import Config
+from dkm.config.schema import flatten, to_dict
 from dkm.data.stored import StoredRows
+from dkm.errors import in_short
 from dkm.evaluation import report
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.clusters import Clusters
@@ -30,8 +33,9 @@ from dkm.evaluation.projection import project
 from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
+from dkm.reports.material import Material, Rows
 from dkm.runs.directory import RunWriter
-from dkm.runs.reading import N_CLUSTERS_CHOICE
+from dkm.runs.reading import N_CLUSTERS_CHOICE, moving_numbers
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
@@ -299,8 +303,46 @@ class Recorder:
         for line in table:
             log.info("%s", line)
         run.dashboard.text("table", "\n".join(table), step)
+        # The run is complete, also if the process is killed while it writes the report.
+        run.update_manifest(status="completed", reason=None, warnings=run.warnings, seconds=progress.seconds)
+        self._write_report(result, assignments, z, contrast)
         self.end("completed", None, progress)
         return result
+
+    def _write_report(
+        self, result: dict[str, Any], assignments: Assignments, z: Tensor, contrast: Contrast | None
+    ) -> None:
+        """Write ``report.html`` of the completed run, which stays completed whatever goes wrong here."""
+        from dkm.data.images.thumbnails import thumbnail_reader  # these import what only a report needs
+        from dkm.reports.page import REPORT, write_report
+
+        run, data, config = self.run, self._data, self._config
+        path = run.path / REPORT
+        if not config.log.report:
+            path.unlink(missing_ok=True)  # an earlier end of the run, with fewer epochs, may have written it
+            return
+        try:
+            settings = moving_numbers(flatten(to_dict(config)))
+            pictures = thumbnail_reader(config.data, data.position)
+            material = Material(
+                settings={key: value for key, value in settings.items() if key != "seed"},
+                seed=config.seed,
+                data_name=data.name,
+                sha256=data.sha256,
+                result=result,
+                data_report=data.report.to_dict(),
+                assignments=assignments,
+                centroids=self._centroids.cpu().numpy(),
+                rows=Rows(data, self._evaluator.rows, z.cpu().numpy().__getitem__, contrast, pictures),
+            )
+            write_report([material], path)
+            log.info("report: %s", path)
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # of an earlier end of the run
+            log.warning(
+                "%s was not written (%s: %s); the run is complete", REPORT, type(error).__name__, in_short(error)
+            )
 
     def end(self, status: str, reason: str | None, progress: Progress) -> None:
         """Write the final status to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""

@@ -12,6 +12,7 @@ from dkm.config.schema import dotted
 from dkm.data.datasets import Dataset
 from dkm.errors import UserError
 from dkm.evaluation.figures import plane
+from dkm.installation import install_command
 from dkm.runtime import distributed
 from dkm.runtime.devices import require_compiler
 from dkm.runtime.environment import versions
@@ -47,7 +48,7 @@ def require_packages(config: Config, device: torch.device) -> None:
         require_compiler(device)
     if config.log.figures and not plane.is_available(config.log.map):
         what = f"log.map={config.log.map}: expected its package"
-        raise UserError(f"{what}; install it: pip install 'dkm[{config.log.map}]', or choose log.map=tsne")
+        raise UserError(f"{what}; install it: {install_command(config.log.map)}, or choose log.map=tsne")
 
 
 def require_rows_for_all_processes(config: Config, data: Dataset, n_batches: int) -> None:

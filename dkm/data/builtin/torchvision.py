@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dkm.config.data import TorchvisionData
 from dkm.data.builtin.fetching import FETCH_ERRORS, root_of, unavailable
 from dkm.data.raw import RawData
 from dkm.errors import input_error, reason
+from dkm.installation import pip_install
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def read_torchvision(config: TorchvisionData) -> RawData:
-    datasets = import_torchvision(config.name)
+    datasets = import_torchvision("torchvision.datasets", f"data={config.name}")
     class_name, files = FILES[config.name]
     root, is_stl10 = root_of(config), config.name == "stl10"
     parts = []
@@ -56,13 +58,20 @@ def read_torchvision(config: TorchvisionData) -> RawData:
     return RawData(X, labels, value_range=(0.0, 255.0))
 
 
-def import_torchvision(name: str) -> Any:
+def import_torchvision(module: str, source: str) -> Any:
+    """Import a module of torchvision, or of a package that needs it; only what uses torchvision calls this.
+
+    Raises
+    ------
+    UserError
+        If torchvision does not belong to the installed torch, or is missing.
+    """
     try:
-        from torchvision import datasets
+        import_module("torchvision")  # whose modules may be loaded though it is not
+        return import_module(module)
     except (ImportError, RuntimeError, AttributeError) as error:
         # RuntimeError "operator torchvision::nms does not exist" means that it was built for another torch.
         found = f"torchvision cannot be imported ({reason(error)})"
         expected = f"the release that belongs to torch {torch.__version__}"
-        remedy = "install the matching pair together: pip install --force-reinstall torch torchvision"
-        raise input_error(f"data={name}", found, expected, remedy) from error
-    return datasets
+        command = pip_install("--force-reinstall", "torch", "torchvision")
+        raise input_error(source, found, expected, f"install the matching pair together: {command}") from error

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dkm.config.data import EncodedData
+from dkm.data.builtin.torchvision import import_torchvision
 from dkm.data.features import Features, digest_of_files, first_line, require_package, unusable_encoder_error
 from dkm.data.files import expand
 from dkm.errors import UserError, input_error
@@ -89,6 +90,8 @@ def find_image_encoder(config: EncodedData) -> ImageEncoder:
         load = functools.partial(_load_onnx, path, config, source)
     else:
         library, _, name = config.encoder.partition("/")
+        if library == "torchvision":
+            import_torchvision("torchvision", source)
         installed = require_package(library, source, "encoders")
         find, loader = _LIBRARIES[library]
         if config.encoder_weights is None:
@@ -114,7 +117,7 @@ def find_image_encoder(config: EncodedData) -> ImageEncoder:
 
 def _published_timm_weights(name: str, source: str) -> Path:
     """Return the file of the published weights, downloaded to the user's cache if it is not there."""
-    import timm
+    timm = import_torchvision("timm", source)
     from huggingface_hub import hf_hub_download
 
     config = timm.models.get_pretrained_cfg(name)
@@ -135,8 +138,7 @@ def _published_timm_weights(name: str, source: str) -> Path:
 
 
 def _published_torchvision_weights(name: str, source: str) -> Path:
-    from torchvision import models
-
+    models = import_torchvision("torchvision.models", source)
     if name not in models.list_models(models):
         raise _unknown_network_error(name, models.list_models(models), source)
     url = models.get_model_weights(name).DEFAULT.url
@@ -187,8 +189,7 @@ def _read_state_dict(path: Path, source: str) -> dict[str, Tensor]:
 
 
 def _load_timm(name: str, path: Path, config: EncodedData, source: str) -> Network:
-    import timm
-
+    timm = import_torchvision("timm", f"data.encoder={config.encoder}")
     if not timm.is_model(name):
         raise _unknown_network_error(name, timm.list_models(), f"data.encoder={config.encoder}")
     weights = _read_state_dict(path, source)
@@ -214,8 +215,7 @@ def _load_timm(name: str, path: Path, config: EncodedData, source: str) -> Netwo
 
 
 def _load_torchvision(name: str, path: Path, config: EncodedData, source: str) -> Network:
-    from torchvision import models
-
+    models = import_torchvision("torchvision.models", f"data.encoder={config.encoder}")
     if name not in models.list_models(models):
         raise _unknown_network_error(name, models.list_models(models), f"data.encoder={config.encoder}")
     weights = _read_state_dict(path, source)

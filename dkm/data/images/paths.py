@@ -16,6 +16,7 @@ from typing import NamedTuple
 from dkm.config.values import quoted
 from dkm.data.images.decoding import has_image_signature, is_image_suffix
 from dkm.data.report import DataReport
+from dkm.data.tables.dialect import find_encoding
 from dkm.errors import UserError, input_error, reason
 
 # Formats that people have pictures in, and that Pillow does not read.
@@ -166,7 +167,7 @@ def read_image_list(
     UserError
         If the file cannot be read, or a column does not exist or is not unique.
     """
-    table = _read_table(path, source)
+    table = _read_table(path, source, report)
     folder = path.parent
     column = _column_of_paths(table, folder, source) if images is None else _index(table, "data.images", images, source)
     label_column = None
@@ -189,18 +190,14 @@ def read_image_list(
     return files
 
 
-def _read_table(path: Path, source: str) -> _Table:
+def _read_table(path: Path, source: str, report: DataReport) -> _Table:
     expected = "a CSV file with the path of an image in each line"
     try:
         content = path.read_bytes()
-        encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-        text = content.decode(encoding)
     except OSError as error:
         remedy = f"correct {source.partition('=')[0]}"
         raise input_error(source, f"cannot be opened ({reason(error)})", expected, remedy) from error
-    except UnicodeDecodeError as error:
-        found = f"bytes that are not UTF-8 at position {error.start:,}"
-        raise input_error(source, found, expected, "save it as UTF-8") from error
+    text = content.decode(find_encoding(content, source, None, report.decisions, is_whole=True))
     delimiter = max(_DELIMITERS, key=text.lstrip().partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

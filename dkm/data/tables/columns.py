@@ -332,7 +332,8 @@ def temporal_seconds(values: pa.Array) -> Floats:
             else pc.cast(pc.cast(values, pa.int32()), pa.int64())
         )
         factor = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[type_.unit]
-    array: Floats = pc.cast(ints, pa.float64()).to_numpy(zero_copy_only=False) * factor
+    # Nanoseconds since 1970 are rounded to 256 ns.
+    array: Floats = pc.cast(ints, pa.float64(), safe=False).to_numpy(zero_copy_only=False) * factor
     return array
 
 

@@ -116,7 +116,7 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
         If the file is no text, or the evidence does not settle the header or the decimal mark.
     """
     decisions: dict[str, str] = {}
-    encoding = _find_encoding(head, source, given.encoding, decisions, is_whole=is_whole)
+    encoding = find_encoding(head, source, given.encoding, decisions, is_whole=is_whole)
     text = codecs.getincrementaldecoder(encoding)().decode(head)  # leaves out a cut character at the end
     lines = _split_lines(text, is_whole=is_whole)
     n_preamble, delimiter = _skip_preamble(lines, decisions)
@@ -125,7 +125,7 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
         raise input_error(source, "no rows", "one row or more", "check how the file was written")
     if re.match(r"\s*[\[{]\s*[\"{\[]", lines[0]) and given.delimiter is None:
         raise input_error(source, "JSON", "a table as text (CSV, TSV)", "convert it, for example with pandas' to_csv")
-    delimiter = given.delimiter or delimiter or _find_delimiter(lines, decisions)
+    delimiter = given.delimiter or delimiter or find_delimiter(lines, decisions)
     if delimiter == WHITESPACE:
         rows = [split_at_spaces(line) for line in lines[: _SAMPLE_ROWS + 1] if line.strip()]
     else:
@@ -183,7 +183,27 @@ def is_number(cell: str, decimal: str = ".", thousands: str = "") -> bool:
 # --- text -----------------------------------------------------------------------------------------------------
 
 
-def _find_encoding(head: bytes, source: str, given: str | None, decisions: dict[str, str], *, is_whole: bool) -> str:
+def find_encoding(head: bytes, source: str, given: str | None, decisions: dict[str, str], *, is_whole: bool) -> str:
+    """Return the encoding of a file, and record how it was decided.
+
+    Parameters
+    ----------
+    head : bytes
+        The decompressed beginning of the file.
+    source : str
+        For messages.
+    given : str, optional
+        The encoding that the user has set.
+    decisions : dict
+        Gets an entry ``encoding`` where it is not plain UTF-8.
+    is_whole : bool
+        Whether ``head`` is the whole file.
+
+    Raises
+    ------
+    UserError
+        If the file is no text, or not in the given encoding.
+    """
     mark = next((name for bom, name in _BOMS.items() if head.startswith(bom)), None)
     if given is not None:
         # utf-8 given by hand is fine for a file that begins with a mark.
@@ -280,7 +300,7 @@ def _n_lines_of_first_row(lines: Sequence[str], delimiter: str) -> int:
     return reader.line_num
 
 
-def _find_delimiter(lines: Sequence[str], decisions: dict[str, str]) -> str:
+def find_delimiter(lines: Sequence[str], decisions: dict[str, str]) -> str:
     """Return the character that cuts most lines into the same number of cells, two or more."""
     text = "".join(lines[:1000])
     best, score = ",", (0.0, 0)

@@ -13,10 +13,12 @@ import gzip
 import io
 import lzma
 import re
+import threading
+import weakref
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,6 +44,8 @@ from dkm.errors import input_error
 
 _BLOCK_BYTES = 2**20
 _BATCH_ROWS = 2**16
+# More than reading a block takes.
+_LONGEST_WAIT_S = 10.0
 _INT = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 _LEADING_ZERO = re.compile(r"[+-]?0\d+")
 _SUFFIXES = {
@@ -216,29 +220,25 @@ class TextSource:
             return "error"
 
         try:
-            with (
-                _open(path, self._source, self._limit) as opened,
-                pa_csv.open_csv(
+            with open_unpacked(path, self._source, self._limit) as opened:
+                for batch in _csv_batches(
                     _as_csv(opened, dialect) if dialect.delimiter == WHITESPACE else opened,
-                    read_options=pa_csv.ReadOptions(
+                    pa_csv.ReadOptions(
                         column_names=names,
                         skip_rows=dialect.n_skipped,
                         encoding="utf-8" if dialect.delimiter == WHITESPACE else encoding,
                         block_size=_BLOCK_BYTES,
                     ),
-                    parse_options=pa_csv.ParseOptions(
-                        delimiter=delimiter, newlines_in_values=True, invalid_row_handler=handle
-                    ),
-                    convert_options=pa_csv.ConvertOptions(
+                    pa_csv.ConvertOptions(
                         include_columns=[names[i] for i in chosen],
                         column_types={names[i]: types[dialect.names[i]] for i in chosen},
                         null_values=["", *sorted(MISSING | MISSING_MARKS)],
                         strings_can_be_null=False,
                         decimal_point=dialect.decimal,
                     ),
-                ) as reader,
-            ):
-                for batch in reader:
+                    delimiter,
+                    handle,
+                ):
                     yield batch.rename_columns([dialect.names[i] for i in chosen])
         except pa.ArrowInvalid as error:
             if bad:
@@ -252,7 +252,7 @@ class TextSource:
             raise
 
     def _read_dialect(self, path: Path, given: Given) -> Dialect:
-        with _open(path, self._source, self._limit) as file:
+        with open_unpacked(path, self._source, self._limit) as file:
             head = file.read(HEAD_BYTES)
         source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
         return find_dialect(head, source, given, is_whole=len(head) < HEAD_BYTES)
@@ -268,6 +268,81 @@ class TextSource:
         if all(_INT.fullmatch(value) for value in values):
             return pa.int64()
         return pa.float64() if all(is_number(value, dialect.decimal) for value in values) else pa.string()
+
+
+class _Tracker:
+    """Waits until objects that were handed to pyarrow's threads are released."""
+
+    def __init__(self) -> None:
+        self._n_held = 0
+        self._changed = threading.Condition(threading.RLock())
+
+    def track(self, held: Any) -> Any:
+        """Return ``held``, which must allow weak references."""
+        with self._changed:
+            self._n_held += 1
+        weakref.finalize(held, self._release).atexit = False
+        return held
+
+    def wait(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_held == 0, _LONGEST_WAIT_S)
+
+    def _release(self) -> None:
+        with self._changed:
+            self._n_held -= 1
+            self._changed.notify_all()
+
+
+class _TrackedFile:
+    """A file for pyarrow to read; its blocks are tracked."""
+
+    def __init__(self, file: IO[bytes], tracker: _Tracker) -> None:
+        self._file = file
+        self._tracker = tracker
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def read(self, n_bytes: int = -1) -> memoryview:
+        return cast(memoryview, self._tracker.track(memoryview(self._file.read(n_bytes))))
+
+    def close(self) -> None:
+        """Leave the file open; who has opened it closes it."""
+
+
+def _csv_batches(
+    file: IO[bytes],
+    read: pa_csv.ReadOptions,
+    convert: pa_csv.ConvertOptions,
+    delimiter: str,
+    handle: Callable[[pa_csv.InvalidRow], str],
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a CSV file, and end only when the thread of pyarrow that reads ahead has ended too.
+
+    That thread holds references to Python objects. If it drops one while the interpreter shuts down, after an error,
+    the process aborts instead of exiting with its code.
+    """
+    tracker = _Tracker()
+
+    def handle_row(row: pa_csv.InvalidRow) -> str:
+        return handle(row)
+
+    source = pa.PythonFile(tracker.track(_TrackedFile(file, tracker)), mode="r")
+    parse = pa_csv.ParseOptions(
+        delimiter=delimiter, newlines_in_values=True, invalid_row_handler=tracker.track(handle_row)
+    )
+    del handle_row
+    reader = None
+    try:
+        reader = pa_csv.open_csv(source, read_options=read, parse_options=parse, convert_options=convert)
+        yield from reader
+    finally:
+        if reader is not None:
+            reader.close()
+        del reader, parse, source
+        tracker.wait()
 
 
 def _as_csv(file: IO[bytes], dialect: Dialect) -> IO[bytes]:
@@ -289,8 +364,8 @@ def _is_fraction(message: str) -> bool:
 
 
 @contextlib.contextmanager
-def _open(path: Path, source: str, limit: UnpackingLimit) -> Iterator[IO[bytes]]:
-    """Open a file for reading, decompressed by its content, not by its name."""
+def open_unpacked(path: Path, source: str, limit: UnpackingLimit) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed by its content (gzip, bzip2, xz, zstd, zip), not by its name."""
     with path.open("rb") as file:
         head = file.read(6)
     with contextlib.ExitStack() as stack:

@@ -1,33 +1,38 @@
 """Read the user's texts: lines, JSON lines, or one column of a CSV or Parquet file; see ``dkm.data.texts.features``.
 
-Empty texts are left out, and counted. Texts, ids and labels are read as they are written, as strings.
+Compression, encoding and delimiter follow from the content, as for tables, and are told. Empty texts are left out, and
+counted. Texts, ids and labels are read as they are written, as strings.
 """
 
 # Shapes: n texts of a part, F features.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
-import gzip
 import io
+import itertools
 import json
 import logging
+import lzma
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
 from dkm.config.data import TextData
 from dkm.config.values import override
+from dkm.data.arrays import has_array
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
 from dkm.data.images.parquet import open_parquet, unreadable_parquet_error
 from dkm.data.raw import RawData, RawRows, from_part
 from dkm.data.report import DataReport
 from dkm.data.stored import SparseArray, is_large
+from dkm.data.tables.dialect import HEAD_BYTES, find_delimiter, find_encoding
+from dkm.data.tables.sources import open_unpacked
 from dkm.data.texts.features import Tfidf, find_sentence_encoder
 from dkm.data.unicode import is_encodable, replace_surrogates
 from dkm.data.unpacking import UnpackingLimit
@@ -37,8 +42,11 @@ log = logging.getLogger(__name__)
 
 # Length of a text in the outputs.
 _MAX_SHOWN = 200
-_TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_TABLE_SUFFIXES, _JSON_SUFFIXES = {".csv", ".tsv"}, {".jsonl", ".ndjson"}  # another may follow, as in .csv.gz
 _MAX_CELL = 2**31 - 1
+# Lines that decide the delimiter.
+_N_LINES = 1000
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error)
 
 
 class _Row(NamedTuple):
@@ -82,16 +90,16 @@ class TextReader:
         self._plan = None if plan is None else plan["text"]
         self._is_trained = plan is not None
         self._path = expand(config.path, key)
-        head = read_first_bytes(self._path, self.source, key)
-        self._is_gzip = head.startswith(b"\x1f\x8b")
+        content = format_of(read_first_bytes(self._path, self.source, key))
+        if content == "npy" or (content == "npz" and has_array(config.path)):
+            raise input_error(self.source, f"the content of a .{content} file", "texts", f"use data={content}")
+        self._limit = UnpackingLimit(self.source, config.max_expansion)
         self._file = None
-        if format_of(head) == "parquet":
+        if content == "parquet":
             self._file = open_parquet(config.path, self.source, key, config.max_expansion)
-        if format_of(head) in ("npy", "npz"):
-            option = format_of(head)
-            raise input_error(self.source, f"the content of a .{option} file", "texts", f"use data={option}")
+        self._encoding, self._delimiter, self._has_header = "utf-8", ",", True
+        self._told: dict[str, str] = {}  # how the encoding was found
         self.format = "Parquet" if self._file is not None else self._find_format()
-        self._delimiter = ","
         self._columns = self._read_columns()
         self.text = self._find_text_column()
         self._id = self._find_column("data.id", config.id)
@@ -103,8 +111,10 @@ class TextReader:
     def decisions(self) -> dict[str, str]:
         """How the file is read, for the data report."""
         how = {"lines": "each line is a text", "JSON lines": "by its content", "Parquet": "by its content"}
-        why = how.get(self.format, f"delimiter {self._delimiter!r}, the most frequent one in the header")
-        return {"format": f"{self.format}, {why}"} | ({} if self.text is None else {"texts": f"column {self.text}"})
+        header = "" if self._has_header else "; no header, columns are called 0, 1, ..."
+        why = how.get(self.format, f"delimiter {self._delimiter!r}, which cuts most lines alike{header}")
+        texts = {} if self.text is None else {"texts": f"column {self.text}"}
+        return {"format": f"{self.format}, {why}", **self._told, **texts}
 
     def rows(self) -> Iterator[_Row]:
         """Yield all texts that are not empty.
@@ -159,24 +169,25 @@ class TextReader:
 
     # --- the format ---
 
-    def _open(self, newline: str | None = "") -> IO[str]:
+    @contextlib.contextmanager
+    def _open(self, newline: str | None = "") -> Iterator[IO[str]]:
         """Open the file as text, decompressed; by default line ends stay as they are."""
-        encoding = self._config.encoding
-        if codecs.lookup(encoding).name == "utf-8":
-            encoding = "utf-8-sig"
-        if self._is_gzip:
-            limit = UnpackingLimit(self.source, self._config.max_expansion)
-            unpacked = io.BufferedReader(limit.bounded(gzip.GzipFile(self._path), self._path))
-            return io.TextIOWrapper(unpacked, encoding=encoding, newline=newline)
-        return self._path.open(encoding=encoding, newline=newline)
+        with open_unpacked(self._path, self.source, self._limit) as file:
+            buffered = file if isinstance(file, io.BufferedIOBase) else io.BufferedReader(cast(io.RawIOBase, file))
+            with io.TextIOWrapper(buffered, self._encoding, newline=newline) as text:
+                yield text
 
     def _find_format(self) -> str:
-        with self._one_line_errors(), self._open() as file:
-            first = next((line for line in iter(lambda: file.readline(2**20), "") if line.strip()), "")
-        if first.lstrip().startswith("{") and (self._path.suffix in (".jsonl", ".ndjson") or _is_json_object(first)):
+        with self._one_line_errors(), open_unpacked(self._path, self.source, self._limit) as file:
+            head = file.read(HEAD_BYTES)
+        is_whole = len(head) < HEAD_BYTES
+        self._encoding = find_encoding(head, self.source, self._config.encoding, self._told, is_whole=is_whole)
+        with self._one_line_errors(), self._open() as text:
+            first = next((line for line in iter(lambda: text.readline(2**20), "") if line.strip()), "")
+        suffixes = {suffix.lower() for suffix in self._path.suffixes[-2:]}
+        if first.lstrip().startswith("{") and (suffixes & _JSON_SUFFIXES or _is_json_object(first)):
             return "JSON lines"
-        is_table = self._config.text is not None or self._path.name.lower().endswith(_TABLE_SUFFIXES)
-        return "CSV" if is_table else "lines"
+        return "CSV" if self._config.text is not None or suffixes & _TABLE_SUFFIXES else "lines"
 
     def _read_columns(self) -> list[str]:
         """Return the names of the columns; none for lines."""
@@ -187,10 +198,16 @@ class TextReader:
         with self._one_line_errors(), self._open() as file:
             if self.format == "JSON lines":
                 return list(next(self._objects(file), {}))
-            header = file.readline()
-            self._delimiter = max(",;\t|", key=header.count)
-            file.seek(0)
-            return next(csv.reader(file, delimiter=self._delimiter, strict=True), [])
+            csv.field_size_limit(_MAX_CELL)  # a document may be longer than the default, 128 KiB
+            lines = list(itertools.islice(file, _N_LINES))
+            found = find_delimiter(lines, {}) if any(map(str.strip, lines)) else ","
+            self._delimiter = found if found in lines[0] else ","
+            names = next(csv.reader(lines, delimiter=self._delimiter, strict=True), [])
+        text = self._config.text
+        if text is not None and text not in names and text.isdecimal() and int(text) < len(names):
+            self._has_header = False
+            return [str(place) for place in range(len(names))]
+        return names
 
     def _find_text_column(self) -> str | None:
         config, names = self._config, self._columns
@@ -210,7 +227,10 @@ class TextReader:
         listed = ", ".join(others[:8]) + (f", and {len(others) - 8} more" if len(others) > 8 else "")
         source = self.source if config.text is None else f"data.text={config.text}"
         remedy = f"set {override('data.text', others[0] if others else 'COLUMN')}, for example"
-        raise input_error(source, found, f"one of {listed or 'its columns (it has none)'}", remedy)
+        expected = f"one of {listed or 'its columns (it has none)'}"
+        if self.format == "CSV" and config.text is not None:
+            expected += f", or a place from 0 to {len(names) - 1} if the file has no header"
+        raise input_error(source, found, expected, remedy)
 
     def _find_column(self, key: str, name: str | None) -> str | None:
         if name is None or name in self._columns:
@@ -240,9 +260,9 @@ class TextReader:
                 yield from self._csv_cells(file)
 
     def _csv_cells(self, file: IO[str]) -> Iterator[tuple[str | None, str | None, str | None]]:
-        csv.field_size_limit(_MAX_CELL)  # a document may be longer than the default, 128 KiB
         rows = csv.reader(file, delimiter=self._delimiter, strict=True)
-        next(rows)
+        if self._has_header:
+            next(rows)
         n_cells = len(self._columns)
         places = [None if name is None else self._columns.index(name) for name in (self.text, self._id, self._labels)]
         for row in rows:
@@ -295,10 +315,10 @@ class TextReader:
         try:
             yield
         except UnicodeDecodeError as error:
-            found, expected = f"is not in the encoding {error.encoding}", "text in the encoding that is set"
+            found = f"its beginning is in the encoding {self._encoding}, and a later part is not"
             remedy = "set data.encoding, for example data.encoding=cp1252"
-            raise input_error(self.source, found, expected, remedy) from error
-        except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
+            raise input_error(self.source, found, "one encoding", remedy) from error
+        except _UNREADABLE as error:
             raise input_error(
                 self.source, f"cannot be read ({reason(error)})", "a complete text file", "write or copy it again"
             ) from error

@@ -1,0 +1,131 @@
+"""The values of rows as a reader knows them: numbers in their units, levels of categories, dates."""
+
+# Shapes: n rows, F features.
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dkm.data.datasets import Dataset
+from dkm.data.tables.columns import Column
+from dkm.data.tables.plan import TablePlan
+
+Floats = npt.NDArray[np.float64]
+
+MISSING = "missing"
+# Features without names, such as the dimensions of an embedding: so many are shown.
+_MAX_UNNAMED = 64
+_DAY_S = 86_400
+
+
+class Values(NamedTuple):
+    """One column of some rows."""
+
+    name: str
+    kind: Literal["number", "category", "date"]
+    # (n,) numbers, nan where one was missing; the index of a level; days since 1970.
+    values: Floats
+    levels: Sequence[str] = ()
+    # The features (positions among F) that the column has become.
+    features: Sequence[int] = ()
+
+    def text(self, row: int) -> str:
+        """Return the value of a row as text."""
+        return format_value(self.kind, float(self.values[row]), self.levels)
+
+
+def format_value(kind: str, value: float, levels: Sequence[str] = ()) -> str:
+    """Return a value of a column as text."""
+    if np.isnan(value):
+        return MISSING
+    if kind == "category":
+        return str(levels[int(value)])
+    if kind == "date":
+        return (datetime.date(1970, 1, 1) + datetime.timedelta(days=int(value))).isoformat()
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def format_number(value: float) -> str:
+    """Return a number with three significant digits, or all digits before the decimal point."""
+    if not np.isfinite(value):
+        return "-"
+    value += 0.0  # no minus before a zero
+    if value == round(value) and abs(value) < 1e15:
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def columns_of(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> list[Values]:
+    """Return the columns of scaled rows (n, F) at positions (n,); none of images, texts and features of encoders."""
+    is_encoded = data.plan is not None and "encoder" in data.plan
+    if data.image_shape is not None or data.texts is not None or is_encoded:
+        return []
+    F = data.n_features
+    if data.features is None:
+        take = _reader(data, rows, index)
+        return [] if F > _MAX_UNNAMED else [Values(f"feature {f}", "number", take(f), (), (f,)) for f in range(F)]
+    take = _reader(data, rows, index)
+    parts = [] if data.plan is None else _planned(data, take)
+    return parts or [Values(name, "number", take(f), (), (f,)) for f, name in enumerate(data.features)]
+
+
+def _reader(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> Callable[[int], Floats]:
+    """Return a function that returns the values (n,) of a feature, in the units of the data."""
+    scaling = data.scaling
+    shift, scale = (np.broadcast_to(np.array(part), data.n_features) for part in (scaling.shift, scaling.scale))
+
+    def take(f: int) -> Floats:
+        values = rows[:, f].astype(np.float64) * scale[f] + shift[f]
+        if scaling.total is not None:
+            values = np.expm1(values)
+        values = _rounded(values, float(abs(shift[f]) + abs(scale[f])))
+        if data.filled is not None:
+            values[data.filled[index, f].numpy()] = np.nan
+        return values
+
+    return take
+
+
+def _rounded(values: Floats, size: float) -> Floats:
+    """Return whole numbers exactly: scaling to float32 and back has changed their last digits."""
+    whole = np.rint(values)
+    is_whole = np.abs(values - whole) <= 1e-6 * np.maximum(np.abs(values), size)
+    return whole + 0.0 if is_whole.all() else values  # no minus before a zero
+
+
+def _planned(data: Dataset, take: Callable[[int], Floats]) -> list[Values]:
+    """Return the columns as the file had them: a category as one column, a date as a date."""
+    assert data.plan is not None
+    if "columns" not in data.plan:
+        return []
+    plan = TablePlan.from_dict(data.plan)
+    if plan.features != data.features:
+        return []
+    return list(_joined(plan.used, take))
+
+
+def _joined(columns: Sequence[Column], take: Callable[[int], Floats]) -> Iterator[Values]:
+    f = 0
+    for column in columns:
+        features = range(f, f + len(column.features))
+        f += len(features)
+        if column.kind == "category":
+            levels = [name.partition("=")[2] for name in column.features]
+            table = np.column_stack([take(feature) for feature in features])
+            values = np.where(table.max(axis=1) > 0.5, table.argmax(axis=1), np.nan).astype(np.float64)
+            yield Values(column.name, "category", values, levels, features)
+        elif column.kind == "date" and "days" in column.cycles:
+            at = features[column.features.index(f"{column.name} (days)")]
+            yield Values(column.name, "date", np.floor(take(at) + column.origin / _DAY_S + 1e-3), (), features)
+        elif column.kind == "list":
+            for feature, name in zip(features, column.features, strict=True):
+                yield Values(name, "number", take(feature), (), (feature,))
+        elif column.kind != "date":
+            yield Values(column.name, "number", take(features[0]), (), features)

@@ -1,0 +1,154 @@
+"""Names of clusters, made from what sets them apart, and how they differ from all other rows."""
+
+# Shapes: N rows, K clusters, F features.
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+# A difference of so many standard deviations is worth a word; at least the largest one is named above the second.
+_WORTH_A_WORD, _LEAST = 0.8, 0.3
+# Two features whose differences are so alike over the clusters say the same.
+_ALIKE = 0.9
+_N_WORDS_OF_TEXT, _N_PARTS = 3, 2
+# Shares of rows from which a level or a yes is what nearly all have, or none.
+_NEARLY_ALL, _HARDLY_ANY = 0.75, 0.05
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How the rows of each cluster differ from all other rows, in the units of the data.
+
+    Attributes
+    ----------
+    names : sequence of str, F
+    difference : float array, shape (K, F)
+        Standardized mean difference (Cohen's d); nan where it is not known.
+    mean, mean_of_others : float array, shape (K, F)
+    is_share : bool array, shape (F,)
+        Whether the feature is 0 or 1 in each row, so that its mean is a share of the rows.
+    are_terms : bool
+        Whether the features are terms of texts, and their values weights that mean little to a reader.
+    """
+
+    names: Sequence[str]
+    difference: FloatArray
+    mean: FloatArray
+    mean_of_others: FloatArray
+    is_share: npt.NDArray[np.bool_]
+    are_terms: bool = False
+
+    def largest(self, cluster: int, n: int) -> list[int]:
+        """Return the features with the largest known differences of a cluster; of terms only the more frequent ones."""
+        row = self.difference[cluster]
+        sizes = np.where(np.isnan(row), -1.0, row if self.are_terms else np.abs(row))
+        return [int(f) for f in np.argsort(-sizes, kind="stable")[:n] if sizes[f] > 0]
+
+
+def read_differences(path: Path, n_clusters: int, *, are_terms: bool) -> Differences | None:
+    """Return what ``features.csv`` has: the largest differences of each cluster; None without such a file.
+
+    Raises
+    ------
+    ValueError
+        If the file is not what a run writes.
+    """
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        names = list(dict.fromkeys(row["feature"] for row in rows))
+        number = {name: n for n, name in enumerate(names)}
+        values = np.full((3, n_clusters, len(names)), np.nan)
+        for row in rows:
+            cells = [float(row[key]) for key in ("difference", "mean", "mean_of_others")]
+            values[:, int(row["cluster"]), number[row["feature"]]] = cells
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path}: not what a run writes ({error})") from error
+    difference, mean, mean_of_others = values
+    return Differences(names, difference, mean, mean_of_others, np.zeros(len(names), bool), are_terms)
+
+
+def name_clusters(differences: Differences) -> list[str]:
+    """Return a name for each cluster, empty where nothing sets it apart."""
+    return [_name(differences, cluster) for cluster in range(len(differences.difference))]
+
+
+def _name(differences: Differences, cluster: int) -> str:
+    if differences.are_terms:
+        return ", ".join(differences.names[f] for f in differences.largest(cluster, _N_WORDS_OF_TEXT))
+    chosen: list[int] = []
+    row = np.abs(differences.difference[cluster])
+    for f in differences.largest(cluster, len(row)):
+        if row[f] < (_WORTH_A_WORD if chosen else _LEAST) or len(chosen) == _N_PARTS:
+            break
+        if not any(_are_alike(differences, f, other) for other in chosen):
+            chosen.append(f)
+    return ", ".join(_in_words(differences, cluster, f) for f in chosen)
+
+
+def _are_alike(differences: Differences, one: int, other: int) -> bool:
+    """Return whether two features differ in the same way in all clusters, or are levels of one category."""
+    column = [name.partition("=")[0] for name in (differences.names[one], differences.names[other]) if "=" in name]
+    if len(column) == 2 and column[0] == column[1]:
+        return True
+    pair = differences.difference[:, [one, other]]
+    pair = np.clip(pair[np.isfinite(pair).all(axis=1)], -10, 10)
+    if len(pair) < 3:
+        return False
+    norms = np.linalg.norm(pair, axis=0)
+    return bool(norms.all() and abs(pair[:, 0] @ pair[:, 1]) / norms.prod() > _ALIKE)
+
+
+def _in_words(differences: Differences, cluster: int, feature: int) -> str:
+    name, is_more = differences.names[feature], differences.difference[cluster, feature] > 0
+    if not differences.is_share[feature]:
+        return f"{name} {'high' if is_more else 'low'}"
+    column, equals, level = name.partition("=")
+    share = differences.mean[cluster, feature]
+    if is_more and share >= _NEARLY_ALL:
+        return f"{column}: {level}" if equals else f"{name}: yes"
+    if not is_more and share <= _HARDLY_ANY:
+        return f"{column} not {level}" if equals else f"{name}: no"
+    return (
+        f"{column} {level} {'often' if is_more else 'seldom'}"
+        if equals
+        else f"{name} {'often' if is_more else 'seldom'}"
+    )
+
+
+def top_words(texts: Sequence[str], labels: npt.NDArray[np.int64], n_clusters: int) -> Differences | None:
+    """Return the words that are frequent in the texts of each cluster and rare in the others.
+
+    For texts whose features are the dimensions of an embedding, which have no names. The difference of a word is its
+    share of the cluster's words, times the logarithm of one plus its inverse share of all words (class-based TF-IDF,
+    arXiv:2203.05794).
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    try:
+        counter = CountVectorizer(stop_words="english", max_features=5000, token_pattern=r"(?u)\b[^\W\d]{3,}\b")
+        counts = counter.fit_transform(texts)
+    except ValueError:  # no words at all
+        return None
+    from scipy.sparse import csr_array
+
+    n = len(texts)
+    member = csr_array((np.ones(n), (labels, np.arange(n))), shape=(n_clusters, n))
+    of_cluster = np.asarray((member @ counts).todense(), np.float64)  # (K, F)
+    share = of_cluster / np.maximum(of_cluster.sum(axis=1, keepdims=True), 1)
+    average = of_cluster.sum() / max(1, n_clusters)
+    score = share * np.log1p(average / np.maximum(of_cluster.sum(axis=0), 1))
+    names = counter.get_feature_names_out().tolist()
+    empty = np.full(score.shape, np.nan)
+    return Differences(names, score, empty, empty, np.zeros(len(names), bool), are_terms=True)

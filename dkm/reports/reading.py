@@ -1,0 +1,179 @@
+"""Reads what the report of a finished run is made of from its directory, and its data again where they are at hand."""
+
+# Shapes: N rows, F features, D latent, K clusters.
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dkm.config.compose import compose, parse
+from dkm.config.data import CustomData
+from dkm.config.run import Config
+from dkm.data.datasets import Dataset, load_dataset
+from dkm.data.images.thumbnails import thumbnail_reader
+from dkm.data.sampling import sample_dataset
+from dkm.data.stored import CHUNK_ROWS, StoredRows
+from dkm.errors import UserError, in_short, input_error
+from dkm.evaluation.assignments import Assignments
+from dkm.evaluation.exemplars import contrast_clusters
+from dkm.models.saved import WEIGHTS, SavedModel, load_model
+from dkm.reports.material import Material, Rows
+from dkm.reports.naming import read_differences
+from dkm.runs import reading
+from dkm.runs.directory import read_json
+from dkm.runtime.devices import set_threads
+
+# Rows that are embedded again, those of the map included; of more rows only those of the map.
+_MAX_EMBEDDED = 200_000
+
+
+def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | None = None) -> Material:
+    """Return what the report of a finished run is made of.
+
+    Parameters
+    ----------
+    run : Path
+        The run directory.
+    overrides : sequence of str
+        Settings of the data, such as ``data.path=`` for a file that has moved.
+    model_class : str, optional
+        Dotted name of the class of a run with ``model=custom``; the name in the directory is never imported.
+
+    Raises
+    ------
+    UserError
+        If the run is not finished or one of its files is damaged, or the overrides name other data.
+    """
+    try:
+        known = reading.read(run)
+        if not known.is_completed:
+            remedy = f"finish it: python -m dkm.train resume={shlex.quote(str(run))}"
+            raise input_error(str(run), f"the run is {known.status}", "a finished run", remedy)
+        result = read_json(run / reading.RESULT) or {}
+        assignments = _read_assignments(run / reading.ASSIGNMENTS, result)
+        texts = assignments.texts is not None
+        kept = read_differences(run / reading.FEATURES, int(result["n_clusters"]), are_terms=texts)
+        centroids = _read_centroids(run)
+    except (reading.DamagedRun, ValueError, KeyError, TypeError) as error:
+        found = f"the run is damaged ({in_short(error)})"
+        raise input_error(str(run), found, "the files of a finished run", "copy them again, or train again") from error
+    material = Material(
+        settings=known.settings,
+        seed=known.seed,
+        data_name=str(known.data.get("name", "")),
+        sha256=known.data.get("sha256"),
+        result=result,
+        data_report=read_json(run / reading.DATA) or {},
+        assignments=assignments,
+        centroids=centroids,
+        rows=None,
+        kept_differences=kept,
+    )
+    return _with_rows(material, run, overrides, model_class)
+
+
+def _read_assignments(path: Path, result: dict[str, Any]) -> Assignments:
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(
+            path,
+            dtype={"index": np.int64, "cluster": np.int64, "id": str, "label": str, "text": str},
+            keep_default_na=False,
+            na_values={"margin": [""]},
+        )
+    except (OSError, ValueError) as error:  # pandas' own errors are among these
+        raise ValueError(f"{path.name} cannot be read: {in_short(error)}") from error
+    if missing := {"index", "cluster", "distance", "margin"} - set(frame):
+        raise ValueError(f"{path.name} has no column {min(missing)}")
+    n_rows, K = int(result["n_samples"]), int(result["n_clusters"])
+    cluster = frame["cluster"].to_numpy()
+    if len(frame) != n_rows or (n_rows and not 0 <= cluster.min() <= cluster.max() < K):
+        raise ValueError(f"{path.name} does not have the {n_rows} rows and {K} clusters of {reading.RESULT}")
+
+    def text(name: str) -> Any:
+        return frame[name].to_numpy(dtype=object) if name in frame else None
+
+    margin = frame["margin"].to_numpy(np.float32)
+    return Assignments(
+        *(frame["index"].to_numpy(), text("id"), cluster, frame["distance"].to_numpy(np.float32)),
+        None if np.isnan(margin).any() else margin,
+        labels=text("label"),
+        texts=text("text"),
+    )
+
+
+def _read_centroids(run: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(run / "model" / WEIGHTS, framework="np") as file:
+            return file.get_tensor("centroids")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model/{WEIGHTS} cannot be read: {in_short(error)}") from error
+
+
+def _with_rows(material: Material, run: Path, overrides: Sequence[str], model_class: str | None) -> Material:
+    """Return the material with the rows of the data, or with a warning that says why they are missing."""
+    try:
+        config = _config(run, overrides)
+        if isinstance(config.data, CustomData) and not any(word.startswith("data.class=") for word in overrides):
+            raise UserError("the data come from code")
+        set_threads(config.threads)
+        model = load_model(str(run), model_class=model_class)
+        data = load_dataset(config.data, model.scaling)
+        if material.sha256 is not None and data.sha256 != material.sha256:
+            raise UserError("the data have changed since")
+    except UserError as error:
+        if overrides or model_class is not None:
+            raise
+        what = f"its data or its model cannot be read again ({in_short(error)})"
+        material.warnings.append(
+            f"{run}: {what}; the report has no map and no values; set data.path=FILE if they moved"
+        )
+        return material
+    contrast = None
+    if data.image_shape is None and material.n_clusters > 1:
+        sample = sample_dataset(data, config.evaluation.samples)
+        index = np.arange(data.n_samples) if sample is None else sample.numpy()
+        contrast = contrast_clusters(_take(data, index), material.assignments.cluster[index], material.n_clusters)
+    pictures = thumbnail_reader(config.data, data.position)
+    rows = Rows(data, lambda index: _take(data, index), _embedder(model, data), contrast, pictures)
+    return replace(material, rows=rows)
+
+
+def _config(run: Path, overrides: Sequence[str]) -> Config:
+    command = parse(["--config-dir", str(run), "--config-name", "config", *overrides])
+    return compose(command._replace(is_only_read=True)).config
+
+
+def _take(data: Dataset, index: Any) -> Any:
+    rows = torch.from_numpy(np.asarray(index))
+    return (data.X.take(rows) if isinstance(data.X, StoredRows) else data.X[rows]).numpy()
+
+
+def _embedder(model: SavedModel, data: Dataset) -> Any:
+    """Return a function that embeds rows at positions (M,).
+
+    All rows are embedded in the chunks of training, on which the last bits depend, unless there are very many.
+    """
+    if data.n_samples > _MAX_EMBEDDED:
+        return lambda index: model.embed(torch.from_numpy(_take(data, index))).numpy()
+    kept: list[Any] = []
+
+    def embed(index: Any) -> Any:
+        if not kept:
+            starts = range(0, data.n_samples, CHUNK_ROWS)
+            ends = [min(start + CHUNK_ROWS, data.n_samples) for start in starts]
+            chunks = (torch.from_numpy(_take(data, np.arange(a, b))) for a, b in zip(starts, ends, strict=True))
+            kept.append(torch.cat([model.embed(chunk) for chunk in chunks]).numpy())
+        return kept[0][index]
+
+    return embed

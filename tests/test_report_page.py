@@ -1,0 +1,551 @@
+"""``report.html`` of a run and ``dkm.report``: what the page says, that it is whole and safe, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits, make_blobs
+from words import SMALL_RUN
+
+from dkm import report, train
+from dkm.config.data import ImageFolderData
+from dkm.data.images.thumbnails import thumbnail_reader
+from dkm.evaluation.assignments import Assignments
+from dkm.evaluation.exemplars import Exemplars
+from dkm.reports import page
+from dkm.reports.colors import cluster_colors, matching_colors
+from dkm.reports.columns import format_number
+from dkm.reports.content import Content
+from dkm.reports.layout import lay_out, rows_of_map
+from dkm.reports.material import Material
+from dkm.reports.naming import Differences, name_clusters, top_words
+from dkm.reports.page import render
+from dkm.reports.pictures import draw_sprite
+from dkm.reports.reading import read_material
+from dkm.reports.trust import judge
+
+OLD = Path(__file__).parent / "fixtures" / "runs_0.1"
+EVIL = "</script><script>alert(1)</script>\u2028<!--"
+QUICK = [*SMALL_RUN, "log.report=true"]
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def people(folder: Path) -> Path:
+    """A table with an id, numbers, a category, a date, a gap, and a name that is a tag."""
+    X, label = make_blobs(120, 3, centers=4, cluster_std=0.3, random_state=0)
+    frame = pd.DataFrame(
+        {
+            "who": [f"p{i:03d} {EVIL}" for i in range(120)],
+            "income": (X[:, 0] * 100).round(1),
+            "<script>alert(2)</script>": X[:, 1].round(3),
+            "age": (X[:, 2] * 10).round(),
+            "pet": np.array(["cat & dog", "fish", "none", "bird"])[label],
+            "joined": pd.date_range("2020-01-01", periods=120).astype(str),
+        }
+    )
+    frame.loc[5, "income"] = np.nan
+    frame.to_csv(folder / "people.csv", index=False)
+    return folder / "people.csv"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    words = ["data=csv", f"data.path={people(folder)}", "data.id=who", *QUICK, f"hydra.run.dir={folder / 'run'}"]
+    assert train._main(words) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs on the same images, with other seeds."""
+    folder = tmp_path_factory.mktemp("images")
+    digits = load_digits()
+    np.savez(folder / "x.npz", x=digits.images[:200], y=digits.target[:200])
+    words = ["data=npz", f"data.path={folder / 'x.npz'}", "data.labels=y", *QUICK]
+    for seed in (0, 1):
+        assert train._main([*words, f"seed={seed}", f"hydra.run.dir={folder / f'seed{seed}'}"]) == 0
+    return [folder / "seed0", folder / "seed1"]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs ``dkm.report`` and returns its exit code, output and errors."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dkm-report", *map(str, words)])
+        code = 0
+        try:
+            report.main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def payload_of(text: str) -> dict[str, Any]:
+    [found] = re.findall(r'<script type="application/json" id="payload">(.*?)</script>', text, re.S)
+    payload: dict[str, Any] = json.loads(found)
+    return payload
+
+
+def unpacked(packed: dict[str, str]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(packed["bytes"]), "<" + packed["type"])
+
+
+def visible(text: str) -> str:
+    """The page without its scripts, styles and tags."""
+    text = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S)
+    return html.unescape(re.sub(r"<[^>]*>", " ", text))
+
+
+# --- the page of a run ------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_has_its_report_and_the_command_writes_the_same_bytes(table: Path, call: Call) -> None:
+    before = (table / "report.html").read_bytes()
+    (table / "report.html").unlink()
+    code, out, err = call(table)
+    assert (code, err) == (0, "")
+    assert out == f"written: {table / 'report.html'}\n"
+    assert (table / "report.html").read_bytes() == before
+
+
+def test_the_page_says_what_the_run_has_found(table: Path) -> None:
+    text = visible(text_of(table / "report.html"))
+    assert "4 clusters in 120 rows of people.csv" in text
+    assert "How far to trust these clusters" in text
+    assert "1 missing value was filled, in income." in text
+    result = json.loads(text_of(table / "result.json"))
+    assert f"{result['modularity_data']:.3f}" in text
+    assert f"{result['kmeans_raw']['modularity_data']:.3f}" in text
+    sizes = pd.read_csv(table / "assignments.csv")["cluster"].value_counts()
+    for size in sizes:
+        assert re.search(rf"\b{size}\s+rows \({size / 120:.1%}\)", text)
+    assert text.count("What differs from the rest") == text.count("Nearest cluster:") == 4
+
+
+def test_no_time_and_no_path_is_in_the_page(table: Path) -> None:
+    text = text_of(table / "report.html")
+    assert str(table.parent) not in text
+    manifest = json.loads(text_of(table / "manifest.json"))
+    assert manifest["started"][:10] not in text
+
+
+def test_values_from_files_are_text(table: Path) -> None:
+    text = text_of(table / "report.html")
+    assert "alert(1)" in text
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(2)&lt;/script&gt;" in text
+    payload = payload_of(text)
+    assert payload["ids"][3] == f"p003 {EVIL}"
+    assert "\u2028" not in re.findall(r'id="payload">(.*?)</script>', text, re.S)[0]
+
+
+def test_the_policy_allows_the_scripts_of_the_page_and_no_others(table: Path) -> None:
+    text = text_of(table / "report.html")
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    rules = dict(rule.split(" ", 1) for rule in html.unescape(policy).split("; "))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data: blob:"
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts}
+    assert set(rules["script-src"].split()) == hashes
+    assert len(hashes) == 3
+
+
+def test_the_page_refers_to_no_other_file(table: Path) -> None:
+    body = re.sub(r"<script>.*?</script>", "", text_of(table / "report.html"), flags=re.S)
+    assert not re.findall(r"https?://", body)
+    assert {link[:1] for link in re.findall(r'href="([^"]*)"', body)} == {"#"}
+    assert {source[:5] for source in re.findall(r'src="([^"]*)"', body)} == {"data:"}
+
+
+def test_the_values_of_rows_are_those_of_the_file(table: Path) -> None:
+    payload = payload_of(text_of(table / "report.html"))
+    frame = pd.read_csv(table.parent / "people.csv")
+    columns = {column["name"]: column for column in payload["columns"]}
+    assert set(columns) == set(frame.columns) - {"who"}
+    income = unpacked(columns["income"]["values"])
+    assert np.isnan(income[5])
+    np.testing.assert_allclose(income, frame["income"].to_numpy(), rtol=1e-5)
+    pets = np.array(columns["pet"]["levels"])[unpacked(columns["pet"]["values"])]
+    assert pets.tolist() == frame["pet"].tolist()
+    days = unpacked(columns["joined"]["values"])
+    assert columns["joined"]["kind"] == "date"
+    assert (np.datetime64("1970-01-01") + days.astype("timedelta64[D]")).astype(str).tolist() == frame[
+        "joined"
+    ].tolist()
+    assignments = pd.read_csv(table / "assignments.csv")
+    assert unpacked(payload["runs"][0]["cluster"]).tolist() == assignments["cluster"].tolist()
+    second = assignments["distance"] + assignments["margin"]
+    expected = assignments["margin"] / second
+    np.testing.assert_allclose(unpacked(payload["runs"][0]["confidence"]) / 255, expected, atol=0.003)
+
+
+def test_without_scripts_the_map_is_a_picture(table: Path) -> None:
+    [picture] = re.findall(r'<noscript><img src="data:image/png;base64,([^"]*)"', text_of(table / "report.html"))
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+
+
+def test_images_have_thumbnails_and_the_names_of_their_labels(images: list[Path]) -> None:
+    text = text_of(images[0] / "report.html")
+    payload = payload_of(text)
+    assert payload["sprite"]["n_images"] == payload["n"] == 200
+    assert payload["labels"]["names"] == [str(n) for n in range(10)]
+    body = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    assert body.count("data:image/png") == 2  # the thumbnails and the map without scripts
+    assert len(re.findall(r'class="thumb"', text)) > 4 * 8
+    assert "Compared with the labels" in text
+
+
+def test_log_report_switches_it_off(tmp_path: Path) -> None:
+    words = ["data=blobs", "data.n_samples=60", *SMALL_RUN, f"hydra.run.dir={tmp_path / 'run'}"]
+    assert "log.report=false" in words
+    assert train._main(words) == 0
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_report_that_fails_is_a_warning_and_the_run_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left\non device")
+
+    monkeypatch.setattr(page, "write_report", fail)
+    words = ["data=blobs", "data.n_samples=60", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]
+    assert train._main(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["warning: report.html was not written (OSError: No space left on device); the run is complete"]
+    manifest = json.loads(text_of(tmp_path / "run" / "manifest.json"))
+    assert manifest["status"] == "completed"
+    assert manifest["warnings"] == [lines[0].removeprefix("warning: ")]
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+# --- several runs -----------------------------------------------------------------------------------------------------
+
+
+def test_runs_side_by_side_have_their_agreement_and_share_the_rows(images: list[Path], call: Call) -> None:
+    output = images[0].parent / "both.html"
+    code, _, err = call(*images, f"output={output}")
+    assert (code, err) == (0, "")
+    text, payload = visible(text_of(output)), payload_of(text_of(output))
+    assert "2 runs, 4 clusters in 200 rows of x.npz" in text
+    assert "A (4 clusters, seed=0)" in text
+    assert "B (4 clusters, seed=1)" in text
+    from sklearn.metrics import adjusted_rand_score
+
+    clusters = [pd.read_csv(run / "assignments.csv")["cluster"].to_numpy() for run in images]
+    assert f"{adjusted_rand_score(*clusters):.3f}" in text
+    assert [run["cluster"]["bytes"] for run in payload["runs"]] != [payload["runs"][0]["cluster"]["bytes"]] * 2
+    assert sorted(payload["runs"][0]["colors"]) == sorted(payload["runs"][1]["colors"])
+
+
+def test_runs_of_different_data_are_refused(images: list[Path], table: Path, call: Call, tmp_path: Path) -> None:
+    code, _, err = call(images[0], table, f"output={tmp_path / 'x.html'}")
+    assert code == 2
+    assert err.startswith("error: RUN: the runs are of different data, x.npz (200 rows) and people.csv (120 rows); ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_the_same_clusters_have_the_same_color() -> None:
+    first = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+    colors = cluster_colors(3)
+    matched = matching_colors(np.array([2, 2, 2, 0, 0, 1, 1, 3]), 4, first, colors)
+    assert [matched[2], matched[0], matched[1]] == colors
+    assert matched[3] not in colors
+    assert len(set(cluster_colors(100))) == 100
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("killed", "the run is running"), ("interrupted", "the run is interrupted")],
+)
+def test_a_report_of_an_unfinished_run_is_refused(name: str, expected: str, call: Call, tmp_path: Path) -> None:
+    code, _, err = call(OLD / name, f"output={tmp_path / 'x.html'}")
+    assert code == 2
+    assert f"{expected}; expected a finished run; finish it: python -m dkm.train resume=" in err
+    assert err.count("\n") == 1
+
+
+def damage_assignments(run: Path) -> None:
+    (run / "assignments.csv").write_text("a,b\n1,2\n")
+
+
+def lose_rows(run: Path) -> None:
+    lines = (run / "assignments.csv").read_text().splitlines()
+    (run / "assignments.csv").write_text("\n".join(lines[:-3]) + "\n")
+
+
+def cut_weights(run: Path) -> None:
+    (run / "model" / "weights.safetensors").write_bytes(b"123")
+
+
+def damage_features(run: Path) -> None:
+    (run / "features.csv").write_text("cluster,feature,difference,mean,mean_of_others\n99,x,1,1,1\n")
+
+
+def lose_result(run: Path) -> None:
+    (run / "result.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (damage_assignments, "assignments.csv has no column cluster"),
+        (lose_rows, "assignments.csv does not have the 48 rows and 3 clusters of result.json"),
+        (cut_weights, "model/weights.safetensors cannot be read"),
+        (damage_features, "features.csv: not what a run writes"),
+        (lose_result, "there is no result.json"),
+    ],
+)
+def test_a_damaged_run_is_one_line(damage: Callable[[Path], None], expected: str, call: Call, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(OLD / "table", tmp_path / "run"))
+    damage(run)
+    code, _, err = call(run)
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["output=x.pdf"], "expected a name ending in .html"),
+        (["output=no/such/x.html"], "expected a file in an existing folder"),
+        (["output=taken.html"], "the file exists"),
+        (["data.pth=x", "output=x.html"], "did you mean data.path?"),
+        ([str(OLD), "output=x.html"], "the run is interrupted"),
+    ],
+)
+def test_other_wrong_words_are_one_line(
+    words: list[str], expected: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken.html").write_text("mine")
+    code, _, err = call(OLD / "table", *words)
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+    assert Path("taken.html").read_text() == "mine"
+
+
+def test_several_runs_need_an_output(images: list[Path], call: Call) -> None:
+    assert "output: missing" in call(*images)[2]
+
+
+# --- runs without their data, and old ones ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["table", "conv", "kmeans", "none"])
+def test_an_old_run_has_a_report_without_a_map_if_its_data_are_gone(name: str, call: Call, tmp_path: Path) -> None:
+    code, _, err = call(OLD / name, f"output={tmp_path / 'x.html'}")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert "the report has no map and no values; set data.path=FILE if they moved" in err
+    text = text_of(tmp_path / "x.html")
+    assert "payload" not in re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    assert "3 clusters in 48 rows" in text or "clusters in" in text
+    assert "Nearest cluster:" in text
+
+
+def test_an_old_run_has_its_map_if_the_data_are_named(call: Call, tmp_path: Path) -> None:
+    code, _, err = call(OLD / "table", f"data.path={OLD / 'people.csv'}", f"output={tmp_path / 'x.html'}")
+    assert (code, err) == (0, "")
+    payload = payload_of(text_of(tmp_path / "x.html"))
+    assert payload["n"] == 48
+    assert {column["name"] for column in payload["columns"]} == {"age", "income", "visits"}
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+def differences(**rows: list[float]) -> Differences:
+    """Features with their differences in each cluster."""
+    d = np.array(list(rows.values())).T
+    return Differences(list(rows), d, d, -d, np.zeros(len(rows), bool))
+
+
+def test_names_are_what_sets_a_cluster_apart() -> None:
+    found = differences(income=[2.0, -0.1, -1.9, 0.0], wealth=[1.9, -0.1, -1.8, 0.0], age=[-1.0, 1.5, 0.2, 0.1])
+    # Wealth says the same as income; nothing sets the last cluster apart.
+    assert name_clusters(found) == ["income high, age low", "age high", "income low", ""]
+
+
+def test_shares_are_named_by_how_many_have_them() -> None:
+    names = ["pet=cat", "pet=dog", "member"]
+    difference = np.array([[3.0, -1.0, 0.0], [-1.0, 0.1, 1.5], [0.1, 0.1, -1.0]])
+    mean = np.array([[0.9, 0.0, 0.5], [0.02, 0.3, 0.6], [0.3, 0.3, 0.2]])
+    found = Differences(names, difference, mean, mean, np.ones(3, bool))
+    assert name_clusters(found) == ["pet: cat", "member often, pet not cat", "member seldom"]
+
+
+def test_the_words_of_texts_are_those_that_others_lack() -> None:
+    texts = ["the cat sat", "a cat ran", "the stock fell", "stock prices"] * 3
+    found = top_words(texts, np.array([0, 0, 1, 1] * 3), 2)
+    assert found is not None
+    assert [name.split(", ")[0] for name in name_clusters(found)] == ["cat", "stock"]
+    assert top_words(["1", "2"], np.array([0, 1]), 2) is None
+
+
+def test_the_map_has_a_sample_with_all_exemplars_and_some_of_each_cluster() -> None:
+    labels = np.zeros(5000, np.int64)
+    labels[[7, 17, 27]] = 1
+    exemplars = [Exemplars(np.array([4999]), np.array([1234])), Exemplars(np.array([7]), np.array([7]))]
+    rows = rows_of_map(labels, exemplars, 300)
+    assert len(rows) == 300
+    assert {7, 17, 27, 1234, 4999} <= set(rows.tolist())
+    assert (np.diff(rows) > 0).all()
+    assert rows_of_map(labels, exemplars, 5000).tolist() == list(range(5000))
+
+
+def test_the_layout_keeps_neighbors_together_and_repeats() -> None:
+    Z, labels = make_blobs(2600, 5, centers=3, cluster_std=0.4, random_state=0)
+    Z = Z.astype(np.float32)
+    found = lay_out(Z)
+    from sklearn.neighbors import KNeighborsClassifier
+
+    assert KNeighborsClassifier(5).fit(found.points, labels).score(found.points, labels) > 0.99
+    np.testing.assert_array_equal(lay_out(Z).points, found.points)
+    np.testing.assert_array_equal(lay_out(Z[:, :2]).points, Z[:, :2])
+    for few in (Z[:1], Z[:5], np.zeros((100, 4), np.float32), Z[:50, :1]):
+        assert lay_out(few).points.shape == (len(few), 2)
+
+
+def test_thumbnails_stand_where_the_sprite_says() -> None:
+    import io
+
+    from PIL import Image
+
+    images = np.arange(7, dtype=np.float32).reshape(7, 1, 1, 1) / 7 * np.ones((1, 1, 6, 4), np.float32)
+    sprite = draw_sprite(images)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(sprite.uri.partition(",")[2]))))
+    for n in range(7):
+        line, column = divmod(n, sprite.n_columns)
+        x, y = column * sprite.step_x, line * sprite.step_y
+        assert (pixels[y : y + sprite.height, x : x + sprite.width] == round(n / 7 * 255)).all()
+    large = draw_sprite(np.random.default_rng(0).random((3, 3, 100, 50)).astype(np.float32))
+    assert (large.height, large.width) == (25, 12)
+
+
+def test_images_behind_an_encoder_are_shown_small(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number, color in enumerate(["#ff0000", "#00ff00", "#0000ff"]):
+        Image.new("RGB", (200, 90), color).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    config = ImageFolderData(path=str(tmp_path), encoder="net.onnx")
+    read = thumbnail_reader(config, np.array([0, 1, 2]))
+    assert read is not None
+    pictures = read(np.array([2, 0, 1]))
+    assert pictures is not None
+    assert pictures.shape == (3, 3, 48, 48)
+    assert pictures[:, :, 20, 20].tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
+    assert thumbnail_reader(ImageFolderData(path=str(tmp_path)), None) is None
+    shutil.rmtree(tmp_path)
+    assert read(np.array([0])) is None
+
+
+def test_numbers_are_short() -> None:
+    assert [format_number(value) for value in (0.0, -0.0, 3.0, 0.12345, 1234.5, 66666.6, np.nan)] == [
+        *("0", "0", "3", "0.123", "1234", "66,667", "-")
+    ]
+
+
+def material(n_clusters: int = 2, n_rows: int = 100, **result: Any) -> Material:
+    """Material of a run without data, with even clusters."""
+    cluster = np.arange(n_rows) % n_clusters
+    ones = np.ones(n_rows, np.float32)
+    scores = {"n_clusters": n_clusters, "n_effective_clusters": float(n_clusters), "stage": "joint"}
+    assignments = Assignments(np.arange(n_rows), None, cluster, ones, 3 * ones)
+    centroids = np.arange(n_clusters, dtype=np.float32)[:, np.newaxis]
+    return Material({}, 0, "test", "abc", scores | result, {}, assignments, centroids, None)
+
+
+GOOD = {"modularity_data": 0.8, "kmeans_raw": {"modularity_data": 0.7}}
+
+
+def test_trust_follows_the_evidence() -> None:
+    assert judge([material(**GOOD)]).level == "open"
+    low = judge([material(modularity_data=0.6, kmeans_raw={"modularity_data": 0.7})])
+    assert low.level == "bad"
+    assert "lower than that of k-means on the raw data" in low.statements[1].text
+    below = judge([material(modularity_data=0.78, kmeans_pretrained={"modularity_data": 0.8})])
+    assert below.level == "doubt"
+    same, other = material(**GOOD), material(**GOOD)
+    assert judge([same, other]).level == "good"
+    shuffled = same.assignments._replace(cluster=np.random.default_rng(0).integers(2, size=100))
+    assert judge([same, replace(other, assignments=shuffled)]).level == "bad"
+    odd = judge([replace(same, data_report={"odd": ["an income of 666,666"]})])
+    assert (odd.level, odd.headline) == ("doubt", "With care: one finding needs a look.")
+
+
+def test_the_evidence_of_a_number_that_was_found_counts() -> None:
+    choice = {"n_clusters": 2, "range": [2, 30], "plausible": [2, 3], "reason": "it agrees", "warnings": []}
+    found = judge([material(**GOOD, n_clusters_choice=choice)])
+    assert found.level == "good"
+    assert any("found: 2 of 2 to 30; it agrees. As plausible: 3." in statement.text for statement in found.statements)
+    doubtful = judge([material(**GOOD, n_clusters_choice=choice | {"warnings": ["seeds disagree"]})])
+    assert doubtful.level == "doubt"
+
+
+def test_labels_are_in_natural_order_whatever_their_type() -> None:
+    labels = np.array([10, 9, 1] * 33 + [9])
+    for values in (labels, labels.astype(str), labels.astype(str).astype(object)):
+        found = material(2, 100)
+        found = replace(found, assignments=found.assignments._replace(labels=values))
+        assert found.label_codes is not None
+        names, codes = found.label_codes
+        assert names == ["1", "9", "10"]
+        assert [names[code] for code in codes] == labels.astype(str).tolist()
+        majority = found.majorities[0]
+        assert majority is not None
+        assert majority.share == np.bincount(codes[::2]).max() / 50
+
+
+def test_a_hundred_clusters_and_a_single_one() -> None:
+    text = render([material(100, 1000, **GOOD)])
+    assert text.count('<article class="card"') == 100
+    assert "100 clusters in 1,000 rows of test" in text
+    one = render([material(1, **GOOD)])
+    assert "1 cluster in 100 rows" in one
+    assert "Nearest cluster:" not in one
+    many = Content([material(300, 1000)]).context()["runs"][0]
+    assert (len(many["cards"]), many["n_without_card"]) == (200, 100)
+
+
+def test_a_page_that_is_too_large_has_fewer_rows(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_material(table)
+    whole = render([found])
+    monkeypatch.setattr(page, "_MAX_BYTES", len(whole.encode()) - 1)
+    monkeypatch.setattr(page, "MAX_POINTS", 120)
+    monkeypatch.setattr(page, "_FEWEST_POINTS", 30)
+    fewer = render([found])
+    assert len(fewer.encode()) < len(whole.encode())
+    assert payload_of(fewer)["n"] < 120
+    assert f"{payload_of(fewer)['n']} of 120 rows" in visible(fewer)

@@ -1,0 +1,98 @@
+"""Short names, ``output=``, ranges and ``jobs=``: the same spelling for the same thing."""
+
+from __future__ import annotations
+
+import pytest
+
+from dkm.config.compose import compose, parse
+from dkm.config.messages import keys
+from dkm.config.run import Config
+from dkm.config.schema import dotted
+from dkm.config.settings import setting_of
+from dkm.config.short import SHORT_NAMES, translate, translate_data_names
+from dkm.errors import UserError
+
+
+def test_ten_short_names_stand_for_keys_that_exist() -> None:
+    assert len(SHORT_NAMES) == 10
+    assert {short.key for short in SHORT_NAMES.values()} - {"hydra.run.dir"} <= set(keys())
+
+
+@pytest.mark.parametrize("name", SHORT_NAMES)
+def test_no_short_name_hides_a_setting(name: str) -> None:
+    assert setting_of(Config, name) is None
+    assert name not in set(keys())
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("n_clusters=8", "clustering.n_clusters", 8),
+        ("n_clusters=auto:3-9", "clustering.n_clusters", "auto:3-9"),
+        ("labels=class", "data.labels", "class"),
+        ("id=customer", "data.id", "customer"),
+        ("columns=age,income", "data.columns", ["age", "income"]),
+        ("columns=[age,income]", "data.columns", ["age", "income"]),
+        ("columns=null", "data.columns", None),
+        ("exclude=first name,city", "data.exclude", ["first name", "city"]),
+        ("scaling=rms", "data.scaling", "rms"),
+    ],
+)
+def test_a_short_name_sets_its_key(word: str, key: str, value: object) -> None:
+    words = translate(["data=csv", "data.path=x.csv", word])
+    assert dotted(compose(parse(words)).config)[key] == value
+
+
+@pytest.mark.parametrize("folder", ["out", "my runs/a,b", "it's", "1e5", "x=y"])
+def test_output_is_the_directory_of_a_run_or_of_a_sweep(folder: str) -> None:
+    composed = compose(parse(translate([f"output={folder}"])))
+    assert composed.hydra.run.dir == folder
+    composed = compose(parse(translate([f"output={folder}"], is_sweep=True)))
+    assert composed.hydra.sweep.dir == folder
+
+
+def test_a_directory_with_a_reference_is_left_to_hydra() -> None:
+    assert translate(["output=runs/${seed}"]) == ["hydra.run.dir=runs/${seed}"]
+
+
+def test_a_sweep_may_have_ranges_and_jobs() -> None:
+    words = translate(["seed=0-4", "n_clusters=2-12", "jobs=2"], is_sweep=True)
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert words == ["seed=range(0,5)", "clustering.n_clusters=range(2,13)", *launcher]
+    assert translate(["seed=3", "jobs=1"]) == ["seed=3"]
+
+
+def test_equal_values_of_both_forms_are_one() -> None:
+    assert translate(["n_clusters=8", "clustering.n_clusters=8"]) == ["clustering.n_clusters=8"]
+    assert translate(["output=a", "hydra.run.dir='a'"]) == ["hydra.run.dir='a'"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["n_clusters=8", "clustering.n_clusters=5"], "n_clusters=8 and clustering.n_clusters=5: expected one value"),
+        (["+labels=a", "data.labels=b"], "+labels=a and data.labels=b: expected one value; leave one of them out"),
+        (["seed=0-2"], "seed=0-2: expected one value for one run; add --multirun for a run with each value"),
+        (["n_clusters=5-9"], "write clustering.n_clusters=auto:5-9 to find the number in one run, or add --multirun"),
+        (["seed=4-2"], "seed=4-2: expected a range that goes up; write seed=2-4"),
+        (["jobs=2"], "jobs=2: expected one process for one run; add --multirun, or leave jobs out"),
+        (["jobs=all"], "jobs=all: expected a whole number, 1 or more; for example jobs=2"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        translate(words)
+    assert message in str(raised.value)
+
+
+def test_a_command_keeps_its_own_keys() -> None:
+    words = ["run=R", "output=x.csv", "id=customer", "text=review", "n_clusters=3"]
+    assert translate_data_names(words, kept=["run", "output", "text"]) == [
+        *("run=R", "output=x.csv", "data.id=customer", "text=review", "n_clusters=3"),
+    ]
+
+
+@pytest.mark.parametrize("word", ["+experiment=debug", "++experiment=debug"])
+def test_a_plus_before_an_experiment_is_accepted(word: str) -> None:
+    assert dotted(compose(parse([word])).config) == dotted(compose(parse(["experiment=debug"])).config)
+    assert parse(["+experiment=null"]).overrides == []
