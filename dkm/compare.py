@@ -145,9 +145,9 @@ def _write_files(config: CompareConfig, groups: list[Group], agreement: Agreemen
             elif key == "markdown":
                 write_atomically(path, ("\n".join(report.lines(markdown_table)) + "\n").encode())
             elif key == "csv":
-                write_atomically(path, csv_text(csv_rows(groups)).encode())
+                write_atomically(path, csv_text(csv_rows(groups), is_safe=config.safe_csv).encode())
             elif agreement is not None:
-                write_atomically(path, csv_text(pair_rows(agreement)).encode())
+                write_atomically(path, csv_text(pair_rows(agreement), is_safe=config.safe_csv).encode())
             else:
                 raise UserError(f"pairs={config.pairs}: expected two completed runs or more; leave it out")
         except OSError as error:

@@ -7,13 +7,29 @@ from __future__ import annotations
 
 from dkm.installation import install_command
 
+# Some libraries quote the file.
+_MAX_REASON = 300
+
+
+def printable(text: str) -> str:
+    """Return a text on one line in which other control characters, which could steer a terminal, are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+
 
 class UserError(Exception):
     """Something that the user can mend: the message is one line that names key or file, value, expectation, remedy."""
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class Failure(Exception):
     """What ended a run though the input was right: the message is one line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def input_error(source: str, found: str, expected: str, remedy: str) -> UserError:
@@ -33,7 +49,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    line = lines[-1] if lines else type(error).__name__
+    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}..."
 
 
 def is_out_of_memory(error: BaseException) -> bool:

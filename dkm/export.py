@@ -32,9 +32,9 @@ import torch
 
 from dkm.config.commands import ExportConfig, parse_words
 from dkm.config.commands import main as run_command
-from dkm.config.compose import compose, parse
 from dkm.config.custom import import_plugins, split_model_class
 from dkm.config.data import CustomData, DataConfig, FileData
+from dkm.config.resolved import read_config
 from dkm.config.values import absolute
 from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError, missing_extra_error
@@ -226,8 +226,7 @@ def _data_of_run(run: Path) -> DataConfig:
     """Return the data section of the run's config."""
     if not (run / "config.yaml").is_file():
         raise UserError("input=null: no config.yaml in the folder names its data; expected real rows; set input=FILE")
-    command = parse(["--config-dir", str(run), "--config-name", "config"])
-    data = compose(command._replace(is_only_read=True)).config.data
+    data = read_config(run / "config.yaml").data
     if isinstance(data, CustomData):
         raise UserError("input=null: the data of the run come from code; expected real rows; set input=FILE")
     return data

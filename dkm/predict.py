@@ -10,6 +10,7 @@ the run were; the columns of a table are matched by name, in any order. The outp
     overwrite=true         replace an existing file
     memberships=true       one column for each cluster: soft memberships
     embedding=true         one column for each dimension: the encoder's output
+    safe_csv=true          mark texts that a spreadsheet would execute as formulas
     device=cpu threads=4   the device and the number of CPU threads
     data.KEY=VALUE         how the input is read, if not as in the run: data.id=customer, data.missing=drop
     model.class=pkg.Class  the class of a run with model=custom: code is not imported because a file names it
@@ -85,7 +86,7 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
     output = Path(absolute(config.output))
     reader = input_reader(config.input, model, reading)
     n_rows = 0
-    with Writer(output, f"output={config.output}", overwrite=config.overwrite) as writer:
+    with Writer(output, f"output={config.output}", overwrite=config.overwrite, is_safe=config.safe_csv) as writer:
         for part in assign_parts(model, reader.parts(), reader.source, config):
             writer.write(part)
             n_rows += len(part.position)

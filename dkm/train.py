@@ -42,6 +42,11 @@ def main() -> None:
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
+    except OSError as error:  # no other handler has named the file
+        where = error.filename or "standard output"
+        print(f"error: {where}: {error.strerror or error}; expected a place to write; choose another", file=sys.stderr)
+        sys.stdout = None  # discard what is left
+        code = 1
     except KeyboardInterrupt:
         print_once("interrupted")
         code = EXIT_INTERRUPTED

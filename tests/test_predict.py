@@ -345,7 +345,7 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
         "no run": (["run=nowhere", *given[1:]], "run=nowhere: no such folder"),
         "no model": ([f"run={tmp / 'plain'}", *given[1:]], "no model.json in it; expected the model of a finished run"),
         "damaged": ([f"run={tmp / 'bad'}", *given[1:]], "cannot be read"),
-        "newer": ([f"run={tmp / 'new'}", *given[1:]], "format version 2, this release reads 1"),
+        "newer": ([f"run={tmp / 'new'}", *given[1:]], "format_version=2, this release reads 1"),
         "no input": ([given[0], "input=t.csvv", given[2]], "input=t.csvv: no such file"),
         "columns": ([given[0], f"input={tmp / 'short.csv'}", given[2]], "has no 2 columns a, d; its columns are"),
         "text column": (

@@ -137,13 +137,14 @@ def test_an_entry_of_a_registry_has_its_name_and_code(registry) -> None:  # type
 ROLES = {
     Role.LENGTH: {"pretrain.epochs", "joint.epochs"},
     Role.INPUT: {
-        *("data.path", "data.labels", "data.images"),
+        *("data.path", "data.labels", "data.images", "data.max_expansion"),
         *("data.encoder", "data.encoder_weights", "data.text_encoder"),
     },
     Role.EVALUATION: {"evaluation.every_epochs", "evaluation.kmeans_raw"},
     Role.MACHINE: {"device", "threads"},
     Role.OUTPUT: {
         *("log.tensorboard", "log.figures", "log.report", "log.progress", "log.map", "checkpoint.every_s", "plugins"),
+        "safe_csv",
     },
     Role.PLACE: {"data.root", "pretrain.cache", "resume"},
 }

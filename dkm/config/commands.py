@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from dkm.config.checks import AtLeast, Choice, require
 from dkm.config.settings import REQUIRED, Section, setting
-from dkm.config.values import quoted
+from dkm.config.values import quoted, require_utf8
 from dkm.errors import Failure, UserError
 
 EXIT_USER_ERROR = 2
@@ -81,6 +81,7 @@ def parse_words(
     values: dict[str, Any] = {}
     rest: list[str] = []
     for word in _name_words(words, alone, {*known, *aliases}):
+        require_utf8(word)
         key, equals, text = word.partition("=")
         if not equals:
             raise UserError(f"{word}: expected KEY=VALUE; for example {next(iter(known))}=VALUE")
@@ -195,6 +196,7 @@ _RUN = "A finished run, or its `model/` folder."
 SELECT_ALIASES = {"n_clusters": "k", "seed": "seeds"}
 
 _OVERWRITE = "Whether existing files are replaced."
+_SAFE_CSV = "Whether texts in a CSV file that a spreadsheet would execute as formulas get an apostrophe before them."
 _PLUGINS = "Comma-separated modules to import first: those in the run's `plugins`."
 
 
@@ -211,6 +213,7 @@ class PredictConfig(Section):
     overwrite: bool = setting(False, _OVERWRITE)
     memberships: bool = setting(False, "Whether to write soft memberships too, one column for each cluster.")
     embedding: bool = setting(False, "Whether to write the embedding too, one column for each dimension.")
+    safe_csv: bool = setting(False, _SAFE_CSV)
     device: str = setting("auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")
     threads: int | None = setting(None, "Number of CPU threads; null: that of the run.", check=AtLeast(1), example=4)
     plugins: str = setting("", _PLUGINS)
@@ -244,6 +247,7 @@ class CompareConfig(Section):
     each: bool = setting(False, "Whether each run has a row, instead of each setting.")
     sort: str | None = setting(None, "The score to sort by.")
     agreement: bool = setting(False, "Whether to compare the assignments also of more than 100 runs.")
+    safe_csv: bool = setting(False, _SAFE_CSV)
     overwrite: bool = setting(False, _OVERWRITE)
 
 

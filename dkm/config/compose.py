@@ -39,13 +39,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from dkm.config.custom import import_plugins, is_of_a_run, plugins_of, require_named_by_user
+from dkm.config.custom import import_plugins, is_of_a_run, is_run_directory, plugins_of, require_named_by_user
 from dkm.config.data import FileData, NpyData, NpzData
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.messages import describe, keys, kind_of, unknown_key
+from dkm.config.resolved import escaped, read_config
+from dkm.config.roles import declarations
 from dkm.config.run import Config
-from dkm.config.schema import config_dir, dotted, from_dictconfig, register
-from dkm.config.values import absolute, as_list, override
+from dkm.config.schema import config_dir, dotted, from_dictconfig, register, to_dict
+from dkm.config.values import absolute, as_list, override, require_utf8
 from dkm.errors import UserError
 from dkm.installation import install_command
 
@@ -61,6 +63,9 @@ HYDRA_FLAGS = frozenset(
 # Launchers of the plugins in the extra `sweep`. configs/hydra/launcher/slurm.yaml extends the last one.
 LAUNCHERS = frozenset(f"hydra/launcher/{name}" for name in ("joblib", "submitit_local", "submitit_slurm"))
 
+# The name in Hydra's stores under which the config of a run stands, which is read as plain values.
+_RUN_CONFIG = "config_of_a_run"
+
 _CONFIG_FLAGS = {"-cd": "--config-dir", "-cp": "--config-path", "-cn": "--config-name"}
 _EXCLUSIVE_FLAGS = frozenset(["--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"])
 CONFIG_FLAGS = frozenset([*_CONFIG_FLAGS, *_CONFIG_FLAGS.values()])
@@ -73,11 +78,16 @@ _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"]
 _IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config:\s*(.*?)\s*full_key: *(\S*)", re.DOTALL)
 
 
+# Matches Hydra's messages about several values of a setting in a command that is no sweep.
+_SEVERAL_VALUES = re.compile(r"^Ambiguous value for argument '|^Sweep parameters '.* requires --multirun", re.DOTALL)
+
+
 class Command(NamedTuple):
     """A parsed command line.
 
     ``is_for_hydra`` is true if ``overrides`` contains Hydra flags; it is then the complete command line for Hydra.
     ``is_only_read`` is true if the config is only compared with another one, so that none of its code is imported.
+    ``is_to_resume`` is true if the config is that of a run that is resumed.
     """
 
     config_path: Path
@@ -86,11 +96,22 @@ class Command(NamedTuple):
     overrides: list[str]
     is_for_hydra: bool
     is_only_read: bool = False
+    is_to_resume: bool = False
 
     @property
     def is_of_a_run(self) -> bool:
         """Whether the config may belong to a run; its code is then imported only if the command line names it."""
         return is_of_a_run(self.config_path, self.config_name, self.extra_dir, config_dir())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the config is read as plain values, as that of a run, and not composed."""
+        has_name_of_a_run = self.config_name == "config" and self.config_path != config_dir()
+        return has_name_of_a_run or is_run_directory(self.config_path)
+
+    @property
+    def file(self) -> Path:
+        return self.config_path / f"{self.config_name}.yaml"
 
 
 class Composed(NamedTuple):
@@ -178,6 +199,7 @@ def parse(arguments: Sequence[str]) -> Command:
     overrides: list[str] = []
     remaining = iter(arguments)
     for word in remaining:
+        require_utf8(word)
         flag, equals, value = word.partition("=")
         flag = _CONFIG_FLAGS.get(flag, flag)
         if flag in _CONFIG_FLAGS.values():
@@ -199,6 +221,11 @@ def parse(arguments: Sequence[str]) -> Command:
     if flags:
         _check_hydra_flags(flags)
     path, extra = path.absolute(), extra.absolute() if extra else None
+    if extra is not None and is_run_directory(extra):
+        raise UserError(
+            f"--config-dir={extra}: expected a folder of your own configs, as nothing in a run directory is composed; "
+            "repeat the run with --config-name config"
+        )
     # Plugins are imported first, because they may add options that the overrides choose.
     files = [path / f"{name}.yaml"]
     files += [extra / f"{o.replace('=', '/')}.yaml" for o in overrides if extra and o.startswith("experiment=")]
@@ -270,8 +297,7 @@ def compose(command: Command) -> Composed:
             config = checked(job)
             OmegaConf.to_container(hydra_part.run, resolve=True)
         if command.is_of_a_run and not command.is_only_read:
-            source = str(command.config_path / f"{command.config_name}.yaml")
-            require_named_by_user(dotted(config), command.overrides, source)
+            require_named_by_user(dotted(config), command.overrides, str(command.file))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error
     except YAMLError as error:
@@ -294,7 +320,8 @@ def _load(command: Command) -> DictConfig:
         version.setbase(_VERSION_BASE)
     search_path = ConfigSearchPathImpl()
     search_path.append("hydra", "pkg://hydra.conf")
-    search_path.append("main", str(command.config_path))
+    if not command.is_plain:  # what a run directory holds is not composed
+        search_path.append("main", str(command.config_path))
     plugins = [plugin() for plugin in Plugins.instance().discover(SearchPathPlugin) if plugin is not OwnConfigs]
     for plugin in plugins:
         assert isinstance(plugin, SearchPathPlugin)
@@ -302,9 +329,12 @@ def _load(command: Command) -> DictConfig:
     _append_application_configs(search_path, command.extra_dir)
     search_path.append("schema", "structured://")
     loader = ConfigLoaderImpl(search_path)
-    loader.repository = _Repository(search_path)
+    store, name = _schemas(_options()), command.config_name
+    if command.is_plain:
+        store, name = store.with_run_config(command), _RUN_CONFIG
+    loader.repository = _Repository(search_path, store)
     with _suppress_search_path_warnings(command):
-        cfg = loader.load_configuration(command.config_name, command.overrides, RunMode.RUN, from_shell=False)
+        cfg = loader.load_configuration(name, command.overrides, RunMode.RUN, from_shell=False)
     cfg.hydra.runtime.version_base = _VERSION_BASE
     return cfg
 
@@ -316,15 +346,43 @@ class _Repository(ConfigRepository):
     ``optimizer/adam``, would be used as the schema of that file.
     """
 
+    def __init__(self, config_search_path: ConfigSearchPath, store: _Schemas) -> None:
+        self._store = store
+        super().__init__(config_search_path)
+
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
         schema_source: Any = self.get_schema_source()
-        schema_source.store = _schemas(_options())
+        schema_source.store = self._store
 
 
 class _Schemas(ConfigStore):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # Hydra copies the repository for every composition, and each schema that it loads
+
+    def with_run_config(self, command: Command) -> _Schemas:
+        """Return a copy that has the config of a run too."""
+        store = _Schemas.__new__(_Schemas)
+        store.repo = dict(self.repo)
+        _store_run_config(store, command)
+        return store
+
+
+def _store_run_config(store: ConfigStore, command: Command) -> None:
+    """Read the config of a run as plain values, and store it as the primary config."""
+    values = escaped(to_dict(read_config(command.file, to_resume=command.is_to_resume)))
+    store.store(name=_RUN_CONFIG, node={"defaults": ["paths", "_self_"], **values})
+
+
+def prepare_primary(command: Command) -> tuple[str | None, str]:
+    """Return the folder and the name of the primary config for ``hydra.main``.
+
+    The config of a run is not in a folder for Hydra: it is put into Hydra's store.
+    """
+    if not command.is_plain:
+        return str(command.config_path), command.config_name
+    _store_run_config(ConfigStore.instance(), command)
+    return None, _RUN_CONFIG
 
 
 @functools.cache
@@ -356,7 +414,11 @@ def _suppress_search_path_warnings(command: Command) -> Iterator[None]:
 
 def checked(job: DictConfig) -> Config:
     """Return the typed config with absolute paths, so that the run can be repeated from any folder."""
-    config = from_dictconfig(job)
+    return with_absolute_paths(from_dictconfig(job))
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Make the paths in a config absolute, and return it."""
     data = config.data
     data.root = absolute(data.root)
     if isinstance(data, FileData):
@@ -401,6 +463,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         if override.startswith("+") and key in keys():
             return f"{override}: expected no +, as the key is there already; write {override.lstrip('+')}"
         return unknown_key(key, override)
+    if isinstance(error, ConfigCompositionException) and _SEVERAL_VALUES.search(text):
+        return _several_values(text, overrides)
     if in_file := _IN_FILE.match(text):
         file, kind, message, key = in_file.groups()
         if kind in ("ConfigKeyError", "ConfigAttributeError") and key:
@@ -414,6 +478,23 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         inner = next((k for k in by_key if k.startswith(f"{key}.")), "") if isinstance(cause, ConfigKeyError) else ""
         return describe(cause, by_key.get(key, by_key.get(inner)), inner or key)
     return " ".join(text.split()) + "; expected what `python -m dkm.train --cfg job` shows; correct it"
+
+
+def _several_values(text: str, overrides: Sequence[str]) -> str:
+    """Return the message about an override with several values, of which a single run takes one."""
+    named = text.partition("'")[2]
+    word = next((o for o in sorted(overrides, key=len, reverse=True) if named.startswith(o)), named.partition("'")[0])
+    key, _, value = word.partition("=")
+    kind = kind_of(key.lstrip("+~"))
+    other = ""
+    declared = declarations().get(key)
+    if kind.startswith("a list"):
+        other = (
+            f", or write {key}=[{value}]" if re.fullmatch(r"[\d.,]+", value) else f", or write {as_list(key, value)}"
+        )
+    elif kind.startswith("text") and declared is not None and declared.check is None:
+        other = f", or write {override(key, value)}"
+    return f"{word}: expected one value; add -m to train a run for each{other}"
 
 
 def _no_such_option(path: str, options: Sequence[str]) -> str:

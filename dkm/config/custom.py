@@ -124,6 +124,11 @@ def is_of_a_run(folder: Path, name: str, extra_folder: Path | None, package_conf
     return has_name_of_a_run or any((place / mark).exists() for place in folders for mark in _RUN_MARKS)
 
 
+def is_run_directory(folder: Path) -> bool:
+    """Return whether a folder is a run directory, by the files that every run writes."""
+    return (folder / "manifest.json").exists() or ((folder / ".hydra").is_dir() and (folder / "config.yaml").exists())
+
+
 def require_named_by_user(settings: Mapping[str, Any], overrides: Sequence[str], source: str) -> None:
     """Refuse code that only a file of a run names.
 

@@ -126,6 +126,13 @@ class FileData(DataConfig):
         "`folder` takes the name of the folder below `data.path` that contains the image. null: no labels.",
         role=Role.INPUT,
     )
+    max_expansion: int = setting(
+        200,
+        "How many times its size a compressed file may unpack to, above 1 GiB. A file that declares more, or turns out "
+        "to have more, is refused before it fills memory and disk.",
+        role=Role.INPUT,
+        check=AtLeast(1),
+    )
 
 
 LAYOUTS = ("rows", "hwc", "chw", "series")

@@ -286,6 +286,13 @@ class Config(Section):
         "registries of methods, networks, data sets, scores and figures.",
         role=Role.OUTPUT,
     )
+    safe_csv: bool = setting(
+        False,
+        "Whether ids, labels, texts and names of features in CSV files that begin with `=`, `+`, `-`, `@`, a tab or a "
+        "line break, and are no numbers, get an apostrophe before them. A spreadsheet would execute them as formulas: "
+        "set it if you open the files in one and do not trust where the data come from.",
+        role=Role.OUTPUT,
+    )
     resume: str | None = setting(
         None,
         "Run directory to resume. `auto`: the newest unfinished run with the same config next to the new run "

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dkm.errors import UserError
+
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.\-]+)://")
 _QUOTES = "\"'"
 _AUTO = re.compile(r"auto(?::([0-9]{1,9})-([0-9]{1,9}))?")
@@ -45,6 +47,14 @@ def absolute(path: str) -> str:
     if scheme_of(path) is not None:
         return path
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # pathlib raises for unknown users
+
+
+def require_utf8(word: str) -> None:
+    """Refuse an argument that is no valid UTF-8, such as a file name in another encoding: no file could hold it."""
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{word!a}: expected an argument in UTF-8; rename the file or folder that it names") from error
 
 
 def quoted(value: Path | str) -> str:

@@ -18,6 +18,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import FlattenedArray, SparseArray, StoredArray, is_large, load_sparse
+from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import input_error
 
 
@@ -81,6 +82,7 @@ def _read_npz_data(config: ArrayData) -> RawData:
     path, source = find_file("data.path", config.path, "npz"), f"data.path={config.path}"
     # Opened here, because np.load does not close a file that turns out to be no zip archive.
     with one_line_errors(source), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        UnpackingLimit(source, config.max_expansion).check_members(archive.zip.infolist())
         names = [name.removesuffix(".npy") for name in archive.zip.namelist() if name.endswith(".npy")]
 
         def read(key: str, name: str | None) -> Array:

@@ -31,6 +31,7 @@ from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array, Scaling, channels_first, row_slices, to_rows
 from dkm.data.stored import StoredRows
+from dkm.data.unicode import require_encodable
 from dkm.errors import UserError, input_error
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,9 @@ def _build_dataset(
     kept_kind: str | None,
 ) -> Dataset:
     check_shape(raw.X, source)
+    require_encodable(raw.ids, "id", source, raw.position)
+    require_encodable(raw.labels, "label", label_source, raw.position)
+    require_encodable(raw.features, "feature", source)
     classes, y = (None, None) if raw.labels is None else _encode_labels(raw.labels, len(raw.X), label_source)
     F, image_shape = math.prod(raw.X.shape[1:]), raw.image_shape or _image_shape(raw.X)
     if scaling is not None and scaling.n_features != F:

@@ -21,6 +21,7 @@ from dkm.data.matrices.h5ad import is_h5ad
 from dkm.data.matrices.zarrs import METADATA
 from dkm.data.stored import CHUNK_ROWS
 from dkm.data.tables.sources import has_wildcard
+from dkm.data.unicode import require_encodable
 
 # Limits of a part. Rows come in multiples of CHUNK_ROWS, so that their embeddings equal those of training bit for bit.
 # Parts of an array have at most 16 MiB as float32: scaled rows are still in the cache when they are encoded.
@@ -112,13 +113,17 @@ class InputReader:
 
     def parts(self) -> Iterator[Part]:
         """Yield all rows; all parts but the last have a multiple of ``CHUNK_ROWS`` rows."""
-        if self._reader is None:
-            return self._array_parts()
-        return _rechunk(self._table_parts(self._reader), _PART_ROWS)
+        is_array = self._reader is None
+        parts = self._array_parts() if is_array else _rechunk(self._table_parts(), _PART_ROWS)
+        for part in parts:
+            require_encodable(part.ids, "id", self.source, part.position)
+            require_encodable(part.labels, "label", self.source, part.position)
+            yield part
 
-    def _table_parts(self, reader: PartReader) -> Iterator[Part]:
-        yield from reader.parts(_PART_ROWS)
-        self.n_rows = reader.n_rows
+    def _table_parts(self) -> Iterator[Part]:
+        assert self._reader is not None
+        yield from self._reader.parts(_PART_ROWS)
+        self.n_rows = self._reader.n_rows
 
     def _array_parts(self) -> Iterator[Part]:
         config = self._config

@@ -25,6 +25,8 @@ from dkm.runtime.atomic import publish
 
 FORMATS = (".csv", ".parquet", ".npz")
 _ROWS_AT_ONCE = 100_000
+# What makes a spreadsheet take a cell for a formula.
+_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class Assignments(NamedTuple):
@@ -56,13 +58,16 @@ class Assignments(NamedTuple):
         return columns
 
 
-def csv_parts(assignments: Assignments, *, header: bool = True) -> Iterator[bytes]:
-    """Yield the lines of a CSV file; nine digits identify every float32."""
+def csv_parts(assignments: Assignments, *, header: bool = True, is_safe: bool = False) -> Iterator[bytes]:
+    """Yield the lines of a CSV file; nine digits identify every float32.
+
+    ``is_safe`` marks texts that a spreadsheet would execute; see ``safe_text``.
+    """
     columns = assignments.columns()
     if header:
         yield (",".join(columns) + "\n").encode()
     n_rows = len(assignments.position)
-    cells_of = [_cells(column, n_rows) for column in columns.values()]
+    cells_of = [_cells(column, n_rows, is_safe=is_safe) for column in columns.values()]
     line = ",".join("%.9g" if isinstance(c, np.ndarray) and c.dtype.kind == "f" else "%s" for c in cells_of) + "\n"
     for start in range(0, n_rows, _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
@@ -75,16 +80,36 @@ def csv_parts(assignments: Assignments, *, header: bool = True) -> Iterator[byte
         yield (line * n % tuple(cells)).encode()
 
 
-def csv_line(*cells: object) -> str:
+def csv_line(*cells: object, is_safe: bool = False) -> str:
     """Return one line of a CSV file, with numbers as in ``csv_parts``."""
-    texts = ("" if c is None else f"{c:.9g}" if isinstance(c, float | np.floating) else _quoted(str(c)) for c in cells)
-    return ",".join(texts) + "\n"
+
+    def text_of(cell: object) -> str:
+        if isinstance(cell, float | np.floating):
+            return f"{cell:.9g}"
+        is_text = is_safe and isinstance(cell, str)
+        return "" if cell is None else _quoted(safe_text(cell) if is_text else str(cell))  # type: ignore[arg-type]
+
+    return ",".join(map(text_of, cells)) + "\n"
 
 
-def _cells(column: Array | None, n_rows: int) -> Array | list[str]:
+def safe_text(text: str) -> str:
+    """Return a text with an apostrophe before it if a spreadsheet would take it for a formula; numbers stay."""
+    if not text.startswith(_FORMULA_MARKS):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text if text.strip() == text else f"'{text}"
+
+
+def _cells(column: Array | None, n_rows: int, *, is_safe: bool) -> Array | list[str]:
     if column is None:
         return [""] * n_rows
-    return [_quoted(str(cell)) for cell in column.tolist()] if column.dtype.kind in "OUS" else column
+    if column.dtype.kind not in "OUS":
+        return column
+    texts = (str(cell) for cell in column.tolist())
+    return [_quoted(safe_text(text) if is_safe else text) for text in texts]
 
 
 def _quoted(text: str) -> str:
@@ -103,6 +128,8 @@ class Writer:
         The setting that names the file, as KEY=VALUE, for messages.
     overwrite : bool
         Whether an existing file may be replaced.
+    is_safe : bool
+        Whether texts in a CSV file are marked that a spreadsheet would execute.
 
     Raises
     ------
@@ -110,7 +137,7 @@ class Writer:
         If the suffix is another one, the file exists, or it cannot be written.
     """
 
-    def __init__(self, path: Path, source: str, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, source: str, *, overwrite: bool, is_safe: bool = False) -> None:
         if path.suffix not in FORMATS:
             remedy = f"for example {path.with_suffix('.csv').name}"
             raise input_error(source, f"the suffix {path.suffix or '(none)'!r}", f"one of {', '.join(FORMATS)}", remedy)
@@ -120,8 +147,8 @@ class Writer:
             raise input_error(source, "the file exists", "a new file", "pass overwrite=true or choose another name")
         self._path, self._source = path, source
         self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        writers: dict[str, type[_PartWriter]] = {".csv": _Csv, ".parquet": _Parquet, ".npz": _Npz}
-        self._file = writers[path.suffix](self._temporary)
+        writers: dict[str, type[_PartWriter]] = {".csv": _SafeCsv if is_safe else _Csv, ".parquet": _Parquet}
+        self._file = writers.get(path.suffix, _Npz)(self._temporary)
 
     def __enter__(self) -> Self:
         try:
@@ -165,16 +192,22 @@ class _PartWriter(Protocol):
 
 
 class _Csv:
+    is_safe = False
+
     def __init__(self, path: Path) -> None:
         self._path, self._is_new = path, True
 
     def write(self, assignments: Assignments) -> None:
         with self._path.open("ab") as file:
-            file.writelines(csv_parts(assignments, header=self._is_new))
+            file.writelines(csv_parts(assignments, header=self._is_new, is_safe=self.is_safe))
         self._is_new = False
 
     def close(self) -> None:
         pass
+
+
+class _SafeCsv(_Csv):
+    is_safe = True
 
 
 class _Parquet:

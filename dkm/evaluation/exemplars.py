@@ -44,8 +44,11 @@ def _smallest(values: Array, members: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return chosen
 
 
-def exemplar_lines(assignments: Assignments, exemplars: Sequence[Exemplars]) -> Iterator[str]:
-    """Yield the lines of ``exemplars.csv``; entry k of ``exemplars`` is of cluster k."""
+def exemplar_lines(assignments: Assignments, exemplars: Sequence[Exemplars], *, is_safe: bool = False) -> Iterator[str]:
+    """Yield the lines of ``exemplars.csv``; entry k of ``exemplars`` is of cluster k.
+
+    ``is_safe`` marks texts that a spreadsheet would execute; see ``dkm.evaluation.assignments.safe_text``.
+    """
     ids, texts = assignments.ids, assignments.texts
     columns = ["cluster", "kind", "rank", "index", *([] if ids is None else ["id"]), "distance", "margin"]
     yield csv_line(*columns, *([] if texts is None else ["text"]))
@@ -58,6 +61,7 @@ def exemplar_lines(assignments: Assignments, exemplars: Sequence[Exemplars]) -> 
                     assignments.distance[row],
                     None if assignments.margin is None else assignments.margin[row],
                     *([] if texts is None else [texts[row]]),
+                    is_safe=is_safe,
                 )
 
 
@@ -144,7 +148,9 @@ def _sums_by_cluster(
     return sums
 
 
-def feature_lines(contrast: Contrast, names: Sequence[str], scaling: Scaling) -> Iterator[str]:
+def feature_lines(
+    contrast: Contrast, names: Sequence[str], scaling: Scaling, *, is_safe: bool = False
+) -> Iterator[str]:
     """Yield the lines of ``features.csv``: the features that distinguish each cluster, in the units of the data."""
     means = (scaling.unscale(contrast.mean), scaling.unscale(contrast.mean_of_others))
     yield csv_line("cluster", "rank", "feature", "difference", "mean", "mean_of_others")
@@ -153,4 +159,4 @@ def feature_lines(contrast: Contrast, names: Sequence[str], scaling: Scaling) ->
             continue
         for rank, feature in enumerate(np.argsort(-np.abs(row), kind="stable")[:N_FEATURES], 1):
             in_units = (values[cluster, feature] for values in means)
-            yield csv_line(cluster, rank, names[feature], row[feature], *in_units)
+            yield csv_line(cluster, rank, names[feature], row[feature], *in_units, is_safe=is_safe)

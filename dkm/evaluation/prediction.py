@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from dkm.config.commands import PredictConfig
 from dkm.config.data import FileData, ImageData, MatrixData, TableData, TextData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
+from dkm.config.resolved import escaped, section_of
 from dkm.errors import UserError, input_error
 
 if TYPE_CHECKING:
@@ -75,16 +76,17 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     if option == "npy":  # read in parts, whatever the size; in Fortran order a row is not contiguous
         is_fortran = any(header.is_fortran for header in NpyFiles("input", path).headers)
         kept["load"] = "memory" if is_fortran else "disk"
+    # Checked as plain values: a text in the folder of a model is not resolved.
+    reading = section_of("data", schema, {**kept, "path": path, "name": option, "root": ""})
     structured = OmegaConf.structured(schema)
     try:
-        structured = OmegaConf.merge(structured, OmegaConf.create(kept))
+        structured = OmegaConf.merge(structured, OmegaConf.create(escaped(asdict(reading))))
         for word in words:
             key = word.partition("=")[0].removeprefix("data.")
             if key not in names - {"path", "root", "scaling", "name"}:
                 usable = sorted(names - {"path", "root", "scaling", "name", "load"})
                 raise UserError(f"{word}: expected a key of data={option}; the keys are {', '.join(usable)}")
             structured = OmegaConf.merge(structured, OmegaConf.from_dotlist([word.removeprefix("data.")]))
-        structured.path, structured.name, structured.root = path, option, ""
         config = OmegaConf.to_object(structured)
     except OmegaConfBaseException as error:
         raise UserError(describe(error)) from error

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dkm.config.custom import require_named_by_user
-from dkm.config.model import MODELS
+from dkm.config.model import MODELS, LayersConfig
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.config.settings import section_from
@@ -32,10 +32,10 @@ from dkm.data.stored import CHUNK_ROWS
 from dkm.errors import UserError, input_error, reason
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.build import build_autoencoder
+from dkm.models.description import FORMAT_VERSION, check_description, read_description
 from dkm.runtime.atomic import write_atomically
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
-FORMAT_VERSION = 1
 # The key of the description with the SHA-256 of the weights.
 _DIGEST = "weights_sha256"
 _PREFIX = "autoencoder."
@@ -168,18 +168,19 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
             found = f"no {name} in it"
             raise input_error(source, found, "the model of a finished run", f"finish the run: resume={run}")
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        version = description["format_version"]
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format version {version}, this release reads {FORMAT_VERSION}")
-        section = description["model"]
-        is_custom = section["name"] == "custom"
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise _unreadable_model_error(source, folder, error) from error
+        description = read_description(folder / DESCRIPTION)
+    except (ValueError, OSError) as error:
+        raise _wrong_description_error(source, folder, error) from error
+    section = description["model"]
+    is_custom = section["name"] == "custom"
     if is_custom:
         named = [] if model_class is None else [f"model.class={model_class}"]
         require_named_by_user({"model.class": section.get("class")}, named, str(folder / DESCRIPTION))
         description["model"] = {**section, "class": model_class}
+    try:
+        check_description(description)
+    except (ValueError, UserError) as error:
+        raise _wrong_description_error(source, folder, error) from error
     try:
         weights = (folder / WEIGHTS).read_bytes()
         _require_digest(weights, description.get(_DIGEST))
@@ -188,6 +189,11 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
         if is_custom and isinstance(error, UserError):  # its message is about the class
             raise
         raise _unreadable_model_error(source, folder, error) from error
+
+
+def _wrong_description_error(source: str, folder: Path, error: Exception) -> UserError:
+    found = f"the model in {folder} cannot be read ({DESCRIPTION}: {reason(error)})"
+    return input_error(source, found, "what a run writes", "copy the folder again")
 
 
 def _unreadable_model_error(source: str, folder: Path, error: Exception) -> UserError:
@@ -206,13 +212,20 @@ def _build_model(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     config = section_from(MODELS[section["name"]].config, section)
     shape = description["image_shape"]
     image_shape = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
-    autoencoder = build_autoencoder(config, description["n_features"], image_shape, description["latent_dim"], 0)
     weights = {k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)}
+    sizes = description["n_features"], image_shape, description["latent_dim"]
+    if isinstance(config, LayersConfig):  # networks of this package: nothing is allocated before the sizes are known
+        with torch.device("meta"):
+            _require_shapes(build_autoencoder(config, *sizes, seed=0), weights)
+    autoencoder = build_autoencoder(config, *sizes, seed=0)
     autoencoder.load_state_dict(weights)
     autoencoder.requires_grad_(False)
     centroids = tensors["centroids"]
     if centroids.shape != (description["n_clusters"], description["latent_dim"]):
         raise ValueError(f"centroids of shape {tuple(centroids.shape)}")
+    stored = [*weights.values(), centroids]
+    if not all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in stored):
+        raise ValueError("weights that are not finite numbers")
     features, fill = description.get("features"), description.get("fill")
     return SavedModel(
         autoencoder,
@@ -227,6 +240,16 @@ def _build_model(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         section,
         str(description.get("data", "")),
     )
+
+
+def _require_shapes(autoencoder: Autoencoder, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not those of the network that is described."""
+    expected = {name: tuple(tensor.shape) for name, tensor in autoencoder.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            shapes = f"{found.get(name, 'missing')}, {DESCRIPTION} describes {expected.get(name, 'none')}"
+            raise ValueError(f"{WEIGHTS}: {name}: {shapes}")
 
 
 def scaled_rows(model: SavedModel, X: Array, source: str, index: Array) -> Array:

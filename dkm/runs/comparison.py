@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dkm.config.checks import format_value
 from dkm.errors import UserError, in_short
+from dkm.evaluation.assignments import safe_text
 from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
 from dkm.runs import reading
@@ -176,7 +178,10 @@ def sort_groups(groups: list[Group], name: str) -> list[Group]:
     """
     known = sorted({score for group in groups for score in group.scores})
     if name not in known:
-        raise UserError(f"sort={name}: expected a score of these runs; one of {', '.join(known)}")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        near = near or [score for score in known if name in score or score in name][:1]
+        remedy = f"did you mean sort={near[0]}?" if near else f"choose one of {', '.join(known)}"
+        raise UserError(f"sort={name}: expected a score of these runs; {remedy}")
     sign = -1 if is_higher_better(name) else 1
     scored = [group for group in groups if name in group.scores]
     unscored = [group for group in groups if name not in group.scores]
@@ -253,9 +258,11 @@ def format_setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else format_value(value)
 
 
-def csv_text(rows: Sequence[Sequence[object]]) -> str:
+def csv_text(rows: Sequence[Sequence[object]], *, is_safe: bool = False) -> str:
     """Return rows as the text of a CSV file."""
     text = io.StringIO()
+    if is_safe:
+        rows = [[cell if isinstance(cell, int | float) else safe_text(str(cell)) for cell in row] for row in rows]
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 

@@ -6,6 +6,7 @@ have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,10 +22,12 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from dkm.config.groups import GROUPS
+from dkm.config.resolved import read_yaml
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.report import DataReport
 from dkm.data.scaling import Scaling
+from dkm.errors import UserError, printable
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.reading import (
@@ -96,12 +99,15 @@ class RunDirectory:
         Write events.
     progress : {"auto", "bar", "plain", "off"}
         What is printed; ``train.log`` has it all.
+    safe_csv : bool
+        Whether texts in CSV files are marked that a spreadsheet would execute.
     """
 
     is_written = True
 
-    def __init__(self, path: Path, *, tensorboard: bool, progress: str) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool, progress: str, safe_csv: bool = False) -> None:
         self.path = path
+        self._safe_csv = safe_csv
         self.shows_bars = progress == "bar" or (progress == "auto" and sys.stderr.isatty())
         self._is_quiet = progress == "off"
         self.manifest: dict[str, Any] = {}
@@ -134,15 +140,28 @@ class RunDirectory:
             self.dashboard = Dashboard(self.path, step, has_labels=has_labels)
 
     def close(self) -> None:
-        self.dashboard.close()
-        self.dashboard = NoDashboard()
-        for handler in self._handlers:
-            logging.getLogger("dkm").removeHandler(handler)
-            handler.close()
-        self._handlers = []
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Close the files.
+
+        Raises
+        ------
+        OSError
+            If the last events or a line of the log could not be written, unless another exception ends the run.
+        """
+        dashboard, self.dashboard = self.dashboard, NoDashboard()
+        handlers, self._handlers = self._handlers, []
+        is_failing = sys.exc_info()[0] is not None
+        try:
+            dashboard.close()
+        finally:
+            for handler in handlers:
+                logging.getLogger("dkm").removeHandler(handler)
+                handler.close()
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+        failed = [handler.error for handler in handlers if isinstance(handler, _LogFile) and handler.error is not None]
+        if failed and not is_failing:
+            raise failed[0]
 
     def lock(self) -> bool:
         """Keep other processes out of the directory until ``close``; return False if one is training in it."""
@@ -155,7 +174,7 @@ class RunDirectory:
         tqdm.set_lock(threading.RLock())
         logger = logging.getLogger("dkm")
         logger.setLevel(logging.INFO)
-        to_file = logging.FileHandler(self.path / LOG, encoding="utf-8")
+        to_file = _LogFile(self.path / LOG, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         console = _Console(logging.WARNING if self._is_quiet else logging.INFO)
         if self.shows_bars:  # the bar tells the progress
@@ -168,9 +187,10 @@ class RunDirectory:
 
     def given_settings(self) -> set[str]:
         """Return the keys that the command line set, as recorded in ``.hydra/overrides.yaml``."""
-        path = self.path / OVERRIDES
-        words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-        keys = {str(word).partition("=")[0].lstrip("+~") for word in words}
+        words: Any = []
+        with contextlib.suppress(UserError):  # they only order the columns of TensorBoard
+            words = read_yaml(self.path / OVERRIDES)
+        keys = {str(word).partition("=")[0].lstrip("+~") for word in words} if isinstance(words, list) else set()
         return {f"{key}.name" if key in GROUPS else key for key in keys}
 
     # --- manifest ---
@@ -253,12 +273,12 @@ class RunDirectory:
 
     def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None:
         """Write one row per sample, see ``dkm.evaluation.assignments``, and the exemplars of each cluster."""
-        write_atomically(self.path / ASSIGNMENTS, csv_parts(assignments))
-        self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars)))
+        write_atomically(self.path / ASSIGNMENTS, csv_parts(assignments, is_safe=self._safe_csv))
+        self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars, is_safe=self._safe_csv)))
 
     def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
         """Write the features in which each cluster differs most from the others."""
-        self._write(FEATURES, "".join(feature_lines(contrast, names, scaling)))
+        self._write(FEATURES, "".join(feature_lines(contrast, names, scaling, is_safe=self._safe_csv)))
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
@@ -325,6 +345,25 @@ class Unwritten:
         pass
 
 
+class _LogFile(logging.FileHandler):
+    """Writes ``train.log``. A line that cannot be written is no reason for a traceback: the error is kept."""
+
+    error: OSError | None = None
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif self.error is None:
+            self.error = OSError(error.errno, error.strerror, self.baseFilename)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what is in its buffer cannot be written
+            self.error = self.error or OSError(error.errno, error.strerror, self.baseFilename)
+
+
 class _Collector(logging.Handler):
     """Keeps the warnings, each once: a process that resumes a run repeats some."""
 
@@ -343,7 +382,9 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         warns = record.levelno >= logging.WARNING
         prefix = f"{record.levelname.lower()}: " if warns else ""
-        tqdm.write(prefix + record.getMessage(), file=sys.stderr if warns else sys.stdout)
+        # The report of the data has lines, and names that come from a file.
+        text = "\n".join(printable(line) for line in record.getMessage().split("\n"))
+        tqdm.write(prefix + text, file=sys.stderr if warns else sys.stdout)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dkm.config.resolved import read_yaml
 from dkm.config.roles import that_tell_runs_apart
 from dkm.config.schema import flatten
 from dkm.data.files import expand
@@ -39,8 +38,6 @@ OVERRIDES = ".hydra/overrides.yaml"
 COMPLETED = "completed"
 # The key of the manifest and the result with the search for the number of clusters, of a run that made one.
 N_CLUSTERS_CHOICE = "n_clusters_choice"
-# libyaml, which is ten times as fast, where PyYAML was built with it.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class DamagedRun(Exception):
@@ -164,12 +161,12 @@ def is_in_use(path: Path) -> bool:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load((path / CONFIG).read_bytes(), Loader=_Loader)  # a safe loader: nothing is executed
-        content.pop("defaults", None)
-        settings = flatten(content)
-    except (OSError, AttributeError, ValueError, yaml.YAMLError) as error:
-        raise DamagedRun(f"{path / CONFIG}: cannot be read ({in_short(error)})") from error
-    return moving_numbers(settings)
+        content = read_yaml(path / CONFIG)
+    except UserError as error:
+        raise DamagedRun(str(error)) from error
+    if not isinstance(content, dict):
+        raise DamagedRun(f"{path / CONFIG}: holds no settings")
+    return moving_numbers(flatten({key: value for key, value in content.items() if key != "defaults"}))
 
 
 def moving_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ the two baselines. tensorboard is imported where it is used, because it takes lo
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+import threading
+from collections.abc import Callable, Container, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,6 +116,7 @@ class Dashboard:
 
         has_events = any(path.glob("events.out.tfevents*"))
         self.is_new = not has_events
+        self._restore_hook = _silence_writer_thread()
         first = 0 if step is None else step + 1
         self._path = path
         self._writer: SummaryWriter = SummaryWriter(str(path), purge_step=first if has_events else None)
@@ -122,7 +124,10 @@ class Dashboard:
             self._writer.add_custom_scalars(layout(has_labels=has_labels))
 
     def close(self) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            self._restore_hook()
 
     def flush(self) -> None:
         self._writer.flush()
@@ -242,6 +247,27 @@ class Dashboard:
 
     def _add_summary(self, summary: Any, step: int | None = None) -> None:
         self._writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
+
+
+def _silence_writer_thread() -> Callable[[], None]:
+    """Print no traceback of the thread that writes events; return a function that undoes it.
+
+    Its error, such as a full disk, is raised again by the next call of the writer, and ends the run with one line.
+    """
+    from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not (isinstance(arguments.thread, _AsyncWriterThread) and issubclass(arguments.exc_type, OSError)):
+            before(arguments)
+
+    def restore() -> None:
+        if threading.excepthook is hook:
+            threading.excepthook = before
+
+    threading.excepthook = hook
+    return restore
 
 
 def mosaic(images: np.ndarray, side: int) -> np.ndarray:

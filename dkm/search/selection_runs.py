@@ -16,6 +16,8 @@ from typing import IO, Any, NamedTuple
 from dkm.clustering.selection import Recommendation, Scores, recommend
 from dkm.config.commands import EXIT_USER_ERROR, SelectConfig, numbers, words_of_runs
 from dkm.config.compose import compose, parse
+from dkm.config.custom import require_named_by_user
+from dkm.config.resolved import read_config
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.config.values import absolute
@@ -355,4 +357,7 @@ def _agreement_of_halves(
 
 
 def _config_of(run: Path) -> Config:
-    return compose(parse(["--config-dir", str(run), "--config-name", "config"])).config
+    path = run / reading.CONFIG
+    config = read_config(path)
+    require_named_by_user(dotted(config), [], str(path))
+    return config

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shlex
@@ -145,8 +146,10 @@ def _require_objective(config: TuneConfig) -> None:
         expected = "a score that needs no labels, as they would choose the settings"
         require(config.allow_labels, "objective", name, expected, f"choose one of {choices}, or say allow_labels=true")
     else:
-        example = "for example objective=modularity_data"
-        require(name in choices.split(", "), "objective", name, f"one of {choices}", example)
+        known = choices.split(", ")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        remedy = f"did you mean objective={near[0]}?" if near else "for example objective=modularity_data"
+        require(name in known, "objective", name, f"one of {choices}", remedy)
 
 
 def _default_space(config: Config) -> list[str]:

@@ -24,7 +24,16 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.checks import require
-from dkm.config.compose import Command, OwnConfigs, checked, compose, explain, is_multirun, set_up
+from dkm.config.compose import (
+    Command,
+    OwnConfigs,
+    checked,
+    compose,
+    explain,
+    is_multirun,
+    prepare_primary,
+    set_up,
+)
 from dkm.config.custom import CODE_KEYS, import_plugins
 from dkm.config.run import Config
 from dkm.config.schema import dotted
@@ -47,7 +56,8 @@ def run_hydra(command: Command) -> int:
     jobs: dict[str, JobReturn] = {}  # the jobs of a sweep by directory
     getter = JobReturn.return_value.getter(lambda job: _record_job(job, jobs))  # type: ignore[attr-defined]
     JobReturn.return_value = getter  # type: ignore[method-assign]
-    start = hydra.main(version_base="1.3", config_path=str(command.config_path), config_name=command.config_name)
+    folder, name = prepare_primary(command)
+    start = hydra.main(version_base="1.3", config_path=folder, config_name=name)
     try:
         if has_jobs:
             directory = _check_sweep(command)
@@ -59,6 +69,8 @@ def run_hydra(command: Command) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command.overrides)) from error
     except OSError as error:
+        if not has_jobs or error.filename is None:
+            raise  # not a matter of the sweep: what is printed, for example
         where = f"hydra.sweep.dir={error.filename}"
         raise UserError(f"{where}: {error.strerror}; expected a place to write; choose another") from error
     except BrokenExecutor as error:  # raised by joblib

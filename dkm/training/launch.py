@@ -111,7 +111,7 @@ def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
         raise Failure(f"{error}; {what}; continue with resume={where}, with any number of processes") from error
     except OSError as error:
         where = error.filename or str(plan.directory)
-        raise Failure(f"{where}: {error.strerror}; what was written before is kept") from error
+        raise Failure(f"{where}: {error.strerror or error}; what was written before is kept") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -148,7 +148,10 @@ def execute(plan: Plan) -> dict[str, Any]:
     distributed.require_equal(identity(config, trainer.data, trainer.device))
     run: RunWriter = Unwritten()
     if distributed.is_main():
-        run = RunDirectory(directory, tensorboard=config.log.tensorboard, progress=config.log.progress)
+        settings = config.log
+        run = RunDirectory(
+            directory, tensorboard=settings.tensorboard, progress=settings.progress, safe_csv=config.safe_csv
+        )
     try:
         state = distributed.state_of_main(distributed.on_main(lambda: prepare_run_directory(run, plan)))
         if state is not None:

@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dkm.config.compose import Command, compose
+from dkm.config.compose import Command, compose, with_absolute_paths
 from dkm.config.groups import GROUPS, PRESETS
+from dkm.config.resolved import read_config
 from dkm.config.roles import role_of
 from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted
@@ -49,6 +48,7 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
     if (directory / CONFIG).is_file():
         return directory
     unfinished: list[tuple[str, Path]] = []
+    expected = _fixed_settings(wanted)
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
         manifest = read_json(manifest_path)
         if (manifest or {}).get("status") == COMPLETED or is_in_use(manifest_path.parent):
@@ -57,7 +57,8 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
             saved = config_of(manifest_path.parent)
         except UserError:
             continue
-        if _fixed_settings(saved) != _fixed_settings(_with_number_of(saved, manifest or {}, wanted)):
+        numbered = _with_number_of(saved, manifest or {}, wanted)
+        if _fixed_settings(saved) != (expected if numbered is wanted else _fixed_settings(numbered)):
             continue
         if manifest is None:  # it may have completed
             found = f"{manifest_path} is damaged, so the run is left alone"
@@ -95,7 +96,7 @@ _REMEDY = "a resumed run keeps its config; leave the override out or start a new
 
 def config_of(run: Path) -> Config:
     """Return the config of a run for a comparison; code that it names is not imported."""
-    return compose(_command_of(run, [])._replace(is_only_read=True)).config
+    return with_absolute_paths(read_config(run / CONFIG, to_resume=True))
 
 
 def with_config_of(run: Path, config: Config) -> Config:
@@ -140,18 +141,7 @@ def _with_number_of(saved: Config, manifest: Mapping[str, Any], config: Config) 
 
 
 def _command_of(run: Path, overrides: list[str]) -> Command:
-    return Command(run, "config", None, [*_read_as_then(run), *overrides], is_for_hydra=False)
-
-
-def _read_as_then(run: Path) -> list[str]:
-    """Return the setting that reads the table of a version 0.1 run as that version did: numbers, or refused."""
-    try:
-        content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return []  # composing the config says what is wrong with it
-    data = content.get("data") if isinstance(content, dict) else None
-    is_old_table = isinstance(data, dict) and "exclude" in data and "strict" not in data
-    return ["+data.strict=true"] if is_old_table else []
+    return Command(run, "config", None, overrides, is_for_hydra=False, is_to_resume=True)
 
 
 def _fixed_settings(config: Config) -> dict[str, object]:

@@ -18,6 +18,7 @@ from dkm.data.images.decoding import Decoded, Decoder, Limits, silence_pillow
 from dkm.data.images.reader import SIXTEEN_BITS, stack_images
 from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.scaling import Array
+from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import UserError, input_error, reason
 
 # The first bytes of the formats that people keep in tables.
@@ -65,7 +66,7 @@ class ImageParquet:
             self._limits = (given[0], given[1])
         self.plan: dict[str, Any] = {}
         silence_pillow()
-        self._file = open_parquet(config.path, self.source, key)
+        self._file = open_parquet(config.path, self.source, key, config.max_expansion)
         schema = self._file.schema_arrow
         self.image = self._find_image_column(schema)
         self._is_struct = _is_struct(schema.field(self.image).type)
@@ -214,7 +215,7 @@ def has_image_column(path: str) -> bool:
     return True
 
 
-def open_parquet(path: str, source: str, key: str) -> Any:
+def open_parquet(path: str, source: str, key: str, max_expansion: int) -> Any:
     """Return the ``pyarrow.parquet.ParquetFile``.
 
     Raises
@@ -230,9 +231,11 @@ def open_parquet(path: str, source: str, key: str) -> Any:
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(place)
+        file = parquet.ParquetFile(place)
     except (OSError, ValueError) as error:
         raise unreadable_parquet_error(source, error) from error
+    UnpackingLimit(source, max_expansion).check_file(parquet_bytes(file), place)
+    return file
 
 
 def unreadable_parquet_error(source: str, error: Exception) -> UserError:

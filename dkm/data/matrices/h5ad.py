@@ -35,7 +35,7 @@ _SPARSE_PARTS = ("data", "indices", "indptr")
 
 def open_h5ad(config: H5adData, source: str, plan: Mapping[str, Any] | None) -> RawData:
     """Open the file; with the plan of a trained model, select its features by name."""
-    file = Hdf5File(config.path, source, "h5ad")
+    file = Hdf5File(config.path, source, "h5ad", config.max_expansion)
     obs, var, path = _open_table(file, "obs"), _open_table(file, "var"), "X"
     layers = _children(file, "layers")
     raw = next((name for name in ("raw", "raw.X") if file.find(name) is not None), None)
@@ -67,7 +67,7 @@ def open_h5ad(config: H5adData, source: str, plan: Mapping[str, Any] | None) -> 
 
 def is_h5ad(path: str, source: str) -> bool:
     """Return whether an HDF5 file has the tables of an AnnData file."""
-    file = Hdf5File(path, source, "h5ad")
+    file = Hdf5File(path, source, "h5ad", max_expansion=1)  # no values are read
     return file.find("obs") is not None and file.find("var") is not None
 
 

@@ -9,6 +9,7 @@ are refused. h5py is imported where it is used, because it is an extra.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import LazyArray, SparseArray
+from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError, input_error, missing_extra_error, reason
 
 # What h5py raises for damaged files and objects.
@@ -54,6 +56,8 @@ class Hdf5File:
         ``KEY=VALUE`` that names the file, for messages.
     option : str
         The option of ``data`` that reads it, which decides the extra to install.
+    max_expansion : int
+        How many times its size the file may unpack to.
 
     Raises
     ------
@@ -61,12 +65,13 @@ class Hdf5File:
         If h5py is not installed, or the file is missing, damaged or none of HDF5.
     """
 
-    def __init__(self, path: str, source: str, option: str) -> None:
+    def __init__(self, path: str, source: str, option: str, max_expansion: int) -> None:
         try:
             import h5py
         except ImportError as error:
             raise missing_extra_error(source, "h5py", "anndata" if option == "h5ad" else "hdf5") from error
         self.source = source
+        self.limit = UnpackingLimit(source, max_expansion)
         self._h5py: Any = h5py
         self._path = expand(path, source.partition("=")[0])
         read_first_bytes(self._path, source, source.partition("=")[0])
@@ -76,6 +81,11 @@ class Hdf5File:
         with one_line_hdf5_errors(source):
             self._file: Any = h5py.File(self._path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
             self._state = self._stat()
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of the file."""
+        return self._state[0]
 
     def _stat(self) -> tuple[int, int]:
         state = os.stat(self._path)  # noqa: PTH116
@@ -172,6 +182,7 @@ class Hdf5File:
     def read(self, part: Any, name: str) -> Array:
         """Return all values of a data set; strings as ``str``."""
         self._checked(part, name)
+        self._check_size(part)
         with one_line_hdf5_errors(f"{self.source}: {name}"):
             if self._h5py.check_string_dtype(part.dtype) is not None:
                 return np.asarray(part.asstr()[()], dtype=str)
@@ -184,6 +195,12 @@ class Hdf5File:
         what = f"values of {part.dtype}" if self.is_array(part) else "a group"
         if not self.is_array(part) or part.dtype.kind not in "biuf" or part.shape is None:
             raise input_error(f"{self.source}: {name}", what, "an array of real numbers", "choose another array")
+        self._check_size(part)
+
+    def _check_size(self, part: Any) -> None:
+        with one_line_hdf5_errors(self.source):
+            n_bytes = 0 if part.shape is None else math.prod(part.shape) * part.dtype.itemsize
+        self.limit.check(n_bytes, self._state[0])
 
 
 class Hdf5Array(LazyArray):
@@ -269,7 +286,7 @@ def _sparse_parts(
 
 def open_hdf5(config: Hdf5Data, source: str, plan: Mapping[str, Any] | None) -> RawData:
     """Open the file of ``data=hdf5``; see ``dkm.data.matrices.reader``."""
-    file = Hdf5File(config.path, source, "hdf5")
+    file = Hdf5File(config.path, source, "hdf5", config.max_expansion)
     parts = file.arrays()
     # Paths that lead through links within the file, or to data that are refused.
     for path in (config.array, config.labels):

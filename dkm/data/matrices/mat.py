@@ -24,6 +24,7 @@ from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import SparseArray
+from dkm.data.unpacking import UnpackingLimit, compressed_parts
 from dkm.errors import UserError, input_error, reason
 
 _USUAL_NAMES = ("X", "x", "data", "fea", "features")
@@ -40,7 +41,12 @@ def open_mat(config: MatData, source: str, plan: Mapping[str, Any] | None) -> Ra
     path = expand(config.path, source.partition("=")[0])
     head = read_first_bytes(path, source, source.partition("=")[0])
     is_hdf5 = head.startswith((b"MATLAB 7.3", b"\x89HDF"))
-    file: _Mat5File | _Mat73File = _Mat73File(config.path, source) if is_hdf5 else _Mat5File(path, source)
+    file: _Mat5File | _Mat73File
+    if is_hdf5:
+        file = _Mat73File(config.path, source, config.max_expansion)
+    else:
+        UnpackingLimit(source, config.max_expansion).check_file(compressed_parts(path), path)
+        file = _Mat5File(path, source)
     name, why = choose_array(file.arrays, config, source, plan, usual=_USUAL_NAMES, axes=(0, -1))
     shape = file.arrays[name].shape
     label_name = choose_labels(file.arrays, config, source, plan)
@@ -118,8 +124,8 @@ class _Mat5File:
 class _Mat73File:
     """A file of version 7.3, which is HDF5 with the axes in reverse order."""
 
-    def __init__(self, path: str, source: str) -> None:
-        self._file = Hdf5File(path, source, "mat")
+    def __init__(self, path: str, source: str, max_expansion: int) -> None:
+        self._file = Hdf5File(path, source, "mat", max_expansion)
         self._source = source
         self._parts: dict[str, Any] = {}
         self._sparse_shapes: dict[str, tuple[int, int]] = {}
@@ -133,6 +139,7 @@ class _Mat73File:
         group = self._file.find(name) if path.endswith("/jc") else None
         if group is not None and "MATLAB_sparse" in group.attrs:
             shape = (int(group.attrs["MATLAB_sparse"]), math.prod(part.shape) - 1)
+            self._file.limit.check(8 * shape[0], self._file.n_bytes)
             self._parts[name], self._sparse_shapes[name] = group, shape
             self.arrays[name] = NamedShape(shape, np.dtype("f8"))
         elif "MATLAB_empty" not in part.attrs and "/" not in path:

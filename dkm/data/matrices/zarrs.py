@@ -23,6 +23,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import LazyArray
+from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError, input_error, missing_extra_error, reason
 
 METADATA = ("zarr.json", ".zgroup", ".zarray")
@@ -35,6 +36,11 @@ def open_zarr(config: ZarrData, source: str, plan: Mapping[str, Any] | None) -> 
     name, why = choose_array(arrays, config, source, plan)
     X = ZarrArray(parts[name], f"{source}: {name}")
     label_name = choose_labels(arrays, config, source, plan)
+    limit = UnpackingLimit(source, config.max_expansion)
+    for part in dict.fromkeys(read for read in (name, label_name) if read is not None):
+        with _one_line_errors(f"{source}: {part}"):
+            sizes = parts[part].nbytes, parts[part].nbytes_stored()
+        limit.check(*sizes)
     labels = None
     if label_name is not None:
         label_source = f"{source}: {label_name}"

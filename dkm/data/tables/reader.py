@@ -42,7 +42,7 @@ MARKS = {"comma": ",", "point": ".", "space": " ", "none": ""}
 # These include pyarrow's errors.
 _FILE_ERRORS = (
     *(OSError, EOFError, ValueError, LookupError, ImportError, NotImplementedError),
-    *(BadZipFile, zlib.error, lzma.LZMAError),
+    *(BadZipFile, zlib.error, lzma.LZMAError, pa.ArrowMemoryError),
 )
 # Largest number of names listed in a message.
 _MAX_NAMES = 5
@@ -103,7 +103,9 @@ class TableReader:
         self._is_trained = plan is not None
         with _one_line_errors(self.source):
             header = None if plan is None else plan.get("has_header", True if "features" in plan else None)
-            self._source = open_source(config.path, config.name, self.source, key, _given(config), header)
+            self._source = open_source(
+                config.path, config.name, self.source, key, _given(config), header, config.max_expansion
+            )
         self.report.decisions |= self._source.decisions
         names = self._source.names
         self._require_columns(names)

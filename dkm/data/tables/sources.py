@@ -39,10 +39,9 @@ from dkm.data.tables.dialect import (
     is_number,
     split_at_spaces,
 )
+from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import input_error
 
-# A zip archive that would unpack to more than this many times its size is refused.
-_MAX_RATIO = 1000
 _BLOCK_BYTES = 2**20
 _BATCH_ROWS = 2**16
 # More than reading a block takes.
@@ -75,7 +74,9 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: str, kind: str, source: str, key: str, given: Given, header: bool | None) -> Source:
+def open_source(
+    path: str, kind: str, source: str, key: str, given: Given, header: bool | None, max_expansion: int
+) -> Source:
     """Return the source of a file, a glob or a folder.
 
     Parameters
@@ -88,11 +89,14 @@ def open_source(path: str, kind: str, source: str, key: str, given: Given, heade
         What the user has settled about a text file.
     header : bool, optional
         Whether the file that a model was trained on had names.
+    max_expansion : int
+        How many times its size a file may unpack to.
     """
+    limit = UnpackingLimit(source, max_expansion)
     files = find_files(path, kind, source, key)
     if kind == "csv":
-        return TextSource(files, source, given, header)
-    return ArrowSource(files, kind, source)
+        return TextSource(files, source, given, header, limit)
+    return ArrowSource(files, kind, source, limit)
 
 
 def find_files(path: str, kind: str, source: str, key: str) -> list[tuple[Path, dict[str, str]]]:
@@ -153,9 +157,14 @@ class TextSource:
     is_text = True
 
     def __init__(
-        self, files: Sequence[tuple[Path, Mapping[str, str]]], source: str, given: Given, header: bool | None
+        self,
+        files: Sequence[tuple[Path, Mapping[str, str]]],
+        source: str,
+        given: Given,
+        header: bool | None,
+        limit: UnpackingLimit,
     ) -> None:
-        self._source, self._files = source, files
+        self._source, self._files, self._limit = source, files, limit
         if header is False and given.header is None:
             given = Given(given.encoding, given.delimiter, given.decimal, given.thousands, header=False)
         self._dialects = [self._read_dialect(path, given) for path, _ in files]
@@ -211,7 +220,7 @@ class TextSource:
             return "error"
 
         try:
-            with open_unpacked(path, self._source) as opened:
+            with open_unpacked(path, self._source, self._limit) as opened:
                 for batch in _csv_batches(
                     _as_csv(opened, dialect) if dialect.delimiter == WHITESPACE else opened,
                     pa_csv.ReadOptions(
@@ -243,7 +252,7 @@ class TextSource:
             raise
 
     def _read_dialect(self, path: Path, given: Given) -> Dialect:
-        with open_unpacked(path, self._source) as file:
+        with open_unpacked(path, self._source, self._limit) as file:
             head = file.read(HEAD_BYTES)
         source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
         return find_dialect(head, source, given, is_whole=len(head) < HEAD_BYTES)
@@ -355,7 +364,7 @@ def _is_fraction(message: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_unpacked(path: Path, source: str) -> Iterator[IO[bytes]]:
+def open_unpacked(path: Path, source: str, limit: UnpackingLimit) -> Iterator[IO[bytes]]:
     """Open a file for reading, decompressed by its content (gzip, bzip2, xz, zstd, zip), not by its name."""
     with path.open("rb") as file:
         head = file.read(6)
@@ -371,10 +380,13 @@ def open_unpacked(path: Path, source: str) -> Iterator[IO[bytes]]:
             stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
         elif head.startswith(b"PK\x03\x04"):
             archive = stack.enter_context(zipfile.ZipFile(path))
-            stream = archive.open(_only_member(archive, source))
+            member = _only_member(archive, source)
+            limit.check_members([member])
+            stream = archive.open(member)
         else:
-            stream = path.open("rb")
-        yield stack.enter_context(stream)
+            yield stack.enter_context(path.open("rb"))
+            return
+        yield stack.enter_context(limit.bounded(stream, path))
 
 
 def _only_member(archive: zipfile.ZipFile, source: str) -> zipfile.ZipInfo:
@@ -385,9 +397,6 @@ def _only_member(archive: zipfile.ZipFile, source: str) -> zipfile.ZipInfo:
     if len(members) != 1:
         found = f"an archive of {len(members)} files ({', '.join(names[:3])})"
         raise input_error(source, found, "one file in it", "unpack it, and name the file, or the folder")
-    if members[0].file_size > _MAX_RATIO * max(1, members[0].compress_size):
-        sizes = f"{members[0].file_size:,} bytes packed into {members[0].compress_size:,}"
-        raise input_error(source, f"an archive of {sizes}", "a plausible ratio", "unpack it yourself if you trust it")
     return members[0]
 
 
@@ -408,8 +417,10 @@ class ArrowSource:
 
     is_text, has_header, decimal, thousands = False, True, ".", ""
 
-    def __init__(self, files: Sequence[tuple[Path, Mapping[str, str]]], kind: str, source: str) -> None:
-        self._files, self._is_parquet = files, kind == "parquet"
+    def __init__(
+        self, files: Sequence[tuple[Path, Mapping[str, str]]], kind: str, source: str, limit: UnpackingLimit
+    ) -> None:
+        self._files, self._is_parquet, self._limit = files, kind == "parquet", limit
         first: list[str] = []
         for path, _ in files:
             names = [str(name) for name in self._schema(path).names]
@@ -427,7 +438,10 @@ class ArrowSource:
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         stored = [name for name in columns if name not in self._partitions]
         for path, partition in self._files:
+            n_bytes = 0
             for batch in self._read(path, stored, n_rows or _BATCH_ROWS):
+                n_bytes += batch.nbytes
+                self._limit.check_file(n_bytes, path)
                 table = pa.Table.from_batches([batch])
                 for i, name in enumerate(stored):
                     values = _plain(table.column(i))
@@ -447,6 +461,7 @@ class ArrowSource:
         """Yield the rows batch by batch, without reading ahead: a row group may be large."""
         if self._is_parquet:
             with pq.ParquetFile(path, pre_buffer=False) as file:
+                self._limit.check_file(parquet_bytes(file), path)
                 for batch in file.iter_batches(batch_size=n_rows, columns=list(columns)):
                     # In the order asked for: the file yields them in its own.
                     yield batch.select(list(columns))
@@ -457,6 +472,7 @@ class ArrowSource:
             reader = ipc.open_file(file, options=options)
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i).select(list(columns))
+                batch.validate(full=True)  # Arrow reads what is not there where offsets or indices are damaged
                 for start in range(0, batch.num_rows, n_rows):
                     yield batch.slice(start, n_rows)
 

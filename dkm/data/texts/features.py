@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 # What decides the embeddings in the folder of a sentence encoder; others are exports and descriptions.
 _ENCODER_SUFFIXES = (".json", ".txt", ".safetensors", ".bin", ".model")
 _OTHER_FOLDERS = ("onnx", "openvino")
+# The files in which a folder names the classes of its parts.
+_MODULE_FILES = ("modules.json", "router_config.json", "config_asym.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +160,7 @@ def find_sentence_encoder(name: str, trained: Mapping[str, Any] | None) -> Sente
         for path in sorted(folder.rglob("*"))
         if path.suffix in _ENCODER_SUFFIXES and not _is_other(path.relative_to(folder)) and path.is_file()
     }
+    _require_known_modules(files, source)
     if not any(Path(file).suffix in (".safetensors", ".bin") for file in files):
         found, expected = "a folder without weights", "a folder that SentenceTransformer.save wrote"
         raise input_error(source, found, expected, "correct data.text_encoder")
@@ -165,6 +169,24 @@ def find_sentence_encoder(name: str, trained: Mapping[str, Any] | None) -> Sente
     device = find_device("auto").type
     cache = FeatureCache({"texts": identity["digest"], "sentence-transformers": installed, "device": device})
     return SentenceEncoder(source, folder, identity, cache)
+
+
+def _require_known_modules(files: Mapping[str, Path], source: str) -> None:
+    """Refuse a folder whose descriptions name classes of other packages, which the library would import."""
+    for name, path in files.items():
+        if path.name not in _MODULE_FILES:
+            continue
+        try:
+            content = json.loads(path.read_bytes())
+            modules = content if isinstance(content, list) else [{"type": t} for t in content.get("types", {}).values()]
+            types = [str(module.get("type")) for module in modules]
+        except (OSError, AttributeError, ValueError) as error:
+            found = f"{name} cannot be read ({reason(error)})"
+            raise input_error(source, found, "a list of modules", "copy the folder again") from error
+        for type_ in types:
+            if not type_.startswith("sentence_transformers."):
+                found, remedy = f"{name} names the class {type_}", "naming code could run it and is refused"
+                raise input_error(source, found, "classes of sentence_transformers", remedy)
 
 
 def _is_other(path: Path) -> bool:

@@ -34,6 +34,8 @@ from dkm.data.stored import SparseArray, is_large
 from dkm.data.tables.dialect import HEAD_BYTES, find_delimiter, find_encoding
 from dkm.data.tables.sources import open_unpacked
 from dkm.data.texts.features import Tfidf, find_sentence_encoder
+from dkm.data.unicode import is_encodable, replace_surrogates
+from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError, input_error, reason
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,10 @@ class TextReader:
         content = format_of(read_first_bytes(self._path, self.source, key))
         if content == "npy" or (content == "npz" and has_array(config.path)):
             raise input_error(self.source, f"the content of a .{content} file", "texts", f"use data={content}")
-        self._file = open_parquet(config.path, self.source, key) if content == "parquet" else None
+        self._limit = UnpackingLimit(self.source, config.max_expansion)
+        self._file = None
+        if content == "parquet":
+            self._file = open_parquet(config.path, self.source, key, config.max_expansion)
         self._encoding, self._delimiter, self._has_header = "utf-8", ",", True
         self._told: dict[str, str] = {}  # how the encoding was found
         self.format = "Parquet" if self._file is not None else self._find_format()
@@ -100,7 +105,7 @@ class TextReader:
         self._id = self._find_column("data.id", config.id)
         self._labels = self._find_column("data.labels", config.labels)
         self.empty: list[int] = []  # the first positions of empty texts
-        self.n_empty = 0
+        self.n_empty = self.n_replaced = 0
 
     @property
     def decisions(self) -> dict[str, str]:
@@ -119,7 +124,7 @@ class TextReader:
         UserError
             If a row cannot be read, is no text, or misses its label.
         """
-        self.n_rows = self.n_empty = 0
+        self.n_rows = self.n_empty = self.n_replaced = 0
         self.empty = []
         for position, (text, name, label) in enumerate(self._cells()):
             self.n_rows = position + 1
@@ -130,6 +135,8 @@ class TextReader:
                 continue
             if self._labels is not None and label is None:
                 raise missing_label_error(self._labels, f"no label in row {position:,} (counted from 0)")
+            if not is_encodable(text):
+                text, self.n_replaced = replace_surrogates(text), self.n_replaced + 1
             yield _Row(position, text, name if self._id is None else name or "", label)
         if self.n_rows == self.n_empty:
             found = f"all {self.n_rows:,} texts are empty" if self.n_rows else "no rows"
@@ -157,19 +164,21 @@ class TextReader:
             yield _part_of(rows, X)
         if n_unknown:
             log.warning("%s: %s", self.source, _unknown_texts_message(n_unknown))
+        if self.n_replaced:
+            log.warning("%s: %s", self.source, _replaced_message(self.n_replaced))
 
     # --- the format ---
 
     @contextlib.contextmanager
     def _open(self, newline: str | None = "") -> Iterator[IO[str]]:
         """Open the file as text, decompressed; by default line ends stay as they are."""
-        with open_unpacked(self._path, self.source) as file:
+        with open_unpacked(self._path, self.source, self._limit) as file:
             buffered = file if isinstance(file, io.BufferedIOBase) else io.BufferedReader(cast(io.RawIOBase, file))
             with io.TextIOWrapper(buffered, self._encoding, newline=newline) as text:
                 yield text
 
     def _find_format(self) -> str:
-        with self._one_line_errors(), open_unpacked(self._path, self.source) as file:
+        with self._one_line_errors(), open_unpacked(self._path, self.source, self._limit) as file:
             head = file.read(HEAD_BYTES)
         is_whole = len(head) < HEAD_BYTES
         self._encoding = find_encoding(head, self.source, self._config.encoding, self._told, is_whole=is_whole)
@@ -323,6 +332,8 @@ def read_text(config: TextData) -> RawData:
     report = DataReport(reader.source, n_rows=reader.n_rows, decisions=reader.decisions)
     examples = [f"row {position:,}" for position in reader.empty]
     report.leave_out("rows", reader.n_empty, "the text is empty", examples)
+    if reader.n_replaced:
+        report.odd.append(_replaced_message(reader.n_replaced))
     why = ""
     if config.text_encoder is None:
         tfidf = Tfidf.fit(texts, config.n_terms, reader.source)
@@ -364,6 +375,10 @@ def _shorten(text: str) -> str:
 
 def _unknown_texts_message(n: int) -> str:
     return f"texts without a term of the vocabulary: {n:,}; all their features are 0, so they share one cluster"
+
+
+def _replaced_message(n: int) -> str:
+    return f"texts with half of a character (a lone surrogate), which is replaced by U+FFFD: {n:,}"
 
 
 def _as_string(value: object) -> str | None:

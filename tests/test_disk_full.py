@@ -1,0 +1,82 @@
+"""A disk that is full, or a directory that cannot be written, ends a run with one line and no traceback."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from processes import train
+
+from dkm.runs.directory import RunDirectory
+from dkm.runs.tensorboard import Dashboard
+
+WORDS = [
+    *("data=digits", "recipe=classic", "threads=1", "model.hidden=[32]", "pretrain.epochs=2", "joint.epochs=1"),
+    *("clustering.n_init=1", "evaluation.kmeans_raw=false"),
+]
+
+
+@pytest.mark.parametrize("n_bytes", [1_500, 20_000, 150_000])  # before the first epoch; events; figures or weights
+def test_a_full_disk_ends_a_run_with_one_line(n_bytes: int, tmp_path: Path) -> None:
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+    finished = train([*WORDS, f"hydra.run.dir={tmp_path / 'run'}"], tmp_path / "log", prepare=limit)
+    assert finished.code in (1, 2)
+    assert re.fullmatch(r"error: \S+: File too large; .+\n", finished.err), finished.err
+
+
+def test_the_thread_that_writes_events_prints_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = threading.excepthook
+    dashboard = Dashboard(tmp_path, None, has_labels=False)
+    worker = dashboard._writer._get_file_writer().event_writer._async_writer  # type: ignore[no-untyped-call]
+
+    def full(_: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker._writer, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        for _ in range(100):
+            dashboard.scalars("joint", 1, {"x": 1.0})
+            dashboard.flush()
+    with pytest.raises(OSError, match="No space left"):
+        dashboard.close()
+    assert threading.excepthook is before
+    assert capfd.readouterr().err == ""
+
+
+def test_a_line_of_the_log_that_cannot_be_written_is_told_at_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(tmp_path, tensorboard=False, progress="off")
+    run.open_log()
+    (handler,) = (handler for handler in run._handlers if isinstance(handler, logging.FileHandler))
+    assert handler.stream is not None
+    os.dup2(os.open("/dev/full", os.O_WRONLY), handler.stream.fileno())
+    for _ in range(3):
+        logging.getLogger("dkm").info("a line")
+    with pytest.raises(OSError, match="No space left on device") as failed:
+        run.close()
+    assert failed.value.filename == str(tmp_path / "train.log")
+    assert capfd.readouterr().err == ""
+    assert not [h for h in logging.getLogger("dkm").handlers if isinstance(h, logging.FileHandler)]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], WORDS])
+def test_output_that_cannot_be_written_is_told_in_one_line(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dkm.train", *words]
+    if words is WORDS:
+        command.append(f"hydra.run.dir={tmp_path / 'run'}")
+    with Path("/dev/full").open("wb") as full:
+        finished = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert finished.returncode == 1
+    assert finished.stderr.count("\n") == 1, finished.stderr
+    assert "No space left on device" in finished.stderr

@@ -1,0 +1,117 @@
+"""Compressed files that unpack to far more than their size are refused before they fill memory and disk."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+import zarr
+from pyarrow import feather, parquet
+from scipy import io, sparse
+
+from dkm.config.compose import compose, parse
+from dkm.data import unpacking
+from dkm.data.datasets import load_dataset
+from dkm.data.unpacking import UnpackingLimit
+from dkm.errors import UserError
+
+N = 2_000
+X = np.zeros((N, 10))
+X[0] = 1
+TABLE = ("a,b\n" + "0.000000000,1\n" * (N * 5) + "1,2\n").encode()
+COLUMNS = pa.table({"a": X[:, 0], "b": np.r_[np.ones(N - 1), 2.0]})
+TEXTS = ("one text and another\n" * N + "the end\n").encode()
+
+
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("table.csv", TABLE)
+
+
+def write_hdf5(path: Path, **options: Any) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=X, **options)
+
+
+def write_fill_value(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", shape=(10**9, 10), dtype="f8", chunks=(1000, 10), fillvalue=1.0)
+
+
+def write_zarr(path: Path) -> None:
+    array = zarr.create_array(path, shape=X.shape, dtype="f8", chunks=X.shape)
+    array[...] = X
+
+
+def write_mat(path: Path) -> None:
+    io.savemat(path, {"X": X, "y": np.arange(3)}, do_compression=True)
+
+
+# The option, the name of the file, and how it is written.
+WRITERS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
+    "gzip": ("csv", "x.csv.gz", lambda path: path.write_bytes(gzip.compress(TABLE))),
+    "bzip2": ("csv", "x.csv.bz2", lambda path: path.write_bytes(bz2.compress(TABLE))),
+    "xz": ("csv", "x.csv.xz", lambda path: path.write_bytes(lzma.compress(TABLE))),
+    "zstd": ("csv", "x.csv.zst", lambda path: path.write_bytes(pa.compress(TABLE, "zstd", asbytes=True))),
+    "zip": ("csv", "x.zip", write_zip),
+    "texts": ("text", "x.txt.gz", lambda path: path.write_bytes(gzip.compress(TEXTS))),
+    "parquet": ("parquet", "x.parquet", lambda path: parquet.write_table(COLUMNS, path, compression="zstd")),
+    "feather": ("feather", "x.feather", lambda path: feather.write_feather(COLUMNS, path, compression="zstd")),
+    "npz": ("npz", "x.npz", lambda path: np.savez_compressed(path, x=X)),
+    "sparse": ("npz", "x.npz", lambda path: sparse.save_npz(path, sparse.csr_array(X + 1))),
+    "hdf5": ("hdf5", "x.h5", lambda path: write_hdf5(path, compression="gzip")),
+    "a fill value": ("hdf5", "x.h5", write_fill_value),
+    "mat": ("mat", "x.mat", write_mat),
+    "zarr": ("zarr", "x.zarr", write_zarr),
+}
+
+
+def load(option: str, path: Path, *words: str) -> Any:
+    return load_dataset(compose(parse([f"data={option}", f"data.path={path}", *words])).config.data)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_that_unpacks_to_much_more_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option, name, write = WRITERS[kind]
+    path = tmp_path / name
+    write(path)
+    if kind != "a fill value":
+        assert len(load(option, path).X) >= 1  # up to 1 GiB any ratio is accepted
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 2**12)
+    with pytest.raises(UserError) as refused:
+        load(option, path, "data.max_expansion=2")
+    text = str(refused.value)
+    assert text.startswith(f"data.path={path}: ")
+    assert "expected at most 2 times their size; if you trust the file, unpack it yourself or raise data.max" in text
+    assert "\n" not in text
+    if kind != "a fill value":
+        assert len(load(option, path, "data.max_expansion=10000").X) >= 1
+
+
+def test_bytes_are_counted_while_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b"0" * 100_000))
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 0)
+    limit = UnpackingLimit("data.path=x", 10)
+    stream = limit.bounded(gzip.GzipFile(path), path)
+    assert stream.read(100) == b"0" * 100
+    assert stream.tell() == 100
+    stream.seek(0)
+    buffer = bytearray(50)
+    assert stream.readinto(buffer) == 50
+    with pytest.raises(UserError, match=r"\d+ bytes that unpack to [\d,]+ bytes or more"):
+        while stream.read(1000):
+            pass
+    stream.close()
+    assert UnpackingLimit("x", 10).check_file(10**15, tmp_path / "missing") is None  # type: ignore[func-returns-value]
