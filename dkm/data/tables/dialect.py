@@ -66,6 +66,8 @@ _SPACES = re.compile(r"""[^\s"]+|"[^"]*\"""")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
 # Rows that decide: at most so many, and so many cells, which a wide table reaches first.
 _SAMPLE_ROWS, _SAMPLE_CELLS, _LEAST_ROWS = 2000, 20_000, 200
+# More than any table of genes; a file without line ends has one line.
+_MOST_COLUMNS = 100_000
 _YEARS = range(1800, 2101)
 
 
@@ -132,6 +134,12 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
         rows = [row for row in _cells("".join(lines), delimiter) if any(cell.strip() for cell in row)]
     rows = rows[: 1 + max(_LEAST_ROWS, _SAMPLE_CELLS // len(rows[0]))]
     header_lines = rows[0]
+    if len(header_lines) > _MOST_COLUMNS:
+        found, remedy = (
+            f"{len(header_lines):,} cells in the first line",
+            "check its line ends, or save it as .npy or .h5ad",
+        )
+        raise input_error(source, found, f"at most {_MOST_COLUMNS:,} columns", remedy)
     width = Counter(map(len, rows[1:] or rows)).most_common(1)[0][0]
     ends_empty = all(len(row) == width and not row[-1].strip() for row in rows[1:])  # a delimiter too many
     if len(rows) > 1 and len(header_lines) == width - 1 and ends_empty:

@@ -216,7 +216,8 @@ class TableReader:
                 )  # fmt: skip
 
     def _require_trained_columns(self, names: Sequence[str], plan: TablePlan) -> None:
-        missing = [column.name for column in plan.used if column.name not in names]
+        there = set(names)
+        missing = [column.name for column in plan.used if column.name not in there]
         if missing:
             noun = "column" if len(missing) == 1 else f"{len(missing)} columns"
             found = f"has no {noun} {_list_names(missing)}; its columns are {_list_names(names)}"

@@ -16,6 +16,7 @@ import re
 import threading
 import weakref
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -142,9 +143,9 @@ def _partition(file: Path, root: Path) -> dict[str, str]:
 
 def check_duplicates(names: Sequence[str], source: str) -> None:
     """Refuse a table in which two columns have the same name."""
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        found = f"two columns are called {twice[0]}"
+    twice = next((name for name, n in Counter(names).items() if n > 1), None)
+    if twice is not None:
+        found = f"two columns are called {twice}"
         raise input_error(source, found, "different names", "rename one of them in the file")
 
 
@@ -171,8 +172,7 @@ class TextSource:
         first = self._dialects[0]
         check_duplicates(first.names, source)
         for (path, _), dialect in zip(files, self._dialects, strict=True):
-            missing = [name for name in first.names if name not in dialect.names]
-            if missing or len(dialect.names) != len(first.names):
+            if set(first.names) - set(dialect.names) or len(dialect.names) != len(first.names):
                 found = f"has the columns {', '.join(dialect.names[:5])}"
                 expected = f"those of {files[0][0].name}: {', '.join(first.names[:5])}"
                 raise input_error(f"{source}: {path.name}", found, expected, "correct the file, or leave it out")
@@ -180,7 +180,7 @@ class TextSource:
         self.names = (*first.names, *self._partitions)
         self.has_header, self.decimal, self.thousands = first.has_header, first.decimal, first.thousands
         self.decisions = {**_told_files(files), **first.decisions}
-        self._types = {name: self._type_of(name) for name in first.names}
+        self._types = {name: self._type_of(place) for place, name in enumerate(first.names)}
 
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         types = {name: pa.string() if name in texts else self._types.get(name, pa.string()) for name in columns}
@@ -257,11 +257,10 @@ class TextSource:
         source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
         return find_dialect(head, source, given, is_whole=len(head) < HEAD_BYTES)
 
-    def _type_of(self, name: str) -> pa.DataType:
-        """Return the type of a column by the first rows: int64, float64, or string."""
+    def _type_of(self, place: int) -> pa.DataType:
+        """Return the type of the column at a place by the first rows: int64, float64, or string."""
         dialect = self._dialects[0]
-        i = dialect.names.index(name)
-        cells = [row[i].strip() for row in dialect.rows if i < len(row)]
+        cells = [row[place].strip() for row in dialect.rows if place < len(row)]
         values = [cell for cell in cells if not is_missing(cell) and cell not in MISSING_MARKS]
         if not values or any(_LEADING_ZERO.fullmatch(value) for value in values):
             return pa.string()
@@ -427,7 +426,8 @@ class ArrowSource:
             first = first or names
             where = source if len(files) == 1 else f"{source}: {path.name}"
             check_duplicates(names, where)
-            missing = [name for name in first if name not in names]
+            there = set(names)
+            missing = [name for name in first if name not in there]
             if missing:
                 found, expected = f"has no column {missing[0]}", f"the columns of {files[0][0].name}"
                 raise input_error(where, found, expected, "write it again, or leave it out")
@@ -492,8 +492,9 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _with_partition(table: pa.Table, partition: Mapping[str, str], columns: Sequence[str]) -> pa.Table:
     """Return the columns of a table, to which the values of its partition are added."""
+    present = set(table.column_names)
     for name in columns:
-        if name not in table.column_names:
+        if name not in present:
             table = table.append_column(name, pa.array([partition.get(name)] * len(table), pa.string()))
     return table.select(list(columns))
 
