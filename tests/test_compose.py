@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def test_a_schema_of_the_caller_is_not_taken_for_ours(monkeypatch: pytest.Monkey
     class Adam:
         rate: float = 0.1
 
-    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
+    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
     ConfigStore.instance().store(group="optimizer", name="adam", node=Adam)
     assert compose(parse(["optimizer=adam"])).config.optimizer.name == "adam"
 

@@ -310,7 +310,7 @@ def test_no_thread_holds_a_file_after_an_error(tmp_path: Path, monkeypatch: pyte
 
     content = b"a,b\n" + b"1,2\n" * 50 + b"3,4,5\n" + b"1,2\n" * 500
     monkeypatch.setattr(sources, "_Tracker", Tracker)
-    monkeypatch.setattr(sources, "open_unpacked", lambda path, source: SlowFile(content))
+    monkeypatch.setattr(sources, "open_unpacked", lambda path, *arguments: SlowFile(content))
     with pytest.raises(UserError, match="a row of 3 cells"):
         read(tmp_path, content.decode())
     assert [tracker._n_held for tracker in trackers] == [0] * len(trackers)
