@@ -21,13 +21,15 @@ from sklearn.datasets import load_digits, make_blobs
 from words import SMALL_RUN
 
 from dkm import report, train
+from dkm.config.compose import compose, parse
 from dkm.config.data import ImageFolderData
+from dkm.data.datasets import array_dataset
 from dkm.data.images.thumbnails import thumbnail_reader
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import Exemplars
 from dkm.reports import page
 from dkm.reports.colors import cluster_colors, matching_colors
-from dkm.reports.columns import format_number
+from dkm.reports.columns import columns_of, format_number
 from dkm.reports.content import Content
 from dkm.reports.layout import lay_out, rows_of_map
 from dkm.reports.material import Material
@@ -200,6 +202,13 @@ def test_the_values_of_rows_are_those_of_the_file(table: Path) -> None:
     second = assignments["distance"] + assignments["margin"]
     expected = assignments["margin"] / second
     np.testing.assert_allclose(unpacked(payload["runs"][0]["confidence"]) / 255, expected, atol=0.003)
+
+
+def test_a_feature_with_one_value_has_that_value() -> None:
+    X = np.array([[1.0, 7.0], [2.0, 7.0], [4.0, 7.0]])
+    data = array_dataset(X, compose(parse(["data=npy", "data.path=X"])).config.data, "X")
+    columns = columns_of(data, data.X.numpy(), np.arange(3))
+    np.testing.assert_allclose([column.values for column in columns], X.T, rtol=1e-6)
 
 
 def test_without_scripts_the_map_is_a_picture(table: Path) -> None:

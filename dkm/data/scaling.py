@@ -178,6 +178,12 @@ class Scaling:
         scale = np.broadcast_to(np.array(self.scale), self.n_features)
         return np.flatnonzero(np.isinf(scale))
 
+    @property
+    def finite_scale(self) -> npt.NDArray[np.float64]:
+        """The scale (1,) or (F,) with which scaled values are multiplied to undo it: 0 for a constant feature."""
+        scale = np.array(self.scale)
+        return np.where(np.isinf(scale), 0.0, scale)
+
     def differs_in_constant(self, X: Array) -> npt.NDArray[np.bool_]:
         """Return which values of unscaled rows (n, ...) differ from the one value of each constant feature: (n, C).
 
@@ -209,8 +215,7 @@ class Scaling:
 
         The length of rows that ``l2`` and ``row_rms`` normalized is not restored.
         """
-        scale = np.array(self.scale)
-        values: npt.NDArray[np.float64] = rows * np.where(np.isinf(scale), 0.0, scale) + np.array(self.shift)
+        values: npt.NDArray[np.float64] = rows * self.finite_scale + np.array(self.shift)
         return values if self.total is None else np.expm1(values)
 
     def to_dict(self) -> dict[str, Any]:

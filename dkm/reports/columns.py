@@ -79,7 +79,7 @@ def columns_of(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[
 def _reader(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> Callable[[int], Floats]:
     """Return a function that returns the values (n,) of a feature, in the units of the data."""
     scaling = data.scaling
-    shift, scale = (np.broadcast_to(np.array(part), data.n_features) for part in (scaling.shift, scaling.scale))
+    shift, scale = (np.broadcast_to(part, data.n_features) for part in (np.array(scaling.shift), scaling.finite_scale))
 
     def take(f: int) -> Floats:
         values = rows[:, f].astype(np.float64) * scale[f] + shift[f]
