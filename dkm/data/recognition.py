@@ -146,7 +146,7 @@ def _suffix_of_content(path: str, place: Path, head: bytes) -> str:
         from dkm.data.images.decoding import is_image_suffix
 
         if not is_image_suffix(place.suffix):
-            if place.suffix.lower() == ".json" and not _is_json_object(text.decode("utf-8", "replace").lstrip()):
+            if place.suffix.lower() == ".json" and not is_json_object(text.decode("utf-8", "replace").lstrip()):
                 raise input_error(path, "JSON", "JSON lines, one object in each line", "write it so, as FILE.jsonl")
             return ".txt"
     from dkm.data.images.decoding import has_image_signature, is_image_suffix
@@ -192,7 +192,8 @@ def _decompress(head: bytes) -> bytes:
     return bytes(text)
 
 
-def _is_json_object(line: str) -> bool:
+def is_json_object(line: str) -> bool:
+    """Return whether the first line of a text is a JSON object, as in JSON lines."""
     try:
         return isinstance(json.loads(line.partition("\n")[0]), dict)
     except ValueError:
@@ -210,7 +211,7 @@ def _recognize_text(path: str, place: Path, head: bytes, options: Sequence[str])
     """Choose among ``csv``, ``text`` and ``image_list``."""
     is_zip = head.startswith(b"PK")
     lines = [] if is_zip else _lines(_decompress(head))
-    if "text" in options and lines and _is_json_object(lines[0]):
+    if "text" in options and lines and is_json_object(lines[0]):
         return Recognized("text", "by its content, JSON lines")
     rows = _cells(lines)
     if "image_list" in options and (column := _column_of_images(rows, place.parent)) is not None:

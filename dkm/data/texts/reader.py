@@ -29,6 +29,7 @@ from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
 from dkm.data.images.parquet import open_parquet, unreadable_parquet_error
 from dkm.data.raw import RawData, RawRows, from_part
+from dkm.data.recognition import is_json_object
 from dkm.data.report import DataReport
 from dkm.data.stored import SparseArray, is_large
 from dkm.data.tables.dialect import HEAD_BYTES, find_delimiter, find_encoding
@@ -185,7 +186,7 @@ class TextReader:
         with self._one_line_errors(), self._open() as text:
             first = next((line for line in iter(lambda: text.readline(2**20), "") if line.strip()), "")
         suffixes = {suffix.lower() for suffix in self._path.suffixes[-2:]}
-        if first.lstrip().startswith("{") and (suffixes & _JSON_SUFFIXES or _is_json_object(first)):
+        if first.lstrip().startswith("{") and (suffixes & _JSON_SUFFIXES or is_json_object(first)):
             return "JSON lines"
         return "CSV" if self._config.text is not None or suffixes & _TABLE_SUFFIXES else "lines"
 
@@ -385,10 +386,3 @@ def _as_string(value: object) -> str | None:
     if value is None:
         return None
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _is_json_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
