@@ -22,7 +22,7 @@ from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.train import _main as main
-from dkm.training.baseline import baseline_above
+from dkm.training.guard import baseline_above
 from dkm.training.objective import mean_squared_distance
 from dkm.training.restoring import with_all_terms
 from dkm.training.state import TrainState

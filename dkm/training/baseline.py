@@ -1,4 +1,4 @@
-"""The baselines of a run: k-means on the raw data, and whether a run ended below one of them."""
+"""The baseline of a run: k-means on the raw data."""
 
 # Shapes: N samples, F input features, K clusters, M rows of a sample.
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -18,7 +18,6 @@ from dkm.config.clustering import ClusteringConfig
 from dkm.data.sampling import sample_dataset
 from dkm.evaluation import report
 from dkm.evaluation.evaluator import Evaluator, every_row
-from dkm.evaluation.scores import Scores
 from dkm.runtime import distributed
 from dkm.training.cache import Cache
 from dkm.training.state import Baseline
@@ -100,15 +99,6 @@ def cluster_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: 
     scores = evaluator.scores(evaluator.X, labels.cpu().numpy(), inertia, final=True)
     log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
     return Baseline(scores, labels.cpu())
-
-
-def baseline_above(baselines: Mapping[str, Scores | None], modularity: float | None) -> str | None:
-    """Return the baseline with the highest modularity on the data, if it is above this one; None if none is."""
-    if modularity is None:
-        return None
-    known = {name: (scores or {}).get("modularity_data") for name, scores in baselines.items()}
-    above = {name: value for name, value in known.items() if value is not None and value > modularity}
-    return max(above, key=above.__getitem__, default=None)
 
 
 def _nearest(x: Tensor, centroids: Tensor) -> Tensor:

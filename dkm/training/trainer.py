@@ -42,9 +42,10 @@ from dkm.runtime import distributed
 from dkm.runtime.devices import deterministic, find_device
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
 from dkm.training import schedule
-from dkm.training.baseline import baseline_above, find_or_score_raw_data
+from dkm.training.baseline import find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
+from dkm.training.guard import baseline_above
 from dkm.training.optimizers import learning_rate, reset_rows
 from dkm.training.phase import Phase
 from dkm.training.pretraining import adopt_pretraining, keep_pretraining
