@@ -20,9 +20,10 @@ from dkm.config.run import in_epochs
 from dkm.config.schema import config_dir, dotted
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
+from dkm.predict import work as predict
 from dkm.runs import reading
 from dkm.train import _main as main
-from dkm.training.guard import baseline_above
+from dkm.training.guard import Kept, Verdict, baseline_above, judge
 from dkm.training.objective import mean_squared_distance
 from dkm.training.restoring import with_all_terms
 from dkm.training.state import TrainState
@@ -225,6 +226,77 @@ def test_a_run_that_falls_below_a_baseline_learns_its_labels(
     assert guarded["modularity_data"] >= baseline
     assert "whose labels are learned now" in caplog.text
     assert "learned: the joint phase had ended below them" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kept", "final", "learned", "expected"),
+    [
+        (0.6, 0.55, None, Verdict("kmeans_raw", restore=True)),
+        (0.6, 0.65, None, Verdict("kmeans_raw", restore=False)),
+        (0.6, 0.75, None, Verdict(None, restore=False)),
+        (0.6, 0.55, "kmeans_raw", Verdict(None, restore=True)),
+        (0.6, 0.65, "kmeans_raw", Verdict(None, restore=False)),
+        (0.6, 0.6, "kmeans_raw", Verdict(None, restore=False)),
+        (None, 0.1, "kmeans_raw", Verdict(None, restore=False)),
+        (0.6, None, None, Verdict(None, restore=False)),
+    ],
+)
+def test_a_joint_phase_is_judged_by_what_the_run_had_before(
+    kept: float | None, final: float | None, learned: str | None, expected: Verdict
+) -> None:
+    baselines = {"kmeans_raw": {"modularity_data": 0.7}, "kmeans_pretrained": {"modularity_data": 0.6}}
+    state = Kept("initialization", kept, {}, torch.zeros(2, 1))
+    assert judge(baselines, state, final, learned=learned) == expected
+
+
+# A learning rate that destroys the network: it learns neither the clusters of its start nor those of a baseline.
+DESTROYED = ("joint.lr=3", "joint.tolerance=0", "checkpoint.every_s=0")
+
+
+@pytest.fixture(scope="module")
+def undone(blobs: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose joint phases both end below k-means on the pretrained embedding."""
+    folder = tmp_path_factory.mktemp("undone")
+    words = [*blobs, *QUICK, *DESTROYED, f"hydra.run.dir={folder / 'run'}"]
+    finished = train_in_process(words, folder / "log")
+    assert finished.code == 0, finished.err
+    (folder / "told").write_text(finished.out + finished.err)
+    return folder / "run"
+
+
+def test_a_run_that_cannot_learn_a_baseline_goes_back_to_the_pretraining(undone: Path) -> None:
+    result = json.loads((undone / "result.json").read_text())
+    assert result["stage"] == "initialization"
+    assert result["is_undone"]
+    for name, value in result["kmeans_pretrained"].items():
+        assert result[name] == pytest.approx(value, rel=1e-5), name
+    last = [json.loads(line) for line in (undone / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["metrics/modularity_data"] < result["modularity_data"] - 0.01
+    told = (undone.parent / "told").read_text()
+    assert "k-means, pretrained embedding, restored" in told
+    assert "went back" in told or "back to the best clusters" in told
+
+
+def test_the_restored_model_gives_the_reported_clusters(blobs: tuple[str, ...], undone: Path, tmp_path: Path) -> None:
+    path, data = tmp_path / "labels.csv", blobs[1].removeprefix("data.path=")
+    predict([f"run={undone}", f"input={data}", "data.labels=y", f"output={path}"])
+    assert path.read_bytes() == (undone / "assignments.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [Point(*OPTIMIZER, 3 + 60 + 20), Point("dkm.models.saved:SavedModel", "save", 1)],
+    ids=["second joint phase", "report"],
+)
+def test_a_run_that_is_killed_before_or_after_it_is_undone_resumes_to_the_same_bytes(
+    point: Point, blobs: tuple[str, ...], undone: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    finished = train_in_process([*blobs, *QUICK, *DESTROYED, f"hydra.run.dir={killed}"], tmp_path / "log", point)
+    assert finished.code == -signal.SIGKILL, finished.err
+    assert train_in_process([f"resume={killed}"], tmp_path / "log2").code == 0
+    for name in ("metrics.jsonl", "result.json", "assignments.csv", "model/weights.safetensors"):
+        assert (killed / name).read_bytes() == (undone / name).read_bytes(), name
 
 
 def test_a_run_above_its_baselines_has_one_joint_phase(blobs: tuple[str, ...], tmp_path: Path) -> None:

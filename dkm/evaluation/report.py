@@ -45,7 +45,13 @@ def clustering_warning(raw: Scores | None, final: Scores, n_clusters: int) -> st
 
 
 def table(
-    raw: Scores | None, pretrained: Scores | None, final: Scores, *, name: str, learned: str | None = None
+    raw: Scores | None,
+    pretrained: Scores | None,
+    final: Scores,
+    *,
+    name: str,
+    learned: str | None = None,
+    restored: str | None = None,
 ) -> list[str]:
     """Return the lines of the closing table.
 
@@ -60,6 +66,8 @@ def table(
         The name of the method.
     learned : str, optional
         The baseline whose labels the model has learned, as the joint phase had ended below it (``joint.guard``).
+    restored : str, optional
+        The earlier stage that was restored, "initialization" or "joint", as these labels could not be learned.
     """
     titles = {"kmeans_raw": "k-means, raw data", "kmeans_pretrained": "k-means, pretrained embedding"}
     rows = dict(zip(titles.values(), (raw, pretrained), strict=True)) | {f"final ({name})": final}
@@ -68,7 +76,13 @@ def table(
     for title, scores in rows.items():
         if scores is not None:
             lines.append(f"{title:30}" + "".join(f"{format_score(scores.get(score.name)):>11}" for score in columns))
-    if learned is not None:
+    if restored is not None:
+        which = titles["kmeans_pretrained"] if restored == "initialization" else "the first joint phase"
+        lines.append(
+            f"The final model and clusters are those of {which}, restored: the joint phase had ended below a baseline "
+            "and could not learn its clusters either."
+        )
+    elif learned is not None:
         lines.append(
             f"The final clusters are those of {titles[learned]}, learned: the joint phase had ended below them."
         )

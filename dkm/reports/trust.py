@@ -120,6 +120,12 @@ def _of_run(material: Material) -> Iterator[Statement]:
     yield from _labels(material)
 
 
+_UNDONE = {
+    "joint": "The clusters come from the first joint training of the network and the clusters. It ended below a "
+    "baseline, whose clusters a second one could not learn; that one was undone.",
+    "initialization": "The joint training ended below k-means and was undone: the clusters are those of k-means on the "
+    "pretrained embedding.",
+}
 _STAGES = {
     "joint": ("note", "The clusters come from the joint training of the network and the clusters."),
     "initialization": (
@@ -135,8 +141,11 @@ _STAGES = {
 
 
 def _stage(material: Material) -> Iterator[Statement]:
-    if material.result.get("stage") in _STAGES:
-        yield Statement(*_STAGES[material.result["stage"]])  # type: ignore[arg-type]
+    stage = material.result.get("stage")
+    if material.result.get("is_undone"):
+        yield Statement("doubt", _UNDONE[stage])  # type: ignore[index]
+    elif stage in _STAGES:
+        yield Statement(*_STAGES[stage])  # type: ignore[arg-type]
 
 
 def _modularity(material: Material) -> Iterator[Statement]:

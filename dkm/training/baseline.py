@@ -62,7 +62,7 @@ def find_or_score_raw_data(
     with interruptible():
         baseline = cluster_raw_data(evaluator, n_init=settings.n_init, n_sample=settings.init_samples, seed=seed)
     if is_kept and baseline is not None:
-        cache.keep(key, baseline._asdict())
+        cache.keep(key, {"scores": baseline.scores, "labels": baseline.labels})
     return baseline
 
 

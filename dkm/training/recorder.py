@@ -271,6 +271,7 @@ class Recorder:
             "joint_epochs": progress.epoch if has_joint_phase else 0,
             "steps": progress.step,
             "stage": progress.stage(has_joint_phase),
+            "is_undone": progress.state.restored is not None,
             **progress.baselines,
             **{key: run.manifest[key] for key in (N_CLUSTERS_CHOICE,) if key in run.manifest},
         }
@@ -313,7 +314,10 @@ class Recorder:
                 run.warnings.append(warning)
         log.info("run directory: %s", run.path)
         table = report.table(
-            progress.raw, progress.pretrained, scores, name=config.clustering.name, learned=progress.state.learned
+            *(progress.raw, progress.pretrained, scores),
+            name=config.clustering.name,
+            learned=progress.state.learned,
+            restored=progress.state.restored,
         )
         if N_CLUSTERS_CHOICE in run.manifest:
             table += choice_lines(run.manifest[N_CLUSTERS_CHOICE])

@@ -19,6 +19,7 @@ from dkm.errors import UserError, is_out_of_memory
 from dkm.models.autoencoder import Autoencoder
 from dkm.runs.directory import RunWriter
 from dkm.runtime import checkpoints
+from dkm.training.guard import Kept
 from dkm.training.objective import LossTerms
 from dkm.training.state import PHASES, Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
@@ -128,6 +129,7 @@ def progress_to_dict(progress: Progress) -> dict[str, Any]:
         "baselines": progress.baselines,
         "cache_key": progress.cache_key,
         "labels": progress.labels,
+        "kept": None if progress.kept is None else progress.kept._asdict(),
     }
 
 
@@ -147,12 +149,12 @@ def progress_from_dict(state: dict[str, Any], clock: Clock) -> Progress:
             position["is_stopped"],
         )
         raw, pretrained = position["raw"], position["pretrained"]
-        return Progress(train_state, clock, position["pass_info"], raw, pretrained, {}, position["cache_key"])
+        return Progress(train_state, clock, position["pass_info"], raw, pretrained, {}, None, position["cache_key"])
     clock.credit(state["seconds"])
     raw, pretrained = state["baselines"].values()
     train_state = TrainState(**state["train_state"])
-    labels = state.get("labels", {})  # a run of an earlier version has none
-    return Progress(train_state, clock, state["reassignment"], raw, pretrained, labels, state["cache_key"])
+    labels, kept = state.get("labels", {}), Kept.from_dict(state.get("kept"))  # a run of an earlier version has none
+    return Progress(train_state, clock, state["reassignment"], raw, pretrained, labels, kept, state["cache_key"])
 
 
 def without_empty_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ class Starter:
                 Z, labels = self._evaluator.sampled(z), plain.labels.cpu().numpy()
                 scores = self._evaluator.scores(Z, labels, plain.inertia, final=True)
                 log.info("k-means on the embedding: %s", report.line(scores))
-                baseline = Baseline(scores, plain.labels.cpu())
+                baseline = Baseline(scores, plain.labels.cpu(), plain.centroids)
             start = initialization.find_start(z, restarts, settings, self._given, seed, self._neighborhood)
         return self._share(start, z), baseline
 

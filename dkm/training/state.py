@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dkm.evaluation.scores import Scores
 from dkm.runs.tensorboard import BASELINES
+from dkm.training.guard import Kept
 
 PHASES = ("pretrain", "joint")
 
@@ -25,7 +26,9 @@ class TrainState:
     batch: int = 0  # finished batches of the epoch
     step: int = 0  # finished optimizer steps of the run; setting the clusters counts as one
     is_stopped: bool = False  # the joint phase met its tolerance
-    learned: str | None = None  # the baseline whose labels a second joint phase learns; see ``joint.guard``
+    # See ``joint.guard``.
+    learned: str | None = None  # the baseline whose labels a second joint phase learns
+    restored: str | None = None  # the earlier stage whose weights were restored after that
 
     @property
     def phase_idx(self) -> int:
@@ -37,10 +40,11 @@ class TrainState:
 
 
 class Baseline(NamedTuple):
-    """A clustering by k-means: its scores, and its labels (N,) on the CPU."""
+    """A clustering by k-means: its scores, its labels (N,) on the CPU, and its centroids if they are needed later."""
 
     scores: Scores
     labels: Tensor
+    centroids: Tensor | None = None
 
 
 class Clock:
@@ -94,6 +98,8 @@ class Progress:
     pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
     # With ``joint.guard`` the labels (N,) of both, by their names, on the first process.
     labels: dict[str, Tensor] = field(default_factory=dict)
+    # With ``joint.guard`` the best state of the model so far, from the end of the pretraining on.
+    kept: Kept | None = None
     cache_key: str | None = None  # the key under which this run's pretraining may be cached; see ``pretrain.cache``
 
     @property
@@ -110,7 +116,7 @@ class Progress:
 
     def stage(self, has_joint_phase: bool) -> str:
         """Return which labels the run ends with: "joint", "initialization", or a baseline that was learned."""
-        return self.state.learned or ("joint" if has_joint_phase else "initialization")
+        return self.state.restored or self.state.learned or ("joint" if has_joint_phase else "initialization")
 
     @property
     def baselines(self) -> dict[str, Scores | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dkm.clustering.assignment import means_of_parts
+from dkm.clustering.assignment import assign, means_of_parts
 from dkm.clustering.losses.base import ClusteringLoss
 from dkm.clustering.methods import build_clustering
 from dkm.clustering.neighborhood import Neighborhood
@@ -45,7 +46,7 @@ from dkm.training import schedule
 from dkm.training.baseline import find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
-from dkm.training.guard import baseline_above
+from dkm.training.guard import Kept, Verdict, judge
 from dkm.training.optimizers import learning_rate, reset_rows
 from dkm.training.phase import Phase
 from dkm.training.pretraining import adopt_pretraining, keep_pretraining
@@ -173,10 +174,7 @@ class Trainer:
                         self._initialize_clusters()
                 if isinstance(self.config.clustering, JointClusteringConfig):
                     with clock.section("joint"):
-                        self._run_phase(self.config.joint)
-                        if (baseline := self._better_baseline()) is not None:
-                            self._learn(baseline)
-                            self._run_phase(self.config.joint)
+                        self._run_joint_phase()
                 with clock.section("report"), self._averaged_weights():
                     result = self._finish()
                 if self._phase is not None and self._phase.average is not None:
@@ -232,23 +230,46 @@ class Trainer:
             start, baseline = self.starter.start(z, is_scored=is_scored)
         self.clustering.initialize(*start, z)
         self.progress.pretrained = self._kept("kmeans_pretrained", baseline)
+        if self.config.joint.guard:
+            self.progress.kept = self._pretrained_state(baseline)
         self.progress.state = TrainState("joint", step=self.progress.step + 1)
         self._phase = None
         self._save()
 
-    def _better_baseline(self) -> str | None:
-        """Return the baseline that the joint phase has ended below, by the modularity on the data; once per run."""
+    def _run_joint_phase(self) -> None:
+        """Train both together; with ``joint.guard``, never end below what the run had before."""
+        progress, settings = self.progress, self.config.joint
+        while progress.state.restored is None:
+            self._run_phase(settings)
+            if not settings.guard:
+                return
+            verdict = self._judge()
+            if verdict.learn is not None:
+                self._learn(verdict.learn)
+                continue
+            if verdict.restore:
+                self._restore_kept()
+            return
+
+    def _pretrained_state(self, baseline: Baseline | None) -> Kept:
+        """Return the pretrained autoencoder with the centroids of k-means on its embedding."""
+        modularity, centroids = None, torch.zeros_like(self.clustering.centroids)
+        if baseline is not None and baseline.centroids is not None:
+            modularity, centroids = baseline.scores.get("modularity_data"), baseline.centroids
+        return Kept.of("initialization", modularity, self.autoencoder, centroids)
+
+    def _judge(self) -> Verdict:
+        """Compare the end of a joint phase with what the run had before, by the modularity on the data."""
         progress = self.progress
-        if not self.config.joint.guard or progress.state.learned is not None:
-            return None
         with self._averaged_weights(), self._signals.interruptible():
-            z = self.embed()
-            better: bytes | None = None
+            z, centroids = self.embed(), self.clustering.centroids.detach()
+            modularity: float | None = None
             if distributed.is_main():
-                labels = assign_clusters(z, self.clustering.centroids.detach()).labels
-                above = baseline_above(progress.baselines, self.evaluator.modularity(labels))
-                better = (above or "").encode()
-        return (distributed.from_main(better) or b"").decode() or None
+                modularity = self.evaluator.modularity(assign_clusters(z, centroids).labels)
+            verdict = judge(progress.baselines, progress.kept, modularity, learned=progress.state.learned)
+            if verdict.learn is not None and not verdict.restore:
+                progress.kept = Kept.of("joint", modularity, self.autoencoder, centroids)
+        return verdict
 
     def _learn(self, baseline: str) -> None:
         """Start a second joint phase that holds the labels of a baseline."""
@@ -261,6 +282,19 @@ class Trainer:
         self.clustering.initialize(means_of_parts(z, labels, self.n_clusters), labels, z)
         progress.state = TrainState("joint", step=step + 1, learned=baseline)
         self._phase = None
+        self._save()
+
+    def _restore_kept(self) -> None:
+        """Go back to the best state of the model, as the second joint phase has ended below it too."""
+        progress, state, kept = self.progress, self.progress.state, self.progress.kept
+        assert kept is not None
+        log.info("joint: the labels of %s were not learned; back to the best clusters before", state.learned)
+        self._phase = None
+        centroids = kept.restore(self.autoencoder)
+        with self._signals.interruptible():
+            z = self.embed()
+        self.clustering.initialize(centroids, assign(z, centroids).labels, z)
+        progress.state = replace(state, step=state.step + 1, is_stopped=True, restored=kept.stage)
         self._save()
 
     def _reset_weights(self, phase: Phase) -> None:
