@@ -91,7 +91,7 @@ class OurEpochs:
         clustering = self.config.clustering
         self.weight = clustering.weight if isinstance(clustering, JointClusteringConfig) else 0.0
         trainer = self.trainer = Trainer(self.config, data)
-        trainer.run_dir = RunDirectory(Path(gettempdir()), tensorboard=False, progress="off")  # nothing is written
+        trainer.run_dir = RunDirectory(Path(gettempdir()), progress="off")  # nothing is written
         trainer.progress.state = TrainState(phase, epoch=1)  # the first epoch is evaluated
         if self.is_joint:
             z = trainer.embed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from processes import train
+from processes import Finished, train
 
 from dkm.runs.directory import RunDirectory
 from dkm.runs.tensorboard import Dashboard
@@ -24,12 +25,30 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("n_bytes", [1_500, 20_000, 150_000])  # before the first epoch; events; figures or weights
-def test_a_full_disk_ends_a_run_with_one_line(n_bytes: int, tmp_path: Path) -> None:
+def train_with_limit(n_bytes: int, folder: Path) -> Finished:
+    """Train where no file may be larger."""
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
-    finished = train([*WORDS, f"hydra.run.dir={tmp_path / 'run'}"], tmp_path / "log", prepare=limit)
+    return train([*WORDS, f"hydra.run.dir={folder / 'run'}"], folder / "log", prepare=limit)
+
+
+EVENTS_ARE_LEFT_OUT = r"warning: log\.to=tensorboard: File too large; the run goes on without it, .+\n"
+
+
+@pytest.mark.parametrize(("n_bytes", "before"), [(1_500, ""), (20_000, EVENTS_ARE_LEFT_OUT)])  # the second: checkpoints
+def test_a_full_disk_ends_a_run_with_one_line(n_bytes: int, before: str, tmp_path: Path) -> None:
+    finished = train_with_limit(n_bytes, tmp_path)
     assert finished.code in (1, 2)
-    assert re.fullmatch(r"error: \S+: File too large; .+\n", finished.err), finished.err
+    assert re.fullmatch(rf"{before}error: \S+: File too large; .+\n", finished.err), finished.err
+
+
+def test_a_run_goes_on_without_events_that_cannot_be_written(tmp_path: Path) -> None:
+    finished = train_with_limit(150_000, tmp_path)
+    assert finished.code == 0, finished.err
+    assert re.search(EVENTS_ARE_LEFT_OUT, finished.err), finished.err
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["status"] == "completed"
+    assert any("log.to=tensorboard" in warning for warning in manifest["warnings"])
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 def test_the_thread_that_writes_events_prints_no_traceback(
@@ -56,7 +75,7 @@ def test_the_thread_that_writes_events_prints_no_traceback(
 def test_a_line_of_the_log_that_cannot_be_written_is_told_at_the_end(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = RunDirectory(tmp_path, tensorboard=False, progress="off")
+    run = RunDirectory(tmp_path, progress="off")
     run.open_log()
     (handler,) = (handler for handler in run._handlers if isinstance(handler, logging.FileHandler))
     assert handler.stream is not None

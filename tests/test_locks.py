@@ -186,7 +186,7 @@ def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
 
 
 def run_in(path: Path) -> RunDirectory:
-    return RunDirectory(path, tensorboard=False, progress="off")
+    return RunDirectory(path, progress="off")
 
 
 def test_a_run_is_in_use_from_its_lock_to_its_end(tmp_path: Path) -> None:

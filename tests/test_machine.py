@@ -140,7 +140,7 @@ def test_distances_and_assignments_stay_in_float32_under_bf16(tmp_path: Path, mo
     monkeypatch.setattr(KMeansClustering, "forward", loss)
     config = compose(parse([*TINY, "precision=bf16", "clustering.assignment=batch"])).config
     trainer = Trainer(config, load_dataset(config.data))
-    run = RunDirectory(tmp_path, tensorboard=False, progress="off")
+    run = RunDirectory(tmp_path, progress="off")
     run.open(config, step=None, has_labels=False)
     trainer.run(run)
     assert encoded == {torch.bfloat16}  # the network computes in it

@@ -122,7 +122,7 @@ def test_what_an_earlier_manifest_does_not_tell_has_not_changed(earlier: dict[st
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[RunDirectory]:
-    run = RunDirectory(tmp_path, tensorboard=False, progress="off")
+    run = RunDirectory(tmp_path, progress="off")
     run.open_log()
     run.update_manifest(status="running", warnings=[])
     yield run

@@ -24,7 +24,7 @@ CONSTANT = ["pretrain.schedule=constant", "joint.schedule=constant"]
 def make_run(path: Path, *words: str, **manifest: Any) -> Path:
     """Write the config and the manifest of a run that was killed."""
     path.mkdir()
-    directory = RunDirectory(path, tensorboard=False, progress="off")
+    directory = RunDirectory(path, progress="off")
     directory.open(composed(*words), step=None, has_labels=True)
     directory.update_manifest(status="running", **manifest)
     return path

@@ -76,7 +76,7 @@ def test_exemplars_features_and_comparisons_are_marked() -> None:
 
 def test_a_run_writes_its_files_so(tmp_path: Path) -> None:
     for safe_csv in (False, True):
-        run = RunDirectory(tmp_path, tensorboard=False, progress="off", safe_csv=safe_csv)
+        run = RunDirectory(tmp_path, progress="off", safe_csv=safe_csv)
         run.write_assignments(table(EVIL), [Exemplars(np.array([0]), np.array([1]))])
         contrast = Contrast(*(np.array([[-1.0]]) for _ in range(3)))
         run.write_features(contrast, ["=a"], Scaling("standard", 1, (0.0,), (1.0,)))

@@ -94,7 +94,7 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
         logger.setLevel(logging.INFO)  # which, unlike the attribute, forgets what it has found disabled
         logger.addHandler(handler)
         try:
-            run = RunDirectory(path, tensorboard=False, progress="off")
+            run = RunDirectory(path, progress="off")
             run.open(config, step=None, has_labels=False)
             one = Trainer(config, load_dataset(config.data))
             one.run(run)
@@ -152,7 +152,7 @@ def test_wide_rows_on_disk_starve_k_means_on_the_data_alone(monkeypatch: pytest.
             owner, name, lambda z, *rest, function=function, **more: seen.append(len(z)) or function(z, *rest, **more)
         )
     found = Trainer(config, load_dataset(config.data))
-    run = RunDirectory(tmp_path / "run", tensorboard=False, progress="off")
+    run = RunDirectory(tmp_path / "run", progress="off")
     run.path.mkdir()
     run.open(config, step=None, has_labels=False)
     found.run(run)

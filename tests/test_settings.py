@@ -143,7 +143,16 @@ ROLES = {
     Role.EVALUATION: {"evaluation.every_epochs", "evaluation.kmeans_raw"},
     Role.MACHINE: {"device", "threads"},
     Role.OUTPUT: {
-        *("log.tensorboard", "log.figures", "log.report", "log.progress", "log.map", "checkpoint.every_s", "plugins"),
+        *(
+            "log.to",
+            "log.tensorboard",
+            "log.figures",
+            "log.report",
+            "log.progress",
+            "log.map",
+            "checkpoint.every_s",
+            "plugins",
+        ),
         "safe_csv",
     },
     Role.PLACE: {"data.root", "pretrain.cache", "resume"},

@@ -69,7 +69,7 @@ def start(overrides: list[str], path: Path) -> Finished:
 
 
 def run_quietly(trainer: Trainer, path: Path) -> None:
-    directory = RunDirectory(path, tensorboard=False, progress="off")
+    directory = RunDirectory(path, progress="off")
     directory.open(trainer.config, step=None, has_labels=True)
     trainer.run(directory)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ def format_value(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(format_value, value))}]"
     return str(value)
 
 
@@ -129,6 +131,20 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class EachOf:
+    """A list of words; plugins may add to the mapping whose keys they are."""
+
+    choices: Mapping[str, object]
+
+    @property
+    def expected(self) -> str:
+        return "a list of " + ", ".join(self.choices)
+
+    def accepts(self, value: Any) -> bool:
+        return all(name in self.choices for name in value)
+
+
+@dataclass(frozen=True)
 class Satisfies:
     """A value that a predicate accepts."""
 
@@ -144,6 +160,10 @@ def apply_check(check: Check, key: str, value: object, example: object) -> None:
     if isinstance(check, Choice):
         near = difflib.get_close_matches(str(value), check.choices, n=1)
         remedy = f"did you mean {key}={near[0]}?" if near else f"choose one, for example {key}={check.choices[0]}"
+    if isinstance(check, EachOf) and isinstance(value, list):
+        wrong = next(str(name) for name in value if name not in check.choices)
+        near = difflib.get_close_matches(wrong, check.choices, n=1)
+        remedy = f"did you mean {near[0]} for {wrong}?" if near else f"leave {wrong} out"
     require(False, key, value, check.expected, remedy)
 
 

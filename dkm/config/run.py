@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from dkm.config.augmentation import AugmentationConfig
-from dkm.config.checks import AtLeast, Between, Choice, Fraction, NonNegative, Positive, Satisfies, require
+from dkm.config.checks import AtLeast, Between, Choice, EachOf, Fraction, NonNegative, Positive, Satisfies, require
 from dkm.config.clustering import ClusteringConfig
 from dkm.config.data import DataConfig
 from dkm.config.groups import GROUPS
@@ -16,6 +16,7 @@ from dkm.config.model import ModelConfig
 from dkm.config.optimizer import OptimizerConfig
 from dkm.config.regularization import RegularizationConfig
 from dkm.config.settings import REQUIRED, Role, Section, Stage, setting
+from dkm.config.sinks import SINKS
 
 REDUCTIONS = ("mean", "sum")
 
@@ -205,7 +206,16 @@ class LogConfig(Section):
     """Logging and figures."""
 
     section: ClassVar[str] = "log"
-    tensorboard: bool = setting(True, "Whether to write TensorBoard events.", role=Role.OUTPUT)
+    to: list[str] = setting(
+        ["tensorboard"],
+        "Where the records, settings and results of the run are sent, beside `metrics.jsonl`, which is always written. "
+        "`tensorboard`: events in the run directory.",
+        role=Role.OUTPUT,
+        check=EachOf(SINKS),
+    )
+    tensorboard: bool = setting(
+        True, "Whether `tensorboard` in `log.to` counts: `false` leaves it out.", role=Role.OUTPUT
+    )
     figures: bool = setting(True, "Whether to draw figures, in TensorBoard and in `figures/`.", role=Role.OUTPUT)
     report: bool = setting(True, "Whether a finished run writes `report.html`.", role=Role.OUTPUT)
     progress: str = setting(
@@ -222,6 +232,11 @@ class LogConfig(Section):
         role=Role.OUTPUT,
         check=Choice(MAPS),
     )
+
+    @property
+    def sinks(self) -> list[str]:
+        """The names of the sinks, each once."""
+        return [name for name in dict.fromkeys(self.to) if name != "tensorboard" or self.tensorboard]
 
 
 def _is_device(name: Any) -> bool:

@@ -38,12 +38,13 @@ from dkm.runs.reading import (
     FEATURES,
     LOCK,
     LOG,
+    LOGGED_TO,
     MANIFEST,
     METRICS,
     OVERRIDES,
     RESULT,
 )
-from dkm.runs.tensorboard import Dashboard, DashboardWriter, NoDashboard
+from dkm.runs.sinks.base import SinkContext, Sinks
 from dkm.runtime.atomic import write_atomically
 from dkm.runtime.locks import Lock, acquire
 
@@ -66,7 +67,7 @@ class RunWriter(Protocol):
     path: Path
     shows_bars: bool
     manifest: dict[str, Any]
-    dashboard: DashboardWriter
+    sinks: Sinks
     # What the run has warned about, in this process and in earlier ones.
     warnings: list[str]
 
@@ -95,8 +96,8 @@ class RunDirectory:
     ----------
     path : Path
         An existing directory.
-    tensorboard : bool
-        Write events.
+    sinks : sequence of str, optional
+        Names of the sinks that the run is logged to, in ``dkm.config.sinks.SINKS``.
     progress : {"auto", "bar", "plain", "off"}
         What is printed; ``train.log`` has it all.
     safe_csv : bool
@@ -105,14 +106,14 @@ class RunDirectory:
 
     is_written = True
 
-    def __init__(self, path: Path, *, tensorboard: bool, progress: str, safe_csv: bool = False) -> None:
+    def __init__(self, path: Path, *, sinks: Sequence[str] = (), progress: str, safe_csv: bool = False) -> None:
         self.path = path
         self._safe_csv = safe_csv
         self.shows_bars = progress == "bar" or (progress == "auto" and sys.stderr.isatty())
         self._is_quiet = progress == "off"
         self.manifest: dict[str, Any] = {}
-        self._tensorboard = tensorboard
-        self.dashboard: DashboardWriter = NoDashboard()
+        self._sink_names = tuple(sinks)
+        self.sinks = Sinks()
         self._handlers: list[logging.Handler] = []
         self._lock: Lock | None = None
         self.warnings: list[str] = []
@@ -120,7 +121,7 @@ class RunDirectory:
     # --- start and end ---
 
     def open(self, config: Config, *, step: int | None, has_labels: bool) -> None:
-        """Write the config and start the dashboard.
+        """Write the config and open the sinks.
 
         Parameters
         ----------
@@ -129,15 +130,16 @@ class RunDirectory:
         step : int, optional
             Step of the checkpoint to resume from; None for a new run.
         has_labels : bool
-            Whether the dashboard has curves of scores against labels.
+            Whether there are scores against labels.
         """
         text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
         text = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text
         path = self.path / CONFIG
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             self._write(CONFIG, text)
-        if self._tensorboard:
-            self.dashboard = Dashboard(self.path, step, has_labels=has_labels)
+        references = (read_json(self.path / MANIFEST) or {}).get(LOGGED_TO)
+        context = SinkContext(self.path, config, step, has_labels)
+        self.sinks = Sinks.open(self._sink_names, context, references if isinstance(references, dict) else {})
 
     def close(self) -> None:
         """Close the files.
@@ -145,13 +147,13 @@ class RunDirectory:
         Raises
         ------
         OSError
-            If the last events or a line of the log could not be written, unless another exception ends the run.
+            If a line of the log could not be written, unless another exception ends the run.
         """
-        dashboard, self.dashboard = self.dashboard, NoDashboard()
         handlers, self._handlers = self._handlers, []
         is_failing = sys.exc_info()[0] is not None
         try:
-            dashboard.close()
+            self.sinks.close()
+            self._keep_warnings()
         finally:
             for handler in handlers:
                 logging.getLogger("dkm").removeHandler(handler)
@@ -215,12 +217,15 @@ class RunDirectory:
 
     def sync_metrics(self) -> int:
         """Flush the metrics and the warnings to disk; return the size of the metrics in bytes, for the checkpoint."""
-        self.dashboard.flush()
-        if self.manifest and self.manifest.get("warnings") != self.warnings:
-            self.update_manifest(warnings=list(self.warnings))
+        self.sinks.flush()
+        self._keep_warnings()
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
             return file.tell()
+
+    def _keep_warnings(self) -> None:
+        if self.manifest and self.manifest.get("warnings", []) != self.warnings:
+            self.update_manifest(warnings=list(self.warnings))
 
     def metrics_sha256(self) -> str:
         """Return the digest of the metrics, for the checkpoint."""
@@ -293,7 +298,7 @@ class Unwritten:
 
     def __init__(self) -> None:
         self.manifest: dict[str, Any] = {}
-        self.dashboard: DashboardWriter = NoDashboard()
+        self.sinks = Sinks()
         self.warnings: list[str] = []
 
     def lock(self) -> bool:

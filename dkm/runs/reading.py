@@ -38,6 +38,8 @@ OVERRIDES = ".hydra/overrides.yaml"
 COMPLETED = "completed"
 # The key of the manifest and the result with the search for the number of clusters, of a run that made one.
 N_CLUSTERS_CHOICE = "n_clusters_choice"
+# The key of the manifest with what finds the run in its sinks again, by the name of the sink.
+LOGGED_TO = "logged_to"
 
 
 class DamagedRun(Exception):

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.evaluation.scores import SCORES, Score
+from dkm.runs.sinks.base import ScoresOf, Sink, SinkContext
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,6 +38,17 @@ _ALWAYS_SHOWN = ("clustering.n_clusters", "clustering.name", "seed")
 def compared_scores() -> list[Score]:
     """Return the scores that are drawn together with those of the baselines, as they compare clusterings."""
     return [score for score in SCORES.values() if score.on_the_way and score.compares_clusterings]
+
+
+def scalars_of(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the numbers of an evaluation's record by their names, without its position and the cluster sizes."""
+    return {name: value for name, value in record.items() if name not in ("phase", "epoch", "step", "clusters/sizes")}
+
+
+def baseline_scalars(scores: ScoresOf) -> dict[str, float | None]:
+    """Return the scores of the baselines by the names of their curves; ``scores`` maps their names to their scores."""
+    known = {baseline: values or {} for baseline, values in scores.items()}
+    return {f"{name}/{score.name}": known[name].get(score.name) for name in known for score in compared_scores()}
 
 
 def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
@@ -75,25 +87,7 @@ def layout(*, has_labels: bool) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-class DashboardWriter(Protocol):
-    """What a run shows on its dashboard: `Dashboard` writes events, `NoDashboard` drops everything."""
-
-    is_new: bool
-
-    def close(self) -> None: ...
-    def flush(self) -> None: ...
-    def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None: ...
-    def baselines(self, step: int, scores: Mapping[str, Mapping[str, float | None] | None]) -> None: ...
-    def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None: ...
-    def image(self, tag: str, step: int, png: bytes) -> None: ...
-    def text(self, tag: str, text: str, step: int = 0) -> None: ...
-    def hyperparameters(
-        self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()
-    ) -> None: ...
-    def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None: ...
-
-
-class Dashboard:
+class Dashboard(Sink):
     """Writes the events of one run.
 
     Parameters
@@ -104,6 +98,8 @@ class Dashboard:
         The step of the checkpoint to continue from: events after it are dropped. None for a new run.
     has_labels : bool
         Whether the charts have the scores that need labels.
+    config : Config, optional
+        The settings for the HParams entry, which a result adds; None for a dashboard without one.
 
     Attributes
     ----------
@@ -111,9 +107,13 @@ class Dashboard:
         Whether the run had no events before.
     """
 
-    def __init__(self, path: Path, step: int | None, *, has_labels: bool) -> None:
+    shows_images = True
+
+    def __init__(self, path: Path, step: int | None, *, has_labels: bool, config: Config | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        super().__init__()
+        self._config = config
         has_events = any(path.glob("events.out.tfevents*"))
         self.is_new = not has_events
         self._restore_hook = _silence_writer_thread()
@@ -122,6 +122,10 @@ class Dashboard:
         self._writer: SummaryWriter = SummaryWriter(str(path), purge_step=first if has_events else None)
         if self.is_new or step is None:
             self._writer.add_custom_scalars(layout(has_labels=has_labels))
+
+    @classmethod
+    def open(cls, context: SinkContext) -> Dashboard:
+        return cls(context.path, context.step, has_labels=context.has_labels, config=context.config)
 
     def close(self) -> None:
         try:
@@ -132,18 +136,22 @@ class Dashboard:
     def flush(self) -> None:
         self._writer.flush()
 
+    def record(self, record: Mapping[str, Any], baselines: ScoresOf) -> None:
+        phase, step = record["phase"], record["step"]
+        self.scalars(phase, step, scalars_of(record))
+        if "clusters/sizes" in record:
+            self.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
+            self.baselines(step, baselines)
+
     def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
         """Write tags ``phase/group/name``; None leaves a gap in the curve."""
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(f"{phase}/{name}", value, step)
 
-    def baselines(self, step: int, scores: Mapping[str, Mapping[str, float | None] | None]) -> None:
-        """Continue the lines of the baselines; ``scores`` maps their names to their scores."""
-        for baseline, values in scores.items():
-            known = values or {}
-            tags = {f"{baseline}/{score.name}": known.get(score.name) for score in compared_scores()}
-            self.scalars("baseline", step, tags)
+    def baselines(self, step: int, scores: ScoresOf) -> None:
+        """Continue the lines of the baselines."""
+        self.scalars("baseline", step, baseline_scalars(scores))
 
     def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
         """Write the cluster sizes (K,) as a histogram whose bar k is the size of cluster k."""
@@ -172,6 +180,11 @@ class Dashboard:
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Write text as preformatted lines."""
         self._writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)  # Markdown leaves indented text alone
+
+    def result(self, step: int, scores: Mapping[str, float | None], given: Collection[str]) -> None:
+        self.scalars("result", step, scores)
+        if self._config is not None:
+            self.hyperparameters(self._config, scores, given)
 
     def hyperparameters(self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()) -> None:
         """Write the HParams entry into the events of this run; ``SummaryWriter.add_hparams`` would add a sub-run.
@@ -276,36 +289,3 @@ def mosaic(images: np.ndarray, side: int) -> np.ndarray:
     pixels = np.zeros((side * side, H, W, 3), np.uint8)
     pixels[:N] = np.round(images.transpose(0, 2, 3, 1).clip(0, 1) * 255)  # a gray channel is broadcast to all three
     return pixels.reshape(side, side, H, W, 3).swapaxes(1, 2).reshape(side * H, side * W, 3)
-
-
-class NoDashboard:
-    """Writes nothing: for runs without TensorBoard."""
-
-    is_new = False
-
-    def close(self) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-    def scalars(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
-        pass
-
-    def baselines(self, step: int, scores: Mapping[str, Mapping[str, float | None] | None]) -> None:
-        pass
-
-    def sizes(self, tag: str, step: int, sizes: Sequence[int]) -> None:
-        pass
-
-    def image(self, tag: str, step: int, png: bytes) -> None:
-        pass
-
-    def text(self, tag: str, text: str, step: int = 0) -> None:
-        pass
-
-    def hyperparameters(self, config: Config, metrics: Mapping[str, float | None], given: Container[str] = ()) -> None:
-        pass
-
-    def projector(self, Z: np.ndarray, columns: Mapping[str, Sequence[object]], images: np.ndarray | None) -> None:
-        pass

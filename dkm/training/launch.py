@@ -149,9 +149,7 @@ def execute(plan: Plan) -> dict[str, Any]:
     run: RunWriter = Unwritten()
     if distributed.is_main():
         settings = config.log
-        run = RunDirectory(
-            directory, tensorboard=settings.tensorboard, progress=settings.progress, safe_csv=config.safe_csv
-        )
+        run = RunDirectory(directory, sinks=settings.sinks, progress=settings.progress, safe_csv=config.safe_csv)
     try:
         state = distributed.state_of_main(distributed.on_main(lambda: prepare_run_directory(run, plan)))
         if state is not None:

@@ -35,7 +35,7 @@ from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
 from dkm.reports.material import Material, Rows
 from dkm.runs.directory import RunWriter
-from dkm.runs.reading import N_CLUSTERS_CHOICE, moving_numbers
+from dkm.runs.reading import LOGGED_TO, N_CLUSTERS_CHOICE, moving_numbers
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes one run to its directory, its dashboard and its log.
+    """Writes one run to its directory, its sinks and its log.
 
     Parameters
     ----------
@@ -134,10 +134,12 @@ class Recorder:
             log.warning(text, ", ".join(changes))
         run.warnings[:0] = [text for text in earlier.get("warnings") or [] if text not in run.warnings]
         manifest["warnings"] = list(run.warnings)
+        if logged_to := {**(earlier.get(LOGGED_TO) or {}), **run.sinks.references}:
+            manifest[LOGGED_TO] = logged_to
         run.update_manifest(**earlier | manifest)
-        if run.is_written and (run.dashboard.is_new or metrics_bytes is None):
-            run.dashboard.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
-            run.dashboard.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
+        if run.is_written and (run.sinks.is_new or metrics_bytes is None):
+            run.sinks.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
+            run.sinks.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
         self._log_data_report()
         self._log_setup(init_sample)
         self._log_advice()
@@ -146,7 +148,7 @@ class Recorder:
         """Write ``data.json``; log what was decided about the user's data, and warn of what looks odd."""
         report, run = self._data.report, self.run
         run.write_data_report(report)
-        run.dashboard.text("data", "\n".join(f"    {line}" for line in report.lines()))
+        run.sinks.text("data", "\n".join(f"    {line}" for line in report.lines()))
         if report.has_decisions:
             for line in report.lines():
                 log.info("%s", line)
@@ -200,14 +202,9 @@ class Recorder:
         self.run.update_manifest(seconds=seconds, samples_per_second={**earlier, section: per_second})
 
     def numbers(self, record: dict[str, Any], progress: Progress) -> None:
-        """Write a record to ``metrics.jsonl``, and its numbers to the dashboard."""
-        run, phase, step = self.run, record["phase"], record["step"]
-        run.append_metrics(record)
-        scalars = {k: v for k, v in record.items() if k not in ("phase", "epoch", "step", "clusters/sizes")}
-        run.dashboard.scalars(phase, step, scalars)
-        if "clusters/sizes" in record:
-            run.dashboard.sizes(f"{phase}/clusters/sizes", step, record["clusters/sizes"])
-            run.dashboard.baselines(step, progress.baselines)
+        """Write a record to ``metrics.jsonl`` and to the sinks."""
+        self.run.append_metrics(record)
+        self.run.sinks.record(record, progress.baselines)
 
     def evaluation(self, record: dict[str, Any], progress: Progress) -> None:
         """Write the record of an evaluation and log it."""
@@ -220,7 +217,7 @@ class Recorder:
         log.info("%s", line, extra={"is_progress": True})
 
     def pictures(self, record: dict[str, Any], z: Tensor, clusters: Clusters | None) -> None:
-        """Show the figures of an evaluation on the dashboard.
+        """Show the figures of an evaluation in the sinks.
 
         Parameters
         ----------
@@ -237,7 +234,7 @@ class Recorder:
         for figure, drawing in draw_figures(self._context(z, clusters), at_end=False):
             if drawing is not None:
                 tag = f"{record['phase']}/images/{figure.name}"
-                self.run.dashboard.image(tag, record["step"], figure_to_png(drawing))
+                self.run.sinks.image(tag, record["step"], figure_to_png(drawing))
         self._labels_before = None if clusters is None else clusters.labels
 
     def _context(self, z: Tensor, clusters: Clusters | None, **more: Any) -> RunContext:
@@ -291,7 +288,7 @@ class Recorder:
         SavedModel.of(config, data, self._autoencoder, self._centroids, clusters.inertia).save(run.path / "model")
         step = progress.step + 1
         if not has_joint_phase:
-            run.dashboard.baselines(progress.step, progress.baselines)
+            run.sinks.baselines(progress.step, progress.baselines)
         if config.log.figures:
             self._write_figures(
                 self._context(
@@ -303,10 +300,9 @@ class Recorder:
                 ),
                 progress,
             )
-        if config.log.tensorboard:
-            run.dashboard.projector(*project(self._autoencoder, self._evaluator, z, clusters))
-        run.dashboard.scalars("result", step, scores)
-        run.dashboard.hyperparameters(config, scores, run.given_settings())
+        if "tensorboard" in run.sinks:
+            run.sinks.projector(*project(self._autoencoder, self._evaluator, z, clusters))
+        run.sinks.result(step, scores, run.given_settings())
         if warning := report.clustering_warning(progress.raw, scores, len(self._centroids)):
             # Logged like the table below, so that log.progress=off silences both.
             log.info("warning: %s", warning)
@@ -323,7 +319,7 @@ class Recorder:
             table += choice_lines(run.manifest[N_CLUSTERS_CHOICE])
         for line in table:
             log.info("%s", line)
-        run.dashboard.text("table", "\n".join(table), step)
+        run.sinks.text("table", "\n".join(table), step)
         # The run is complete, also if the process is killed while it writes the report.
         run.update_manifest(status="completed", reason=None, warnings=run.warnings, seconds=progress.seconds)
         self._write_report(result, assignments, z, contrast)
@@ -375,10 +371,11 @@ class Recorder:
             seconds=progress.seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )
-        # One step after the last one, so that the dashboard keeps the initial manifest.
+        # One step after the last one, so that TensorBoard keeps the initial manifest.
         step = progress.step + 1
-        run.dashboard.text("manifest", json.dumps(run.manifest, indent=2), step)
-        run.dashboard.text("warnings", "\n".join(run.warnings) or "none", step)
+        run.sinks.text("manifest", json.dumps(run.manifest, indent=2), step)
+        run.sinks.text("warnings", "\n".join(run.warnings) or "none", step)
+        run.sinks.end(status)
 
     def _contrast(self, labels: np.ndarray) -> Contrast | None:
         """Return how each cluster of a table differs from the other rows; None for images or a single cluster."""
@@ -401,6 +398,6 @@ class Recorder:
                 continue
             png = figure_to_png(drawing)
             save_png(png, path)
-            self.run.dashboard.image(f"result/images/{figure.name}", progress.step + 1, png)
+            self.run.sinks.image(f"result/images/{figure.name}", progress.step + 1, png)
             if has_joint_phase and figure.when == "evaluation":  # the last evaluation does not draw these
-                self.run.dashboard.image(f"joint/images/{figure.name}", progress.step, png)
+                self.run.sinks.image(f"joint/images/{figure.name}", progress.step, png)

@@ -432,7 +432,7 @@ class Trainer:
         progress.reassignment = {}
         state.epoch, state.batch, state.is_stopped = state.epoch + 1, 0, has_settled
         if record is None:
-            self.run_dir.dashboard.scalars(settings.section, state.step, losses)
+            self.run_dir.sinks.scalars(settings.section, state.step, losses)
         else:
             self.recorder.evaluation(record, progress)
             # The report draws the figures of the last one.
@@ -488,7 +488,7 @@ class Trainer:
         return not self._skips_evaluation and schedule.is_evaluated(epoch, settings.n_epochs, every)
 
     def _is_pictured(self, epoch: int, settings: PhaseConfig) -> bool:
-        has_figures = self.config.log.tensorboard and self.config.log.figures
+        has_figures = self.config.log.figures and self.run_dir.sinks.shows_images
         return has_figures and schedule.is_pictured(epoch, settings.n_epochs, self.config.evaluation.every_epochs)
 
     # --- checkpoints ---
