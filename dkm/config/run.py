@@ -209,7 +209,7 @@ class LogConfig(Section):
     to: list[str] = setting(
         ["tensorboard"],
         "Where the records, settings and results of the run are sent, beside `metrics.jsonl`, which is always written. "
-        "`tensorboard`: events in the run directory.",
+        + " ".join(f"`{sink.name}`: {sink.meaning}." for sink in SINKS.values()),
         role=Role.OUTPUT,
         check=EachOf(SINKS),
     )

@@ -53,5 +53,8 @@ class SinkType:
 
 SINKS: dict[str, SinkType] = {
     sink.name: sink
-    for sink in (SinkType("tensorboard", "TensorBoard events in the run directory", "dkm.runs.tensorboard:Dashboard"),)
+    for sink in (
+        SinkType("tensorboard", "TensorBoard events in the run directory", "dkm.runs.tensorboard:Dashboard"),
+        SinkType("csv", "`metrics.csv` in the run directory, one row per evaluation", "dkm.runs.sinks.csv:CsvSink"),
+    )
 }

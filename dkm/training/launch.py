@@ -129,7 +129,7 @@ def execute(plan: Plan) -> dict[str, Any]:
     from dkm.data.datasets import load_dataset
     from dkm.runs.directory import RunDirectory, Unwritten
     from dkm.runtime.devices import set_threads
-    from dkm.training.requirements import identity
+    from dkm.training.requirements import check_sinks, identity
     from dkm.training.state import Clock
     from dkm.training.trainer import Trainer
 
@@ -146,6 +146,7 @@ def execute(plan: Plan) -> dict[str, Any]:
         lambda: _build_trainer(config, load_dataset(config.data, kept_kind=kept_kind), clock)
     )
     distributed.require_equal(identity(config, trainer.data, trainer.device))
+    distributed.on_main(lambda: check_sinks(config))
     run: RunWriter = Unwritten()
     if distributed.is_main():
         settings = config.log

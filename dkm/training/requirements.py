@@ -9,6 +9,7 @@ import torch
 from dkm.config.roles import that_processes_share
 from dkm.config.run import Config
 from dkm.config.schema import dotted
+from dkm.config.sinks import SINKS
 from dkm.data.datasets import Dataset
 from dkm.errors import UserError
 from dkm.evaluation.figures import plane
@@ -49,6 +50,14 @@ def require_packages(config: Config, device: torch.device) -> None:
     if config.log.figures and not plane.is_available(config.log.map):
         what = f"log.map={config.log.map}: expected its package"
         raise UserError(f"{what}; install it: {install_command(config.log.map)}, or choose log.map=tsne")
+    for name in config.log.sinks:
+        SINKS[name].require_installed()
+
+
+def check_sinks(config: Config) -> None:
+    """Refuse sinks that cannot be used, such as a server that nobody has logged in to; imports their packages."""
+    for name in config.log.sinks:
+        SINKS[name].load().check()
 
 
 def require_rows_for_all_processes(config: Config, data: Dataset, n_batches: int) -> None:

@@ -190,8 +190,10 @@ class Sinks:
         self._each(lambda sink: sink.flush())
 
     def close(self) -> None:
-        self._each(lambda sink: sink.close())
-        self._sinks.clear()
+        sinks, self._sinks = self._sinks, {}
+        for name, sink in sinks.items():
+            with _guarded(name):
+                sink.close()
 
     def _each(self, call: Callable[[Sink], None]) -> None:
         for name, sink in list(self._sinks.items()):
