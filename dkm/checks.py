@@ -35,11 +35,13 @@ EXTRAS = {
     "anndata": ("h5py",),
     "encoders": ("huggingface_hub", "timm"),
     "hdf5": ("h5py",),
+    "mlflow": ("alembic", "mlflow", "sqlalchemy"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "optuna": ("optuna", "sqlalchemy"),
     "sweep": ("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher"),
     "text": ("huggingface_hub", "sentence_transformers", "transformers"),
     "umap": ("umap",),
+    "wandb": ("wandb",),
     "zarr": ("zarr",),
 }
 _WIDTH = 16

@@ -84,7 +84,7 @@ def test_the_version_is_told_without_an_installation() -> None:
 # --- imports ------------------------------------------------------------------------------------------------------
 
 # Modules whose distribution has another name; it may not be installed.
-ELSEWHERE = {"igraph": "python-igraph"}
+ELSEWHERE = {"igraph": "python-igraph", "mlflow": "mlflow-skinny"}
 
 
 def imported(folder: str) -> dict[str, set[str]]:
@@ -126,6 +126,7 @@ def test_the_default_installation_has_only_what_the_package_imports() -> None:
     assert names(PROJECT["dependencies"]) - used == {"bokeh"}  # reports read its scripts, and import nothing of it
     assert set().union(*(names(EXTRAS[extra]) for extra in INSTALLABLE)) - used == {
         *("hydra-joblib-launcher", "hydra-submitit-launcher"),  # plugins, which Hydra imports
+        "alembic",  # MLflow imports it for its SQLite files
         *("umap-learn",) * (not packages_distributions().get("umap")),
     }
 

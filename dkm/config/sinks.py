@@ -56,5 +56,17 @@ SINKS: dict[str, SinkType] = {
     for sink in (
         SinkType("tensorboard", "TensorBoard events in the run directory", "dkm.runs.tensorboard:Dashboard"),
         SinkType("csv", "`metrics.csv` in the run directory, one row per evaluation", "dkm.runs.sinks.csv:CsvSink"),
+        SinkType(
+            "wandb",
+            "Weights & Biases (extra `wandb`), offline with `WANDB_MODE=offline`",
+            "dkm.runs.sinks.wandb:WandbSink",
+            *("wandb", "wandb"),
+        ),
+        SinkType(
+            "mlflow",
+            "MLflow (extra `mlflow`), to the store of `MLFLOW_TRACKING_URI`, else to a file in the run directory",
+            "dkm.runs.sinks.mlflow:MlflowSink",
+            *("mlflow", "mlflow"),
+        ),
     )
 }
