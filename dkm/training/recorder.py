@@ -42,6 +42,7 @@ from dkm.runtime.environment import environment, peak_memory_bytes, processor
 from dkm.training.n_clusters import choice_lines
 from dkm.training.segments import changes_between, earlier_segments
 from dkm.training.state import Progress
+from dkm.training.throughput import Throughput
 
 if TYPE_CHECKING:
     from dkm.evaluation.figures.run import RunContext
@@ -206,15 +207,16 @@ class Recorder:
         self.run.append_metrics(record)
         self.run.sinks.record(record, progress.baselines)
 
-    def evaluation(self, record: dict[str, Any], progress: Progress) -> None:
-        """Write the record of an evaluation and log it."""
+    def evaluation(self, record: dict[str, Any], progress: Progress, throughput: Throughput) -> None:
+        """Write the record of an evaluation and log it; the throughput is written to the sinks only."""
         self.numbers(record, progress)
+        self.run.sinks.scalars(record["phase"], record["step"], throughput.scalars())
         scores = {k.removeprefix("metrics/"): v for k, v in record.items() if k.startswith("metrics/")}
         terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
         line = f"{record['phase']} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
         if scores:
             line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
-        log.info("%s", line, extra={"is_progress": True})
+        log.info("%s; %s", line, throughput, extra={"is_progress": True})
 
     def pictures(self, record: dict[str, Any], z: Tensor, clusters: Clusters | None) -> None:
         """Show the figures of an evaluation in the sinks.

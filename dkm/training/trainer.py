@@ -58,6 +58,7 @@ from dkm.training.restoring import Checkpointer
 from dkm.training.starting import Starter, mixed_encoder
 from dkm.training.state import Baseline, Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
+from dkm.training.throughput import StepTimer, Throughput
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class Trainer:
         self.run_dir: RunWriter = Unwritten()
         self.recorder = Recorder(self.run_dir, config, self.evaluator, self.autoencoder, self.clustering)
         self.progress = Progress(clock=clock or Clock())
+        self._timer = StepTimer()
         self._steps = EpochSteps(self.batches.n_batches, self.clustering.centroids)
         self._checkpointer = Checkpointer(config, data, self.autoencoder, self.clustering, self._steps)
         self._signals = Signals()
@@ -347,21 +349,41 @@ class Trainer:
 
     def _run_phase(self, settings: PhaseConfig) -> None:
         """Train until the last epoch or, in the joint phase, until the labels have settled."""
-        state, n_batches, section = self.progress.state, self.batches.n_batches, settings.section
+        state, section = self.progress.state, settings.section
         phase = self.begin(settings)
-        n_steps, n_done = settings.n_epochs * n_batches, state.epoch * n_batches + state.batch
-        is_hidden = not self.run_dir.shows_bars
-        with tqdm(total=n_steps, initial=n_done, desc=section, unit="step", leave=False, disable=is_hidden) as bar:
+        self._timer.start_phase()
+        with self._progress_bar(settings) as bar:
             while state.epoch < settings.n_epochs and not state.is_stopped:
-                self._train_epoch(phase, settings, bar)
-                self._require_finite()
-                losses = phase.losses(self._steps.terms)
-                bar.set_postfix(loss=f"{losses['loss/total']:.4g}", refresh=False)
+                with self._timer.steps():
+                    self._train_epoch(phase, settings, bar)
+                    self._require_finite()
+                    losses = phase.losses(self._steps.terms)
+                overhead = f"{self._timer.overhead_share():.0%}"
+                bar.set_postfix(loss=f"{losses['loss/total']:.4g}", overhead=overhead, refresh=False)
                 with self._averaged_weights():
                     self._end_epoch(phase, settings, losses)
                 self._save_if_due()
         self._save()
         self.recorder.end_phase(section, self.progress)
+
+    def _progress_bar(self, settings: PhaseConfig) -> tqdm[Any]:
+        """Return the bar of a phase, in rows."""
+        state, N = self.progress.state, self.data.n_samples
+        return tqdm(
+            total=settings.n_epochs * N,
+            initial=state.epoch * N + state.batch * N // self.batches.n_batches,
+            desc=settings.section,
+            unit=" rows",
+            unit_scale=True,
+            leave=False,
+            disable=not self.run_dir.shows_bars,
+        )
+
+    def _throughput(self, settings: PhaseConfig) -> Throughput:
+        """Return the speed since the last evaluation, when an epoch has ended."""
+        state = self.progress.state
+        n_epochs_left = 0 if state.is_stopped else settings.n_epochs - state.epoch
+        return self._timer.lap(n_epochs_left * self.data.n_samples)
 
     def _train_epoch(self, phase: Phase, settings: PhaseConfig, bar: tqdm[Any]) -> None:
         config, state, clustering, n_batches = self.config, self.progress.state, self.clustering, self.batches.n_batches
@@ -377,7 +399,7 @@ class Trainer:
         is_evaluated = self._is_evaluated(state.epoch + 1, settings)
         # ------------------------------------------------------------------------------------------------------------
         with closing(self.batches.epoch(state.phase_idx, state.epoch, state.batch)) as batches:
-            for number, batch in enumerate(batches, state.batch):
+            for number, batch in enumerate(self._timer.fetch(batches), state.batch):
                 step = state.epoch * n_batches + number  # of the phase
                 if is_joint and clustering.is_refresh_due(step):
                     with self._averaged_weights():
@@ -385,7 +407,8 @@ class Trainer:
                 x = batch.x  # (B, F)
                 if self.augment is not None:
                     seed = stream_seed(config.seed, state.phase_idx, state.epoch, number)
-                    x = self.augment(x, seed, first=batch.first, n_rows=batch.n_rows)
+                    with self._timer.data():
+                        x = self.augment(x, seed, first=batch.first, n_rows=batch.n_rows)
                 phase.set_lr(learning_rate(settings.schedule, settings.lr, step, n_steps))
                 share = len(x) * distributed.world_size() / batch.n_rows
                 with self._autocast():
@@ -405,7 +428,7 @@ class Trainer:
                     phase.average.update()
                 self._is_state_consistent = True
                 state.batch, state.step = number + 1, state.step + 1
-                bar.update()
+                bar.update(batch.n_rows)
                 if self._signals.is_stop_agreed(state.step, is_epoch_end=state.batch == n_batches):
                     raise Interrupted
                 self._save_if_due()
@@ -434,7 +457,7 @@ class Trainer:
         if record is None:
             self.run_dir.sinks.scalars(settings.section, state.step, losses)
         else:
-            self.recorder.evaluation(record, progress)
+            self.recorder.evaluation(record, progress, self._throughput(settings))
             # The report draws the figures of the last one.
             is_last = state.is_joint and (has_settled or state.epoch == settings.n_epochs)
             if z is not None and not is_last and self._is_pictured(state.epoch, settings):
@@ -501,7 +524,8 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         if self.run_dir.is_written and self._checkpointer.is_due():
-            self._save()
+            with self._timer.pause():
+                self._save()
 
     def restore(self, state: dict[str, Any], directory: Path) -> None:
         """Continue from a checkpoint's ``state``, read from the run ``directory``.
