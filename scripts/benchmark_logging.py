@@ -1,11 +1,11 @@
-"""Times the logging of whole runs at its default intervals: TensorBoard, figures, and loading both.
+"""Times the logging of whole runs at its default intervals: the sinks of ``log.to``, figures, and loading both.
 
 The logging is timed inside the run, call by call, and ``rest`` is the remaining time of the process from the start of
 Python to its end: their ratio is the relative cost of logging. (Comparing runs with and without logging would not do:
 equal runs differ by a few per cent, as much as the cost.) The data are digits with the default settings, and noise of
 MNIST's size with few epochs, where an evaluation is a larger part than in a long run.
 
-    python scripts/benchmark_logging.py [--repeats 3] [--json FILE]
+    python scripts/benchmark_logging.py [--to tensorboard csv] [--repeats 3] [--json FILE]
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from dkm.config.compose import compose, parse
-from dkm.runs.tensorboard import Dashboard
+from dkm.config.sinks import SINKS
+from dkm.runs.sinks.base import Sinks
 from dkm.training.launch import Plan, execute
 from dkm.training.recorder import Recorder
 from epochs import random_images, rows_of
@@ -70,7 +71,7 @@ def measure(directory: Path, words: Sequence[str]) -> None:
     with watch.running():
         import dkm.evaluation.figures.run  # noqa: F401 - matplotlib
     watch.time(Recorder, "pictures", "_write_figures")
-    watch.time(Dashboard, "__init__", *(name for name in vars(Dashboard) if not name.startswith("_")))
+    watch.time(Sinks, *(name for name in vars(Sinks) if callable(getattr(Sinks, name)) and not name.startswith("_")))
     composed = compose(parse(["recipe=classic", *words]))
     execute(Plan(composed.config, directory, composed))
     print(watch.seconds)
@@ -90,6 +91,7 @@ def turn(words: Sequence[str]) -> tuple[float, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, repeats=3)
     parser.add_argument("--measure", nargs="+", help="only train, FOLDER WORDS..., and print the seconds of logging")
+    parser.add_argument("--to", nargs="+", default=["tensorboard"], choices=SINKS, help="the sinks (log.to)")
     options = read_options(parser, argv)
     if options.measure is not None:
         folder, *words = options.measure
@@ -103,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = {"digits": ["data=digits"], "70,000 images": [*large, "joint.tolerance=0", "precision=bf16"]}
         rows: list[Row] = []
         for name, words in settings.items():
-            turns = [turn([*words, *(_QUICK if options.quick else ())]) for _ in range(options.repeats)]
+            words = [*words, f"log.to=[{','.join(options.to)}]", *(_QUICK if options.quick else ())]
+            turns = [turn(words) for _ in range(options.repeats)]
             times_s = dict(zip(("logging", "rest"), zip(*turns, strict=True), strict=True))
             rows.append({"data": name, **Turns(times_s).row("logging/rest")})
         report.add("runs", "Whole runs", rows)

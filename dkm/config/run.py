@@ -299,7 +299,7 @@ class Config(Section):
     plugins: list[str] = setting(
         [],
         "Your own modules to import first, from the working directory or `PYTHONPATH`. They may add entries to the "
-        "registries of methods, networks, data sets, scores and figures.",
+        "registries of methods, networks, data sets, scores, figures and sinks.",
         role=Role.OUTPUT,
     )
     safe_csv: bool = setting(
