@@ -20,7 +20,7 @@ from dkm.runs.directory import RunDirectory
 from dkm.runtime.locks import try_lock
 from dkm.train import _main as main
 
-SAME = ("metrics.jsonl", "result.json", "assignments.csv", "report.html")
+SAME = ("metrics.jsonl", "metrics.csv", "result.json", "assignments.csv", "report.html")
 PRETRAIN_EPOCHS, JOINT_EPOCHS, BATCHES = 3, 5, 4
 STEPS = (PRETRAIN_EPOCHS + JOINT_EPOCHS) * BATCHES
 
@@ -48,6 +48,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "clustering.n_init=3",
         "checkpoint.every_s=0",
         "log.figures=false",
+        "log.to=[tensorboard,csv]",
     ]
 
 

@@ -205,13 +205,19 @@ def test_a_sink_gets_the_records_of_metrics_jsonl_and_all_else_in_order(
         assert (run / name).read_bytes() == (reference / name).read_bytes(), name
 
 
-def test_a_resumed_run_opens_the_sink_with_its_reference(paper: type[Paper], tmp_path: Path) -> None:
+def test_a_resumed_run_opens_the_sink_with_its_reference(
+    paper: type[Paper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = train(tmp_path / "run", "log.to=[paper]")
     assert paper.calls[0] == ("open", {})
     assert main([f"resume={run}", "joint.epochs=5"]) == 0
     assert paper.calls[0] == ("open", {"page": 7})
-    assert main([f"resume={run}", "log.to=[]", "joint.epochs=6"]) == 0
+    assert main([f"resume={run}", "log.to=[]"]) == 0
     assert manifest_of(run)["logged_to"] == {"paper": {"page": 7}}
+    monkeypatch.setitem(SINKS, "other", SinkType("other", "Other", Paper))
+    assert main([f"resume={run}", "log.to=[other]"]) == 0
+    assert paper.calls[0] == ("open", {})
+    assert manifest_of(run)["logged_to"] == {"paper": {"page": 7}, "other": {"page": 7}}
 
 
 @pytest.mark.parametrize("fails", ["record", "text", "flush", "result", "end", "close"])
