@@ -52,7 +52,7 @@ def copied_at_record(number: int, copy: Path, monkeypatch: pytest.MonkeyPatch) -
         append(run, record)
         n_calls += 1
         if n_calls == number:
-            shutil.copytree(run.path, copy)
+            shutil.copytree(run.path, copy, symlinks=True)
 
     with monkeypatch.context() as patched:
         patched.setattr(RunDirectory, "append_metrics", appended)

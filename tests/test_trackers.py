@@ -212,11 +212,22 @@ def test_a_line_that_was_cut_off_ends_the_history(wandb: FakeWandb, tmp_path: Pa
     assert history.read_text(encoding="utf-8") == ""
 
 
-def test_without_a_key_wandb_is_refused_before_anything_is_written(wandb: FakeWandb, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_old", [False, True])
+def test_without_a_key_wandb_is_refused_before_anything_is_written(
+    is_old: bool, wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wandb.is_offline = False
+    if is_old:
+        api = SimpleNamespace(api_key=None)
+        monkeypatch.setattr(sys.modules["wandb"], "login", lambda *, verify: 1 / 0)
+        monkeypatch.setattr(sys.modules["wandb"], "api", api, raising=False)
     with pytest.raises(UserError, match=r"log\.to=wandb: no API key is known; expected one, or WANDB_MODE=offline; "):
         train(tmp_path / "run", "log.to=[wandb]")
     assert not (tmp_path / "run").exists()
+    wandb.is_logged_in = True
+    if is_old:
+        api.api_key = "a key"
+    WandbSink.check()
 
 
 # --- a stand-in for MLflow ----------------------------------------------------------------------------------------

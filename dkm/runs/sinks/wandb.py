@@ -82,7 +82,13 @@ class WandbSink(Sink):
         import wandb
 
         settings = wandb.setup(wandb.Settings(silent=True)).settings
-        if settings._offline or settings._noop or wandb.login(prompt=False, verify=False):
+        if settings._offline or settings._noop:
+            return
+        try:
+            is_logged_in = wandb.login(prompt=False, verify=False)
+        except TypeError:  # before 0.31 it would ask
+            is_logged_in = wandb.api.api_key is not None
+        if is_logged_in:
             return
         raise UserError(
             "log.to=wandb: no API key is known; expected one, or WANDB_MODE=offline; enter it with wandb login, or set "
