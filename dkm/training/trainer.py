@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dkm.clustering.assignment import assign, means_of_parts
+from dkm.clustering.assignment import means_of_parts
 from dkm.clustering.losses.base import ClusteringLoss
 from dkm.clustering.methods import build_clustering
 from dkm.clustering.neighborhood import Neighborhood
@@ -292,10 +292,7 @@ class Trainer:
         assert kept is not None
         log.info("joint: the labels of %s were not learned; back to the best clusters before", state.learned)
         self._phase = None
-        centroids = kept.restore(self.autoencoder)
-        with self._signals.interruptible():
-            z = self.embed()
-        self.clustering.initialize(centroids, assign(z, centroids).labels, z)
+        self.clustering.centroids.detach().copy_(kept.restore(self.autoencoder))
         progress.state = replace(state, step=state.step + 1, is_stopped=True, restored=kept.stage)
         self._save()
 
