@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not server.IS_AVAILABLE, reason="the system has 
 def connection() -> socket.socket:
     """Return the connection to a server that imports nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "_PRELOADED", ())
+        patch.setattr(server, "PRELOADED", [])
         return server._connect.__wrapped__()
 
 
@@ -116,7 +116,7 @@ def test_a_process_keeps_inherited_files_open(folder: Path) -> None:
 PARENT = """
 import sys
 from dkm.search import server
-server._PRELOADED = ()
+server.PRELOADED = []
 with open("lock", "wb") as lock:
     from dkm.runtime.locks import try_lock
     try_lock(lock)
@@ -144,7 +144,7 @@ def test_a_process_outlives_its_parent_and_the_server(folder: Path) -> None:
 
 def test_the_end_of_the_server_is_no_end_of_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one is started without it."""
-    monkeypatch.setattr(server, "_PRELOADED", ())
+    monkeypatch.setattr(server, "PRELOADED", [])
     monkeypatch.chdir(tmp_path)
     connection = server._connect.__wrapped__()
     monkeypatch.setattr(server, "_connect", lambda: connection)

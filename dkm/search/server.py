@@ -29,12 +29,13 @@ from typing import NoReturn
 
 IS_AVAILABLE = sys.platform == "linux"
 
-# What a run imports. The commands are not among them, because runpy executes them.
-_PRELOADED = (
+# What a run imports. The commands are not among them, because runpy executes them. A program that starts many runs may
+# add to it before the first one.
+PRELOADED = [
     *("dkm.config.page", "dkm.search.sweep", "dkm.training.launch", "dkm.training.trainer", "dkm.training.resume"),
     *("dkm.data.datasets", "dkm.runs.directory", "sklearn.datasets", "sklearn.metrics", "sklearn.neighbors"),
     "torch._dynamo",  # torch imports it at the first step of an optimizer
-)
+]
 _MAX_BYTES, _MAX_DESCRIPTORS = 2**18, 250
 
 
@@ -112,7 +113,7 @@ def start(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> 
 def _connect() -> socket.socket:
     """Start the server, which ends with this process; return the connection to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = f"from dkm.search.server import serve; serve({theirs.fileno()}, {_PRELOADED})"
+    program = f"from dkm.search.server import serve; serve({theirs.fileno()}, {PRELOADED})"
     with theirs:
         server = subprocess.Popen(
             [sys.executable, "-c", program],
