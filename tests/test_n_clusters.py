@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import shutil
 import signal
 from itertools import combinations
 from pathlib import Path
@@ -29,6 +30,7 @@ from dkm.data.datasets import Dataset, load_dataset
 from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.runs.directory import RunDirectory
+from dkm.runtime import checkpoints
 from dkm.training import n_clusters
 from dkm.training.launch import execute, plan_run, require_new, require_trainable
 from dkm.training.n_clusters import choice_lines, find_number, with_largest_number
@@ -328,6 +330,27 @@ def test_a_run_keeps_its_number_and_how_it_was_found(run: Path) -> None:
     log = (run / "train.log").read_text()
     assert log.count("number of clusters: 5 of 3 to 7; as plausible: 6; its clusterings") == 2
     assert log.index("number of clusters: 5") < log.index("pretrain epoch") < log.rindex("number of clusters: 5")
+
+
+@pytest.mark.parametrize("damage", ["altered", "lost"])
+def test_a_resumed_run_has_the_scores_of_the_search_from_its_checkpoint(damage: str, run: Path, tmp_path: Path) -> None:
+    """The manifest has them too, but nothing says whether it was damaged."""
+    resumed = Path(shutil.copytree(run, tmp_path / "run"))
+    path = resumed / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"n_clusters": 5', '"n_clusters": 7') if damage == "altered" else "{")
+    assert json.loads(path.read_text() if damage == "altered" else "{}") != json.loads(text)
+    assert train([f"resume={resumed}"], tmp_path / "log").code == 0
+    assert (resumed / "result.json").read_bytes() == (run / "result.json").read_bytes()
+
+
+def test_the_search_is_not_lost_with_the_manifest_before_the_first_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    killed = start(path, *WORDS, point=Point("dkm.training.baseline", "kmeans", 1))
+    assert killed.code == -signal.SIGKILL
+    state = checkpoints.load(path / "checkpoints")
+    assert state is not None
+    assert state["n_clusters_choice"] == json.loads((path / "manifest.json").read_text())["n_clusters_choice"]
 
 
 def test_a_run_with_that_number_from_the_start_is_the_same(run: Path, tmp_path: Path) -> None:

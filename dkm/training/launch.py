@@ -155,6 +155,8 @@ def execute(plan: Plan) -> dict[str, Any]:
         state = distributed.state_of_main(distributed.on_main(lambda: prepare_run_directory(run, plan)))
         if state is not None:
             distributed.jointly(lambda: trainer.restore(state, directory))
+            if (choice := state.get(N_CLUSTERS_CHOICE)) is not None:
+                run.manifest[N_CLUSTERS_CHOICE] = choice  # the one in the manifest has no digest
         elif isinstance(config.clustering.n_clusters, str):
             data = trainer.data
             del trainer  # its copy of the data on the device

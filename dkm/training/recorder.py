@@ -137,7 +137,7 @@ class Recorder:
         manifest["warnings"] = list(run.warnings)
         if logged_to := {**(earlier.get(LOGGED_TO) or {}), **run.sinks.references}:
             manifest[LOGGED_TO] = logged_to
-        run.update_manifest(**earlier | manifest)
+        run.update_manifest(**earlier | run.manifest | manifest)
         if run.is_written and (run.sinks.is_new or metrics_bytes is None):
             run.sinks.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
             run.sinks.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))

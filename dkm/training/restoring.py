@@ -18,6 +18,7 @@ from dkm.data.datasets import Dataset
 from dkm.errors import UserError, is_out_of_memory
 from dkm.models.autoencoder import Autoencoder
 from dkm.runs.directory import RunWriter
+from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import checkpoints
 from dkm.training.guard import Kept
 from dkm.training.objective import LossTerms
@@ -77,6 +78,7 @@ class Checkpointer:
             "metrics_sha256": run.metrics_sha256(),
             "config": to_dict(self._config),
             "data_sha256": self._data.sha256,
+            N_CLUSTERS_CHOICE: run.manifest.get(N_CLUSTERS_CHOICE),
         }
         checkpoints.save(run.path / "checkpoints", state)
         self._saved_at_s = time.monotonic()

@@ -39,6 +39,7 @@ from dkm.models.build import build_autoencoder
 from dkm.models.custom import require_halves
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunWriter, Unwritten
+from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
 from dkm.runtime.devices import deterministic, find_device
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
@@ -155,6 +156,8 @@ class Trainer:
                 metrics_sha256=self._metrics_sha256,
             )
             try:
+                if self._metrics_bytes is None and N_CLUSTERS_CHOICE in run_dir.manifest:
+                    self._save()  # the search may have taken minutes
                 return self._run_phases()
             except BaseException as error:
                 status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
