@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,33 @@ def test_a_run_with_a_damaged_manifest_says_what_is_lost(run: Path, capsys: pyte
     assert manifest["status"] == "completed"
     told = f"{run / 'manifest.json'} is damaged: what it told about the earlier parts of the run is lost"
     assert capsys.readouterr().err == f"warning: {told}\n"
+
+
+CONFIG_DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "one bit, which makes the run longer": lambda content: content.replace(b"epochs: 2", b"epochs: 3"),
+    "one bit of the digest": lambda content: content.replace(b"below: ", b"below: 0"),
+    "cut off after a line": lambda content: content[: content.rindex(b"\n", 0, -1) + 1],
+}
+
+
+@pytest.mark.parametrize("damage", CONFIG_DAMAGE)
+def test_a_damaged_config_is_not_resumed_from(damage: str, run: Path) -> None:
+    path = run / "config.yaml"
+    content = path.read_bytes()
+    path.write_bytes(CONFIG_DAMAGE[damage](content))
+    assert path.read_bytes() != content
+    before = (run / "result.json").read_bytes()
+    with pytest.raises(UserError) as raised:
+        resume(run)
+    assert str(raised.value).startswith(f"{path}: damaged or altered (its SHA-256 is not the one it was written with)")
+    assert (run / "result.json").read_bytes() == before
+
+
+def test_the_config_of_an_earlier_version_has_no_digest_and_is_resumed_from(run: Path) -> None:
+    path = run / "config.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "SHA-256" not in line).replace("epochs: 2", "epochs: 3"))
+    assert resume(run)["epochs"]["joint"] == 3
 
 
 @pytest.mark.parametrize("n_lost", [1, 30, 10**6])

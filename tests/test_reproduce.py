@@ -12,6 +12,7 @@ import pytest
 from processes import OPTIMIZER, Point, train
 
 from dkm.config.compose import compose, parse
+from dkm.config.resolved import with_digest
 from dkm.config.schema import dotted
 from dkm.search.pool import ChildRun
 
@@ -44,7 +45,9 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_kept(
     words = ["experiment=debug", "seed=0", f"hydra.run.dir={run}", f"pretrain.cache={tmp_path / 'runs' / 'cache'}"]
     killed = train([*words, "checkpoint.every_s=0"], tmp_path / "log", Point(*OPTIMIZER, 10))
     assert killed.code == -signal.SIGKILL
-    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("every_s: 0.0", "every_s: 30.0"))
+    header, _, lines = (run / "config.yaml").read_text().partition("# SHA-256")
+    settings = lines.partition("\n")[2].replace("every_s: 0.0", "every_s: 30.0")
+    (run / "config.yaml").write_text(header + with_digest(settings))
     assert call(reproduce, monkeypatch, "debug", "0") == 0
     assert json.loads((run / "manifest.json").read_text())["n_resumed"] == 1
     kept = json.loads((tmp_path / "results" / "debug" / "seed0.json").read_text())

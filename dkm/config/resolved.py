@@ -7,6 +7,7 @@ checked against the schema, as a value on the command line is.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
@@ -27,6 +28,9 @@ from dkm.errors import UserError, in_short
 _MAX_BYTES = 2**22
 # The settings have three levels; the options of a class of the user's own may have more.
 _MAX_DEPTH = 32
+# The line of a config that has the digest of all lines below it. It is above them, so that no part of the file that was
+# cut off can be missed.
+_DIGEST = b"# SHA-256 of the lines below: "
 # What the config of a run may name in `defaults`. A run writes it, so that the file works with --config-dir.
 _DEFAULTS = ["paths", "_self_"]
 S = TypeVar("S")
@@ -82,6 +86,22 @@ def _require_plain(content: bytes) -> None:
             raise ValueError(f"{what} in line {event.start_mark.line + 1}")
 
 
+def with_digest(text: str) -> str:
+    """Return the lines of a config below a line with their SHA-256, for ``read_config``."""
+    return f"{_DIGEST.decode()}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def _require_unaltered(content: bytes) -> None:
+    """Refuse a config with another SHA-256 than it was written with; earlier versions wrote none."""
+    _, mark, rest = content.partition(_DIGEST)
+    digest, _, text = rest.partition(b"\n")
+    if mark and digest != hashlib.sha256(text).hexdigest().encode():
+        raise UserError(
+            "damaged or altered (its SHA-256 is not the one it was written with); expected the settings that the run "
+            "began with; restore the file, give other settings on the command line, or start a new run"
+        )
+
+
 def read_config(path: Path, *, to_resume: bool = False) -> Config:
     """Return the config in a file that a run has written.
 
@@ -89,7 +109,8 @@ def read_config(path: Path, *, to_resume: bool = False) -> Config:
     ----------
     path : Path
     to_resume : bool
-        Whether the table of a run of version 0.1 is read as that version did: numbers, or refused.
+        Whether it must be as the run wrote it, if it has a digest. The table of a run of version 0.1 is then read as
+        that version did: numbers, or refused.
 
     Raises
     ------
@@ -98,6 +119,8 @@ def read_config(path: Path, *, to_resume: bool = False) -> Config:
     """
     content = read_yaml(path)
     try:
+        if to_resume:
+            _require_unaltered(path.read_bytes())
         if not isinstance(content, dict):
             raise UserError(f"a {type(content).__name__}; {_EXPECTED}; restore the file")
         _require_no_composition(content)

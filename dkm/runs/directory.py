@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from dkm.config.groups import GROUPS
-from dkm.config.resolved import read_yaml
+from dkm.config.resolved import read_yaml, with_digest
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.report import DataReport
@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 _CONFIG_HEADER = """\
 # The resolved config of this run. Repeat it with
 #   python -m dkm.train --config-dir {directory} --config-name config
+"""
+_CONFIG_DEFAULTS = """\
 defaults:
   - paths
   - _self_
@@ -133,7 +135,8 @@ class RunDirectory:
             Whether there are scores against labels.
         """
         text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
-        text = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path))) + text
+        header = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path)))
+        text = header + with_digest(_CONFIG_DEFAULTS + text)
         path = self.path / CONFIG
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             self._write(CONFIG, text)
