@@ -110,7 +110,7 @@ class Process:
         return all(process.poll() is not None for process in self._processes)
 
     def kill(self, which: str = "all") -> None:
-        """Send SIGKILL: to all processes with their children, to the ``parent`` alone, or to the rank of that number."""
+        """Send SIGKILL: to all processes with their children, to the ``parent`` alone, or to the rank that is named."""
         victims = self._processes if which in ("all", "parent") else [self._processes[int(which)]]
         pids = [process.pid for process in victims if process.poll() is None]
         if which == "all":
@@ -264,8 +264,10 @@ def works(folder: Path) -> dict[str, Work]:
     np.savez(images, x=digits.images[:100], y=digits.target[:100])
     X, y = make_blobs(120, 4, centers=3, cluster_std=1.0, random_state=0)
     np.savez(points, x=X.astype(np.float32), y=y)
-    rows = [[f"row{i}", *map(str, np.round(x, 3)), "abc"[(i * 7 + label) % 3]] for i, (x, label) in enumerate(zip(X, y))]
-    table.write_text("\n".join(map(",".join, [["name", "a", "b", "c", "d", "kind"], *rows])) + "\n", encoding="utf-8")
+    rows = [["name", "a", "b", "c", "d", "kind"]]
+    for i, (x, label) in enumerate(zip(X, y, strict=True)):
+        rows.append([f"row{i}", *map(str, np.round(x, 3)), "abc"[(i * 7 + label) % 3]])
+    table.write_text("\n".join(map(",".join, rows)) + "\n", encoding="utf-8")
     of_images = (*_SMALL, "data=npz", f"data.path={images}", "data.labels=y")
     of_table = (*_SMALL, "data=csv", f"data.path={table}", "data.id=name")
     of_points = (*_SMALL, "data=npz", f"data.path={points}", "data.labels=y", "log.tensorboard=false")
@@ -318,7 +320,11 @@ def judge(ended: Ended, found: Mapping[str, bytes], expected: Mapping[str, bytes
         different = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
         if not different:
             return Verdict("equal")
-        if different == [damaged] and any(damaged in line for line in lines_with("warning: ", ended.err)):
+        if (
+            damaged is not None
+            and different == [damaged]
+            and any(damaged in line for line in lines_with("warning: ", ended.err))
+        ):
             return Verdict("told", f"{damaged} differs")
         return Verdict("failed", f"differs: {', '.join(different)}")
     errors = lines_with("error: ", ended.err)

@@ -5,10 +5,10 @@
     python scripts/chaos.py --only 17            run 17 alone, with the same draws
 
 Each run is killed with SIGKILL one to four times: at a random moment, or a random fraction of a second after it has
-reached a phase drawn at random: its start, the pretraining, the joint phase, an evaluation, a checkpoint, the writing of
-its results. One in ten meets a fault besides: a process that can write no file beyond a random size, as on a full disk;
-or a file of the run directory, drawn at random, that is cut off, or that ends in zeros, or that has one bit flipped.
-Then it is resumed until it ends. It must end
+reached a phase that is drawn too: its start, the pretraining, the joint phase, an evaluation, a checkpoint, the writing
+of its results. One in ten meets a fault besides: a process that can write no file beyond a random size, as on a full
+disk; or a file of the run directory, drawn at random, that is cut off at a random byte, has zeros from there on, or has
+one bit flipped. Then it is resumed until it ends. It must end
 
 - *equal*: each result file has the bytes of the undisturbed run;
 - *told*: as equal, but for the one file that was damaged, which a warning names;
@@ -16,13 +16,13 @@ Then it is resumed until it ends. It must end
 
 All else is *failed*: the run directory as it was before the last process is then kept below ``--folder``.
 
-Most processes are forked from a server that has imported everything; one run in twenty is started with ``python -m``, or
-with torchrun if it has two processes. Of the runs with one process, one in twenty is a sweep, a ``dkm.select`` or a
+Most processes are forked from a server that has imported everything; one run in twenty is started with ``python -m``,
+or with torchrun if it has two processes. Of the runs with one process, one in twenty is a sweep, a ``dkm.select`` or a
 ``dkm.tune``, of which sometimes only the parent is killed and its children live on. Of the runs with two processes,
 sometimes only one is killed.
 
-Each run is a line of ``docs/reliability/chaos.jsonl``; those in that file are not run again, so that the command goes on
-where it was interrupted. ``scripts/reliability.py`` makes the tables of ``docs/reliability.md`` of it.
+Each run is a line of ``docs/reliability/chaos.jsonl``; those in that file are not run again, so that the command goes
+on where it was interrupted. ``scripts/reliability.py`` makes the tables of ``docs/reliability.md`` of it.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ class Attack:
     def _kill_until_enough(self) -> Verdict | None:
         """Kill the run as often as the case says; return a verdict if it ended before in a way that it must not."""
         for _ in range(self.case.n_kills + _N_TRIES):
-            if len(self.story.kills) == self.case.n_kills:
+            has_file_to_damage = self.case.fault in (None, "full") or (self.run / "config.yaml").exists()
+            if len(self.story.kills) >= self.case.n_kills and has_file_to_damage:
                 return None
             ended = self._kill_once()
             if ended is None:
@@ -207,9 +208,7 @@ class Attack:
         if self.run.exists():
             shutil.copytree(self.run, self.before)
         log = self.folder / "err"
-        return Process(
-            self.work.module, words, log, way=case.way, n_ranks=case.n_ranks, max_file_bytes=max_file_bytes
-        )
+        return Process(self.work.module, words, log, way=case.way, n_ranks=case.n_ranks, max_file_bytes=max_file_bytes)
 
     def _resume(self, max_file_bytes: int | None = None) -> Ended:
         """Resume the run to its end, once children of a killed search have ended."""
@@ -356,10 +355,18 @@ def attack(case: Case, work: Work, expected: dict[str, bytes], folder: Path) -> 
     if verdict.outcome != "failed":
         shutil.rmtree(folder)
     return {
-        **{"ranks": case.n_ranks, "seed": case.seed, "case": case.index, "work": case.work, "way": case.way},
-        **{"every_s": case.every_s, "kills": attacked.story.kills, "fault": attacked.story.fault},
-        **{"outcome": verdict.outcome, "detail": verdict.detail.replace(str(folder), "FOLDER")},
-        **{"seconds": round(time.monotonic() - started, 1), "version": version()},
+        "ranks": case.n_ranks,
+        "seed": case.seed,
+        "case": case.index,
+        "work": case.work,
+        "way": case.way,
+        "every_s": case.every_s,
+        "kills": attacked.story.kills,
+        "fault": attacked.story.fault,
+        "outcome": verdict.outcome,
+        "detail": verdict.detail.replace(str(folder), "FOLDER"),
+        "seconds": round(time.monotonic() - started, 1),
+        "version": version(),
     }
 
 
@@ -389,7 +396,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes[line["outcome"]] += 1
         if not options.only:
             append_line(options.results, line)
-        print(f"{index}: {case.work} {case.way}: {len(line['kills'])} kills, {line['fault']}: {line['outcome']}", end="")
+        print(
+            f"{index}: {case.work} {case.way}: {len(line['kills'])} kills, {line['fault']}: {line['outcome']}", end=""
+        )
         print(f" ({line['detail']}; {place})" if line["outcome"] == "failed" else "", flush=True)
     print(", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items())) or "nothing to do")
     if not options.folder and not outcomes["failed"]:
