@@ -386,8 +386,8 @@ def recorded(work: Work, folder: Path) -> tuple[str, list[Operation]]:
     path = folder / "recording.json"
     if path.exists():
         content = json.loads(path.read_text(encoding="ascii"))
-        operations = [Operation(*row, bytes.fromhex(data)) for *row, data in content["operations"]]
-        return content["name"], operations
+        rows = [(*row[:4], bytes.fromhex(row[4])) for row in content["operations"]]
+        return content["name"], [Operation._make(row) for row in rows]
     shutil.rmtree(folder, ignore_errors=True)
     operations = record(work, folder / "recorded", folder / "traces")
     require_whole(operations, folder / "recorded")
