@@ -185,6 +185,8 @@ class Attack:
             which = "parent"
         started = time.monotonic()
         process = self._start()
+        if which in ("0", "1"):  # the processes have found each other; before that torchrun would end the other
+            self._wait_for("pretraining", process, started)
         reached = self._wait_for(phase, process, started)
         delay = self.draw.uniform(0, self._window(phase))
         if reached:

@@ -386,8 +386,10 @@ def recorded(work: Work, folder: Path) -> tuple[str, list[Operation]]:
     path = folder / "recording.json"
     if path.exists():
         content = json.loads(path.read_text(encoding="ascii"))
-        rows = [(*row[:4], bytes.fromhex(row[4])) for row in content["operations"]]
-        return content["name"], [Operation._make(row) for row in rows]
+        return content["name"], [
+            Operation(name, path, target, offset, bytes.fromhex(data))
+            for name, path, target, offset, data in content["operations"]
+        ]
     shutil.rmtree(folder, ignore_errors=True)
     operations = record(work, folder / "recorded", folder / "traces")
     require_whole(operations, folder / "recorded")
