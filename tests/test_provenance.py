@@ -208,6 +208,20 @@ def test_a_damaged_config_is_not_resumed_from(damage: str, run: Path) -> None:
     assert (run / "result.json").read_bytes() == before
 
 
+def test_an_unfinished_run_with_a_damaged_config_is_not_passed_over_in_silence(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json_of(run / "manifest.json")
+    (run / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}), encoding="utf-8")
+    wanted = compose(parse(WORDS)).config
+    assert unfinished_run(wanted, run.parent / "new") == run
+    (run / "config.yaml").write_bytes((run / "config.yaml").read_bytes()[:-1])
+    assert unfinished_run(wanted, run.parent / "new") is None
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: resume=auto: the run is left alone: {run / 'config.yaml'}: damaged or altered")
+    assert err.count("\n") == 1
+
+
 def test_the_config_of_an_earlier_version_has_no_digest_and_is_resumed_from(run: Path) -> None:
     path = run / "config.yaml"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

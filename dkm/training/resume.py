@@ -55,7 +55,8 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
             continue
         try:
             saved = config_of(manifest_path.parent)
-        except UserError:
+        except UserError as error:
+            print(f"warning: resume=auto: the run is left alone: {error}", file=sys.stderr)
             continue
         numbered = _with_number_of(saved, manifest or {}, wanted)
         if _fixed_settings(saved) != (expected if numbered is wanted else _fixed_settings(numbered)):
