@@ -430,9 +430,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         recording, operations = recorded(work, folder / name)
         expected = undisturbed(work, folder / "undisturbed")
         all_states = list(states(operations))
-        chosen = list(range(len(all_states)))
-        if options.most is not None and options.most < len(all_states):
-            chosen = sorted(random.Random(0).sample(chosen, options.most))
+        # In random order, so that an interrupted command has a sample of all of them.
+        chosen = random.Random(0).sample(range(len(all_states)), len(all_states))[: options.most]
         print(f"{name}: {len(operations)} operations, {len(all_states)} distinct states", flush=True)
         known = {(line["recording"], line["state"]) for line in read_lines(options.results)}
         for index in chosen:
