@@ -118,13 +118,13 @@ def read_trace(traces: Path, folder: Path) -> Iterator[Operation]:
 
 
 class _TraceReader:
-    """Follows the open files of one process."""
+    """Follows the open files of a process; its children, which have numbers of their own, open none of the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._root = f"{folder}/"
         self._known: set[str] = set()
-        self._offsets: dict[int, int] = {}
-        self._appends: set[int] = set()
+        self._offsets: dict[tuple[int, str], int] = {}
+        self._appends: set[tuple[int, str]] = set()
 
     def _relative(self, path: str) -> str | None:
         return path.removeprefix(self._root) if path.startswith(self._root) else None
@@ -138,12 +138,13 @@ class _TraceReader:
             yield from self._open(result, _decode_path(rest), arguments)
         elif name in ("write", "pwrite64", "writev") and path is not None:
             data = b"".join(texts)[:result]
-            offset = int(arguments.rpartition(", ")[2]) if name == "pwrite64" else self._offsets.get(number, 0)
+            file = number, path
+            offset = int(arguments.rpartition(", ")[2]) if name == "pwrite64" else self._offsets.get(file, 0)
             if name != "pwrite64":
-                self._offsets[number] = offset + result
-            yield Operation("append" if number in self._appends else "write", path, offset=offset, data=data)
+                self._offsets[file] = offset + result
+            yield Operation("append" if file in self._appends else "write", path, offset=offset, data=data)
         elif name == "lseek" and path is not None:
-            self._offsets[number] = result
+            self._offsets[number, path] = result
         elif name == "ftruncate" and path is not None:
             yield Operation("truncate", path, offset=int(arguments.rpartition(", ")[2]))
         elif name in ("fsync", "fdatasync") and path is not None:
@@ -170,12 +171,12 @@ class _TraceReader:
 
     def _open(self, number: int, path: str | None, flags: str) -> Iterator[Operation]:
         relative = None if path is None else self._relative(path)
-        self._offsets[number] = 0
-        self._appends.discard(number)
         if relative is None:
             return
+        self._offsets[number, relative] = 0
+        self._appends.discard((number, relative))
         if "O_APPEND" in flags:
-            self._appends.add(number)
+            self._appends.add((number, relative))
         if "O_CREAT" in flags and relative not in self._known:
             self._known.add(relative)
             yield Operation("create", relative)

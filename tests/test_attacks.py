@@ -230,6 +230,7 @@ def test_a_trace_is_read_in_the_order_of_time(power_cut: Any, tmp_path: Path) ->
     descriptor = f"3<{path}>"
     (traces / "trace.1").write_text(
         f'10.000000001 openat(AT_FDCWD<{quoted("/")}>, "{path}", O_WRONLY|O_CREAT|O_TRUNC, 0666) = {descriptor}\n'
+        f'10.000000003 openat(AT_FDCWD<{quoted("/")}>, "{outside}", O_RDONLY) = 3<{outside}>\n'  # of a child process
         f'10.000000003 write({descriptor}, "{quoted("ab")}", 2) = 2\n'
         f'10.000000005 rename("{path}", "{new}") = 0\n'
         f'10.000000006 write(4<{outside}>, "{quoted("x")}", 1) = 1\n'
