@@ -22,7 +22,8 @@ run, or refuse with one line that names a file of the run (exit code 2). And a s
 completed must already have all results.
 
 Each state is a line of ``docs/reliability/power_cut.jsonl``. The recordings stay in ``--folder``: the same command goes
-on with them. ``scripts/reliability.py`` makes the tables of ``docs/reliability.md``.
+on with them; the lines of a new recording replace those of the one before. ``scripts/reliability.py`` makes the tables
+of ``docs/reliability.md``.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from attacks import (
     undisturbed,
     version,
     works,
+    write_lines,
 )
 
 LINES = RESULTS / "power_cut.jsonl"
@@ -434,9 +436,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # In random order, so that an interrupted command has a sample of all of them.
         chosen = random.Random(0).sample(range(len(all_states)), len(all_states))[: options.most]
         print(f"{name}: {len(operations)} operations, {len(all_states)} distinct states", flush=True)
-        known = {(line["recording"], line["state"]) for line in read_lines(options.results)}
+        lines = [line for line in read_lines(options.results) if line["work"] != name or line["recording"] == recording]
+        write_lines(options.results, lines)
+        known = {line["state"] for line in lines if line["work"] == name}
         for index in chosen:
-            if (recording, index) in known:
+            if index in known:
                 continue
             number, variant, left = all_states[index]
             place = folder / f"{name}_{index}"

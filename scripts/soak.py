@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attacks import RESULTS, append_line, read_lines, version
+from attacks import RESULTS, append_line, read_lines, version, write_lines
 
 LINES = RESULTS / "soak.jsonl"
 EVERY = 10
@@ -124,9 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     is_flat = True
     for mode in options.modes:
-        others = [line for line in read_lines(options.results) if line["mode"] != mode]
-        options.results.parent.mkdir(parents=True, exist_ok=True)
-        options.results.write_text("".join(json.dumps(line) + "\n" for line in others), encoding="utf-8")
+        write_lines(options.results, [line for line in read_lines(options.results) if line["mode"] != mode])
 
         def on_sample(number: int, found: Sample, mode: str = mode) -> None:
             append_line(options.results, {"mode": mode, "run": number, **found._asdict(), "version": version()})
