@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
 from processes import OPTIMIZER, Finished, Point, train
 
 import dkm
 from dkm.config.compose import compose, parse
 from dkm.installation import install_command
+from dkm.search import sweep
 
 SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 LAUNCHERS = ["joblib", "submitit_local"]
@@ -202,6 +205,24 @@ def test_what_a_run_that_was_killed_as_it_began_has_left_is_no_run(tmp_path: Pat
     words = ["--multirun", *SMALL, "seed=0", "resume=auto", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     assert train(words, tmp_path / "log").code == 0
     assert json.loads((directory / "manifest.json").read_text())["status"] == "completed"
+
+
+def test_the_configs_of_jobs_that_have_ended_do_not_stay_in_memory(tmp_path: Path) -> None:
+    """Hydra keeps its record of each job to the end: 0.2 MB, in sweeps of thousands of runs."""
+    config = OmegaConf.create({"hydra": {"runtime": {"output_dir": "DIR/0"}, "sweep": {"dir": "DIR"}, "other": 1}})
+    job = JobReturn(cfg=config, hydra_cfg=config)
+    sweep._note_end(job, 0.5)
+    assert (job.cfg, job._return_value) == (config, 0.5)  # for the callbacks of the job
+    sweep._drop_configs()
+    assert job.cfg is None
+    assert not isinstance(job.hydra_cfg, DictConfig)
+    jobs: dict[str, JobReturn] = {}
+    job.status = JobStatus.COMPLETED
+    assert sweep._record_job(job, jobs) == 0.5
+    assert jobs == {"DIR/0": job}
+    assert job.hydra_cfg is not None
+    assert job.hydra_cfg.hydra.sweep.dir == "DIR"
+    assert sweep._ENDED == []
 
 
 def endless_sweep(sweep: Path) -> subprocess.Popen[str]:

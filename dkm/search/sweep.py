@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -41,6 +42,9 @@ from dkm.config.values import absolute, quoted
 from dkm.errors import Failure, UserError
 from dkm.training.launch import Plan, execute_with_one_line_errors, require_new
 
+# The jobs of a sweep that have ended in this process. Hydra keeps them all to the end of the sweep.
+_ENDED: list[JobReturn] = []
+
 
 def is_sweep(command: Command) -> bool:
     return is_multirun(command.overrides)
@@ -55,7 +59,7 @@ def run_hydra(command: Command) -> int:
     overrides, directory = command.overrides, None
     jobs: dict[str, JobReturn] = {}  # the jobs of a sweep by directory
     getter = JobReturn.return_value.getter(lambda job: _record_job(job, jobs))  # type: ignore[attr-defined]
-    JobReturn.return_value = getter  # type: ignore[method-assign]
+    JobReturn.return_value = getter.setter(_note_end)  # type: ignore[method-assign]
     folder, name = prepare_primary(command)
     start = hydra.main(version_base="1.3", config_path=folder, config_name=name)
     try:
@@ -124,6 +128,27 @@ def _record_job(job: JobReturn, jobs: dict[str, JobReturn]) -> Any:
     return math.nan if job.status is JobStatus.FAILED else job._return_value
 
 
+def _note_end(job: JobReturn, value: Any) -> None:
+    """Set the value of a job, as Hydra does when the job has ended."""
+    job._return_value = value
+    _ENDED.append(job)
+
+
+def _drop_configs() -> None:
+    """Drop the configs of the jobs that have ended, 0.2 MB each, except what ``run_hydra`` needs of them.
+
+    Called when the next one starts, because the callbacks of a job may use its configs.
+    """
+    for job in _ENDED:
+        hydra_config: Any = job.hydra_cfg
+        if hydra_config is not None:
+            runtime = SimpleNamespace(output_dir=hydra_config.hydra.runtime.output_dir)
+            sweep = SimpleNamespace(dir=hydra_config.hydra.sweep.dir)
+            kept: Any = SimpleNamespace(hydra=SimpleNamespace(runtime=runtime, sweep=sweep))
+            job.cfg, job.hydra_cfg = None, kept
+    _ENDED.clear()
+
+
 def _finish_sweep(jobs: Mapping[str, JobReturn]) -> int:
     """Write ``sweep.csv``, print the errors of failed runs, and return the exit code."""
     if not jobs:
@@ -166,6 +191,7 @@ def _run_job(cfg: DictConfig) -> float:
     from dkm.runs.reading import CONFIG
     from dkm.training.resume import with_config_of
 
+    _drop_configs()
     import_plugins(cfg.plugins)  # a launcher's worker has not imported them yet
     config = checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
