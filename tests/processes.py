@@ -15,20 +15,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from hydra.experimental.callback import Callback
 
 from dkm.train import main
 
-_PRELOADED = [
-    "torch._dynamo",
-    "dkm.training.trainer",
-    "dkm.training.resume",
-    "dkm.evaluation.figures",
-    "dkm.reports.page",
-    "dkm.train",
-    "torch.utils.tensorboard",
-    "sklearn.metrics",
-]
 OPTIMIZER = ("torch.optim:Adam", "step")  # of a Point: once per step
 
 # A process that takes longer hangs.
@@ -107,10 +98,12 @@ def _started(
     prepare: Callable[[], object] | None = None,
 ) -> tuple[BaseProcess, Path]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload(["preloaded"])
     log.mkdir(exist_ok=True, parents=True)
     process = context.Process(target=_run, args=(arguments, log, point, environment, program, prepare))
-    process.start()
+    with pytest.MonkeyPatch.context() as patch:  # for the server, which the first process starts
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        process.start()
     return process, log
 
 
