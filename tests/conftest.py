@@ -9,6 +9,21 @@ from pathlib import Path
 
 import pytest
 
+# Most systems have a file system in memory. The files of a whole suite, if every test failed, would take 2 GiB.
+_MEMORY, _MIN_FREE = Path("/dev/shm"), 4 * 2**30
+
+
+def pytest_configure() -> None:
+    """Put the temporary folders into memory if there is room.
+
+    A run flushes dozens of files, and a disk takes milliseconds for each. ``--basetemp`` and ``PYTEST_DEBUG_TEMPROOT``
+    choose another place.
+    """
+    if not os.access(_MEMORY, os.W_OK) or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:  # no place to install scripts
+        return
+    if shutil.disk_usage(_MEMORY).free >= _MIN_FREE:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
 
 @pytest.fixture
 def data_root(tmp_path: Path) -> Callable[[str], Path]:
