@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from quick import search_quickly
 
 # Most systems have a file system in memory. The files of a whole suite, if every test failed, would take 2 GiB.
 _MEMORY, _MIN_FREE = Path("/dev/shm"), 4 * 2**30
@@ -23,6 +24,12 @@ def pytest_configure() -> None:
         return
     if shutil.disk_usage(_MEMORY).free >= _MIN_FREE:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+
+@pytest.fixture
+def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search for the number of clusters takes a tenth of its time; ``monkeypatch.undo()`` takes that back."""
+    search_quickly(monkeypatch.setattr)
 
 
 @pytest.fixture
