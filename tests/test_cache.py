@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import signal
 from pathlib import Path
@@ -27,7 +28,7 @@ SMALL = [
         "evaluation.every_epochs=2",
         "log.figures=false",
     ),
-    *("log.tensorboard=false",),
+    *("log.report=false", "log.tensorboard=false"),
 ]
 METHODS = {
     "kmeans": [],
@@ -144,6 +145,7 @@ def test_two_processes_share_what_two_have_pretrained(cache: Path, tmp_path: Pat
 # --- keys ---------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def keys(*overrides: str) -> tuple[str | None, str | None]:
     given = [o for o in SMALL if o.partition("=")[0] not in {p.partition("=")[0] for p in overrides}]
     if "data=digits" in overrides:

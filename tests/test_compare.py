@@ -433,11 +433,14 @@ def test_runs_without_labels_are_compared_by_what_they_have(
 
 def test_runs_of_the_trainer_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = [
+        "data=blobs",
+        "data.n_samples=200",
         "model.hidden=[8]",
         "recipe=classic",
         "pretrain.epochs=1",
         "joint.epochs=1",
         "log.figures=false",
+        "log.report=false",
         "log.tensorboard=false",
     ]
     for seed in (0, 1):

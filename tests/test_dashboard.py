@@ -33,7 +33,7 @@ SMALL = [
         "joint.tolerance=0",
         "threads=1",
     ),
-    *("clustering.n_init=2", "evaluation.every_epochs=1", "log.progress=off"),
+    *("clustering.n_init=2", "evaluation.every_epochs=1", "log.progress=off", "log.report=false"),
 ]
 
 

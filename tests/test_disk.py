@@ -70,6 +70,7 @@ def command(folder: Path, data: str | Path, run: Path, *more: str) -> list[str]:
         "clustering.n_init=2",
         "checkpoint.every_s=1000",
         "log.figures=false",
+        "log.report=false",
         "log.tensorboard=false",
         f"hydra.run.dir={run}",
         *more,
@@ -143,8 +144,10 @@ def test_labels_from_a_file_score_a_run_from_disk(reference: Path) -> None:
 
 def test_a_run_from_disk_draws_its_figures(folder: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    finished = start(command(folder, "shards", run, "log.figures=true", "log.tensorboard=true"), tmp_path / "log")
+    shown = ["log.figures=true", "log.report=true", "log.tensorboard=true"]
+    finished = start(command(folder, "shards", run, *shown), tmp_path / "log")
     assert finished.code == 0, finished.err
+    assert (run / "report.html").exists()
     assert {path.stem for path in (run / "figures").iterdir()} >= {"embedding", "exemplars", "decoded_centroids"}
     assert_same(run, reference)
 

@@ -93,7 +93,12 @@ def test_a_line_of_the_log_that_cannot_be_written_is_told_at_the_end(
 def test_output_that_cannot_be_written_is_told_in_one_line(words: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dkm.train", *words]
     if words is WORDS:
-        command.append(f"hydra.run.dir={tmp_path / 'run'}")
+        command += [
+            "log.figures=false",
+            "log.report=false",
+            "log.tensorboard=false",
+            f"hydra.run.dir={tmp_path / 'run'}",
+        ]
     with Path("/dev/full").open("wb") as full:
         finished = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert finished.returncode == 1

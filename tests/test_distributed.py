@@ -62,6 +62,7 @@ SMALL = [
     "clustering.n_init=3",
     "checkpoint.every_s=1000",
     "log.figures=false",
+    "log.report=false",
 ]
 
 
@@ -69,7 +70,7 @@ SMALL = [
 def reference(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    assert train([*overrides, f"hydra.run.dir={run}"], run.parent / "log").code == 0
+    assert train([*overrides, "log.report=true", f"hydra.run.dir={run}"], run.parent / "log").code == 0
     return run
 
 
@@ -77,7 +78,7 @@ def reference(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 def several(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Finished]]:
     """The run of two processes."""
     run = tmp_path_factory.mktemp("several") / "run"
-    finished = train_ranks([*overrides, f"hydra.run.dir={run}"], run.parent / "log")
+    finished = train_ranks([*overrides, "log.report=true", f"hydra.run.dir={run}"], run.parent / "log")
     assert codes(finished) == [0, 0], finished
     return run, finished
 
@@ -132,6 +133,7 @@ def test_two_ranks_write_the_run_that_one_writes(reference: Path, several: tuple
     assert manifest_of(run)["processes"] == 2
     assert manifest_of(reference)["processes"] == 1
     assert files_of(run) == files_of(reference)
+    assert (run / "report.html").exists()
     assert n_revived(run) == n_revived(reference) > 0
 
 

@@ -95,6 +95,7 @@ def test_channels_that_come_last_are_refused() -> None:
     np.testing.assert_array_equal(model.predict(images), model.labels_)
 
 
+@pytest.mark.usefixtures("quick_search")
 @pytest.mark.parametrize("recipe", ["auto", "classic"])
 @pytest.mark.parametrize("config", [None, ["optimizer=sgd", "joint.lr=0.01"], {"joint.lr": 0.001, "precision": "bf16"}])
 def test_the_labels_are_those_of_the_command_line_bit_for_bit(config: Any, recipe: str, tmp_path: Path) -> None:
@@ -108,6 +109,8 @@ def test_the_labels_are_those_of_the_command_line_bit_for_bit(config: Any, recip
         "joint.tolerance=0",
         "clustering.n_init=2",
         "log.figures=false",
+        "log.report=false",
+        "log.tensorboard=false",
     ]
     assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}", "log.progress=off"]) == 0
     rows = np.genfromtxt(tmp_path / "run" / "assignments.csv", delimiter=",", names=True)
@@ -125,7 +128,7 @@ def test_images_are_augmented_and_scaled_as_images(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", digits.images[:200])
     words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=4", "model.hidden=[16]"]
     words += ["recipe=classic", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2"]
-    words += ["log.figures=false", "log.progress=off"]
+    words += ["log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off"]
     assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     rows = np.genfromtxt(tmp_path / "run" / "assignments.csv", delimiter=",", names=True)
     model = small(image_shape=(1, 8, 8)).fit(digits.data[:200])
@@ -243,6 +246,7 @@ def test_messages_name_what_the_user_has_set(settings: dict[str, Any], message: 
         small(**settings).fit(X)
 
 
+@pytest.mark.usefixtures("quick_search")
 def test_the_number_of_clusters_is_found() -> None:
     model = small("auto:2-6").fit(X)
     assert (model.n_clusters_, model.n_clusters_choice_["n_clusters"], len(model.cluster_centers_)) == (4, 4, 4)
@@ -254,6 +258,7 @@ def test_the_number_of_clusters_is_found() -> None:
     assert model.get_params()["n_clusters"] == "auto:2-6"
 
 
+@pytest.mark.usefixtures("quick_search")
 def test_the_number_is_that_of_the_command_line(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "recipe=classic", "model.hidden=[16]", "log.progress=off"]
@@ -268,6 +273,7 @@ def test_the_number_is_that_of_the_command_line(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(X), model.labels_)
 
 
+@pytest.mark.usefixtures("quick_search")
 def test_doubts_about_the_number_are_warnings() -> None:
     with pytest.warns(UserWarning) as caught:
         small("auto:2-3").fit(X)

@@ -217,7 +217,8 @@ def test_a_run_without_locks_is_warned_about_once(
 
 WORDS = [
     *("data=blobs", "data.n_samples=60", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "recipe=classic"),
-    *("log.figures=false", "log.tensorboard=false", "log.progress=off", "device=cpu", "clustering.n_init=1"),
+    *("log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off", "device=cpu"),
+    "clustering.n_init=1",
 ]
 
 

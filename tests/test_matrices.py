@@ -170,7 +170,8 @@ def rows_of(X: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_predicting_the_training_file_repeats_the_assignments(kind: str, tmp_path: Path) -> None:
     words, run = write(kind, tmp_path), tmp_path / "run"
-    assert train._main([*words, *QUICK, f"hydra.run.dir={run}"]) == 0
+    recipe = "auto" if kind in ("h5ad csr", "mat 5 images") else "classic"  # classic takes half of the time
+    assert train._main([*words, *QUICK, f"recipe={recipe}", f"hydra.run.dir={run}"]) == 0
     source = words[1].removeprefix("data.path=")
     predict.work([f"run={run}", f"input={source}", f"output={tmp_path / 'o.csv'}", "threads=1"])
     assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()

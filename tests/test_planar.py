@@ -69,7 +69,14 @@ def test_twelve_points_are_enough_for_tsne() -> None:
     assert plane.plane(Z[:12], centroids, method="tsne").axes[0] == "t-SNE 1"
 
 
-QUICK = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.progress=off"]
+QUICK = [
+    "recipe=classic",
+    "model.hidden=[8]",
+    "pretrain.epochs=1",
+    "joint.epochs=1",
+    "clustering.n_init=1",
+    "log.progress=off",
+]
 
 
 def test_a_run_draws_the_map_that_was_asked_for_and_its_numbers_stay(tmp_path: Path) -> None:
@@ -90,4 +97,5 @@ def test_a_missing_package_is_told_before_anything_is_trained(tmp_path: Path, mo
     with pytest.raises(UserError, match=re.escape(message)):
         train._main(["data=blobs", *QUICK, "log.map=umap", f"hydra.run.dir={run}"])
     assert not run.exists()
-    assert train._main(["data=blobs", *QUICK, "log.map=umap", "log.figures=false", f"hydra.run.dir={run}"]) == 0
+    quiet = ["data.n_samples=60", "log.figures=false", "log.report=false", "log.tensorboard=false"]
+    assert train._main(["data=blobs", *QUICK, *quiet, "log.map=umap", f"hydra.run.dir={run}"]) == 0

@@ -24,7 +24,8 @@ from dkm.training.segments import changes_between, earlier_segments
 
 WORDS = [
     *("data=blobs", "data.n_samples=60", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=2", "recipe=classic"),
-    *("log.figures=false", "log.tensorboard=false", "log.progress=off", "device=cpu", "clustering.n_init=1"),
+    *("log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off", "device=cpu"),
+    "clustering.n_init=1",
     *("joint.tolerance=0", "evaluation.every_epochs=1", "checkpoint.every_s=0"),
 ]
 
