@@ -23,6 +23,7 @@ from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
 from dkm.config.compose import compose, parse
+from dkm.config.schema import from_dictconfig, to_dict
 from dkm.config.values import quoted
 
 
@@ -95,6 +96,14 @@ def test_threads_get_the_config_that_each_asked_for() -> None:
     with ThreadPoolExecutor(4) as pool:
         seeds = list(pool.map(lambda seed: compose(parse([f"seed={seed}"])).config.seed, range(24)))
     assert seeds == list(range(24))
+
+
+def test_a_config_leaves_nothing_in_the_next_one() -> None:
+    """They share the schema, into a copy of which the values are merged."""
+    plain = to_dict(compose(parse(["data=blobs"])).config)
+    other = from_dictconfig(OmegaConf.create({**plain, "seed": 5, "model": {**plain["model"], "hidden": [7]}}))
+    assert (other.seed, other.model.hidden) == (5, [7])
+    assert to_dict(from_dictconfig(OmegaConf.create(plain))) == plain
 
 
 TEXTS = ["a b", "a,b", "it's", "lr=0.1 (a)", "a\\b, c", "ends in \\", "x\\'y", "\\\\srv\\x y", "[a", ""]
