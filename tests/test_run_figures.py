@@ -21,6 +21,7 @@ WORDS = [
     "joint.epochs=1",
     "clustering.n_init=1",
     "log.progress=off",
+    "log.report=false",
 ]
 
 
@@ -44,7 +45,7 @@ def test_a_new_figure_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setitem(FIGURES, "radii", Figure("radii", "evaluation", radii))
     monkeypatch.setitem(FIGURES, "radii_at_the_end", Figure("radii_at_the_end", "end", radii))
     run = tmp_path / "run"
-    assert train._main(["data=blobs", *WORDS, f"hydra.run.dir={run}"]) == 0
+    assert train._main(["data=blobs", "data.n_samples=200", *WORDS, f"hydra.run.dir={run}"]) == 0
     assert {"radii.png", "radii_at_the_end.png"} <= {path.name for path in (run / "figures").iterdir()}
     added = {tag for tag in image_tags(run) if "radii" in tag}
     assert added == {"joint/images/radii", "result/images/radii", "result/images/radii_at_the_end"}
@@ -58,7 +59,9 @@ def test_a_figure_that_does_not_apply_leaves_no_file_of_an_earlier_end(
     empty = Drawing()
     monkeypatch.setitem(FIGURES, "sometimes", Figure("sometimes", "end", lambda context: empty))
     run = tmp_path / "run"
-    assert train._main(["data=blobs", *WORDS, "log.tensorboard=false", f"hydra.run.dir={run}"]) == 0
+    assert (
+        train._main(["data=blobs", "data.n_samples=200", *WORDS, "log.tensorboard=false", f"hydra.run.dir={run}"]) == 0
+    )
     assert (run / "figures" / "sometimes.png").exists()
     monkeypatch.setitem(FIGURES, "sometimes", Figure("sometimes", "end", lambda context: None))
     assert train._main([f"resume={run}", "joint.epochs=2"]) == 0
