@@ -310,7 +310,7 @@ def test_a_run_above_its_baselines_has_one_joint_phase(blobs: tuple[str, ...], t
 def test_a_run_killed_while_it_learns_a_baseline_resumes_to_the_same_bytes(
     way: str, bad_start: tuple[str, ...], tmp_path: Path
 ) -> None:
-    bad = [*bad_start, "checkpoint.every_s=0", "joint.tolerance=0", way]
+    bad = [*bad_start, "model.hidden=[32]", "checkpoint.every_s=0", "joint.tolerance=0", way]  # a checkpoint each step
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_in_process([*bad, f"hydra.run.dir={whole}"], tmp_path / "log").code == 0
     assert json.loads((whole / "result.json").read_text())["stage"].startswith("kmeans_")
