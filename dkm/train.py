@@ -19,7 +19,7 @@ from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from dkm.config.compose import Command, compose, parse
 from dkm.config.page import help_text
 from dkm.config.verbs import screen
-from dkm.errors import Failure, UserError
+from dkm.errors import Failure, UserError, printable
 from dkm.runtime import distributed
 from dkm.search.sweep import is_sweep, run_hydra
 from dkm.training.command_line import understand
@@ -33,9 +33,12 @@ def main() -> None:
         code = _main(sys.argv[1:])
     except distributed.ToldElsewhere:
         code = EXIT_USER_ERROR
-    except distributed.RankLost as error:  # before the run began
-        print(f"error: {error}; nothing was trained yet; start all processes again", file=sys.stderr)
-        code = 1
+    except distributed.Told as told:
+        code = told.code
+    except distributed.RankLost as error:
+        if error.is_told_here:
+            print(f"error: {printable(str(error))}; {error.remedy}", file=sys.stderr)
+        code = error.failure.code
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = EXIT_USER_ERROR
@@ -59,6 +62,8 @@ def _main(arguments: Sequence[str]) -> int:
             return _print_help([word for word in arguments if word not in ("--help", "-h")])
         command = parse(understand(arguments))
         return run_hydra(command) if command.is_for_hydra else _train(plan_run(command))
+    # Below, torch prints the stack of C++ for each lost connection, which our own line is about.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
     with distributed.process_group(with_cuda=torch.cuda.is_available()):

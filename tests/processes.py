@@ -22,6 +22,9 @@ from dkm.train import main
 
 OPTIMIZER = ("torch.optim:Adam", "step")  # of a Point: once per step
 
+# As `dkm.train` sets it for several processes. The server of the processes imports torch, which reads it then.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 # A process that takes longer hangs.
 _LONGEST_S = 60
 

@@ -264,7 +264,7 @@ def test_rank_0_writes_a_checkpoint_of_the_step_in_which_another_rank_died(
     main, other = train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
     assert (main.code, other.code) == (1, -signal.SIGKILL)
     line = only_line([main, other])
-    assert "another process of the job ended; a checkpoint was written" in line
+    assert "error: rank 1 ended without a message (was it killed?); a checkpoint was written" in line
     assert f"resume={run}" in line
     assert manifest_of(run)["status"] == "failed"
     assert state_of(run)["step"] == count + (count > PRETRAIN_EPOCHS * N_BATCHES)  # setting the centroids is one
@@ -294,7 +294,7 @@ def test_the_others_end_when_rank_0_dies(overrides: list[str], reference: Path, 
     main, other = train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
     assert (main.code, other.code) == (-signal.SIGKILL, 1)
     line = only_line([main, other])
-    assert "another process of the job ended; the last checkpoint is kept; continue with" in line
+    assert "error: rank 0 ended without a message (was it killed?); the last checkpoint is kept; continue with" in line
     assert f"resume={run}" in line
     assert state_of(run)["step"] == PRETRAIN_EPOCHS * N_BATCHES + 1
     resumed = train([f"resume={run}"], tmp_path / "log")
@@ -332,7 +332,9 @@ def test_a_death_before_the_run_leaves_nothing(rank: int, overrides: list[str], 
     finished = train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
     assert codes(finished)[rank] == -signal.SIGKILL
     assert codes(finished)[1 - rank] == 1
-    assert "another process of the job ended; nothing was trained yet" in only_line(finished)
+    assert f"error: rank {rank} ended without a message (was it killed?); nothing was trained yet" in only_line(
+        finished
+    )
     assert not run.exists()
 
 
@@ -453,7 +455,7 @@ def test_data_that_differ_are_refused(
 
 
 def test_a_file_that_one_rank_lacks_is_one_line(overrides: list[str], tmp_path: Path) -> None:
-    assert f"data.path={tmp_path / 'nope.npz'}: " in refused(
+    assert f"error: rank 1: data.path={tmp_path / 'nope.npz'}: " in refused(
         overrides, tmp_path, own=[f"data.path={tmp_path / 'nope.npz'}"]
     )
 
@@ -614,11 +616,11 @@ def agree_on_mistakes(rank: int) -> None:
 
         return action
 
-    for ranks, teller in (((0,), 0), ((1,), 1), ((0, 1), 0)):
+    for ranks, message in (((0,), "found on 0"), ((1,), "rank 1: found on 1"), ((0, 1), "found on 0")):
         for together in (distributed.jointly, distributed.first_of_machine_first):
-            with pytest.raises(distributed.UserError, match=f"found on {teller}") as raised:
+            with pytest.raises(distributed.UserError, match=f"^{message}$") as raised:
                 together(fail_on(*ranks))
-            assert isinstance(raised.value, distributed.ToldElsewhere) == (rank != teller)
+            assert isinstance(raised.value, distributed.ToldElsewhere) == (rank != 0)
     order = []
     assert distributed.first_of_machine_first(lambda: order.append(rank) or 5) == 5  # type: ignore[func-returns-value]
     assert order == [rank]
@@ -698,7 +700,9 @@ def test_torchrun_ends_when_a_rank_was_killed(torchrun: Start, overrides: list[s
     os.kill(pid_of_rank(1, process.pid), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.count("another process of the job ended; a checkpoint was written; continue with") == 1, err
+    assert err.count("rank 1 ended without a message (was it killed?); a checkpoint was written; continue with") == 1, (
+        err
+    )
     assert manifest_of(run)["status"] == "failed"
     assert state_of(run)["epoch"] >= 2
 

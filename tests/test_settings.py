@@ -151,6 +151,7 @@ ROLES = {
             "log.progress",
             "log.map",
             "checkpoint.every_s",
+            "distributed.timeout_s",
             "plugins",
         ),
         "safe_csv",

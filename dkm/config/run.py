@@ -167,6 +167,23 @@ class CheckpointConfig(Section):
 
 
 @dataclass
+class DistributedConfig(Section):
+    """Several processes."""
+
+    section: ClassVar[str] = "distributed"
+    timeout_s: int = setting(
+        600,
+        "How long a process of a torchrun job may be silent, or reach an exchange later than the others, before the "
+        "job ends with a checkpoint. Work that one process does for all, such as k-means, is not limited. Raise it if "
+        "the jobs of a cluster are paused.",
+        role=Role.OUTPUT,
+        unit="seconds",
+        check=AtLeast(1),
+        example=3600,
+    )
+
+
+@dataclass
 class EvaluationConfig(Section):
     """Scores."""
 
@@ -258,6 +275,7 @@ class Config(Section):
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     joint: JointConfig = field(default_factory=JointConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

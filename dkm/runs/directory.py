@@ -182,6 +182,7 @@ class RunDirectory:
         to_file = _LogFile(self.path / LOG, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         console = _Console(logging.WARNING if self._is_quiet else logging.INFO)
+        console.addFilter(lambda record: not getattr(record, "is_for_file", False))
         if self.shows_bars:  # the bar tells the progress
             console.addFilter(lambda record: not getattr(record, "is_progress", False))
         self._handlers = [to_file, console, _Collector(self.warnings)]

@@ -30,7 +30,8 @@ class Signals:
     Parameters
     ----------
     is_alone : bool
-        False with several processes, which must stop at the same step: a signal then only sets ``is_requested``.
+        False with several processes, which must stop at the same step: a signal then only sets ``is_requested``. If
+        another process has failed, it raises ``RankLost`` where it would raise ``Interrupted``.
     """
 
     def __init__(self, *, is_alone: bool = True) -> None:
@@ -42,6 +43,9 @@ class Signals:
     def handle(self, number: int, frame: FrameType | None) -> None:
         if not self._is_alone:
             self.is_requested = True
+            failure = distributed.failure()
+            if failure is not None and self._is_interruptible:
+                raise distributed.RankLost(failure)
             return
         if self.is_requested and not self._is_interruptible:
             raise KeyboardInterrupt

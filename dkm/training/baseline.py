@@ -91,6 +91,7 @@ def cluster_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: 
         result = kmeans(batches.take(sample), n_clusters, n_init=n_init, seed=seed)
         labels, inertia, centroids = result.labels, result.inertia, result.centroids
     if sample is not None:
+        distributed.meet()
         distributed.broadcast_(centroids)
         nearest = every_row(lambda x: _nearest(x, centroids), batches, 2)
         labels, inertia = nearest[:, 0].long(), nearest[:, 1].sum(dtype=torch.float64).item()

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from dkm.errors import Failure
 from dkm.training.objective import LossTerms
 from dkm.training.state import TrainState
 
 
-class NonFiniteLoss(Exception):
+class NonFiniteLoss(Failure):
     """A loss term or a weight became nan or inf; the update was not made."""
 
 

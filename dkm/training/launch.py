@@ -95,28 +95,32 @@ def print_once(message: str) -> None:
 
 def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
     """Call ``execute``; raise failures that are not user errors as a ``Failure`` with a message of one line."""
-    from dkm.training.divergence import NonFiniteLoss
-
     try:
         return execute(plan)
-    except NonFiniteLoss as error:
-        if not distributed.is_main():
-            raise SystemExit(1) from error  # rank 0 prints the same error
-        raise Failure(str(error)) from error
     except distributed.RankLost as error:
-        if not (plan.directory / "checkpoints").is_dir():
-            raise
-        where = shlex.quote(str(plan.directory))
-        what = "a checkpoint was written" if distributed.is_main() else "the last checkpoint is kept"
-        raise Failure(f"{error}; {what}; continue with resume={where}, with any number of processes") from error
+        if (plan.directory / "checkpoints").is_dir():
+            what = "a checkpoint was written" if distributed.is_main() else "the last checkpoint is kept"
+            error.remedy = f"{what}; {_how_to_continue(plan)}"
+        raise
     except OSError as error:
         where = error.filename or str(plan.directory)
-        raise Failure(f"{where}: {error.strerror or error}; what was written before is kept") from error
+        kept = "; what was written before is kept" if distributed.is_main() else ""  # rank 0 tells what was
+        raise Failure(f"{_who()}{where}: {error.strerror or error}{kept}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         what = str(error).partition("\n")[0]
-        raise Failure(f"not enough memory ({what}); lower batch_size or model.hidden, or use less data") from error
+        remedy = "lower batch_size or model.hidden, or use less data"
+        raise Failure(f"{_who()}not enough memory ({what}); {remedy}") from error
+
+
+def _who() -> str:
+    """Return the rank for the begin of a message, empty with one process."""
+    return f"rank {distributed.rank()}: " if distributed.is_several() else ""
+
+
+def _how_to_continue(plan: Plan) -> str:
+    return f"continue with resume={shlex.quote(str(plan.directory))}, with any number of processes"
 
 
 def execute(plan: Plan) -> dict[str, Any]:
@@ -135,6 +139,7 @@ def execute(plan: Plan) -> dict[str, Any]:
 
     clock = Clock()
     config, directory = plan.config, plan.directory
+    distributed.limit_waits(config.distributed.timeout_s)
     if config.log.figures:
         import dkm.evaluation.figures.style  # noqa: F401 - imports matplotlib before gc.freeze
     if not gc.get_freeze_count():
@@ -153,6 +158,9 @@ def execute(plan: Plan) -> dict[str, Any]:
         run = RunDirectory(directory, sinks=settings.sinks, progress=settings.progress, safe_csv=config.safe_csv)
     try:
         state = distributed.state_of_main(distributed.on_main(lambda: prepare_run_directory(run, plan)))
+        distributed.prepare_for_failure(
+            str(directory / LOG), f"the last checkpoint, if there is one, is kept; {_how_to_continue(plan)}"
+        )
         if state is not None:
             distributed.jointly(lambda: trainer.restore(state, directory))
             if (choice := state.get(N_CLUSTERS_CHOICE)) is not None:
@@ -164,6 +172,10 @@ def execute(plan: Plan) -> dict[str, Any]:
             trainer = Trainer(config, data, clock, neighborhood)
         run.open(config, step=None if state is None else trainer.progress.step, has_labels=trainer.data.y is not None)
         return trainer.run(run)
+    except Exception as error:
+        if trace := distributed.traceback_of(error):
+            log.info("%s", trace, extra={"is_for_file": True})
+        raise
     finally:
         run.close()
 

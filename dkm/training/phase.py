@@ -115,6 +115,7 @@ class Phase:
                 forward = DistributedDataParallel(
                     self._objective,
                     device_ids=[device] if device.type == "cuda" else None,
+                    process_group=distributed.current_group(),
                     broadcast_buffers=False,  # every rank has the same assignments already
                     gradient_as_bucket_view=True,
                 )

@@ -98,6 +98,7 @@ class Starter:
         if start is None:
             centroids = z.new_zeros(self._n_clusters, z.shape[1])
             start = Start(centroids, torch.zeros(len(z), dtype=torch.int64, device=z.device))
+        distributed.meet()  # the others wait for the first process's work here
         for value in start:
             distributed.broadcast_(value)
         return start

@@ -186,6 +186,7 @@ class Trainer:
                     self._phase.average.adopt()  # what was reported is what the trainer has from here on
                 return result
         except (Interrupted, distributed.RankLost, UserError):
+            distributed.begin_ending()
             self._save()
             raise
 
@@ -198,6 +199,7 @@ class Trainer:
             interruptible=self._signals.interruptible,
             is_kept=self.run_dir.is_written,
         )
+        distributed.meet()  # the first process scores alone
         self.progress.raw = self._kept("kmeans_raw", baseline)
         self._save()
 
@@ -344,6 +346,7 @@ class Trainer:
             with self._signals.interruptible():
                 targets = self.neighborhood.targets(self.data.n_samples)
         targets = targets.to(self.device)
+        distributed.meet()
         distributed.broadcast_(targets)
         return targets
 
@@ -462,6 +465,8 @@ class Trainer:
             is_last = state.is_joint and (has_settled or state.epoch == settings.n_epochs)
             if z is not None and not is_last and self._is_pictured(state.epoch, settings):
                 self.recorder.pictures(record, z, clusters)
+        if z is not None:
+            distributed.meet()  # the first process scores and draws alone
         if has_settled:
             log.info("joint: stopped after epoch %d, the labels have settled (joint.tolerance)", state.epoch)
 
