@@ -164,6 +164,8 @@ def test_an_unknown_key_is_answered_with_the_nearest_or_its_owner(overrides: str
 
 SYNTAX = {
     "+seed=1": "+seed=1: expected no +, as the key is there already; write seed=1",
+    "joint.lr=1 +joint.lr=2": "+joint.lr=2: expected no +, as the key is there already; write joint.lr=2",
+    "++joint.lr=1 +joint.lr=2": "+joint.lr=2: expected no +, as the key is there already; write joint.lr=2",
     "+optimizer=sgd": "optimizer=sgd: expected no +",
     "++optimizer=sgd": "optimizer=sgd: expected no +",
     "+recipe=classic": "recipe=classic: expected no +",

@@ -457,7 +457,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{error.override}: expected an override KEY=VALUE; {remedy}"
     if isinstance(error, ConfigCompositionException) and text.startswith("Could not "):
         key = text.splitlines()[0].split("'")[1] if "'" in text.splitlines()[0] else text
-        override = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == key), key)
+        of_key = [o for o in overrides if o.lstrip("+~").partition("=")[0] == key]
+        appended = [o for o in of_key if re.match(r"\+(?!\+)", o)]  # the key may be given without + as well
+        override = next(iter(appended if text.startswith("Could not append") else of_key), key)
         if key.partition("@")[0] in GROUPS or key in PRESETS:
             return f"{override}: expected keys, as this config has no choice of {key}; leave the override out"
         if override.startswith("+") and key in keys():
