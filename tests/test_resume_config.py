@@ -106,6 +106,17 @@ def test_the_whole_command_of_the_start_may_be_repeated(run: Path) -> None:
     assert line.startswith(f"seed=1: expected 0 as in {run / 'config.yaml'}, a resumed run keeps its config; leave")
 
 
+def test_a_table_of_version_0_1_is_read_as_that_version_did(tmp_path: Path) -> None:
+    table = tmp_path / "x.csv"
+    run = make_run(tmp_path / "table", "data=csv", f"data.path={table}", "clustering.n_clusters=3", *CONSTANT)
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    without = "".join(line for line in config.splitlines(keepends=True) if "strict:" not in line)
+    assert without != config
+    (run / "config.yaml").write_text(without, encoding="utf-8")
+    assert resumed(run)["data.strict"] is True
+    assert resumed(run, "joint.epochs=9")["data.strict"] is True
+
+
 @pytest.mark.parametrize("words", [["clustering=kmeans"], ["data=blobs"], ["model=mlp", "optimizer=adam"]])
 def test_the_options_of_the_run_may_be_repeated(words: list[str], run: Path) -> None:
     assert resumed(run, *words) == dotted(composed(*CONSTANT))
