@@ -26,6 +26,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
@@ -351,6 +352,37 @@ def test_a_truncated_npz_is_refused(n_bytes: int, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=TABLE)
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:n_bytes])
     assert "cannot be read (" in message(NpzData(path=str(tmp_path / "x.npz")))
+
+
+def save_parts(path: Path, **other: Any) -> Path:
+    """Write what ``scipy.sparse.save_npz`` writes, with other parts; those that are None are left out."""
+    matrix = sparse.csr_array(TABLE)
+    parts = {"indices": matrix.indices, "indptr": matrix.indptr, "format": b"csr", "shape": TABLE.shape}
+    parts |= {"data": matrix.data, **other}
+    np.savez(path, **{name: np.asarray(part) for name, part in parts.items() if part is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ({"indices": None}, "its arrays form no sparse matrix: indices is not a file in the archive"),
+        ({"format": "coo"}, "its arrays form no sparse matrix: "),
+        ({"format": "dia"}, "its arrays form no sparse matrix: offsets is not a file in the archive"),
+        ({"format": 3}, "its arrays form no sparse matrix: "),
+        ({"shape": (6, 2**62)}, "columns, of which 1,073,741,824 can be read"),
+    ],
+)
+def test_parts_that_form_no_sparse_matrix_are_refused(other: dict[str, Any], found: str, tmp_path: Path) -> None:
+    text = message(NpzData(path=str(save_parts(tmp_path / "x.npz", **other))))
+    assert "x.npz: cannot be read (" in text
+    assert found in text
+
+
+def test_a_sparse_matrix_of_half_precision_is_read(tmp_path: Path) -> None:
+    half = sparse.csr_array(TABLE).data.astype(np.float16)
+    data = load_dataset(NpzData(path=str(save_parts(tmp_path / "x.npz", data=half)), scaling="none"))
+    np.testing.assert_array_equal(np.asarray(data.X.numpy()), TABLE.astype(np.float16))
 
 
 def test_a_damaged_member_of_an_npz_is_refused(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ CHUNK_ROWS = 2048
 _MAX_BYTES_IN_MEMORY = 2**30
 # Memory for a piece of selected rows, including the rows between them that are read too.
 _PIECE_BYTES = 2**25
+# The width of a sparse matrix, which a few bytes of a file declare; a dense row of it takes 8 GiB.
+_MAX_COLUMNS = 2**30
 # Selected rows with a smaller gap are read in one call: reading the gap costs about as much as another call.
 _GAP_BYTES = 2**13
 
@@ -225,9 +227,17 @@ class StoredArray(LazyArray):
 
 
 class SparseArray(LazyArray):
-    """A sparse matrix (N, F) in memory, whose rows are made dense on demand; see ``StoredArray``."""
+    """A sparse matrix (N, F) in memory, whose rows are made dense on demand; see ``StoredArray``.
+
+    Raises
+    ------
+    ValueError
+        If a dense row could not be held.
+    """
 
     def __init__(self, matrix: sparse.csr_array) -> None:
+        if matrix.shape[1] > _MAX_COLUMNS:
+            raise ValueError(f"{matrix.shape[1]:,} columns, of which {_MAX_COLUMNS:,} can be read")
         self.dtype, self.shape = matrix.dtype, matrix.shape
         self._matrix = matrix
 
@@ -286,8 +296,13 @@ def load_sparse(path: Path) -> sparse.csr_array:
     """
     from scipy import sparse
 
-    matrix = sparse.csr_array(sparse.load_npz(path))
+    try:
+        matrix = sparse.csr_array(sparse.load_npz(path))
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"its arrays form no sparse matrix: {error.args[0]}") from error
     matrix.check_format(full_check=True)
+    if matrix.dtype == np.float16:  # SciPy cannot take rows of it
+        matrix.data = matrix.data.astype(np.float32)
     return matrix
 
 

@@ -104,7 +104,7 @@ class _Mat5File:
             with _one_line_errors(f"{self._source}: {name}"):
                 matrix = sparse.csr_array(values.T if is_last else values)
                 matrix.check_format(full_check=True)
-            return SparseArray(matrix)
+                return SparseArray(matrix)
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
             found = f"values of MATLAB's class {self._kinds[name]}, or complex ones"
             raise input_error(f"{self._source}: {name}", found, "an array of real numbers", "choose another array")
