@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,3 +96,63 @@ def test_what_is_not_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     run.append_metrics({"epoch": 1})
     assert (run.sync_metrics(), run.read_metrics(), run.read_manifest()) == (0, [], {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_safe", [False, True])
+def test_the_results_are_written_as_their_lines(is_safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(*parts: Any, is_safe: bool) -> Iterator[str]:
+        yield from (f"{part}\n" for part in (*parts, is_safe))
+
+    def parts(*arguments: Any, is_safe: bool) -> Iterator[bytes]:
+        yield from (line.encode() for line in lines(*arguments, is_safe=is_safe))
+
+    for name, function in (("csv_parts", parts), ("exemplar_lines", lines), ("feature_lines", lines)):
+        monkeypatch.setattr(f"dkm.runs.directory.{name}", function)
+    run: Any = RunDirectory(tmp_path, tensorboard=False, progress="off", safe_csv=is_safe)
+    run.write_assignments("a", "e")
+    run.write_features("c", "n", "s")
+    run.write_result({"b": 1, "a": None})
+    run.write_data_report(SimpleNamespace(to_dict=lambda: {"ä": 1}))
+    assert (tmp_path / "assignments.csv").read_text() == f"a\n{is_safe}\n"
+    assert (tmp_path / "exemplars.csv").read_text() == f"a\ne\n{is_safe}\n"
+    assert (tmp_path / "features.csv").read_text() == f"c\nn\ns\n{is_safe}\n"
+    assert (tmp_path / "result.json").read_text() == '{\n  "b": 1,\n  "a": null\n}\n'
+    assert (tmp_path / "data.json").read_text(encoding="utf-8") == '{\n  "ä": 1\n}\n'
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_bars_are_shown_where_they_are_asked_for_or_on_a_terminal(
+    is_terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: is_terminal))
+    shown = {
+        progress: RunDirectory(tmp_path, tensorboard=False, progress=progress).shows_bars
+        for progress in ("auto", "bar", "plain", "off")
+    }
+    assert shown == {"auto": is_terminal, "bar": True, "plain": False, "off": False}
+
+
+@pytest.mark.parametrize(
+    ("progress", "printed"),
+    [
+        ("plain", ["a line", "of progress", "of something else", "a warning"]),
+        ("bar", ["a line", "of something else", "a warning"]),
+        ("off", ["a warning"]),
+    ],
+)
+def test_what_is_printed_of_the_log(
+    progress: str, printed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(tmp_path, tensorboard=False, progress=progress)
+    run.open_log()
+    log = logging.getLogger("dkm.anything")
+    log.info("a line")
+    log.info("of progress", extra={"is_progress": True})
+    log.info("of something else", extra={"is_progress": False})
+    log.warning("a warning")
+    run.close()
+    lines = ["a line", "of progress", "of something else", "a warning"]
+    captured = capsys.readouterr()
+    assert [line for line in lines if line in captured.out + captured.err] == printed
+    assert [line.split(" ", 3)[3] for line in (tmp_path / "train.log").read_text().splitlines()] == lines
+    assert run.warnings == ["a warning"]
