@@ -36,6 +36,7 @@ import importlib
 import io
 import json
 import logging
+import math
 import os
 import pickle
 import platform
@@ -439,7 +440,9 @@ def command_lines(draw: st.DrawFn) -> tuple[list[str], bytes]:
     words = [f"{group}={option}" for group, option in options.items()]
     words += [*_SHORT_RUN, *_DATA[options["data"]]]
     fitting = {f"{group}.{part.name}" for group, option in options.items() for part in fields(GROUPS[group][option])}
-    known = [key for key in _drawn_keys() if key in fitting or key.partition(".")[0] not in GROUPS]
+    # Compiling takes minutes on a busy machine.
+    general = {key for key in _drawn_keys() if key.partition(".")[0] not in GROUPS} - {"compile"}
+    known = [key for key in _drawn_keys() if key in fitting or key in general]
     drawn = [draw(_word_of(known, 6)) for _ in range(draw(st.integers(0, 4)))]
     words += [word for word in drawn if not (_WORK.search(word) and _HUGE.search(word))]
     table = _csv()
@@ -643,15 +646,27 @@ def _at_most(seconds: int) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
-    stderr = sys.__stderr__  # of the process, also where the tests replace it
-    assert stderr is not None
-    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=stderr)  # where no signal is handled: in C
     try:
         yield
     finally:
         signal.alarm(0)
-        faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
+
+
+class Watchdog:
+    """Ends this process if an example takes far too long where no signal is handled: in C."""
+
+    def __init__(self) -> None:
+        self.started_s = -math.inf
+
+    def start(self) -> None:
+        """Call this before each example; starting a thread for each would take longer than most examples."""
+        now_s = time.monotonic()
+        if now_s - self.started_s > LONGEST_S:
+            stderr = sys.__stderr__  # of the process, also where the tests replace it
+            assert stderr is not None
+            faulthandler.dump_traceback_later((2 * _COMMAND_FACTOR + 4) * LONGEST_S, exit=True, file=stderr)
+            self.started_s = now_s
 
 
 def check(target: Target, example: Any) -> str:
@@ -663,9 +678,8 @@ def check(target: Target, example: Any) -> str:
         If it is neither read nor refused in one line, changes a file that it should not, or runs code.
     """
     outcome, allowed = "read", list(target.places(example))
-    with tempfile.TemporaryDirectory(prefix="dkm-fuzz-") as name, warnings.catch_warnings(), _own_places(Path(name)):
+    with _new_folder() as folder, warnings.catch_warnings(), _own_places(folder):
         warnings.simplefilter("error")
-        folder = Path(name)
         target.write(example, folder)
         before = _state(folder)
         try:
@@ -686,6 +700,13 @@ def check(target: Target, example: Any) -> str:
             raise Fault(f"{type(error).__name__}: {error}") from error
         _require_untouched(before, _state(folder), allowed, outcome)
     return outcome
+
+
+@contextlib.contextmanager
+def _new_folder() -> Iterator[Path]:
+    memory = Path("/dev/shm")  # many small files
+    with tempfile.TemporaryDirectory(prefix="dkm-fuzz-", dir=memory if os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
 
 
 def _require_untouched(
@@ -727,6 +748,7 @@ def read_chunk(target: Target, n_examples: int, seed_: int, note: Callable[[byte
     counts: Counter[str] = Counter()
     faults: dict[str, str] = {}
     slowest_s = 0.0
+    watchdog = Watchdog()
 
     @seed(seed_)
     @settings(
@@ -737,6 +759,7 @@ def read_chunk(target: Target, n_examples: int, seed_: int, note: Callable[[byte
     def run(example: Any) -> None:
         nonlocal slowest_s
         note(pickle.dumps(example))
+        watchdog.start()
         counts["examples"] += 1
         start = time.perf_counter()
         try:
@@ -793,17 +816,16 @@ def read_chunk_in_process(target: Target, n_examples: int, seed_: int) -> Chunk:
 def import_everything() -> None:
     """Import what readers and runs import late, so that forked processes need not."""
     for name in (
-        *(
-            "matplotlib.font_manager",
-            "torch._dynamo",
-            "dkm.training.trainer",
-            "dkm.training.resume",
-            "dkm.evaluation.figures",
-            "dkm.reports.page",
-        ),
-        *("dkm.train", "torch.utils.tensorboard", "sklearn.metrics", "pandas", "pyarrow.parquet", "pyarrow.csv"),
+        *("matplotlib.font_manager", "torch._dynamo", "torch.utils.tensorboard", "pandas", "pyarrow.parquet"),
+        *("pyarrow.csv", "pyarrow.feather", "scipy.io", "sklearn.metrics", "sklearn.linear_model", "sklearn.svm"),
+        *("sklearn.discriminant_analysis", "sklearn.model_selection", "sklearn.decomposition", "PIL.ImageOps"),
+        *("dkm.training.trainer", "dkm.training.resume", "dkm.evaluation.figures", "dkm.reports.page", "dkm.train"),
     ):
         importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("h5py")
+    importlib.import_module("PIL.Image").init()
+    compose(parse([]))  # looks for plugins of Hydra
 
 
 def _described() -> dict[str, str]:

@@ -7,8 +7,8 @@
 The targets are those of ``scripts/fuzz.py`` that change the bytes of a file, with the same rules. Inputs that reach
 code which no other has reached are kept in ``runs/fuzz`` and are where the next call begins; at the end the smallest
 set with the same coverage goes to ``tests/fixtures/corpus``, where ``tests/test_properties.py`` reads it. Instrumented
-are this package and what is written in Python of NumPy's, SciPy's and Pillow's readers and of torch's unpickler; C is
-not.
+are this package, Pillow, PyYAML, and what is written in Python of NumPy's and SciPy's readers and of torch's unpickler;
+C is not.
 
 Each target is fuzzed in forked processes, so that one that ends by a signal costs only itself. Figures are written as
 JSON after each target.
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
+import inspect
 import json
 import logging
 import os
@@ -25,7 +27,6 @@ import pickle
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,9 @@ from typing import Any, NoReturn
 
 import atheris
 
-INSTRUMENTED = ["dkm", "numpy.lib", "scipy.io", "PIL", "torch._weights_only_unpickler"]
+INSTRUMENTED = ["dkm", "PIL", "yaml"]
+# Of larger packages only these modules.
+MODULES = ["numpy.lib._format_impl", "scipy.io.matlab._mio5", "torch._weights_only_unpickler"]
 with atheris.instrument_imports(include=INSTRUMENTED):
     import fuzz
 
@@ -45,31 +48,43 @@ _STATISTICS = re.compile(rb"stat::number_of_executed_units: *(\d+)")
 _COVERAGE = re.compile(rb"cov: (\d+) ft: (\d+)")
 
 
+def _instrument(name: str) -> None:
+    """Instrument the functions of a module that has been imported."""
+    module = importlib.import_module(name)
+    classes = [item for item in vars(module).values() if inspect.isclass(item) and item.__module__ == name]
+    for owner in (module, *classes):
+        for item in vars(owner).values():
+            if inspect.isfunction(item) and item.__module__ == name:
+                atheris.instrument_func(item)
+
+
 def targets() -> dict[str, fuzz.Target]:
     """Return the targets whose examples are bytes."""
     return {name: target for name, target in fuzz.targets().items() if target.original is not None}
 
 
-def _run(target: fuzz.Target, arguments: Sequence[str], log: Path, faults: Path, *, checks: bool = True) -> int:
+def _run(target: fuzz.Target, arguments: Sequence[str], log: Path, faults: Path) -> int:
     """Run libFuzzer in a forked process, which appends its faults to a file; return the exit code."""
     process = os.fork()
     if process == 0:
-        _fuzz(target, arguments, log, faults, checks)
+        _fuzz(target, arguments, log, faults)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def _fuzz(target: fuzz.Target, arguments: Sequence[str], log: Path, faults: Path, checks: bool) -> NoReturn:
+def _fuzz(target: fuzz.Target, arguments: Sequence[str], log: Path, faults: Path) -> NoReturn:
     descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     known: set[str] = set()
+    watchdog = fuzz.Watchdog()
 
     def read(content: bytes) -> None:
+        watchdog.start()
         try:
             fuzz.check(target, content)
         except fuzz.Fault as error:
             kind = fuzz.kind_of(error)
-            if checks and kind not in known:
+            if kind not in known:
                 known.add(kind)
                 with faults.open("ab") as file:
                     pickle.dump((kind, str(error), content), file)
@@ -123,27 +138,27 @@ def _faults(path: Path, name: str) -> dict[str, str]:
 
 
 def reduce(name: str, folder: Path) -> None:
-    """Replace the corpus of a target by the smallest set of inputs with the same coverage."""
-    with tempfile.TemporaryDirectory() as kept:
-        options = ["-merge=1", "-timeout=0", "-handle_alrm=0", f"-max_len={_MOST_BYTES}"]
-        # Merging starts processes of its own, unless it is told where to note what was done: then one is enough.
-        control = Path(kept) / "control"
-        inputs = folder / name / "inputs"
-        Path(kept, "set").mkdir()
-        code = _run(
-            targets()[name],
-            [*options, f"-merge_control_file={control}", str(Path(kept, "set")), str(inputs)],
-            folder / name / "merge",
-            folder / name / "faults-merge",
-            checks=False,
-        )
-        paths = sorted(Path(kept, "set").iterdir())
-        print(f"{name}: {len(list(inputs.iterdir()))} inputs reduced to {len(paths)} ({code})", flush=True)
-        if paths:
-            shutil.rmtree(CORPUS / name, ignore_errors=True)
-            (CORPUS / name).mkdir(parents=True)
-            for path in paths:
-                shutil.copyfile(path, CORPUS / name / path.name[:12])
+    """Replace the corpus of a target by few small inputs that together reach all code that was reached."""
+    paths = sorted((folder / name / "inputs").iterdir(), key=lambda path: (path.stat().st_size, path.name))
+    control = folder / name / "control"  # the list of inputs, to which libFuzzer appends the features of each
+    control.write_text("\n".join([str(len(paths)), "0", *map(str, paths), ""]))
+    options = ["-merge_inner=1", f"-merge_control_file={control}", "-timeout=0", "-handle_alrm=0"]
+    code = _run(targets()[name], options, folder / name / "merge", folder / name / "faults-merge")
+    reached: set[str] = set()
+    kept: list[Path] = []
+    for line in control.read_text().splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind == "FT":
+            number, *features = rest.split()
+            if not reached.issuperset(features):
+                reached.update(features)
+                kept.append(paths[int(number)])
+    print(f"{name}: {len(paths)} inputs reduced to {len(kept)} ({code})", flush=True)
+    if kept:
+        shutil.rmtree(CORPUS / name, ignore_errors=True)
+        (CORPUS / name).mkdir(parents=True)
+        for path in kept:
+            shutil.copyfile(path, CORPUS / name / path.name[:12])
 
 
 def main(words: Sequence[str]) -> int:
@@ -157,6 +172,8 @@ def main(words: Sequence[str]) -> int:
     sys.dont_write_bytecode = True
     with atheris.instrument_imports(include=INSTRUMENTED):
         fuzz.import_everything()
+    for name in MODULES:
+        _instrument(name)
     names, folder = options.targets or list(targets()), options.folder.absolute()
     figures_file = folder / "figures.json"
     figures = json.loads(figures_file.read_text(encoding="utf-8")) if figures_file.exists() else {}

@@ -46,6 +46,21 @@ def test_broken_input_is_read_or_refused_in_one_line(name: str, monkeypatch: pyt
     check()
 
 
+CORPUS = Path(__file__).parent / "fixtures" / "corpus"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.iterdir()))
+def test_inputs_that_reach_all_code_that_fuzzing_has_reached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that ``scripts/fuzz_coverage.py`` has kept."""
+    monkeypatch.setattr(fuzz, "LONGEST_S", 60)
+    for path in sorted((CORPUS / name).iterdir()):
+        fuzz.check(fuzz.targets()[name], path.read_bytes())
+
+
+def test_the_corpus_is_small() -> None:
+    assert sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()) < 300_000
+
+
 def raising(error: Exception) -> fuzz.Target:
     def read(example: Any, folder: Path) -> None:
         raise error
@@ -164,7 +179,7 @@ def test_the_script_counts_prints_each_kind_of_fault_once_and_continues(
 ) -> None:
     targets = {
         "a": fuzz.Target(st.integers(), lambda n, _: json.loads("{" if n > 0 else "1")),
-        "b": fuzz.Target(st.just(0), lambda *_: os.kill(os.getpid(), 11)),
+        "b": fuzz.Target(st.just(0), lambda *_: os.kill(os.getpid(), 9)),
     }
     monkeypatch.setattr(fuzz, "targets", lambda: targets)
     monkeypatch.setattr(fuzz.logging, "disable", lambda level: None)
@@ -183,7 +198,7 @@ def test_the_script_counts_prints_each_kind_of_fault_once_and_continues(
     assert fuzz.main(["70", "a", *results]) == 1
     assert json.loads((tmp_path / "results.json").read_text())["targets"]["a"]["chunks"] == 4
     assert fuzz.main(["1", "b"]) == 1
-    assert "the process ended with -11" in capsys.readouterr().out
+    assert "the process ended with -9" in capsys.readouterr().out
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal() -> None:
