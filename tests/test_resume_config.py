@@ -94,6 +94,12 @@ def test_a_run_keeps_its_config(run: Path) -> None:
     assert resumed(run)["resume"] is None
 
 
+def test_the_config_of_a_run_that_is_made_longer_is_written(run: Path) -> None:
+    directory = RunDirectory(run, tensorboard=False, progress="off")
+    directory.open(composed(*CONSTANT, "joint.epochs=9"), step=3, has_labels=True)
+    assert config_of(run).joint.epochs == 9
+
+
 def test_what_cannot_change_steps_already_taken_may_be_set(run: Path) -> None:
     changed = resumed(run, "log.progress=off", "checkpoint.every_s=7", "joint.epochs=9", "hydra.verbose=true")
     expected = {"log.progress": "off", "checkpoint.every_s": 7, "joint.epochs": 9}

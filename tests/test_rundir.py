@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -108,7 +108,8 @@ def test_the_results_are_written_as_their_lines(is_safe: bool, tmp_path: Path, m
 
     for name, function in (("csv_parts", parts), ("exemplar_lines", lines), ("feature_lines", lines)):
         monkeypatch.setattr(f"dkm.runs.directory.{name}", function)
-    run: Any = RunDirectory(tmp_path, tensorboard=False, progress="off", safe_csv=is_safe)
+    given = {"safe_csv": True} if is_safe else {}  # the default is what a spreadsheet may execute
+    run: Any = RunDirectory(tmp_path, tensorboard=False, progress="off", **given)
     run.write_assignments("a", "e")
     run.write_features("c", "n", "s")
     run.write_result({"b": 1, "a": None})
@@ -156,3 +157,11 @@ def test_what_is_printed_of_the_log(
     assert [line for line in lines if line in captured.out + captured.err] == printed
     assert [line.split(" ", 3)[3] for line in (tmp_path / "train.log").read_text().splitlines()] == lines
     assert run.warnings == ["a warning"]
+
+
+def test_a_checkpoint_follows_the_events_and_the_records(tmp_path: Path) -> None:
+    run, flushed = RunDirectory(tmp_path, tensorboard=False, progress="off"), []
+    run.dashboard = cast(Any, SimpleNamespace(flush=lambda: flushed.append(True)))
+    run.append_metrics({"epoch": 1})
+    assert run.sync_metrics() == len('{"epoch": 1}\n')
+    assert flushed == [True]
