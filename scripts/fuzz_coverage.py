@@ -1,4 +1,4 @@
-"""Fuzz the readers guided by coverage, with atheris (a package that the project does not depend on):
+"""Fuzz the readers guided by coverage, with atheris (extra ``fuzz``):
 
     python scripts/fuzz_coverage.py 40                     40 minutes over all readers
     python scripts/fuzz_coverage.py 5 csv npy              over these targets

@@ -245,7 +245,7 @@ def test_checks_print_what_a_bug_report_needs(capsys: Output, monkeypatch: pytes
 
 
 def test_the_extras_are_those_of_the_project() -> None:
-    extras = PROJECT["optional-dependencies"].keys() - {"test", "dev", "docs", "benchmark"}
+    extras = PROJECT["optional-dependencies"].keys() - {"test", "dev", "docs", "benchmark", "fuzz"}
     assert checks.EXTRAS.keys() == extras
     for extra, modules in checks.EXTRAS.items():
         assert len(modules) == len(PROJECT["optional-dependencies"][extra]), extra

@@ -32,7 +32,7 @@ from dkm.installation import install_command, pip_install
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-INSTALLABLE = sorted(EXTRAS.keys() - {"test", "dev", "docs", "benchmark"})  # those that messages name
+INSTALLABLE = sorted(EXTRAS.keys() - {"test", "dev", "docs", "benchmark", "fuzz"})  # those that messages name
 
 
 def requirements(lines: list[str]) -> Iterator[Requirement]:
@@ -114,7 +114,7 @@ def names(lines: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("folder", ["dkm", "scripts", "tests"])
 def test_what_is_imported_is_declared(folder: str) -> None:
-    optional = INSTALLABLE if folder == "dkm" else ["test", "benchmark"]
+    optional = INSTALLABLE if folder == "dkm" else ["test", "benchmark", "fuzz"]
     declared = names(PROJECT["dependencies"]).union(*(names(EXTRAS[extra]) for extra in optional))
     found = imported(folder)
     assert "torch" in found

@@ -107,7 +107,7 @@ def test_the_check_notices_what_is_left_behind_and_what_is_written_elsewhere(tmp
     actions: list[Callable[[Path], object]] = [
         lambda folder: (outside / "a").write_text("a"),
         lambda folder: (outside / "a").rename(outside / "b"),
-        lambda folder: (folder / "x").rename(outside / "x"),
+        lambda folder: shutil.move(folder / "x", outside / "x"),
         lambda folder: (outside / "b").unlink(),
         lambda folder: shutil.rmtree(outside),
         lambda folder: Path("here").touch(),  # in the working directory
