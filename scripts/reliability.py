@@ -3,7 +3,8 @@
     python scripts/reliability.py
 
 reads ``docs/reliability/chaos.jsonl``, ``power_cut.jsonl`` and ``soak.jsonl``, writes a summary of each beside it
-(``chaos.json`` and so on), and replaces the tables of the page, each between two comments with its name.
+(``chaos.json`` and so on), and replaces the tables of the page, each between two comments with its name. The figures of
+``fuzz.py`` and ``fuzz_coverage.py`` are in ``fuzz.json`` as those write them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,16 @@ PAGE = ROOT / "docs" / "reliability.md"
 OUTCOMES = ("equal", "told", "refused", "failed")
 _WAYS = {"fork": "forked", "plain": "`python -m dkm.train`", "torchrun": "torchrun"}
 _SEARCHES = {"sweep": "a sweep", "select": "`dkm select`", "tune": "`dkm tune`"}
+# What the targets of scripts/fuzz.py are; all others are files of data.
+_FUZZED = {
+    "command lines": ("config",),
+    "configs of run directories": ("run_config", "run_config_bytes"),
+    "models, weights, checkpoints, run directories": (
+        *("run", "model", "model_bytes", "weights", "checkpoint", "signed_checkpoint"),
+    ),
+    "whole trainings": ("train",),
+}
+_FILES = "files of data"
 _FAULTS = {"full": "disk full", "cut": "file cut off", "zeros": "file ends in zeros", "bit": "one bit flipped"}
 
 
@@ -81,11 +92,26 @@ def summarize_soak(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
 SUMMARIES = {"chaos": summarize_chaos, "power_cut": summarize_power_cut, "soak": summarize_soak}
 
 
+def fuzz_rows(figures: Mapping[str, Any]) -> list[list[object]]:
+    """Return kinds of input with the number of examples, how many were read, refused and faults, of ``fuzz.json``."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in (*_FUZZED, _FILES)}
+    for target, found in figures["targets"].items():
+        name = next((name for name, targets in _FUZZED.items() if target in targets), _FILES)
+        counts[name].update({key: found.get(key, 0) for key in ("examples", "read", "refused", "n_faults")})
+    guided = sum(found["executions"] for found in figures["coverage"]["targets"].values())
+    rows: list[list[object]] = [
+        [name, *(f"{count[key]:,}" for key in ("examples", "read", "refused", "n_faults"))]
+        for name, count in counts.items()
+    ]
+    faults = sum(len(found["faults"]) for found in figures["coverage"]["targets"].values())
+    return [*rows, ["files, guided by coverage", f"{guided:,}", "", "", f"{faults:,}"]]
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def tables(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the lines of each table of the page, by its name."""
+def tables(summaries: Mapping[str, Mapping[str, Any]], fuzz: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the lines of each table of the page, by its name; ``fuzz`` has the figures of the fuzzing."""
     chaos, power, soak = (summaries[name] for name in ("chaos", "power_cut", "soak"))
     counted, names = ("runs", "kills", "faults", *OUTCOMES), ("runs", "kills", "with a fault", *OUTCOMES)
     ways = {**_WAYS, **_SEARCHES}
@@ -111,6 +137,7 @@ def tables(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
                 for mode, found in soak["modes"].items()
             ],
         ),
+        "fuzz": _table(("input", "examples", "read", "refused", "faults"), fuzz_rows(fuzz)),
     }
 
 
@@ -140,7 +167,8 @@ def with_tables(page: str, made: Mapping[str, Sequence[str]]) -> str:
 def make_page(page: str) -> tuple[dict[str, dict[str, Any]], str]:
     """Return the summaries, and the page with the tables that they give."""
     summaries = {name: summarize(read_lines(RESULTS / f"{name}.jsonl")) for name, summarize in SUMMARIES.items()}
-    return summaries, with_tables(page, tables(summaries))
+    fuzz = json.loads((RESULTS / "fuzz.json").read_text(encoding="utf-8"))
+    return summaries, with_tables(page, tables(summaries, fuzz))
 
 
 def main() -> int:
