@@ -435,6 +435,8 @@ RANGES = {
     "evaluation.silhouette_samples=1": "expected a whole number, 2 or more",
     "log.progress=none": "expected one of auto, bar, plain, off",
     "log.map=mds": "expected one of pca, tsne, umap",
+    "log.to=[csv,tensorbord]": "expected a list of tensorboard, csv, wandb, mlflow",
+    "distributed.timeout_s=0": "expected a whole number, 1 or more",
     "batch_size=0": "expected a whole number, 1 or more",
     "seed=-1": "expected a whole number from 0 to 2147483647",
     "seed=2147483648": "expected a whole number from 0 to 2147483647",
@@ -943,6 +945,8 @@ EDITED = {
     ("defaults:", "no_defaults:"): "",
     ("\ndata:", "\n\xff\xfe:"): "",
 }
+# Of these not even the digest is looked at.
+UNREADABLE = {("batch_size: 256", "batch_size: ["), ("\ndata:", "\n\xff\xfe:")}
 
 
 @pytest.mark.parametrize("edit", EDITED, ids=lambda edit: edit[1].strip().encode("ascii", "replace").decode())
@@ -950,8 +954,16 @@ def test_a_run_whose_config_was_edited_is_not_resumed(edit: tuple[str, str], cop
     path = copy_of_run / "config.yaml"
     content = path.read_text()
     assert content.count(edit[0]) == 1
-    path.write_bytes(content.replace(*edit).encode("latin-1"))
+    edited = content.replace(*edit)
+    path.write_bytes(edited.encode("latin-1"))
     line = refuse(f"resume={copy_of_run}", "log.tensorboard=true")  # no event file may be begun
+    if edit not in UNREADABLE:
+        assert line.startswith(f"error: {path}: damaged or altered")
+    # Runs of earlier versions have no digest.
+    digest = re.search("# SHA-256 .*\n", edited)
+    assert digest is not None
+    path.write_bytes(edited.replace(digest.group(), "").encode("latin-1"))
+    line = refuse(f"resume={copy_of_run}", "log.tensorboard=true")
     assert EDITED[edit].replace("RUN", str(copy_of_run)) in line
 
 

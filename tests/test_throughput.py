@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from test_sinks import train
+from tqdm import tqdm
 
 from dkm.data.batches import Batch
 from dkm.training.throughput import StepTimer, Throughput
@@ -106,7 +108,10 @@ def test_a_run_tells_its_throughput_in_the_log_and_the_sinks_but_not_in_metrics_
             assert "share" not in tag or all(point.value < 1 for point in points)
 
 
-def test_the_bar_counts_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_counts_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dkm.training.trainer.tqdm", partial(tqdm, mininterval=0))  # it shows each step
     train(tmp_path / "run", "log.progress=bar", "log.to=[]")
     err = capsys.readouterr().err
     assert " rows/s" in err
