@@ -109,7 +109,7 @@ def test_the_results_are_written_as_their_lines(is_safe: bool, tmp_path: Path, m
     for name, function in (("csv_parts", parts), ("exemplar_lines", lines), ("feature_lines", lines)):
         monkeypatch.setattr(f"dkm.runs.directory.{name}", function)
     given = {"safe_csv": True} if is_safe else {}  # the default is what a spreadsheet may execute
-    run: Any = RunDirectory(tmp_path, tensorboard=False, progress="off", **given)
+    run: Any = RunDirectory(tmp_path, progress="off", **given)
     run.write_assignments("a", "e")
     run.write_features("c", "n", "s")
     run.write_result({"b": 1, "a": None})
@@ -127,8 +127,7 @@ def test_bars_are_shown_where_they_are_asked_for_or_on_a_terminal(
 ) -> None:
     monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: is_terminal))
     shown = {
-        progress: RunDirectory(tmp_path, tensorboard=False, progress=progress).shows_bars
-        for progress in ("auto", "bar", "plain", "off")
+        progress: RunDirectory(tmp_path, progress=progress).shows_bars for progress in ("auto", "bar", "plain", "off")
     }
     assert shown == {"auto": is_terminal, "bar": True, "plain": False, "off": False}
 
@@ -144,7 +143,7 @@ def test_bars_are_shown_where_they_are_asked_for_or_on_a_terminal(
 def test_what_is_printed_of_the_log(
     progress: str, printed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = RunDirectory(tmp_path, tensorboard=False, progress=progress)
+    run = RunDirectory(tmp_path, progress=progress)
     run.open_log()
     log = logging.getLogger("dkm.anything")
     log.info("a line")
@@ -160,8 +159,8 @@ def test_what_is_printed_of_the_log(
 
 
 def test_a_checkpoint_follows_the_events_and_the_records(tmp_path: Path) -> None:
-    run, flushed = RunDirectory(tmp_path, tensorboard=False, progress="off"), []
-    run.dashboard = cast(Any, SimpleNamespace(flush=lambda: flushed.append(True)))
+    run, flushed = RunDirectory(tmp_path, progress="off"), []
+    run.sinks = cast(Any, SimpleNamespace(flush=lambda: flushed.append(True)))
     run.append_metrics({"epoch": 1})
     assert run.sync_metrics() == len('{"epoch": 1}\n')
     assert flushed == [True]
