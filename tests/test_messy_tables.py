@@ -305,6 +305,15 @@ def test_a_number_below_all_others_in_many_columns_means_missing(tmp_path: Path)
     assert reader.report.filled == {}, "-1, 0, 1 are codes"
 
 
+def test_rows_of_nothing_but_delimiters_are_left_out_and_told(tmp_path: Path) -> None:
+    text = "a;b\n" + "".join(f"{i % 17}.5;{i % 5}.25\n" for i in range(40)) + ";;;;\n  ; ; \n"
+    part, reader = read_text(tmp_path, text)
+    assert len(part.X) == 40
+    assert [(out.n, out.what, out.reason) for out in reader.report.left_out] == [
+        (2, "rows", "nothing but delimiters and spaces")
+    ]
+
+
 def test_whole_numbers_below_the_name_of_a_code_are_a_category(tmp_path: Path) -> None:
     text = "Region,Kids,Spent\n" + "".join(f"{1 + i % 3},{i % 4},{i * i % 101}\n" for i in range(60))
     _, reader = read_text(tmp_path, text)

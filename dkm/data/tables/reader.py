@@ -357,6 +357,7 @@ class TableReader:
         report = self.report
         for why, n in self._n_left_out.items():
             report.leave_out("rows", n, why)
+        report.leave_out("rows", self._source.n_empty, "nothing but delimiters and spaces")
         report.n_rows, report.columns = self.n_rows, list(plan.rows())
         if not len(X):
             found = f"every row misses a value ({_list_names([column.name for column in plan.used])})"

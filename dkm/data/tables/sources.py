@@ -67,6 +67,11 @@ class Source(Protocol):
     decimal: str
     thousands: str
 
+    @property
+    def n_empty(self) -> int:
+        """The rows of nothing but delimiters, of another width than the others, that the last pass has left out."""
+        ...
+
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         """Yield the rows of some columns, in order; ``texts`` are read as text, exactly as they stand.
 
@@ -181,6 +186,11 @@ class TextSource:
         self.has_header, self.decimal, self.thousands = first.has_header, first.decimal, first.thousands
         self.decisions = {**_told_files(files), **first.decisions}
         self._types = {name: self._type_of(place) for place, name in enumerate(first.names)}
+        self._n_empty = dict.fromkeys((path for path, _ in files), 0)
+
+    @property
+    def n_empty(self) -> int:
+        return sum(self._n_empty.values())
 
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         types = {name: pa.string() if name in texts else self._types.get(name, pa.string()) for name in columns}
@@ -212,9 +222,11 @@ class TextSource:
         bad: list[pa_csv.InvalidRow] = []
         encoding = dialect.encoding.replace("utf-8-sig", "utf-8")
         delimiter = "," if dialect.delimiter == WHITESPACE else dialect.delimiter
+        self._n_empty[path] = 0
 
         def handle(row: pa_csv.InvalidRow) -> str:
             if not (row.text or "").strip(f" \t{delimiter}"):
+                self._n_empty[path] += 1
                 return "skip"
             bad.append(row)
             return "error"
@@ -414,7 +426,7 @@ def _rechunk(batches: Iterator[pa.RecordBatch], n_rows: int | None, skip: int) -
 class ArrowSource:
     """Parquet and Feather files, whose columns have types."""
 
-    is_text, has_header, decimal, thousands = False, True, ".", ""
+    is_text, has_header, decimal, thousands, n_empty = False, True, ".", "", 0
 
     def __init__(
         self, files: Sequence[tuple[Path, Mapping[str, str]]], kind: str, source: str, limit: UnpackingLimit
