@@ -98,6 +98,17 @@ POINTS = {
 }
 
 
+def test_a_run_is_not_completed_before_its_report(overrides: list[str], reference: Path, tmp_path: Path) -> None:
+    """Otherwise ``resume=auto`` of a sweep would pass over a run that was killed while it wrote the report."""
+    run = tmp_path / "run"
+    assert start(overrides, run, Point("dkm.reports.page", "write_report", 1)).code == -signal.SIGKILL
+    assert json.loads((run / "manifest.json").read_text())["status"] != "completed"
+    assert not (run / "report.html").exists()
+    assert resume(run).code == 0
+    assert_same(run, reference)
+    assert (run / "report.html").read_bytes() == (reference / "report.html").read_bytes()
+
+
 @pytest.mark.parametrize("when", POINTS)
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(
     when: str, overrides: list[str], reference: Path, tmp_path: Path

@@ -322,8 +322,7 @@ class Recorder:
         for line in table:
             log.info("%s", line)
         run.sinks.text("table", "\n".join(table), step)
-        # The run is complete, also if the process is killed while it writes the report.
-        run.update_manifest(status="completed", reason=None, warnings=run.warnings, seconds=progress.seconds)
+        # Before the manifest says that the run is completed: a process that is killed meanwhile leaves it unfinished.
         self._write_report(result, assignments, z, contrast)
         self.end("completed", None, progress)
         return result
