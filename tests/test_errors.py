@@ -166,6 +166,7 @@ SYNTAX = {
     "+seed=1": "+seed=1: expected no +, as the key is there already; write seed=1",
     "joint.lr=1 +joint.lr=2": "+joint.lr=2: expected no +, as the key is there already; write joint.lr=2",
     "++joint.lr=1 +joint.lr=2": "+joint.lr=2: expected no +, as the key is there already; write joint.lr=2",
+    "model.hidden.0=3": "model.hidden.0=3: model.hidden is one value, without keys; expected model.hidden=VALUE; ",
     "+optimizer=sgd": "optimizer=sgd: expected no +",
     "++optimizer=sgd": "optimizer=sgd: expected no +",
     "+recipe=classic": "recipe=classic: expected no +",

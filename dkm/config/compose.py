@@ -302,6 +302,11 @@ def compose(command: Command) -> Composed:
         raise UserError(explain(error, command.overrides)) from error
     except YAMLError as error:
         raise UserError(f"{error}; expected YAML; correct the file") from error
+    except AssertionError as error:  # OmegaConf's, for a key below a list that is null
+        below = next(filter(None, map(_below_a_value, command.overrides)), None)
+        if below is None:
+            raise
+        raise UserError(below) from error
     except ValueError as error:  # a group is set to a number, or a file is not text
         names = (*GROUPS, *PRESETS)
         groups = [o for o in command.overrides if o.partition("=")[0] in names]
@@ -309,6 +314,13 @@ def compose(command: Command) -> Composed:
         source = " or ".join(files if isinstance(error, UnicodeError) else groups)
         raise UserError(f"{source}: {error}; expected the name of an option that is a text file; correct it") from error
     return Composed(config, job, hydra_part)
+
+
+def _below_a_value(given: str) -> str | None:
+    """Return what is wrong with an override such as ``model.hidden.0=3``, whose key is below that of a setting."""
+    key = given.partition("=")[0].lstrip("+~")
+    above = next((known for known in declarations() if key.startswith(f"{known}.")), None)
+    return above and f"{given}: {above} is one value, without keys; expected {above}=VALUE; dkm help {above} says which"
 
 
 def _load(command: Command) -> DictConfig:
