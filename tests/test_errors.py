@@ -157,6 +157,13 @@ UNKNOWN = {
 }
 
 
+@pytest.mark.parametrize("flag", [["--cfg", "job"], ["--multirun"]])
+def test_a_key_below_a_value_is_refused_by_hydra_too(flag: list[str], refuse: Refuse) -> None:
+    assert refuse(*flag, "model.hidden.0=3").startswith(
+        "error: model.hidden.0=3: model.hidden is one value, without keys"
+    )
+
+
 @pytest.mark.parametrize("overrides", UNKNOWN)
 def test_an_unknown_key_is_answered_with_the_nearest_or_its_owner(overrides: str, refuse: Refuse) -> None:
     assert UNKNOWN[overrides] in refuse(*overrides.split(" "))

@@ -78,6 +78,8 @@ _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"]
 _IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config:\s*(.*?)\s*full_key: *(\S*)", re.DOTALL)
 
 
+# What ``explain`` explains. OmegaConf raises AssertionError for a key below a list that is null.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, AssertionError)
 # Matches Hydra's messages about several values of a setting in a command that is no sweep.
 _SEVERAL_VALUES = re.compile(r"^Ambiguous value for argument '|^Sweep parameters '.* requires --multirun", re.DOTALL)
 
@@ -298,15 +300,10 @@ def compose(command: Command) -> Composed:
             OmegaConf.to_container(hydra_part.run, resolve=True)
         if command.is_of_a_run and not command.is_only_read:
             require_named_by_user(dotted(config), command.overrides, str(command.file))
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, command.overrides)) from error
     except YAMLError as error:
         raise UserError(f"{error}; expected YAML; correct the file") from error
-    except AssertionError as error:  # OmegaConf's, for a key below a list that is null
-        below = next(filter(None, map(_below_a_value, command.overrides)), None)
-        if below is None:
-            raise
-        raise UserError(below) from error
     except ValueError as error:  # a group is set to a number, or a file is not text
         names = (*GROUPS, *PRESETS)
         groups = [o for o in command.overrides if o.partition("=")[0] in names]
@@ -459,7 +456,15 @@ def quoted_override(word: str) -> str | None:
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Return a composition error of Hydra or OmegaConf as one line: key, value, what was expected, and a remedy."""
+    """Return one of ``COMPOSITION_ERRORS`` as one line: key, value, what was expected, and a remedy.
+
+    An AssertionError that no override explains is raised again.
+    """
+    if isinstance(error, AssertionError):
+        below = next(filter(None, map(_below_a_value, overrides)), None)
+        if below is None:
+            raise error
+        return below
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:

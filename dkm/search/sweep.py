@@ -20,12 +20,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from dkm.config.checks import require
 from dkm.config.compose import (
+    COMPOSITION_ERRORS,
     Command,
     OwnConfigs,
     checked,
@@ -70,7 +69,7 @@ def run_hydra(command: Command) -> int:
             _silence_resource_tracker()
         sys.argv = [sys.argv[0], *overrides]
         start(_run_job)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, command.overrides)) from error
     except OSError as error:
         if not has_jobs or error.filename is None:
