@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +131,7 @@ class Sinks:
         opened = cls()
         for name in names:
             reference = references.get(name)
-            own = SinkContext(
-                context.path,
-                context.config,
-                context.step,
-                context.has_labels,
-                reference if isinstance(reference, dict) else {},
-            )
+            own = replace(context, reference=reference if isinstance(reference, dict) else {})
             with _guarded(name):
                 sink: Sink = SINKS[name].load().open(own)
                 opened._sinks[name] = sink

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dkm.runs import reading
 from dkm.runs.reading import METRICS, METRICS_CSV
 from dkm.runs.sinks.base import ScoresOf, Sink, SinkContext
 from dkm.runtime.atomic import write_atomically
@@ -50,7 +51,7 @@ class CsvSink(Sink):
             self._write_all()
 
     def _write_all(self) -> None:
-        records = list(map(json.loads, self._records.read_bytes().splitlines()))
+        records = reading.records(self._records)
         self._columns = tuple(dict.fromkeys(column for record in records for column in record))
         rows = [[record.get(column) for column in self._columns] for record in records]
         header = ",".join(self._columns) + "\n"
