@@ -330,7 +330,7 @@ class Recorder:
     def _write_report(
         self, result: dict[str, Any], assignments: Assignments, z: Tensor, contrast: Contrast | None
     ) -> None:
-        """Write ``report.html`` of the completed run, which stays completed whatever goes wrong here."""
+        """Write ``report.html``; without it, if that goes wrong, the run is complete all the same."""
         from dkm.data.images.thumbnails import thumbnail_reader  # these import what only a report needs
         from dkm.reports.page import REPORT, write_report
 
