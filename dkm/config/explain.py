@@ -7,7 +7,6 @@ another command (``trials``), a section, a group, or an option of a group (``clu
 from __future__ import annotations
 
 import difflib
-import functools
 import itertools
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 from dkm.config.checks import format_value
 from dkm.config.commands import COMMANDS, SELECT_ALIASES
 from dkm.config.groups import GROUPS, PRESETS
-from dkm.config.page import default_of, summary_of, type_of, valid_values
+from dkm.config.page import composed_values, current_value, default_of, summary_of, type_of, valid_values
 from dkm.config.roles import declarations, plain_sections
 from dkm.config.run import Config
 from dkm.config.schema import config_dir
@@ -123,7 +122,7 @@ def _default_of_key(key: str, part: str, owners: Mapping[str, type[Any]]) -> str
     for option, schema in owners.items():
         by_option.setdefault(default_of(schema, part).strip("`"), []).append(option)
     defaults = list(by_option)
-    current = _current_value(key)
+    current = current_value(key)
     current = None if current is not None and current in defaults else current
     if len(defaults) == 1:
         return defaults[0] if current is None else f"{current} with recipe=auto, else {defaults[0]}"
@@ -131,24 +130,6 @@ def _default_of_key(key: str, part: str, owners: Mapping[str, type[Any]]) -> str
     others = [f"{value} for {', '.join(by_option[value])}" for value in defaults if value != usual]
     text = "; ".join([usual, *others])
     return text if current is None else f"{current} with recipe=auto; {text}"
-
-
-def _current_value(key: str) -> str | None:
-    """Return the value of a setting in a run without overrides, None if that has no such setting."""
-    return None if key == "data.root" else _composed().get(key)  # the environment decides data.root
-
-
-@functools.cache
-def _composed(*overrides: str) -> Mapping[str, str]:
-    """Return the values of all settings of a run with these overrides, empty if it needs further ones."""
-    from dkm.config.compose import compose, parse
-    from dkm.config.schema import dotted
-
-    try:
-        config = compose(parse(overrides)._replace(is_only_read=True)).config
-    except UserError:
-        return {}
-    return {key: format_value(value) for key, value in dotted(config).items()}
 
 
 def _facts_of_field(schema: type[Any], part: str, declared: Setting) -> dict[str, str]:
@@ -207,12 +188,12 @@ def _explain_option(group: str, option: str) -> str:
     text = "\n".join([f"{group}={option}", *_wrapped(meanings[option])])
     if group in PRESETS:
         return text
-    values = _composed(f"{group}={option}")
+    values = composed_values(f"{group}={option}")
     return "\n".join([text, "", *_list_settings(GROUPS[group][option], values), "", _MORE])
 
 
 def _explain_section(name: str, schema: type[Section]) -> str:
-    return "\n".join([name, *_wrapped(summary_of(schema)), "", *_list_settings(schema, _composed()), "", _MORE])
+    return "\n".join([name, *_wrapped(summary_of(schema)), "", *_list_settings(schema, composed_values()), "", _MORE])
 
 
 def _list_settings(schema: type[Any], values: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ regenerates the page after a setting has changed.
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
@@ -20,6 +21,7 @@ from dkm.config.run import Config
 from dkm.config.schema import config_dir
 from dkm.config.settings import REQUIRED, Role, Section, Setting, dotted_key, is_nullable, setting_of
 from dkm.config.short import SHORT_NAMES
+from dkm.errors import UserError
 
 _WIDTH = 100
 _PAGE_HEAD = """\
@@ -29,6 +31,8 @@ Every setting of `python -m dkm.train`, and at the end those of the other comman
 dataclasses in `dkm/config/`, by
 `python -m dkm.config.page > docs/settings.md`. `GROUP=OPTION` chooses an option of a group, `KEY=VALUE` sets a value,
 and `python -m dkm.train --help GROUP=OPTION` shows the settings of the chosen options with their values.
+A plain `dkm train` has `recipe=auto`, which sets other values than those of the dataclasses: they come first in the column
+*default*. Other recipes, and experiments, set their own: `dkm help recipe`.
 Some options need an extra, such as `hdf5`: in the checkout, `pip install -e '.[hdf5]'` installs it.
 
 | role | what the setting decides |
@@ -128,10 +132,10 @@ def _table(schemas: Mapping[str, type[Any]], among: Mapping[str, type[Any]] | No
         }
         if declared is not None and others == names:
             defaults = {option: default_of(schema, part.name) for option, schema in schemas.items()}
-            key = f"`{dotted_key(first, part.name)}`"
+            key = dotted_key(first, part.name)
             role = declared.role.name.lower()
             meaning = declared.meaning.replace("|", "\\|")
-            rows.append(f"| {key} | {_defaults(defaults)} | {valid_values(declared, part.type)} | {role} | {meaning} |")
+            rows.append(f"| `{key}` | {_defaults(key, defaults)} | {valid_values(declared, part.type)} | {role} | {meaning} |")
     return _COLUMNS + "\n".join(rows)
 
 
@@ -154,11 +158,32 @@ def default_of(schema: type[Any], name: str) -> str:
     return "required" if value == REQUIRED else f"`{format_value(value)}`"
 
 
-def _defaults(by_option: Mapping[str, str]) -> str:
-    """Return the default of the first option, and the defaults of the options that differ from it."""
+def _defaults(key: str, by_option: Mapping[str, str]) -> str:
+    """Return the value in a run without overrides, the default of the first option, and those that differ from it."""
     common, *_ = by_option.values()
     others = [f"{default} for `{option}`" for option, default in by_option.items() if default != common]
+    current = current_value(key)
+    if current is not None and f"`{current}`" not in by_option.values():
+        common = f"`{current}`; with `recipe=classic` {common}"
     return ", ".join([common, *others])
+
+
+def current_value(key: str) -> str | None:
+    """Return the value of a setting in a run without overrides, None if that has no such setting."""
+    return None if key == "data.root" else composed_values().get(key)  # the environment decides data.root
+
+
+@functools.cache
+def composed_values(*overrides: str) -> Mapping[str, str]:
+    """Return the values of all settings of a run with these overrides, empty if it needs further ones."""
+    from dkm.config.compose import compose, parse
+    from dkm.config.schema import dotted
+
+    try:
+        config = compose(parse(overrides)._replace(is_only_read=True)).config
+    except UserError:
+        return {}
+    return {key: format_value(value) for key, value in dotted(config).items()}
 
 
 def valid_values(declared: Setting, annotation: object) -> str:
