@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sweeps, and makes the table: ./scripts/sweep.sh [overrides], for instance ./scripts/sweep.sh seed=0,1,2 clustering.weight=0.1,1
-# Into the folder of the sweep (hydra.sweep.dir=DIR, else runs/sweeps/TIME) go the runs, and as table.csv, table.md and
+# Into the folder of the sweep (output=DIR, else runs/sweeps/TIME) go the runs, and as table.csv, table.md and
 # table.png what `python -m dkm.compare` makes of them. Makes .venv (or $DKM_VENV) on first use.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -9,8 +9,8 @@ ensure_environment ""
 folder="runs/sweeps/$(date +%Y-%m-%d_%H-%M-%S)"
 overrides=("hydra.sweep.dir=$folder" "$@")
 for word in "$@"; do
-    if [[ "$word" == hydra.sweep.dir=* ]]; then
-        folder="${word#hydra.sweep.dir=}"
+    if [[ "$word" == hydra.sweep.dir=* || "$word" == output=* ]]; then
+        folder="${word#*=}"
         overrides=("$@")
     fi
 done
