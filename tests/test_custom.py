@@ -30,6 +30,7 @@ from dkm.evaluation.figures.run import FIGURES
 from dkm.evaluation.scores import SCORES
 from dkm.models.autoencoder import mix_encoder
 from dkm.models.build import build_autoencoder
+from dkm.models.saved import load_model
 from dkm.train import main
 
 PAGE = "docs/how-to/own-code.md"
@@ -107,6 +108,45 @@ def test_a_run_trains_with_classes_of_the_users_own(groups: list[str], here: Pat
     config = yaml.safe_load((here / "run" / "config.yaml").read_text())
     for group in groups:
         assert config[group]["class"] == CLASSES[group][1].partition("=")[2]
+
+
+NOISY = """
+from torch import nn
+class Noisy(nn.Module):
+    def __init__(self, n_features, latent_dim, image_shape):
+        super().__init__()
+        layers = [nn.Linear(n_features, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3)]
+        self.encoder = nn.Sequential(*layers, nn.Linear(16, latent_dim))
+        self.decoder = nn.Linear(latent_dim, n_features)
+    def encode(self, x):
+        return self.encoder(x)
+    def decode(self, z):
+        return self.decoder(z)
+"""
+
+
+def test_batch_norm_and_dropout_act_in_training_alone(here: Path, run: Run) -> None:
+    (here / "mine.py").write_text(NOISY)
+    words = ["data=blobs", "model=custom", "model.class=mine.Noisy", *QUICK, "threads=1"]
+    assert run(*words, "hydra.run.dir=run") == (0, "")
+    torch.manual_seed(1)  # what the caller of an estimator may do
+    assert run(*words, "hydra.run.dir=again") == (0, "")
+    for name in ("metrics.jsonl", "assignments.csv"):
+        assert (here / "again" / name).read_bytes() == (here / "run" / name).read_bytes(), name
+    model = load_model("run", model_class="mine.Noisy")
+    X = torch.randn(40, 16)
+    z = model.embed(X)
+    torch.testing.assert_close(model.embed(X[:1]), z[:1])  # a row's embedding is its own
+    torch.testing.assert_close(model.embed(X), z)
+
+
+def test_dropout_of_a_resumed_run_draws_the_same(here: Path, run: Run) -> None:
+    (here / "mine.py").write_text(NOISY)
+    words = ["data=blobs", "model=custom", "model.class=mine.Noisy", *QUICK, "threads=1"]
+    assert run(*words, "hydra.run.dir=longer", "joint.epochs=1") == (0, "")
+    assert run("resume=longer", "joint.epochs=2", "model.class=mine.Noisy") == (0, "")
+    assert run(*words, "hydra.run.dir=whole") == (0, "")
+    assert (here / "longer" / "metrics.jsonl").read_bytes() == (here / "whole" / "metrics.jsonl").read_bytes()
 
 
 def test_the_commands_of_the_page_train(here: Path, run: Run) -> None:

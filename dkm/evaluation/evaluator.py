@@ -21,7 +21,7 @@ from dkm.data.datasets import Dataset
 from dkm.data.sampling import sample_dataset
 from dkm.evaluation import metrics
 from dkm.evaluation.scores import ScoreContext, Scores, compute_scores
-from dkm.models.autoencoder import Autoencoder
+from dkm.models.autoencoder import Autoencoder, evaluation_mode
 from dkm.runtime import distributed
 
 
@@ -46,7 +46,8 @@ def every_row(function: Callable[[Tensor], Tensor], batches: Batches, width: int
 @torch.no_grad()
 def encode(autoencoder: Autoencoder, batches: Batches, precision: str = "fp32") -> Tensor:
     """Return the embedding (N, D) of all rows as float32, computed in ``precision`` (fp32 or bf16)."""
-    with torch.autocast(batches.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    autocast = torch.autocast(batches.device.type, torch.bfloat16, enabled=precision == "bf16")
+    with autocast, evaluation_mode(autoencoder):
         return every_row(autoencoder.encode, batches, autoencoder.latent_dim)
 
 

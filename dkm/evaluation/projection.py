@@ -14,7 +14,7 @@ from dkm.data.sampling import sample_row_indices
 from dkm.data.scaling import picture_channels
 from dkm.evaluation.clusters import Clusters
 from dkm.evaluation.evaluator import Evaluator
-from dkm.models.autoencoder import Autoencoder
+from dkm.models.autoencoder import Autoencoder, evaluation_mode
 
 _N_POINTS = 5000
 
@@ -48,7 +48,8 @@ def project(autoencoder: Autoencoder, evaluator: Evaluator, z: Tensor, clusters:
     Z = torch.cat([z[torch.from_numpy(rows).to(z.device)], centroids]).cpu().numpy()
     images = None
     if data.image_shape is not None:
-        decoded = autoencoder.decode(centroids).cpu().numpy()
+        with evaluation_mode(autoencoder):
+            decoded = autoencoder.decode(centroids).cpu().numpy()
         images = np.concatenate([evaluator.rows(rows), decoded]).reshape(-1, *data.image_shape)
         images = picture_channels(data.scaling.for_pictures(images))
     return Projection(Z, columns, images)

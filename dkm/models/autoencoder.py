@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +68,19 @@ class Autoencoder(nn.Module):
         """Return the parameters of the encoder, without those of its embedding layer."""
         excluded = {id(parameter) for parameter in self.embedding_layer.parameters()}
         return [parameter for parameter in self.encoder.parameters() if id(parameter) not in excluded]
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode within the block: batch norm and dropout act on each row alone."""
+    in_training = [module for module in network.modules() if module.training]
+    for module in in_training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
 
 
 def _weights_of(part: nn.Module) -> list[nn.Parameter]:

@@ -13,7 +13,7 @@ from dkm.config.model import CustomModelConfig
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.errors import UserError
-from dkm.models.autoencoder import Autoencoder
+from dkm.models.autoencoder import Autoencoder, evaluation_mode
 
 
 class CustomAutoencoder(Autoencoder):
@@ -80,6 +80,11 @@ class CustomAutoencoder(Autoencoder):
         return named if isinstance(named, nn.Module) else super().embedding_layer
 
 
+def is_of_package(module: nn.Module) -> bool:
+    """Return whether the class of a network or a loss, and what it wraps, is one of this package."""
+    return type(module).__module__.partition(".")[0] == "dkm" and not isinstance(module, CustomAutoencoder)
+
+
 def require_halves(config: Config, autoencoder: Autoencoder) -> None:
     """Refuse settings that need one half of a network without such a submodule.
 
@@ -130,11 +135,9 @@ def build_custom(
 
 @torch.no_grad()
 def _check_shapes(autoencoder: Autoencoder, n_features: int, latent_dim: int, key: str) -> None:
-    autoencoder.eval()
-    x = torch.zeros(2, n_features)
-    z = autoencoder.encode(x)
-    x_hat = autoencoder.decode(z)
-    autoencoder.train()
+    with evaluation_mode(autoencoder):
+        z = autoencoder.encode(torch.zeros(2, n_features))
+        x_hat = autoencoder.decode(z)
     for method, output, shape in (("encode", z, (2, latent_dim)), ("decode", x_hat, (2, n_features))):
         if output.shape != shape:
             raise UserError(

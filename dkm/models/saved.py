@@ -30,7 +30,7 @@ from dkm.data.files import expand
 from dkm.data.scaling import Array, Scaling, to_rows
 from dkm.data.stored import CHUNK_ROWS
 from dkm.errors import UserError, input_error, reason
-from dkm.models.autoencoder import Autoencoder
+from dkm.models.autoencoder import Autoencoder, evaluation_mode
 from dkm.models.build import build_autoencoder
 from dkm.models.description import FORMAT_VERSION, check_description, read_description
 from dkm.runtime.atomic import write_atomically
@@ -96,8 +96,11 @@ class SavedModel:
     @torch.no_grad()
     def embed(self, rows: Tensor) -> Tensor:
         """Return the embedding (n, D) of scaled rows (n, F), in the chunks of training, so bit for bit as there."""
-        pieces = torch.split(rows, CHUNK_ROWS)
-        return torch.cat([self.autoencoder.encode(piece.to(self.centroids.device)) for piece in pieces])
+        with evaluation_mode(self.autoencoder):
+            pieces = [
+                self.autoencoder.encode(piece.to(self.centroids.device)) for piece in torch.split(rows, CHUNK_ROWS)
+            ]
+        return torch.cat(pieces)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to store: the weights of the autoencoder and the centroids."""
@@ -138,7 +141,8 @@ class SavedModel:
         the training rows around their centroids. k-means is its hard limit.
         """
         squared = torch.cdist(z.double(), self.centroids.double()).square()
-        return torch.softmax(-squared / (2 * max(self.variance or 1.0, 1e-30)), dim=1).float()
+        variance = 1.0 if self.variance is None else max(self.variance, 1e-30)
+        return torch.softmax(-squared / (2 * variance), dim=1).float()
 
 
 def load_model(run: str, key: str = "run", model_class: str | None = None) -> SavedModel:
@@ -223,8 +227,10 @@ def _build_model(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     centroids = tensors["centroids"]
     if centroids.shape != (description["n_clusters"], description["latent_dim"]):
         raise ValueError(f"centroids of shape {tuple(centroids.shape)}")
-    stored = [*weights.values(), centroids]
-    if not all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in stored):
+    own = autoencoder.state_dict()  # integers are counters of a user's own network, such as that of batch norm
+    has_same_kinds = all(weights[name].is_floating_point() == own[name].is_floating_point() for name in own)
+    is_finite = all(bool(tensor.isfinite().all()) for tensor in (*weights.values(), centroids))
+    if not (has_same_kinds and is_finite and centroids.is_floating_point()):
         raise ValueError("weights that are not finite numbers")
     features, fill = description.get("features"), description.get("fill")
     return SavedModel(

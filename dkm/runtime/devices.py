@@ -169,6 +169,14 @@ def standard_torch() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw torch's numbers from ``seed`` within the block; outside it, its generators go on as before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def has_bf16(device: torch.device) -> bool:
     """Return whether the device supports bfloat16 arithmetic; True if that is unknown."""
     if device.type == "cuda":

@@ -34,14 +34,14 @@ from dkm.errors import UserError
 from dkm.evaluation import evaluator
 from dkm.evaluation.clusters import Clusters, assign_clusters
 from dkm.evaluation.scores import Scores
-from dkm.models.autoencoder import Autoencoder
+from dkm.models.autoencoder import Autoencoder, evaluation_mode
 from dkm.models.build import build_autoencoder
-from dkm.models.custom import require_halves
+from dkm.models.custom import is_of_package, require_halves
 from dkm.models.saved import SavedModel
 from dkm.runs.directory import RunWriter, Unwritten
 from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
-from dkm.runtime.devices import deterministic, find_device
+from dkm.runtime.devices import deterministic, find_device, seeded
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
 from dkm.training import schedule
 from dkm.training.baseline import find_or_score_raw_data
@@ -108,6 +108,7 @@ class Trainer:
         self.clustering: ClusteringLoss = build_clustering(
             config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.n_epochs
         ).to(self.device)
+        self._has_own_code = not (is_of_package(self.autoencoder) and is_of_package(self.clustering))
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         sample = sample_dataset(data, config.clustering.init_samples, at_least=self.n_clusters)
         self.neighborhood = Neighborhood(self.batches.take, sample, self.latent_dim, config.seed)
@@ -414,7 +415,7 @@ class Trainer:
                         x = self.augment(x, seed, first=batch.first, n_rows=batch.n_rows)
                 phase.set_lr(learning_rate(settings.schedule, settings.lr, step, n_steps))
                 share = len(x) * distributed.world_size() / batch.n_rows
-                with self._autocast():
+                with self._autocast(), self._draws_seeded(number):
                     local = phase.forward(x, batch.rows, share)
                 phase.optimizer.zero_grad()
                 local.total.backward()  # type: ignore[no-untyped-call]
@@ -561,9 +562,17 @@ class Trainer:
         """Swap in the averaged weights within the block, where the phase has them."""
         return nullcontext() if self._phase is None else self._phase.averaged()
 
+    def _draws_seeded(self, batch: int) -> AbstractContextManager[None]:
+        """Seed what layers of the user's own classes draw, such as dropout: resumed runs draw the same."""
+        if not self._has_own_code:
+            return nullcontext()
+        state = self.progress.state
+        seed = stream_seed(self.config.seed, state.phase_idx, state.epoch, batch, distributed.rank())
+        return seeded(seed, self.device)
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _encode_batch(self, x: Tensor) -> Tensor:
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._autocast(), evaluation_mode(self.autoencoder):
             return self.autoencoder.encode(x)

@@ -38,7 +38,7 @@ from dkm.evaluation.figures.clusters import (
 )
 from dkm.evaluation.figures.images import exemplar_grid, image_grid, reconstruction_pairs
 from dkm.evaluation.figures.training import loss_curves
-from dkm.models.autoencoder import Autoencoder
+from dkm.models.autoencoder import Autoencoder, evaluation_mode
 
 _N_RECONSTRUCTIONS = 20
 # Points of the figure of silhouettes, which compares all pairs.
@@ -84,7 +84,7 @@ def draw_figures(context: RunContext, *, at_end: bool) -> Iterator[tuple[Figure,
     """Draw the figures of an evaluation, or all of them at the end; None for those that do not apply."""
     for figure in FIGURES.values():
         if at_end or figure.when == "evaluation":
-            with torch.no_grad():
+            with torch.no_grad(), evaluation_mode(context.autoencoder):
                 drawing = figure.function(context)
             yield figure, drawing
 
