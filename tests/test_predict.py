@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from scipy import sparse
 from sklearn.datasets import load_digits, make_blobs
+from torch import nn
 from words import SMALL_RUN
 
 from dkm import predict, train
@@ -23,7 +25,7 @@ from dkm.data.stored import StoredArray
 from dkm.evaluation import assignments
 from dkm.evaluation.assignments import Assignments, Writer
 from dkm.evaluation.prediction import input_reader
-from dkm.models.saved import load_model
+from dkm.models.saved import SavedModel, load_model
 
 QUICK = [*SMALL_RUN, "threads=1"]
 
@@ -103,6 +105,12 @@ def test_columns_are_matched_by_name(run: Path, table: Path, tmp_path: Path) -> 
     predict.work([f"run={run}", f"input={tmp_path / 't.csv'}", f"output={tmp_path / 'o.csv'}"])
     expected = [{k: v for k, v in row.items() if k != "id"} for row in rows_of(run / "assignments.csv")]
     assert rows_of(tmp_path / "o.csv") == expected
+
+
+def test_memberships_are_one_cluster_each_where_all_rows_are_centroids() -> None:
+    centroids = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    saved = SavedModel(nn.Identity(), centroids, *[None] * 6, 0.0, {})  # type: ignore[arg-type]
+    assert saved.memberships(centroids).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_memberships_and_the_embedding_go_with_it(run: Path, table: Path, tmp_path: Path) -> None:
