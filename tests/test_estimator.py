@@ -20,7 +20,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.datasets import load_digits, make_blobs
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -149,6 +149,21 @@ def test_what_was_fitted_is_consistent() -> None:
     assert model.inertia_ == pytest.approx((distances.min(1) ** 2).sum(), rel=1e-4)
     assert (model.n_iter_, model.n_features_in_) == (2, 5)
     assert -1 <= model.score(X) <= 1
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "embed", "score"])
+def test_what_is_not_fitted_says_so(method: str) -> None:
+    with pytest.raises(NotFittedError):
+        getattr(DeepKMeans(), method)(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("method", ["predict", "embed"])
+def test_values_that_float32_cannot_hold_are_refused(method: str) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    model = small(2).fit(X)
+    X[3, 1] = 1e300
+    with pytest.raises(ValueError, match=r"^X: expected values that are finite as float32 once they are scaled"):
+        getattr(model, method)(X)
 
 
 def test_it_works_in_a_pipeline_and_a_grid_search_without_labels() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from processes import OPTIMIZER, Point
 from processes import train as train_in_process
 from sklearn.datasets import make_blobs, make_moons
@@ -20,11 +21,12 @@ from dkm.config.run import in_epochs
 from dkm.config.schema import config_dir, dotted
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
+from dkm.models.build import build_autoencoder
 from dkm.predict import work as predict
 from dkm.runs import reading
 from dkm.train import _main as main
 from dkm.training.guard import Kept, Verdict, baseline_above, judge
-from dkm.training.objective import mean_squared_distance
+from dkm.training.objective import Objective, mean_squared_distance
 from dkm.training.restoring import with_all_terms
 from dkm.training.state import TrainState
 from dkm.training.trainer import Trainer
@@ -124,11 +126,27 @@ def test_a_resumed_run_keeps_its_kind_of_length(blobs: tuple[str, ...], tmp_path
 def test_the_distance_to_targets_leaves_out_rows_without_one() -> None:
     z = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], requires_grad=True)
     targets = torch.tensor([[0.0, 0.0], [torch.nan, torch.nan], [5.0, 4.0]])
-    loss = mean_squared_distance(z, targets)
+    loss = mean_squared_distance(z, targets, 2 / 3)  # of three rows two have a target
     assert loss.item() == pytest.approx((1 + 4 + 0 + 4) / 4)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(z.grad, torch.tensor([[0.5, 1.0], [0.0, 0.0], [0.0, 1.0]]))
-    assert mean_squared_distance(z, torch.full((3, 2), torch.nan)).item() == 0
+    assert mean_squared_distance(z, torch.full((3, 2), torch.nan), 2 / 3).item() == 0
+
+
+def test_parts_of_a_batch_add_up_whichever_of_them_have_targets() -> None:
+    """As on several processes: each has the mean of its rows, times its share of the batch."""
+    torch.manual_seed(0)
+    network = build_autoencoder(compose(parse(["model.hidden=[4]"])).config.model, 3, None, 2, 0)
+    x, targets = torch.randn(8, 3), torch.randn(8, 2)
+    targets[[0, 1, 5]] = torch.nan
+    objective = Objective(network, None, targets=targets, target_weight=1.0)
+    whole = objective(x, torch.arange(8)).neighbors
+    parts = [
+        objective(x[rows], rows, share=len(rows) * 2 / 8).neighbors for rows in (torch.arange(2), torch.arange(2, 8))
+    ]
+    torch.testing.assert_close(sum(parts) / 2, whole)
+    known = ~targets[:, 0].isnan()
+    torch.testing.assert_close(whole, (network.encode(x) - targets)[known].square().mean())
 
 
 def test_the_pretraining_draws_the_embedding_to_the_neighbor_embedding(moons: tuple[str, ...], tmp_path: Path) -> None:
@@ -224,8 +242,57 @@ def test_a_run_that_falls_below_a_baseline_learns_its_labels(
     guarded = run(bad_start, tmp_path / "guarded")
     assert guarded["stage"] in ("kmeans_raw", "kmeans_pretrained")
     assert guarded["modularity_data"] >= baseline
+    assert guarded["learned_agreement"] > 0.95
+    assert "learned_agreement" not in without
+    n_epochs = [record["epoch"] for record in joint_records(tmp_path / "guarded")]
+    assert guarded["joint_epochs"] == without["joint_epochs"] + n_epochs[-1]  # those of both joint phases
     assert "whose labels are learned now" in caplog.text
-    assert "learned: the joint phase had ended below them" in caplog.text
+    found = f"learned (adjusted Rand index {guarded['learned_agreement']:.3f}): the joint phase had ended below them"
+    assert found in caplog.text
+
+
+def test_the_guard_runs_its_baseline_whether_it_is_shown_or_not(blobs: tuple[str, ...], tmp_path: Path) -> None:
+    """As in ``dkm.select`` and ``dkm.tune``, whose runs train as ``dkm.train`` would."""
+    runs = []
+    for is_shown in ("true", "false"):
+        runs.append(run((*blobs, *QUICK, f"evaluation.kmeans_raw={is_shown}"), tmp_path / is_shown))
+    assert runs[0] == runs[1]
+    assert runs[0]["kmeans_raw"]
+    without = run((*blobs, *QUICK, "evaluation.kmeans_raw=false", "joint.guard=false"), tmp_path / "without")
+    assert not without["kmeans_raw"]
+
+
+def test_labels_that_are_learned_outlast_the_resets_of_the_weights(bad_start: tuple[str, ...]) -> None:
+    config = compose(parse([*bad_start, "joint.hold_labels=false", "clustering.reset_every=3"])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    assert trainer._reset_every == 3
+    trainer.progress.state = TrainState("joint", learned="kmeans_raw")
+    assert trainer._reset_every is None
+
+
+def test_resets_are_refused_where_the_first_labels_are_to_be_learned(blobs: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^clustering\.reset_every=3: expected null with joint\.hold_labels=true"):
+        main([*blobs, *QUICK, "clustering.reset_every=3", f"hydra.run.dir={tmp_path / 'run'}"])
+
+
+def test_averaged_weights_go_on_where_a_baseline_is_learned(bad_start: tuple[str, ...], tmp_path: Path) -> None:
+    """The second joint phase starts from the network that was judged, whose embedding the centroids are means of."""
+    config = compose(parse([*bad_start, "joint.average_epochs=2"])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    trainer.progress.state = TrainState("joint")
+    phase = trainer.begin(trainer.config.joint)
+    assert phase.average is not None
+    trainer._phase = phase
+    with torch.no_grad():
+        for parameter in trainer.autoencoder.parameters():
+            parameter.add_(0.1)  # away from the average
+    with phase.averaged():
+        expected = trainer.embed()
+    trainer.progress.labels["kmeans_raw"] = torch.arange(300) % 4
+    trainer._learn("kmeans_raw")
+    torch.testing.assert_close(trainer.embed(), expected)
+    means = torch.stack([expected[k::4].mean(0) for k in range(4)])
+    torch.testing.assert_close(trainer.clustering.centroids.detach(), means)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +366,20 @@ def test_a_run_that_is_killed_before_or_after_it_is_undone_resumes_to_the_same_b
         assert (killed / name).read_bytes() == (undone / name).read_bytes(), name
 
 
+def test_an_undone_run_cannot_be_made_longer(undone: Path) -> None:
+    config = yaml.safe_load((undone / "config.yaml").read_text())
+    n_epochs = json.loads((undone / "result.json").read_text())["joint_epochs"] + 5
+    assert config["joint"]["epochs"] is None
+    checkpoint = torch.load(undone / "checkpoints" / "last.pt", weights_only=True)
+    settings = compose(parse([f"--config-dir={undone}", "--config-name=config"])).config
+    settings.joint.epochs = n_epochs
+    trainer = Trainer(settings, load_dataset(settings.data))
+    with pytest.raises(
+        UserError, match=rf"^joint\.epochs={n_epochs}: expected no more epochs than before, as the joint"
+    ):
+        trainer.restore(checkpoint, undone)
+
+
 def test_a_run_above_its_baselines_has_one_joint_phase(blobs: tuple[str, ...], tmp_path: Path) -> None:
     result = run((*blobs, *QUICK), tmp_path / "run")
     assert result["stage"] == "joint"
@@ -336,9 +417,9 @@ def test_steps_of_earlier_versions_have_no_neighbor_term() -> None:
 def test_the_baseline_is_the_candidate_of_the_rows(blobs: tuple[str, ...], tmp_path: Path) -> None:
     """k-means on the rows runs once, and the clusters are those of a run without the baseline."""
     lines = []
-    for is_scored in ("true", "false"):
-        directory = tmp_path / is_scored
-        run((*blobs, *QUICK, "joint.guard=true", f"evaluation.kmeans_raw={is_scored}"), directory)
+    for has_labels in ("true", "false"):  # the guard keeps the labels of the baseline
+        directory = tmp_path / has_labels
+        run((*blobs, *QUICK, f"joint.guard={has_labels}"), directory)
         log = (directory / "train.log").read_text()
         lines.append(log.partition("clusters from clustering.init=data: ")[2].partition(" (")[0])
     assert lines[0] == lines[1] != ""

@@ -365,6 +365,11 @@ def test_a_trial_is_pruned_neither_in_its_warm_up_nor_at_its_end(tmp_path: Path)
     assert [trials._may_be_pruned(tmp_path, epoch) for epoch in (3, 4, 19, 20)] == [False, True, True, False]
 
 
+def test_a_trial_whose_guard_may_raise_its_score_is_not_pruned(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\njoint: {epochs: 20, tolerance: 0, guard: true}\n")
+    assert not any(trials._may_be_pruned(tmp_path, epoch) for epoch in range(1, 21))
+
+
 def test_trials_whose_length_is_in_steps_are_pruned_by_their_epochs(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\njoint: {epochs: null, steps: 60, tolerance: 0}\n")
     assert not trials._may_be_pruned(tmp_path, 4)  # it has not begun

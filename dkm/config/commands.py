@@ -293,7 +293,11 @@ class TuneConfig(Section):
         "modularity_data", "The score to optimize. A score that needs labels also requires `allow_labels=true`."
     )
     allow_labels: bool = setting(False, "Whether the objective may look at labels.")
-    prune: bool = setting(True, "Whether to stop trials that are worse than the median at the same epoch.")
+    prune: bool = setting(
+        True,
+        "Whether to stop trials that are worse than the median at the same epoch. Trials with `joint.guard=true`, as "
+        "in `recipe=auto`, are not stopped: they may end with better clusters than their joint phase has.",
+    )
     jobs: int = setting(1, "Number of parallel trials.", check=AtLeast(1), example=2)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from dkm.config.checks import format_value
 from dkm.config.commands import COMMANDS, SELECT_ALIASES
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.page import composed_values, current_value, default_of, summary_of, type_of, valid_values

@@ -31,8 +31,8 @@ Every setting of `python -m dkm.train`, and at the end those of the other comman
 dataclasses in `dkm/config/`, by
 `python -m dkm.config.page > docs/settings.md`. `GROUP=OPTION` chooses an option of a group, `KEY=VALUE` sets a value,
 and `python -m dkm.train --help GROUP=OPTION` shows the settings of the chosen options with their values.
-A plain `dkm train` has `recipe=auto`, which sets other values than those of the dataclasses: they come first in the column
-*default*. Other recipes, and experiments, set their own: `dkm help recipe`.
+A plain `dkm train` has `recipe=auto`, which sets other values than those of the dataclasses: they come first in the
+column *default*. Other recipes, and experiments, set their own: `dkm help recipe`.
 Some options need an extra, such as `hdf5`: in the checkout, `pip install -e '.[hdf5]'` installs it.
 
 | role | what the setting decides |
@@ -135,7 +135,9 @@ def _table(schemas: Mapping[str, type[Any]], among: Mapping[str, type[Any]] | No
             key = dotted_key(first, part.name)
             role = declared.role.name.lower()
             meaning = declared.meaning.replace("|", "\\|")
-            rows.append(f"| `{key}` | {_defaults(key, defaults)} | {valid_values(declared, part.type)} | {role} | {meaning} |")
+            rows.append(
+                f"| `{key}` | {_defaults(key, defaults)} | {valid_values(declared, part.type)} | {role} | {meaning} |"
+            )
     return _COLUMNS + "\n".join(rows)
 
 

@@ -212,7 +212,8 @@ class EvaluationConfig(Section):
     )
     kmeans_raw: bool = setting(
         True,
-        "Whether to run k-means on the raw data as a baseline. With many features this takes minutes.",
+        "Whether to run k-means on the raw data as a baseline. With many features this takes minutes. "
+        "`joint.guard=true` runs it in any case.",
         role=Role.EVALUATION,
         stages=Stage.BASELINE,
     )

@@ -51,6 +51,7 @@ def table(
     *,
     name: str,
     learned: str | None = None,
+    agreement: float | None = None,
     restored: str | None = None,
 ) -> list[str]:
     """Return the lines of the closing table.
@@ -66,6 +67,8 @@ def table(
         The name of the method.
     learned : str, optional
         The baseline whose labels the model has learned, as the joint phase had ended below it (``joint.guard``).
+    agreement : float, optional
+        The adjusted Rand index of the final labels and the learned ones.
     restored : str, optional
         The earlier stage that was restored, "initialization" or "joint", as these labels could not be learned.
     """
@@ -83,7 +86,9 @@ def table(
             "and could not learn its clusters either."
         )
     elif learned is not None:
+        found_again = "" if agreement is None else f" (adjusted Rand index {agreement:.3f})"
         lines.append(
-            f"The final clusters are those of {titles[learned]}, learned: the joint phase had ended below them."
+            f"The final clusters are those of {titles[learned]}, learned{found_again}: the joint phase had ended below "
+            "them."
         )
     return lines

@@ -176,13 +176,16 @@ def _is_hopeless(study: Study, trial: optuna.Trial, epoch: int) -> bool:
 
 
 def _may_be_pruned(directory: Path, epoch: int) -> bool:
-    """Return whether a run is neither in its warm-up nor at its end, which comes early when the labels have settled."""
+    """Return whether a run is neither in its warm-up nor at its end, which comes early when the labels have settled.
+
+    A run with ``joint.guard`` never may: what it ends with can be better than what its joint phase has.
+    """
     try:
         settings, records = reading.read(directory).settings, reading.records(directory / reading.METRICS)
         n_epochs = reading.n_epochs_of(directory, "joint")
     except reading.DamagedRun:
         return False
-    if n_epochs is None:
+    if n_epochs is None or settings.get("joint.guard"):
         return False
     (record,) = [record for record in records if record["phase"] == "joint" and record["epoch"] == epoch][-1:] or [{}]
     has_settled = record.get("clusters/label_change", math.inf) < settings.get("joint.tolerance", 0)

@@ -80,6 +80,8 @@ class Objective(nn.Module):
         self._filled = filled
         self.targets = targets
         self.target_weight = target_weight
+        # Of all rows, not of a batch: a part of a batch may have none.
+        self._known_share = 1.0 if targets is None else _share_without_nan(targets)
         self._penalized = tuple(penalized)  # a tuple: they are already registered where they belong
 
     def forward(self, x: Tensor, index: Tensor, share: float = 1.0) -> LossTerms:
@@ -111,7 +113,7 @@ class Objective(nn.Module):
             clustering = share * clustering if share != 1 else clustering
             total = total + self.clustering_weight * clustering
         if self.targets is not None:
-            neighbors = share * mean_squared_distance(z, self.targets[index])
+            neighbors = share * mean_squared_distance(z, self.targets[index], self._known_share)
             total = total + self.target_weight * neighbors
         if self._penalized:
             l2 = l2_penalty(self._penalized)
@@ -119,8 +121,16 @@ class Objective(nn.Module):
         return LossTerms(total, reconstruction, clustering, l2, neighbors)
 
 
-def mean_squared_distance(z: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of the squared differences of z and targets (B, D) over the rows without nan; 0 without any."""
+def mean_squared_distance(z: Tensor, targets: Tensor, known_share: float) -> Tensor:
+    """Return the sum of the squared differences of z and targets (B, D), over B * D times the share of known targets.
+
+    Rows with nan as target add nothing. The mean over the batches is then that over the known rows of the data set.
+    """
     is_known = ~targets[:, :1].isnan()  # (B, 1)
     difference = torch.where(is_known, z.float() - targets, 0.0)
-    return difference.square().sum() / (is_known.sum() * z.shape[1]).clamp(min=1)
+    return difference.square().sum() / (z.numel() * known_share)
+
+
+def _share_without_nan(targets: Tensor) -> float:
+    """Return the share of the rows (N, D) that have no nan; 1 if all have, as there is nothing to share then."""
+    return float((~targets[:, 0].isnan()).float().mean().item()) or 1.0

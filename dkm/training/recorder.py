@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dkm.clustering.labels import adjusted_rand_index
 from dkm.clustering.losses.base import ClusteringLoss
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.optimizer import AdamWConfig
@@ -198,7 +199,8 @@ class Recorder:
     def end_phase(self, section: str, progress: Progress) -> None:
         """Write the seconds of the run and the speed of a phase to the manifest."""
         seconds = progress.seconds
-        per_second = round(progress.epoch * self._data.n_samples / max(seconds[section], 1e-9))
+        n_epochs = progress.state.epochs_before + progress.epoch
+        per_second = round(n_epochs * self._data.n_samples / max(seconds[section], 1e-9))
         earlier = self.run.manifest.get("samples_per_second", {})
         self.run.update_manifest(seconds=seconds, samples_per_second={**earlier, section: per_second})
 
@@ -267,13 +269,16 @@ class Recorder:
             **scores,
             "n_clusters": len(self._centroids),
             "n_samples": data.n_samples,
-            "joint_epochs": progress.epoch if has_joint_phase else 0,
+            "joint_epochs": progress.state.n_joint_epochs if has_joint_phase else 0,
             "steps": progress.step,
             "stage": progress.stage(has_joint_phase),
             "is_undone": progress.state.restored is not None,
             **progress.baselines,
             **{key: run.manifest[key] for key in (N_CLUSTERS_CHOICE,) if key in run.manifest},
         }
+        agreement = _agreement(progress, clusters)
+        if agreement is not None:
+            result["learned_agreement"] = agreement
         run.write_result(result)
         position = np.arange(data.n_samples) if data.position is None else data.position
         assignments = Assignments(
@@ -315,6 +320,7 @@ class Recorder:
             *(progress.raw, progress.pretrained, scores),
             name=config.clustering.name,
             learned=progress.state.learned,
+            agreement=agreement,
             restored=progress.state.restored,
         )
         if N_CLUSTERS_CHOICE in run.manifest:
@@ -402,3 +408,11 @@ class Recorder:
             self.run.sinks.image(f"result/images/{figure.name}", progress.step + 1, png)
             if has_joint_phase and figure.when == "evaluation":  # the last evaluation does not draw these
                 self.run.sinks.image(f"joint/images/{figure.name}", progress.step, png)
+
+
+def _agreement(progress: Progress, clusters: Clusters) -> float | None:
+    """Return the adjusted Rand index of the clusters and the baseline whose labels were learned; None without one."""
+    labels = progress.labels.get(progress.state.learned or "")
+    if labels is None or progress.state.restored is not None:
+        return None
+    return adjusted_rand_index(labels.numpy(), clusters.labels)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from dkm.config.checks import require
 from dkm.config.roles import that_processes_share
 from dkm.config.run import Config
 from dkm.config.schema import dotted
@@ -52,6 +53,17 @@ def require_packages(config: Config, device: torch.device) -> None:
         raise UserError(f"{what}; install it: {install_command(config.log.map)}, or choose log.map=tsne")
     for name in config.log.sinks:
         SINKS[name].require_installed()
+
+
+def require_labels_kept(config: Config) -> None:
+    """Refuse resets of the weights, which cluster anew, where the labels of the start are to be learned."""
+    every = getattr(config.clustering, "reset_every", None)
+    holds_labels = config.joint.hold_labels and getattr(config.clustering, "assignment", None) == "epoch"
+    require(
+        not holds_labels or every is None,
+        *("clustering.reset_every", every, "null with joint.hold_labels=true, as a reset clusters anew"),
+        "set joint.hold_labels=false",
+    )
 
 
 def check_sinks(config: Config) -> None:

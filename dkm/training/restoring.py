@@ -110,6 +110,11 @@ class Checkpointer:
             self._steps.centroids_before = state["centroids_before"]
             # With more epochs than before there is something left to do.
             is_longer = self._config.joint.n_epochs > state["config"]["joint"]["epochs"]
+            if is_longer and progress.state.restored is not None:
+                raise UserError(
+                    f"joint.epochs={self._config.joint.n_epochs}: expected no more epochs than before, as the joint "
+                    f"phase of {directory} was undone; start a new run"
+                )
             progress.state.is_stopped = progress.state.is_stopped and not is_longer
             return Restored(progress, phase, state["metrics_bytes"], state.get("metrics_sha256"))
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -28,6 +28,7 @@ class TrainState:
     is_stopped: bool = False  # the joint phase met its tolerance
     # See ``joint.guard``.
     learned: str | None = None  # the baseline whose labels a second joint phase learns
+    epochs_before: int = 0  # finished epochs of the first joint phase, in the second one
     restored: str | None = None  # the earlier stage whose weights were restored after that
 
     @property
@@ -37,6 +38,11 @@ class TrainState:
     @property
     def is_joint(self) -> bool:
         return self.phase == "joint"
+
+    @property
+    def n_joint_epochs(self) -> int:
+        """Finished epochs of both joint phases; 0 in the pretraining."""
+        return self.epochs_before + self.epoch if self.is_joint else 0
 
 
 class Baseline(NamedTuple):

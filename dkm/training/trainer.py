@@ -54,7 +54,12 @@ from dkm.training.pretraining import adopt_pretraining, keep_pretraining
 from dkm.training.reassignment import reassign
 from dkm.training.recorder import Recorder
 from dkm.training.records import evaluation_record
-from dkm.training.requirements import require_packages, require_rows_for_all_processes, resolve_n_clusters
+from dkm.training.requirements import (
+    require_labels_kept,
+    require_packages,
+    require_rows_for_all_processes,
+    resolve_n_clusters,
+)
 from dkm.training.restoring import Checkpointer
 from dkm.training.starting import Starter, mixed_encoder
 from dkm.training.state import Baseline, Clock, Progress, TrainState
@@ -99,6 +104,7 @@ class Trainer:
         self.latent_dim = config.model.latent_dim or self.n_clusters
         self.device = find_device(config.device)
         require_packages(config, self.device)
+        require_labels_kept(config)
         self.batches = build_batches(data.X, config.batch_size, config.seed, self.device)
         self.config = config = in_epochs(config, self.batches.n_batches)
         require_rows_for_all_processes(config, data, self.batches.n_batches)
@@ -170,7 +176,7 @@ class Trainer:
         progress, clock = self.progress, self.progress.clock
         try:
             with distributed.peers_needed():
-                if progress.raw is None and self.config.evaluation.kmeans_raw:
+                if progress.raw is None and self._needs_raw_baseline:
                     with clock.section("baseline"):
                         self._score_raw_data()
                 if not progress.state.is_joint:
@@ -283,12 +289,15 @@ class Trainer:
         """Start a second joint phase that holds the labels of a baseline."""
         progress, step = self.progress, self.progress.step
         log.info("joint: the modularity on the data is below that of %s, whose labels are learned now", baseline)
-        with self._averaged_weights(), self._signals.interruptible():
+        if self._phase is not None and self._phase.average is not None:
+            self._phase.average.adopt()  # what was judged goes on
+        with self._signals.interruptible():
             z = self.embed()
         labels = progress.labels.get(baseline, self.clustering.assignments).to(self.device).clone()
         distributed.broadcast_(labels)
         self.clustering.initialize(means_of_parts(z, labels, self.n_clusters), labels, z)
-        progress.state = TrainState("joint", step=step + 1, learned=baseline)
+        epochs_before = progress.state.epoch
+        progress.state = TrainState("joint", step=step + 1, learned=baseline, epochs_before=epochs_before)
         self._phase = None
         self._save()
 
@@ -504,7 +513,15 @@ class Trainer:
     # --- what is due ---
 
     @property
+    def _needs_raw_baseline(self) -> bool:
+        is_guarded = self.config.joint.guard and isinstance(self.config.clustering, JointClusteringConfig)
+        return is_guarded or self.config.evaluation.kmeans_raw
+
+    @property
     def _reset_every(self) -> int | None:
+        """The interval of the resets; None without, and while the labels of a baseline are learned."""
+        if self.progress.state.learned is not None:
+            return None
         return getattr(self.config.clustering, "reset_every", None)
 
     @property
