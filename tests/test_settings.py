@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import dkm
-from dkm.config.checks import AtLeast, Choice, Fraction, NonNegative, Positive
+from dkm.config.checks import AtLeast, Choice, Fraction, NonNegative, Positive, format_value
 from dkm.config.clustering import METHODS, DECConfig, DKMConfig, KMeansConfig
 from dkm.config.compose import compose, parse
 from dkm.config.data import DATASETS
@@ -198,6 +198,18 @@ def test_stages_are_those_of_the_setting_or_of_its_section() -> None:
 def test_the_page_of_settings_is_up_to_date() -> None:
     committed = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert committed == settings_page(), "python -m dkm.config.page > docs/settings.md"
+
+
+def test_the_page_has_what_a_run_without_overrides_uses() -> None:
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2].strip() for line in settings_page().splitlines() if "|" in line
+    }
+    assert rows["`pretrain.lr`"] == "`0.002`; with `recipe=classic` `0.003`"
+    assert rows["`batch_size`"] == "`256`"
+    used, classic = (dotted(compose(parse(words)).config) for words in ([], ["recipe=classic"]))
+    for key, value in used.items():
+        if value != classic[key]:
+            assert rows[f"`{key}`"].startswith(f"`{format_value(value)}`; with "), key
 
 
 def test_the_page_has_every_key_and_option() -> None:
