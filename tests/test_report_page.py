@@ -558,3 +558,11 @@ def test_a_page_that_is_too_large_has_fewer_rows(table: Path, monkeypatch: pytes
     assert len(fewer.encode()) < len(whole.encode())
     assert payload_of(fewer)["n"] < 120
     assert f"{payload_of(fewer)['n']} of 120 rows" in visible(fewer)
+
+
+@pytest.mark.parametrize(("agreement", "verdict"), [(0.99, "note"), (0.6, "doubt")])
+def test_how_far_a_baseline_was_learned_is_told(agreement: float, verdict: str) -> None:
+    judgment = judge([material(**GOOD, stage="kmeans_raw", learned_agreement=agreement)])
+    [told] = [statement for statement in judgment.statements if "learned instead" in statement.text]
+    assert told.verdict == verdict
+    assert f"adjusted Rand index of {agreement:.2f}" in told.text

@@ -120,6 +120,8 @@ def _of_run(material: Material) -> Iterator[Statement]:
     yield from _labels(material)
 
 
+# The adjusted Rand index to a baseline's clusters from which on they count as learned.
+_LEARNED = 0.95
 _UNDONE = {
     "joint": "The clusters come from the first joint training of the network and the clusters. It ended below a "
     "baseline, whose clusters a second one could not learn; that one was undone.",
@@ -127,16 +129,11 @@ _UNDONE = {
     "pretrained embedding.",
 }
 _STAGES = {
-    "joint": ("note", "The clusters come from the joint training of the network and the clusters."),
-    "initialization": (
-        "note",
-        "The clusters are those of k-means on the pretrained embedding, without joint training.",
-    ),
-    "kmeans_raw": ("note", "The joint training ended below k-means on the rows, whose clusters were learned instead."),
-    "kmeans_pretrained": (
-        "note",
-        "The joint training ended below k-means on the pretrained embedding, whose clusters were learned instead.",
-    ),
+    "joint": "The clusters come from the joint training of the network and the clusters.",
+    "initialization": "The clusters are those of k-means on the pretrained embedding, without joint training.",
+    "kmeans_raw": "The joint training ended below k-means on the rows, whose clusters were learned instead.",
+    "kmeans_pretrained": "The joint training ended below k-means on the pretrained embedding, whose clusters were "
+    "learned instead.",
 }
 
 
@@ -145,7 +142,11 @@ def _stage(material: Material) -> Iterator[Statement]:
     if material.result.get("is_undone"):
         yield Statement("doubt", _UNDONE[stage])  # type: ignore[index]
     elif stage in _STAGES:
-        yield Statement(*_STAGES[stage])  # type: ignore[arg-type]
+        text = _STAGES[stage]
+        agreement = material.result.get("learned_agreement")
+        if agreement is not None:
+            text += f" They were learned to an adjusted Rand index of {agreement:.2f}."
+        yield Statement("note" if agreement is None or agreement >= _LEARNED else "doubt", text)
 
 
 def _modularity(material: Material) -> Iterator[Statement]:
