@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 from dkm.config.data import DATASETS
 from dkm.config.values import absolute, scheme_of
-from dkm.data.tables.dialect import is_missing, is_number, split_at_spaces
+from dkm.data.tables.dialect import split_at_spaces
+from dkm.data.tables.notation import is_missing, is_number
 from dkm.errors import UserError, input_error, reason
 
 # The options that a name leaves, the usual one first.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dkm.data.tables.dialect import AFFIXES, MISSING, MISSING_MARKS
+from dkm.data.tables.notation import AFFIXES, MISSING, MISSING_MARKS
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -17,6 +17,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dkm.data.tables.notation import (
+    AFFIXES,
+    COMMA,
+    COMMA_GROUPS,
+    MISSING_MARKS,
+    POINT,
+    POINT_GROUPS,
+    is_missing,
+    is_number,
+)
 from dkm.errors import UserError, input_error
 
 # Bytes of the file that decide.
@@ -28,38 +38,6 @@ _BOMS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# What a cell without a value holds, in any column. pandas reads the same, so files that it wrote come back.
-MISSING = frozenset(
-    [
-        "",
-        "NA",
-        "N/A",
-        "n/a",
-        "<NA>",
-        "#N/A",
-        "#NA",
-        "#N/A N/A",
-        "NaN",
-        "nan",
-        "-NaN",
-        "-nan",
-        "NULL",
-        "null",
-        "None",
-        "-1.#IND",
-        "1.#IND",
-        "1.#QNAN",
-        "-1.#QNAN",
-    ]
-)
-# What people write for no value; not in a column of ids or labels.
-MISSING_MARKS = frozenset({"?", ".", "-", "--", "*", "..."})
-_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_COMMA = re.compile(r"[+-]?(\d+,\d+|,\d+)([eE][+-]?\d+)?")
-_POINT_GROUPS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
-_COMMA_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
-# What may stand around a number: spaces, currency, per cent.
-AFFIXES = " \t\u00a0%$€£¥₹"
 # The delimiter of tables whose cells are separated by one or more spaces or tabs.
 WHITESPACE = "\0"
 _SPACES = re.compile(r"""[^\s"]+|"[^"]*\"""")
@@ -171,21 +149,6 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
 def split_at_spaces(line: str) -> list[str]:
     """Return the cells of a line that are separated by spaces or tabs; a text in quotes is one cell."""
     return [cell.strip('"') for cell in _SPACES.findall(line)]
-
-
-def is_missing(cell: str) -> bool:
-    """Return whether a cell of any column holds no value."""
-    return cell in MISSING or cell.strip() in MISSING
-
-
-def is_number(cell: str, decimal: str = ".", thousands: str = "") -> bool:
-    """Return whether a cell is a finite number in this notation."""
-    cell = cell.strip(AFFIXES)
-    if decimal == ",":
-        return bool(_COMMA.fullmatch(cell) or re.fullmatch(r"[+-]?\d+", cell)) or (
-            thousands == "." and bool(_POINT_GROUPS.fullmatch(cell))
-        )
-    return bool(_POINT.fullmatch(cell)) or (thousands == "," and bool(_COMMA_GROUPS.fullmatch(cell)))
 
 
 # --- text -----------------------------------------------------------------------------------------------------
@@ -346,8 +309,8 @@ def _find_decimal(
     example = ""
     for cell in itertools.chain.from_iterable(rows):
         cell = cell.strip(AFFIXES)
-        is_comma, is_point = bool(_COMMA.fullmatch(cell)), "." in cell and bool(_POINT.fullmatch(cell))
-        comma_groups, point_groups = _COMMA_GROUPS.fullmatch(cell), _POINT_GROUPS.fullmatch(cell)
+        is_comma, is_point = bool(COMMA.fullmatch(cell)), "." in cell and bool(POINT.fullmatch(cell))
+        comma_groups, point_groups = COMMA_GROUPS.fullmatch(cell), POINT_GROUPS.fullmatch(cell)
         # 1,234 may be either; 0,123 and 1,23 are decimals only.
         if comma_groups and is_comma and not cell.lstrip("+-").startswith("0"):
             n_comma_groups += 1

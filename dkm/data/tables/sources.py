@@ -30,16 +30,13 @@ from pyarrow import parquet as pq
 from dkm.data.files import expand, natural_key, read_first_bytes
 from dkm.data.tables.dialect import (
     HEAD_BYTES,
-    MISSING,
-    MISSING_MARKS,
     WHITESPACE,
     Dialect,
     Given,
     find_dialect,
-    is_missing,
-    is_number,
     split_at_spaces,
 )
+from dkm.data.tables.notation import MISSING, MISSING_MARKS, is_missing, is_number
 from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import input_error
 
