@@ -146,6 +146,74 @@ def test_thousands_and_currency(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.X[:, 0], [1234.5, 2345678.25, 3.5])
 
 
+THOUSANDS_POINTS = {
+    "beside decimal commas": ("12.500;2,5\n8.300;1,5\n950;0,5\n", [[12500, 2.5], [8300, 1.5], [950, 0.5]]),
+    "as many as decimal commas": ("12.500;2,5\n8.300;1,5\n", [[12500, 2.5], [8300, 1.5]]),
+    "one of two groups": ("1.234.567;1\n1.234;2\n5.678;3\n2.345;1\n", [[1234567, 1], [1234, 2], [5678, 3], [2345, 1]]),
+    "more than decimal commas": ("12.500;8.300\n9.100;2,5\n", [[12500, 8300], [9100, 2.5]]),
+}
+
+
+@pytest.mark.parametrize("case", THOUSANDS_POINTS)
+def test_points_before_three_digits_are_thousands_where_the_comma_is_decimal(case: str, tmp_path: Path) -> None:
+    rows, X = THOUSANDS_POINTS[case]
+    part, reader = read_text(tmp_path, "a;b\n" + rows)
+    np.testing.assert_array_equal(part.X, X)
+    assert reader.report.decisions["thousands mark"].startswith("point, as in ")
+
+
+def test_points_before_three_digits_are_decimals_where_something_says_so(tmp_path: Path) -> None:
+    for rows in ("0.123;1.234\n12.345;5.678\n", "1.234;1.5\n12.345;2.5\n", "1.234;1\n12.345;1234.567\n"):
+        part, reader = read_text(tmp_path, "a;b\n" + rows)
+        np.testing.assert_array_equal(part.X[:, 0], [float(row.split(";")[0]) for row in rows.splitlines()])
+        assert "thousands mark" not in reader.report.decisions
+    part, reader = read_text(tmp_path, "a,b\n1.234,1.500\n12.345,2.500\n")  # a comma separates cells in English
+    np.testing.assert_array_equal(part.X, [[1.234, 1.5], [12.345, 2.5]])
+    assert reader.report.decisions["decimal mark"].startswith("point, as in 1.234; data.decimal=comma data.thousands=")
+
+
+@pytest.mark.parametrize(
+    "text", ["a;b\n12.500;1.100\n950;85\n", "a;b\n1.234;5\n2.345;6\n", "a\tb\n12.500\t1\n950\t2\n"]
+)
+def test_points_before_three_digits_are_refused_where_they_may_be_either(text: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"may be decimals or thousands; .*; set data.decimal=point \(.*, or data.decimal="
+    ):
+        read_text(tmp_path, text)
+    first = float(text.splitlines()[1].replace("\t", ";").split(";")[0])
+    assert read_text(tmp_path, text, decimal="point")[0].X[0, 0] == first
+    assert read_text(tmp_path, text, decimal="comma", thousands="point")[0].X[0, 0] == 1000 * first
+
+
+def test_points_and_commas_before_three_digits_need_one_settled(tmp_path: Path) -> None:
+    text = "a;b\n1.234;5,678\n2.345;6,789\n"
+    with pytest.raises(
+        UserError, match=r"like 1.234 and 5,678, which may be .* set data.decimal=point data.thousands=comma"
+    ):
+        read_text(tmp_path, text)
+    np.testing.assert_array_equal(read_text(tmp_path, text, thousands="comma")[0].X, [[1.234, 5678], [2.345, 6789]])
+
+
+@pytest.mark.parametrize("mark", [" ", "\u00a0", "\u202f", "\u2009", "'", "\u2019"])
+@pytest.mark.parametrize("decimal", [",", "."])
+def test_spaces_and_apostrophes_between_thousands(mark: str, decimal: str, tmp_path: Path) -> None:
+    rows = f"a;b\n1{mark}234{decimal}5;1\n987{decimal}25;2\n-2{mark}345{mark}678{decimal}0 €;3\n"
+    name = "apostrophe" if mark in "'\u2019" else "space"
+    for settings in ({}, {"thousands": name}):
+        part, reader = read_text(tmp_path, rows, **settings)
+        np.testing.assert_array_equal(part.X[:, 0], [1234.5, 987.25, -2345678])
+    assert "thousands mark" not in reader.report.decisions
+    assert read_text(tmp_path, rows)[1].report.decisions["thousands mark"] == f"{name}, as in 2 of the first cells"
+    part, _ = read_text(tmp_path, f"a;b\n1{mark}234;1,234\n950;2,5\n")
+    np.testing.assert_array_equal(part.X, [[1234, 1.234], [950, 2.5]])
+
+
+def test_groups_of_digits_of_one_length_are_codes(tmp_path: Path) -> None:
+    text = "phone;b\n" + "".join(f"555 1{i:02d} 4{i:02d};{i % 7}\n" for i in range(30))
+    _, reader = read_text(tmp_path, text)
+    assert columns(reader)["phone"][0] == "id"
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
 def test_encodings_and_line_ends_are_found(encoding: str, end: str, tmp_path: Path) -> None:

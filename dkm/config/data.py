@@ -257,7 +257,7 @@ DELIMITERS = ("comma", "semicolon", "tab", "pipe", "space")
 DECIMALS = ("point", "comma")
 
 
-THOUSANDS = ("none", "comma", "point", "space")
+THOUSANDS = ("none", "comma", "point", "space", "apostrophe")
 
 
 @dataclass
@@ -331,7 +331,10 @@ class CsvData(TableData):
         None, "Decimal mark of numbers. null: the one that the first rows have.", check=Choice(DECIMALS)
     )
     thousands: str | None = setting(
-        None, "Mark between groups of three digits. null: the one that the first rows have.", check=Choice(THOUSANDS)
+        None,
+        "Mark between groups of three digits. `space` is any space, also a narrow or no-break one. null: the one that "
+        "the first rows have.",
+        check=Choice(THOUSANDS),
     )
     encoding: str | None = setting(
         None,

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dkm.data.tables.notation import AFFIXES, MISSING, MISSING_MARKS
+from dkm.data.tables.notation import AFFIXES, ALIKE, MISSING, MISSING_MARKS
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -188,9 +188,13 @@ def parse_numbers(values: pa.Array, decimal: str = ".", thousands: str = "") -> 
     """
     text = pc.replace_substring_regex(values, _AFFIXES, "")
     if thousands:
+        if thousands in ALIKE:
+            text = pc.replace_substring_regex(text, f"[{ALIKE[thousands]}]", thousands)
         group = re.escape(thousands)
-        # Only marks between groups of three digits: 1.5 is no thousands mark.
-        is_grouped = pc.match_substring_regex(text, rf"^[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d+)?$")
+        # Only marks between groups of three digits, of which the first does not begin with 0.
+        is_grouped = pc.match_substring_regex(
+            text, rf"^[+-]?[1-9]\d{{0,2}}({group}\d{{3}})+({re.escape(decimal)}\d+)?$"
+        )
         text = pc.if_else(is_grouped, pc.replace_substring(text, thousands, ""), text)
     if decimal != ".":
         # A point is no decimal mark here: 1.5 must not become a number that was never meant.

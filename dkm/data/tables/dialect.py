@@ -17,16 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dkm.data.tables.notation import (
-    AFFIXES,
-    COMMA,
-    COMMA_GROUPS,
-    MISSING_MARKS,
-    POINT,
-    POINT_GROUPS,
-    is_missing,
-    is_number,
-)
+from dkm.data.tables.notation import MISSING_MARKS, Marks, find_marks, is_missing, is_number, to_number
 from dkm.errors import UserError, input_error
 
 # Bytes of the file that decide.
@@ -123,7 +114,9 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
     if len(rows) > 1 and len(header_lines) == width - 1 and ends_empty:
         rows[0] = header_lines = [*header_lines, ""]
     has_row_names = len(rows) > 1 and len(header_lines) == width - 1
-    decimal, thousands = _find_decimal(rows[1:] or rows, delimiter, given, source, decisions)
+    decimal, thousands = find_marks(
+        rows[1:] or rows, delimiter, Marks(given.decimal, given.thousands), source, decisions
+    )
     if has_row_names:
         has_header = True
         decisions["header"] = "the first row, which has one name less than the other rows have cells: row names"
@@ -298,54 +291,6 @@ def find_delimiter(lines: Sequence[str], decisions: dict[str, str]) -> str:
     return best
 
 
-# --- numbers --------------------------------------------------------------------------------------------------
-
-
-def _find_decimal(
-    rows: Sequence[Sequence[str]], delimiter: str, given: Given, source: str, decisions: dict[str, str]
-) -> tuple[str, str]:
-    """Return the decimal mark and the mark between thousands, "" for none."""
-    n_comma = n_point = n_comma_groups = n_point_groups = 0
-    example = ""
-    for cell in itertools.chain.from_iterable(rows):
-        cell = cell.strip(AFFIXES)
-        is_comma, is_point = bool(COMMA.fullmatch(cell)), "." in cell and bool(POINT.fullmatch(cell))
-        comma_groups, point_groups = COMMA_GROUPS.fullmatch(cell), POINT_GROUPS.fullmatch(cell)
-        # 1,234 may be either; 0,123 and 1,23 are decimals only.
-        if comma_groups and is_comma and not cell.lstrip("+-").startswith("0"):
-            n_comma_groups += 1
-            example = example or cell
-        elif comma_groups and not is_comma:
-            n_comma_groups, n_point = n_comma_groups + 1, n_point + 1
-        elif is_comma:
-            n_comma += 1
-        if point_groups and not is_point:
-            n_point_groups, n_comma = n_point_groups + 1, n_comma + 1
-        elif is_point:
-            n_point += 1
-    decimal = given.decimal
-    if decimal is None:
-        if delimiter == "," and not n_comma_groups + n_comma:
-            decimal = "."
-        elif n_comma > n_point:
-            decimal = ","
-            decisions["decimal mark"] = f"comma, as in {n_comma:,} of the first cells ({n_point:,} have a point)"
-        elif n_point or not n_comma_groups:
-            decimal = "."
-        else:  # only numbers like 1,234
-            raise input_error(
-                source, f"numbers like {example}, which may be decimals or thousands", "one reading",
-                "set data.decimal=comma (1.234 in English), or data.decimal=point data.thousands=comma (1234)",
-            )  # fmt: skip
-    thousands = given.thousands
-    if thousands is None:
-        thousands = "," if decimal == "." and n_comma_groups else "." if decimal == "," and n_point_groups else ""
-        if thousands:
-            what = "comma" if thousands == "," else "point"
-            decisions["thousands mark"] = f"{what}, as in {n_comma_groups or n_point_groups:,} of the first cells"
-    return decimal, thousands
-
-
 # --- header ---------------------------------------------------------------------------------------------------
 
 
@@ -416,19 +361,16 @@ def _has_header(
     raise _ambiguous_header_error(source, first, "nothing tells it from the other rows")
 
 
-def _value(cell: str, decimal: str, thousands: str) -> float:
-    cell = cell.strip(AFFIXES).replace(thousands, "") if thousands else cell.strip(AFFIXES)
-    return float(cell.replace(",", ".") if decimal == "," else cell)
-
-
 def _are_outside(
     numbers: Sequence[int], first: Sequence[str], columns: Sequence[Sequence[str]], decimal: str, thousands: str
 ) -> bool:
     """Return whether the numbers of the first row are outside of the values below, in nearly all columns."""
     n_outside = 0
     for i in numbers:
-        below = [_value(cell, decimal, thousands) for cell in columns[i] if is_number(cell, decimal, thousands)]
-        n_outside += not below or not min(below) <= _value(first[i], decimal, thousands) <= max(below)
+        value = to_number(first[i], decimal, thousands)
+        numbers_below = (to_number(cell, decimal, thousands) for cell in columns[i])
+        below = [number for number in numbers_below if number is not None]
+        n_outside += value is not None and (not below or not min(below) <= value <= max(below))
     return n_outside >= 0.9 * len(numbers)
 
 
@@ -447,7 +389,7 @@ def _are_names(
     UserError
         If they may be either.
     """
-    values = [_value(first[i], decimal, thousands) for i in numbers]
+    values = [value for i in numbers if (value := to_number(first[i], decimal, thousands)) is not None]
     is_whole = all(value == int(value) for value in values) and not any("." in first[i] for i in numbers)
     steps = {round(right - left, 9) for left, right in itertools.pairwise(values)}
     is_progression = len(values) > 1 and len(steps) == 1 and 0 not in steps

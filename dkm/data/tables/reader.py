@@ -32,13 +32,14 @@ from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
 from dkm.data.tables.columns import Column, Mask, NotOfKindError
 from dkm.data.tables.dialect import WHITESPACE, Given
+from dkm.data.tables.notation import MARK_NAMES
 from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
 from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.tables.sources import open_source
 from dkm.errors import UserError, input_error, reason
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": WHITESPACE}
-MARKS = {"comma": ",", "point": ".", "space": " ", "none": ""}
+MARKS = {name: mark for mark, name in MARK_NAMES.items()}
 # These include pyarrow's errors.
 _FILE_ERRORS = (
     *(OSError, EOFError, ValueError, LookupError, ImportError, NotImplementedError),
