@@ -286,6 +286,73 @@ def test_the_delimiter_of_a_decimal_comma_table_is_decided_by_the_header() -> No
     assert dialect("a;b;c\n1,5;2,5;3\n4,5;5,5;6\n").delimiter == ";"
 
 
+@pytest.mark.parametrize("n_rows", [3, 50, 250])
+def test_a_comma_that_cuts_no_name_is_a_decimal_mark(n_rows: int, tmp_path: Path) -> None:
+    values = [round(20 + RNG.normal(), 1) for _ in range(n_rows)]
+    rows = "".join(f"{7 * i};{value}\n".replace(".", ",") for i, value in enumerate(values))
+    part, reader = read_text(tmp_path, "Zeit;Temperatur\n" + rows)
+    assert reader.features == ("Zeit", "Temperatur")
+    np.testing.assert_array_equal(part.X[:, 1], values)
+    part, reader = read_text(tmp_path, rows, header=False)
+    np.testing.assert_array_equal(part.X[:, 1], values)
+
+
+@pytest.mark.parametrize("n_rows", [2, 9, 250])
+def test_a_single_column_may_have_decimal_commas(n_rows: int, tmp_path: Path) -> None:
+    values = [i % 40 + 1.5 for i in range(n_rows)]
+    rows = "".join(f"{value}\n".replace(".", ",") for value in values)
+    part, reader = read_text(tmp_path, "Wert\n" + rows)
+    assert reader.features == ("Wert",)
+    assert part.ids is None
+    np.testing.assert_array_equal(part.X[:, 0], values)
+    assert reader.report.decisions["delimiter"].startswith("none, ")
+
+
+def test_a_single_name_above_counted_rows_means_row_names(tmp_path: Path) -> None:
+    for names in (range(1, 31), [f"r{i}" for i in range(30)]):
+        part, reader = read_text(tmp_path, "x\n" + "".join(f"{name},{i % 7}\n" for i, name in enumerate(names)))
+        assert reader.features == ("x",)
+        assert part.ids is not None
+        assert part.ids.tolist() == list(map(str, names))
+
+
+TITLES = {
+    "two columns": "Export 2024\np;q\n1,5;2\n3,5;4\n5;7\n",
+    "three columns": "Export 2024\np;q;z\n1,5;2;1\n3,5;4;2\n5;7;9\n",
+    "commas in the title": "Export, Mai, 2024\np;q;z\n1,5;2,5;1\n3,5;4,5;2\n5,5;7,5;9\n",
+    "as many commas as columns": "Export, Mai\np,q,z\n1,2,3\n2,5,4\n3,3,9\n",
+    "several lines": "Export 2024\n\nFiliale;Nord\np;q;z;w\n1;2;3;4\n3;4;5;5\n7;7;7;9\n",
+    "delimiters after the title": "Export 2024;;\n;;\np;q;z\n1;2;3\n3;4;5\n7;7;8\n",
+    "a line break in it": '"Export\n2024";;\np;q;z\n1;2;3\n3;4;5\n7;7;8\n',
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("case", TITLES)
+def test_a_title_above_the_names_is_skipped_and_told(case: str, end: str, tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, TITLES[case].replace("\n", end))
+    assert reader.features[:2] == ("p", "q")
+    assert len(part.X) == 3
+    assert part.ids is None
+    assert reader.report.decisions["title"].startswith("'Export")
+    assert reader.report.decisions["title"].endswith(" above the table skipped")
+
+
+def test_a_title_above_rows_without_names(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, "Export 2024\n1.5,2,7\n3.5,4,8\n3.5,5,9\n")
+    np.testing.assert_array_equal(part.X, [[1.5, 2, 7], [3.5, 4, 8], [3.5, 5, 9]])
+    part, reader = read_text(tmp_path, "Export 2024\na,b\nr1,1.5,2\nr2,3,4\n")
+    assert reader.features == ("a", "b")
+    assert part.ids is not None
+    assert part.ids.tolist() == ["r1", "r2"]
+
+
+def test_narrow_first_rows_that_are_no_titles_are_refused(tmp_path: Path) -> None:
+    for text in ("5\n1.5,2,3\n3.5,4,4\n", "a,b\n1.5,2,3,4\n3.5,4,5,6\n"):
+        with pytest.raises(UserError, match=r"a row of . cells"):
+            read_text(tmp_path, text)
+
+
 # --- kinds and roles --------------------------------------------------------------------------------------------------
 
 CUSTOMERS = "id,age,sex,city,member,since,note,constant,empty\n" + "".join(

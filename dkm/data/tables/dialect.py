@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dkm.data.tables.notation import MISSING_MARKS, Marks, find_marks, is_missing, is_number, to_number
 from dkm.errors import UserError, input_error
@@ -37,6 +38,10 @@ _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "s
 _SAMPLE_ROWS, _SAMPLE_CELLS, _LEAST_ROWS = 2000, 20_000, 200
 # More than any table of genes; a file without line ends has one line.
 _MOST_COLUMNS = 100_000
+# Cells that decide between delimiters which cut equally well.
+_MAX_COMPARED_CELLS = 2000
+# Integers below so many decimal commas may count the rows by accident.
+_LEAST_COUNTED = 10
 _YEARS = range(1800, 2101)
 
 
@@ -113,19 +118,25 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
     ends_empty = all(len(row) == width and not row[-1].strip() for row in rows[1:])  # a delimiter too many
     if len(rows) > 1 and len(header_lines) == width - 1 and ends_empty:
         rows[0] = header_lines = [*header_lines, ""]
-    has_row_names = len(rows) > 1 and len(header_lines) == width - 1
+    n_narrow = next((i for i, row in enumerate(rows) if not _is_narrow(row, width)), 0)
     decimal, thousands = find_marks(
-        rows[1:] or rows, delimiter, Marks(given.decimal, given.thousands), source, decisions
+        rows[max(1, n_narrow) :] or rows, delimiter, Marks(given.decimal, given.thousands), source, decisions
     )
+    n_titles = _count_titles(rows, n_narrow, width, Marks(decimal, thousands))
+    if n_titles:
+        shown = " ".join(" ".join(rows[0]).split())[:60]
+        more = f" and {n_titles - 1} more rows" if n_titles > 1 else ""
+        decisions["title"] = f"{shown!r}{more} above the table skipped"
+        rows = rows[n_titles:]
+        header_lines = rows[0]
+    has_row_names = len(rows) > 1 and len(header_lines) == width - 1
     if has_row_names:
         has_header = True
         decisions["header"] = "the first row, which has one name less than the other rows have cells: row names"
     else:
         has_header = _has_header(rows, decimal, thousands, given.header, source, decisions)
     names = _names(header_lines, has_row_names) if has_header else tuple(map(str, range(width)))
-    n_header = 0
-    if has_header:
-        n_header = 1 if delimiter == WHITESPACE else _n_lines_of_first_row(lines, delimiter)
+    n_header = _count_lines(lines, delimiter, n_titles + has_header)
     return Dialect(
         encoding,
         delimiter,
@@ -255,40 +266,135 @@ def _cells(text: str, delimiter: str, n_rows: int = _SAMPLE_ROWS + 1) -> list[li
         return [line.rstrip("\r\n").split(delimiter) for line in text.splitlines()[:n_rows]]
 
 
-def _n_lines_of_first_row(lines: Sequence[str], delimiter: str) -> int:
-    """Return how many lines the first row with a cell takes: a name in quotes may hold a line break."""
+def _count_lines(lines: Sequence[str], delimiter: str, n_rows: int) -> int:
+    """Return how many lines the first rows with a cell take: a name in quotes may hold a line break."""
+    if n_rows == 0:
+        return 0
+    if delimiter == WHITESPACE:
+        return [i for i, line in enumerate(lines, 1) if line.strip()][n_rows - 1]
     reader = csv.reader(iter(lines), delimiter=delimiter)
     for row in reader:
-        if any(cell.strip() for cell in row):
+        n_rows -= any(cell.strip() for cell in row)
+        if n_rows == 0:
             break
     return reader.line_num
 
 
+class _Cut(NamedTuple):
+    """How a delimiter cuts the first lines."""
+
+    delimiter: str
+    rows: list[list[str]]
+    width: int  # cells of most rows
+    share: float  # of the rows that have so many
+    n_before: int  # rows before two that have so many
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """The better, the larger: the names decide between ';' and ',' where ',' is the decimal mark."""
+        has_row_names = self.n_before == 1 and len(self.rows[0]) == self.width - 1 > 1
+        if self.n_before == 0 or has_row_names:
+            return round(self.share, 2), 0
+        return round(0.5 * self.share, 2), -self.n_before
+
+    @property
+    def share_of_numbers(self) -> float:
+        cells = list(itertools.islice(itertools.chain.from_iterable(self.rows[1:]), _MAX_COMPARED_CELLS))
+        return sum(is_number(cell) or is_number(cell, ",") for cell in cells) / max(1, len(cells))
+
+
 def find_delimiter(lines: Sequence[str], decisions: dict[str, str]) -> str:
     """Return the character that cuts most lines into the same number of cells, two or more."""
-    text = "".join(lines[:1000])
-    best, score = ",", (0.0, 0)
-    for delimiter in ",;\t|":
-        widths = [len(row) for row in _cells(text, delimiter) if any(cell.strip() for cell in row)]
-        width, n = Counter(widths).most_common(1)[0]
-        if width < 2:
-            continue
-        # The header decides between ';' and ',' where ',' is the decimal mark: names have none.
-        share = n / len(widths) * (1.0 if widths[0] in (width, width - 1) else 0.5)
-        if (round(share, 2), width) > score:
-            best, score = delimiter, (round(share, 2), width)
+    if _is_one_column(lines):
+        decisions["delimiter"] = "none, since each line below the first is one number"
+        return ";"
+    cuts = [cut for delimiter in ",;\t|" if (cut := _cut("".join(lines[:1000]), delimiter)) is not None]
+    cuts = [cut for cut in cuts if cut.order == max(cut.order for cut in cuts)]
+    best = cuts[0] if cuts else None
+    if len(cuts) > 1:
+        best = max(cuts, key=lambda cut: (cut.share_of_numbers, cut.width))
     widths = [len(split_at_spaces(line)) for line in lines[:1000] if line.strip()]
     width, n = Counter(widths).most_common(1)[0]
     # Spaces within texts cut lines into different numbers of cells.
-    is_finer = score < (1.0, 2) or (best == "\t" and score[1] == 2 and width > 4)
+    is_finer = best is None or best.order < (1.0, 0) or (best.delimiter == "\t" and best.width == 2 and width > 4)
     if is_finer and width > 2 and n == len(widths) and n > 2:
         decisions["delimiter"] = f"spaces, which cut each line into {width} cells"
         return WHITESPACE
-    if score == (0.0, 0):
-        return best
-    if best != ",":
-        decisions["delimiter"] = f"{_DELIMITERS[best]}, which cuts {score[0]:.0%} of the lines into {score[1]} cells"
-    return best
+    if best is None:
+        return ","
+    if best.delimiter != ",":
+        name = _DELIMITERS[best.delimiter]
+        decisions["delimiter"] = f"{name}, which cuts {best.share:.0%} of the lines into {best.width} cells"
+    return best.delimiter
+
+
+def _cut(text: str, delimiter: str) -> _Cut | None:
+    """Return how a delimiter cuts a text; None if it leaves most lines whole."""
+    rows = [row for row in _cells(text, delimiter) if any(cell.strip() for cell in row)]
+    widths = [len(row) for row in rows]
+    width, n = Counter(widths).most_common(1)[0]
+    if width < 2:
+        return None
+    pairs = itertools.zip_longest(widths, widths[1:], fillvalue=width)
+    n_before = next((i for i, pair in enumerate(pairs) if pair == (width, width)), len(rows))
+    return _Cut(delimiter, rows, width, n / len(rows), n_before)
+
+
+def _is_one_column(lines: Sequence[str]) -> bool:
+    """Return whether a name stands above numbers in one column, whose decimal mark or thousands mark is a comma."""
+    first, *rest = [line.strip() for line in lines[:1000] if line.strip()] or [""]
+    if any(mark in first for mark in _DELIMITERS if mark != " ") or not any("," in line for line in rest):
+        return False
+    cells = [line for line in rest if not is_missing(line)]
+    is_one = any(
+        all(is_number(cell, decimal, thousands) for cell in cells)
+        for decimal, thousands in ((",", "."), (",", " "), (",", "'"), (".", ","))
+    )
+    return is_one and not (len(rest) >= _LEAST_COUNTED and _are_row_names([line.split(",")[0] for line in rest]))
+
+
+# --- title ----------------------------------------------------------------------------------------------------
+
+
+def _is_narrow(row: Sequence[str], width: int) -> bool:
+    """Return whether a row has fewer cells than others: a title, also with delimiters after it, or names of columns."""
+    return len(row) < width or (width > 2 and bool(row[0].strip()) and not any(cell.strip() for cell in row[1:]))
+
+
+def _count_titles(rows: Sequence[Sequence[str]], n_narrow: int, width: int, marks: Marks) -> int:
+    """Return how many of the first ``n_narrow`` rows, which are narrower than the others, are no part of the table.
+
+    They are titles if the next row has names, or if they have one cell with a text. The last of them may have the names
+    of all columns but that of the rows.
+    """
+    titles = rows[:n_narrow]
+    if not titles or _has_names(rows[n_narrow], rows[n_narrow + 1 :], marks):
+        return n_narrow
+    if len(titles[-1]) == width - 1 and (width > 2 or _are_row_names([row[0] for row in rows[n_narrow:] if row])):
+        titles = titles[:-1]
+    is_text = all(len(row) == 1 and re.search(r"[^\W\d]", row[0]) is not None for row in titles)
+    return len(titles) if is_text else 0
+
+
+def _has_names(first: Sequence[str], rest: Sequence[Sequence[str]], marks: Marks) -> bool:
+    """Return whether a row has a text above numbers, and no number above numbers."""
+    n_texts = 0
+    for i, cell in enumerate(first):
+        values = [row[i] for row in rest if i < len(row) and not is_missing(row[i])]
+        n_numbers = sum(is_number(value, marks.decimal or ".", marks.thousands or "") for value in values)
+        if values and n_numbers >= 0.8 * len(values):
+            if is_number(cell, marks.decimal or ".", marks.thousands or ""):
+                return False
+            n_texts += not is_missing(cell) and cell.strip() not in MISSING_MARKS
+    return n_texts > 0
+
+
+def _are_row_names(cells: Sequence[str]) -> bool:
+    """Return whether the first cells of the rows name them: different texts, or 1, 2, 3, ..."""
+    if all(cell.strip().isdecimal() and len(cell) < 19 for cell in cells):
+        numbers = [int(cell) for cell in cells]
+        return numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return len(set(cells)) == len(cells) and not any(is_number(cell) or is_number(cell, ",") for cell in cells)
 
 
 # --- header ---------------------------------------------------------------------------------------------------
