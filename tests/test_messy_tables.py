@@ -353,6 +353,70 @@ def test_narrow_first_rows_that_are_no_titles_are_refused(tmp_path: Path) -> Non
             read_text(tmp_path, text)
 
 
+def predicted(folder: Path, trained_on: str, text: str, **settings: Any) -> tuple[list[list[float]], TableReader]:
+    """Return the features of the rows of ``text`` for a model that was trained on another table."""
+    plan = read_text(folder, trained_on)[1].plan
+    assert plan is not None
+    (folder / "new.csv").write_text(text, encoding="utf-8")
+    config = CsvData(path=str(folder / "new.csv"), **settings)
+    reader = TableReader(config, key="input", plan=json.loads(json.dumps(plan.to_dict())))
+    return [row for part in reader.parts(10) for row in part.X.tolist()], reader
+
+
+GERMAN = "a;b\n1.234,5;1\n2.345.678,25;2\n3,5;1\n"
+ENGLISH = 'a;b\n1,234.5;1\n"2,345,678.25";2\n3.5;1\n'
+
+
+def test_the_training_data_settle_marks_that_a_file_leaves_open(tmp_path: Path) -> None:
+    for trained_on, text, number in (
+        (GERMAN, "a;b\n1.234;2\n", 1234),
+        (GERMAN, "a;b\n1,234;2\n", 1.234),
+        (ENGLISH, "a;b\n1,250;2\n", 1250),
+        (ENGLISH, "a;b\n1.250;2\n", 1.25),
+        ("a;b\n1,5;2\n2,5;3\n", "a;b\n1.250;2\n", 1250),
+    ):
+        X, reader = predicted(tmp_path, trained_on, text)
+        assert X[0] == [number, 2]
+        assert reader.report.decisions["decimal mark"].endswith(", as in the data that the model was trained on")
+    with pytest.raises(UserError, match="may be decimals or thousands"):  # the training data had neither
+        predicted(tmp_path, "a;b\n1;2\n2;3\n", "a;b\n1,250;2\n")
+    with pytest.raises(UserError, match="may be decimals or thousands"):  # no German program writes this
+        predicted(tmp_path, GERMAN, "a,b\n1.250,2\n")
+    assert predicted(tmp_path, GERMAN, "a,b\n1.250,2\n", decimal="point")[0] == [[1.25, 2]]
+
+
+def test_a_file_with_other_marks_than_the_training_data_is_read_by_its_own(tmp_path: Path) -> None:
+    X, reader = predicted(tmp_path, GERMAN, ENGLISH)
+    assert X == [[1234.5, 1], [2345678.25, 2], [3.5, 1]]
+    assert "; a comma in the data that the model" in reader.report.decisions["decimal mark"]
+    assert predicted(tmp_path, ENGLISH, GERMAN)[0] == X
+
+
+def test_marks_below_the_first_rows_are_those_of_the_training_data(tmp_path: Path) -> None:
+    X, _ = predicted(tmp_path, GERMAN, "a;b\n" + "5;1\n" * 11_000 + "1.234;2\n")
+    assert X[-1] == [1234, 2]
+
+
+def test_the_names_of_the_training_data_are_names(tmp_path: Path) -> None:
+    years = "2019,2020,2021\n1.5,2,3\n2.5,3,4\n3,5,5\n"
+    assert predicted(tmp_path, years, "2019,2020,2021\n2019,2,3\n")[0] == [[2019, 2, 3]]
+    levels = "a,b\n" + "".join(f"{i % 7}.5,{'xz'[i % 2]}\n" for i in range(20))
+    X, _ = predicted(tmp_path, levels, "b,a\nx,1\nb,3\n")
+    assert [row[0] for row in X] == [1, 3]  # although b occurs again below
+    with pytest.raises(UserError, match="has no 2 columns a, b"):
+        predicted(tmp_path, "a,b\n1.5,2\n2.5,3\n", "5,2\n3,4\n")
+
+
+def test_the_first_of_several_files_settles_the_others(tmp_path: Path) -> None:
+    (tmp_path / "part1.csv").write_text(GERMAN, encoding="utf-8")
+    (tmp_path / "part2.csv").write_text("a;b\n1.234;2\n", encoding="utf-8")
+    reader = TableReader(CsvData(path=str(tmp_path)))
+    assert reader.read().X[:, 0].tolist() == [1234.5, 2345678.25, 3.5, 1234]
+    (tmp_path / "part1.csv").write_text("a;b\n1;2\n2;3\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"part2.csv: numbers like 1.234, which may be decimals or thousands"):
+        TableReader(CsvData(path=str(tmp_path)))
+
+
 # --- kinds and roles --------------------------------------------------------------------------------------------------
 
 CUSTOMERS = "id,age,sex,city,member,since,note,constant,empty\n" + "".join(

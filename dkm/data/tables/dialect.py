@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dkm.data.tables.notation import MISSING_MARKS, Marks, find_marks, is_missing, is_number, to_number
+from dkm.data.tables.notation import MISSING_MARKS, Known, Marks, find_marks, is_missing, is_number, to_number
 from dkm.errors import UserError, input_error
 
 # Bytes of the file that decide.
@@ -73,7 +73,7 @@ class Given:
     header: bool | None = None
 
 
-def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> Dialect:
+def find_dialect(head: bytes, source: str, given: Given, known: Known | None = None, *, is_whole: bool) -> Dialect:
     """Return how the file that begins with ``head`` is written.
 
     Parameters
@@ -83,6 +83,8 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
     source : str
         For messages.
     given : Given
+    known : Known, optional
+        What other data settle where this file does not.
     is_whole : bool
         Whether ``head`` is the whole file.
 
@@ -92,6 +94,7 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
         If the file is no text, or the evidence does not settle the header or the decimal mark.
     """
     decisions: dict[str, str] = {}
+    known = known or Known()
     encoding = find_encoding(head, source, given.encoding, decisions, is_whole=is_whole)
     text = codecs.getincrementaldecoder(encoding)().decode(head)  # leaves out a cut character at the end
     lines = _split_lines(text, is_whole=is_whole)
@@ -120,7 +123,12 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
         rows[0] = header_lines = [*header_lines, ""]
     n_narrow = next((i for i, row in enumerate(rows) if not _is_narrow(row, width)), 0)
     decimal, thousands = find_marks(
-        rows[max(1, n_narrow) :] or rows, delimiter, Marks(given.decimal, given.thousands), source, decisions
+        rows[max(1, n_narrow) :] or rows,
+        delimiter,
+        Marks(given.decimal, given.thousands),
+        known,
+        source=source,
+        decisions=decisions,
     )
     n_titles = _count_titles(rows, n_narrow, width, Marks(decimal, thousands))
     if n_titles:
@@ -133,6 +141,8 @@ def find_dialect(head: bytes, source: str, given: Given, *, is_whole: bool) -> D
     if has_row_names:
         has_header = True
         decisions["header"] = "the first row, which has one name less than the other rows have cells: row names"
+    elif given.header is None and known.names and known.names <= set(_names(header_lines, has_row_names=False)):
+        has_header = True
     else:
         has_header = _has_header(rows, decimal, thousands, given.header, source, decisions)
     names = _names(header_lines, has_row_names) if has_header else tuple(map(str, range(width)))

@@ -59,6 +59,17 @@ class Marks(NamedTuple):
     thousands: str | None = None
 
 
+@dataclass(frozen=True)
+class Known:
+    """What other data settle where a file does not: the training data of a model, or the first of several files."""
+
+    marks: Marks = field(default_factory=Marks)
+    # Whether the file had names, and those that are needed.
+    has_header: bool | None = None
+    names: frozenset[str] = frozenset()
+    origin: str = "the data that the model was trained on"
+
+
 def is_missing(cell: str) -> bool:
     """Return whether a cell of any column holds no value."""
     return cell in MISSING or cell.strip() in MISSING
@@ -155,7 +166,7 @@ class _Evidence:
 
 
 def find_marks(
-    rows: Sequence[Sequence[str]], delimiter: str, given: Marks, source: str, decisions: dict[str, str]
+    rows: Sequence[Sequence[str]], delimiter: str, given: Marks, known: Known, *, source: str, decisions: dict[str, str]
 ) -> tuple[str, str]:
     """Return the decimal mark and the mark between thousands, "" for none, and record how they were decided.
 
@@ -166,6 +177,8 @@ def find_marks(
     delimiter : str
     given : Marks
         What the user has settled.
+    known : Known
+        What other data settle; the cells themselves come first.
     source : str
         For messages.
     decisions : dict
@@ -191,34 +204,54 @@ def find_marks(
         evidence.settle(thousands)
     decimal = given.decimal or _OTHER.get(given.thousands or "")
     if decimal is None:
-        decimal = _choose_decimal(evidence, delimiter, source, decisions)
+        decimal = _choose_decimal(evidence, delimiter, known, source, decisions)
     if thousands is None:
         mark = _OTHER[decimal]
         thousands = mark if evidence.groups[mark] + evidence.either[mark] else ""
+        if not thousands and known.marks.decimal == decimal and known.marks.thousands:
+            return decimal, known.marks.thousands  # for rows below the first ones
     if thousands and given.thousands is None:
         n = evidence.groups[thousands] + evidence.either[thousands]
         decisions["thousands mark"] = f"{MARK_NAMES[thousands]}, as in {n:,} of the first cells"
     return decimal, thousands
 
 
-def _choose_decimal(evidence: _Evidence, delimiter: str, source: str, decisions: dict[str, str]) -> str:
+def _choose_decimal(evidence: _Evidence, delimiter: str, known: Known, source: str, decisions: dict[str, str]) -> str:
     n_comma, n_point = evidence.decimals[","], evidence.decimals["."]
+    if n_comma == n_point and (decimal := _known_decimal(evidence, delimiter, known.marks)) is not None:
+        if n_comma or evidence.either:
+            decisions["decimal mark"] = f"{MARK_NAMES[decimal]}, as in {known.origin}"
+        return decimal
     if n_comma > n_point:
         decisions["decimal mark"] = f"comma, as in {n_comma:,} of the first cells ({n_point:,} have a point)"
         return ","
     if n_point:
-        if n_comma:
-            decisions["decimal mark"] = f"point, as in {n_point:,} of the first cells ({n_comma:,} have a comma)"
+        if n_comma or known.marks.decimal == ",":
+            other = f"; a comma in {known.origin}" if known.marks.decimal == "," else ""
+            decisions["decimal mark"] = f"point, as in {n_point:,} of the first cells ({n_comma:,} have a comma){other}"
         return "."
     if not evidence.either:
         return "."
-    if not evidence.either[","] and not _may_be_thousands(evidence, delimiter):
+    if not evidence.either[","] and known.marks.decimal != "," and not _may_be_thousands(evidence, delimiter):
         example = evidence.example["."]
         decisions["decimal mark"] = (
             f"point, as in {example}; data.decimal=comma data.thousands=point reads {example.replace('.', '')}"
         )
         return "."
     raise _ambiguous_marks_error(evidence, source)
+
+
+def _known_decimal(evidence: _Evidence, delimiter: str, known: Marks) -> str | None:
+    """Return the decimal mark of other data, None if it does not settle the cells that may be either.
+
+    The comma as delimiter speaks for 1.234 as a decimal, whatever the mark was. A point is also the mark of data
+    without any decimal, so that it settles 1,234 only together with a comma between thousands.
+    """
+    if known.decimal == ",":
+        return None if delimiter == "," and evidence.either["."] else ","
+    if known.decimal == "." and (known.thousands == "," or not evidence.either[","]):
+        return "."
+    return None
 
 
 def _may_be_thousands(evidence: _Evidence, delimiter: str) -> bool:

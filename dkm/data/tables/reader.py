@@ -32,7 +32,7 @@ from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
 from dkm.data.tables.columns import Column, Mask, NotOfKindError
 from dkm.data.tables.dialect import WHITESPACE, Given
-from dkm.data.tables.notation import MARK_NAMES
+from dkm.data.tables.notation import MARK_NAMES, Known, Marks
 from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
 from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.tables.sources import open_source
@@ -103,9 +103,9 @@ class TableReader:
         self._config = config
         self._is_trained = plan is not None
         with _one_line_errors(self.source):
-            header = None if plan is None else plan.get("has_header", True if "features" in plan else None)
+            known = Known() if plan is None else _known(plan)
             self._source = open_source(
-                config.path, config.name, self.source, key, _given(config), header, config.max_expansion
+                config.path, config.name, self.source, key, _given(config), known, config.max_expansion
             )
         self.report.decisions |= self._source.decisions
         names = self._source.names
@@ -114,6 +114,9 @@ class TableReader:
             excluded = (*config.exclude, config.id, config.labels)
             self.plan = TablePlan.from_dict(plan, config.columns or [name for name in names if name not in excluded])
             self._require_trained_columns(names, self.plan)
+            if self._source.is_text:  # a model may be given a file with other marks than it was trained on
+                for column in self.plan.used:
+                    column.decimal, column.thousands = self._source.decimal, self._source.thousands
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -479,6 +482,17 @@ def _given(config: TableData) -> Given:
         thousands=None if config.thousands is None else MARKS[config.thousands],
         header=config.header,
     )
+
+
+def _known(plan: Mapping[str, Any]) -> Known:
+    """Return what the plan of a model says about further files."""
+    has_header = plan.get("has_header", True if "features" in plan else None)
+    if "columns" not in plan:
+        return Known(has_header=has_header, names=frozenset(plan.get("features") or ()))
+    used = TablePlan.from_dict(plan).used
+    marks = {Marks(column.decimal, column.thousands) for column in used} - {Marks(".", "")}
+    names = frozenset(column.name for column in used) if has_header else frozenset[str]()
+    return Known(marks.pop() if marks else Marks(".", ""), has_header, names)
 
 
 def _with_starts(tables: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, int]]:

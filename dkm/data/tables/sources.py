@@ -36,7 +36,7 @@ from dkm.data.tables.dialect import (
     find_dialect,
     split_at_spaces,
 )
-from dkm.data.tables.notation import MISSING, MISSING_MARKS, is_missing, is_number
+from dkm.data.tables.notation import MISSING, MISSING_MARKS, Known, Marks, is_missing, is_number
 from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import input_error
 
@@ -77,9 +77,7 @@ class Source(Protocol):
         ...
 
 
-def open_source(
-    path: str, kind: str, source: str, key: str, given: Given, header: bool | None, max_expansion: int
-) -> Source:
+def open_source(path: str, kind: str, source: str, key: str, given: Given, known: Known, max_expansion: int) -> Source:
     """Return the source of a file, a glob or a folder.
 
     Parameters
@@ -90,15 +88,15 @@ def open_source(
         The setting with its value, and its name, for messages.
     given : Given
         What the user has settled about a text file.
-    header : bool, optional
-        Whether the file that a model was trained on had names.
+    known : Known
+        What the data that a model was trained on settle.
     max_expansion : int
         How many times its size a file may unpack to.
     """
     limit = UnpackingLimit(source, max_expansion)
     files = find_files(path, kind, source, key)
     if kind == "csv":
-        return TextSource(files, source, given, header, limit)
+        return TextSource(files, source, given, known, limit)
     return ArrowSource(files, kind, source, limit)
 
 
@@ -164,14 +162,17 @@ class TextSource:
         files: Sequence[tuple[Path, Mapping[str, str]]],
         source: str,
         given: Given,
-        header: bool | None,
+        known: Known,
         limit: UnpackingLimit,
     ) -> None:
         self._source, self._files, self._limit = source, files, limit
-        if header is False and given.header is None:
+        if known.has_header is False and given.header is None:
             given = Given(given.encoding, given.delimiter, given.decimal, given.thousands, header=False)
-        self._dialects = [self._read_dialect(path, given) for path, _ in files]
-        first = self._dialects[0]
+        first = self._read_dialect(files[0][0], given, known)
+        if known == Known():
+            names = frozenset(first.names if first.has_header else ())
+            known = Known(_proven_marks(first), names=names, origin=files[0][0].name)
+        self._dialects = [first, *(self._read_dialect(path, given, known) for path, _ in files[1:])]
         check_duplicates(first.names, source)
         for (path, _), dialect in zip(files, self._dialects, strict=True):
             if set(first.names) - set(dialect.names) or len(dialect.names) != len(first.names):
@@ -260,11 +261,11 @@ class TextSource:
                 ) from error  # fmt: skip
             raise
 
-    def _read_dialect(self, path: Path, given: Given) -> Dialect:
+    def _read_dialect(self, path: Path, given: Given, known: Known) -> Dialect:
         with open_unpacked(path, self._source, self._limit) as file:
             head = file.read(HEAD_BYTES)
         source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
-        return find_dialect(head, source, given, is_whole=len(head) < HEAD_BYTES)
+        return find_dialect(head, source, given, known, is_whole=len(head) < HEAD_BYTES)
 
     def _type_of(self, place: int) -> pa.DataType:
         """Return the type of the column at a place by the first rows: int64, float64, or string."""
@@ -276,6 +277,13 @@ class TextSource:
         if all(_INT.fullmatch(value) for value in values):
             return pa.int64()
         return pa.float64() if all(is_number(value, dialect.decimal) for value in values) else pa.string()
+
+
+def _proven_marks(dialect: Dialect) -> Marks:
+    """Return the marks of a file; none if its first rows have no number with a decimal mark."""
+    cells = (cell for row in dialect.rows for cell in row if dialect.decimal in cell)
+    is_proven = any(is_number(cell, dialect.decimal, dialect.thousands) for cell in cells)
+    return Marks(dialect.decimal, dialect.thousands) if is_proven else Marks()
 
 
 class _Tracker:
