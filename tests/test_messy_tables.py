@@ -266,6 +266,12 @@ def test_an_excel_workbook_is_named(tmp_path: Path) -> None:
         TableReader(CsvData(path=str(tmp_path / "book.xlsx"))).read()
 
 
+@pytest.mark.parametrize(("text", "delimiter"), [(";\n\n", None), ('"\n', None), ('"\n', "space"), (",,\n,,\n", None)])
+def test_a_file_without_any_value_is_refused(text: str, delimiter: str | None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no (rows|cell with a value); expected one row or more"):
+        read_text(tmp_path, text, delimiter=delimiter)
+
+
 @pytest.mark.parametrize("n_cells", [100_000, 2_000_000])
 def test_a_file_of_one_long_line_is_refused_at_once(n_cells: int, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"0," * n_cells)

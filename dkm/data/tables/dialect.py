@@ -106,9 +106,11 @@ def find_dialect(head: bytes, source: str, given: Given, known: Known | None = N
         raise input_error(source, "JSON", "a table as text (CSV, TSV)", "convert it, for example with pandas' to_csv")
     delimiter = given.delimiter or delimiter or find_delimiter(lines, decisions)
     if delimiter == WHITESPACE:
-        rows = [split_at_spaces(line) for line in lines[: _SAMPLE_ROWS + 1] if line.strip()]
+        rows = [cells for line in lines[: _SAMPLE_ROWS + 1] if (cells := split_at_spaces(line))]
     else:
         rows = [row for row in _cells("".join(lines), delimiter) if any(cell.strip() for cell in row)]
+    if not rows:
+        raise input_error(source, "no cell with a value", "one row or more", "check how the file was written")
     rows = rows[: 1 + max(_LEAST_ROWS, _SAMPLE_CELLS // len(rows[0]))]
     header_lines = rows[0]
     if len(header_lines) > _MOST_COLUMNS:
@@ -281,7 +283,7 @@ def _count_lines(lines: Sequence[str], delimiter: str, n_rows: int) -> int:
     if n_rows == 0:
         return 0
     if delimiter == WHITESPACE:
-        return [i for i, line in enumerate(lines, 1) if line.strip()][n_rows - 1]
+        return [i for i, line in enumerate(lines, 1) if split_at_spaces(line)][n_rows - 1]
     reader = csv.reader(iter(lines), delimiter=delimiter)
     for row in reader:
         n_rows -= any(cell.strip() for cell in row)
@@ -342,7 +344,7 @@ def _cut(text: str, delimiter: str) -> _Cut | None:
     """Return how a delimiter cuts a text; None if it leaves most lines whole."""
     rows = [row for row in _cells(text, delimiter) if any(cell.strip() for cell in row)]
     widths = [len(row) for row in rows]
-    width, n = Counter(widths).most_common(1)[0]
+    width, n = Counter(widths).most_common(1)[0] if rows else (0, 0)
     if width < 2:
         return None
     pairs = itertools.zip_longest(widths, widths[1:], fillvalue=width)
