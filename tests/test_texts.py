@@ -89,6 +89,13 @@ def test_lines_jsonl_csv_and_parquet_give_the_same_matrix(tmp_path: Path) -> Non
         assert "".join(raw.labels) == "aabbba"
 
 
+def test_the_columns_of_json_lines_are_the_keys_of_all_first_objects(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"note": "x"}\n{"id": 2, "text": "b"}\n{"text": "c"}\n')
+    reader = TextReader(TextData(path=str(tmp_path / "t.jsonl"), root="", text="text", id="id"), plan={"text": {}})
+    assert [(row.position, row.id, row.text) for row in reader.rows()] == [(1, "2", "b"), (2, "", "c")]
+    assert TextReader(TextData(path=str(tmp_path / "t.jsonl"), root="")).text == "text", "not the only key of the first"
+
+
 def test_the_column_of_the_texts_is_text_or_the_only_one_left(tmp_path: Path) -> None:
     for header, settings in (("text,more", {}), ("kind,words", {"labels": "kind"})):
         (tmp_path / "t.csv").write_text(f"{header}\nfirst text,second text\nthird,fourth\n")

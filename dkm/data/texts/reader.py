@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 _MAX_SHOWN = 200
 _TABLE_SUFFIXES, _JSON_SUFFIXES = {".csv", ".tsv"}, {".jsonl", ".ndjson"}  # another may follow, as in .csv.gz
 _MAX_CELL = 2**31 - 1
-# Lines that decide the delimiter.
+# The first lines, which decide the delimiter and the keys of JSON objects.
 _N_LINES = 1000
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error)
 
@@ -198,7 +198,8 @@ class TextReader:
             return []
         with self._one_line_errors(), self._open() as file:
             if self.format == "JSON lines":
-                return list(next(self._objects(file), {}))
+                objects = itertools.islice(self._objects(file), _N_LINES)
+                return list(dict.fromkeys(itertools.chain.from_iterable(objects)))
             csv.field_size_limit(_MAX_CELL)  # a document may be longer than the default, 128 KiB
             lines = list(itertools.islice(file, _N_LINES))
             found = find_delimiter(lines, {}) if any(map(str.strip, lines)) else ","
