@@ -5,7 +5,8 @@
 Only ``RUN/model`` is read, so ``run`` may also name a copy of that folder. The input is read and scaled as the data of
 the run were; the columns of a table are matched by name, in any order. The output has a row for each row of the input
 (index, id, cluster, distance to its centroid, margin to the second nearest centroid); its suffix chooses the format:
-.csv, .parquet or .npz.
+.csv, .parquet or .npz. What was decided about the input is printed, with a warning for filled cells and for levels of a
+category that the training data did not have.
 
     overwrite=true         replace an existing file
     memberships=true       one column for each cluster: soft memberships
@@ -39,6 +40,8 @@ from dkm.errors import input_error
 from dkm.evaluation.prediction import assign_parts, input_reader
 from dkm.runtime.remote import uploaded
 
+log = logging.getLogger("dkm.predict")
+
 
 def main() -> None:
     """Run the command line and exit with its code."""
@@ -48,6 +51,7 @@ def main() -> None:
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.predict`` with the words of the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
     words = translate_data_names(words, kept=[part.name for part in fields(PredictConfig)])
     config, rest = parse_words(PredictConfig, words, sections=("data", "model"), alone=("run", "input"))
     model_class, reading = split_model_class(rest)
@@ -93,6 +97,10 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
         if n_rows == 0:
             found = f"all {reader.n_rows:,} rows are left out"
             raise input_error(reader.source, found, "a row to assign", "complete the rows, or set data.missing=median")
+    for remark in reader.report.prediction_remarks():
+        log.info("%s: %s", reader.source, remark)
+    for warning in reader.report.prediction_warnings():
+        log.warning("%s: %s", reader.source, warning)
     left_out = reader.n_rows - n_rows
     print(f"{output}: {n_rows:,} rows" + (f", {left_out:,} left out" if left_out else ""))
     return n_rows

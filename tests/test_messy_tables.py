@@ -486,6 +486,25 @@ def test_rare_levels_are_joined_and_a_new_level_goes_there_too(tmp_path: Path) -
     assert trained.report.decisions["new levels of kind"].startswith("1 cells")
 
 
+def read_again(folder: Path, reader: TableReader, content: str, n_rows: int = 10) -> tuple[np.ndarray, TableReader]:
+    """Return the rows of another file as a model reads them, in parts of ``n_rows`` rows."""
+    (folder / "new.csv").write_text(content, encoding="utf-8")
+    assert reader.plan is not None
+    trained = TableReader(CsvData(path=str(folder / "new.csv")), key="input", plan=reader.plan.to_dict())
+    return np.concatenate([part.X for part in trained.parts(n_rows)]), trained
+
+
+def test_a_prediction_tells_new_levels_and_filled_cells_once(tmp_path: Path) -> None:
+    text = "x,sex,y\n" + "".join(f"{i}.5,{['male', 'female'][i % 3 > 0]},{(i * 7) % 60}.5\n" for i in range(60))
+    _, reader = read_text(tmp_path, text)
+    rows = [f"{i if i % 3 else ''},{['Male', 'Female', 'male'][i % 3]},{i}.5\n" for i in range(12)]
+    X, trained = read_again(tmp_path, reader, "x,sex,y\n" + "".join(rows), n_rows=5)
+    assert X[:3, 1:3].tolist() == [[0, 0], [0, 0], [0, 1]]
+    filled, new = trained.report.prediction_warnings()
+    assert filled == "4 missing values are filled as those of the training data were: x (4)"
+    assert new.startswith("column sex has 8 cells with levels that it did not have in training ('Male', 'Female'), ")
+
+
 def test_missing_levels_take_the_most_frequent_one(tmp_path: Path) -> None:
     text = "x,sex\n" + "".join(f"{i},{['M', 'F', 'M', '.'][i % 4]}\n" for i in range(40, 0, -1))
     part, reader = read_text(tmp_path, text, numeric=["x"])

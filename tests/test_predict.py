@@ -323,6 +323,20 @@ def test_what_did_not_vary_in_training_is_ignored_and_told(
         assert (tmp_path / "other.csv").read_bytes() == (tmp_path / "x.csv").read_bytes()
 
 
+def test_what_was_decided_about_the_input_is_told(
+    run: Path, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.read_csv(table / "t.csv", nrows=40).drop(columns=["customer", "kind"])
+    frame.loc[[3, 9], "e"] = np.nan
+    frame.to_csv(tmp_path / "t.csv", index=False, sep=";", decimal=",")
+    predict.work([f"run={run}", f"input={tmp_path / 't.csv'}", f"output={tmp_path / 'o.csv'}"])
+    told = [message.removeprefix(f"input={tmp_path / 't.csv'}: ") for message in caplog.messages]
+    assert [message for message in told if message.startswith("decimal mark: comma, as in ")]
+    assert "ids: none, as there is no column customer" in told
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.endswith("3 missing values are filled as those of the training data were: b (1), e (2)")
+
+
 # --- refused ------------------------------------------------------------------------------------------------
 
 

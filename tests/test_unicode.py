@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +67,20 @@ def test_a_text_with_half_a_character_is_replaced_and_counted(tmp_path: Path) ->
     assert "texts with half of a character (a lone surrogate), which is replaced by U+FFFD: 1" in data.report.odd
 
 
-def test_rows_for_a_model_are_checked_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_for_a_model_are_checked_too(tmp_path: Path) -> None:
     plan = load("data=text", f"data.path={json_lines(tmp_path / 'x.jsonl', *ROWS)}", "data.text=text").plan
 
-    def parts(row: dict[str, Any]) -> Iterator[Any]:
+    def reader(row: dict[str, Any]) -> InputReader:
         path = json_lines(tmp_path / "new.jsonl", ROWS[0], row)
         words = ["data=text", f"data.path={path}", "data.text=text", "data.id=id"]
-        return InputReader(compose(parse(words)).config.data, key="input", plan=plan, n_channels=None).parts()
+        return InputReader(compose(parse(words)).config.data, key="input", plan=plan, n_channels=None)
 
-    (part,) = parts({**ROWS[1], "text": f"some {HALF} words"})
+    replaced = reader({**ROWS[1], "text": f"some {HALF} words"})
+    (part,) = replaced.parts()
     assert part.texts[1] == "some \ufffd words"
-    assert "which is replaced by U+FFFD: 1" in caplog.text
+    assert "which is replaced by U+FFFD: 1" in replaced.report.odd[0]
     with pytest.raises(UserError, match=r"input=.*: the id in row 1 \(counted from 0\) is '\\ud800'"):
-        list(parts({**ROWS[1], "id": HALF}))
+        list(reader({**ROWS[1], "id": HALF}).parts())
 
 
 def test_labels_of_an_array_are_checked(tmp_path: Path) -> None:

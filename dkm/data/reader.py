@@ -19,6 +19,7 @@ from dkm.data.images.parquet import has_image_column
 from dkm.data.loaders import read_raw
 from dkm.data.matrices.h5ad import is_h5ad
 from dkm.data.matrices.zarrs import METADATA
+from dkm.data.report import DataReport
 from dkm.data.stored import CHUNK_ROWS
 from dkm.data.tables.sources import has_wildcard
 from dkm.data.unicode import require_encodable
@@ -74,6 +75,7 @@ class PartReader(Protocol):
     """
 
     n_rows: int  # rows of the file read so far
+    report: DataReport  # complete after the last part
 
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield all rows in parts of at most ``n_rows`` rows of the file."""
@@ -93,6 +95,13 @@ class InputReader:
         What the reader of the training data stored with the model (``RawData.plan``).
     n_channels : int, optional
         Number of channels of the model's images.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows of the file read so far.
+    report : DataReport
+        What was decided, filled and left out; complete after the last part.
     """
 
     def __init__(
@@ -109,6 +118,7 @@ class InputReader:
         reader = DATASETS[config.name].reader
         if reader is not None:
             self._reader = load(reader)(config, key=key, plan=plan or {}, n_channels=n_channels)
+        self.report = DataReport(self.source) if self._reader is None else self._reader.report
         self.n_rows = 0
 
     def parts(self) -> Iterator[Part]:
@@ -129,6 +139,7 @@ class InputReader:
         config = self._config
         raw = read_for_model(config, self._plan) if isinstance(config, ArrayData) else read_raw(config)
         check_shape(raw.X, self.source)
+        self.report = raw.report or self.report
         self.n_rows = len(raw.X)
         n_part = min(_rows_per_part(raw.X.shape), _PART_ROWS)
         for start in range(0, len(raw.X), n_part):

@@ -23,6 +23,11 @@ class LeftOut:
     reason: str
     examples: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        examples = f": {', '.join(self.examples)}" if self.examples else ""
+        more = ", ..." if self.n > len(self.examples) > 0 else ""
+        return f"{self.n:,} {self.what}, {self.reason}{examples}{more}"
+
 
 @dataclass
 class DataReport:
@@ -82,16 +87,32 @@ class DataReport:
             more = f", and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
             yield f"  {label}: {', '.join(names[:_MAX_NAMES])}{more}"
         for part in self.left_out:
-            examples = f": {', '.join(part.examples)}" if part.examples else ""
-            more = ", ..." if part.n > len(part.examples) > 0 else ""
-            yield f"  left out: {part.n:,} {part.what}, {part.reason}{examples}{more}"
+            yield f"  left out: {part}"
         if self.filled:
-            n, columns = sum(self.filled.values()), list(self.filled)
-            more = f", and {len(columns) - _MAX_NAMES} more" if len(columns) > _MAX_NAMES else ""
-            first = ", ".join(f"{name} ({self.filled[name]:,})" for name in columns[:_MAX_NAMES])
-            yield f"  filled: {n:,} missing values, their reconstruction does not count: {first}{more}"
+            n, columns = self._filled()
+            yield f"  filled: {n:,} missing values, their reconstruction does not count: {columns}"
         if self.scaling:
             yield f"  scaling: {self.scaling}"
+
+    def prediction_remarks(self) -> Iterator[str]:
+        """Yield what was decided for the rows of a prediction, which the plan of the model does not settle."""
+        for what, how in self.decisions.items():
+            yield f"{what}: {how}"
+        for part in self.left_out:
+            yield f"left out: {part}"
+
+    def prediction_warnings(self) -> Iterator[str]:
+        """Yield what makes the clusters of a prediction doubtful."""
+        if self.filled:
+            n, columns = self._filled()
+            yield f"{n:,} missing values are filled as those of the training data were: {columns}"
+        yield from self.odd
+
+    def _filled(self) -> tuple[int, str]:
+        """Return the number of filled cells, and the columns with theirs."""
+        columns = list(self.filled)
+        more = f", and {len(columns) - _MAX_NAMES} more" if len(columns) > _MAX_NAMES else ""
+        return sum(self.filled.values()), ", ".join(f"{n} ({self.filled[n]:,})" for n in columns[:_MAX_NAMES]) + more
 
     def _groups(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the columns by role and kind, each with what is special about it in parentheses."""

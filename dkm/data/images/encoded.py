@@ -52,6 +52,7 @@ class ImageSource(Protocol):
 
     source: str
     n_rows: int
+    report: DataReport
 
     def rows(self) -> Iterator[ImageRow]: ...
 
@@ -60,7 +61,7 @@ class FileRows:
     """The images of a folder or a list as an ``ImageSource``."""
 
     def __init__(self, reader: ImageReader) -> None:
-        self.source, self.n_rows = reader.source, reader.n_rows
+        self.source, self.n_rows, self.report = reader.source, reader.n_rows, reader.report
         self._files = reader.files
 
     def rows(self) -> Iterator[ImageRow]:
@@ -102,13 +103,10 @@ class EncodedImages:
         self._decoder = Decoder(config.image_size, 3, config.background)
         self._progress = EncodingProgress(self._encoder.source, f"images of {images.n_rows:,}")
         self.unreadable = UnreadableImages(images.source, images.n_rows, config.max_unreadable)
-        self.plan = {"encoder": self._encoder.identity}
-
-    @property
-    def decisions(self) -> dict[str, str]:
-        """The encoder, for the data report."""
         identity = self._encoder.identity
-        return {"encoder": f"{identity['name']}, SHA-256 of the weights {identity['digest'][:12]}"}
+        self.plan = {"encoder": identity}
+        self.report = images.report
+        self.report.decisions["encoder"] = f"{identity['name']}, SHA-256 of the weights {identity['digest'][:12]}"
 
     def read(self) -> Part:
         """Return the features of all images, float32 (n, F)."""
@@ -192,28 +190,25 @@ def read_image_files(config: ImageData) -> RawData:
     if config.encoder is None:
         return read_images(config)
     reader = ImageList(config) if isinstance(config, ImageListData) else ImageFolder(config)
-    return _read_encoded(FileRows(reader), config, reader.report)
+    return _read_encoded(FileRows(reader), config)
 
 
 def read_image_parquet(config: ImageParquetData) -> RawData:
     images = ImageParquet(config)
     if config.encoder is not None:
-        report = DataReport(images.source, n_rows=images.n_rows, decisions=images.decisions)
-        return _read_encoded(images, config, report)
+        return _read_encoded(images, config)
     part = images.read()
-    report = DataReport(images.source, n_rows=images.n_rows, decisions=images.decisions)
-    images.unreadable.report(report)
-    return from_part(part, value_range=(0.0, 255.0), plan=images.plan, report=report)
+    images.unreadable.report(images.report)
+    return from_part(part, value_range=(0.0, 255.0), plan=images.plan, report=images.report)
 
 
-def _read_encoded(images: ImageSource, config: ImageData, report: DataReport) -> RawData:
+def _read_encoded(images: ImageSource, config: ImageData) -> RawData:
     encoded = EncodedImages(images, config)
     part = encoded.read()
-    report.decisions |= encoded.decisions
-    encoded.unreadable.report(report)
+    encoded.unreadable.report(encoded.report)
     if config.scaling is None:
-        report.scaling = "row_rms: each row to the same length, the default for the features of an encoder"
-    return from_part(part, scaling="row_rms", plan=encoded.plan, report=report)
+        encoded.report.scaling = "row_rms: each row to the same length, the default for the features of an encoder"
+    return from_part(part, scaling="row_rms", plan=encoded.plan, report=encoded.report)
 
 
 def image_folder_reader(

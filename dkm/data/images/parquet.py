@@ -17,6 +17,7 @@ from dkm.data.files import Part, expand, format_of, missing_label_error, read_fi
 from dkm.data.images.decoding import Decoded, Decoder, Limits, silence_pillow
 from dkm.data.images.reader import SIXTEEN_BITS, stack_images
 from dkm.data.images.rows import ImageRow, UnreadableImages
+from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import UserError, input_error, reason
@@ -77,10 +78,10 @@ class ImageParquet:
             raise input_error(self.source, "no rows", "one image or more", "check how the file was written")
         self._has_paths = self._id is None and self._is_struct and self._first_path() is not None
         self.unreadable = UnreadableImages(self.source, self.n_rows, config.max_unreadable)
+        self.report = DataReport(self.source, n_rows=self.n_rows, decisions=self._decisions())
 
-    @property
-    def decisions(self) -> dict[str, str]:
-        """How the file is read, for the data report."""
+    def _decisions(self) -> dict[str, str]:
+        """Return how the file is read."""
         kind = "structs of bytes and path" if self._is_struct else "bytes"
         ids = f"column {self._id}" if self._id else "the path of each image" if self._has_paths else "none"
         return {"images": f"column {self.image} ({kind})", "ids": ids}

@@ -144,6 +144,7 @@ class ImageReader:
             limits = self._limits or self._fit_range([image.limits for image in images])
             n_channels = self._n_channels or self._choose_color([image.is_color for image in images])
             yield self.select(stack_images(images, n_channels, limits), index)
+        self.report.decisions |= describe_notes(self._notes, self._config.background)
 
     def store(self, path: Path) -> Sequence[int]:
         """Write all images to a ``.npy`` file, as ``read`` returns them; return their positions.

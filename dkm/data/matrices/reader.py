@@ -23,6 +23,7 @@ from dkm.data.matrices.hdf5 import open_hdf5
 from dkm.data.matrices.mat import open_mat
 from dkm.data.matrices.zarrs import open_zarr
 from dkm.data.raw import RawData
+from dkm.data.report import DataReport
 from dkm.data.stored import CHUNK_ROWS, is_large
 
 # Values that are read at once for a prediction: 16 MiB as float32, and CHUNK_ROWS rows or more.
@@ -75,6 +76,7 @@ class MatrixReader:
         raw = _OPENERS[config.name](config, source, plan)
         self._raw = arrange_for_model(raw, config, plan) if isinstance(config, ArrayFileData) else raw
         check_shape(self._raw.X, source)
+        self.report = self._raw.report or DataReport(source)
         self.n_rows = len(self._raw.X)
 
     def parts(self, n_rows: int) -> Iterator[Part]:

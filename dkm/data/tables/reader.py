@@ -30,7 +30,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
-from dkm.data.tables.columns import Column, Mask, NotOfKindError
+from dkm.data.tables.columns import Column, Mask, NotOfKindError, as_levels
 from dkm.data.tables.dialect import WHITESPACE, Given
 from dkm.data.tables.notation import MARK_NAMES, Known, Marks
 from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
@@ -47,6 +47,7 @@ _FILE_ERRORS = (
 )
 # Largest number of names listed in a message.
 _MAX_NAMES = 5
+_MAX_LEVELS_SHOWN = 3
 # A value is far from the others if it is so many interquartile ranges from the median.
 _FAR = 15
 # Rows that give the quartiles.
@@ -96,7 +97,8 @@ class TableReader:
         self.report = DataReport(self.source)
         self.filled: Mask = np.zeros((0, 0), dtype=bool)
         self.plan: TablePlan | None = None
-        self.n_new: dict[str, int] = {}
+        self.n_new: Counter[str] = Counter()
+        self._new_levels: dict[str, list[str]] = {}  # the first ones of each column
         self._with_gaps: set[str] = set()  # names of columns
         self._n_left_out: Counter[str] = Counter()
         self._gaps: list[tuple[Mask, int]] = []  # of each part, with its number of rows
@@ -117,6 +119,9 @@ class TableReader:
             if self._source.is_text:  # a model may be given a file with other marks than it was trained on
                 for column in self.plan.used:
                     column.decimal, column.thousands = self._source.decimal, self._source.thousands
+            name = config.id or self.plan.named("id")
+            if name is not None and name not in names:
+                self.report.decisions["ids"] = f"none, as there is no column {name}"
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -185,9 +190,10 @@ class TableReader:
             for table, start in _with_starts(self._tables(n_rows)):
                 part = self._make_part(table, start, self.plan)
                 self.n_rows = start + len(table)
-                self._report_new_levels()
                 if len(part.position):
                     yield part
+        self._report_left_out()
+        self._report_new_levels(self.plan)
 
     # --- columns ---
 
@@ -295,14 +301,16 @@ class TableReader:
             X, gaps, n_new = plan.encode(table)
         except BadCellError as error:
             raise self._bad_cell_error(error, start) from error
-        for name, n in n_new.items():
-            self.n_new[name] = self.n_new.get(name, 0) + n
+        if n_new:
+            self._note_new_levels(table, plan, n_new)
         index = np.arange(start, start + len(X))
         is_kept: Mask = np.ones(len(X), dtype=bool)
         if gaps.size:
             X, is_kept = self._treat_gaps(X, gaps, index, plan)
         if not self._is_trained:
             self._gaps.append((gaps[is_kept] if gaps.size else gaps, int(is_kept.sum())))
+        elif gaps.size:
+            self._count_filled(gaps[is_kept], plan)
         ids = self._read_ids(table, plan)
         labels = None
         if self._config.labels is not None and self._config.labels in table.column_names:
@@ -359,34 +367,61 @@ class TableReader:
     def _finish_report(self, X: Array | StoredArray, plan: TablePlan) -> None:
         """Complete the report of all rows; refuse them if none is left."""
         report = self.report
-        for why, n in self._n_left_out.items():
-            report.leave_out("rows", n, why)
-        report.leave_out("rows", self._source.n_empty, "nothing but delimiters and spaces")
+        self._report_left_out()
         report.n_rows, report.columns = self.n_rows, list(plan.rows())
         if not len(X):
             found = f"every row misses a value ({_list_names([column.name for column in plan.used])})"
             remedy = "set data.missing=median, or leave out columns"
             raise input_error(self.source, found, "complete rows", remedy)
         if self._is_trained:
-            self._report_new_levels()
+            self._report_new_levels(plan)
             return
         if any(gaps.size for gaps, _ in self._gaps) and self._config.missing != "drop":
             self.filled = _stack_masks(self._gaps, X.shape)
-            counts = self.filled.sum(axis=0)
-            starts = np.cumsum([0, *(len(column.features) for column in plan.used)])[:-1]
-            report.filled = {
-                column.name: int(counts[at]) for column, at in zip(plan.used, starts, strict=True) if counts[at]
-            }
+            self._count_filled(self.filled, plan)
         self._gaps = []
         if not self._config.strict:
             sample = X[:_MAX_CHECKED_ROWS] if isinstance(X, np.ndarray) else X.read(0, min(len(X), _MAX_CHECKED_ROWS))
             self._note_duplicates(sample)
             self._note_outliers(sample, plan)
 
-    def _report_new_levels(self) -> None:
-        for name, n in self.n_new.items():
-            what = f"{n:,} cells, rare in the training data or new, read as other"
-            self.report.decisions[f"new levels of {name}"] = what
+    def _report_left_out(self) -> None:
+        for why, n in self._n_left_out.items():
+            self.report.leave_out("rows", n, why)
+        self.report.leave_out("rows", self._source.n_empty, "nothing but delimiters and spaces")
+
+    def _count_filled(self, gaps: Mask, plan: TablePlan) -> None:
+        counts = gaps.sum(axis=0)
+        starts = np.cumsum([0, *(len(column.features) for column in plan.used)])[:-1]
+        for column, at in zip(plan.used, starts, strict=True):
+            if counts[at]:
+                self.report.filled[column.name] = self.report.filled.get(column.name, 0) + int(counts[at])
+
+    def _note_new_levels(self, table: pa.Table, plan: TablePlan, n_new: Mapping[str, int]) -> None:
+        self.n_new.update(n_new)
+        for column in plan.used:
+            shown = self._new_levels.setdefault(column.name, []) if column.name in n_new else None
+            if shown is None or len(shown) == _MAX_LEVELS_SHOWN:
+                continue
+            values = table.column(column.name).combine_chunks()
+            levels = pc.unique(as_levels(values.filter(pa.array(~column.is_missing(values))))).to_pylist()
+            new = [level for level in levels if level not in {*column.levels, *shown}]
+            shown += new[: _MAX_LEVELS_SHOWN - len(shown)]
+
+    def _report_new_levels(self, plan: TablePlan) -> None:
+        """Report the levels that the training did not have; without a number for others, all numbers are 0."""
+        for column in plan.used:
+            if n := self.n_new[column.name]:
+                first = ", ".join(map(repr, self._new_levels[column.name]))
+                if column.has_other:
+                    what = f"{n:,} cells, rare in the training data or new, such as {first}, read as other"
+                    self.report.decisions[f"new levels of {column.name}"] = what
+                    continue
+                known = _list_names(list(map(repr, column.levels)))
+                self.report.odd.append(
+                    f"column {column.name} has {n:,} cells with levels that it did not have in training ({first}), "
+                    f"which are read as none of its levels {known}"
+                )
 
     def _note_duplicates(self, X: Array) -> None:
         # Equal rows have equal sums of products with random numbers; others have not, up to an accident of rounding.

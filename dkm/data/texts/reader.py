@@ -13,7 +13,6 @@ import csv
 import io
 import itertools
 import json
-import logging
 import lzma
 import zipfile
 import zlib
@@ -38,8 +37,6 @@ from dkm.data.texts.features import Tfidf, find_sentence_encoder
 from dkm.data.unicode import is_encodable, replace_surrogates
 from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError, input_error, reason
-
-log = logging.getLogger(__name__)
 
 # Length of a text in the outputs.
 _MAX_SHOWN = 200
@@ -86,6 +83,7 @@ class TextReader:
     ) -> None:
         self.source = f"{key}={config.path}"
         self.n_rows = 0  # rows of the file read so far
+        self.report = DataReport(self.source)
         self._config = config
         self._key = key
         self._plan = None if plan is None else plan["text"]
@@ -107,10 +105,12 @@ class TextReader:
         self._labels = self._find_column("data.labels", config.labels)
         self.empty: list[int] = []  # the first positions of empty texts
         self.n_empty = self.n_replaced = 0
+        self.report.decisions |= self._decisions()
+        if config.id is not None and self._id is None and self._columns:
+            self.report.decisions["ids"] = f"none, as there is no column {config.id}"
 
-    @property
-    def decisions(self) -> dict[str, str]:
-        """How the file is read, for the data report."""
+    def _decisions(self) -> dict[str, str]:
+        """Return how the file is read."""
         how = {"lines": "each line is a text", "JSON lines": "by its content", "Parquet": "by its content"}
         header = "" if self._has_header else "; no header, columns are called 0, 1, ..."
         why = how.get(self.format, f"delimiter {self._delimiter!r}, which cuts most lines alike{header}")
@@ -118,7 +118,7 @@ class TextReader:
         return {"format": f"{self.format}, {why}", **self._told, **texts}
 
     def rows(self) -> Iterator[_Row]:
-        """Yield all texts that are not empty.
+        """Yield all texts that are not empty; the report is then complete.
 
         Raises
         ------
@@ -127,6 +127,7 @@ class TextReader:
         """
         self.n_rows = self.n_empty = self.n_replaced = 0
         self.empty = []
+        self.report.left_out, self.report.odd = [], []
         for position, (text, name, label) in enumerate(self._cells()):
             self.n_rows = position + 1
             if text is None or not text.strip():
@@ -139,6 +140,11 @@ class TextReader:
             if not is_encodable(text):
                 text, self.n_replaced = replace_surrogates(text), self.n_replaced + 1
             yield _Row(position, text, name if self._id is None else name or "", label)
+        examples = [f"row {position:,}" for position in self.empty]
+        self.report.n_rows = self.n_rows
+        self.report.leave_out("rows", self.n_empty, "the text is empty", examples)
+        if self.n_replaced:
+            self.report.odd.append(_replaced_message(self.n_replaced))
         if self.n_rows == self.n_empty:
             found = f"all {self.n_rows:,} texts are empty" if self.n_rows else "no rows"
             raise input_error(self.source, found, "one text or more", "check how the file was written")
@@ -164,9 +170,7 @@ class TextReader:
                 X = encoder.encode(texts)
             yield _part_of(rows, X)
         if n_unknown:
-            log.warning("%s: %s", self.source, _unknown_texts_message(n_unknown))
-        if self.n_replaced:
-            log.warning("%s: %s", self.source, _replaced_message(self.n_replaced))
+            self.report.odd.append(_unknown_texts_message(n_unknown))
 
     # --- the format ---
 
@@ -331,11 +335,7 @@ def read_text(config: TextData) -> RawData:
     reader = TextReader(config)
     rows = list(reader.rows())
     texts = [row.text for row in rows]
-    report = DataReport(reader.source, n_rows=reader.n_rows, decisions=reader.decisions)
-    examples = [f"row {position:,}" for position in reader.empty]
-    report.leave_out("rows", reader.n_empty, "the text is empty", examples)
-    if reader.n_replaced:
-        report.odd.append(_replaced_message(reader.n_replaced))
+    report = reader.report
     why = ""
     if config.text_encoder is None:
         tfidf = Tfidf.fit(texts, config.n_terms, reader.source)
