@@ -505,6 +505,25 @@ def test_a_prediction_tells_new_levels_and_filled_cells_once(tmp_path: Path) -> 
     assert new.startswith("column sex has 8 cells with levels that it did not have in training ('Male', 'Female'), ")
 
 
+def test_a_level_does_not_depend_on_the_rows_that_are_there(tmp_path: Path) -> None:
+    cells = ["1.0", "3.10", "beta"]
+    _, reader = read_text(tmp_path, "x,version\n" + "".join(f"{i}.5,{cells[i % 3]}\n" for i in range(60)))
+    assert reader.features == ("x", "version=1.0", "version=3.10", "version=beta")
+    X, trained = read_again(tmp_path, reader, "x,version\n1.5,1.0\n2.5,3.10\n")
+    assert X[:, 1:].tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert not trained.n_new
+
+
+def test_levels_that_were_numbers_are_read_as_numbers(tmp_path: Path) -> None:
+    text = "x,grade\n" + "".join(f"{i}.5,{['1.0', '2.0', '2.50', ''][i % 4]}\n" for i in range(60))
+    _, reader = read_text(tmp_path, text, categorical=["grade"])
+    assert reader.features == ("x", "grade=1", "grade=2", "grade=2.5")
+    rows = ["1.5,2.0", "2.5,1", "3.5,2.50", "4.5,02", "5.5,none of these"]
+    X, trained = read_again(tmp_path, reader, "x,grade\n" + "\n".join(rows) + "\n", n_rows=2)
+    assert X[:, 1:].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert "('02', 'none of these')" in trained.report.odd[0]
+
+
 def test_missing_levels_take_the_most_frequent_one(tmp_path: Path) -> None:
     text = "x,sex\n" + "".join(f"{i},{['M', 'F', 'M', '.'][i % 4]}\n" for i in range(40, 0, -1))
     part, reader = read_text(tmp_path, text, numeric=["x"])

@@ -30,7 +30,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
-from dkm.data.tables.columns import Column, Mask, NotOfKindError, as_levels
+from dkm.data.tables.columns import Column, Mask, NotOfKindError, as_levels, parse_numbers
 from dkm.data.tables.dialect import WHITESPACE, Given
 from dkm.data.tables.notation import MARK_NAMES, Known, Marks
 from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
@@ -100,6 +100,7 @@ class TableReader:
         self.n_new: Counter[str] = Counter()
         self._new_levels: dict[str, list[str]] = {}  # the first ones of each column
         self._with_gaps: set[str] = set()  # names of columns
+        self._number_categories: set[str] = set()  # of a trained model: those whose levels are numbers
         self._n_left_out: Counter[str] = Counter()
         self._gaps: list[tuple[Mask, int]] = []  # of each part, with its number of rows
         self._config = config
@@ -119,6 +120,8 @@ class TableReader:
             if self._source.is_text:  # a model may be given a file with other marks than it was trained on
                 for column in self.plan.used:
                     column.decimal, column.thousands = self._source.decimal, self._source.thousands
+            categories = [column for column in self.plan.used if column.kind == "category"]
+            self._number_categories = {column.name for column in categories if _are_numbers(column.levels)}
             name = config.id or self.plan.named("id")
             if name is not None and name not in names:
                 self.report.decisions["ids"] = f"none, as there is no column {name}"
@@ -288,6 +291,8 @@ class TableReader:
             raise self._no_features_error()
         columns = list(dict.fromkeys([*columns, *texts]))
         texts = texts if source.is_text else texts[:1] if named[0] in texts else []
+        if self.plan is not None and source.is_text:  # the type must not depend on the rows that are there
+            texts = [*texts, *(column.name for column in self.plan.used if column.kind == "category")]
         is_empty = True
         for table in source.batches(columns, texts, n_rows):
             if len(table):
@@ -297,6 +302,8 @@ class TableReader:
             raise input_error(self.source, "no rows", "one row or more", "check how the file was written")
 
     def _make_part(self, table: pa.Table, start: int, plan: TablePlan) -> Part:
+        if self._is_trained and self._source.is_text:
+            table = self._with_levels_of_numbers(table, plan)
         try:
             X, gaps, n_new = plan.encode(table)
         except BadCellError as error:
@@ -396,6 +403,13 @@ class TableReader:
         for column, at in zip(plan.used, starts, strict=True):
             if counts[at]:
                 self.report.filled[column.name] = self.report.filled.get(column.name, 0) + int(counts[at])
+
+    def _with_levels_of_numbers(self, table: pa.Table, plan: TablePlan) -> pa.Table:
+        """Return the table with the numbers of a category, read as text, as training read them: 1.0 is the level 1."""
+        for i, name in enumerate(table.column_names):
+            if name in self._number_categories:
+                table = table.set_column(i, name, number_levels(table.column(name), self._source.decimal))
+        return table
 
     def _note_new_levels(self, table: pa.Table, plan: TablePlan, n_new: Mapping[str, int]) -> None:
         self.n_new.update(n_new)
@@ -536,6 +550,24 @@ def _with_starts(tables: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, int]]:
     for table in tables:
         yield table, start
         start += len(table)
+
+
+def _are_numbers(levels: Sequence[str]) -> bool:
+    """Return whether the levels of a category are numbers as ``as_levels`` writes them, as in a column of numbers."""
+    text = pa.array(levels, pa.string())
+    return bool(parse_numbers(text).null_count == 0 and number_levels(text, ".").equals(text))
+
+
+def number_levels(values: pa.Array | pa.ChunkedArray, decimal: str) -> pa.Array | pa.ChunkedArray:
+    """Return text cells with numbers as the levels that ``as_levels`` makes of numbers; other cells stay.
+
+    A leading zero, as in 007, or a sign around it make no number, as in the inference of types.
+    """
+    text = pc.utf8_trim_whitespace(values)
+    is_plain = pc.match_substring_regex(text, r"^[+-]?(0|[1-9]\d*)?([.,]\d*)?([eE][+-]?\d+)?$")
+    is_exact = pc.match_substring_regex(text, r"^(0|-?[1-9]\d*)$")  # perhaps more digits than a float has
+    numbers = parse_numbers(pc.if_else(pc.and_(is_plain, pc.invert(is_exact)), text, None), decimal)
+    return pc.coalesce(as_levels(numbers), text)
 
 
 def _stack_masks(masks: Sequence[tuple[Mask, int]], shape: tuple[int, ...]) -> Mask:
