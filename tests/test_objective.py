@@ -1,11 +1,13 @@
 """`dkm.training.objective`: the total and its parts by hand, where the gradients go, and what is registered."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.regularization import WeightDecayConfig
+from dkm.data.gaps import GapMask
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.mlp import mlp_autoencoder
 from dkm.models.regularization import regularized_parameters
@@ -259,8 +261,9 @@ def test_without_reconstruction_nothing_is_decoded(monkeypatch):
 def test_reconstruction_error_of_a_filled_cell_counts_as_zero() -> None:
     autoencoder = small_autoencoder()
     x, index = X[:4], INDEX[:4]
-    filled = torch.zeros(len(X), x.shape[1], dtype=torch.bool)
-    filled[index[1], 0] = True
+    cells = np.zeros((len(X), x.shape[1]), dtype=bool)
+    cells[index[1], 0] = True
+    filled = GapMask.pack(cells)
     with torch.no_grad():
         error = (autoencoder.decode(autoencoder.encode(x)) - x).square()
     error[1, 0] = 0

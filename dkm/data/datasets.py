@@ -26,6 +26,7 @@ from torch import Tensor
 from dkm.config.data import DataConfig, FileData
 from dkm.data.counts import Counts
 from dkm.data.default_scaling import fit_default_scaling
+from dkm.data.gaps import GapMask
 from dkm.data.loaders import read_raw
 from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
@@ -66,7 +67,7 @@ class Dataset:
     # What the reader needs to read further rows as it read these, as JSON values.
     plan: Mapping[str, Any] | None = None
     # (N, F): the cells that were missing and are filled; None if there are none.
-    filled: Tensor | None = None
+    filled: GapMask | None = None
     report: DataReport = field(default_factory=DataReport)
     # (N,) the text of each row, shortened, to show it beside its cluster.
     texts: Array | None = None
@@ -162,7 +163,7 @@ def _build_dataset(
         features=raw.features,
         fill=raw.fill,
         plan=raw.plan,
-        filled=None if raw.filled is None else torch.from_numpy(raw.filled),
+        filled=raw.filled,
         report=report,
         texts=raw.texts,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dkm.data.files import Part
+from dkm.data.gaps import GapMask
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import LazyArray
@@ -35,7 +36,7 @@ class RawData(NamedTuple):
     # What the reader needs to read further rows as it read these, as JSON values; stored with the model.
     plan: Mapping[str, Any] | None = None
     # (N, F): the cells that were missing and are filled; their reconstruction error does not count.
-    filled: npt.NDArray[np.bool_] | None = None
+    filled: GapMask | None = None
     # (F,) int: features with the same number share one variance under data.scaling=standard, such as the levels of a
     # category, so that a category counts as one number does.
     groups: npt.NDArray[np.int64] | None = None

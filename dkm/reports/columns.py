@@ -87,7 +87,7 @@ def _reader(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[np.
             values = np.expm1(values)
         values = _rounded(values, float(abs(shift[f]) + abs(scale[f])))
         if data.filled is not None:
-            values[data.filled[index, f].numpy()] = np.nan
+            values[data.filled.of_feature(f, index)] = np.nan
         return values
 
     return take

@@ -76,7 +76,7 @@ class Cache:
             "data": [data.sha256, list(data.X.shape), data.image_shape, data.scaling.to_dict()],
             # The rows of the neighbor embedding.
             **({"neighbors": config.clustering.init_samples} if kind == "pretrained" and has_neighbors else {}),
-            **({} if data.filled is None else {"filled": hashlib.sha256(data.filled.numpy().data).hexdigest()}),
+            **({} if data.filled is None else {"filled": data.filled.sha256()}),
             kind: special,
             "versions": {name: installed[name] for name in _DECIDING},
             "machine": [processor(self._device), torch.get_num_threads(), distributed.world_size()],

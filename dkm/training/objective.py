@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dkm.clustering.losses.base import ClusteringLoss
+from dkm.data.gaps import GapMask
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.regularization import l2_penalty
 
@@ -48,7 +49,7 @@ class Objective(nn.Module):
         Parameters of the explicit L2 penalty; empty where the optimizer's weight decay regularizes, or nothing does.
     l2_strength : float
         Strength s of the penalty ``s/2 * sum(w^2)``.
-    filled : Tensor of shape (N, F), bool, optional
+    filled : GapMask (N, F), optional
         Cells of the data set that were missing and are filled: their reconstruction error counts as 0.
     targets : Tensor of shape (N, D), optional
         Positions that the embedding is drawn to, nan for rows without one.
@@ -66,7 +67,7 @@ class Objective(nn.Module):
         reduction: str = "mean",
         penalized: Sequence[nn.Parameter] = (),
         l2_strength: float = 0.0,
-        filled: Tensor | None = None,
+        filled: GapMask | None = None,
         targets: Tensor | None = None,
         target_weight: float = 0.0,
     ) -> None:

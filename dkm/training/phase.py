@@ -18,6 +18,7 @@ from dkm.config.groups import GROUPS
 from dkm.config.optimizer import OptimizerConfig
 from dkm.config.regularization import L2PenaltyConfig
 from dkm.config.run import Config, PhaseConfig, PretrainConfig
+from dkm.data.gaps import GapMask
 from dkm.models.autoencoder import Autoencoder
 from dkm.models.regularization import l2_penalty, parameter_groups, regularized_parameters
 from dkm.runtime import distributed
@@ -40,7 +41,7 @@ class Phase:
         Number of steps per epoch.
     on_compiled : callable
         Called with the seconds of the first step if steps are compiled.
-    filled : Tensor of shape (N, F), bool, optional
+    filled : GapMask (N, F), optional
         Cells that were missing; see ``Objective``.
     targets : Tensor of shape (N, D), optional
         The neighbor embedding of the rows, in a pretraining with ``pretrain.neighbor_weight``.
@@ -65,7 +66,7 @@ class Phase:
         *,
         n_batches: int,
         on_compiled: Callable[[float], None],
-        filled: Tensor | None = None,
+        filled: GapMask | None = None,
         targets: Tensor | None = None,
     ) -> None:
         regularization, is_joint = config.regularization, settings is config.joint

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from dkm.config.data import CsvData, TableData
 from dkm.config.values import override
 from dkm.data.files import Part, missing_label_error
+from dkm.data.gaps import GapMask, GapMaskBuilder
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
@@ -75,8 +76,8 @@ class TableReader:
     plan : TablePlan
         Decided by ``read``, or that of the model.
     report : DataReport
-    filled : bool array (n, F)
-        The cells that ``read`` filled; of shape (0, 0) if there are none.
+    filled : GapMask, optional
+        The cells (n, F) that ``read`` filled; None if there are none.
 
     Raises
     ------
@@ -95,14 +96,14 @@ class TableReader:
         self.source = f"{key}={config.path}"
         self.n_rows = 0  # rows of the file read so far
         self.report = DataReport(self.source)
-        self.filled: Mask = np.zeros((0, 0), dtype=bool)
+        self.filled: GapMask | None = None
         self.plan: TablePlan | None = None
         self.n_new: Counter[str] = Counter()
         self._new_levels: dict[str, list[str]] = {}  # the first ones of each column
         self._with_gaps: set[str] = set()  # names of columns
         self._number_categories: set[str] = set()  # of a trained model: those whose levels are numbers
         self._n_left_out: Counter[str] = Counter()
-        self._gaps: list[tuple[Mask, int]] = []  # of each part, with its number of rows
+        self._n_filled: Counter[str] = Counter()
         self._config = config
         self._is_trained = plan is not None
         with _one_line_errors(self.source):
@@ -155,10 +156,13 @@ class TableReader:
         is_file, dtype = stays_on_disk or rows.is_on_disk, plan.dtype(rows, self._with_gaps)
         matrix = MatrixFile(F, dtype) if is_file else None
         whole = np.empty((0 if is_file else rows.num_rows, F), dtype)
+        filled = self._gap_mask_builder(rows.num_rows, plan)
         others: list[Part] = []
         stop = 0
         for table, start in _with_starts(rows.tables()):
-            part = self._make_part(table, start, plan)
+            part, gaps = self._make_part(table, start, plan)
+            if filled is not None:
+                filled.append(gaps, len(part.position))
             if matrix is not None:
                 matrix.append(part.X)
             else:
@@ -170,6 +174,8 @@ class TableReader:
             for column in zip(*((part.position, part.ids, part.labels) for part in others), strict=True)
         )
         X = whole[:stop] if matrix is None else matrix.finish()
+        mask = None if filled is None else filled.finish()
+        self.filled = mask if mask is not None and mask.any() else None
         self._finish_report(X, plan)
         assert position is not None
         return RawData(
@@ -180,7 +186,7 @@ class TableReader:
             features=plan.features,
             fill=plan.fill,
             plan=plan.to_dict(),
-            filled=self.filled if self.filled.any() else None,
+            filled=self.filled,
             groups=plan.groups,
             report=self.report,
             in_memory=not stays_on_disk,
@@ -191,11 +197,12 @@ class TableReader:
         assert self.plan is not None
         with _one_line_errors(self.source):
             for table, start in _with_starts(self._tables(n_rows)):
-                part = self._make_part(table, start, self.plan)
+                part, _ = self._make_part(table, start, self.plan)
                 self.n_rows = start + len(table)
                 if len(part.position):
                     yield part
         self._report_left_out()
+        self._report_filled(self.plan)
         self._report_new_levels(self.plan)
 
     # --- columns ---
@@ -301,7 +308,15 @@ class TableReader:
         if is_empty:
             raise input_error(self.source, "no rows", "one row or more", "check how the file was written")
 
-    def _make_part(self, table: pa.Table, start: int, plan: TablePlan) -> Part:
+    def _gap_mask_builder(self, n_rows: int, plan: TablePlan) -> GapMaskBuilder | None:
+        """Return what collects the gaps of the training data; None if there are none to fill."""
+        if self._is_trained or not self._with_gaps or self._config.missing == "drop":
+            return None
+        has_gaps = [column.name in self._with_gaps for column in plan.used for _ in column.features]
+        return GapMaskBuilder(n_rows, len(has_gaps), np.flatnonzero(has_gaps))
+
+    def _make_part(self, table: pa.Table, start: int, plan: TablePlan) -> tuple[Part, Mask]:
+        """Return the rows that are kept, and the mask (n, F) of their filled cells; of shape (0, 0) without gaps."""
         if self._is_trained and self._source.is_text:
             table = self._with_levels_of_numbers(table, plan)
         try:
@@ -314,22 +329,21 @@ class TableReader:
         is_kept: Mask = np.ones(len(X), dtype=bool)
         if gaps.size:
             X, is_kept = self._treat_gaps(X, gaps, index, plan)
-        if not self._is_trained:
-            self._gaps.append((gaps[is_kept] if gaps.size else gaps, int(is_kept.sum())))
-        elif gaps.size:
-            self._count_filled(gaps[is_kept], plan)
+            gaps = gaps[is_kept]
+            self._count_filled(gaps, plan)
         ids = self._read_ids(table, plan)
         labels = None
         if self._config.labels is not None and self._config.labels in table.column_names:
             labels = self._read_labels(table.column(self._config.labels), start)
         if is_kept.all():
-            return Part(X, index, ids, labels)
-        return Part(
+            return Part(X, index, ids, labels), gaps
+        kept = Part(
             X[is_kept],
             index[is_kept],
             None if ids is None else ids[is_kept],
             None if labels is None else labels[is_kept],
         )
+        return kept, gaps
 
     def _treat_gaps(self, X: Array, gaps: Mask, index: npt.NDArray[np.int64], plan: TablePlan) -> tuple[Array, Mask]:
         """Return the rows with their gaps filled, and the mask of the rows to keep."""
@@ -383,10 +397,7 @@ class TableReader:
         if self._is_trained:
             self._report_new_levels(plan)
             return
-        if any(gaps.size for gaps, _ in self._gaps) and self._config.missing != "drop":
-            self.filled = _stack_masks(self._gaps, X.shape)
-            self._count_filled(self.filled, plan)
-        self._gaps = []
+        self._report_filled(plan)
         if not self._config.strict:
             sample = X[:_MAX_CHECKED_ROWS] if isinstance(X, np.ndarray) else X.read(0, min(len(X), _MAX_CHECKED_ROWS))
             self._note_duplicates(sample)
@@ -401,8 +412,11 @@ class TableReader:
         counts = gaps.sum(axis=0)
         starts = np.cumsum([0, *(len(column.features) for column in plan.used)])[:-1]
         for column, at in zip(plan.used, starts, strict=True):
-            if counts[at]:
-                self.report.filled[column.name] = self.report.filled.get(column.name, 0) + int(counts[at])
+            self._n_filled[column.name] += int(counts[at])
+
+    def _report_filled(self, plan: TablePlan) -> None:
+        names = [column.name for column in plan.used]
+        self.report.filled = {name: self._n_filled[name] for name in names if self._n_filled[name]}
 
     def _with_levels_of_numbers(self, table: pa.Table, plan: TablePlan) -> pa.Table:
         """Return the table with the numbers of a category, read as text, as training read them: 1.0 is the level 1."""
@@ -568,16 +582,6 @@ def number_levels(values: pa.Array | pa.ChunkedArray, decimal: str) -> pa.Array 
     is_exact = pc.match_substring_regex(text, r"^(0|-?[1-9]\d*)$")  # perhaps more digits than a float has
     numbers = parse_numbers(pc.if_else(pc.and_(is_plain, pc.invert(is_exact)), text, None), decimal)
     return pc.coalesce(as_levels(numbers), text)
-
-
-def _stack_masks(masks: Sequence[tuple[Mask, int]], shape: tuple[int, ...]) -> Mask:
-    """Return the masks as one of this shape; a mask without size stands for rows without gaps."""
-    stacked, stop = np.zeros(shape, dtype=bool), 0
-    for mask, n_rows in masks:
-        if mask.size:
-            stacked[stop : stop + n_rows] = mask
-        stop += n_rows
-    return stacked
 
 
 def _has_gaps(column: Column, values: pa.ChunkedArray) -> bool:
