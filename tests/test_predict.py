@@ -22,6 +22,7 @@ from words import SMALL_RUN
 
 from dkm import predict, train
 from dkm.data.stored import StoredArray
+from dkm.errors import UserError
 from dkm.evaluation import assignments
 from dkm.evaluation.assignments import Assignments, Writer
 from dkm.evaluation.prediction import input_reader
@@ -414,6 +415,17 @@ def test_a_mistake_costs_one_line_and_leaves_no_output(
     assert expected in err
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+def test_labels_for_other_rows_are_refused(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 5))
+    np.savez(tmp_path / "t.npz", x=X, y=np.arange(40) % 2)
+    words = ["data=npz", f"data.path={tmp_path / 't.npz'}", "data.labels=y", *QUICK]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    for n_rows in (7, 40):
+        np.savez(tmp_path / "new.npz", x=X[:30], y=np.arange(n_rows) % 2)
+        with pytest.raises(UserError, match=rf"data.labels=y: shape \({n_rows},\); expected \(30,\); .*=null"):
+            predict.work([f"run={tmp_path / 'run'}", f"input={tmp_path / 'new.npz'}", f"output={tmp_path / 'o.csv'}"])
 
 
 def test_overwrite_replaces(run: Path, table: Path, tmp_path: Path) -> None:

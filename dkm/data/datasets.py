@@ -286,12 +286,17 @@ def cell_name(row: int, column: int, features: Sequence[str] | None) -> str:
     return f"column {features[column]}, row {row:,} (counted from 0)"
 
 
+def check_labels(labels: Array, n_samples: int, source: str) -> None:
+    """Refuse labels that are not one for each row."""
+    if labels.shape != (n_samples,):
+        remedy = "give each row of the data one label, or set data.labels=null"
+        raise input_error(source, f"shape {labels.shape}", f"({n_samples},)", remedy)
+
+
 def _encode_labels(labels: Array, n_samples: int, source: str) -> tuple[Array, npt.NDArray[np.int64]]:
     """Return the sorted distinct labels and, for each sample, its index in them."""
     expected = "whole numbers, bools or strings"
-    if labels.shape != (n_samples,):
-        found, remedy = f"shape {labels.shape}", "give each row of the data one label"
-        raise input_error(source, found, f"({n_samples},)", remedy)
+    check_labels(labels, n_samples, source)
     if labels.dtype.kind not in "biufUS":
         raise input_error(source, f"labels of {labels.dtype}", expected, "convert them, for example to strings")
     if labels.dtype.kind == "f":

@@ -13,7 +13,7 @@ import numpy as np
 from dkm.config.data import DATASETS, ArrayData, FileData, ImageData, TableData, TextData
 from dkm.config.registry import load
 from dkm.data.arrays import has_array, read_for_model
-from dkm.data.datasets import check_shape
+from dkm.data.datasets import check_labels, check_shape
 from dkm.data.files import Part, expand, format_of, read_first_bytes
 from dkm.data.images.parquet import has_image_column
 from dkm.data.loaders import read_raw
@@ -139,6 +139,8 @@ class InputReader:
         config = self._config
         raw = read_for_model(config, self._plan) if isinstance(config, ArrayData) else read_raw(config)
         check_shape(raw.X, self.source)
+        if raw.labels is not None:
+            check_labels(raw.labels, len(raw.X), f"data.labels={config.labels}")
         self.report = raw.report or self.report
         self.n_rows = len(raw.X)
         n_part = min(_rows_per_part(raw.X.shape), _PART_ROWS)

@@ -16,7 +16,7 @@ import numpy as np
 
 from dkm.config.data import ArrayFileData, MatrixData
 from dkm.data.arrays import arrange, arrange_for_model
-from dkm.data.datasets import check_shape
+from dkm.data.datasets import check_labels, check_shape
 from dkm.data.files import Part
 from dkm.data.matrices.h5ad import open_h5ad
 from dkm.data.matrices.hdf5 import open_hdf5
@@ -76,6 +76,8 @@ class MatrixReader:
         raw = _OPENERS[config.name](config, source, plan)
         self._raw = arrange_for_model(raw, config, plan) if isinstance(config, ArrayFileData) else raw
         check_shape(self._raw.X, source)
+        if self._raw.labels is not None:
+            check_labels(self._raw.labels, len(self._raw.X), f"data.labels={config.labels}")
         self.report = self._raw.report or DataReport(source)
         self.n_rows = len(self._raw.X)
 
