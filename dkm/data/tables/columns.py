@@ -228,7 +228,11 @@ def _encode_number(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], 
 
 def _encode_boolean(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
     if not is_text(values.type):
-        return _encode_number(column, values)
+        array, missing, _ = _encode_number(column, values)
+        others = np.flatnonzero(~missing & (array[:, 0] != 0) & (array[:, 0] != 1))
+        if len(others):
+            raise NotOfKindError(int(others[0]), str(values[int(others[0])].as_py()))
+        return array, missing, 0
     missing = column.is_missing(values)
     words = pc.utf8_lower(pc.utf8_trim_whitespace(values))
     is_true = pc.is_in(words, value_set=pa.array(sorted({*TRUE, "1", "1.0"})))
