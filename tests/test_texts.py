@@ -108,6 +108,16 @@ def test_the_column_of_the_texts_is_text_or_the_only_one_left(tmp_path: Path) ->
         read(tmp_path / "t.csv")
 
 
+def test_a_model_reads_the_column_of_the_texts_that_it_was_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("review\n" + "\n".join(f'"{words}"' for words in WORDS[:3]) + "\n")
+    plan = read(tmp_path / "t.csv").plan
+    (tmp_path / "new.csv").write_text("stars,review\nfive,ball\n")
+    config = TextData(path=str(tmp_path / "new.csv"), root="")
+    assert TextReader(config, plan=plan).text == "review"
+    config.text = "stars"
+    assert TextReader(config, plan=plan).text == "stars"
+
+
 def test_a_remedy_with_an_odd_name_can_be_pasted(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("the text,b\nx,y\n")
     with pytest.raises(UserError) as caught:

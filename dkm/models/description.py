@@ -163,6 +163,8 @@ def _check_plan(description: Object, F: int) -> None:
 def _check_text(text: Any, F: int) -> None:
     _require(isinstance(text, dict), "plan.text", text, "an object")
     _require(("tfidf" in text) != ("encoder" in text), "plan.text", sorted(text), "either tfidf or encoder")
+    column = text.get("column")
+    _require(column is None or isinstance(column, str), "plan.text.column", column, "null or the name of a column")
     if "encoder" in text:
         _check_encoder(text["encoder"], "plan.text.encoder")
         return

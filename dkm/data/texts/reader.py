@@ -63,7 +63,8 @@ class TextReader:
     key : str
         The setting that names the file, for messages.
     plan : Mapping, optional
-        What a trained model stores: ``text``, with the vocabulary and idf of TF-IDF or the identity of the encoder.
+        What a trained model stores: ``text``, with the vocabulary and idf of TF-IDF or the identity of the encoder, and
+        the column of the texts, which is read if ``data.text`` does not name another.
     n_channels : int, optional
         Not used.
 
@@ -223,8 +224,10 @@ class TextReader:
                     found, remedy = "a file of lines has no columns", "name the column of the texts: data.text=COLUMN"
                     raise input_error(f"{key}={name}", found, "null", remedy)
             return None
-        if config.text is not None and config.text in names:
-            return config.text
+        trained = (self._plan or {}).get("column") if config.text is None else None
+        for name in (config.text, trained):
+            if name is not None and name in names:
+                return name
         others = [name for name in names if name not in (config.id, config.labels)]
         usual = ["text"] if "text" in others else others
         if config.text is None and len(usual) == 1:
@@ -236,6 +239,7 @@ class TextReader:
         expected = f"one of {listed or 'its columns (it has none)'}"
         if self.format == "CSV" and config.text is not None:
             expected += f", or a place from 0 to {len(names) - 1} if the file has no header"
+            remedy = f"{remedy}, or data.text=null if each line is a text"
         raise input_error(source, found, expected, remedy)
 
     def _find_column(self, key: str, name: str | None) -> str | None:
@@ -358,6 +362,8 @@ def read_text(config: TextData) -> RawData:
         report.scaling = f"row_rms: each row to the same length, {why}"
     # The matrix may stay sparse, so it is not part of the Part.
     part = _part_of(rows, np.empty((len(rows), 0), np.float32))
+    if reader.text is not None:
+        plan["column"] = reader.text
     raw = from_part(part, scaling="row_rms", features=features, plan={"text": plan}, report=report)
     return raw._replace(X=X, in_memory=not is_large(X.size), texts=part.texts)
 
