@@ -21,11 +21,12 @@ from torch import nn
 from words import SMALL_RUN
 
 from dkm import predict, train
+from dkm.data.scaling import Scaling
 from dkm.data.stored import StoredArray
 from dkm.errors import UserError
 from dkm.evaluation import assignments
 from dkm.evaluation.assignments import Assignments, Writer
-from dkm.evaluation.prediction import input_reader
+from dkm.evaluation.prediction import input_reader, unit_doubt
 from dkm.models.saved import SavedModel, load_model
 
 QUICK = [*SMALL_RUN, "threads=1"]
@@ -336,6 +337,27 @@ def test_what_was_decided_about_the_input_is_told(
     assert "ids: none, as there is no column customer" in told
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.endswith("3 missing values are filled as those of the training data were: b (1), e (2)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "high", "values", "doubt"),
+    [
+        ("counts", 9, [0, 3, 1.386], "values up to 3 that are not whole"),
+        ("counts", 9, [0, 3, 7], None),
+        ("counts", 9, [0, 0.5, 4000], None),
+        ("unit", 255, [0, 0.5, 1], "values from 0 to 1, and those of the training data were from 0 to 255"),
+        ("unit", 255, [0, 1, 1], None),
+        ("unit", 1, [0, 17, 255], "values from 0 to 255, and those of the training data were from 0 to 1"),
+        ("unit", 1, [0, 0.5, 1.5], None),
+        ("standard", 9, [0, 0.5, 1], None),
+    ],
+)
+def test_values_in_another_unit_than_in_training_are_doubted(
+    kind: str, high: float, values: list[float], doubt: str | None
+) -> None:
+    scaling = Scaling.fit([np.array([[0.0, high], [high, 0.0], [0.0, 0.0]])], kind, total=high)
+    found = unit_doubt(scaling, np.array([values]))
+    assert found == doubt if doubt is None else str(found).startswith(doubt)
 
 
 # --- refused ------------------------------------------------------------------------------------------------

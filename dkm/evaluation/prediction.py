@@ -24,6 +24,7 @@ from dkm.errors import UserError, input_error
 if TYPE_CHECKING:
     from dkm.data.files import Part
     from dkm.data.reader import InputReader
+    from dkm.data.scaling import Array, Scaling
     from dkm.evaluation.assignments import Assignments
     from dkm.evaluation.clusters import Clusters
     from dkm.models.saved import SavedModel
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Int64Array = npt.NDArray[np.int64]
+
+# Counts of 1e8 are rare, and so are logarithms above this.
+_MAX_LOGARITHM = 20
+# The largest value of an image with pixels from 0 to 255 is hardly ever lower.
+_LARGE_RANGE = 100
 
 
 def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: str = "input") -> InputReader:
@@ -98,7 +104,8 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
     """Yield the assignments of each part of the input; the next part is read in the background.
 
     It is not scaled there: the encoder keeps every core busy, and would lose more time than the scaling takes. A
-    warning at the end tells how many rows differ in features that were constant in training, which are ignored.
+    warning at the end tells how many rows differ in features that were constant in training, which are ignored, and
+    whether the first rows seem to be in another unit than those of training.
 
     Raises
     ------
@@ -117,7 +124,9 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
 
     constant = model.scaling.constant
     differing = np.zeros(len(constant), dtype=np.int64)  # number of rows, by constant feature
-    for part in prefetch(as_read, parts):
+    doubt: str | None = None
+    for i, part in enumerate(prefetch(as_read, parts)):
+        doubt = unit_doubt(model.scaling, part.X) if i == 0 else doubt
         rows = scaled_rows(model, part.X, source, part.position)
         if len(constant):
             differing += model.scaling.differs_in_constant(part.X).sum(axis=0)
@@ -136,8 +145,32 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
             model.memberships(z).cpu().numpy() if config.memberships else None,
             z.cpu().numpy() if config.embedding else None,
         )
+    if doubt is not None:
+        log.warning("%s: %s", source, doubt)
     if differing.any():
         _warn_of_constant(model, source, constant[differing > 0], differing[differing > 0])
+
+
+def unit_doubt(scaling: Scaling, X: Array) -> str | None:
+    """Return why rows (n, ...) seem to be in another unit than those that a scaling was fitted to, None if not.
+
+    Pixels are from 0 to 1 or from 0 to 255, and counts are often given as their logarithm.
+    """
+    if scaling.kind not in ("counts", "unit"):
+        return None
+    low, high = float(X.min()), float(X.max())
+    has_fractions = X.dtype.kind == "f" and bool((np.floor(X) != X).any())
+    if scaling.kind == "counts" and low >= 0 and high <= _MAX_LOGARITHM and has_fractions:
+        return (
+            f"values up to {high:g} that are not whole, as logarithms are; the model takes those itself: give it counts"
+        )
+    first, last = scaling.shift[0], scaling.shift[0] + scaling.scale[0]
+    is_below = last >= _LARGE_RANGE and low >= 0 and high <= 1 and has_fractions
+    is_above = first >= 0 and last <= 1 and high >= _LARGE_RANGE
+    if scaling.kind == "unit" and (is_below or is_above):
+        trained = f"those of the training data were from {first:g} to {last:g}"
+        return f"values from {low:g} to {high:g}, and {trained}: give the model values in the same unit"
+    return None
 
 
 def _require_finite_distances(clusters: Clusters, part: Part, source: str) -> None:
