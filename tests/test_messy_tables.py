@@ -530,6 +530,17 @@ def test_levels_that_were_numbers_are_read_as_numbers(tmp_path: Path) -> None:
     assert "('02', 'none of these')" in trained.report.odd[0]
 
 
+def test_a_number_that_is_neither_yes_nor_no_is_refused(tmp_path: Path) -> None:
+    _, reader = read_text(tmp_path, "x,flag\n" + "".join(f"{i}.5,{['yes', 'no'][i % 2]}\n" for i in range(40)))
+    X, _ = read_again(tmp_path, reader, "x,flag\n1.5,1\n2.5,0\n3.5,\n")
+    assert X[:, 1].tolist() == [1, 0, 1]
+    for numbers in ("1\n2.5,7", "1.0\n2.5,0.5"):
+        with pytest.raises(
+            UserError, match=r"column flag has '(7|0.5)' in row 1 \(counted from 0\); expected yes or no"
+        ):
+            read_again(tmp_path, reader, f"x,flag\n1.5,{numbers}\n")
+
+
 def test_missing_levels_take_the_most_frequent_one(tmp_path: Path) -> None:
     text = "x,sex\n" + "".join(f"{i},{['M', 'F', 'M', '.'][i % 4]}\n" for i in range(40, 0, -1))
     part, reader = read_text(tmp_path, text, numeric=["x"])
