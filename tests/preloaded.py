@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import importlib
+from pathlib import Path
 
+import dkm
 from dkm.config.compose import compose, parse
 
 for _name in (
@@ -18,6 +20,10 @@ for _name in (
     *("dkm.training.trainer", "dkm.training.resume", "dkm.training.launch", "dkm.train"),
 ):
     importlib.import_module(_name)
+from dkm.runtime.environment import git_state, versions  # noqa: E402
+
+git_state(Path(dkm.__file__).parent)  # asked once, not by each process
+versions()
 compose(parse([]))  # the plugins and schemas of Hydra
 gc.collect()
 gc.freeze()  # a forked process does not visit these objects, so their pages stay shared

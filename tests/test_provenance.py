@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import pytest
 import yaml
 
 from dkm.config.compose import compose, parse
+from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.models.saved import load_model
-from dkm.runs.directory import RunDirectory
+from dkm.runs.directory import RunDirectory, Unwritten
 from dkm.runtime import environment
 from dkm.train import _main as main
 from dkm.training import launch, recorder
 from dkm.training.resume import unfinished_run
 from dkm.training.segments import changes_between, earlier_segments
+from dkm.training.trainer import Trainer
 
 WORDS = [
     *("data=blobs", "data.n_samples=60", "model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=2", "recipe=classic"),
@@ -50,6 +52,26 @@ def json_of(path: Path) -> dict[str, Any]:
 def resume(run: Path, *words: str) -> dict[str, Any]:
     assert main([f"resume={run}", "log.progress=off", *words]) == 0
     return json_of(run / "manifest.json")
+
+
+# --- versions and git ---
+
+
+def test_git_is_asked_once_in_a_process_and_not_for_a_run_that_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    act = environment.subprocess.run
+
+    def run(command: Sequence[str], **options: Any) -> Any:
+        asked.append(command[0])
+        return act(command, **options)
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    environment.git_state.cache_clear()
+    config = compose(parse(WORDS)).config
+    Trainer(config, load_dataset(config.data)).run(Unwritten())
+    assert asked == []
+    assert environment.environment()["git"] == environment.environment()["git"]
+    assert 1 <= asked.count("git") <= 3  # one command in an installation, three in a checkout
 
 
 # --- segments -----------------------------------------------------------------------------------------------------

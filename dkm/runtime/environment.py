@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -24,13 +25,16 @@ def versions() -> dict[str, str | None]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the description of the software and the machine for the manifest of a run."""
+    """Return the description of the software and the machine for the manifest of a run.
+
+    The versions and the git state are those at the first call: what a process has imported does not change later.
+    """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions(),
-        "git": _git_state(Path(__file__).parents[1]),
+        "git": git_state(Path(__file__).parents[1]),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
     }
@@ -58,14 +62,8 @@ def peak_memory_bytes() -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_state(directory: Path) -> dict[str, Any] | None:
+@functools.cache
+def git_state(directory: Path) -> dict[str, Any] | None:
     """Return the commit, and whether code or configs have changed since; None outside of a checkout of dkm."""
 
     def git(*arguments: str) -> str:
@@ -79,4 +77,12 @@ def _git_state(directory: Path) -> dict[str, Any] | None:
             "dirty": bool(git("status", "--porcelain", "--", ".", "../configs")),
         }
     except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@functools.cache
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
         return None

@@ -109,8 +109,17 @@ class Recorder:
         metrics_sha256 : str, optional
             Digest of ``metrics.jsonl`` at the checkpoint; None if it is not known.
         """
-        run, config, data, device = self.run, self._config, self._data, self._centroids.device
+        run = self.run
         run.truncate_metrics(metrics_bytes or 0, metrics_sha256)
+        if run.is_written:
+            self._start_manifest(step, metrics_bytes)
+        self._log_data_report()
+        self._log_setup(init_sample)
+        self._log_advice()
+
+    def _start_manifest(self, step: int, metrics_bytes: int | None) -> None:
+        """Write what the run is made with, beside the entries of earlier processes; warn of what differs from them."""
+        run, config, data, device = self.run, self._config, self._data, self._centroids.device
         made_with = {**environment(), "device": str(device), "processor": processor(device)}
         manifest = {
             **made_with,
@@ -139,12 +148,9 @@ class Recorder:
         if logged_to := {**(earlier.get(LOGGED_TO) or {}), **run.sinks.references}:
             manifest[LOGGED_TO] = logged_to
         run.update_manifest(**earlier | run.manifest | manifest)
-        if run.is_written and (run.sinks.is_new or metrics_bytes is None):
+        if run.sinks.is_new or metrics_bytes is None:
             run.sinks.text("config", (run.path / "config.yaml").read_text(encoding="utf-8"))
             run.sinks.text("manifest", (run.path / "manifest.json").read_text(encoding="utf-8"))
-        self._log_data_report()
-        self._log_setup(init_sample)
-        self._log_advice()
 
     def _log_data_report(self) -> None:
         """Write ``data.json``; log what was decided about the user's data, and warn of what looks odd."""
