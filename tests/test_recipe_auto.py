@@ -13,6 +13,7 @@ import torch
 import yaml
 from processes import OPTIMIZER, Point
 from processes import train as train_in_process
+from quick import search_quickly
 from sklearn.datasets import make_blobs, make_moons
 
 from dkm.clustering.losses.kmeans import KMeansClustering
@@ -31,7 +32,10 @@ from dkm.training.restoring import with_all_terms
 from dkm.training.state import TrainState
 from dkm.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("quick_search")
+
 QUICK = (
+    "model.hidden=[32]",
     "pretrain.steps=60",
     "joint.steps=60",
     "batch_size=100",
@@ -149,8 +153,11 @@ def test_parts_of_a_batch_add_up_whichever_of_them_have_targets() -> None:
     torch.testing.assert_close(whole, (network.encode(x) - targets)[known].square().mean())
 
 
-def test_the_pretraining_draws_the_embedding_to_the_neighbor_embedding(moons: tuple[str, ...], tmp_path: Path) -> None:
-    result = run((*moons, *QUICK, "pretrain.steps=200"), tmp_path / "run")
+def test_the_pretraining_draws_the_embedding_to_the_neighbor_embedding(
+    moons: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the neighbor embedding at its full length
+    result = run((*moons, *QUICK, "model.hidden=null", "pretrain.steps=200"), tmp_path / "run")
     records = [r for r in reading.records(tmp_path / "run" / reading.METRICS) if r["phase"] == "pretrain"]
     assert records[-1]["loss/neighbors"] < 0.3 < records[0]["loss/neighbors"]
     assert records[-1]["loss_weighted/neighbors"] == records[-1]["loss/neighbors"]
@@ -325,7 +332,7 @@ def undone(blobs: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> 
     """A run whose joint phases both end below k-means on the pretrained embedding."""
     folder = tmp_path_factory.mktemp("undone")
     words = [*blobs, *QUICK, *DESTROYED, f"hydra.run.dir={folder / 'run'}"]
-    finished = train_in_process(words, folder / "log")
+    finished = train_in_process(words, folder / "log", prepare=search_quickly)
     assert finished.code == 0, finished.err
     (folder / "told").write_text(finished.out + finished.err)
     return folder / "run"
@@ -359,9 +366,10 @@ def test_a_run_that_is_killed_before_or_after_it_is_undone_resumes_to_the_same_b
     point: Point, blobs: tuple[str, ...], undone: Path, tmp_path: Path
 ) -> None:
     killed = tmp_path / "killed"
-    finished = train_in_process([*blobs, *QUICK, *DESTROYED, f"hydra.run.dir={killed}"], tmp_path / "log", point)
+    words = [*blobs, *QUICK, *DESTROYED, f"hydra.run.dir={killed}"]
+    finished = train_in_process(words, tmp_path / "log", point, search_quickly)
     assert finished.code == -signal.SIGKILL, finished.err
-    assert train_in_process([f"resume={killed}"], tmp_path / "log2").code == 0
+    assert train_in_process([f"resume={killed}"], tmp_path / "log2", prepare=search_quickly).code == 0
     for name in ("metrics.jsonl", "result.json", "assignments.csv", "model/weights.safetensors"):
         assert (killed / name).read_bytes() == (undone / name).read_bytes(), name
 
@@ -391,15 +399,15 @@ def test_a_run_above_its_baselines_has_one_joint_phase(blobs: tuple[str, ...], t
 def test_a_run_killed_while_it_learns_a_baseline_resumes_to_the_same_bytes(
     way: str, bad_start: tuple[str, ...], tmp_path: Path
 ) -> None:
-    bad = [*bad_start, "model.hidden=[32]", "checkpoint.every_s=0", "joint.tolerance=0", way]  # a checkpoint each step
+    bad = [*bad_start, "checkpoint.every_s=0", "joint.tolerance=0", way]  # a checkpoint each step
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert train_in_process([*bad, f"hydra.run.dir={whole}"], tmp_path / "log").code == 0
+    assert train_in_process([*bad, f"hydra.run.dir={whole}"], tmp_path / "log", prepare=search_quickly).code == 0
     assert json.loads((whole / "result.json").read_text())["stage"].startswith("kmeans_")
     n_steps = 3 + 60 + 20
     point = Point(*OPTIMIZER, n_steps)
-    finished = train_in_process([*bad, f"hydra.run.dir={killed}"], tmp_path / "log2", point)
+    finished = train_in_process([*bad, f"hydra.run.dir={killed}"], tmp_path / "log2", point, search_quickly)
     assert finished.code == -signal.SIGKILL, finished.err
-    assert train_in_process([f"resume={killed}"], tmp_path / "log3").code == 0
+    assert train_in_process([f"resume={killed}"], tmp_path / "log3", prepare=search_quickly).code == 0
     for name in ("metrics.jsonl", "result.json", "assignments.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
