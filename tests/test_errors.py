@@ -32,19 +32,23 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from quick import search_quickly
 
 import dkm.training.trainer
 from dkm.config.compose import compose, parse
+from dkm.config.data import NpyData, NpzData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
 from dkm.config.roles import declarations
 from dkm.config.run import Config
 from dkm.config.schema import from_dictconfig, to_dict
 from dkm.config.settings import REQUIRED
+from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.train import main
 
 Refuse = Callable[..., str]
+RefuseData = Callable[[NpyData | NpzData], str]
 
 BASE = [
     "experiment=debug",
@@ -111,6 +115,22 @@ def refuse(
 def assert_is_one_line(err: str) -> None:
     assert re.fullmatch(r"error: .*(expected|choose from) .+; .+\n", err), err
     assert not re.search(TRACEBACK, err), err
+
+
+@pytest.fixture
+def refuse_data(here: Path, tmp_path: Path) -> RefuseData:
+    """Return a function that sees data refused, which leaves no file, and returns the line of the command."""
+
+    def load(config: NpyData | NpzData) -> str:
+        before = snapshot(tmp_path)
+        with pytest.raises(UserError) as raised:
+            load_dataset(config)
+        line = f"error: {raised.value}\n"
+        assert_is_one_line(line)
+        assert snapshot(tmp_path) == before
+        return line
+
+    return load
 
 
 # --- keys and options ---------------------------------------------------------------------------------------------
@@ -679,11 +699,11 @@ ARRAYS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("option", ["npy", "npz"])
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_file_that_cannot_be_read_is_refused(kind: str, option: str, tmp_path: Path, refuse: Refuse) -> None:
+def test_a_file_that_cannot_be_read_is_refused(kind: str, option: str, tmp_path: Path, refuse_data: RefuseData) -> None:
     write, expected = DAMAGED[kind]
     path = tmp_path / f"x.{option}"
     write(path)
-    line = refuse(f"data={option}", f"data.path={path}", "clustering.n_clusters=2")
+    line = refuse_data((NpyData if option == "npy" else NpzData)(path=str(path)))
     assert line.startswith(f"error: data.path={path}: ")
     assert expected in line
 
@@ -722,20 +742,23 @@ FOLDERS: dict[str, tuple[Mapping[str, Any], str]] = {
 
 @pytest.mark.parametrize("load", ["memory", "disk"])
 @pytest.mark.parametrize("kind", FOLDERS)
-def test_a_folder_that_is_no_data_is_refused(kind: str, load: str, tmp_path: Path, refuse: Refuse) -> None:
-    files, expected = FOLDERS[kind]
+def test_a_folder_that_is_no_data_is_refused(kind: str, load: str, tmp_path: Path, refuse_data: RefuseData) -> None:
     folder = tmp_path / "shards"
+    write_folder(folder, kind)
+    line = refuse_data(NpyData(path=str(folder), load=load))
+    assert line.startswith(f"error: data.path={folder}: ")
+    assert FOLDERS[kind][1] in line
+
+
+def write_folder(folder: Path, kind: str) -> None:
     folder.mkdir()
-    for name, content in files.items():
+    for name, content in FOLDERS[kind][0].items():
         if content is None:
             (folder / name).mkdir()
         elif isinstance(content, bytes):
             (folder / name).write_bytes(content)
         else:
             np.save(folder / name, content, allow_pickle=True)
-    line = refuse("data=npy", f"data.path={folder}", f"data.load={load}", "clustering.n_clusters=2")
-    assert line.startswith(f"error: data.path={folder}: ")
-    assert expected in line
 
 
 @pytest.mark.parametrize("key", ["data.path", "data.labels"])
@@ -746,20 +769,24 @@ def test_a_folder_is_refused_where_only_a_file_will_do(key: str, tmp_path: Path,
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGED if kind != "cut in the header"])
-def test_a_file_that_cannot_be_read_is_refused_for_the_disk_too(kind: str, tmp_path: Path, refuse: Refuse) -> None:
+def test_a_file_that_cannot_be_read_is_refused_for_the_disk_too(
+    kind: str, tmp_path: Path, refuse_data: RefuseData
+) -> None:
     write, expected = DAMAGED[kind]
     write(tmp_path / "x.npy")
-    line = refuse("data=npy", f"data.path={tmp_path / 'x.npy'}", "data.load=disk", "clustering.n_clusters=2")
+    line = refuse_data(NpyData(path=str(tmp_path / "x.npy"), load="disk"))
     assert line.startswith(f"error: data.path={tmp_path / 'x.npy'}: ")
     assert expected in line
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-def test_an_array_on_disk_is_refused_with_the_line_of_one_in_memory(kind: str, tmp_path: Path, refuse: Refuse) -> None:
+def test_an_array_on_disk_is_refused_with_the_line_of_one_in_memory(
+    kind: str, tmp_path: Path, refuse_data: RefuseData
+) -> None:
     path = tmp_path / "x.npy"
     np.save(path, ARRAYS[kind][0], allow_pickle=True)
-    arguments = ["data=npy", f"data.path={path}", "clustering.n_clusters=2"]
-    assert refuse(*arguments, "data.load=disk") == refuse(*arguments, "data.load=memory")
+    lines = [refuse_data(NpyData(path=str(path), load=load)) for load in ("disk", "memory")]
+    assert lines[0] == lines[1]
 
 
 def test_fortran_order_on_disk_is_refused(tmp_path: Path, refuse: Refuse) -> None:
@@ -770,13 +797,29 @@ def test_fortran_order_on_disk_is_refused(tmp_path: Path, refuse: Refuse) -> Non
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-def test_an_array_that_is_no_data_is_refused(kind: str, tmp_path: Path, refuse: Refuse) -> None:
+def test_an_array_that_is_no_data_is_refused(kind: str, tmp_path: Path, refuse_data: RefuseData) -> None:
     array, expected = ARRAYS[kind]
     path = tmp_path / "x.npy"
     np.save(path, array, allow_pickle=True)
-    line = refuse("data=npy", f"data.path={path}", "clustering.n_clusters=2")
+    line = refuse_data(NpyData(path=str(path)))
     assert line.startswith(f"error: data.path={path}: ")
     assert expected in line
+
+
+@pytest.mark.parametrize("load", ["memory", "disk"])
+@pytest.mark.parametrize("what", ["a file", "an array", "a folder"])
+def test_the_command_prints_the_line_of_the_data(
+    what: str, load: str, tmp_path: Path, refuse: Refuse, refuse_data: RefuseData
+) -> None:
+    path = tmp_path / "x.npy"
+    if what == "a file":
+        DAMAGED["a pickle"][0](path)
+    elif what == "an array":
+        np.save(path, ARRAYS["NaN"][0])
+    else:
+        write_folder(path, "objects")
+    line = refuse("data=npy", f"data.path={path}", f"data.load={load}", "clustering.n_clusters=2")
+    assert line == refuse_data(NpyData(path=str(path), load=load))
 
 
 NPZ = {
@@ -872,6 +915,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("finished") / "run"
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
+        search_quickly(patch.setattr)
         patch.setattr(sys, "argv", ["dkm-train", *BASE, f"hydra.run.dir={path}"])
         with pytest.raises(SystemExit) as exited:
             main()
