@@ -327,7 +327,7 @@ def test_the_config_of_a_run_repeats_it_from_anywhere(
 ) -> None:
     run = tmp_path / "my run"
     monkeypatch.chdir(images.parent)
-    tiny = ["model.hidden=[8]", "pretrain.epochs=2", "joint.epochs=2", "batch_size=16", *QUIET]
+    tiny = ["recipe=classic", "model.hidden=[8]", "pretrain.epochs=2", "joint.epochs=2", "batch_size=16", *QUIET]
     overrides = ["data=npz", f"data.path={images.name}", "data.labels=y", "optimizer=sgd", "optimizer.momentum=0.5"]
     assert start(*overrides, *tiny, "clustering.weight=0.03", f"hydra.run.dir={run}").code == 0
     # The command stands in the file's head.
@@ -354,7 +354,8 @@ def test_paths_are_absolute_so_that_a_run_goes_on_from_anywhere(
 
 
 def test_a_sweep_makes_one_run_for_each_seed(start: Start, images: Path) -> None:
-    tiny = ["model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", *QUIET, "data.labels=y", f"data.path={images}"]
+    tiny = ["recipe=classic", "model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", *QUIET]
+    tiny += ["data.labels=y", f"data.path={images}"]
     done = start("--multirun", "data=npz", *tiny, "seed=0,1", "hydra.sweep.dir=sweep")
     assert (done.code, done.err) == (0, "")
     assert sorted(path.name for path in Path("sweep").iterdir() if path.is_dir()) == ["0", "1"]

@@ -26,6 +26,8 @@ from dkm.data.raw import RawData
 from dkm.errors import UserError
 from dkm.installation import install_command
 
+pytestmark = pytest.mark.usefixtures("quick_search")
+
 QUICK = [
     *("model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "joint.tolerance=0", "clustering.n_clusters=2"),
     *(

@@ -26,6 +26,8 @@ from dkm.installation import install_command
 
 h5py = pytest.importorskip("h5py")
 
+pytestmark = pytest.mark.usefixtures("quick_search")
+
 N, F = 150, 110
 QUICK = [
     *("model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_clusters=3", "clustering.n_init=1"),

@@ -792,6 +792,7 @@ def test_a_table_that_passes_through_files_gives_the_same_rows(
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_search")
 def test_a_run_tells_what_it_did_and_predicts_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -857,6 +858,7 @@ def test_a_value_that_is_not_finite_is_named_by_its_column_and_its_row_in_the_fi
         load_dataset(CsvData(path=str(tmp_path / "t.csv"), missing="drop"))
 
 
+@pytest.mark.usefixtures("quick_search")
 def test_a_prediction_of_no_row_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text("a,b,c\n" + ROWS, encoding="utf-8")

@@ -121,6 +121,7 @@ def test_the_estimator_of_the_readme_fits(tmp_path: Path, monkeypatch: pytest.Mo
     assert names["model"].score(names["X"]) > 0.8
 
 
+@pytest.mark.usefixtures("quick_search")
 def test_the_estimator_of_the_reference_fits() -> None:
     (block,) = pages.python_blocks("docs/reference/python.md")
     names: dict[str, Any] = {}

@@ -77,6 +77,7 @@ def test_a_remote_folder_of_parquet_files_and_an_array(memory: fsspec.AbstractFi
     assert load_dataset(NpyData(path="memory://x.npy")).n_features == 3
 
 
+@pytest.mark.usefixtures("quick_search")
 def test_a_run_and_its_prediction_elsewhere(
     memory: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from dkm.config.resolved import with_digest
 from dkm.config.schema import dotted
 from dkm.search.pool import ChildRun
 
+QUICK = ("recipe=classic", "log.figures=false")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -27,7 +28,9 @@ def reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(module, "TABLE", tmp_path / "results.md")
-    monkeypatch.setattr(module, "EXPERIMENTS", {"debug": module.Experiment(2, "a test", 0.5, None, "nowhere")})
+    monkeypatch.setattr(
+        module, "EXPERIMENTS", {"debug": module.Experiment(2, "a test", 0.5, None, "nowhere", overrides=QUICK)}
+    )
     return module
 
 
@@ -42,7 +45,13 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_kept(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run = tmp_path / "runs" / "debug" / "seed0"
-    words = ["experiment=debug", "seed=0", f"hydra.run.dir={run}", f"pretrain.cache={tmp_path / 'runs' / 'cache'}"]
+    words = [
+        "experiment=debug",
+        *QUICK,
+        "seed=0",
+        f"hydra.run.dir={run}",
+        f"pretrain.cache={tmp_path / 'runs' / 'cache'}",
+    ]
     killed = train([*words, "checkpoint.every_s=0"], tmp_path / "log", Point(*OPTIMIZER, 10))
     assert killed.code == -signal.SIGKILL
     header, _, lines = (run / "config.yaml").read_text().partition("# SHA-256")

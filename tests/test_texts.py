@@ -39,6 +39,8 @@ WORDS = [
     "law, judge",
     "ball",
 ]
+pytestmark = pytest.mark.usefixtures("quick_search")
+
 QUICK = [
     *("model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", "joint.tolerance=0", "clustering.n_clusters=2"),
     *(

@@ -700,7 +700,13 @@ def test_the_default_run_beats_k_means_on_digits(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_mnist_runs_from_its_files(data_root: Callable[[str], Path], tmp_path: Path) -> None:
-    overrides = ["data=mnist", "data.split=test", f"data.root={data_root('MNIST/raw')}", "model.hidden=[128]"]
+    overrides = [
+        "recipe=classic",
+        "data=mnist",
+        "data.split=test",
+        f"data.root={data_root('MNIST/raw')}",
+        "model.hidden=[128]",
+    ]
     overrides += [
         "evaluation.silhouette_samples=1000",
         "log.figures=false",
