@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
 import signal
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from dkm.runs.directory import RunDirectory
 from dkm.runtime.locks import try_lock
 from dkm.train import _main as main
 
-SAME = ("metrics.jsonl", "metrics.csv", "result.json", "assignments.csv", "report.html")
+SAME = ("metrics.jsonl", "metrics.csv", "result.json", "assignments.csv")
+# A report and what TensorBoard shows take as long as such a run: only where a test looks at them.
+EVERYTHING = ["log.report=true", "log.to=[tensorboard,csv]"]
 PRETRAIN_EPOCHS, JOINT_EPOCHS, BATCHES = 3, 5, 4
 STEPS = (PRETRAIN_EPOCHS + JOINT_EPOCHS) * BATCHES
 
@@ -48,7 +52,8 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "clustering.n_init=3",
         "checkpoint.every_s=0",
         "log.figures=false",
-        "log.to=[tensorboard,csv]",
+        "log.report=false",
+        "log.to=[csv]",
     ]
 
 
@@ -56,9 +61,23 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def reference(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing happened to."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    finished = train([*overrides, f"hydra.run.dir={run}"], run.parent / "log")
+    finished = train([*overrides, *EVERYTHING, f"hydra.run.dir={run}"], run.parent / "log")
     assert finished.code == 0, finished.err
     return run
+
+
+@pytest.fixture(scope="module")
+def whole(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that trains a method of ``METHODS`` once, without checkpoints, and returns the run."""
+
+    @functools.cache
+    def trained(method: str) -> Path:
+        run = tmp_path_factory.mktemp("whole") / "run"
+        finished = start([*overrides, *METHODS[method], "checkpoint.every_s=1000"], run, None)
+        assert finished.code == 0, finished.err
+        return run
+
+    return trained
 
 
 def start(overrides: list[str], run: Path, point: Point | None) -> Finished:
@@ -69,8 +88,8 @@ def resume(run: Path, point: Point | None = None, *more: str) -> Finished:
     return train([f"resume={run}", *more], run.parent / "log", point)
 
 
-def assert_same(run: Path, reference: Path) -> None:
-    for name in SAME:
+def assert_same(run: Path, reference: Path, *more: str) -> None:
+    for name in (*SAME, *more):
         assert (run / name).read_bytes() == (reference / name).read_bytes(), name
     assert json.loads((run / "manifest.json").read_text())["status"] == "completed"
 
@@ -89,35 +108,49 @@ POINTS = {
     "in the evaluation of the joint phase": Point("dkm.evaluation.evaluator:Evaluator", "scores", 4),
     "after new assignments": Point("dkm.clustering.losses.kmeans:KMeansClustering", "end_epoch", 2, after=True),
     "after a record was written": Point("dkm.runs.directory:RunDirectory", "append_metrics", 3, after=True),
-    "in the first checkpoint's write": Point("os", "fsync", 9),
+    "in the manifest's write": Point("os", "fsync", 9),
+    "in the first checkpoint's write": Point("os", "fsync", 14),
     "in a checkpoint's write": Point("dkm.runtime.checkpoints", "write_atomically", 9),
     "while checkpoints are moved on": Point("os", "link", 5, after=True),
     "before the result": Point("dkm.runs.directory:RunDirectory", "write_result", 1),
     "between result and assignments": Point("dkm.runs.directory:RunDirectory", "write_assignments", 1),
     "before the model is written": Point("dkm.models.saved:SavedModel", "save", 1),
 }
+WITH_REPORT = ("in the middle of the joint phase", "before the result", "before the model is written")
+
+
+# Moments that the code reaches by the way of another point.
+RARE_POINTS = (
+    *("in the first epoch of pretraining", "in the first epoch of the joint phase"),
+    *("in the evaluation of pretraining", "between result and assignments"),
+)
+
+
+def slow_if(rare: Collection[str], names: Iterable[str]) -> list[Any]:
+    """Return the names as parameters, those that are ``rare`` for ``-m slow`` only."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in rare else name for name in names]
 
 
 def test_a_run_is_not_completed_before_its_report(overrides: list[str], reference: Path, tmp_path: Path) -> None:
     """Otherwise ``resume=auto`` of a sweep would pass over a run that was killed while it wrote the report."""
     run = tmp_path / "run"
-    assert start(overrides, run, Point("dkm.reports.page", "write_report", 1)).code == -signal.SIGKILL
+    assert start([*overrides, *EVERYTHING], run, Point("dkm.reports.page", "write_report", 1)).code == -signal.SIGKILL
     assert json.loads((run / "manifest.json").read_text())["status"] != "completed"
     assert not (run / "report.html").exists()
     assert resume(run).code == 0
-    assert_same(run, reference)
-    assert (run / "report.html").read_bytes() == (reference / "report.html").read_bytes()
+    assert_same(run, reference, "report.html")
 
 
-@pytest.mark.parametrize("when", POINTS)
+@pytest.mark.parametrize("when", slow_if(RARE_POINTS, POINTS))
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(
     when: str, overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    assert start(overrides, run, POINTS[when]).code == -signal.SIGKILL
+    has_report = when in WITH_REPORT
+    assert start([*overrides, *(EVERYTHING if has_report else [])], run, POINTS[when]).code == -signal.SIGKILL
     finished = resume(run)
     assert finished.code == 0, finished.err
-    assert_same(run, reference)
+    assert_same(run, reference, *(["report.html"] if has_report else []))
 
 
 METHODS = {
@@ -131,21 +164,24 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_each_method_resumes_to_the_same_bytes(method: str, overrides: list[str], tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert start([*overrides, *METHODS[method]], whole, None).code == 0
+# "idec" has targets too; resets and averaged weights are cut in tests of their own below.
+@pytest.mark.parametrize("method", slow_if(("dec", "resets", "averaged weights"), METHODS))
+def test_each_method_resumes_to_the_same_bytes(
+    method: str, overrides: list[str], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut"
     middle = Point(*OPTIMIZER, (PRETRAIN_EPOCHS + 2) * BATCHES + 3)  # the third epoch of the joint phase
     assert start([*overrides, *METHODS[method]], cut, middle).code == -signal.SIGKILL
     finished = resume(cut)
     assert finished.code == 0, finished.err
-    assert_same(cut, whole)
+    assert_same(cut, whole(method))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_reset_is_made_whole_or_not_at_all(number: int, overrides: list[str], tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert start([*overrides, *METHODS["resets"]], whole, None).code == 0
+def test_a_reset_is_made_whole_or_not_at_all(
+    number: int, overrides: list[str], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut"
     # The weights are mixed, the new clusters not yet found.
     finished = start(
         [*overrides, *METHODS["resets"]], cut, Point("dkm.clustering.initialization", "cluster_again", 2, number)
@@ -153,27 +189,27 @@ def test_a_reset_is_made_whole_or_not_at_all(number: int, overrides: list[str], 
     assert finished.code == (130 if number == signal.SIGINT else -number)
     finished = resume(cut)
     assert finished.code == 0, finished.err
-    assert_same(cut, whole)
-    assert (whole / "train.log").read_text(encoding="utf-8").count("clustered again") == 2
+    assert_same(cut, whole("resets"))
+    assert (whole("resets") / "train.log").read_text(encoding="utf-8").count("clustered again") == 2
 
 
-def test_centroids_that_an_interrupted_evaluation_had_set_stay_set(overrides: list[str], tmp_path: Path) -> None:
+def test_centroids_that_an_interrupted_evaluation_had_set_stay_set(
+    overrides: list[str], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
     """The pass that set them, within averaged weights, is not made again."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert start([*overrides, *METHODS["averaged weights"]], whole, None).code == 0
+    cut = tmp_path / "cut"
     point = Point("dkm.evaluation.evaluator:Evaluator", "scores", 4, signal.SIGINT)
     assert start([*overrides, *METHODS["averaged weights"]], cut, point).code == 130
     finished = resume(cut)
     assert finished.code == 0, finished.err
-    assert_same(cut, whole)
+    assert_same(cut, whole("averaged weights"))
 
 
 def test_a_reset_is_not_made_twice_where_its_first_step_fails(
-    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str], whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    words = [*overrides, *METHODS["resets"], "log.progress=off", "log.tensorboard=false"]
-    assert main([*words, f"hydra.run.dir={whole}"]) == 0
+    cut = tmp_path / "cut"
+    words = [*overrides, *METHODS["resets"], "log.progress=off"]
     with monkeypatch.context() as patched:
         epoch = MemoryBatches.epoch
 
@@ -186,7 +222,7 @@ def test_a_reset_is_not_made_twice_where_its_first_step_fails(
         with pytest.raises(UserError, match="the data changed"):
             main([*words, f"hydra.run.dir={cut}"])
     assert main([f"resume={cut}", "log.progress=off"]) == 0
-    assert_same(cut, whole)
+    assert_same(cut, whole("resets"))
 
 
 def test_labels_that_settle_before_a_reset_do_not_end_the_run(overrides: list[str], tmp_path: Path) -> None:
@@ -226,8 +262,15 @@ def test_a_run_killed_many_times_in_a_row_resumes_to_the_same_bytes(
     assert_same(run, reference)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("when", ["in a step", "in the evaluation", "in k-means"])
+# The handler of both signals is one; it is asked from the same places.
+@pytest.mark.parametrize(
+    ("when", "number"),
+    [
+        *((when, signal.SIGINT) for when in ("in a step", "in the evaluation", "in k-means")),
+        ("in a step", signal.SIGTERM),
+        *(pytest.param(when, signal.SIGTERM, marks=pytest.mark.slow) for when in ("in the evaluation", "in k-means")),
+    ],
+)
 def test_a_signal_writes_a_checkpoint_and_exits_with_130(
     when: str, number: int, overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:
@@ -263,7 +306,7 @@ def test_a_finished_run_resumes_to_itself(reference: Path, tmp_path: Path) -> No
     run = tmp_path / "run"
     shutil.copytree(reference, run)
     assert resume(run).code == 0
-    assert_same(run, reference)
+    assert_same(run, reference, "report.html")
 
 
 @pytest.mark.parametrize("damage", ["torn", "altered", "missing"])
@@ -292,7 +335,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 def test_tensorboard_has_no_doubled_steps_after_resumes(overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # Killed after events were written that the last checkpoint does not know of.
-    slow = [*overrides, "checkpoint.every_s=1000"]
+    slow = [*overrides, *EVERYTHING, "checkpoint.every_s=1000"]
     assert (
         start(slow, run, Point("dkm.runs.directory:RunDirectory", "append_metrics", 2, after=True)).code
         == -signal.SIGKILL
@@ -416,7 +459,7 @@ def test_a_run_is_in_use_while_it_trains(overrides: list[str], tmp_path: Path) -
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dkm.runs.directory.RunDirectory", Watching)
-        assert main([*overrides, f"hydra.run.dir={run}", "log.tensorboard=false"]) == 0
+        assert main([*overrides, f"hydra.run.dir={run}"]) == 0
     assert seen == [True]
     assert not reading.is_in_use(run)
     assert not reading.is_in_use(tmp_path / "nothing")
