@@ -91,6 +91,7 @@ def records_of(path: Path) -> list[dict[str, Any]]:
 # --- repeatability ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the two runs of the test of what is logged, below, are equal commands but for that
 def test_equal_commands_give_equal_bytes(labeled: list[str], run: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     assert start(labeled, again).code == 0
@@ -140,7 +141,10 @@ def test_no_label_reaches_the_training(run: Path, tmp_path: Path) -> None:
     shuffled = np.random.default_rng(0).permutation(load_digits().target[:300])
     one, other = tmp_path / "shuffled", tmp_path / "unlabeled"
     assert start([*write_images(tmp_path / "shuffled.npz", shuffled), *SMALL, *NUMBERS_ONLY], one).code == 0
-    assert start([*write_images(tmp_path / "none.npz"), *SMALL, "clustering.n_clusters=10"], other).code == 0
+    assert (
+        start([*write_images(tmp_path / "none.npz"), *SMALL, *NUMBERS_ONLY, "clustering.n_clusters=10"], other).code
+        == 0
+    )
     assert labels_of(one) == labels_of(other) == labels_of(run)
     assert json.loads((one / "result.json").read_text())["acc"] != json.loads((run / "result.json").read_text())["acc"]
     result = json.loads((other / "result.json").read_text())
@@ -166,8 +170,8 @@ def test_no_label_reaches_any_method(method: list[str], tmp_path: Path) -> None:
     paths = []
     for name, y in (("one", labels), ("other", labels[::-1])):
         path = tmp_path / name
-        words = [*write_images(tmp_path / f"{name}.npz", y), *SMALL, *method, "log.figures=false"]
-        finished = start([*words, "log.tensorboard=false"], path)
+        words = [*write_images(tmp_path / f"{name}.npz", y), *SMALL, *method, *NUMBERS_ONLY]
+        finished = start(words, path)
         assert finished.code == 0, finished.err
         paths.append(path)
     weights = [(path / "model" / "weights.safetensors").read_bytes() for path in paths]
@@ -316,13 +320,13 @@ def test_the_terminal_shows_plain_lines_the_closing_table_and_the_report(labeled
 
 
 def test_adamw_says_that_its_decay_is_something_else(labeled: list[str], tmp_path: Path) -> None:
-    finished = start([*labeled, "optimizer=adamw", "log.figures=false"], tmp_path / "run")
+    finished = start([*labeled, *NUMBERS_ONLY, "optimizer=adamw"], tmp_path / "run")
     assert "decays the weights apart from the gradient, which is not the L2 regularization" in finished.out
 
 
 def test_none_clusters_the_pretrained_embedding(labeled: list[str], tmp_path: Path) -> None:
     path = tmp_path / "run"
-    assert start([*labeled, "clustering=none"], path).code == 0
+    assert start([*labeled, *NUMBERS_ONLY, "clustering=none"], path).code == 0
     result = json.loads((path / "result.json").read_text())
     assert result["acc"] == result["kmeans_pretrained"]["acc"]
     assert {record["phase"] for record in records_of(path)} == {"pretrain"}
@@ -382,7 +386,7 @@ def test_hyper_parameters_stand_in_the_run_itself(run: Path) -> None:
 def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_checkpoint(labeled: list[str], tmp_path: Path) -> None:
     path = tmp_path / "run"
     wild = ["optimizer=sgd", "pretrain.lr=1e30", "pretrain.schedule=constant", "checkpoint.every_s=0"]
-    finished = start([*labeled, *wild], path)
+    finished = start([*labeled, *NUMBERS_ONLY, *wild], path)
     assert finished.code == 1
     assert finished.err.count("\n") == 1
     message = r"error: the reconstruction loss is (nan|inf) in phase pretrain, epoch 1, step (\d+)"
@@ -418,8 +422,8 @@ def losses_of(path: Path, phase: str, name: str) -> list[float]:
 def mode(labeled: list[str], path: Path, *more: str) -> Path:
     """Return a run with other settings, in which each epoch is one step; the first loss is that before any step."""
     words = [o for o in labeled if "model=conv" not in more or not o.startswith("model.hidden")]
-    quiet = ["augmentation=none", "batch_size=300", "evaluation.every_epochs=1", "log.figures=false"]
-    finished = start([*words, *quiet, "log.tensorboard=false", *more], path)
+    quiet = ["augmentation=none", "batch_size=300", "evaluation.every_epochs=1", *NUMBERS_ONLY]
+    finished = start([*words, *quiet, *more], path)
     assert finished.code == 0, finished.err
     return path
 
@@ -478,7 +482,7 @@ def test_dead_centroids_are_counted_and_revived(tmp_path: Path) -> None:
     X[0] += 1e-3
     np.save(tmp_path / "x.npy", X)
     overrides = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=4", *SMALL, "joint.lr=0.1"]
-    assert start([*overrides, "log.figures=false"], tmp_path / "run").code == 0
+    assert start([*overrides, *NUMBERS_ONLY], tmp_path / "run").code == 0
     joint = [record for record in records_of(tmp_path / "run") if record["phase"] == "joint"]
     assert sum(record["clusters/n_dead"] for record in joint) > 0
     assert sum(record["clusters/n_revived"] for record in joint) > 0
@@ -722,7 +726,7 @@ def test_mnist_runs_from_its_files(data_root: Callable[[str], Path], tmp_path: P
 
 
 def test_the_baseline_on_the_raw_data_may_be_left_out(run: Path, labeled: list[str], tmp_path: Path) -> None:
-    finished = start([*labeled, "evaluation.kmeans_raw=false", "log.figures=false"], tmp_path / "run")
+    finished = start([*labeled, *NUMBERS_ONLY, "evaluation.kmeans_raw=false"], tmp_path / "run")
     assert "raw data" not in finished.out
     result, whole = (json.loads((path / "result.json").read_text()) for path in (tmp_path / "run", run))
     assert result == whole | {"kmeans_raw": None}
