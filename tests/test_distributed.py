@@ -63,14 +63,16 @@ SMALL = [
     "checkpoint.every_s=1000",
     "log.figures=false",
     "log.report=false",
+    "log.tensorboard=false",
 ]
+EVERYTHING = ["log.report=true", "log.tensorboard=true"]
 
 
 @pytest.fixture(scope="module")
 def reference(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    assert train([*overrides, "log.report=true", f"hydra.run.dir={run}"], run.parent / "log").code == 0
+    assert train([*overrides, *EVERYTHING, f"hydra.run.dir={run}"], run.parent / "log").code == 0
     return run
 
 
@@ -78,7 +80,7 @@ def reference(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 def several(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Finished]]:
     """The run of two processes."""
     run = tmp_path_factory.mktemp("several") / "run"
-    finished = train_ranks([*overrides, "log.report=true", f"hydra.run.dir={run}"], run.parent / "log")
+    finished = train_ranks([*overrides, *EVERYTHING, f"hydra.run.dir={run}"], run.parent / "log")
     assert codes(finished) == [0, 0], finished
     return run, finished
 
@@ -227,7 +229,14 @@ def test_two_ranks_equal_one_in_bf16(overrides: list[str], tmp_path: Path) -> No
             assert mine[name] == pytest.approx(theirs[name], rel=0.02), name
 
 
-@pytest.mark.parametrize("where", ["a file on disk", "a folder of shards on disk", "a folder of shards in memory"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "a file on disk",
+        "a folder of shards on disk",
+        pytest.param("a folder of shards in memory", marks=pytest.mark.slow),  # an array as any other
+    ],
+)
 def test_two_ranks_equal_one_with_data_from(where: str, images: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     X, y = images
     path, labels = tmp_path / "x.npy", tmp_path / "y.npy"
@@ -378,6 +387,10 @@ SIGNALS: Mapping[str, Mapping[int, Point]] = {
 }
 
 
+# They leave the checkpoint that another one leaves, from which a run goes on.
+STOP_ALIKE = ("to rank 1", "to both, twice", "to one, and to the other on its way out")
+
+
 @pytest.mark.parametrize("which", SIGNALS)
 def test_ranks_stop_together_after_a_signal(which: str, overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -385,6 +398,8 @@ def test_ranks_stop_together_after_a_signal(which: str, overrides: list[str], re
     assert codes(finished) == [130, 130], finished
     assert f"interrupted: a checkpoint was written; continue with resume={run}" in only_line(finished)
     assert manifest_of(run)["status"] == "interrupted"
+    if which in STOP_ALIKE:
+        return
     resumed = train([f"resume={run}"], tmp_path / "log")
     assert resumed.code == 0, resumed.err
     assert_equal(run, reference)
@@ -435,7 +450,14 @@ def refused(arguments: Sequence[str], tmp_path: Path, n_ranks: int = 2, **own: S
     return line
 
 
-@pytest.mark.parametrize(("own", "other"), [("seed=7", "0"), ("joint.epochs=6", "5"), ("optimizer=sgd", "adam")])
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        ("seed=7", "0"),
+        pytest.param("joint.epochs=6", "5", marks=pytest.mark.slow),
+        ("optimizer=sgd", "adam"),
+    ],
+)
 def test_settings_that_differ_are_refused(own: str, other: str, overrides: list[str], tmp_path: Path) -> None:
     line = refused(overrides, tmp_path, own=[own])
     key, _, value = own.partition("=")
@@ -471,7 +493,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+# Found where another mistake of the list is found: by the composition, by the data, before both.
+ALIKE = ("nope=1", "clustering.n_clusters=300", "resume=/nope")
+
+
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(text, marks=pytest.mark.slow) if text in ALIKE else text for text in MISTAKES]
+)
 def test_a_mistake_of_all_ranks_is_one_line(mistake: str, overrides: list[str], tmp_path: Path) -> None:
     assert MISTAKES[mistake] in refused([*overrides, mistake], tmp_path)
 
@@ -527,8 +555,10 @@ def change_data_and_train(rank: int) -> None:
     main()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize(
+    ("rank", "is_shared"),
+    [(1, True), (0, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0, True), (1, False)))],
+)
 def test_data_that_change_during_the_run_stop_both_with_one_line(
     rank: int, is_shared: bool, images: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
