@@ -423,6 +423,7 @@ def test_an_answer_about_the_config_loads_no_torch(arguments: list[str], code: i
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_mistake_is_answered_in_a_fraction_of_the_time_that_torch_takes(tmp_path: Path) -> None:
     """In processor time, so that what else the machine does hardly matters; a doubt is settled by more turns."""
     commands = {

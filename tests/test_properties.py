@@ -1,6 +1,7 @@
 """Broken input of every kind is read or refused in one line; the examples are those of ``scripts/fuzz.py``.
 
-Here a hundred of each, the same every time; the script runs as many as one has patience for.
+Here thirty of each, and a hundred with ``-m slow``, the same every time; the script runs as many as one has patience
+for.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 import fuzz
 
 # A composition by Hydra takes a tenth of a second.
-N_EXAMPLES = {"config": 30}
+PART_OF = {"config": 0.3}
 
 
+@pytest.mark.parametrize("n_examples", [30, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in fuzz.targets() if name != "train"])
-def test_broken_input_is_read_or_refused_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_input_is_read_or_refused_in_one_line(
+    name: str, n_examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fuzz, "LONGEST_S", 60)  # the first example imports, and other tests run beside this one
     target = fuzz.targets()[name]
 
     @settings(
-        max_examples=N_EXAMPLES.get(name, 100), deadline=None, database=None, derandomize=True,
+        max_examples=round(n_examples * PART_OF.get(name, 1)), deadline=None, database=None, derandomize=True,
         phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(target.examples)
