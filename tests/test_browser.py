@@ -32,7 +32,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of one that shows a run without labels, as of a person's own data."""
-    yield from _served(small_run(tmp_path_factory.mktemp("unlabeled")))
+    yield from _served(small_run(tmp_path_factory.mktemp("unlabeled"), "log.figures=false"))
 
 
 def _served(run: Path) -> Iterator[str]:

@@ -92,7 +92,7 @@ def test_the_charts_are_written_once(run: Path, tmp_path: Path) -> None:
     assert charts["Scores and baselines"] == ["acc", "nmi", "ari", "modularity_data", "n_effective_clusters"]
     resumed = tmp_path / "run"
     shutil.copytree(run, resumed)
-    assert train._main([f"resume={resumed}", "joint.epochs=9"]) == 0
+    assert train._main([f"resume={resumed}", "joint.epochs=9", "log.figures=false"]) == 0
     assert charts_of(resumed) == [charts]
 
 
@@ -178,7 +178,7 @@ def test_a_run_that_fails_tells_its_warnings_and_a_resumed_one_those_of_before(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_finish", broken)
         with pytest.raises(Failure):
-            small_run(tmp_path)
+            small_run(tmp_path, "log.figures=false")
     run = tmp_path / "run"
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["status"], manifest["warnings"]) == ("failed", ["something is odd"])
@@ -237,7 +237,7 @@ def test_every_run_has_the_columns_of_all(tmp_path: Path) -> None:
 
 
 def test_a_run_that_begins_to_log_when_it_is_resumed_has_its_charts_and_texts(tmp_path: Path) -> None:
-    run = small_run(tmp_path, "log.tensorboard=false")
+    run = small_run(tmp_path, "log.tensorboard=false", "log.figures=false")
     assert train._main([f"resume={run}", "joint.epochs=9", "log.tensorboard=true"]) == 0
     (charts,) = charts_of(run)
     assert "Loss" in charts
@@ -245,7 +245,7 @@ def test_a_run_that_begins_to_log_when_it_is_resumed_has_its_charts_and_texts(tm
 
 
 def test_a_run_without_a_joint_phase_shows_its_baselines(tmp_path: Path) -> None:
-    run = small_run(tmp_path, "clustering=none", "data.labels=y")
+    run = small_run(tmp_path, "clustering=none", "data.labels=y", "log.figures=false")
     events = events_of(run)
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     (point,) = events.Scalars("baseline/kmeans_pretrained/acc")
@@ -292,7 +292,7 @@ def test_the_projector_reads_points_centroids_and_pictures(run: Path) -> None:
 
 
 def test_nothing_is_written_where_nothing_is_wanted(tmp_path: Path) -> None:
-    run = small_run(tmp_path, "log.tensorboard=false")
+    run = small_run(tmp_path, "log.tensorboard=false", "log.figures=false")
     assert not list(run.glob("events*"))
     assert not (run / "projector").exists()
 
