@@ -711,6 +711,7 @@ def test_mnist_is_70000_images_train_first(data_root: Callable[[str], Path]) -> 
     np.testing.assert_array_equal(data.X[60_000:].numpy(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_newsgroups_are_18846_posts_of_2000_terms(data_root: Callable[[str], Path]) -> None:
     data = load_dataset(NewsgroupsData(root=str(data_root("20newsgroups/20news-bydate.tar.gz"))))

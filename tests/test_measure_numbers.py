@@ -51,6 +51,7 @@ def test_digits_are_read_as_images_and_as_a_table(numbers: ModuleType) -> None:
     assert not any(word.startswith("precision") for word in numbers.words_of("usps"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_search")
 def test_a_set_is_measured_once(numbers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["measure_numbers.py", "wine", "0"])

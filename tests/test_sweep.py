@@ -119,7 +119,9 @@ def test_a_run_of_another_config_is_not_gone_on_with(plain: Path, tmp_path: Path
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("joblib", "submitit_local"))]
+)
 def test_a_mistake_that_a_job_finds_is_one_line(launcher: str, tmp_path: Path) -> None:
     missing = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=2"]
     sweep = ["--multirun", *missing, "seed=0", f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
@@ -248,6 +250,7 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
     assert (process.returncode, err) == (130, "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Path) -> None:
     """As by the system where memory runs out: the workers hold no Python that could say so."""
     sweep = tmp_path / "sweep"
