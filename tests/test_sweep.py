@@ -250,7 +250,6 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
     assert (process.returncode, err) == (130, "interrupted\n")
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Path) -> None:
     """As by the system where memory runs out: the workers hold no Python that could say so."""
     sweep = tmp_path / "sweep"
