@@ -10,8 +10,9 @@ equal length in each row, such as an embedding).
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dkm.data.tables.notation import AFFIXES, ALIKE, MISSING, MISSING_MARKS
+from dkm.errors import reason
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -34,6 +36,8 @@ TRUE, FALSE = frozenset({"true", "yes", "y", "t", "on"}), frozenset({"false", "n
 _DAY_S = 86_400.0
 _YEAR_DAYS = 365.2425
 _YEAR_1000_S = -30_610_224_000.0
+# A number, without a sign before it, in parentheses or before a minus.
+_NEGATIVE = r"^\([^()+-]+\)$|^[^()+-]+-$"
 _AFFIXES = rf"^[{AFFIXES}]+|[{AFFIXES}]+$"
 # Formats of dates, most specific first; %y before %Y would read 2012 as 20.
 DATE_FORMATS = (
@@ -45,6 +49,16 @@ DATE_TIME_FORMATS = (
     *(f"{date} {time}" for date in DATE_FORMATS for time in ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")),
     "%Y%m%dT%H%M%S",
 )
+# What MySQL writes for no date.
+_NO_DATES = ("0000-00-00", "0000-00-00 00:00:00")
+# 2024-01-31, with a time after T or a space, with or without a zone; the days are checked apart.
+_ISO = (
+    r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+    r"([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?$"
+)
+_ISO_NO_DAY = r"^\d{4}-(02-3|(04|06|09|11)-31)"
+_ISO_LEAP_DAY = r"^\d{4}-02-29"
+_ISO_LEAP_YEAR = r"^(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-"
 TIME_FORMATS = ("%H:%M:%S", "%H:%M", "%H.%M.%S", "%I:%M:%S %p", "%I:%M %p")
 
 
@@ -54,6 +68,25 @@ class NotOfKindError(ValueError):
     def __init__(self, row: int, text: str) -> None:
         super().__init__(f"row {row}: {text!r}")
         self.row, self.text = row, text
+
+
+class ColumnError(Exception):
+    """A column that pyarrow cannot interpret, though the file as a whole can be read."""
+
+    def __init__(self, name: str, type_: pa.DataType, why: str) -> None:
+        super().__init__(f"{name} ({type_}): {why}")
+        self.name, self.type, self.why = name, type_, why
+
+
+@contextlib.contextmanager
+def named_column(name: str, type_: pa.DataType) -> Iterator[None]:
+    """Turn errors of pyarrow, which name no column, into a ``ColumnError``."""
+    try:
+        yield
+    except (NotOfKindError, pa.ArrowMemoryError):
+        raise
+    except (pa.ArrowException, ValueError, LookupError, NotImplementedError) as error:
+        raise ColumnError(name, type_, reason(error)) from error
 
 
 @dataclass
@@ -72,6 +105,8 @@ class Column:
         Replacement of a missing value: the median, or the most frequent level. None: missing values are refused.
     decimal, thousands : str
         Notation of numbers in text.
+    negatives : bool
+        Whether (500) and 500- in text are negative numbers, as in accounting.
     levels : list of str
         Levels of a category, the most frequent first; without those that are joined as ``other``.
     has_other : bool
@@ -94,6 +129,7 @@ class Column:
     fill: float | str | None = None
     decimal: str = "."
     thousands: str = ""
+    negatives: bool = False
     levels: list[str] = field(default_factory=list)
     has_other: bool = False
     formats: list[str] = field(default_factory=list)
@@ -141,8 +177,13 @@ class Column:
         ------
         NotOfKindError
             For a value that is not of this kind.
+        ColumnError
+            If pyarrow cannot interpret the values.
         """
-        return _ENCODERS[self.kind](self, values)
+        if not (is_readable(values.type) or pa.types.is_null(values.type)):
+            raise NotOfKindError(0, str(values.type))
+        with named_column(self.name, values.type):
+            return _ENCODERS[self.kind](self, values)
 
     def filled(self) -> Floats:
         """Return the numbers (w,) that replace a missing value."""
@@ -159,7 +200,9 @@ class Column:
         """Return the mask (n,) of values that are missing: nulls, NaN, and cells that mean "no value"."""
         missing = values.is_null(nan_is_null=pa.types.is_floating(values.type))
         if is_text(values.type):
-            marks = pa.array(sorted({*MISSING, *MISSING_MARKS, *self.missing}))
+            marks = pa.array(
+                sorted({*MISSING, *MISSING_MARKS, *self.missing, *(_NO_DATES if self.kind == "date" else ())})
+            )
             missing = pc.or_(missing, pc.is_in(pc.utf8_trim_whitespace(values), value_set=marks))
         elif self.missing and pa.types.is_primitive(values.type) and not pa.types.is_temporal(values.type):
             numbers = [float(text) for text in self.missing if _is_float(text)]
@@ -167,6 +210,19 @@ class Column:
             missing = pc.or_(missing, pc.fill_null(pc.is_in(floats, value_set=pa.array(numbers, pa.float64())), False))
         mask: Mask = np.asarray(missing.to_numpy(zero_copy_only=False), dtype=bool)
         return mask
+
+
+def is_list(type_: pa.DataType) -> bool:
+    """Return whether the values are lists of numbers, such as embeddings."""
+    has_items = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+    return bool(has_items and (pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type)))
+
+
+def is_readable(type_: pa.DataType) -> bool:
+    """Return whether a column of this type can be a feature: not bytes, structs, maps, or lists of anything else."""
+    is_number = pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
+    is_time = pa.types.is_temporal(type_) and not pa.types.is_interval(type_)
+    return bool(is_number or is_time or is_text(type_) or pa.types.is_boolean(type_) or is_list(type_))
 
 
 def is_text(type_: pa.DataType) -> bool:
@@ -181,12 +237,21 @@ def _is_float(text: str) -> bool:
     return True
 
 
-def parse_numbers(values: pa.Array, decimal: str = ".", thousands: str = "") -> pa.Array:
+def parse_numbers(values: pa.Array, decimal: str = ".", thousands: str = "", *, negatives: bool = False) -> pa.Array:
     """Return the numbers of text cells as float64, null where a cell is none.
 
-    Spaces, currency signs and per cent signs around a number are ignored.
+    Spaces, currency signs and per cent signs around a number are ignored. With ``negatives``, (500) and 500- are -500.
     """
     text = pc.replace_substring_regex(values, _AFFIXES, "")
+    if not negatives:
+        return _parse_plain(text, decimal, thousands)
+    is_negative = pc.match_substring_regex(text, _NEGATIVE)
+    inner = pc.if_else(is_negative, pc.replace_substring_regex(text, r"^\(|\)$|-$", ""), text)
+    numbers = _parse_plain(pc.replace_substring_regex(inner, _AFFIXES, ""), decimal, thousands)
+    return pc.if_else(is_negative, pc.negate(numbers), numbers)
+
+
+def _parse_plain(text: pa.Array, decimal: str, thousands: str) -> pa.Array:
     if thousands:
         if thousands in ALIKE:
             text = pc.replace_substring_regex(text, f"[{ALIKE[thousands]}]", thousands)
@@ -212,7 +277,7 @@ def parse_numbers(values: pa.Array, decimal: str = ".", thousands: str = "") -> 
 def _encode_number(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
     missing = column.is_missing(values)
     if is_text(values.type):
-        numbers = parse_numbers(values, column.decimal, column.thousands)
+        numbers = parse_numbers(values, column.decimal, column.thousands, negatives=column.negatives)
         _require_parsed(values, numbers, missing)
         array = numbers.to_numpy(zero_copy_only=False)
     elif pa.types.is_decimal(values.type):
@@ -306,9 +371,7 @@ def parse_dates(values: pa.Array, formats: Sequence[str]) -> pa.Array:
 def _strptime(text: pa.Array, format_: str) -> pa.Array:
     """Return seconds as float64, null where a cell does not have the format; fractions of seconds are ignored."""
     if format_ == "iso":
-        # 2024-01-31, with a time after T or a space, with or without a zone
-        shape = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2})?)?$"
-        text = pc.if_else(pc.match_substring_regex(text, shape), text, None)
+        text = pc.if_else(_is_iso(text), text, None)
         text = pc.replace_substring_regex(text, r"\.\d+", "")
         zone = pc.match_substring_regex(text, r":.*(Z|[+-]\d{2}:\d{2})$")
         plain = pc.cast(pc.if_else(zone, None, text), pa.timestamp("s"))
@@ -325,6 +388,17 @@ def _strptime(text: pa.Array, format_: str) -> pa.Array:
         seconds = pc.cast(pc.add(seconds, float(2_208_988_800)), pa.float64())
     # %Y reads 07 as the year 7.
     return pc.if_else(pc.and_(same, pc.greater(seconds, _YEAR_1000_S)), seconds, None)
+
+
+def _is_iso(text: pa.Array) -> pa.Array:
+    """Return the mask of dates that exist: pyarrow raises an error for 2023-02-30, and names no column."""
+    is_iso = pc.match_substring_regex(text, _ISO)
+    is_leap_day = pc.match_substring_regex(text, _ISO_LEAP_DAY)
+    is_no_day = pc.or_(
+        pc.match_substring_regex(text, _ISO_NO_DAY),
+        pc.and_not(is_leap_day, pc.match_substring_regex(text, _ISO_LEAP_YEAR)),
+    )
+    return pc.and_not(is_iso, is_no_day)
 
 
 def temporal_seconds(values: pa.Array) -> Floats:

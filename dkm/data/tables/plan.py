@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dkm.config.values import override
 from dkm.data.tables import columns as kinds
 from dkm.data.tables.columns import Column, Floats, Mask, NotOfKindError, is_text
 from dkm.data.tables.rows import Rows
@@ -27,6 +28,10 @@ from dkm.data.tables.rows import Rows
 MAX_MISSING = 0.9
 # A text column whose cells are longer on average is text, not a category.
 _LONG_TEXT = 40
+# So many values of another notation may stand among numbers or dates, in this fraction of the cells.
+_MAX_OTHERS, _MAX_OTHER_FRACTION = 3, 0.05
+# A column with a larger fraction of missing values is no id that could be copied to the outputs.
+_MAX_MISSING_IDS = 0.05
 # With fewer rows, distinct values do not indicate an id.
 _MIN_ROWS_FOR_IDS = 20
 # Smaller numbers in the first column of a table without names are counts or grades.
@@ -34,7 +39,7 @@ _LEAST_ID = 1000
 _MIN_ROWS_FOR_WARNING = 100
 _INDEX_NAMES = re.compile(r"__index_level_\d+__|Unnamed: 0|index|level_\d+", re.IGNORECASE)
 _ID_NAME = re.compile(
-    r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row|no|nr|number|index)$|^id([\s_.\-]|$)|[a-z]I[Dd]$", re.IGNORECASE
+    r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row|no|nr|number|index)$|^id([\s_.\-]|$)", re.IGNORECASE
 )
 _ID_SUFFIX = re.compile(r"[a-z](ID|Id)$")
 # Names that labels have: a column with the answer would decide the clusters.
@@ -48,8 +53,9 @@ _CODE_NAME = re.compile(
     re.IGNORECASE,
 )
 _BLOCK_ROWS = 1024
+_HEAD_ROWS = 200
 _PLACE_NAME = re.compile(r"(^|[\s_.\-])(zip|zip_?code|post_?code|postal_?code)($|[\s_.\-])", re.IGNORECASE)
-_KEY_NAME = re.compile(r"(^|[\s_.\-])id$|[a-z]I[Dd]$")
+_KEY_NAME = re.compile(r"(^|[\s_.\-])(?i:id)$|[a-z]I[Dd]$")  # CUSTOMER_ID, but not PAID
 _MAX_CODES = 20
 _MAX_LABELS = 100
 
@@ -126,10 +132,19 @@ class TablePlan:
         return np.concatenate([_fill_of(column) for column in self.used])
 
     def dtype(self, rows: Rows, with_gaps: Container[str]) -> np.dtype[Any]:
-        """Return the smallest type that holds the features of all rows, float64 for the columns ``with_gaps``."""
+        """Return the smallest type that holds the features of all rows, float64 for the columns ``with_gaps``.
+
+        Raises
+        ------
+        BadCellError
+            For a column of a type that no kind reads.
+        """
         types = []
         for column in self.used:
-            encoded, _, _ = column.encode(pa.array([], rows.type_of(column.name)))
+            try:
+                encoded, _, _ = column.encode(pa.array([], rows.type_of(column.name)))
+            except NotOfKindError as error:
+                raise BadCellError(column, error.row, error.text) from error
             types.append(np.dtype(np.float64) if column.name in with_gaps else encoded.dtype)
         return np.result_type(*types)
 
@@ -224,7 +239,8 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes) -> Inferred:
     inferred = Inferred([])
     sentinels = {} if wishes.is_strict else _find_sentinels(rows, wishes)
     for name in names:
-        inferred.columns.append(_infer_column(name, rows, wishes, sentinels.get(name, [])))
+        with kinds.named_column(name, rows.type_of(name) if name in rows.column_names else pa.null()):
+            inferred.columns.append(_infer_column(name, rows, wishes, sentinels.get(name, []), inferred.odd))
     if not wishes.is_strict:
         _choose_id(inferred, rows, wishes)
         _leave_out_labels(inferred, rows, wishes)
@@ -237,7 +253,7 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes) -> Inferred:
     return inferred
 
 
-def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str]) -> Column:
+def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], odd: list[str]) -> Column:
     if name == wishes.labels:
         return Column(name, "label")
     if name == wishes.id:
@@ -251,8 +267,12 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str]) -
         name, missing=[*wishes.missing_values, *sentinels], decimal=wishes.decimal, thousands=wishes.thousands
     )
     is_asked = name in (*wishes.categorical, *wishes.numeric, *wishes.dates)
+    if not (kinds.is_readable(values.type) or pa.types.is_null(values.type)):
+        if wishes.is_strict or is_asked:
+            return _refused(column, "date" if name in wishes.dates else "number")
+        return Column(name, "left_out", note=f"{values.type}, which is no feature")
     if wishes.is_strict and not is_asked:
-        column.kind = "list" if _is_list(values.type) else "number"
+        column.kind = "list" if kinds.is_list(values.type) else "number"
         if column.kind == "list":
             column.length = _length_of(values)
         return column
@@ -263,28 +283,37 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str]) -
         return Column(name, "left_out", note="empty" if n_present == 0 else f"{percent:.0f} % missing")
     present = values.filter(pa.array(~missing))
     if name in wishes.dates:
-        return _as_date(column, present, is_asked=True) or _refused(column, "date")
+        return _as_date(column, present) or _refused(column, "date")
     if name in wishes.categorical:
         return _as_category(column, kinds.as_levels(present), is_asked=True)
     if name in wishes.numeric:
         column.kind = "number"
         column.missing = list(wishes.missing_values)
+        if is_text(values.type):
+            _read_numbers(column, present)
         return column
     if _is_constant(present):
         return Column(name, "left_out", note=f"constant: {str(present[0].as_py())[:20]}")
-    if _is_list(values.type):
+    if kinds.is_list(values.type):
         column.kind, column.length = "list", _length_of(present)
+        if column.length == 0:
+            return Column(name, "left_out", note="empty lists")
         column.note = f"{column.length} numbers"
         return column
     if pa.types.is_temporal(values.type):
-        return _as_date(column, present, is_asked=False) or _refused(column, "date")
+        return _as_date(column, present) or _refused(column, "date")
     if pa.types.is_boolean(values.type):
         column.kind = "boolean"
         return column
     if is_text(values.type):
-        return _infer_text(column, present)
+        column = _infer_text(column, present, odd)
+        if column.kind != "number":
+            return column
+        present = present.filter(pa.array(~column.is_missing(present)))
     if _is_foreign_key(name, present):
         return Column(name, "left_out", note="numbers that name something, by its name")
+    if is_text(values.type):
+        return column
     if _looks_like_codes(name, present):
         return _as_category(column, kinds.as_levels(present), note="whole-number codes, by its name")
     column.kind = "number"
@@ -293,7 +322,7 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str]) -
 
 def _is_constant(present: pa.Array) -> bool:
     type_ = present.type
-    if _is_list(type_) or not len(present):
+    if kinds.is_list(type_) or not len(present):
         return False
     if pa.types.is_integer(type_) or pa.types.is_floating(type_):
         low, high = pc.min_max(present).as_py().values()
@@ -306,38 +335,63 @@ def _refused(column: Column, kind: str) -> Column:
     return column
 
 
-def _is_list(type_: pa.DataType) -> bool:
-    is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-    return bool(is_list and (pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type)))
-
-
 def _length_of(values: pa.Array) -> int:
     lengths = pc.mode(pc.list_value_length(values))
     return int(lengths[0]["mode"].as_py()) if len(lengths) else 0
 
 
-def _infer_text(column: Column, present: pa.Array) -> Column:
+def _read_numbers(column: Column, text: pa.Array) -> pa.Array:
+    """Return the numbers of a text column, null where a cell is none; the column says how negative ones are written."""
+    numbers = kinds.parse_numbers(text, column.decimal, column.thousands)
+    if numbers.null_count and numbers.null_count <= 0.5 * len(text):  # (1), (2), (3) alone are no amounts
+        signed = kinds.parse_numbers(text, column.decimal, column.thousands, negatives=True)
+        if signed.null_count < numbers.null_count:
+            example = text.filter(pc.and_(numbers.is_null(), signed.is_valid()))[0].as_py().strip()
+            column.negatives, column.note = True, f"{example!r} is a negative number"
+            return signed
+    return numbers
+
+
+def _is_mostly_read(parsed: pa.Array) -> bool:
+    """Return whether so many cells could be read that the others are exceptions."""
+    return bool(parsed.null_count <= _MAX_OTHER_FRACTION * len(parsed))
+
+
+def _read_as_missing(column: Column, others: list[str], n_cells: int, odd: list[str]) -> None:
+    """Read a few words among numbers or dates as missing; what has digits may be a value, so that is told as odd."""
+    column.missing = [*column.missing, *others]
+    quoted = ", ".join(map(repr, others))
+    column.note = f"{column.note}; {quoted} means missing" if column.note else f"{quoted} means missing"
+    if any(character.isdigit() for text in others for character in text):
+        cells = "1 cell" if n_cells == 1 else f"{n_cells:,} cells"
+        what = "date" if column.kind == "date" else "plain number"
+        odd.append(
+            f"column {column.name} has {quoted} in {cells}, which is no {what} and is read as missing; correct the "
+            f"file or leave the column out with {override('data.exclude', [column.name])}"
+        )
+
+
+def _infer_text(column: Column, present: pa.Array, odd: list[str]) -> Column:
     """Return the kind of a text column: number, boolean, date, category, or free text, which is left out."""
     text = pc.utf8_trim_whitespace(present)
     n = len(text)
-    numbers = kinds.parse_numbers(text, column.decimal, column.thousands)
-    n_numbers = n - numbers.null_count
     has_zeros = pc.any(pc.match_substring_regex(text, r"^0\d+$")).as_py()  # 007: the text of an id or a code
-    if n_numbers == n and not has_zeros:
-        column.kind, column.note = "number", _notation(text)
-        return column
-    if 0.95 * n <= n_numbers and not has_zeros:
-        others = pc.unique(text.filter(numbers.is_null())).to_pylist()
-        if len(others) <= 3:  # a few words among numbers mean that there is none
-            column.kind, column.missing = "number", [*column.missing, *others]
-            column.note = f"{', '.join(map(repr, others))} means missing"
-            return column
+    if not has_zeros:
+        number = replace(column)
+        numbers = _read_numbers(number, text)
+        others = pc.unique(text.filter(numbers.is_null())).to_pylist() if _is_mostly_read(numbers) else None
+        if others is not None and len(others) <= _MAX_OTHERS:
+            number.kind = "number"
+            number.note = "; ".join(filter(None, (_notation(text), number.note)))
+            if others:
+                _read_as_missing(number, others, numbers.null_count, odd)
+            return number
     levels = pc.unique(text)
     words = {level.lower() for level in levels.to_pylist()[:5]}
     if len(levels) == 2 and words <= kinds.TRUE | kinds.FALSE and words & kinds.TRUE and words & kinds.FALSE:
         column.kind = "boolean"
         return column
-    if (date := _as_date(column, text, is_asked=False)) is not None:
+    if (date := _as_date(column, text, odd)) is not None:
         return date
     length = pc.mean(pc.utf8_length(text)).as_py()
     if len(levels) > max(2, 0.5 * n):
@@ -370,6 +424,9 @@ def _as_category(column: Column, text: pa.Array, *, is_asked: bool = False, note
     n_joined = len(pairs) - len(kept)
     if n_joined == 1 and len(kept) < kinds.MAX_LEVELS:  # joining one level with nothing joins nothing
         kept, n_joined = [level for level, _ in pairs], 0
+    if not kept:
+        note = f"{len(pairs):,} levels, none of them in {100 * kinds.MIN_LEVEL_FRACTION:g} % of the rows"
+        return Column(column.name, "left_out", note=note)
     column.kind, column.levels, column.has_other = "category", kept, n_joined > 0
     shown = f"{len(pairs):,} levels" + (f", {n_joined:,} rare ones joined" if n_joined else "")
     column.note = f"{shown}; {note}" if note else shown
@@ -389,30 +446,60 @@ def _looks_like_codes(name: str, present: pa.Array) -> bool:
 
 def _is_foreign_key(name: str, present: pa.Array) -> bool:
     """Return whether whole numbers below a name such as CustomerID name many things, each in several rows."""
-    if not pa.types.is_integer(present.type) and not (pa.types.is_floating(present.type) and _is_whole(present)):
+    if not _KEY_NAME.search(name) or not _is_whole(present):
         return False
-    n_levels = pc.count_distinct(present).as_py()
-    return bool(_KEY_NAME.search(name)) and kinds.MAX_LEVELS < n_levels < len(present)
+    return bool(kinds.MAX_LEVELS < pc.count_distinct(present).as_py() < len(present))
 
 
-def _is_whole(values: pa.Array) -> bool:
-    return pc.all(pc.equal(values, pc.floor(values))).as_py() is True
+def _is_whole(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Return whether all values are whole numbers: integers, floats without a fraction, or such numbers as text."""
+    if pa.types.is_integer(values.type):
+        return True
+    head = values.slice(0, _HEAD_ROWS)  # most columns that have fractions have them here
+    return all(pc.all(_is_whole_each(part)).as_py() is True for part in (head, values))
+
+
+def _is_whole_each(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if is_text(values.type):
+        return pc.match_substring_regex(values, r"^\s*[+-]?\d+(\.0*)?\s*$")
+    if pa.types.is_floating(values.type):
+        return pc.or_(pc.equal(values, pc.floor(values)), pc.is_nan(values))
+    return pa.array([False])
 
 
 # --- dates ----------------------------------------------------------------------------------------------------
 
 
-def _as_date(column: Column, present: pa.Array, *, is_asked: bool) -> Column | None:
-    """Return the column as a date or a time; None if its text is neither."""
+def _as_date(column: Column, present: pa.Array, odd: list[str] | None = None) -> Column | None:
+    """Return the column as a date or a time; None if its text is neither.
+
+    With ``odd``, a few other cells are read as missing, and told there; without, all cells must be dates.
+    """
     notes = []
     if pa.types.is_integer(present.type):
         present = pc.cast(present, pa.string())
     if is_text(present.type):
+        is_no_date = replace(column, kind="date").is_missing(present)
+        if is_no_date.any():
+            present = present.filter(pa.array(~is_no_date))
+            notes.append("0000-00-00 means missing")
         formats, note = _find_formats(present)
         if not formats:
             return None
-        column.formats = formats
+        parsed = kinds.parse_dates(present, formats)
+        others = pc.unique(present.filter(parsed.is_null())).to_pylist() if parsed.null_count else []
+        if odd is None and others:  # the first of these cells is refused
+            column.formats = formats
+            return None
+        if len(others) > _MAX_OTHERS:
+            return None
+        column.kind, column.formats = "date", formats
+        if odd is not None and others:
+            _read_as_missing(column, others, parsed.null_count, odd)
+            notes.append(column.note)
         notes += [note] if note else []
+    elif not pa.types.is_temporal(present.type):
+        return None
     seconds, missing = kinds.date_seconds(column, present)
     seconds = seconds[~missing]
     if not len(seconds):
@@ -435,23 +522,23 @@ def _as_date(column: Column, present: pa.Array, *, is_asked: bool) -> Column | N
 
 def _find_formats(text: pa.Array) -> tuple[list[str], str]:
     """Return the format that reads all cells, and a remark where two formats do."""
-    head = text.slice(0, 200)
+    head = text.slice(0, _HEAD_ROWS)
     if pc.any(pc.match_substring_regex(head, r"\d")).as_py() is not True:
         return [], ""
-    readable = []
-    has_time = pc.any(pc.match_substring_regex(head, r"\d.*[ T].*\d")).as_py() is True
+    # 31 Jan 2024 and 15-OCT-24 have no time.
+    has_time = pc.any(pc.match_substring_regex(head, r"\d,?[ T]\d{1,2}[:.]\d{2}|\dT\d{6}")).as_py() is True
     dates = kinds.DATE_TIME_FORMATS if has_time else kinds.DATE_FORMATS
-    for format_ in ("iso", *dates, *kinds.TIME_FORMATS):
-        if kinds.parse_dates(head, [format_]).null_count or kinds.parse_dates(text, [format_]).null_count:
-            continue
-        readable.append(format_)
-        if format_ in ("iso", *kinds.TIME_FORMATS):
-            break
+    formats = ("iso", *dates, *kinds.TIME_FORMATS)
+    in_head = {format_: kinds.parse_dates(head, [format_]) for format_ in formats}
+    readable = _readable(text, [format_ for format_, parsed in in_head.items() if not parsed.null_count], 0.0)
+    if not readable:
+        mostly = [format_ for format_, parsed in in_head.items() if _is_mostly_read(parsed)]
+        readable = _readable(text, mostly, _MAX_OTHER_FRACTION)
     if not readable:
         return [], ""
     first = readable[0]
     if first == "%Y%m%d":
-        years = kinds.parse_dates(text, [first]).to_numpy(zero_copy_only=False) / (365.2425 * 86_400) + 1970
+        years = kinds.parse_dates(text, [first]).drop_null().to_numpy() / (365.2425 * 86_400) + 1970
         if years.min() < 1900 or years.max() > 2100:
             return [], ""
     others = [
@@ -460,6 +547,17 @@ def _find_formats(text: pa.Array) -> tuple[list[str], str]:
     if others:
         return [first], f"day or month first? read as {first}"
     return [first], "" if first == "iso" else f"format {first}"
+
+
+def _readable(text: pa.Array, formats: Sequence[str], max_others: float) -> list[str]:
+    """Return the formats that read all cells but a fraction; only one if it is unlike all others."""
+    readable = []
+    for format_ in formats:
+        if kinds.parse_dates(text, [format_]).null_count <= max_others * len(text):
+            readable.append(format_)
+            if format_ in ("iso", *kinds.TIME_FORMATS):
+                break
+    return readable
 
 
 # --- roles ----------------------------------------------------------------------------------------------------
@@ -478,47 +576,69 @@ def _choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
         if not (is_candidate and column.kind == "number") and not is_names and not is_index:
             continue
         values = rows.column(name)
-        if len(values) < 2 or values.null_count:
-            continue
-        why = _why_id(name, values, is_names=is_names, is_first=i == 0)
-        if why is None:
-            if column.kind == "number" and len(values) >= _MIN_ROWS_FOR_WARNING and _is_distinct_integer(values):
+        if is_names or is_index:
+            why = None if values.null_count else _why_index(name, values, is_names=is_names)
+        else:
+            why = None
+        present = _present_whole(column, values) if column.kind == "number" and why is None else None
+        if present is not None:
+            why = _why_id(name, present, len(values), is_first=i == 0)
+            if why is None and len(present) >= _MIN_ROWS_FOR_WARNING and _is_distinct(present):
                 inferred.odd.append(
                     f"column {name} has a different whole number in each row, as an id has, and is a feature; "
-                    f"data.id={name} or data.exclude=[{name}] takes it out"
+                    f"{override('data.id', name)} or {override('data.exclude', [name])} takes it out"
                 )
+        if why is None:
             continue
-        role = "left_out" if has_id else "id"
-        inferred.columns[i] = Column(name, role, note=why if role == "id" else f"identifies rows: {why}")
-        has_id = True
+        n_missing = 0 if present is None else len(values) - len(present)
+        is_id = not has_id and n_missing <= _MAX_MISSING_IDS * len(values)
+        why += f", {n_missing:,} missing" if n_missing else ""
+        inferred.columns[i] = Column(
+            name, "id" if is_id else "left_out", note=why if is_id else f"identifies rows: {why}"
+        )
+        has_id = has_id or is_id
 
 
-def _why_id(name: str, values: pa.ChunkedArray, *, is_names: bool, is_first: bool) -> str | None:
-    if _INDEX_NAMES.fullmatch(name) and (pa.types.is_integer(values.type) or is_text(values.type)):
+def _why_index(name: str, values: pa.ChunkedArray, *, is_names: bool) -> str | None:
+    is_plain = pa.types.is_integer(values.type) or is_text(values.type)
+    if _INDEX_NAMES.fullmatch(name) and is_plain and len(values) > 1:
         return "an index that a program wrote"
-    n = len(values)
-    if not (pa.types.is_integer(values.type) or is_text(values.type)) or pc.count_distinct(values).as_py() < n:
+    if not (is_names and is_text(values.type)) or len(values) < _MIN_ROWS_FOR_IDS:
         return None
-    if is_names:
-        return "a different text in each row" if n >= _MIN_ROWS_FOR_IDS else None
-    if not pa.types.is_integer(values.type):
+    return "a different text in each row" if _is_distinct(values) else None
+
+
+def _present_whole(column: Column, values: pa.ChunkedArray) -> pa.Array | None:
+    """Return the values that are not missing, if they are two whole numbers or more; of text without spaces around."""
+    if not is_text(values.type) and not _is_whole(values):
+        return None
+    array = values.combine_chunks()
+    present = array.filter(pa.array(~column.is_missing(array)))
+    if len(present) < 2 or not _is_whole(present):
+        return None
+    return pc.utf8_trim_whitespace(present) if is_text(present.type) else present
+
+
+def _why_id(name: str, present: pa.Array, n_rows: int, *, is_first: bool) -> str | None:
+    """Return why whole numbers (n,), of ``n_rows`` rows, identify the rows; None if they do not."""
+    if not _is_distinct(present):
         return None
     if _ID_NAME.search(name) or _ID_SUFFIX.search(name):
         return "a different number in each row, and its name"
-    low, high = pc.min_max(values).as_py().values()
-    if is_first and name == "0" and low >= _LEAST_ID and n >= _MIN_ROWS_FOR_IDS:
+    numbers = pc.cast(present, pa.float64(), safe=False).to_numpy()
+    low, span = numbers.min(), numbers.max() - numbers.min()
+    if is_first and name == "0" and low >= _LEAST_ID and n_rows >= _MIN_ROWS_FOR_IDS:
         return "the first column, without a name, has a different large number in each row"
-    is_counter = low in (0, 1) and high - low == n - 1 and n >= _MIN_ROWS_FOR_IDS
-    return "it counts the rows" if is_counter and _is_sorted(values) else None
+    is_counter = low in (0, 1) and len(present) - 1 <= span <= n_rows - 1 and n_rows >= _MIN_ROWS_FOR_IDS
+    return "it counts the rows" if is_counter and _is_sorted(numbers) else None
 
 
-def _is_distinct_integer(values: pa.ChunkedArray) -> bool:
-    return bool(pa.types.is_integer(values.type)) and pc.count_distinct(values).as_py() == len(values)
+def _is_distinct(values: pa.Array | pa.ChunkedArray) -> bool:
+    return bool(pc.count_distinct(values).as_py() == len(values))
 
 
-def _is_sorted(values: pa.ChunkedArray) -> bool:
-    array = values.to_numpy()
-    return bool((np.diff(array) > 0).all())
+def _is_sorted(numbers: Floats) -> bool:
+    return bool((np.diff(numbers) > 0).all())
 
 
 def _leave_out_labels(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
@@ -528,7 +648,11 @@ def _leave_out_labels(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
         if column.role != "feature" or is_asked or not _LABEL_NAME.fullmatch(column.name):
             continue
         values = rows.column(column.name)
-        if pa.types.is_floating(values.type) or pc.count_distinct(values).as_py() > _MAX_LABELS:
+        if (
+            pa.types.is_floating(values.type)
+            or kinds.is_list(values.type)
+            or pc.count_distinct(values).as_py() > _MAX_LABELS
+        ):
             continue
         inferred.columns[i] = Column(column.name, "left_out", note="its name says that it has the answer")
         inferred.odd.append(

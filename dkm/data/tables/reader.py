@@ -31,7 +31,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
-from dkm.data.tables.columns import Column, Mask, NotOfKindError, as_levels, parse_numbers
+from dkm.data.tables.columns import Column, ColumnError, Mask, NotOfKindError, as_levels, named_column, parse_numbers
 from dkm.data.tables.dialect import WHITESPACE, Given
 from dkm.data.tables.notation import MARK_NAMES, Known, Marks
 from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
@@ -138,22 +138,40 @@ class TableReader:
 
     def read(self) -> RawData:
         """Return all rows; decide the plan unless a model has given it."""
-        with _one_line_errors(self.source):
-            try:
-                rows = Rows(self._tables(None))
-            except SchemaChangedError:
-                rows = Rows(self._tables(None))  # the source knows by now which types hold all cells
+        with _one_line_errors(self.source, is_trained=self._is_trained):
+            rows = self._read_rows()
             if self.plan is None:
                 self.plan = self._infer(rows)
                 self._fit_fill(rows, self.plan)
+                if self._lacks_exact_ids(rows, self.plan):
+                    del rows
+                    rows = self._read_rows()  # the plan has the id by now, and it is read as text
             self.n_rows = rows.num_rows
             return self._encode(rows, self.plan)
+
+    def _lacks_exact_ids(self, rows: Rows, plan: TablePlan) -> bool:
+        """Return whether the id that was found has lost how it is written: 1.0, 1e15, or NA."""
+        name = plan.named("id")
+        if self._config.id is not None or name is None:
+            return False
+        is_float, has_gaps = pa.types.is_floating(rows.type_of(name)), rows.column(name).null_count > 0
+        return bool(is_float or (has_gaps and self._source.is_text))
+
+    def _read_rows(self) -> Rows:
+        """Return all rows as they are in the file; read them again if a later cell has widened the type of a column."""
+        while True:  # types only become wider, twice at most
+            with contextlib.suppress(SchemaChangedError):
+                return Rows(self._tables(None))
 
     def _encode(self, rows: Rows, plan: TablePlan) -> RawData:
         """Return all rows in the type that holds all columns; many of them are left in a file."""
         load, F = self._config.load, len(plan.features)
         stays_on_disk = load == "disk" or (load == "auto" and is_large(rows.num_rows * F))
-        is_file, dtype = stays_on_disk or rows.is_on_disk, plan.dtype(rows, self._with_gaps)
+        is_file = stays_on_disk or rows.is_on_disk
+        try:
+            dtype = plan.dtype(rows, self._with_gaps)
+        except BadCellError as error:
+            raise self._bad_cell_error(error, 0) from error
         matrix = MatrixFile(F, dtype) if is_file else None
         whole = np.empty((0 if is_file else rows.num_rows, F), dtype)
         filled = self._gap_mask_builder(rows.num_rows, plan)
@@ -195,7 +213,7 @@ class TableReader:
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield all rows in parts of at most ``n_rows`` rows of the file; parts without remaining rows are skipped."""
         assert self.plan is not None
-        with _one_line_errors(self.source):
+        with _one_line_errors(self.source, is_trained=self._is_trained):
             for table, start in _with_starts(self._tables(n_rows)):
                 part, _ = self._make_part(table, start, self.plan)
                 self.n_rows = start + len(table)
@@ -334,7 +352,9 @@ class TableReader:
         ids = self._read_ids(table, plan)
         labels = None
         if self._config.labels is not None and self._config.labels in table.column_names:
-            labels = self._read_labels(table.column(self._config.labels), start)
+            column = table.column(self._config.labels)
+            with named_column(self._config.labels, column.type):
+                labels = self._read_labels(column, start)
         if is_kept.all():
             return Part(X, index, ids, labels), gaps
         kept = Part(
@@ -614,10 +634,16 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _one_line_errors(source: str) -> Iterator[None]:
+def _one_line_errors(source: str, *, is_trained: bool = False) -> Iterator[None]:
     """Turn the errors of pyarrow on a damaged file into a one-line ``UserError``."""
     try:
         yield
+    except ColumnError as error:
+        remedy = "write it as in the data that the model was trained on"
+        if not is_trained:
+            remedy = f"set {override('data.exclude', [error.name])}"
+        found = f"column {error.name} ({error.type}) cannot be interpreted ({error.why})"
+        raise input_error(source, found, "numbers, text or dates", remedy) from error
     except UnicodeDecodeError as error:
         found, expected = f"is not in the encoding {error.encoding}", "the encoding of the file"
         raise input_error(source, found, expected, "set data.encoding, for example data.encoding=cp1252") from error

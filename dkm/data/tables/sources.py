@@ -27,7 +27,9 @@ import pyarrow.csv as pa_csv
 from pyarrow import ipc
 from pyarrow import parquet as pq
 
+from dkm.config.values import override
 from dkm.data.files import expand, natural_key, read_first_bytes
+from dkm.data.tables.columns import as_levels, named_column
 from dkm.data.tables.dialect import (
     HEAD_BYTES,
     WHITESPACE,
@@ -42,10 +44,16 @@ from dkm.errors import input_error
 
 _BLOCK_BYTES = 2**20
 _BATCH_ROWS = 2**16
+# Columns that the data report names one by one.
+_MAX_TOLD = 3
 # More than reading a block takes.
 _LONGEST_WAIT_S = 10.0
-_INT = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+# Blocks in which the types of all columns are looked for; their cost is a call for each column.
+_SCAN_BYTES = 2**24
+_INT = re.compile(r"[+-]?(0|[1-9]\d*)")
+_LARGEST_INT = 2**63 - 1
 _LEADING_ZERO = re.compile(r"[+-]?0\d+")
+_NULLS = sorted(MISSING | MISSING_MARKS)
 _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt", ".data", ".tab", ".gz", ".bz2", ".xz", ".zip", ".zst"),
     "parquet": (".parquet", ".pq", ".parq"),
@@ -192,14 +200,13 @@ class TextSource:
 
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         types = {name: pa.string() if name in texts else self._types.get(name, pa.string()) for name in columns}
-        for (path, partition), dialect in zip(self._files, self._dialects, strict=True):
-            for table in self._file_batches(path, dialect, types, n_rows):
+        for i, (_, partition) in enumerate(self._files):
+            for table in self._file_batches(i, types, n_rows):
                 yield _with_partition(table, partition, columns)
 
-    def _file_batches(
-        self, path: Path, dialect: Dialect, types: dict[str, pa.DataType], n_rows: int | None
-    ) -> Iterator[pa.Table]:
-        """Yield the rows; where a cell does not fit the type of its column, go on with a wider type."""
+    def _file_batches(self, i: int, types: dict[str, pa.DataType], n_rows: int | None) -> Iterator[pa.Table]:
+        """Yield the rows of file ``i``; where a cell does not fit the type of its column, go on with wider types."""
+        (path, _), dialect = self._files[i], self._dialects[i]
         n_done = 0
         while True:
             try:
@@ -211,10 +218,32 @@ class TextSource:
                 name = _failed_column(str(error), dialect)
                 if name is None or types.get(name) == pa.string():
                     raise
-                wider = pa.float64() if types[name] == pa.int64() and _is_fraction(str(error)) else pa.string()
-                types[name] = self._types[name] = wider
+                is_fraction = types[name] == pa.int64() and _is_fraction(str(error), dialect.decimal)
+                types[name] = self._types[name] = pa.float64() if is_fraction else pa.string()
+                self._widen(i, n_done, types)
 
-    def _read(self, path: Path, dialect: Dialect, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    def _widen(self, i: int, n_done: int, types: dict[str, pa.DataType]) -> None:
+        """Widen the types of all columns to what their cells need from row ``n_done`` of file ``i`` to the last file.
+
+        The error names one column only. If each of many columns was found by an error of its own, the file would be
+        read as often from its start.
+        """
+        for (path, _), dialect in zip(self._files[i:], self._dialects[i:], strict=True):
+            skip, n_done = n_done, 0
+            open_types = {name: type_ for name, type_ in types.items() if type_ != pa.string()}
+            if not open_types:
+                return
+            texts = dict.fromkeys(open_types, pa.string())
+            for table in _rechunk(self._read(path, dialect, texts, _SCAN_BYTES), None, skip):
+                for name, type_ in open_types.items():
+                    if type_ != pa.string():
+                        open_types[name] = _type_of_cells(table.column(name), type_, dialect.decimal)
+            for name, type_ in open_types.items():
+                types[name] = self._types[name] = type_
+
+    def _read(
+        self, path: Path, dialect: Dialect, types: Mapping[str, pa.DataType], block_bytes: int = _BLOCK_BYTES
+    ) -> Iterator[pa.RecordBatch]:
         names = [f"c{i}" for i in range(len(dialect.names))]  # a name may have any characters
         chosen = [i for i, name in enumerate(dialect.names) if name in types]
         bad: list[pa_csv.InvalidRow] = []
@@ -237,12 +266,12 @@ class TextSource:
                         column_names=names,
                         skip_rows=dialect.n_skipped,
                         encoding="utf-8" if dialect.delimiter == WHITESPACE else encoding,
-                        block_size=_BLOCK_BYTES,
+                        block_size=block_bytes,
                     ),
                     pa_csv.ConvertOptions(
                         include_columns=[names[i] for i in chosen],
                         column_types={names[i]: types[dialect.names[i]] for i in chosen},
-                        null_values=["", *sorted(MISSING | MISSING_MARKS)],
+                        null_values=_NULLS,
                         strings_can_be_null=False,
                         decimal_point=dialect.decimal,
                     ),
@@ -274,8 +303,8 @@ class TextSource:
         values = [cell for cell in cells if not is_missing(cell) and cell not in MISSING_MARKS]
         if not values or any(_LEADING_ZERO.fullmatch(value) for value in values):
             return pa.string()
-        if all(_INT.fullmatch(value) for value in values):
-            return pa.int64()
+        if all(_INT.fullmatch(value) for value in values):  # as text, larger numbers keep their digits
+            return pa.int64() if all(_fits_int64(value) for value in values) else pa.string()
         return pa.float64() if all(is_number(value, dialect.decimal) for value in values) else pa.string()
 
 
@@ -373,10 +402,35 @@ def _failed_column(message: str, dialect: Dialect) -> str | None:
     return None if match is None or "conversion error" not in message else dialect.names[int(match[1])]
 
 
-def _is_fraction(message: str) -> bool:
-    """Return whether the cell that an error about a whole number names is a number all the same."""
+def _is_fraction(message: str, decimal: str) -> bool:
+    """Return whether the cell that an error about a whole number names is a number, and none too large for 64 bits."""
     match = re.search(r"invalid value '(.*)'", message)
-    return match is not None and is_number(match[1])
+    return match is not None and is_number(match[1], decimal) and _INT.fullmatch(match[1].strip()) is None
+
+
+def _fits_int64(text: str) -> bool:
+    return -_LARGEST_INT - 1 <= int(text) <= _LARGEST_INT
+
+
+def _type_of_cells(cells: pa.ChunkedArray, type_: pa.DataType, decimal: str) -> pa.DataType:
+    """Return the narrowest type from ``type_`` on (int64, float64, string) that pyarrow reads all these cells as."""
+    text = pc.ascii_trim(pc.if_else(pc.is_in(cells, value_set=pa.array(_NULLS)), None, cells), " \t")
+    if type_ == pa.int64():
+        with contextlib.suppress(pa.ArrowInvalid):
+            pc.cast(text, pa.int64())
+            return type_
+        if pc.any(pc.match_substring_regex(text, rf"^{_INT.pattern}$")).as_py():
+            whole = text.filter(pc.match_substring_regex(text, rf"^{_INT.pattern}$"))
+            if not all(map(_fits_int64, pc.unique(whole.filter(pc.greater(pc.utf8_length(whole), 18))).to_pylist())):
+                return pa.string()
+    if decimal != ".":
+        if pc.any(pc.match_substring(text, ".")).as_py():
+            return pa.string()
+        text = pc.replace_substring(text, decimal, ".")
+    with contextlib.suppress(pa.ArrowInvalid):
+        pc.cast(text, pa.float64())
+        return pa.float64()
+    return pa.string()
 
 
 @contextlib.contextmanager
@@ -436,10 +490,14 @@ class ArrowSource:
     def __init__(
         self, files: Sequence[tuple[Path, Mapping[str, str]]], kind: str, source: str, limit: UnpackingLimit
     ) -> None:
-        self._files, self._is_parquet, self._limit = files, kind == "parquet", limit
+        self._source, self._files, self._is_parquet, self._limit = source, files, kind == "parquet", limit
         first: list[str] = []
+        self._types_of: dict[str, dict[pa.DataType, str]] = {}  # by column and type the name of the first file with it
         for path, _ in files:
-            names = [str(name) for name in self._schema(path).names]
+            schema = self._schema(path)
+            names = [str(name) for name in schema.names]
+            for name, type_ in zip(names, schema.types, strict=True):
+                self._types_of.setdefault(name, {}).setdefault(_plain_type(type_), path.name)
             first = first or names
             where = source if len(files) == 1 else f"{source}: {path.name}"
             check_duplicates(names, where)
@@ -450,23 +508,42 @@ class ArrowSource:
                 raise input_error(where, found, expected, "write it again, or leave it out")
         self._partitions = tuple(files[0][1])
         self.names = (*first, *self._partitions)
-        self.decisions = _told_files(files)
+        self._types = {name: _common_type(list(self._types_of[name])) for name in first}
+        self.decisions = {**_told_files(files), **self._told_types()}
 
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         stored = [name for name in columns if name not in self._partitions]
+        types = [pa.string() if name in texts else self._type_of(name) for name in stored]
         for path, partition in self._files:
             n_bytes = 0
             for batch in self._read(path, stored, n_rows or _BATCH_ROWS):
                 n_bytes += batch.nbytes
                 self._limit.check_file(n_bytes, path)
-                table = pa.Table.from_batches([batch])
-                for i, name in enumerate(stored):
-                    values = _plain(table.column(i))
-                    if name in texts and not (pa.types.is_string(values.type)):
-                        values = pc.cast(values, pa.string())
-                    if values is not table.column(i):
-                        table = table.set_column(i, name, values)
+                # All columns at once: Table.set_column copies the list of all columns.
+                values = []
+                for name, column, type_ in zip(stored, batch.columns, types, strict=True):
+                    with named_column(name, column.type):
+                        values.append(_as_type(column, type_))
+                table = pa.Table.from_arrays(values, stored)
                 yield _with_partition(table, partition, columns)
+
+    def _type_of(self, name: str) -> pa.DataType:
+        """Return the type that holds the values of a column in all files."""
+        type_ = self._types[name]
+        if type_ is None:
+            found = " and ".join(f"{type_} in {file}" for type_, file in list(self._types_of[name].items())[:2])
+            remedy = f"write the files again with one type, or set {override('data.exclude', [name])}"
+            raise input_error(self._source, f"column {name} is {found}", "one type in all files", remedy)
+        return type_
+
+    def _told_types(self) -> dict[str, str]:
+        mixed = {}
+        for name, type_ in self._types.items():
+            there = [str(other) for other in self._types_of[name] if not pa.types.is_null(other)]
+            if len(there) > 1 and type_ is not None:
+                mixed[name] = f"{name} is {' and '.join(there[:3])} in different files, and is read as {type_}"
+        more = f"; and {len(mixed) - _MAX_TOLD} more columns" if len(mixed) > _MAX_TOLD else ""
+        return {"types": "; ".join(list(mixed.values())[:_MAX_TOLD]) + more} if mixed else {}
 
     def _schema(self, path: Path) -> pa.Schema:
         if self._is_parquet:
@@ -494,17 +571,49 @@ class ArrowSource:
                     yield batch.slice(start, n_rows)
 
 
-def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the values without the encodings that only storage has: dictionaries, views, large strings."""
-    type_ = values.type
+def _plain_type(type_: pa.DataType) -> pa.DataType:
+    """Return the type without the encodings that only storage has: dictionaries, views, large strings."""
     if pa.types.is_dictionary(type_):
-        values = pc.cast(values, type_.value_type)
-        type_ = values.type
+        type_ = type_.value_type
     if pa.types.is_large_string(type_) or type_ == pa.string_view():
-        return pc.cast(values, pa.string())
-    if pa.types.is_float16(type_):
-        return pc.cast(values, pa.float32())
-    return values
+        return pa.string()
+    return pa.float32() if pa.types.is_float16(type_) else type_
+
+
+def _common_type(types: Sequence[pa.DataType]) -> pa.DataType | None:
+    """Return the type that holds all values of a column whose type differs between files; None if there is none."""
+    present = [type_ for type_ in types if not pa.types.is_null(type_)]
+    if len(present) < 2:
+        return [*present, pa.null()][0]
+    has_wide = any(pa.types.is_uint64(type_) or pa.types.is_decimal(type_) for type_ in present)
+    if has_wide and all(map(_is_real, present)):
+        return pa.float64()
+    if any(map(_is_real, present)):
+        present = [pa.uint8() if pa.types.is_boolean(type_) else type_ for type_ in present]
+    if all(pa.types.is_date(type_) or (pa.types.is_timestamp(type_) and type_.tz is None) for type_ in present):
+        return pa.timestamp("us")
+    schemas = [pa.schema([("column", type_)]) for type_ in present]
+    with contextlib.suppress(pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    is_text = pa.string() in present and all(
+        _is_real(type_) or type_ in (pa.string(), pa.bool_()) or pa.types.is_date(type_) for type_ in present
+    )
+    return pa.string() if is_text else None
+
+
+def _is_real(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
+
+
+def _as_type(values: pa.Array, type_: pa.DataType) -> pa.Array:
+    """Return the values in another type; of whole floats as text without their point."""
+    if pa.types.is_dictionary(values.type):
+        values = pc.cast(values, values.type.value_type)
+    if values.type == type_:
+        return values
+    if type_ == pa.string() and pa.types.is_floating(values.type):
+        return as_levels(values)
+    return pc.cast(values, type_, safe=False)  # large whole numbers beside fractions are rounded
 
 
 def _with_partition(table: pa.Table, partition: Mapping[str, str], columns: Sequence[str]) -> pa.Table:

@@ -1,0 +1,384 @@
+"""What a column of a table is: cells that do not fit, types that change, ids, dates; nothing is lost in silence."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from dkm.config.data import CsvData, FeatherData, ParquetData
+from dkm.data.raw import RawData
+from dkm.data.tables import plan as table_plan
+from dkm.data.tables import sources
+from dkm.data.tables.columns import parse_dates, parse_numbers
+from dkm.data.tables.dialect import Given
+from dkm.data.tables.plan import TablePlan
+from dkm.data.tables.reader import TableReader
+from dkm.errors import UserError
+
+RNG = np.random.default_rng(0)
+X = [f"{x:.3f}" for x in RNG.normal(size=500)]
+CONFIGS = {"parquet": ParquetData, "feather": FeatherData}
+
+
+def read(folder: Path, text: str, **settings: Any) -> tuple[RawData, TableReader]:
+    (folder / "t.csv").write_text(text, encoding="utf-8")
+    reader = TableReader(CsvData(path=str(folder / "t.csv"), **settings))
+    return reader.read(), reader
+
+
+def table(name: str, cells: Sequence[object]) -> str:
+    """Return a CSV file of one column of numbers, and one with these cells."""
+    return f"x,{name}\n" + "".join(f'{X[i]},"{cell}"\n' for i, cell in enumerate(cells))
+
+
+def read_typed(folder: Path, kind: str, *parts: pa.Array, **settings: Any) -> tuple[RawData, TableReader]:
+    """Read a folder of files, each with one part of the column ``c``."""
+    write = pq.write_table if kind == "parquet" else pyarrow.feather.write_feather
+    for i, part in enumerate(parts):
+        write(pa.table({"x": RNG.normal(size=len(part)), "c": part}), folder / f"part{i}.{kind}")
+    reader = TableReader(CONFIGS[kind](path=str(folder), **settings))
+    return reader.read(), reader
+
+
+def column(reader: TableReader, name: str) -> dict[str, Any]:
+    return next(column for column in reader.report.columns if column["name"] == name)
+
+
+def predict(folder: Path, plan: TablePlan | None, text: str | None = None) -> list[Any]:
+    """Return the features and ids that a model with this plan reads, in parts of 7 rows."""
+    assert plan is not None
+    if text is not None:
+        (folder / "t.csv").write_text(text, encoding="utf-8")
+    parts = list(TableReader(CsvData(path=str(folder / "t.csv")), key="input", plan=plan.to_dict()).parts(7))
+    ids = None if parts[0].ids is None else np.concatenate([part.ids for part in parts if part.ids is not None])
+    return [np.concatenate([part.X for part in parts]), ids]
+
+
+# --- categories -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [None, "drop"])
+def test_a_category_without_a_frequent_level_is_left_out(missing: str | None, tmp_path: Path) -> None:
+    text = table("name", [f"n{i // 2}" for i in range(402)])
+    part, reader = read(tmp_path, text, missing=missing)
+    assert part.X.shape == (402, 1)
+    assert column(reader, "name")["note"] == "201 levels, none of them in 0.5 % of the rows"
+    part, _ = read(tmp_path, text, missing=missing, categorical=["name"])
+    assert part.X.shape == (402, 1 + 30 + 1)
+
+
+# --- types that change ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "second"), [("1.5,1", "1,2.5"), ("1.5,1", "word,1"), ("1,word", "1.5,1")])
+def test_a_second_change_of_types_is_read_too(
+    first: str, second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_BLOCK_BYTES", 2**13)
+    rows = ["1,1" if i % 3 else "2,2" for i in range(300_000)]
+    rows[270_000], rows[295_000] = first, second
+    part, reader = read(tmp_path, "a,b\n" + "\n".join(rows) + "\n")
+    assert part.X.shape == (300_000, 2)
+    expected = [[float(cell) if cell != "word" else 1 for cell in row.split(",")] for row in (first, second)]
+    assert part.X[[270_000, 295_000]].tolist() == expected
+    assert sum(reader.report.filled.values()) == ("word" in first + second)
+
+
+def test_the_types_of_all_columns_are_widened_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each column of a table of counts with fractions far down had made the file read once more from its start."""
+    n_columns, n_rows = 40, 30_000
+    rows = [",".join(["1", "2"][i % 2] for _ in range(n_columns)) for i in range(n_rows)]
+    for i in range(n_columns):
+        cells = rows[n_rows - n_columns + i].split(",")
+        cells[i] = "0.5"
+        rows[n_rows - n_columns + i] = ",".join(cells)
+    monkeypatch.setattr(sources, "_BLOCK_BYTES", 2**15)
+    n_opened = 0
+    open_unpacked = sources.open_unpacked
+
+    def count(*args: Any) -> Any:
+        nonlocal n_opened
+        n_opened += 1
+        return open_unpacked(*args)
+
+    monkeypatch.setattr(sources, "open_unpacked", count)
+    part, _ = read(tmp_path, ",".join(f"c{i}" for i in range(n_columns)) + "\n" + "\n".join(rows) + "\n")
+    assert np.diag(part.X[-n_columns:]).tolist() == [0.5] * n_columns
+    assert n_opened <= 5, "head, first pass, types, the rest of the pass, second pass"
+
+
+PARTS = {
+    "gap": (pa.array([1, 2, 2**53 + 1]), pa.array([1.5, None, 2]), [1, 2, 2.0**53, 1.5, 2, 2]),
+    "width": (pa.array([1, 2, 3], pa.int8()), pa.array([1, 2, 300]), [1, 2, 3, 1, 2, 300]),
+    "none": (pa.nulls(3), pa.array([1.5, 2, 3]), [2, 2, 2, 1.5, 2, 3]),
+    "boolean": (pa.array([True, False, True]), pa.array([1, 2, 3]), [1, 0, 1, 1, 2, 3]),
+    "decimal": (pa.array([1, 2, 3]), pa.array(["1.5", "2", "3"]).cast(pa.decimal128(2, 1)), [1, 2, 3, 1.5, 2, 3]),
+    "text": (pa.array([1, 2, 3]), pa.array(["1.5", "2", "3"]), [1, 2, 3, 1.5, 2, 3]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("case", PARTS)
+def test_files_whose_types_differ_are_read_in_a_common_one(case: str, kind: str, tmp_path: Path) -> None:
+    first, second, expected = PARTS[case]
+    part, reader = read_typed(tmp_path, kind, first, second)
+    assert part.X[:, 1].tolist() == expected
+    told = reader.report.decisions.get("types", "")
+    assert told.startswith(f"c is {first.type} and {second.type} in different files") == (case != "none")
+    part, _ = read_typed(tmp_path, kind, second, first)
+    assert part.X[:, 1].tolist() == expected[3:] + expected[:3]
+
+
+def test_dates_texts_and_lists_of_files_whose_types_differ(tmp_path: Path) -> None:
+    days = [datetime.date(2024, 1, i) for i in (1, 2, 3)]
+    for i, (first, second, expected) in enumerate(
+        [
+            (pa.array(days), pa.array(days).cast(pa.timestamp("ns")), [0, 1, 2, 0, 1, 2]),
+            (pa.array(["u", "v", "u"]), pa.nulls(3), [1, 0, 1, 1, 1, 1]),
+            (pa.array([[1.0, 2]] * 3), pa.array([[3.0, 4]] * 3, pa.list_(pa.float32(), 2)), [1, 1, 1, 3, 3, 3]),
+        ]
+    ):
+        (tmp_path / str(i)).mkdir()
+        part, _ = read_typed(tmp_path / str(i), "parquet", first, second)
+        assert part.X[:, 1].tolist() == expected
+
+
+def test_types_that_have_nothing_in_common_are_refused_by_the_name_of_the_column(tmp_path: Path) -> None:
+    parts = (pa.array([1.5, 2, 3]), pa.array([[1.5], [2], [3]]))
+    with pytest.raises(UserError, match=r"column c is double in part0.parquet and list<.*> in part1.parquet; expected"):
+        read_typed(tmp_path, "parquet", *parts)
+    assert read_typed(tmp_path, "parquet", *parts, exclude=["c"])[0].X.shape == (6, 1)
+
+
+def test_a_typed_table_of_many_columns_is_read_in_time_that_is_linear_in_them(tmp_path: Path) -> None:
+    """A list of all columns was copied for each column: 260 s for 20,000 columns of 20 rows."""
+    n_columns = 5000
+    names = [f"g{i}" for i in range(n_columns)]
+    pq.write_table(pa.table({name: [0.5, 1.5] for name in names}), tmp_path / "t.parquet")
+    source = sources.open_source(str(tmp_path / "t.parquet"), "parquet", "data.path", "data.path", Given(), None, 1000)
+    start_s = time.process_time()
+    (found,) = source.batches(names, [], None)
+    assert found.shape == (2, n_columns)
+    assert time.process_time() - start_s < 1.5
+
+
+# --- numbers in another notation --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cell", "value"), [("(500)", -500), ("500-", -500), ("($1.5)", -1.5), ("€ 2-", -2)])
+def test_the_negative_numbers_of_accounting_are_read_and_told(cell: str, value: float, tmp_path: Path) -> None:
+    text = table("saldo", [*range(97), *[cell] * 3])
+    part, reader = read(tmp_path, text)
+    assert part.X[-3:, 1].tolist() == [value] * 3
+    assert repr(cell) in column(reader, "saldo")["note"]
+    np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
+
+
+def test_numbers_in_parentheses_alone_are_no_amounts(tmp_path: Path) -> None:
+    _, reader = read(tmp_path, table("note", [f"({i % 3})" for i in range(60)]))
+    assert column(reader, "note")["kind"] == "category"
+    assert parse_numbers(pa.array(["(5)", "(-5)", "-5-", "5-6-", "()", "-"]), negatives=True).to_pylist() == [
+        *(-5, None, None, None, None, None),
+    ]
+
+
+@pytest.mark.parametrize("cell", ["<5", ">90", "12 kg", "1.234.567"])
+def test_a_cell_with_digits_that_is_read_as_missing_is_told_as_odd(cell: str, tmp_path: Path) -> None:
+    amounts = [2 * (i % 40) for i in range(97)]
+    text = table("saldo", [*amounts, *[cell] * 3])
+    _, reader = read(tmp_path, text)
+    assert reader.report.filled == {"saldo": 3}
+    (odd,) = reader.report.odd
+    assert odd.startswith(f"column saldo has {cell!r} in 3 cells, which is no plain number and is read as missing;")
+    assert "data.exclude=[saldo]" in odd
+    _, reader = read(tmp_path, text, missing_values=[cell])
+    assert reader.report.odd == [], "the user has said it"
+    _, reader = read(tmp_path, table("saldo", [*amounts, *["unknown"] * 3]))
+    assert reader.report.odd == []
+    assert column(reader, "saldo")["note"] == "'unknown' means missing"
+
+
+# --- ids --------------------------------------------------------------------------------------------------------------
+
+ORDER = [int(i) for i in RNG.permutation(1000)[:200]]
+IDS = {
+    "19 digits": [1234567890123456789 + 1_000_003 * i for i in ORDER],
+    "20 digits": [12345678901234567890 + 1_000_003 * i for i in ORDER],
+    "a gap": [*ORDER[:199], "NA"],
+    "an empty gap": ["", *ORDER[1:]],
+    "a footer": [*ORDER, "Total"],
+    "floats": [f"{i}.0" for i in ORDER],
+}
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_distinct_whole_numbers_below_the_name_of_an_id_are_the_id(case: str, tmp_path: Path) -> None:
+    part, reader = read(tmp_path, table("id", IDS[case]))
+    assert reader.features == ("x",)
+    assert column(reader, "id")["role"] == "id"
+    assert part.ids is not None
+    assert part.ids.tolist() == [str(cell) for cell in IDS[case]], "as they are written"
+    X, ids = predict(tmp_path, reader.plan)
+    np.testing.assert_array_equal(X, part.X)
+    assert ids.tolist() == part.ids.tolist()
+
+
+def test_an_id_with_many_gaps_is_left_out(tmp_path: Path) -> None:
+    part, reader = read(tmp_path, table("id", ["" if i % 3 == 0 else i for i in ORDER]))
+    assert part.ids is None
+    assert column(reader, "id")["note"].startswith("identifies rows: a different number in each row")
+    assert "missing" in column(reader, "id")["note"]
+
+
+def test_a_different_whole_number_in_each_row_is_told_where_one_is_missing(tmp_path: Path) -> None:
+    _, reader = read(tmp_path, table("member", ["", *ORDER[1:]]))
+    assert reader.features == ("x", "member")
+    assert "column member has a different whole number in each row" in reader.report.odd[0]
+
+
+@pytest.mark.parametrize("kind", ["int", "float"])
+def test_typed_ids_are_decided_by_the_values_that_are_there(kind: str, tmp_path: Path) -> None:
+    values: list[Any] = [None, *(10**16 + 2 * i for i in ORDER[1:])]
+    typed = [value if value is None or kind == "int" else float(value) for value in values]
+    pq.write_table(pa.table({"id": typed, "x": RNG.normal(size=200)}), tmp_path / "t.parquet")
+    part = TableReader(ParquetData(path=str(tmp_path / "t.parquet"))).read()
+    assert part.ids is not None
+    assert part.ids.tolist() == ["", *map(str, values[1:])]
+
+
+@pytest.mark.parametrize("name", ["CUSTOMER_ID", "ID", "Id", "customer_id", "CustomerID"])
+def test_repeated_ids_are_left_out_in_capitals_too(name: str, tmp_path: Path) -> None:
+    _, reader = read(tmp_path, table(name, [i // 4 for i in ORDER]))
+    assert column(reader, name)["note"] == "numbers that name something, by its name"
+
+
+@pytest.mark.parametrize("name", ["paid", "Humid", "GRID"])
+def test_a_word_that_ends_in_id_is_no_id(name: str, tmp_path: Path) -> None:
+    assert read(tmp_path, table(name, ORDER))[1].features == ("x", name)
+    assert read(tmp_path, table(name, [i // 4 for i in ORDER]))[1].features == ("x", name)
+
+
+# --- dates ------------------------------------------------------------------------------------------------------------
+
+DAYS = [datetime.date(2024, 1, 1) + datetime.timedelta(days=5 * i) for i in range(100)]
+
+
+def test_dates_that_do_not_exist_are_none() -> None:
+    texts = [f"{y}-{m:02d}-{d:02d}" for y in (1900, 2000, 2023, 2024) for m in range(14) for d in range(33)]
+
+    def exists(text: str) -> bool:
+        try:
+            datetime.date.fromisoformat(text)
+        except ValueError:
+            return False
+        return True
+
+    assert parse_dates(pa.array(texts), ["iso"]).is_valid().to_pylist() == [exists(text) for text in texts]
+    times = ["00:00", "23:59:59.5", "24:00", "12:60", "12:00:60", "12:00+23:59", "12:00+24:00", "12:00Z"]
+    parsed = parse_dates(pa.array([f"2024-01-01T{text}" for text in times]), ["iso"])
+    assert parsed.is_valid().to_pylist() == [True, True, False, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("cells", [["1234-56-78", "abc"], ["2024-31-01", "2024-30-12"], ["2024-02-30", "2024-02-01"]])
+def test_what_looks_like_a_date_and_is_none_is_a_category(cells: list[str], tmp_path: Path) -> None:
+    _, reader = read(tmp_path, table("d", cells * 30))
+    assert column(reader, "d")["kind"] == "category"
+
+
+@pytest.mark.parametrize("none", ["0000-00-00", "0000-00-00 00:00:00"])
+def test_the_zero_date_means_missing(none: str, tmp_path: Path) -> None:
+    part, reader = read(tmp_path, table("d", [*DAYS, none, none]))
+    assert reader.report.filled == {"d": 2}
+    assert column(reader, "d")["note"] == "0000-00-00 means missing; days since the first"
+    np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
+    _, reader = read(tmp_path, table("d", DAYS))
+    assert predict(tmp_path, reader.plan, table("d", ["2024-01-02", none]))[0][:, 1].tolist() == [1, 247.5]
+
+
+def test_a_cell_among_dates_that_is_no_date_is_missing_and_told(tmp_path: Path) -> None:
+    _, reader = read(tmp_path, table("d", [*DAYS, "2023-02-30"]))
+    assert reader.report.filled == {"d": 1}
+    assert reader.report.odd[0].startswith(
+        "column d has '2023-02-30' in 1 cell, which is no date and is read as missing"
+    )
+    with pytest.raises(UserError, match=r"column d has '2023-02-31' in row 1 \(counted from 0\); expected dates"):
+        predict(tmp_path, reader.plan, table("d", ["2024-01-02", "2023-02-31"]))
+    with pytest.raises(UserError, match=r"column d has '2023-02-30' in row 100 .* data.missing_values=\[2023-02-30\]"):
+        read(tmp_path, table("d", [*DAYS, "2023-02-30"]), dates=["d"])
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+@pytest.mark.parametrize("is_upper", [False, True])
+@pytest.mark.parametrize(
+    "format_", ["%d %b %Y", "%B %d, %Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%d %b %Y %H:%M", "%Y%m%dT%H%M%S"]
+)
+def test_dates_with_the_name_of_a_month(format_: str, is_upper: bool, is_asked: bool, tmp_path: Path) -> None:
+    cells = [day.strftime(format_) for day in DAYS]
+    text = table("d", [cell.upper() for cell in cells] if is_upper else cells)
+    part, _ = read(tmp_path, text, dates=["d"] if is_asked else [])
+    assert part.X[:, 1].tolist() == [5 * i for i in range(100)]
+
+
+# --- types that are no feature ----------------------------------------------------------------------------------------
+
+NO_FEATURES = {
+    "texts": pa.array([["x"], ["y"]]),
+    "struct": pa.array([{"a": 1}, {"a": 2}]),
+    "map": pa.array([[("a", 1)], [("b", 2)]], pa.map_(pa.string(), pa.int64())),
+    "lists": pa.array([[[1.0]], [[2.0]]]),
+    "booleans": pa.array([[True], [False]]),
+    "binary": pa.array([b"a", b"b"]),
+    "view": pa.array([b"a", b"b"], pa.binary_view()),
+    "empty": pa.array([[], []], pa.list_(pa.float64())),
+}
+
+
+@pytest.mark.parametrize("case", NO_FEATURES)
+def test_columns_of_a_type_that_is_no_feature_are_left_out(case: str, tmp_path: Path) -> None:
+    values = NO_FEATURES[case]
+    part, reader = read_typed(tmp_path, "parquet", values)
+    assert reader.features == ("x",)
+    assert part.X.shape == (2, 1)
+    note = column(reader, "c")["note"]
+    assert note == "empty lists" if case == "empty" else note.endswith(", which is no feature")
+
+
+@pytest.mark.parametrize("settings", [{"strict": True}, {"numeric": ["c"]}, {"categorical": ["c"]}, {"dates": ["c"]}])
+def test_a_type_that_is_no_feature_is_refused_if_it_is_asked_for(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"column c has 'struct<a: int64>' in row 0 .*; set data.exclude=\[c\]"):
+        read_typed(tmp_path, "parquet", NO_FEATURES["struct"], **settings)
+
+
+@pytest.mark.parametrize("role", ["id", "labels"])
+def test_an_id_or_labels_of_such_a_type_are_refused_by_name(role: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"column c \(struct<.*>\) cannot be interpreted \(.*\); expected numbers, text"
+    ):
+        read_typed(tmp_path, "parquet", NO_FEATURES["struct"], **{role: "c"})
+
+
+def test_a_list_that_is_called_label_is_no_label(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1.0, 2], "label": [[1.0], [2.0]]}), tmp_path / "t.parquet")
+    assert TableReader(ParquetData(path=str(tmp_path / "t.parquet"))).read().X.shape == (2, 2)
+
+
+def test_an_error_in_the_inference_of_a_column_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no sign of a damaged file."""
+
+    def fail(*_: object) -> bool:
+        raise pa.ArrowNotImplementedError("no kernel")
+
+    monkeypatch.setattr(table_plan, "_is_constant", fail)
+    with pytest.raises(
+        UserError, match=r"column x \(double\) cannot be interpreted \(no kernel\);.* data.exclude=\[x\]"
+    ):
+        read(tmp_path, table("c", [1.5, 2.5]))
