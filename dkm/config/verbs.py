@@ -256,7 +256,7 @@ def overview() -> str:
         "",
     ]
     lines += [f"  {name:<11} {VERBS[name].meaning}".rstrip(".") for name in available()]
-    lines += ["", "  dkm train                              handwritten digits, about a minute"]
+    lines += ["", "  dkm train                              handwritten digits, about 20 seconds"]
     lines += ["  dkm train customers.csv n_clusters=8   your own table"]
     return "\n".join([*lines, "", "dkm VERB --help shows examples and settings; dkm help KEY explains a setting."])
 
