@@ -419,10 +419,9 @@ def _type_of_cells(cells: pa.ChunkedArray, type_: pa.DataType, decimal: str) -> 
         with contextlib.suppress(pa.ArrowInvalid):
             pc.cast(text, pa.int64())
             return type_
-        if pc.any(pc.match_substring_regex(text, rf"^{_INT.pattern}$")).as_py():
-            whole = text.filter(pc.match_substring_regex(text, rf"^{_INT.pattern}$"))
-            if not all(map(_fits_int64, pc.unique(whole.filter(pc.greater(pc.utf8_length(whole), 18))).to_pylist())):
-                return pa.string()
+        whole = text.filter(pc.match_substring_regex(text, rf"^{_INT.pattern}$"))
+        if not all(map(_fits_int64, pc.unique(whole.filter(pc.greater(pc.utf8_length(whole), 18))).to_pylist())):
+            return pa.string()
     if decimal != ".":
         if pc.any(pc.match_substring(text, ".")).as_py():
             return pa.string()
