@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from sklearn import metrics as reference
 from sklearn.datasets import make_blobs
 
-from dkm.clustering.graph import modularity, neighbor_graph
+from dkm.clustering.graph import GraphScore, modularity, neighbor_graph, score
 from dkm.clustering.labels import cluster_sizes, contingency, effective_clusters, hungarian_order
 from dkm.clustering.partition import principal_components
 from dkm.data.sampling import draw_rows
@@ -357,6 +357,34 @@ def test_the_modularity_of_two_triangles_and_an_edge_by_hand():
     # 6 of 7 edges within; each part has half of the ends.
     assert modularity(csr_array(A), np.array([0, 0, 0, 1, 1, 1])) == pytest.approx(6 / 7 - 1 / 2)
     assert modularity(csr_array(A), np.zeros(6, np.int64)) == pytest.approx(0)
+
+
+def test_the_assortativity_of_two_triangles_and_an_edge_by_hand():
+    A = np.zeros((6, 6))
+    for i, j in [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5), (2, 3)]:
+        A[i, j] = A[j, i] = 1
+    assert score(csr_array(A), np.array([0, 0, 0, 1, 1, 1])).assortativity == pytest.approx((6 / 7 - 1 / 2) / (1 / 2))
+    assert score(csr_array(A), np.zeros(6, np.int64)) == (pytest.approx(0), 0)
+    A[2, 3] = A[3, 2] = 0
+    assert score(csr_array(A), np.array([0, 0, 0, 1, 1, 1])).assortativity == 1
+
+
+def test_the_split_of_a_large_cluster_raises_the_modularity_and_lowers_the_assortativity():
+    X, y = make_blobs([200, 100, 50, 25], 4, centers=20 * np.eye(4), random_state=0)
+    graph = neighbor_graph(X, 10)
+    halves = np.where(y == 3, 2, y)  # the two smallest are one cluster
+    halves[(y == 0) & (X[:, 3] > 0)] = 3
+    right, split = score(graph, y), score(graph, halves)
+    assert right.assortativity == 1
+    assert right.modularity < split.modularity
+    assert not split.is_above(right)
+    assert not right.is_above(split)
+
+
+@pytest.mark.parametrize("score_of", [GraphScore(-0.1, -0.2), GraphScore(0.0, 0.0), GraphScore(0.05, 1.0)])
+def test_a_collapse_is_below_clusters_however_few_edges_leave_it(score_of):
+    assert GraphScore(0.8, 0.88).is_above(score_of)
+    assert not score_of.is_above(GraphScore(0.8, 0.88))
 
 
 def test_modularity_is_that_of_the_formula_over_all_pairs():

@@ -8,7 +8,14 @@ from sklearn.metrics import adjusted_rand_score
 
 from dkm.clustering import graph
 from dkm.clustering import neighborhood as neighborhood_module
-from dkm.clustering.graph import Neighbors, fuzzy_graph, nearest_neighbors, neighbor_graph, unweighted_graph
+from dkm.clustering.graph import (
+    GraphScore,
+    Neighbors,
+    fuzzy_graph,
+    nearest_neighbors,
+    neighbor_graph,
+    unweighted_graph,
+)
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighbor_embedding import _broad, embed_neighbors
 from dkm.clustering.neighborhood import Neighborhood
@@ -199,7 +206,7 @@ def test_clusters_made_from_the_graph_need_a_clear_advantage(space, advantage, i
     monkeypatch.setitem(vars(hood), "embedding", noise)
     monkeypatch.setattr(Neighborhood, "points", points if space == "rows" else noise)
     hood.spectral_points = lambda n_clusters: points if space == "spectrum" else noise
-    hood.modularity = lambda labels: 0.5 + advantage * (adjusted_rand_score(y, labels) == 1)
+    hood.score = lambda labels: GraphScore(0.5 + advantage * (adjusted_rand_score(y, labels) == 1))
     taken = {"rows": "the rows", "spectrum": "the eigenvectors of the graph"}[space]
     assert hood.cluster(4, n_init=10).origin == (taken if is_taken else "the neighbor embedding")
 
@@ -222,13 +229,32 @@ def test_other_clusters_that_another_seed_does_not_find_are_not_taken(monkeypatc
     monkeypatch.setattr(Neighborhood, "points", points)
     monkeypatch.setattr(neighborhood_module, "kmeans", split_of)
     of_rows = kmeans(line, 3, n_init=2, seed=0).labels.numpy()
-    hood.modularity = lambda labels: 0.9 if np.array_equal(labels, of_rows) else 0.5
+    hood.score = lambda labels: GraphScore(0.9 if np.array_equal(labels, of_rows) else 0.5)
     found = hood.cluster(3, n_init=2)
     assert (found.origin, found.modularity) == ("the neighbor embedding", 0.5)
     assert found.modularities["the rows"] == 0.9
     assert calls == [0, 0, 0, 1]
     splits[1] = splits[0]
     assert hood.cluster(3, n_init=2).origin == "the rows"
+
+
+@pytest.mark.parametrize(
+    ("of_rows", "is_taken"),
+    [
+        (GraphScore(0.53, 0.75), False),  # more even, but more edges leave the clusters than of such sizes would
+        (GraphScore(0.53, 0.76), True),
+        (GraphScore(0.53, 0.9), True),
+        (GraphScore(0.49, 0.9), False),
+    ],
+)
+def test_more_even_clusters_are_not_better_for_it(of_rows, is_taken, monkeypatch):
+    X, y = make_blobs(200, 5, centers=4, random_state=0)
+    hood = neighborhood(X)
+    noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setitem(vars(hood), "embedding", noise)
+    hood.spectral_points = lambda n_clusters: noise
+    hood.score = lambda labels: of_rows if adjusted_rand_score(y, labels) == 1 else GraphScore(0.5, 0.8)
+    assert hood.cluster(4, n_init=10).origin == ("the rows" if is_taken else "the neighbor embedding")
 
 
 def test_known_clusters_of_the_rows_are_not_computed_again(monkeypatch):

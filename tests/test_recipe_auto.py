@@ -16,6 +16,7 @@ from processes import train as train_in_process
 from quick import search_quickly
 from sklearn.datasets import make_blobs, make_moons
 
+from dkm.clustering.graph import GraphScore
 from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.compose import compose, parse
 from dkm.config.run import in_epochs
@@ -209,26 +210,33 @@ def test_labels_are_held_where_they_are_to_be_learned(
 
 # --- the guard ---
 
+Pair = tuple[float, float | None]  # modularity, assortativity
+
 
 @pytest.mark.parametrize(
     ("raw", "pretrained", "final", "expected"),
     [
-        (0.5, 0.6, 0.55, "kmeans_pretrained"),
-        (0.7, 0.6, 0.55, "kmeans_raw"),
-        (0.5, 0.6, 0.6, None),
-        (None, 0.6, 0.55, "kmeans_pretrained"),
-        (None, None, 0.1, None),
-        (0.5, 0.6, None, None),
+        ((0.5, 0.9), (0.6, 0.8), (0.55, 0.7), "kmeans_pretrained"),
+        ((0.7, 0.8), (0.6, 0.8), (0.55, 0.7), "kmeans_raw"),
+        ((0.5, 0.9), (0.6, 0.8), (0.6, 0.7), None),
+        (None, (0.6, 0.8), (0.55, 0.7), "kmeans_pretrained"),
+        (None, None, (0.1, 0.1), None),
+        ((0.5, 0.9), (0.6, 0.8), None, None),
+        ((0.59, 0.7), (0.6, 0.59), (0.55, 0.65), "kmeans_raw"),  # the other is more even, not better
+        ((0.54, 0.7), (0.6, 0.59), (0.55, 0.65), None),
+        ((0.54, 0.7), (0.61, 0.59), (0.55, 0.65), "kmeans_pretrained"),  # by more than that
+        ((0.5, 0.7), (0.6, None), (0.55, 0.65), "kmeans_pretrained"),  # kept by an earlier version
     ],
 )
 def test_the_best_baseline_above_the_end_of_the_run_is_found(
-    raw: float | None, pretrained: float | None, final: float | None, expected: str | None
+    raw: Pair | None, pretrained: Pair | None, final: Pair | None, expected: str | None
 ) -> None:
-    scores = {
-        name: {"modularity_data": value} for name, value in (("kmeans_raw", raw), ("kmeans_pretrained", pretrained))
-    }
-    assert baseline_above(scores, final) == expected
-    assert baseline_above({"kmeans_raw": None, "kmeans_pretrained": {}}, final) is None
+    given = (("kmeans_raw", raw), ("kmeans_pretrained", pretrained))
+    names = ("modularity_data", "assortativity_data")
+    scores = {name: dict(zip(names, pair, strict=True)) if pair else {"modularity_data": None} for name, pair in given}
+    score = GraphScore(*final) if final else None
+    assert baseline_above(scores, score) == expected
+    assert baseline_above({"kmeans_raw": None, "kmeans_pretrained": {}}, score) is None
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +328,27 @@ def test_a_joint_phase_is_judged_by_what_the_run_had_before(
 ) -> None:
     baselines = {"kmeans_raw": {"modularity_data": 0.7}, "kmeans_pretrained": {"modularity_data": 0.6}}
     state = Kept("initialization", kept, {}, torch.zeros(2, 1))
-    assert judge(baselines, state, final, learned=learned) == expected
+    score = None if final is None else GraphScore(final)
+    assert judge(baselines, state, score, learned=learned) == expected
+
+
+def test_an_earlier_state_that_is_more_even_is_not_better() -> None:
+    kept = Kept("joint", 0.6, {}, torch.zeros(2, 1), 0.7)
+    assert kept.is_above(GraphScore(0.57, 0.73))
+    assert not kept.is_above(GraphScore(0.57, 0.74))
+    assert kept.is_above(GraphScore(0.54, 0.74))
+
+
+def test_a_state_keeps_both_scores_in_checkpoints() -> None:
+    network = torch.nn.Linear(1, 1)
+    kept = Kept.of("joint", GraphScore(0.6, 0.7), network, torch.zeros(2, 1))  # type: ignore[arg-type]
+    again = Kept.from_dict(kept._asdict())
+    assert again is not None
+    assert (again.modularity, again.assortativity) == (0.6, 0.7)
+    earlier = {name: value for name, value in kept._asdict().items() if name != "assortativity"}
+    again = Kept.from_dict(earlier)
+    assert again is not None
+    assert again.is_above(GraphScore(0.59, 0.9))
 
 
 # A learning rate that destroys the network: it learns neither the clusters of its start nor those of a baseline.

@@ -54,6 +54,24 @@ def test_the_table_has_a_row_for_each_clustering_that_has_scores() -> None:
     assert len(head) == len(raw) == len(final)
 
 
+def test_a_baseline_that_is_only_more_even_is_told_apart_from_a_better_one() -> None:
+    final: Scores = {"modularity_data": 0.663, "assortativity_data": 1.0}
+    even: Scores = {"modularity_data": 0.698, "assortativity_data": 0.886}
+    told = report.table(even, final, final, name="dkm")[-1]
+    assert told == (
+        "The modularity of k-means, raw data is higher, but its assortativity is lower (0.886 for 1.000): its clusters "
+        "are more even, not better."
+    )
+    for other in (
+        {"modularity_data": 0.663, "assortativity_data": 0.9},  # not higher
+        {"modularity_data": 0.66, "assortativity_data": 0.9},
+        {"modularity_data": 0.76, "assortativity_data": 0.886},  # better
+        {"modularity_data": 0.698},  # of an earlier version
+        {"modularity_data": None, "assortativity_data": None},
+    ):
+        assert report.table(other, final, final, name="dkm")[-1].startswith("final (dkm)")
+
+
 def test_no_recorded_run_has_a_warning() -> None:
     """As docs/explanation/judging.md says."""
     paths = sorted((Path(__file__).parents[1] / "docs" / "results").glob("*/*.json"))

@@ -497,6 +497,7 @@ def material(n_clusters: int = 2, n_rows: int = 100, **result: Any) -> Material:
 
 
 GOOD = {"modularity_data": 0.8, "kmeans_raw": {"modularity_data": 0.7}}
+EVEN = {"modularity_data": 0.8, "assortativity_data": 0.88}
 
 
 def test_trust_follows_the_evidence() -> None:
@@ -506,6 +507,12 @@ def test_trust_follows_the_evidence() -> None:
     assert "lower than that of k-means on the raw data" in low.statements[1].text
     below = judge([material(modularity_data=0.78, kmeans_pretrained={"modularity_data": 0.8})])
     assert below.level == "doubt"
+    assert below.statements[1].text.endswith("A baseline is better.")
+    even = judge([material(modularity_data=0.78, assortativity_data=0.95, kmeans_raw=EVEN)])
+    assert even.level == "open"
+    assert "That of k-means on the rows is higher, but its assortativity is lower (0.880 for" in even.statements[1].text
+    better = judge([material(modularity_data=0.78, assortativity_data=0.87, kmeans_raw=EVEN)])
+    assert better.level == "doubt"
     same, other = material(**GOOD), material(**GOOD)
     assert judge([same, other]).level == "good"
     shuffled = same.assignments._replace(cluster=np.random.default_rng(0).integers(2, size=100))

@@ -103,6 +103,10 @@ def test_the_scores_in_the_data_see_the_rows_and_not_the_embedding(run: Finished
     degree, is_same = A.sum(1), run.labels[:, None] == run.labels
     modularity = ((A - np.outer(degree, degree) / A.sum()) * is_same).sum() / A.sum()
     assert run.result["modularity_data"] == pytest.approx(modularity, rel=1e-9)
+    mixing = np.array([[A[run.labels == k][:, run.labels == j].sum() for j in range(K)] for k in range(K)]) / A.sum()
+    by_chance = (mixing.sum(0) * mixing.sum(1)).sum()
+    assortativity = (np.trace(mixing) - by_chance) / (1 - by_chance)
+    assert run.result["assortativity_data"] == pytest.approx(assortativity, rel=1e-9)
 
 
 def test_the_sizes_and_their_perplexity(run: Finished) -> None:

@@ -62,6 +62,7 @@ def test_every_score_is_that_of_its_formula() -> None:
         "n_effective_clusters": pytest.approx(4.0),
         "inertia": 12.5,
         "modularity_data": neighbors.modularity(LABELS),
+        "assortativity_data": neighbors.score(LABELS).assortativity,
         "silhouette_data": metrics.silhouette(X, LABELS, max_samples=30),
     }
     assert found.keys() == SCORES.keys()
@@ -75,7 +76,7 @@ def test_files_list_the_scores_by_what_they_compare_with() -> None:
 def test_scores_that_need_labels_or_take_long_are_left_out() -> None:
     unlabeled = compute_scores(context_of(), final=False)
     assert not {"acc", "nmi", "ari"} & unlabeled.keys()
-    assert SCORES.keys() - unlabeled.keys() == {"acc", "nmi", "ari", "silhouette_data"}
+    assert SCORES.keys() - unlabeled.keys() == {"acc", "nmi", "ari", "assortativity_data", "silhouette_data"}
 
 
 def test_no_score_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,7 @@ def test_each_evaluation_has_its_terms_and_metrics(run: Path) -> None:
 def test_the_result_has_both_baselines_beside_it(run: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     scores = {"acc", "nmi", "ari", "silhouette", "davies_bouldin", "calinski_harabasz", "inertia"}
-    scores |= {"n_effective_clusters", "silhouette_data", "modularity_data"}
+    scores |= {"n_effective_clusters", "silhouette_data", "modularity_data", "assortativity_data"}
     for part in (result, result["kmeans_raw"], result["kmeans_pretrained"]):
         assert scores <= part.keys()
         assert all(np.isfinite(part[name]) for name in scores)

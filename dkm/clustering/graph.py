@@ -1,9 +1,10 @@
-"""The graph of nearest neighbors, and the modularity of a clustering in it."""
+"""The graph of nearest neighbors, and the scores of a clustering in it."""
 
 # Shapes: N points, D dimensions, J neighbors of each point.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -103,8 +104,36 @@ def _directed(neighbors: Neighbors, weights: FloatArray) -> csr_array:
     return csr_array((weights.ravel(), neighbors.indices.ravel(), ends), shape=(N, N))
 
 
-def modularity(graph: csr_array, labels: IntArray) -> float:
-    """Return the modularity of a clustering: its fraction of edges within clusters, above that expected by chance.
+class GraphScore(NamedTuple):
+    """How well clusters follow the edges of a graph, see `score`; ``assortativity`` is None where it was not kept."""
+
+    modularity: float
+    assortativity: float | None = None
+
+    def is_above(self, other: GraphScore) -> bool:
+        """Return whether these clusters are better than others of the same graph.
+
+        They are if their modularity is higher, and its geometric mean with the assortativity too. The modularity alone
+        favors even sizes: a split of a large cluster can raise it. The assortativity alone favors uneven ones: it is 1
+        for a few rows without neighbors outside and all others.
+        """
+        is_higher = self.modularity > other.modularity
+        if self.assortativity is None or other.assortativity is None:
+            return is_higher
+        return is_higher and self._mean > other._mean
+
+    @property
+    def _mean(self) -> float:
+        """The geometric mean of both; negative if they are."""
+        assert self.assortativity is not None
+        return math.copysign(math.sqrt(self.modularity * self.assortativity), self.modularity)
+
+
+def score(graph: csr_array, labels: IntArray) -> GraphScore:
+    """Return the modularity of a clustering, and its assortativity.
+
+    The modularity is the fraction of edges within clusters, above that expected by chance. The assortativity is the
+    modularity over the largest value that it can have for clusters with as many edge ends; 0 for one cluster.
 
     Parameters
     ----------
@@ -115,20 +144,30 @@ def modularity(graph: csr_array, labels: IntArray) -> float:
 
     Returns
     -------
-    float in [-0.5, 1)
+    modularity : float in [-0.5, 1)
         ``sum_k (e_k - a_k^2)``, where ``e_k`` is the fraction of edges within cluster k and ``a_k`` the fraction of
         edge ends in it. ``a_k^2`` is the expectation of ``e_k`` in a random graph with the same degrees. Clusters of
         any shape score high if few edges leave them; even sizes score higher than uneven ones.
+    assortativity : float in [-1, 1]
+        The modularity divided by ``1 - sum_k a_k^2``; 1 if no edge leaves a cluster.
 
     References
     ----------
     Newman, Girvan: Finding and evaluating community structure in networks (arXiv:cond-mat/0308217), eq. 5.
+    Newman: Mixing patterns in networks (arXiv:cond-mat/0209450), eq. 2.
     """
     edges = graph.tocoo()
     starts, ends = labels[edges.row], labels[edges.col]
     total = edges.data.sum()
     share = np.bincount(starts, weights=edges.data) / total
-    return float(edges.data[starts == ends].sum() / total - np.square(share).sum())
+    by_chance = np.square(share).sum()
+    modularity = edges.data[starts == ends].sum() / total - by_chance
+    return GraphScore(float(modularity), float(modularity / (1 - by_chance)) if by_chance < 1 else 0.0)
+
+
+def modularity(graph: csr_array, labels: IntArray) -> float:
+    """Return the modularity of a clustering, see `score`."""
+    return score(graph, labels).modularity
 
 
 def improve_modularity(graph: csr_array, labels: np.ndarray, n_clusters: int, *, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The rows of a data set as a graph of nearest neighbors: its modularity, and an embedding of it."""
+"""The rows of a data set as a graph of nearest neighbors: clusters by it, and an embedding of it."""
 
 # Shapes: N rows, F features, M rows of a sample, P principal components, D latent, K clusters.
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dkm.clustering import graph
-from dkm.clustering.graph import Neighbors
+from dkm.clustering.graph import GraphScore, Neighbors
 from dkm.clustering.labels import FloatArray, IntArray, adjusted_rand_index
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighbor_embedding import embed_neighbors, laplacian_eigenvectors
@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 
 # Neighbors of a row in the graph of the modularity, as in the scores, and in the graph that is embedded, as in UMAP.
 _N_NEIGHBORS, _N_EMBEDDED = 20, 15
-# By so much must the modularity of other clusters exceed that of clusters of the neighbor embedding: even sizes, which
-# k-means on the rows tends to, can raise it by as much.
+# By so much must the modularity of clusters of the eigenvectors exceed that of clusters of the neighbor embedding.
 _SLACK = 0.01
 # The adjusted Rand index of two clusterings that count as the same.
 _SAME = 0.95
@@ -172,11 +171,11 @@ class Neighborhood:
         """Cluster the rows by their graph.
 
         The candidates are the restarts of k-means with the lowest inertia on the neighbor embedding, on the
-        eigenvectors of the graph and on the rows. The clustering with the highest modularity is returned. That of the
-        eigenvectors must exceed the neighbor embedding's by 0.01, as they too are made from the graph that the
-        modularity is of; that of the rows, which owe nothing to the graph, must only exceed it. And k-means with
-        another seed must find either again, to an adjusted Rand index of 0.95: a split of a large cluster is even, and
-        so high in modularity, but seldom the same.
+        eigenvectors of the graph and on the rows. That of the neighbor embedding is returned unless another is above it
+        in the graph, see `GraphScore`; of two that are, the one with the higher modularity. The modularity of the
+        eigenvectors must be higher by 0.01, as they too are made from the graph; the rows owe nothing to it. And
+        k-means with another seed must find the other clusters again, to an adjusted Rand index of 0.95: splits of a
+        large cluster are seldom the same.
 
         Parameters
         ----------
@@ -201,14 +200,19 @@ class Neighborhood:
         for origin in spaces:
             if origin not in found:
                 found[origin] = cluster(origin, self.seed)
-        modularity = {origin: self.modularity(found[origin]) for origin in spaces}
+        scores = {origin: self.score(found[origin]) for origin in spaces}
+        modularity = {origin: score.modularity for origin, score in scores.items()}
         first, *others = spaces
-        slack = {SPECTRUM: _SLACK, ROWS: 0.0}
-        higher = [origin for origin in others if modularity[origin] > modularity[first] + slack[origin]]
+        higher = [origin for origin in others if scores[origin].is_above(scores[first])]
+        higher = [origin for origin in higher if origin == ROWS or modularity[origin] > modularity[first] + _SLACK]
         higher.sort(key=modularity.__getitem__, reverse=True)
         best = next(filter(is_found_again, higher), first)
         return RowClusters(found[best], best, modularity[best], modularity)
 
+    def score(self, labels: IntArray) -> GraphScore:
+        """Return the scores of labels (M,) in the graph; zeros for a single row."""
+        return graph.score(self.graph, labels) if len(labels) > 1 else GraphScore(0.0, 0.0)
+
     def modularity(self, labels: IntArray) -> float:
         """Return the modularity of labels (M,) in the graph; 0 for a single row."""
-        return graph.modularity(self.graph, labels) if len(labels) > 1 else 0.0
+        return self.score(labels).modularity

@@ -144,9 +144,10 @@ class JointConfig(PhaseConfig):
     guard: bool = setting(
         False,
         "Whether a run that ends below its baselines goes on: if the clusters have a lower modularity on the data than "
-        "those of k-means on the raw data or on the pretrained embedding, the labels of the better one are held and "
-        "learned in a second joint phase. If that ends below what the model had before, the better one of the first "
-        "joint phase and of the pretraining, with k-means on its embedding, is restored.",
+        "those of k-means on the raw data or on the pretrained embedding, and a lower geometric mean of modularity and "
+        "assortativity (more even sizes alone are not better), the labels of the better one are held and learned in a "
+        "second joint phase. If that ends below what the model had before, the better one of the first joint phase and "
+        "of the pretraining, with k-means on its embedding, is restored.",
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dkm.clustering.graph import GraphScore
 from dkm.clustering.labels import IntArray
 from dkm.config.run import EvaluationConfig
 from dkm.data.batches import Batches
@@ -80,9 +81,9 @@ class Evaluator:
         is_image = self.data.image_shape is not None
         return metrics.sample_neighbors(self.X, self.silhouette_samples, is_image=is_image)
 
-    def modularity(self, labels: np.ndarray) -> float | None:
-        """Return the modularity on the data of labels (N,); None where it is undefined."""
-        return None if self.neighbors is None else self.neighbors.modularity(self.sampled_labels(labels))
+    def graph_score(self, labels: np.ndarray) -> GraphScore | None:
+        """Return the scores of labels (N,) in the graph of the data; None where they are undefined."""
+        return None if self.neighbors is None else self.neighbors.score(self.sampled_labels(labels))
 
     def rows(self, index: np.ndarray) -> np.ndarray:
         """Return the rows (M, F) of the data at an index (M,)."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dkm.clustering.graph import modularity, neighbor_graph
+from dkm.clustering.graph import GraphScore, neighbor_graph, score
 from dkm.clustering.labels import FloatArray, Int64Array, IntArray, contingency
 from dkm.clustering.partition import principal_components
 from dkm.data.sampling import draw_rows
@@ -226,9 +226,13 @@ class NeighborSample(NamedTuple):
     rows: Int64Array
     graph: csr_array
 
+    def score(self, labels: IntArray) -> GraphScore:
+        """Return the scores in the graph of the labels (n,) of all rows that it was drawn from."""
+        return score(self.graph, labels[self.rows])
+
     def modularity(self, labels: IntArray) -> float:
         """Return the modularity in the graph of the labels (n,) of all rows that it was drawn from."""
-        return modularity(self.graph, labels[self.rows])
+        return self.score(labels).modularity
 
 
 def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False) -> NeighborSample | None:

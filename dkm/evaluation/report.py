@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dkm.evaluation.scores import SCORES, Scores
+from dkm.evaluation.scores import SCORES, Scores, graph_score
 from dkm.evaluation.summary import format_score
 
 # Below so many effective clusters an embedding has collapsed; losses of modularity on the data up to so much are noise.
 _COLLAPSED, _LOST_MODULARITY = 1.5, 0.05
+# Differences in modularity below this do not show in the table.
+_SHOWN = 0.0005
 
 
 def line(scores: Scores) -> str:
@@ -91,4 +93,20 @@ def table(
             f"The final clusters are those of {titles[learned]}, learned{found_again}: the joint phase had ended below "
             "them."
         )
+    for title in titles.values():
+        if note := evenness(rows[title], final):
+            lines.append(f"The modularity of {title} is higher, but {note}.")
     return lines
+
+
+def evenness(baseline: Scores | None, final: Scores) -> str | None:
+    """Return why a baseline with a higher modularity is not better, or None if it has no higher one or is better."""
+    before, after = graph_score(baseline), graph_score(final)
+    if before is None or after is None or before.assortativity is None or after.assortativity is None:
+        return None
+    if before.is_above(after) or before.modularity < after.modularity + _SHOWN:
+        return None
+    return (
+        f"its assortativity is lower ({before.assortativity:.3f} for {after.assortativity:.3f}): its clusters are more "
+        "even, not better"
+    )

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
+    from dkm.clustering.graph import GraphScore
     from dkm.clustering.labels import FloatArray, Int64Array, IntArray
     from dkm.evaluation.metrics import Dispersion, NeighborSample
 
@@ -95,6 +96,11 @@ class ScoreContext:
         return dispersion(self.Z, self.sample_labels)
 
     @cached_property
+    def graph_score(self) -> GraphScore | None:
+        """The two scores in the graph of the data; None where they are undefined."""
+        return None if self.data.neighbors is None else self.data.neighbors.score(self.sample_labels)
+
+    @cached_property
     def silhouette(self) -> float | None:
         """The silhouette in the space that was clustered."""
         return self.silhouette_in(self.Z)
@@ -157,6 +163,14 @@ def compute_scores(context: ScoreContext, *, final: bool) -> Scores:
     return {score.name: score.function(context) for score in wanted}
 
 
+def graph_score(scores: Scores | None) -> GraphScore | None:
+    """Return the scores of a clustering in the graph of the data, as kept; None where they are undefined."""
+    from dkm.clustering.graph import GraphScore
+
+    modularity = (scores or {}).get("modularity_data")
+    return None if modularity is None else GraphScore(modularity, (scores or {}).get("assortativity_data"))
+
+
 def objectives(*, with_labels: bool) -> list[Score]:
     """Return the scores that a search can optimize: those that are known on the way and tell a good clustering.
 
@@ -188,8 +202,11 @@ def _ari(context: ScoreContext) -> float:
 
 
 def _modularity_data(context: ScoreContext) -> float | None:
-    neighbors = context.data.neighbors
-    return None if neighbors is None else neighbors.modularity(context.sample_labels)
+    return None if context.graph_score is None else context.graph_score.modularity
+
+
+def _assortativity_data(context: ScoreContext) -> float | None:
+    return None if context.graph_score is None else context.graph_score.assortativity
 
 
 def _silhouette_data(context: ScoreContext) -> float | None:
@@ -212,6 +229,7 @@ SCORES: dict[str, Score] = {
         Score("nmi", "NMI", "labels", True, _nmi),
         Score("ari", "ARI", "labels", True, _ari),
         Score("modularity_data", "mod. data", "data", True, _modularity_data),
+        Score("assortativity_data", "ass. data", "data", True, _assortativity_data, shown="file", on_the_way=False),
         Score("silhouette_data", "sil. data", "data", True, _silhouette_data, shown="file", on_the_way=False),
         Score("silhouette", "sil. own", "embedding", True, lambda context: context.silhouette),
         Score("davies_bouldin", "DB", "embedding", False, lambda c: c.dispersion.davies_bouldin, shown="table"),

@@ -150,18 +150,18 @@ def _stage(material: Material) -> Iterator[Statement]:
 
 
 def _modularity(material: Material) -> Iterator[Statement]:
-    final = material.result.get("modularity_data")
+    result = dict(material.result)
+    final = result.get("modularity_data")
     if final is None:
         return
     names = {"kmeans_raw": "k-means on the rows", "kmeans_pretrained": "k-means on the pretrained embedding"}
-    found = {words: (material.result.get(key) or {}).get("modularity_data") for key, words in names.items()}
+    baselines = {words: result.get(key) or {} for key, words in names.items()}
+    found = {words: scores.get("modularity_data") for words, scores in baselines.items()}
     before = {words: value for words, value in found.items() if value is not None}
     listed = " and ".join(f"{value:.3f} ({words})" for words, value in before.items())
     text = f"Modularity on the data, which is high if neighboring rows share a cluster: {final:.3f}"
     text += f"; baselines: {listed}." if listed else "."
-    if warning := report.clustering_warning(
-        material.result.get("kmeans_raw"), dict(material.result), len(material.sizes)
-    ):
+    if warning := report.clustering_warning(result.get("kmeans_raw"), result, len(material.sizes)):
         yield Statement("against", f"{warning[0].upper()}{warning[1:]}.")
     if final < _LOW_MODULARITY:
         yield Statement("doubt", f"{text} It is low: many neighbors are in different clusters.")
@@ -172,7 +172,13 @@ def _modularity(material: Material) -> Iterator[Statement]:
     elif final >= max(before.values()) - _SLACK:
         yield Statement("for", f"{text} No baseline is better.")
     else:
-        yield Statement("doubt", f"{text} A baseline is better.")
+        notes = {words: report.evenness(baselines[words], result) for words in before}
+        higher = [words for words, value in before.items() if value > final + _SLACK]
+        if all(notes[words] for words in higher):
+            also = " ".join(f"That of {words} is higher, but {notes[words]}." for words in higher)
+            yield Statement("for", f"{text} {also}")
+        else:
+            yield Statement("doubt", f"{text} A baseline is better.")
 
 
 def _number(material: Material) -> Iterator[Statement]:

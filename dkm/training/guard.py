@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
-from dkm.evaluation.scores import Scores
+from dkm.clustering.graph import GraphScore
+from dkm.evaluation.scores import Scores, graph_score
 from dkm.models.autoencoder import Autoencoder
 from dkm.runtime import distributed
 
@@ -18,29 +19,33 @@ class Kept(NamedTuple):
     """A state of the model that can be restored.
 
     ``stage`` says which clusters it has, "initialization" for those of k-means on the pretrained embedding or "joint",
-    ``modularity`` is that on the data (None if unknown, and on all processes but the first), ``autoencoder`` holds the
-    weights and ``centroids`` is (K, D).
+    ``modularity`` and ``assortativity`` are those on the data (None if unknown, and on all processes but the first),
+    ``autoencoder`` holds the weights and ``centroids`` is (K, D).
     """
 
     stage: str
     modularity: float | None
     autoencoder: dict[str, Tensor]
     centroids: Tensor
+    assortativity: float | None = None  # checkpoints of earlier versions lack it
 
     @classmethod
-    def of(cls, stage: str, modularity: float | None, autoencoder: Autoencoder, centroids: Tensor) -> Self:
+    def of(cls, stage: str, score: GraphScore | None, autoencoder: Autoencoder, centroids: Tensor) -> Self:
         """Return a copy of the present state."""
         weights = {name: value.detach().clone() for name, value in autoencoder.state_dict().items()}
-        return cls(stage, modularity, weights, centroids.detach().clone())
+        modularity, assortativity = score or (None, None)
+        return cls(stage, modularity, weights, centroids.detach().clone(), assortativity)
 
     @classmethod
     def from_dict(cls, state: dict[str, Any] | None) -> Self | None:
         """Return what ``_asdict`` gave for a checkpoint; None for None."""
         return None if state is None else cls(**state)
 
-    def is_above(self, modularity: float | None) -> bool:
-        """Return whether these clusters are known to have a higher modularity than this."""
-        return self.modularity is not None and modularity is not None and self.modularity > modularity
+    def is_above(self, score: GraphScore | None) -> bool:
+        """Return whether these clusters are known to be better than some with this score."""
+        if self.modularity is None or score is None:
+            return False
+        return GraphScore(self.modularity, self.assortativity).is_above(score)
 
     def restore(self, autoencoder: Autoencoder) -> Tensor:
         """Load the weights, on every process; return the first process's centroids (K, D)."""
@@ -51,12 +56,12 @@ class Kept(NamedTuple):
         return centroids
 
 
-def baseline_above(baselines: Mapping[str, Scores | None], modularity: float | None) -> str | None:
-    """Return the baseline with the highest modularity on the data, if it is above this one; None if none is."""
-    if modularity is None:
+def baseline_above(baselines: Mapping[str, Scores | None], score: GraphScore | None) -> str | None:
+    """Return the baseline that is above this score on the data, of two the one with the higher modularity, or None."""
+    if score is None:
         return None
-    known = {name: (scores or {}).get("modularity_data") for name, scores in baselines.items()}
-    above = {name: value for name, value in known.items() if value is not None and value > modularity}
+    known = {name: graph_score(scores) for name, scores in baselines.items()}
+    above = {name: found.modularity for name, found in known.items() if found is not None and found.is_above(score)}
     return max(above, key=above.__getitem__, default=None)
 
 
@@ -68,7 +73,7 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    baselines: Mapping[str, Scores | None], kept: Kept | None, modularity: float | None, *, learned: str | None
+    baselines: Mapping[str, Scores | None], kept: Kept | None, score: GraphScore | None, *, learned: str | None
 ) -> Verdict:
     """Compare the clusters at the end of a joint phase with those that the run had before; the same on every process.
 
@@ -78,13 +83,13 @@ def judge(
         Scores of k-means on the raw data and on the pretrained embedding.
     kept : Kept, optional
         The best state of the model before.
-    modularity : float, optional
+    score : GraphScore, optional
         That of the present clusters on the data, on the first process; None if unknown.
     learned : str, optional
         The baseline whose labels this phase has learned.
     """
-    learn = baseline_above(baselines, modularity) if learned is None else None
-    restore = kept is not None and kept.is_above(modularity)
+    learn = baseline_above(baselines, score) if learned is None else None
+    restore = kept is not None and kept.is_above(score)
     known = distributed.from_main(f"{learn or ''} {int(restore)}".encode())
     assert known is not None
     name, number = known.decode().split(" ")

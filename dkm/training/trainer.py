@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dkm.clustering.assignment import means_of_parts
+from dkm.clustering.graph import GraphScore
 from dkm.clustering.losses.base import ClusteringLoss
 from dkm.clustering.methods import build_clustering
 from dkm.clustering.neighborhood import Neighborhood
@@ -33,7 +34,7 @@ from dkm.data.sampling import sample_dataset
 from dkm.errors import UserError
 from dkm.evaluation import evaluator
 from dkm.evaluation.clusters import Clusters, assign_clusters
-from dkm.evaluation.scores import Scores
+from dkm.evaluation.scores import Scores, graph_score
 from dkm.models.autoencoder import Autoencoder, evaluation_mode
 from dkm.models.build import build_autoencoder
 from dkm.models.custom import is_of_package, require_halves
@@ -267,28 +268,28 @@ class Trainer:
 
     def _pretrained_state(self, baseline: Baseline | None) -> Kept:
         """Return the pretrained autoencoder with the centroids of k-means on its embedding."""
-        modularity, centroids = None, torch.zeros_like(self.clustering.centroids)
+        score, centroids = None, torch.zeros_like(self.clustering.centroids)
         if baseline is not None and baseline.centroids is not None:
-            modularity, centroids = baseline.scores.get("modularity_data"), baseline.centroids
-        return Kept.of("initialization", modularity, self.autoencoder, centroids)
+            score, centroids = graph_score(baseline.scores), baseline.centroids
+        return Kept.of("initialization", score, self.autoencoder, centroids)
 
     def _judge(self) -> Verdict:
-        """Compare the end of a joint phase with what the run had before, by the modularity on the data."""
+        """Compare the end of a joint phase with what the run had before, in the graph of the data."""
         progress = self.progress
         with self._averaged_weights(), self._signals.interruptible():
             z, centroids = self.embed(), self.clustering.centroids.detach()
-            modularity: float | None = None
+            score: GraphScore | None = None
             if distributed.is_main():
-                modularity = self.evaluator.modularity(assign_clusters(z, centroids).labels)
-            verdict = judge(progress.baselines, progress.kept, modularity, learned=progress.state.learned)
+                score = self.evaluator.graph_score(assign_clusters(z, centroids).labels)
+            verdict = judge(progress.baselines, progress.kept, score, learned=progress.state.learned)
             if verdict.learn is not None and not verdict.restore:
-                progress.kept = Kept.of("joint", modularity, self.autoencoder, centroids)
+                progress.kept = Kept.of("joint", score, self.autoencoder, centroids)
         return verdict
 
     def _learn(self, baseline: str) -> None:
         """Start a second joint phase that holds the labels of a baseline."""
         progress, step = self.progress, self.progress.step
-        log.info("joint: the modularity on the data is below that of %s, whose labels are learned now", baseline)
+        log.info("joint: on the data the clusters are below those of %s, whose labels are learned now", baseline)
         if self._phase is not None and self._phase.average is not None:
             self._phase.average.adopt()  # what was judged goes on
         with self._signals.interruptible():
