@@ -244,6 +244,21 @@ def test_every_kind_of_file_is_predicted_as_it_was_clustered(kind: str, tmp_path
     assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "run" / "assignments.csv").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["image folder", "image list"])
+def test_a_model_of_images_takes_a_single_image(kind: str, tmp_path: Path) -> None:
+    words = arrays(kind, tmp_path)
+    assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    for number, name in enumerate(("5.png", "without a suffix")):
+        image = tmp_path / name
+        image.write_bytes((tmp_path / "x" / "2" / "5.png").read_bytes())
+        output = tmp_path / f"{number}.csv"
+        predict.work([f"run={tmp_path / 'run'}", f"input={image}", f"output={output}", "threads=1"])
+        (row,) = rows_of(output)
+        assert row["id"] == name
+        (same,) = [other for other in rows_of(tmp_path / "run" / "assignments.csv") if "2/5.png" in other["id"]]
+        assert same["cluster"] == row["cluster"]
+
+
 def test_a_model_of_listed_images_takes_folders_and_unlabeled_lists(tmp_path: Path) -> None:
     words = arrays("image list", tmp_path)
     assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0

@@ -15,6 +15,7 @@ from dkm.config.registry import load
 from dkm.data.arrays import has_array, read_for_model
 from dkm.data.datasets import check_labels, check_shape
 from dkm.data.files import Part, expand, format_of, read_first_bytes
+from dkm.data.images.decoding import is_image
 from dkm.data.images.parquet import has_image_column
 from dkm.data.loaders import read_raw
 from dkm.data.matrices.h5ad import is_h5ad
@@ -51,6 +52,8 @@ def option_for(path: str, key: str, trained: str = "") -> str:
     if issubclass(schema, TableData) and has_wildcard(path) and not place.is_file():
         return trained
     content = format_of(read_first_bytes(place, f"{key}={path}", key))
+    if content is None and not issubclass(schema, TableData | TextData) and is_image(place):
+        return "image_folder"
     if content == "hdf5" and trained not in ("hdf5", "mat"):
         return "h5ad" if is_h5ad(path, f"{key}={path}") else "hdf5"
     if content == "hdf5" or (content == "npz" and trained == "zarr"):

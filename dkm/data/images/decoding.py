@@ -173,6 +173,11 @@ def has_image_signature(path: Path) -> bool:
         return False
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a file has a suffix that Pillow knows, or the first bytes of an image."""
+    return is_image_suffix(path.suffix) or has_image_signature(path)
+
+
 def to_bytes(pixels: Array, limits: Limits) -> Array:
     """Map the range ``limits`` to [0, 255]; values outside are clipped."""
     low, high = limits

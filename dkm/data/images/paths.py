@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dkm.config.values import quoted
-from dkm.data.images.decoding import has_image_signature, is_image_suffix
+from dkm.data.images.decoding import is_image, is_image_suffix
 from dkm.data.report import DataReport
 from dkm.data.tables.dialect import find_encoding
 from dkm.errors import UserError, input_error, reason
@@ -99,7 +99,7 @@ def find_images(folder: Path, source: str, report: DataReport) -> list[ImageFile
     images: list[ImageFile] = []
     for name in sorted(walk.names):
         path = folder / name
-        if is_image_suffix(path.suffix) or has_image_signature(path):
+        if is_image(path):
             images.append(ImageFile(escape_name(name), path))
         else:
             walk.skip("files", "not in an image format that Pillow reads", name)

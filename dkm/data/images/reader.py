@@ -24,7 +24,7 @@ import numpy as np
 from dkm.config.data import ImageData, ImageListData
 from dkm.data.files import NpyFiles, Part, expand
 from dkm.data.images.decoding import Decoded, Decoder, Limits, describe_notes, silence_pillow, to_bytes
-from dkm.data.images.paths import ImageFile, find_images, read_image_list
+from dkm.data.images.paths import ImageFile, escape_name, find_images, read_image_list
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport, LeftOut
 from dkm.data.scaling import Array
@@ -282,7 +282,7 @@ class ImageFolder(ImageReader):
     Raises
     ------
     UserError
-        If the folder does not exist or contains no images.
+        If the folder does not exist or contains no images. A trained model also takes a single image.
     """
 
     def __init__(
@@ -294,7 +294,11 @@ class ImageFolder(ImageReader):
         n_channels: int | None = None,
     ) -> None:
         report = DataReport(f"{key}={config.path}")
-        files = find_images(expand(config.path, key), report.source, report)
+        place = expand(config.path, key)
+        if plan is not None and place.is_file():  # one image to assign
+            files = [ImageFile(escape_name(place.name), place)]
+        else:
+            files = find_images(place, report.source, report)
         if config.labels is not None:
             files = _label_by_folder(files, is_trained=n_channels is not None)
         super().__init__(config, files, report=report, plan=plan, n_channels=n_channels)
