@@ -14,7 +14,9 @@ from scipy.stats import spearmanr
 
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from dkm.config.compose import compose, parse
+from dkm.config.roles import differences
 from dkm.config.schema import dotted
+from dkm.config.values import quoted
 from dkm.errors import UserError
 from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
@@ -144,7 +146,10 @@ def run(name: str, seed: int) -> int:
     words = [f"experiment={experiment.base or name}", *experiment.overrides, f"seed={seed}"]
     if not _is_completed(directory, words):
         print(f"{name}, seed {seed}: {directory}", flush=True)
-        child = train_in_child(ChildRun([*words, f"pretrain.cache={RUNS / 'cache'}"], directory))
+        child = train_in_child(ChildRun([*words, f"pretrain.cache={quoted(RUNS / 'cache')}"], directory))
+        if child.exit_code < 0:  # killed, without a word of its own
+            print(f"error: {directory}: {child.error()}", file=sys.stderr)
+            return 1
         if child.exit_code != 0:
             return child.exit_code
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -183,9 +188,9 @@ def _is_completed(directory: Path, words: Sequence[str]) -> bool:
         return False
     settings = reading.moving_numbers(dotted(compose(parse(words)).config))
     run = reading.read(directory)
-    for key, value in run.settings.items():  # settings added since then default to the former behavior
-        if settings.get(key) != value and key != "data.path":  # the data may have moved
-            what = f"{key}={value}, expected {settings.get(key)}"
+    for key, wanted, kept in differences(settings, run.settings):
+        if key != "data.path":  # the data may have moved
+            what = f"{key}={kept}, expected {wanted}"
             raise UserError(
                 f"{directory}: a run of other settings, {what}; move it away, and the seed is trained again"
             )
@@ -284,8 +289,10 @@ def _between_seeds(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
         *("", "| score without labels | bad is worse |", "|---|---|"),
     ]
     for score, sign in LABEL_FREE.items():
-        known = [(sign * b[score], sign * g[score]) for b, g in pairs if None not in (b[score], g[score])]
-        lines.append(f"| {score} | {sum(b < g for b, g in known)} of {len(known)} |")
+        values = [(b.get(score), g.get(score)) for b, g in pairs]
+        known = [(sign * b, sign * g) for b, g in values if b is not None and g is not None]
+        if known:  # older results lack newer scores
+            lines.append(f"| {score} | {sum(b < g for b, g in known)} of {len(known)} |")
     return lines
 
 
@@ -350,12 +357,12 @@ def _bad_runs(results: Sequence[dict[str, Any]]) -> list[str]:
         *("", "| score without labels | bad is worse | rank correlation |", "|---|---|---|"),
     ]
     for score, sign in LABEL_FREE.items():
-        # Some scores of a single cluster are undefined.
-        worse, better = ([sign * r[score] for r in some if r[score] is not None] for some in (bad, good))
+        # Some scores of a single cluster are undefined, and older results lack newer scores.
+        worse, better = ([sign * r[score] for r in some if r.get(score) is not None] for some in (bad, good))
         if not worse or not better:
             continue
         often = statistics.mean((b < g) + (b == g) / 2 for b in worse for g in better)
-        known = [r for r in results if r[score] is not None]
+        known = [r for r in results if r.get(score) is not None]
         correlation = spearmanr([sign * r[score] for r in known], [r["acc"] for r in known]).statistic
         lines.append(f"| {score} | {often:.2f} | {correlation:+.2f} |")
     return lines

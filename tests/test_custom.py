@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import dkm
-from dkm import export, predict
+from dkm import export, predict, select
 from dkm.config import page
 from dkm.config.clustering import METHODS
 from dkm.config.compose import compose, parse
@@ -169,6 +169,16 @@ def test_a_plugin_adds_options_that_are_chosen_like_any_other(here: Path, run: R
     config = yaml.safe_load((here / "run" / "config.yaml").read_text())
     assert (config["data"]["name"], config["data"]["noise"]) == ("rings", 0.01)
     assert (config["model"]["name"], config["clustering"]["name"]) == ("shallow", "median")
+
+
+def test_a_number_of_clusters_is_searched_with_code_of_the_users_own(here: Path) -> None:
+    words = ["plugins=[my_plugin]", "data=rings", "model=custom", "model.class=mine.MyAutoencoder", "recipe=classic"]
+    quick = [word for word in QUICK if not word.startswith(("data.", "clustering.n_clusters", "hydra"))]
+    select.work([*words, *quick, "k=2-3", "seeds=0", "output=out"])
+    answer = json.loads((here / "out" / "select.json").read_text())
+    assert answer["n_clusters"] in (2, 3)
+    with pytest.raises(UserError, match=r"^model\.options\.width=8: expected None as in "):
+        select.work([*words, *quick, "k=2-3", "seeds=0", "output=out", "model.options={width: 8}"])
 
 
 def test_a_plugin_is_named_in_a_config_of_the_users_own(here: Path) -> None:

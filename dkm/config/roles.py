@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -69,6 +69,35 @@ def stages_of(key: str) -> Stage:
 def that_tell_runs_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings, by dotted key, that are equal for all runs in one row of a comparison."""
     return {key: value for key, value in settings.items() if role_of(key).tells_runs_apart}
+
+
+def default_in(settings: Mapping[str, Any], key: str) -> Any:
+    """Return the default of a setting in the options that these settings, by dotted key, have chosen.
+
+    None if they have no such setting; a run of an earlier version may lack it.
+    """
+    section, _, name = key.rpartition(".")
+    schemas: list[type[Section]] = [Config, *plain_sections()]
+    if section in GROUPS:
+        option = GROUPS[section].get(str(settings.get(f"{section}.name")))
+        schemas = [] if option is None else [option]
+    having = (part for schema in schemas if schema.section == section for part in fields(schema))
+    part = next((part for part in having if part.name == name), None)
+    if part is None:
+        return None
+    return part.default_factory() if callable(part.default_factory) else part.default
+
+
+def differences(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the key, the value and the kept value of each setting that differs from those of a run, by dotted key.
+
+    A setting that the run lacks, as an earlier version did not have it, had the present default.
+    """
+    for key in {**kept, **settings}:
+        value = settings.get(key)
+        other = kept[key] if key in kept else default_in(settings, key)
+        if value != other:
+            yield key, value, other
 
 
 def that_processes_share(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dkm.config.commands import EXIT_USER_ERROR, SelectConfig, numbers, words_of
 from dkm.config.compose import compose, parse
 from dkm.config.custom import require_named_by_user
 from dkm.config.resolved import read_config
+from dkm.config.roles import differences
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.config.values import absolute
@@ -88,7 +89,7 @@ def _run_search(search: Search) -> Recommendation:
     search, lost_seeds = drop_lost_seeds(search)
     train_missing(search, search.ks[1:])
     ks, lost_numbers = complete_numbers(search)
-    scores = collect_scores(search.folder, ks, search.seeds)
+    scores = collect_scores(search.folder, ks, search.seeds, search.overrides)
     answer = recommend(scores)
     answer = answer._replace(warnings=[*lost_seeds, *lost_numbers, *answer.warnings])
     write_recommendation(search.folder, scores, answer)
@@ -250,10 +251,9 @@ def require_same_settings(folder: Path, ks: Sequence[int], seeds: Sequence[int],
     """Refuse a folder with runs of other settings, apart from the number of clusters and the seed."""
     settings = _comparable(reading.moving_numbers(dotted(wanted)))
     for run in _runs_of(folder, ks, seeds):
-        for key, value in _comparable(run.settings).items():
-            if settings.get(key) != value:
-                what = f"expected {value} as in {run.path}, which this search would resume"
-                raise UserError(f"{key}={settings.get(key)}: {what}; choose another output=")
+        for key, value, kept in differences(settings, _comparable(run.settings)):
+            what = f"expected {kept} as in {run.path}, which this search would resume"
+            raise UserError(f"{key}={value}: {what}; choose another output=")
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,10 +293,15 @@ def _runs_of(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> Iterator[
                 yield reading.read(directory)
 
 
-def collect_scores(folder: Path, ks: Sequence[int], seeds: Sequence[int]) -> dict[int, Scores]:
-    """Return the scores of the runs of each number, and the agreement of each two of them and of each two halves."""
+def collect_scores(
+    folder: Path, ks: Sequence[int], seeds: Sequence[int], overrides: Sequence[str] = ()
+) -> dict[int, Scores]:
+    """Return the scores of the runs of each number, and the agreement of each two of them and of each two halves.
+
+    ``overrides`` are those of the command line, which may name code of the user.
+    """
     collected: dict[int, Scores] = {}
-    agreement_of_halves = _agreement_of_halves(folder, ks, seeds)
+    agreement_of_halves = _agreement_of_halves(folder, ks, seeds, overrides)
     for k in ks:
         runs = {seed: reading.read(directory_of(folder, k, seed)) for seed in seeds}
         scores: Scores = {name: {} for name in SCORES}
@@ -326,7 +331,7 @@ def _agreement_of_seeds(runs: Mapping[int, reading.Run]) -> dict[tuple[int, ...]
 
 
 def _agreement_of_halves(
-    folder: Path, ks: Sequence[int], seeds: Sequence[int]
+    folder: Path, ks: Sequence[int], seeds: Sequence[int], overrides: Sequence[str]
 ) -> dict[int, dict[tuple[int, ...], float]]:
     """Return for each number and seed how far k-means on one half of the pretrained embedding agrees with the other's.
 
@@ -342,7 +347,7 @@ def _agreement_of_halves(
     agreement: dict[int, dict[tuple[int, ...], float]] = {k: {} for k in ks}
     data: Any = None
     for seed in seeds:
-        config = _config_of(directory_of(folder, ks[0], seed))
+        config = _config_of(directory_of(folder, ks[0], seed), overrides)
         set_threads(config.threads)
         data = data or load_dataset(config.data)
         try:
@@ -356,8 +361,8 @@ def _agreement_of_halves(
     return agreement
 
 
-def _config_of(run: Path) -> Config:
+def _config_of(run: Path, overrides: Sequence[str]) -> Config:
     path = run / reading.CONFIG
     config = read_config(path)
-    require_named_by_user(dotted(config), [], str(path))
+    require_named_by_user(dotted(config), overrides, str(path))
     return config
