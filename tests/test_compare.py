@@ -126,6 +126,61 @@ def test_what_goes_with_the_option_of_its_section_is_not_told_twice(tmp_path: Pa
     assert list(groups_of(tmp_path)[0].settings) == ["data.name", "batch_size"]
 
 
+def test_what_is_set_for_one_option_alone_is_told_beside_the_option(tmp_path: Path) -> None:
+    make(tmp_path / "a", model={"name": "mlp", "latent_dim": 5})
+    make(tmp_path / "b", model={"name": "conv", "latent_dim": 20})
+    assert [group.settings for group in groups_of(tmp_path)] == [
+        {"model.name": "mlp", "model.latent_dim": 5},
+        {"model.name": "conv", "model.latent_dim": 20},
+    ]
+
+
+def test_a_setting_that_some_runs_lack_had_its_default(tmp_path: Path) -> None:
+    """Runs of an earlier version have fewer settings."""
+    make(tmp_path / "a", seed=0)
+    make(tmp_path / "b", seed=1, joint={"guard": False})
+    make(tmp_path / "c", seed=2, joint={"guard": True})
+    first, second = groups_of(tmp_path)
+    assert ([run.seed for run in first.runs], first.settings) == ([0, 1], {"joint.guard": False})
+    assert ([run.seed for run in second.runs], second.settings) == ([2], {"joint.guard": True})
+
+
+def test_options_of_a_class_that_only_some_runs_have_tell_them_apart(tmp_path: Path) -> None:
+    model = {"name": "custom", "class": "mine.Net"}
+    make(tmp_path / "a", model={**model, "options": {}})
+    make(tmp_path / "b", model={**model, "options": {"width": 16}})
+    assert [group.settings for group in groups_of(tmp_path)] == [
+        {"model.options.width": "-"},
+        {"model.options.width": 16},
+    ]
+
+
+def test_a_mean_over_fewer_runs_than_the_row_has_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A clustering with one cluster has no silhouette."""
+    for seed in range(3):
+        make(tmp_path / str(seed), seed=seed, acc=0.5)
+    make(tmp_path / "again", seed=2, acc=0.5)
+    result = json.loads((tmp_path / "1" / "result.json").read_text())
+    (tmp_path / "1" / "result.json").write_text(json.dumps(result | {"silhouette": None}))
+    groups_of(tmp_path, f"csv={tmp_path}/t.csv")
+    row = next(line for line in capsys.readouterr().out.splitlines() if "±" in line)
+    assert "0.500 ± 0.000 (2)" in row
+    assert row.count("(2)") == 1
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        (kept,) = csv.DictReader(file)
+    assert (kept["n_runs"], kept["n_completed"], kept["n_counted"]) == ("4", "4", "3")
+    assert (kept["acc_n"], kept["silhouette_n"]) == ("3", "2")
+
+
+def test_the_reconstruction_of_a_run_that_was_undone_is_not_known(tmp_path: Path) -> None:
+    run = make(tmp_path / "a")
+    (run / "metrics.jsonl").write_text(json.dumps({"loss/reconstruction": 0.5}) + "\n", encoding="utf-8")
+    assert reading.read(run).scores["reconstruction"] == 0.5
+    result = json.loads((run / "result.json").read_text()) | {"is_undone": True}
+    (run / "result.json").write_text(json.dumps(result))
+    assert reading.read(run).scores["reconstruction"] is None
+
+
 def test_many_settings_that_differ_stand_in_a_table_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

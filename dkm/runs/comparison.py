@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dkm.config.checks import format_value
+from dkm.config.roles import default_in
 from dkm.errors import UserError, in_short
 from dkm.evaluation.assignments import safe_text
 from dkm.evaluation.scores import SCORES
@@ -102,12 +103,11 @@ def comparison_warnings(runs: Sequence[Run], groups: Sequence[Group]) -> Iterato
 
 def group_runs(runs: Sequence[Run], *, each: bool) -> list[Group]:
     """Group runs that differ only in the seed, in the given order; with ``each`` every run is a group."""
-    runs = _distinguish_data(runs)
+    runs = _with_defaults(_distinguish_data(runs))
     texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in runs]
     keys = dict.fromkeys(key for settings in texts for key in settings)
-    # A key that only one method has does not differ; the name of the method does.
-    differing = [key for key in keys if len({settings[key] for settings in texts if key in settings}) > 1]
-    differing = _without_dependent_settings(differing, texts)
+    differing = [key for key in keys if _differs(key, texts)]
+    differing = _without_dependent_settings(differing, runs)
     groups: dict[Any, Group] = {}
     for number, (run, settings) in enumerate(zip(runs, texts, strict=True)):
         key = number if each else tuple(sorted(settings.items()))
@@ -136,16 +136,48 @@ def _sha256(run: Run) -> str:
     return str(run.data.get("sha256", _NO_SHA256))
 
 
-def _without_dependent_settings(differing: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
-    """Drop a key whose values follow the name of its section, as ``data.path`` follows ``data.name``."""
+def _with_defaults(runs: Sequence[Run]) -> list[Run]:
+    """Give each run the settings of others that its version did not have yet: they had their defaults."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    completed = []
+    for run in runs:
+        defaults = {key: default_in(run.settings, key) for key in keys if key not in run.settings}
+        added = {key: value for key, value in defaults.items() if value is not None}
+        completed.append(replace(run, settings={**run.settings, **added}))
+    return completed
+
+
+def _differs(key: str, texts: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether runs have different values of a setting, or only some of those with the same option have one.
+
+    A key that only one method has does not differ; the name of the method does.
+    """
+    having = [settings for settings in texts if key in settings]
+    if len({settings[key] for settings in having}) > 1:
+        return True
+    option = f"{key.partition('.')[0]}.name"
+    options = {settings.get(option) for settings in having}
+    return any(settings.get(option) in options for settings in texts if key not in settings)
+
+
+def _without_dependent_settings(differing: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Drop a key whose values follow the name of its section, and are the defaults of those options where there are.
+
+    The path of data follows their name as well.
+    """
 
     def pattern(key: str) -> list[int]:
-        values = [settings.get(key, "") for settings in texts]
+        values = [json.dumps(run.settings.get(key)) for run in runs]
         order = list(dict.fromkeys(values))
         return [order.index(value) for value in values]
 
+    def is_default(key: str) -> bool:
+        with_it = [run.settings for run in runs if key in run.settings]
+        return key == "data.path" or all(settings[key] == default_in(settings, key) for settings in with_it)
+
     options = {key.partition(".")[0]: pattern(key) for key in differing if key.endswith(".name")}
-    return [k for k in differing if k.endswith(".name") or pattern(k) != options.get(k.partition(".")[0])]
+    dependent = {k for k in differing if pattern(k) == options.get(k.partition(".")[0]) and is_default(k)}
+    return [key for key in differing if key.endswith(".name") or key not in dependent]
 
 
 def score_groups(groups: list[Group], agreement: Agreement | None, *, each: bool) -> list[Group]:
@@ -268,19 +300,19 @@ def csv_text(rows: Sequence[Sequence[object]], *, is_safe: bool = False) -> str:
 
 
 def csv_rows(groups: Sequence[Group]) -> list[list[object]]:
-    """Return a header and one row per group, with mean and standard deviation of every number of its runs."""
+    """Return a header and one row per group: mean, standard deviation and count of every number of its runs."""
     settings = list(groups[0].settings)
     scores = list(dict.fromkeys(name for group in groups for name in group.scores))
-    head = [*settings, "n_runs", "n_completed", "seeds", "paths"]
-    rows: list[list[object]] = [[*head, *(column for name in scores for column in (name, f"{name}_sd"))]]
+    head = [*settings, "n_runs", "n_completed", "n_counted", "seeds", "paths"]
+    rows: list[list[object]] = [[*head, *(column for name in scores for column in (name, f"{name}_sd", f"{name}_n"))]]
     for group in groups:
         seeds = " ".join(str(run.seed) for run in group.runs)
         paths = " ".join(str(run.path) for run in group.runs)
         cells: list[object] = [format_setting(group.settings[key]) for key in settings]
-        cells += [len(group.runs), len(group.completed), seeds, paths]
+        cells += [len(group.runs), len(group.completed), len(group.counted), seeds, paths]
         for name in scores:
-            mean, sd, _ = group.scores.get(name, (None, None, 0))
-            cells += ["" if value is None else f"{value:.9g}" for value in (mean, sd)]
+            mean, sd, n = group.scores.get(name, (None, None, 0))
+            cells += [*("" if value is None else f"{value:.9g}" for value in (mean, sd)), n]
         rows.append(cells)
     return rows
 

@@ -87,9 +87,18 @@ def _table(groups: Sequence[Group]) -> Table:
             cells.append(str(n) if n == n_counted else f"{n_counted} of {n}")
         elif not group.completed:
             cells[-1] += f" ({group.runs[0].status})"
-        cells += [str(group.scores[name]) if name in group.scores else "-" for name in labels]
+        cells += [_score_cell(group, name) for name in labels]
         rows.append(cells)
     return [head, *rows]
+
+
+def _score_cell(group: Group, name: str) -> str:
+    """Return the mean of a score; with the number of runs where not all have one, as a collapsed one has none."""
+    summary = group.scores.get(name)
+    if summary is None:
+        return "-"
+    is_of_fewer = name != "agreement" and summary.n < len(group.counted)
+    return f"{summary} ({summary.n})" if is_of_fewer else str(summary)
 
 
 def _unfinished_table(unfinished: Sequence[Run]) -> Table:

@@ -147,7 +147,9 @@ def read(path: Path) -> Run:
         final = result or {}
         baselines = {name: flatten(final[name]) for name in ("kmeans_raw", "kmeans_pretrained") if final.get(name)}
         scores = _numbers(final if result else _last_scores(evaluations))
-        scores["reconstruction"] = evaluations[-1].get("loss/reconstruction") if evaluations else None
+        # The last evaluation of a run that was undone is not of the model that it ended with.
+        is_known = bool(evaluations) and not final.get("is_undone")
+        scores["reconstruction"] = evaluations[-1].get("loss/reconstruction") if is_known else None
         total = sum(seconds.values()) if seconds else None
         seed = settings.pop("seed", None)
         reason = manifest.get("reason")
