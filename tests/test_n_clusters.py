@@ -114,7 +114,11 @@ def test_the_calinski_harabasz_score_may_not_be_far_lower(ratio: float, number: 
 def test_the_largest_number_that_agrees_is_taken_if_none_is_nearly_the_best_in_both() -> None:
     modularity, ratio = {3: 0.7, 4: 0.5, 5: 0.6}, {3: 1.0, 4: 10.0, 5: 2.0}
     scores = scores_of(modularity=modularity, agreement=dict.fromkeys(modularity, 1.0), ratio=ratio)
-    assert recommend_stable(scores).n_clusters == 5
+    found = recommend_stable(scores)
+    assert found.n_clusters == 5
+    assert found.reason.endswith("are not nearly the best of such numbers: it is the largest of them")
+    higher = "the modularity is higher with 3 clusters, 0.700 for 0.600: some of the clusters may belong together"
+    assert higher in found.warnings
 
 
 def test_the_calinski_harabasz_score_is_that_of_scikit_learn() -> None:

@@ -108,14 +108,18 @@ def recommend_stable(scores: Mapping[int, Scores], *, more: str = "try more numb
         return found._replace(warnings=[none, *found.warnings])
     ratio = {k: statistics.fmean(scores[k]["calinski_harabasz"].values()) for k in stable}
     least, least_ratio = max(means[k] for k in stable) - _SLACK, _FRACTION * max(ratio.values())
-    chosen = min((k for k in stable if means[k] >= least and ratio[k] >= least_ratio), default=max(stable))
+    good = [k for k in stable if means[k] >= least and ratio[k] >= least_ratio]
+    chosen = min(good) if good else max(stable)
+    rank = "is hardly lower than that of larger numbers whose clusterings agree"
+    if not good:
+        rank = "and its Calinski-Harabasz score are not nearly the best of such numbers: it is the largest of them"
     lowest = means[chosen] - _LOWER
     plausible = [k for k in scores if k == chosen or (agreement[k] >= _PLAUSIBLE and means[k] >= lowest)]
     return Recommendation(
         n_clusters=chosen,
         plausible=plausible,
         reason=f"its clusterings agree to {agreement[chosen]:.3f} between seeds and halves, and its modularity on the "
-        f"data, {means[chosen]:.3f}, is hardly lower than that of larger numbers whose clusterings agree",
+        f"data, {means[chosen]:.3f}, {rank}",
         warnings=list(_warnings_of_stable(means, plausible, chosen, more)),
     )
 
@@ -127,7 +131,7 @@ def _warnings_of_stable(means: Mapping[int, float], plausible: Sequence[int], ch
     if means[highest] > means[chosen] + _LOWER:
         yield (
             f"the modularity is higher with {highest} clusters, {means[highest]:.3f} for {means[chosen]:.3f}: "
-            "the clusters may have parts"
+            + ("the clusters may have parts" if highest > chosen else "some of the clusters may belong together")
         )
     if means[chosen] < _LOW_MODULARITY:
         yield f"the modularity is only {means[chosen]:.2f}: the data hardly fall into clusters"
