@@ -50,8 +50,8 @@ def main() -> None:
         print(f"error: {where}: {error.strerror or error}; expected a place to write; choose another", file=sys.stderr)
         sys.stdout = None  # discard what is left
         code = 1
-    except KeyboardInterrupt:
-        print_once("interrupted")
+    except KeyboardInterrupt as error:
+        print_once(f"interrupted: {error}" if error.args else "interrupted")
         code = EXIT_INTERRUPTED
     distributed.leave(code)
 

@@ -17,7 +17,9 @@ done
 
 code=0
 "$python" -m dkm.train --multirun "${overrides[@]}" || code=$?
-if [[ "$code" == 0 || "$code" == 1 ]]; then # 1: some runs failed; the others make a table all the same
+if [[ "$folder" == *'${'* ]]; then
+    echo "no table is made: the name of the folder is known to Hydra alone; dkm compare FOLDER makes it" >&2
+elif [[ ("$code" == 0 || "$code" == 1) && -d "$folder" ]]; then # 1: some runs failed; the others make a table
     "$python" -m dkm.compare "$folder" "csv=$folder/table.csv" "markdown=$folder/table.md" "figure=$folder/table.png" \
         overwrite=true || code=1
 fi

@@ -502,8 +502,11 @@ def test_the_environment_of_another_checkout_is_not_taken_for_ones_own(script: S
 
 
 @pytest.mark.parametrize(("code", "has_table"), [("0", True), ("1", True), ("2", False), ("130", False)])
-def test_a_sweep_makes_its_table_if_there_are_runs(code: str, has_table: bool, script: Script) -> None:
+def test_a_sweep_makes_its_table_if_there_are_runs(code: str, has_table: bool, script: Script, tmp_path: Path) -> None:
     script("train.sh")
+    (help_alone,) = script("sweep.sh", "--help").stdout.splitlines()  # no run, no table
+    assert help_alone.endswith("--help")
+    (tmp_path / "here").mkdir()
     done = script("sweep.sh", "seed=0,1", "hydra.sweep.dir=here", TRAIN_EXIT=code)
     assert done.returncode == int(code)
     train, *compare = done.stdout.splitlines()

@@ -247,7 +247,9 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     # Comes to the end of stdout when no process has it open any more.
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "interrupted\n")
+    resume = f"the same command with resume=auto hydra.sweep.dir={tmp_path / 'sweep'} resumes it"
+    assert (process.returncode, err) == (130, f"interrupted: completed runs are kept; {resume}\n")
+    assert len((tmp_path / "sweep" / "sweep.csv").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Path) -> None:

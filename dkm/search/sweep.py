@@ -81,9 +81,17 @@ def run_hydra(command: Command) -> int:
         if directory is None:
             raise Failure(f"{why}; completed runs are kept") from error
         _write_sweep(directory)
-        resume = f"the same command with resume=auto hydra.sweep.dir={shlex.quote(str(directory))} resumes it"
-        raise Failure(f"{directory}: {why}; completed runs are kept; {resume}") from error
+        raise Failure(f"{directory}: {why}; completed runs are kept; {_resume_hint(directory)}") from error
+    except KeyboardInterrupt as error:
+        if directory is None:
+            raise
+        _write_sweep(directory)
+        raise KeyboardInterrupt(f"completed runs are kept; {_resume_hint(directory)}") from error
     return _finish_sweep(jobs) if has_jobs else 0
+
+
+def _resume_hint(directory: Path) -> str:
+    return f"the same command with resume=auto hydra.sweep.dir={shlex.quote(str(directory))} resumes it"
 
 
 def _check_sweep(command: Command) -> Path | None:
