@@ -51,6 +51,15 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def half(seeds: Path) -> Path:
+    """The report of two runs, the first of which has lost its data."""
+    gone = Path(shutil.copytree(seeds.parent / "seed0", seeds.parent / "gone"))
+    config = (gone / "config.yaml").read_text(encoding="utf-8")
+    (gone / "config.yaml").write_text(config.replace("x.npz", "gone.npz"), encoding="utf-8")
+    return report.report([str(gone), str(seeds.parent / "seed1")], ReportConfig(output=str(seeds.parent / "half.html")))
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
@@ -246,3 +255,12 @@ def test_runs_side_by_side_point_at_the_same_row(open_page: Any, seeds: Path) ->
     page.select_option("#color", "label")
     assert colors(page, 0) == colors(page, 1)
     assert len(set(colors(page, 0))) == 10
+
+
+def test_a_run_without_its_data_leaves_the_map_of_the_other_alone(open_page: Any, half: Path) -> None:
+    page = open_page(half)
+    wait_for_map(page)
+    assert page.locator(".canvas").count() == 1
+    page.locator("details.run summary").nth(1).click()
+    page.locator("#c1-2 .show").click()
+    assert page.locator('#legend button[aria-pressed="true"] .name').inner_text().startswith("2")

@@ -270,6 +270,22 @@ def test_runs_side_by_side_have_their_agreement_and_share_the_rows(images: list[
     assert sorted(payload["runs"][0]["colors"]) == sorted(payload["runs"][1]["colors"])
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_run_without_its_data_has_no_map_beside_one_that_has_them(images: list[Path], gone: int) -> None:
+    found = [replace(read_material(run), title=f"{name} (a run)") for run, name in zip(images, "AB", strict=True)]
+    found[gone] = replace(found[gone], rows=None)
+    text = render(found)
+    payload = payload_of(text)
+    assert [run["number"] for run in payload["runs"]] == [1 - gone]
+    assert payload["n"] == 200
+    assert re.findall(r'class="canvas" data-run="(\d)"', text) == [str(1 - gone)]
+    assert set(re.findall(r'class="show" data-run="(\d)"', text)) == {str(1 - gone)}
+    assert "None" not in re.findall(r'src="([^"]*)"', text)
+    assert f"The data of run {'AB'[gone]} were not at hand" in visible(text)
+    assert text.count('<article class="card"') == 8
+    assert text.count('class="thumb"') > 8 * 8  # the rows are the same, so the run without data shows them too
+
+
 def test_runs_of_different_data_are_refused(images: list[Path], table: Path, call: Call, tmp_path: Path) -> None:
     code, _, err = call(images[0], table, f"output={tmp_path / 'x.html'}")
     assert code == 2

@@ -22,7 +22,7 @@ from dkm.evaluation.summary import format_score
 from dkm.reports.colors import cluster_colors, matching_colors
 from dkm.reports.columns import Values, columns_of, format_number
 from dkm.reports.layout import Layout, lay_out, rows_of_map
-from dkm.reports.material import Material, Rows
+from dkm.reports.material import Material
 from dkm.reports.naming import Differences
 from dkm.reports.pictures import Sprite, bytes_per_image, draw_map, draw_sprite
 from dkm.reports.trust import UNCERTAIN, agreement_of, judge
@@ -89,16 +89,17 @@ class Content:
     # --- the rows of the maps ---
 
     @cached_property
-    def _rows(self) -> Rows | None:
-        return self._first.rows
+    def _source(self) -> Material | None:
+        """The first run whose data are at hand, from which the values of rows come; None if no run has them."""
+        return next((material for material in self.materials if material.rows is not None), None)
 
     @cached_property
     def shown(self) -> Shown:
         exemplars = [few for material in self.materials for few in _few(material)]
-        limit, rows = self._max_points, self._rows
-        if rows is None:
+        limit, source = self._max_points, self._source
+        if source is None or (rows := source.rows) is None:
             return Shown(np.array([], np.int64), [], None)
-        labels = self._first.assignments.cluster
+        labels = source.assignments.cluster
         if rows.data.image_shape is not None:
             pilot = rows.take(rows_of_map(labels, [], min(limit, 400)))
             limit = min(limit, int(_SPRITE_BYTES / bytes_per_image(_images(rows.data, pilot))))
@@ -119,7 +120,7 @@ class Content:
 
     def payload(self) -> dict[str, Any] | None:
         """Return what the script of the page takes; None where there is no map."""
-        if self._rows is None:
+        if self._source is None:
             return None
         shown, assignments = self.shown, self._first.assignments
         index = shown.positions
@@ -131,7 +132,7 @@ class Content:
             "labels": None,
             "sprite": None if shown.sprite is None else shown.sprite._replace(uri="")._asdict(),
             "columns": [_packed_column(column) for column in self._chosen_columns],
-            "runs": [self._map(number, material) for number, material in enumerate(self.materials)],
+            "runs": [self._map(number, layout) for number, layout in enumerate(self.layouts) if layout is not None],
         }
         if self._first.label_codes is not None:
             names, codes = self._first.label_codes
@@ -140,10 +141,8 @@ class Content:
                 payload["labels"]["colors"] = cluster_colors(len(names))
         return payload
 
-    def _map(self, number: int, material: Material) -> dict[str, Any] | None:
-        layout = self.layouts[number]
-        if layout is None:
-            return None
+    def _map(self, number: int, layout: Layout) -> dict[str, Any]:
+        material = self.materials[number]
         index, a = self.shown.positions, material.assignments
         labels = a.cluster[index]
         low, extent = layout.points.min(axis=0), float(np.ptp(layout.points, axis=0).max()) or 1.0
@@ -151,6 +150,7 @@ class Content:
         confidence = material.confidence
         places = _places(grid, labels, material.n_clusters)
         return {
+            "number": number,
             "title": material.title,
             "x": _packed(grid[:, 0], "u2"),
             "y": _packed(grid[:, 1], "u2"),
@@ -168,9 +168,9 @@ class Content:
     def _telling(self) -> IntArray:
         """The columns in the order of how much clusters differ in them, the most telling first."""
         columns = self.shown.columns
-        differences = self._first.differences
+        differences = None if self._source is None else self._source.differences
         weight = np.zeros(len(columns))
-        if differences is not None and len(columns) and self._first.rows is not None:
+        if differences is not None and len(columns):
             largest = np.nan_to_num(np.abs(differences.difference), nan=0.0, posinf=1e9).max(axis=0)
             weight = np.array([largest[list(column.features)].max(initial=0) for column in columns])
         return np.argsort(-weight, kind="stable")
@@ -194,7 +194,8 @@ class Content:
             "n_rows": n_rows,
             "n_features": first.data_report.get("n_features"),
             "is_alone": len(self.materials) == 1,
-            "has_map": self._rows is not None,
+            "has_map": self._source is not None,
+            "without_map": [material.title[:1] for material in self.materials if material.rows is None],
             "n_shown": len(shown.positions),
             "sprite": shown.sprite,
             "tile": None if shown.sprite is None else _tile(shown.sprite),
@@ -202,7 +203,7 @@ class Content:
             "runs": runs,
             "has_labels": first.assignments.labels is not None,
             "colors_by_label": first.label_codes is not None and len(first.label_codes[0]) <= _MAX_LABELS,
-            "column_names": [column.name for column in self._chosen_columns] if self._rows is not None else [],
+            "column_names": [column.name for column in self._chosen_columns] if self._source is not None else [],
             "n_columns": len(shown.columns),
             "settings": _settings(self.materials),
             "scores": _score_table(self.materials),

@@ -85,6 +85,8 @@ const runs = payload.runs.map((run) => ({
   ...Object.fromEntries(["x", "y", "cluster", "distance", "margin", "confidence"].map((key) => [key, unpack(run[key])])),
 }));
 
+// Runs whose data were not at hand have no map.
+const runOf = (number) => runs.find((run) => run.number === Number(number));
 const rowName = (row) => (payload.ids ? payload.ids[row] : String(index[row]));
 const clusterName = (run, cluster) => `${cluster}${run.names[cluster] ? ` · ${run.names[cluster]}` : ""}`;
 
@@ -380,7 +382,7 @@ function showColors() {
 
 $(".controls").hidden = false;
 $(".side").hidden = false;
-runs.forEach((run, number) => maps.push(makeMap(run, $(`.canvas[data-run="${number}"]`))));
+for (const run of runs) maps.push(makeMap(run, $(`.canvas[data-run="${run.number}"]`)));
 onTheme.push(showColors);
 showTheme();
 legend();
@@ -404,7 +406,7 @@ for (const button of $$(".show")) {
   button.hidden = false;
   button.addEventListener("click", () => {
     choice = $("#color").value = "cluster";
-    setFocus({ group: Number(button.dataset.cluster), run: runs[Number(button.dataset.run)] });
+    setFocus({ group: Number(button.dataset.cluster), run: runOf(button.dataset.run) });
     $("#map").scrollIntoView();
   });
 }
