@@ -529,12 +529,32 @@ def test_trust_follows_the_evidence() -> None:
     assert "That of k-means on the rows is higher, but its assortativity is lower (0.880 for" in even.statements[1].text
     better = judge([material(modularity_data=0.78, assortativity_data=0.87, kmeans_raw=EVEN)])
     assert better.level == "doubt"
-    same, other = material(**GOOD), material(**GOOD)
+    same, other = material(**GOOD), replace(material(**GOOD), seed=1)
     assert judge([same, other]).level == "good"
     shuffled = same.assignments._replace(cluster=np.random.default_rng(0).integers(2, size=100))
     assert judge([same, replace(other, assignments=shuffled)]).level == "bad"
     odd = judge([replace(same, data_report={"odd": ["an income of 666,666"]})])
     assert (odd.level, odd.headline) == ("doubt", "With care: one finding needs a look.")
+
+
+def test_only_runs_with_other_seeds_are_evidence_of_stability() -> None:
+    first, second = material(**GOOD), replace(material(**GOOD), seed=1)
+    alike = judge([first, replace(first, settings={"batch_size": 64})])
+    assert (alike.level, alike.statements[0].verdict) == ("open", "note")
+    assert "adjusted Rand index of 1.00" in alike.statements[0].text
+    assert "They have the same seed, so this says nothing about other seeds: compare with a run with seed=1" in (
+        alike.statements[0].text
+    )
+    differing = judge([first, replace(first, assignments=first.assignments._replace(cluster=np.arange(100) // 50))])
+    assert (differing.level, differing.statements[0].verdict) == ("bad", "against")
+    shuffled = second.assignments._replace(cluster=np.random.default_rng(0).integers(2, size=100))
+    # Of three runs only the two pairs with other seeds count, which disagree.
+    three = judge([first, first, replace(second, assignments=shuffled)])
+    assert three.level == "bad"
+    assert three.statements[0].text.startswith("Runs with other seeds agree at an adjusted Rand index of -0.0")
+    one = judge([material(1, **GOOD), replace(material(1, **GOOD), seed=1)])
+    assert (one.level, one.statements[0].verdict) == ("open", "note")
+    assert "With a single cluster they cannot but agree" in one.statements[0].text
 
 
 def test_the_evidence_of_a_number_that_was_found_counts() -> None:

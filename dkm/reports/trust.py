@@ -92,22 +92,32 @@ def _sum_up(statements: list[Statement], *, is_seen_again: bool) -> Judgment:
 def _agreement(materials: Sequence[Material]) -> Statement:
     ari = agreement_of(materials)
     assert ari is not None
-    n_clusters = [material.n_clusters for material in materials]
+    n_clusters, seeds = ([getattr(material, name) for material in materials] for name in ("n_clusters", "seed"))
     pairs = list(combinations(range(len(materials)), 2))
-    alike = [(i, j) for i, j in pairs if n_clusters[i] == n_clusters[j]]
-    values = [float(ari[pair]) for pair in alike or pairs]
+    # Runs that began alike agree whether the clusters are stable or not, and so do runs with a single cluster.
+    other_seeds = [(i, j) for i, j in pairs if seeds[i] != seeds[j]]
+    counted = other_seeds or pairs
+    alike = [(i, j) for i, j in counted if n_clusters[i] == n_clusters[j]]
+    values = [float(ari[pair]) for pair in alike or counted]
     mean = sum(values) / len(values)
     span = f", from {min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
     scale = "(1: the same clusters, 0: as by chance)"
     if not alike:
         text = f"The runs have different numbers of clusters; they agree at an adjusted Rand index of {mean:.2f}{span} "
         return Statement("note", f"{text}{scale}.")
-    which = "The runs" if len(alike) == len(pairs) else "Runs with the same number of clusters"
+    alikeness = ["other seeds"] if len(counted) < len(pairs) else []
+    alikeness += ["the same number of clusters"] if len(alike) < len(counted) else []
+    which = f"Runs with {' and '.join(alikeness)}" if alikeness else "The runs"
     text = f"{which} agree at an adjusted Rand index of {mean:.2f}{span} {scale}. "
     if mean < _LOW_AGREEMENT:
         return Statement("against", text + "They have found different clusters.")
     if mean < _GOOD_AGREEMENT:
         return Statement("doubt", text + "Parts of the clusters differ.")
+    if all(n_clusters[i] == 1 for i, _ in alike):
+        return Statement("note", text + "With a single cluster they cannot but agree.")
+    if not other_seeds:
+        another = f"compare with a run with seed={(seeds[0] or 0) + 1}"
+        return Statement("note", f"{text}They have the same seed, so this says nothing about other seeds: {another}.")
     return Statement("for", text + "They have found the same clusters.")
 
 
