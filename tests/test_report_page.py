@@ -25,12 +25,15 @@ from dkm.config.compose import compose, parse
 from dkm.config.data import ImageFolderData
 from dkm.data.datasets import array_dataset
 from dkm.data.images.thumbnails import thumbnail_reader
+from dkm.data.tables.columns import Column
+from dkm.data.tables.plan import TablePlan
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import Exemplars
 from dkm.reports import page
 from dkm.reports.colors import cluster_colors, matching_colors
 from dkm.reports.columns import columns_of, format_number
 from dkm.reports.content import Content
+from dkm.reports.features import Feature, features_of, levels_of
 from dkm.reports.layout import lay_out, rows_of_map
 from dkm.reports.material import Material
 from dkm.reports.naming import Differences, name_clusters, top_words
@@ -413,7 +416,7 @@ def test_an_old_run_has_its_map_if_the_data_are_named(call: Call, tmp_path: Path
 def differences(**rows: list[float]) -> Differences:
     """Features with their differences in each cluster."""
     d = np.array(list(rows.values())).T
-    return Differences(list(rows), d, d, -d, np.zeros(len(rows), bool))
+    return Differences([Feature(name) for name in rows], d, d, -d, np.zeros(len(rows), bool))
 
 
 def test_names_are_what_sets_a_cluster_apart() -> None:
@@ -423,11 +426,19 @@ def test_names_are_what_sets_a_cluster_apart() -> None:
 
 
 def test_shares_are_named_by_how_many_have_them() -> None:
-    names = ["pet=cat", "pet=dog", "member"]
+    features = [Feature("pet=a=b", "level", "pet=a", "b"), Feature("pet=a=c", "level", "pet=a", "c"), Feature("member")]
     difference = np.array([[3.0, -1.0, 0.0], [-1.0, 0.1, 1.5], [0.1, 0.1, -1.0]])
     mean = np.array([[0.9, 0.0, 0.5], [0.02, 0.3, 0.6], [0.3, 0.3, 0.2]])
-    found = Differences(names, difference, mean, mean, np.ones(3, bool))
-    assert name_clusters(found) == ["pet: cat", "member often, pet not cat", "member seldom"]
+    found = Differences(features, difference, mean, mean, np.ones(3, bool))
+    assert name_clusters(found) == ["pet=a: b", "member often, pet=a not b", "member seldom"]
+
+
+def test_an_equals_sign_in_a_name_is_no_end_of_it() -> None:
+    category = Column("a=b", kind="category", levels=["c", "d=e"])
+    plan = TablePlan([category, Column("x=y", kind="number")]).to_dict()
+    found = features_of(["a=b=c", "a=b=d=e", "x=y"], plan)
+    assert [(feature.column, feature.level) for feature in found] == [("a=b", "c"), ("a=b", "d=e"), ("x=y", "")]
+    assert levels_of(category) == ["c", "d=e"]
 
 
 def test_the_words_of_texts_are_those_that_others_lack() -> None:

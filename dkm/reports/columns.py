@@ -14,13 +14,13 @@ import numpy.typing as npt
 from dkm.data.datasets import Dataset
 from dkm.data.tables.columns import Column
 from dkm.data.tables.plan import TablePlan
+from dkm.reports.features import DAY_S, levels_of
 
 Floats = npt.NDArray[np.float64]
 
 MISSING = "missing"
 # Features without names, such as the dimensions of an embedding: so many are shown.
 _MAX_UNNAMED = 64
-_DAY_S = 86_400
 
 
 class Values(NamedTuple):
@@ -117,13 +117,12 @@ def _joined(columns: Sequence[Column], take: Callable[[int], Floats]) -> Iterato
         features = range(f, f + len(column.features))
         f += len(features)
         if column.kind == "category":
-            levels = [name.partition("=")[2] for name in column.features]
             table = np.column_stack([take(feature) for feature in features])
             values = np.where(table.max(axis=1) > 0.5, table.argmax(axis=1), np.nan).astype(np.float64)
-            yield Values(column.name, "category", values, levels, features)
+            yield Values(column.name, "category", values, levels_of(column), features)
         elif column.kind == "date" and "days" in column.cycles:
             at = features[column.features.index(f"{column.name} (days)")]
-            yield Values(column.name, "date", np.floor(take(at) + column.origin / _DAY_S + 1e-3), (), features)
+            yield Values(column.name, "date", np.floor(take(at) + column.origin / DAY_S + 1e-3), (), features)
         elif column.kind == "list":
             for feature, name in zip(features, column.features, strict=True):
                 yield Values(name, "number", take(feature), (), (feature,))

@@ -375,10 +375,10 @@ def _difference_rows(differences: Differences | None, k: int) -> list[dict[str, 
         d = float(differences.difference[k, f])
         values = [float(part[k, f]) for part in (differences.mean, differences.mean_of_others)]
         shown = [f"{abs(value):.0%}" if differences.is_share[f] else format_number(value) for value in values]
-        name = differences.names[f]
+        feature = differences.features[f]
         rows.append(
             {
-                "name": name.replace("=", ": ", 1) if differences.is_share[f] else name,
+                "name": f"{feature.column}: {feature.level}" if feature.kind == "level" else feature.name,
                 "d": d,
                 "bar": min(1.0, abs(d) / 3),
                 "mean": None if differences.are_terms else shown[0],

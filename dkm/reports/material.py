@@ -18,6 +18,7 @@ from dkm.data.datasets import Dataset
 from dkm.data.files import natural_key
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import Contrast, Exemplars, find_exemplars
+from dkm.reports.features import features_of
 from dkm.reports.naming import Differences, name_clusters, top_words
 
 IntArray = npt.NDArray[np.int64]
@@ -124,7 +125,8 @@ class Material:
         data, contrast = self.rows.data, self.rows.contrast
         names = data.features or [f"feature {f}" for f in range(data.n_features)]
         mean, others = (data.scaling.unscale(part) for part in (contrast.mean, contrast.mean_of_others))
-        return Differences(names, contrast.difference, mean, others, self._is_share(data), texts is not None)
+        features = features_of(names, data.plan)
+        return Differences(features, contrast.difference, mean, others, self._is_share(data), texts is not None)
 
     @cached_property
     def names(self) -> list[str]:

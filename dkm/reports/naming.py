@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from dkm.reports.features import Feature, features_of
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -30,7 +32,7 @@ class Differences:
 
     Attributes
     ----------
-    names : sequence of str, F
+    features : sequence of Feature, F
     difference : float array, shape (K, F)
         Standardized mean difference (Cohen's d); nan where it is not known.
     mean, mean_of_others : float array, shape (K, F)
@@ -40,12 +42,17 @@ class Differences:
         Whether the features are terms of texts, and their values weights that mean little to a reader.
     """
 
-    names: Sequence[str]
+    features: Sequence[Feature]
     difference: FloatArray
     mean: FloatArray
     mean_of_others: FloatArray
     is_share: npt.NDArray[np.bool_]
     are_terms: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the features, F."""
+        return [feature.name for feature in self.features]
 
     def largest(self, cluster: int, n: int) -> list[int]:
         """Return the features with the largest known differences of a cluster; of terms only the more frequent ones."""
@@ -54,8 +61,12 @@ class Differences:
         return [int(f) for f in np.argsort(-sizes, kind="stable")[:n] if sizes[f] > 0]
 
 
-def read_differences(path: Path, n_clusters: int, *, are_terms: bool) -> Differences | None:
+def read_differences(
+    path: Path, n_clusters: int, *, are_terms: bool, plan: Mapping[str, Any] | None = None
+) -> Differences | None:
     """Return what ``features.csv`` has: the largest differences of each cluster; None without such a file.
+
+    ``plan`` is that of a table, by which the features are what they are with the data at hand.
 
     Raises
     ------
@@ -76,7 +87,8 @@ def read_differences(path: Path, n_clusters: int, *, are_terms: bool) -> Differe
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path}: not what a run writes ({error})") from error
     difference, mean, mean_of_others = values
-    return Differences(names, difference, mean, mean_of_others, np.zeros(len(names), bool), are_terms)
+    features = features_of(names, plan)
+    return Differences(features, difference, mean, mean_of_others, np.zeros(len(names), bool), are_terms)
 
 
 def name_clusters(differences: Differences) -> list[str]:
@@ -99,8 +111,8 @@ def _name(differences: Differences, cluster: int) -> str:
 
 def _are_alike(differences: Differences, one: int, other: int) -> bool:
     """Return whether two features differ in the same way in all clusters, or are levels of one category."""
-    column = [name.partition("=")[0] for name in (differences.names[one], differences.names[other]) if "=" in name]
-    if len(column) == 2 and column[0] == column[1]:
+    parts = [differences.features[f] for f in (one, other)]
+    if all(part.kind == "level" for part in parts) and parts[0].column == parts[1].column:
         return True
     pair = differences.difference[:, [one, other]]
     pair = np.clip(pair[np.isfinite(pair).all(axis=1)], -10, 10)
@@ -111,20 +123,16 @@ def _are_alike(differences: Differences, one: int, other: int) -> bool:
 
 
 def _in_words(differences: Differences, cluster: int, feature: int) -> str:
-    name, is_more = differences.names[feature], differences.difference[cluster, feature] > 0
+    name, kind, column, level, _ = differences.features[feature]
+    is_more, is_level = differences.difference[cluster, feature] > 0, kind == "level"
     if not differences.is_share[feature]:
         return f"{name} {'high' if is_more else 'low'}"
-    column, equals, level = name.partition("=")
     share = differences.mean[cluster, feature]
     if is_more and share >= _NEARLY_ALL:
-        return f"{column}: {level}" if equals else f"{name}: yes"
+        return f"{column}: {level}" if is_level else f"{name}: yes"
     if not is_more and share <= _HARDLY_ANY:
-        return f"{column} not {level}" if equals else f"{name}: no"
-    return (
-        f"{column} {level} {'often' if is_more else 'seldom'}"
-        if equals
-        else f"{name} {'often' if is_more else 'seldom'}"
-    )
+        return f"{column} not {level}" if is_level else f"{name}: no"
+    return f"{f'{column} {level}' if is_level else name} {'often' if is_more else 'seldom'}"
 
 
 def top_words(texts: Sequence[str], labels: npt.NDArray[np.int64], n_clusters: int) -> Differences | None:
@@ -151,4 +159,5 @@ def top_words(texts: Sequence[str], labels: npt.NDArray[np.int64], n_clusters: i
     score = share * np.log1p(average / np.maximum(of_cluster.sum(axis=0), 1))
     names = counter.get_feature_names_out().tolist()
     empty = np.full(score.shape, np.nan)
-    return Differences(names, score, empty, empty, np.zeros(len(names), bool), are_terms=True)
+    terms = [Feature(name) for name in names]
+    return Differences(terms, score, empty, empty, np.zeros(len(names), bool), are_terms=True)
