@@ -207,6 +207,19 @@ def test_the_values_of_rows_are_those_of_the_file(table: Path) -> None:
     np.testing.assert_allclose(unpacked(payload["runs"][0]["confidence"]) / 255, expected, atol=0.003)
 
 
+def test_without_the_data_the_clusters_have_the_same_names(table: Path) -> None:
+    found = read_material(table)
+    without = replace(found, rows=None)
+    assert without.names == found.names
+    assert any(name.startswith("pet: ") for name in found.names)
+    cards = [Content([one]).context()["runs"][0]["cards"] for one in (found, without)]
+    for one, other in zip(*cards, strict=True):
+        means, kept = ({row["name"]: row["mean"] for row in card["differences"]} for card in (one, other))
+        both = means.keys() & kept.keys()
+        assert len(both) >= 4  # of five; equal differences are in either order
+        assert {name: means[name] for name in both} == {name: kept[name] for name in both}
+
+
 def test_a_feature_with_one_value_has_that_value() -> None:
     X = np.array([[1.0, 7.0], [2.0, 7.0], [4.0, 7.0]])
     data = array_dataset(X, compose(parse(["data=npy", "data.path=X"])).config.data, "X")

@@ -88,7 +88,12 @@ def read_differences(
         raise ValueError(f"{path}: not what a run writes ({error})") from error
     difference, mean, mean_of_others = values
     features = features_of(names, plan)
-    return Differences(features, difference, mean, mean_of_others, np.zeros(len(names), bool), are_terms)
+    return Differences(features, difference, mean, mean_of_others, are_shares(features), are_terms)
+
+
+def are_shares(features: Sequence[Feature]) -> npt.NDArray[np.bool_]:
+    """Return which features (F,) are 0 or 1 in each row by the plan of their table."""
+    return np.array([feature.kind in ("level", "boolean") for feature in features], bool)
 
 
 def name_clusters(differences: Differences) -> list[str]:

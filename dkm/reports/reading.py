@@ -20,10 +20,12 @@ from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.images.thumbnails import thumbnail_reader
 from dkm.data.sampling import sample_dataset
 from dkm.data.stored import CHUNK_ROWS, StoredRows
+from dkm.data.tables.plan import TablePlan
 from dkm.errors import UserError, in_short, input_error
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import contrast_clusters
-from dkm.models.saved import WEIGHTS, SavedModel, load_model
+from dkm.models.description import read_description
+from dkm.models.saved import DESCRIPTION, WEIGHTS, SavedModel, load_model
 from dkm.reports.material import Material, Rows
 from dkm.reports.naming import read_differences
 from dkm.runs import reading
@@ -59,7 +61,8 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
         result = read_json(run / reading.RESULT) or {}
         assignments = _read_assignments(run / reading.ASSIGNMENTS, result)
         texts = assignments.texts is not None
-        kept = read_differences(run / reading.FEATURES, int(result["n_clusters"]), are_terms=texts)
+        n_clusters, plan = int(result["n_clusters"]), _read_plan(run)
+        kept = read_differences(run / reading.FEATURES, n_clusters, are_terms=texts, plan=plan)
         centroids = _read_centroids(run)
     except (reading.DamagedRun, ValueError, KeyError, TypeError) as error:
         found = f"the run is damaged ({in_short(error)})"
@@ -108,6 +111,17 @@ def _read_assignments(path: Path, result: dict[str, Any]) -> Assignments:
         labels=text("label"),
         texts=text("text"),
     )
+
+
+def _read_plan(run: Path) -> Any:
+    """Return the plan of a table from the description of the model; None without one, or if it cannot be read."""
+    try:
+        plan = read_description(run / "model" / DESCRIPTION).get("plan")
+        if plan is not None:
+            TablePlan.from_dict(plan)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return plan
 
 
 def _read_centroids(run: Path) -> Any:
