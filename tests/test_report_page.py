@@ -446,6 +446,18 @@ def test_shares_are_named_by_how_many_have_them() -> None:
     assert name_clusters(found) == ["pet=a: b", "member often, pet=a not b", "member seldom"]
 
 
+def test_dates_are_dates_and_their_sines_are_left_out() -> None:
+    origin = 18_262 * 86_400  # 2020-01-01
+    plan = TablePlan([Column("joined", kind="date", cycles=["days", "year"], origin=origin)]).to_dict()
+    features = features_of(["joined (days)", "joined (year sin)", "joined (year cos)"], plan)
+    difference, mean = np.array([[1.5, 2.0, 3.0], [-1.5, -2.0, -3.0]]), np.array([[366.0, 0.5, 0.5], [31.0, 0.0, 0.0]])
+    found = Differences(features, difference, mean, mean[::-1], np.zeros(3, bool))
+    assert name_clusters(found) == ["joined late", "joined early"]
+    [card, _] = Content([replace(material(), kept_differences=found)]).context()["runs"][0]["cards"]
+    [row] = card["differences"]
+    assert (row["name"], row["mean"], row["others"]) == ("joined", "2021-01-01", "2020-02-01")
+
+
 def test_an_equals_sign_in_a_name_is_no_end_of_it() -> None:
     category = Column("a=b", kind="category", levels=["c", "d=e"])
     plan = TablePlan([category, Column("x=y", kind="number")]).to_dict()

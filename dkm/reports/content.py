@@ -20,7 +20,8 @@ from dkm.evaluation.exemplars import Exemplars
 from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import format_score
 from dkm.reports.colors import cluster_colors, matching_colors
-from dkm.reports.columns import Values, columns_of, format_number
+from dkm.reports.columns import Values, columns_of, format_number, format_value
+from dkm.reports.features import Feature
 from dkm.reports.layout import Layout, lay_out, rows_of_map
 from dkm.reports.material import Material
 from dkm.reports.naming import Differences
@@ -374,11 +375,14 @@ def _difference_rows(differences: Differences | None, k: int) -> list[dict[str, 
     for f in differences.largest(k, _N_DIFFERENCES):
         d = float(differences.difference[k, f])
         values = [float(part[k, f]) for part in (differences.mean, differences.mean_of_others)]
-        shown = [f"{abs(value):.0%}" if differences.is_share[f] else format_number(value) for value in values]
         feature = differences.features[f]
+        if feature.kind == "days":
+            shown = [format_value("date", value + feature.origin) for value in values]
+        else:
+            shown = [f"{abs(value):.0%}" if differences.is_share[f] else format_number(value) for value in values]
         rows.append(
             {
-                "name": f"{feature.column}: {feature.level}" if feature.kind == "level" else feature.name,
+                "name": _name_of(feature),
                 "d": d,
                 "bar": min(1.0, abs(d) / 3),
                 "mean": None if differences.are_terms else shown[0],
@@ -389,6 +393,12 @@ def _difference_rows(differences: Differences | None, k: int) -> list[dict[str, 
         largest = max(row["d"] for row in rows)
         rows = [row | {"bar": row["d"] / largest} for row in rows]
     return rows
+
+
+def _name_of(feature: Feature) -> str:
+    if feature.kind == "level":
+        return f"{feature.column}: {feature.level}"
+    return feature.column if feature.kind == "days" else feature.name
 
 
 def _score_table(materials: Sequence[Material]) -> dict[str, Any]:

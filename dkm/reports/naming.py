@@ -55,9 +55,12 @@ class Differences:
         return [feature.name for feature in self.features]
 
     def largest(self, cluster: int, n: int) -> list[int]:
-        """Return the features with the largest known differences of a cluster; of terms only the more frequent ones."""
-        row = self.difference[cluster]
-        sizes = np.where(np.isnan(row), -1.0, row if self.are_terms else np.abs(row))
+        """Return the features with the largest known differences of a cluster; of terms only the more frequent ones.
+
+        The sine and cosine of a time are left out: alone they mean nothing to a reader.
+        """
+        row, is_cycle = self.difference[cluster], [feature.kind == "cycle" for feature in self.features]
+        sizes = np.where(np.isnan(row) | is_cycle, -1.0, row if self.are_terms else np.abs(row))
         return [int(f) for f in np.argsort(-sizes, kind="stable")[:n] if sizes[f] > 0]
 
 
@@ -130,6 +133,8 @@ def _are_alike(differences: Differences, one: int, other: int) -> bool:
 def _in_words(differences: Differences, cluster: int, feature: int) -> str:
     name, kind, column, level, _ = differences.features[feature]
     is_more, is_level = differences.difference[cluster, feature] > 0, kind == "level"
+    if kind == "days":
+        return f"{column} {'late' if is_more else 'early'}"
     if not differences.is_share[feature]:
         return f"{name} {'high' if is_more else 'low'}"
     share = differences.mean[cluster, feature]
