@@ -31,7 +31,7 @@ from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import Exemplars
 from dkm.reports import page
 from dkm.reports.colors import cluster_colors, matching_colors
-from dkm.reports.columns import columns_of, format_number
+from dkm.reports.columns import columns_of, format_number, format_value
 from dkm.reports.content import Content
 from dkm.reports.features import Feature, features_of, levels_of
 from dkm.reports.layout import lay_out, rows_of_map
@@ -218,6 +218,26 @@ def test_without_the_data_the_clusters_have_the_same_names(table: Path) -> None:
         both = means.keys() & kept.keys()
         assert len(both) >= 4  # of five; equal differences are in either order
         assert {name: means[name] for name in both} == {name: kept[name] for name in both}
+
+
+def test_rows_of_equal_length_have_no_values_in_wrong_units(tmp_path: Path) -> None:
+    words = ["data=csv", f"data.path={people(tmp_path)}", "data.id=who", "data.exclude=[joined]", "data.scaling=l2"]
+    assert train._main([*words, *SMALL_RUN, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    found = read_material(tmp_path / "run")
+    content = Content([found])
+    frame = pd.read_csv(tmp_path / "people.csv")
+    columns = {column.name: column for column in content.shown.columns}
+    assert list(columns) == ["income (scaled)", "<script>alert(2)</script> (scaled)", "age (scaled)", "pet"]
+    assert [columns["pet"].text(row) for row in range(120)] == frame["pet"].tolist()
+    for one in (found, replace(found, rows=None)):
+        assert not any(word in name for name in one.names for word in ("=", ":"))  # how many, is not known
+        cards = Content([one]).context()["runs"][0]["cards"]
+        assert {(row["mean"], row["others"]) for card in cards for row in card["differences"]} == {(None, None)}
+    assert "What differs from the rest" in render([found])
+
+
+def test_a_date_that_no_calendar_has_is_a_number() -> None:
+    assert format_value("date", 1e9) == "1,000,000,000 days"
 
 
 def test_a_feature_with_one_value_has_that_value() -> None:

@@ -46,7 +46,10 @@ def format_value(kind: str, value: float, levels: Sequence[str] = ()) -> str:
     if kind == "category":
         return str(levels[int(value)])
     if kind == "date":
-        return (datetime.date(1970, 1, 1) + datetime.timedelta(days=int(value))).isoformat()
+        try:
+            return (datetime.date(1970, 1, 1) + datetime.timedelta(days=int(value))).isoformat()
+        except OverflowError:
+            return f"{value:,.0f} days"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
@@ -63,17 +66,26 @@ def format_number(value: float) -> str:
 
 
 def columns_of(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> list[Values]:
-    """Return the columns of scaled rows (n, F) at positions (n,); none of images, texts and features of encoders."""
+    """Return the columns of scaled rows (n, F) at positions (n,); none of images, texts and features of encoders.
+
+    Where scaling has normalized the length of each row, numbers are as scaled, which their names say, and dates are
+    left out; levels and booleans are known all the same.
+    """
     is_encoded = data.plan is not None and "encoder" in data.plan
     if data.image_shape is not None or data.texts is not None or is_encoded:
         return []
-    F = data.n_features
+    F, take, is_cut = data.n_features, _reader(data, rows, index), data.scaling.row_length > 0
     if data.features is None:
-        take = _reader(data, rows, index)
-        return [] if F > _MAX_UNNAMED else [Values(f"feature {f}", "number", take(f), (), (f,)) for f in range(F)]
-    take = _reader(data, rows, index)
-    parts = [] if data.plan is None else _planned(data, take)
-    return parts or [Values(name, "number", take(f), (), (f,)) for f, name in enumerate(data.features)]
+        names = [f"feature {f}" for f in range(F)] if F <= _MAX_UNNAMED else []
+    else:
+        names = list(data.features)
+        if parts := [] if data.plan is None else _planned(data, take, is_cut=is_cut):
+            return parts
+    return [Values(_as_scaled(name, is_cut), "number", take(f), (), (f,)) for f, name in enumerate(names)]
+
+
+def _as_scaled(name: str, is_cut: bool) -> str:
+    return f"{name} (scaled)" if is_cut else name
 
 
 def _reader(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> Callable[[int], Floats]:
@@ -100,7 +112,7 @@ def _rounded(values: Floats, size: float) -> Floats:
     return whole + 0.0 if is_whole.all() else values  # no minus before a zero
 
 
-def _planned(data: Dataset, take: Callable[[int], Floats]) -> list[Values]:
+def _planned(data: Dataset, take: Callable[[int], Floats], *, is_cut: bool) -> list[Values]:
     """Return the columns as the file had them: a category as one column, a date as a date."""
     assert data.plan is not None
     if "columns" not in data.plan:
@@ -108,23 +120,27 @@ def _planned(data: Dataset, take: Callable[[int], Floats]) -> list[Values]:
     plan = TablePlan.from_dict(data.plan)
     if plan.features != data.features:
         return []
-    return list(_joined(plan.used, take))
+    return list(_joined(plan.used, take, is_cut=is_cut))
 
 
-def _joined(columns: Sequence[Column], take: Callable[[int], Floats]) -> Iterator[Values]:
-    f = 0
+def _joined(columns: Sequence[Column], take: Callable[[int], Floats], *, is_cut: bool) -> Iterator[Values]:
+    """Yield the columns of the file; with ``is_cut`` rows were divided by their length, so a level is only positive."""
+    f, least = 0, 0.0 if is_cut else 0.5
     for column in columns:
         features = range(f, f + len(column.features))
         f += len(features)
         if column.kind == "category":
             table = np.column_stack([take(feature) for feature in features])
-            values = np.where(table.max(axis=1) > 0.5, table.argmax(axis=1), np.nan).astype(np.float64)
+            values = np.where(table.max(axis=1) > least, table.argmax(axis=1), np.nan).astype(np.float64)
             yield Values(column.name, "category", values, levels_of(column), features)
-        elif column.kind == "date" and "days" in column.cycles:
+        elif column.kind == "boolean" and is_cut:
+            values = take(features[0])
+            yield Values(column.name, "number", np.where(np.isnan(values), np.nan, values > 0), (), features)
+        elif column.kind == "date" and "days" in column.cycles and not is_cut:
             at = features[column.features.index(f"{column.name} (days)")]
             yield Values(column.name, "date", np.floor(take(at) + column.origin / DAY_S + 1e-3), (), features)
         elif column.kind == "list":
             for feature, name in zip(features, column.features, strict=True):
-                yield Values(name, "number", take(feature), (), (feature,))
+                yield Values(_as_scaled(name, is_cut), "number", take(feature), (), (feature,))
         elif column.kind != "date":
-            yield Values(column.name, "number", take(features[0]), (), features)
+            yield Values(_as_scaled(column.name, is_cut), "number", take(features[0]), (), features)

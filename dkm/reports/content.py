@@ -372,6 +372,7 @@ def _difference_rows(differences: Differences | None, k: int) -> list[dict[str, 
     if differences is None:
         return []
     rows: list[dict[str, Any]] = []
+    has_means = differences.has_means and not differences.are_terms
     for f in differences.largest(k, _N_DIFFERENCES):
         d = float(differences.difference[k, f])
         values = [float(part[k, f]) for part in (differences.mean, differences.mean_of_others)]
@@ -385,8 +386,9 @@ def _difference_rows(differences: Differences | None, k: int) -> list[dict[str, 
                 "name": _name_of(feature),
                 "d": d,
                 "bar": min(1.0, abs(d) / 3),
-                "mean": None if differences.are_terms else shown[0],
-                "others": None if differences.are_terms else shown[1],
+                "mean": shown[0] if has_means else None,
+                "others": shown[1] if has_means else None,
+                "is_term": differences.are_terms,
             }
         )
     if differences.are_terms and rows:

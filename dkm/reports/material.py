@@ -19,7 +19,7 @@ from dkm.data.files import natural_key
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import Contrast, Exemplars, find_exemplars
 from dkm.reports.features import features_of
-from dkm.reports.naming import Differences, name_clusters, top_words
+from dkm.reports.naming import Differences, are_shares, name_clusters, top_words
 
 IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -126,7 +126,8 @@ class Material:
         names = data.features or [f"feature {f}" for f in range(data.n_features)]
         mean, others = (data.scaling.unscale(part) for part in (contrast.mean, contrast.mean_of_others))
         features = features_of(names, data.plan)
-        return Differences(features, contrast.difference, mean, others, self._is_share(data), texts is not None)
+        is_share, has_means = self._is_share(data) | are_shares(features), not data.scaling.row_length
+        return Differences(features, contrast.difference, mean, others, is_share, texts is not None, has_means)
 
     @cached_property
     def names(self) -> list[str]:

@@ -40,6 +40,8 @@ class Differences:
         Whether the feature is 0 or 1 in each row, so that its mean is a share of the rows.
     are_terms : bool
         Whether the features are terms of texts, and their values weights that mean little to a reader.
+    has_means : bool
+        Whether the means are in the units of the data: not if the scaling has normalized the length of each row.
     """
 
     features: Sequence[Feature]
@@ -48,6 +50,7 @@ class Differences:
     mean_of_others: FloatArray
     is_share: npt.NDArray[np.bool_]
     are_terms: bool = False
+    has_means: bool = True
 
     @property
     def names(self) -> list[str]:
@@ -65,7 +68,7 @@ class Differences:
 
 
 def read_differences(
-    path: Path, n_clusters: int, *, are_terms: bool, plan: Mapping[str, Any] | None = None
+    path: Path, n_clusters: int, *, are_terms: bool, has_means: bool = True, plan: Mapping[str, Any] | None = None
 ) -> Differences | None:
     """Return what ``features.csv`` has: the largest differences of each cluster; None without such a file.
 
@@ -91,7 +94,7 @@ def read_differences(
         raise ValueError(f"{path}: not what a run writes ({error})") from error
     difference, mean, mean_of_others = values
     features = features_of(names, plan)
-    return Differences(features, difference, mean, mean_of_others, are_shares(features), are_terms)
+    return Differences(features, difference, mean, mean_of_others, are_shares(features), are_terms, has_means)
 
 
 def are_shares(features: Sequence[Feature]) -> npt.NDArray[np.bool_]:
@@ -137,7 +140,7 @@ def _in_words(differences: Differences, cluster: int, feature: int) -> str:
         return f"{column} {'late' if is_more else 'early'}"
     if not differences.is_share[feature]:
         return f"{name} {'high' if is_more else 'low'}"
-    share = differences.mean[cluster, feature]
+    share = differences.mean[cluster, feature] if differences.has_means else np.nan
     if is_more and share >= _NEARLY_ALL:
         return f"{column}: {level}" if is_level else f"{name}: yes"
     if not is_more and share <= _HARDLY_ANY:

@@ -19,6 +19,7 @@ from dkm.config.run import Config
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.images.thumbnails import thumbnail_reader
 from dkm.data.sampling import sample_dataset
+from dkm.data.scaling import Scaling
 from dkm.data.stored import CHUNK_ROWS, StoredRows
 from dkm.data.tables.plan import TablePlan
 from dkm.errors import UserError, in_short, input_error
@@ -61,8 +62,10 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
         result = read_json(run / reading.RESULT) or {}
         assignments = _read_assignments(run / reading.ASSIGNMENTS, result)
         texts = assignments.texts is not None
-        n_clusters, plan = int(result["n_clusters"]), _read_plan(run)
-        kept = read_differences(run / reading.FEATURES, n_clusters, are_terms=texts, plan=plan)
+        plan, row_length = _read_plan(run)
+        kept = read_differences(
+            run / reading.FEATURES, int(result["n_clusters"]), are_terms=texts, has_means=not row_length, plan=plan
+        )
         centroids = _read_centroids(run)
     except (reading.DamagedRun, ValueError, KeyError, TypeError) as error:
         found = f"the run is damaged ({in_short(error)})"
@@ -113,15 +116,19 @@ def _read_assignments(path: Path, result: dict[str, Any]) -> Assignments:
     )
 
 
-def _read_plan(run: Path) -> Any:
-    """Return the plan of a table from the description of the model; None without one, or if it cannot be read."""
+def _read_plan(run: Path) -> tuple[Any, float]:
+    """Return the plan of a table from the description of the model, and the length that scaling gives each row.
+
+    None without a plan or if it cannot be read; the length is 0 if rows keep theirs.
+    """
     try:
-        plan = read_description(run / "model" / DESCRIPTION).get("plan")
+        description = read_description(run / "model" / DESCRIPTION)
+        plan, scaling = description.get("plan"), Scaling.from_dict(description["scaling"])
         if plan is not None:
             TablePlan.from_dict(plan)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return plan
+        return None, 0.0
+    return plan, scaling.row_length
 
 
 def _read_centroids(run: Path) -> Any:
