@@ -31,6 +31,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("table")
     X, label = make_blobs(200, 3, centers=4, cluster_std=0.3, random_state=0)
     frame = pd.DataFrame({"who": [f"p{i:03d} {EVIL}" for i in range(200)], "income": X[:, 0], EVIL: X[:, 1]})
+    frame["lon"] = -122.42 + np.arange(200) / 10_000
     frame["pet"] = np.array(["cat", "dog", "fish", "none"])[label]
     frame.to_csv(folder / "people.csv", index=False)
     words = ["data=csv", f"data.path={folder / 'people.csv'}", "data.id=who", *SMALL_RUN, "log.report=true"]
@@ -134,6 +135,7 @@ def test_the_map_answers_the_mouse_with_the_values_of_the_row(open_page: Any, ta
     tip = page.locator("#tip")
     assert tip.get_by_text(str(frame.loc[row, "pet"]), exact=True).count() == 1
     assert f"{frame.loc[row, 'income']:.3g}"[:3] in tip.inner_text()
+    assert f"{frame.loc[row, 'lon']:.4f}".rstrip("0") in tip.inner_text()
     page.mouse.down()
     page.mouse.up()
     page.locator("#details h6", has_text=row).wait_for()

@@ -31,8 +31,8 @@ from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import Exemplars
 from dkm.reports import page
 from dkm.reports.colors import cluster_colors, matching_colors
-from dkm.reports.columns import columns_of, format_number, format_value
-from dkm.reports.content import Content
+from dkm.reports.columns import Values, columns_of, format_number, format_value
+from dkm.reports.content import Content, _packed_column
 from dkm.reports.features import Feature, features_of, levels_of
 from dkm.reports.layout import lay_out, rows_of_map
 from dkm.reports.material import Material
@@ -556,6 +556,28 @@ def test_numbers_are_short() -> None:
     assert [format_number(value) for value in (0.0, -0.0, 3.0, 0.12345, 1234.5, 66666.6, np.nan)] == [
         *("0", "0", "3", "0.123", "1234", "66,667", "-")
     ]
+    assert [format_value("number", value) for value in (9999.7, 1e300, 1.5e-7, 0.5)] == [
+        "10,000",
+        "1e+300",
+        "1.5e-07",
+        "0.5",
+    ]
+
+
+def test_digits_that_tell_values_apart_are_shown() -> None:
+    lon = Values("lon", "number", np.array([-122.4194, -122.4231, -122.4302, np.nan]))
+    assert [lon.text(row) for row in range(4)] == ["-122.4194", "-122.4231", "-122.4302", "missing"]
+    packed = _packed_column(lon)
+    np.testing.assert_allclose(unpacked(packed["values"]) + packed["offset"], lon.values, atol=1e-7)
+    assert packed["decimals"] == 5  # 0.0108 / 1000 and less
+    assert Values("year", "number", np.array([2014.0, 2015.0])).text(0) == "2014"
+    mean = np.array([[2015.31, 0.9961, -122.4194], [2014.8, 0.9993, -122.4231]])
+    features = [Feature("year"), Feature("member"), Feature("lon")]
+    is_share = np.array([False, True, False])
+    found = Differences(features, np.array([[3.0, 2.0, 1.0]] * 2), mean, mean[::-1], is_share)
+    [card, _] = Content([replace(material(), kept_differences=found)]).context()["runs"][0]["cards"]
+    shown = [(row["mean"], row["others"]) for row in card["differences"]]
+    assert shown == [("2015.31", "2014.8"), ("99.6%", "99.9%"), ("-122.4194", "-122.4231")]
 
 
 def material(n_clusters: int = 2, n_rows: int = 100, **result: Any) -> Material:

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +24,13 @@ Floats = npt.NDArray[np.float64]
 MISSING = "missing"
 # Features without names, such as the dimensions of an embedding: so many are shown.
 _MAX_UNNAMED = 64
+# Numbers between these are written without an exponent.
+_SMALLEST, _LARGEST = 1e-4, 1e15
+_MOST_DECIMALS = 9
 
 
-class Values(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Values:
     """One column of some rows."""
 
     name: str
@@ -34,12 +41,21 @@ class Values(NamedTuple):
     # The features (positions among F) that the column has become.
     features: Sequence[int] = ()
 
+    @cached_property
+    def n_decimals(self) -> int:
+        """So many digits after the decimal point tell the values apart: three significant digits of their spread."""
+        present = self.values[np.isfinite(self.values)]
+        if self.kind != "number" or not len(present) or (present == np.rint(present)).all():
+            return 0
+        low, high = np.percentile(present, [5, 95])
+        return decimals_of(float(high - low or np.ptp(present)), 3)
+
     def text(self, row: int) -> str:
         """Return the value of a row as text."""
-        return format_value(self.kind, float(self.values[row]), self.levels)
+        return format_value(self.kind, float(self.values[row]), self.levels, self.n_decimals)
 
 
-def format_value(kind: str, value: float, levels: Sequence[str] = ()) -> str:
+def format_value(kind: str, value: float, levels: Sequence[str] = (), n_decimals: int = 0) -> str:
     """Return a value of a column as text."""
     if np.isnan(value):
         return MISSING
@@ -50,19 +66,29 @@ def format_value(kind: str, value: float, levels: Sequence[str] = ()) -> str:
             return (datetime.date(1970, 1, 1) + datetime.timedelta(days=int(value))).isoformat()
         except OverflowError:
             return f"{value:,.0f} days"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return format_number(value, n_decimals, 4)
 
 
-def format_number(value: float) -> str:
-    """Return a number with three significant digits, or all digits before the decimal point."""
+def format_number(value: float, n_decimals: int = 0, n_digits: int = 3) -> str:
+    """Return a number with ``n_digits`` significant digits, but at least ``n_decimals`` after the decimal point.
+
+    All digits before the decimal point are shown, and no zeros at the end; very small and large numbers have exponents.
+    """
     if not np.isfinite(value):
         return "-"
-    value += 0.0  # no minus before a zero
-    if value == round(value) and abs(value) < 1e15:
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"
-    return f"{value:.3g}"
+    if value == 0 or not _SMALLEST <= abs(value) < _LARGEST:
+        return f"{value + 0.0:.{n_digits}g}"  # no minus before a zero
+    n_decimals = max(n_decimals, n_digits - 1 - math.floor(math.log10(abs(value))), 0)
+    rounded = round(value, n_decimals) + 0.0
+    text = f"{rounded:{',' if abs(rounded) >= 10_000 else ''}.{n_decimals}f}"
+    return text.rstrip("0").rstrip(".") if n_decimals else text
+
+
+def decimals_of(size: float, n_digits: int) -> int:
+    """Return how many digits after the decimal point show ``n_digits`` significant digits of a size."""
+    if not 0 < size < math.inf:
+        return 0
+    return min(max(n_digits - 1 - math.floor(math.log10(size)), 0), _MOST_DECIMALS)
 
 
 def columns_of(data: Dataset, rows: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> list[Values]:

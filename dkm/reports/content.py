@@ -20,7 +20,7 @@ from dkm.evaluation.exemplars import Exemplars
 from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import format_score
 from dkm.reports.colors import cluster_colors, matching_colors
-from dkm.reports.columns import Values, columns_of, format_number, format_value
+from dkm.reports.columns import Values, columns_of, decimals_of, format_number, format_value
 from dkm.reports.features import Feature
 from dkm.reports.layout import Layout, lay_out, rows_of_map
 from dkm.reports.material import Material
@@ -314,13 +314,17 @@ def _packed(values: Any, kind: str) -> dict[str, str]:
 
 
 def _packed_column(column: Values) -> dict[str, Any]:
-    packed = {"name": column.name, "kind": column.kind, "levels": list(column.levels)}
+    packed: dict[str, Any] = {"name": column.name, "kind": column.kind, "levels": list(column.levels)}
+    packed["decimals"] = column.n_decimals
     present = column.values[~np.isnan(column.values)]
     if column.kind == "category":
         return packed | {"values": _packed(np.nan_to_num(column.values, nan=255), "u1")}
     is_byte = len(present) == len(column.values) and len(present) and (present == np.rint(present)).all()
     is_byte = is_byte and present.min() >= 0 and present.max() <= 255
-    return packed | {"values": _packed(column.values, "u1" if is_byte else "f4")}
+    # Numbers far from 0 that lie close together lose their differences in 32 bits.
+    is_far = not is_byte and column.kind == "number" and len(present) and np.ptp(present) < abs(present).max() / 100
+    offset = float(np.floor(present.min())) if is_far else 0.0
+    return packed | {"offset": offset, "values": _packed(column.values - offset, "u1" if is_byte else "f4")}
 
 
 def _short(texts: Any, index: IntArray, limit: int) -> list[str] | None:
@@ -377,10 +381,13 @@ def _difference_rows(differences: Differences | None, k: int) -> list[dict[str, 
         d = float(differences.difference[k, f])
         values = [float(part[k, f]) for part in (differences.mean, differences.mean_of_others)]
         feature = differences.features[f]
+        gap = abs(values[0] - values[1])  # must be seen in the digits
         if feature.kind == "days":
             shown = [format_value("date", value + feature.origin) for value in values]
+        elif differences.is_share[f]:
+            shown = [f"{abs(value):.{decimals_of(100 * gap, 1)}%}" for value in values]
         else:
-            shown = [f"{abs(value):.0%}" if differences.is_share[f] else format_number(value) for value in values]
+            shown = [format_number(value, decimals_of(gap, 2)) for value in values]
         rows.append(
             {
                 "name": _name_of(feature),

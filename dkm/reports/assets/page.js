@@ -79,7 +79,10 @@ function unpack(packed) {
 const n = payload.n;
 const index = unpack(payload.index);
 const labels = payload.labels && { ...payload.labels, codes: unpack(payload.labels.codes) };
-const columns = payload.columns.map((column) => ({ ...column, values: unpack(column.values) }));
+const columns = payload.columns.map((column) => {
+  const values = unpack(column.values);
+  return { ...column, values: column.offset ? Float64Array.from(values, (value) => value + column.offset) : values };
+});
 const runs = payload.runs.map((run) => ({
   ...run,
   ...Object.fromEntries(["x", "y", "cluster", "distance", "margin", "confidence"].map((key) => [key, unpack(run[key])])),
@@ -90,11 +93,14 @@ const runOf = (number) => runs.find((run) => run.number === Number(number));
 const rowName = (row) => (payload.ids ? payload.ids[row] : String(index[row]));
 const clusterName = (run, cluster) => `${cluster}${run.names[cluster] ? ` · ${run.names[cluster]}` : ""}`;
 
-function number(value) {
+// Four significant digits, and at least so many decimals; as format_number does for the cards.
+function number(value, decimals = 0) {
   if (!Number.isFinite(value)) return "missing";
-  if (Number.isInteger(value) || Math.abs(value) >= 1000)
-    return Math.abs(value) >= 10000 ? Math.round(value).toLocaleString("en") : String(Math.round(value));
-  return String(Number(value.toPrecision(4)));
+  const magnitude = Math.abs(value);
+  if (magnitude === 0 || magnitude < 1e-4 || magnitude >= 1e15) return String(Number(value.toPrecision(4)));
+  const digits = Math.max(decimals, 3 - Math.floor(Math.log10(magnitude)), 0);
+  const rounded = Number(value.toFixed(digits)) + 0; // no minus before a zero
+  return rounded.toLocaleString("en", { maximumFractionDigits: digits, useGrouping: Math.abs(rounded) >= 10000 });
 }
 
 function cell(column, row) {
@@ -102,7 +108,7 @@ function cell(column, row) {
   if (column.kind === "category") return column.levels[value] ?? "missing";
   if (!Number.isFinite(value)) return "missing";
   if (column.kind === "date") return new Date(value * 86400000).toISOString().slice(0, 10);
-  return number(value);
+  return number(value, column.decimals);
 }
 
 // --- colors ---------------------------------------------------------------------------------------------------------
@@ -131,7 +137,7 @@ function coloring(run, choice) {
     const column = columns[Number(choice.slice(7))];
     if (column.kind === "category")
       return { groups: column.values, names: column.levels, colors: column.levels.map((_, i) => categories[i % categories.length]) };
-    return { numbers: column.values, text: (value) => (column.kind === "date" ? cell({ ...column, values: [value] }, 0) : number(value)), clip: true };
+    return { numbers: column.values, text: (value) => cell({ ...column, values: [value] }, 0), clip: true };
   }
   if (choice === "confidence" && run.confidence) return { numbers: Float32Array.from(run.confidence, (value) => value / 255), low: 0, high: 1, text: number };
   const values = run[choice];
