@@ -32,6 +32,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     X, label = make_blobs(200, 3, centers=4, cluster_std=0.3, random_state=0)
     frame = pd.DataFrame({"who": [f"p{i:03d} {EVIL}" for i in range(200)], "income": X[:, 0], EVIL: X[:, 1]})
     frame["lon"] = -122.42 + np.arange(200) / 10_000
+    frame["code"] = [f"k{n % 14:02d}" if n > 5 else None for n in range(200)]
     frame["pet"] = np.array(["cat", "dog", "fish", "none"])[label]
     frame.to_csv(folder / "people.csv", index=False)
     words = ["data=csv", f"data.path={folder / 'people.csv'}", "data.id=who", *SMALL_RUN, "log.report=true"]
@@ -155,6 +156,10 @@ def test_rows_are_colored_by_clusters_confidence_and_columns(open_page: Any, tab
     assert len(pairs) == 4
     page.select_option("#color", label=EVIL)
     assert len(set(colors(page))) > 10
+    page.select_option("#color", label="code")
+    codes = pd.read_csv(table.parent.parent / "people.csv")["code"].fillna("missing").tolist()
+    assert len(set(zip(codes, colors(page), strict=True))) == len(set(colors(page))) == 15
+    assert page.locator("#legend button", has_text="missing").locator(".count").inner_text() == "6"
 
 
 def test_a_cluster_is_shown_alone_from_its_card_and_from_the_legend(open_page: Any, table: Path) -> None:
@@ -254,8 +259,17 @@ def test_runs_side_by_side_point_at_the_same_row(open_page: Any, seeds: Path) ->
     )
     assert marked == points
     assert json.dumps(colors(page, 0)) != json.dumps(colors(page, 1))
+    page.select_option("#color", "distance")
+    titles, ends = page.locator("#legend .soft"), page.locator("#legend .ends")
+    assert [text[:1] for text in titles.all_inner_texts()] == ["A", "B"]
+    distances = [pd.read_csv(seeds.parent / f"seed{n}" / "assignments.csv")["distance"] for n in (0, 1)]
+    for n, found in enumerate(distances):
+        low, high = map(float, ends.nth(n).inner_text().split())
+        assert (low, high) == pytest.approx((found.min(), found.max()), rel=1e-3)
     page.select_option("#color", "label")
     assert colors(page, 0) == colors(page, 1)
+    counts = [int(text) for text in page.locator("#legend .count").all_inner_texts()]
+    assert counts == np.bincount(load_digits().target[:200]).tolist()
     assert len(set(colors(page, 0))) == 10
 
 

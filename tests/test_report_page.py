@@ -240,6 +240,21 @@ def test_a_date_that_no_calendar_has_is_a_number() -> None:
     assert format_value("date", 1e9) == "1,000,000,000 days"
 
 
+def test_every_level_has_a_color_and_the_missing_ones_are_counted() -> None:
+    levels = [f"level {n}" for n in range(20)]
+    packed = _packed_column(Values("code", "category", np.array([0.0, 19.0, np.nan, 13.0]), levels))
+    assert len(set(packed["colors"])) == 20
+    assert unpacked(packed["values"]).tolist() == [0, 19, 20, 13]
+    assert packed["missing"] == 1
+
+
+def test_the_legend_counts_the_labels_of_all_rows(images: list[Path]) -> None:
+    payload = Content([read_material(images[0])], max_points=50).payload()
+    assert payload is not None
+    assert payload["n"] < payload["n_rows"] == 200
+    assert payload["labels"]["counts"] == np.bincount(load_digits().target[:200]).tolist()
+
+
 def test_a_feature_with_one_value_has_that_value() -> None:
     X = np.array([[1.0, 7.0], [2.0, 7.0], [4.0, 7.0]])
     data = array_dataset(X, compose(parse(["data=npy", "data.path=X"])).config.data, "X")

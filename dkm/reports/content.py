@@ -127,6 +127,7 @@ class Content:
         index = shown.positions
         payload: dict[str, Any] = {
             "n": len(index),
+            "n_rows": self._first.n_samples,
             "index": _packed(assignments.position[index], "u4"),
             "ids": _short(assignments.ids, index, _MAX_ID),
             "texts": _short(assignments.texts, index, _MAX_TEXT),
@@ -140,6 +141,7 @@ class Content:
             if len(names) <= _MAX_LABELS:
                 payload["labels"] = {"names": names, "codes": _packed(codes[index], "u2")}
                 payload["labels"]["colors"] = cluster_colors(len(names))
+                payload["labels"]["counts"] = np.bincount(codes, minlength=len(names)).tolist()  # of all rows
         return payload
 
     def _map(self, number: int, layout: Layout) -> dict[str, Any]:
@@ -318,7 +320,12 @@ def _packed_column(column: Values) -> dict[str, Any]:
     packed["decimals"] = column.n_decimals
     present = column.values[~np.isnan(column.values)]
     if column.kind == "category":
-        return packed | {"values": _packed(np.nan_to_num(column.values, nan=255), "u1")}
+        missing = len(column.levels)
+        return packed | {
+            "values": _packed(np.nan_to_num(column.values, nan=missing), "u1"),
+            "colors": cluster_colors(missing),
+            "missing": int(np.isnan(column.values).sum()),
+        }
     is_byte = len(present) == len(column.values) and len(present) and (present == np.rint(present)).all()
     is_byte = is_byte and present.min() >= 0 and present.max() <= 255
     # Numbers far from 0 that lie close together lose their differences in 32 bits.

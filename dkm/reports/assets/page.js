@@ -114,7 +114,7 @@ function cell(column, row) {
 // --- colors ---------------------------------------------------------------------------------------------------------
 
 const ramp = ["#46327e", "#3f5f9b", "#2f8b9a", "#3bb182", "#8fce4e", "#f2d02c"];
-const categories = ["#3b7dd8", "#e07b1a", "#2a9d5c", "#d0435b", "#8a63d2", "#a9762f", "#d65fb0", "#6b8e23", "#159fb0", "#b3a21c", "#7c8798", "#f08a80"];
+const missingColor = "#a0a7b1";
 
 function mix(one, other, share) {
   const part = (color, at) => parseInt(color.slice(at, at + 2), 16);
@@ -132,16 +132,19 @@ const token = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 function coloring(run, choice) {
   if (choice === "cluster")
     return { groups: run.cluster, names: run.names.map((_, k) => clusterName(run, k)), colors: run.colors, counts: run.sizes };
-  if (choice === "label") return { groups: labels.codes, names: labels.names, colors: labels.colors };
+  if (choice === "label") return { groups: labels.codes, ...labels };
   if (choice.startsWith("column:")) {
     const column = columns[Number(choice.slice(7))];
-    if (column.kind === "category")
-      return { groups: column.values, names: column.levels, colors: column.levels.map((_, i) => categories[i % categories.length]) };
+    if (column.kind === "category") {
+      const rest = column.missing ? [["missing"], [missingColor]] : [[], []];
+      return { groups: column.values, names: [...column.levels, ...rest[0]], colors: [...column.colors, ...rest[1]] };
+    }
     return { numbers: column.values, text: (value) => cell({ ...column, values: [value] }, 0), clip: true };
   }
   if (choice === "confidence" && run.confidence) return { numbers: Float32Array.from(run.confidence, (value) => value / 255), low: 0, high: 1, text: number };
   const values = run[choice];
-  return values ? { numbers: values, text: number } : { numbers: new Float32Array(n), text: number };
+  if (!values) return { groups: new Uint8Array(n), names: ["not defined for one cluster"], colors: [missingColor], counts: run.sizes };
+  return { numbers: values, text: number };
 }
 
 function limits(found) {
@@ -344,9 +347,12 @@ function recolor() {
 function legend() {
   const box = $("#legend");
   box.replaceChildren();
-  const lists = choice === "cluster" ? runs : [runs[0]];
+  // What each run has of its own; labels and columns are those of all.
+  const lists = ["cluster", "confidence", "margin", "distance"].includes(choice) ? runs : [runs[0]];
   for (const run of lists) {
     const found = coloring(run, choice);
+    if (found.groups && !found.counts && n < payload.n_rows)
+      box.append(element("div", { class: "soft" }, `of the ${n.toLocaleString("en")} rows shown`));
     if (lists.length > 1) box.append(element("div", { class: "soft" }, run.title));
     if (found.groups) {
       const counts = found.counts ?? found.groups.reduce((sum, group) => ((sum[group] = (sum[group] ?? 0) + 1), sum), []);
@@ -355,7 +361,7 @@ function legend() {
         swatch.style.background = found.colors[group];
         const count = element("span", { class: "count" }, (counts[group] ?? 0).toLocaleString("en"));
         const button = element("button", { type: "button" }, swatch, element("span", { class: "name" }, name), count);
-        button.setAttribute("aria-pressed", String(Boolean(focus) && focus.group === group && (choice !== "cluster" || focus.run === run)));
+        button.setAttribute("aria-pressed", String(Boolean(focus) && focus.group === group && (lists.length === 1 || focus.run === run)));
         button.addEventListener("click", () => {
           const isOn = button.getAttribute("aria-pressed") === "true";
           setFocus(isOn ? null : { group, run });
@@ -368,6 +374,8 @@ function legend() {
       bar.style.background = `linear-gradient(to right, ${ramp.join(", ")})`;
       const ends = element("div", { class: "ends" }, element("span", {}, found.text(low)), element("span", {}, found.text(high)));
       box.append(bar, ends);
+      const missing = found.numbers.reduce((sum, value) => sum + !Number.isFinite(value), 0);
+      if (missing) box.append(element("div", { class: "soft" }, `${missing.toLocaleString("en")} missing`));
     }
   }
 }
