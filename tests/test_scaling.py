@@ -51,6 +51,24 @@ def test_rms_scaling_divides_by_one_number_so_that_squares_are_1_on_average() ->
     np.testing.assert_array_equal(scaling.for_pictures(np.zeros((1, 2), np.float32)), [[0, 0]])
 
 
+@pytest.mark.parametrize("low", [0.0, -100.0])
+@pytest.mark.parametrize("kind", ["none", "standard", "centered"])
+def test_pictures_have_the_range_of_the_images(kind: str, low: float) -> None:
+    X = np.array([[0.0, 51.0, 7.0], [255.0, 204.0, 7.0]]) + low
+    scaling = Scaling.fit([X], kind)
+    pictures = scaling.for_pictures(scaling.apply(X).reshape(2, 1, 1, 3)).reshape(2, 3)
+    high = (255.0 + low) - min(low, 0.0)
+    np.testing.assert_allclose(pictures, (X - min(low, 0.0)) / high, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["l2", "row_rms"])
+def test_pictures_of_rows_of_one_length_are_as_bright_as_each_other(kind: str) -> None:
+    X = np.array([[0.0, 51.0, 102.0], [255.0, 204.0, 0.0], [0.0, 0.0, 0.0]])
+    scaling = Scaling.fit([X], kind)
+    pictures = scaling.for_pictures(scaling.apply(X).reshape(3, 1, 1, 3)).reshape(3, 3)
+    np.testing.assert_allclose(pictures, [[0, 0.5, 1], [1, 0.8, 0], [0, 0, 0]], atol=1e-6)
+
+
 def test_standard_scaling_gives_each_feature_mean_0_and_variance_1() -> None:
     X = np.random.default_rng(0).normal(5, [1, 20, 300], size=(500, 3))
     scaled = Scaling.fit([X], "standard").apply(X).astype(np.float64)

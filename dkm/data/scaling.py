@@ -200,15 +200,24 @@ class Scaling:
         return {"l2": 1.0, "row_rms": math.sqrt(self.n_features)}.get(self.kind, 0.0)
 
     def for_pictures(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map scaled values of any shape to [0, 1]: by their range if it is known, else by the largest value."""
+        """Map scaled images (n, ...) to [0, 1]: by their range if it is known, else by that of these images.
+
+        Rows that were divided by their length are divided by their own largest value: the brightest pixel of each is 1.
+        """
+        if self.kind == "unit":
+            return images
         if self.kind == "symmetric":
             return np.float32(0.5) * (images + np.float32(1.0))
-        if self.kind == "counts":
-            counts = self.unscale(images.reshape(-1, self.n_features)).reshape(images.shape)
-            images = np.log1p(np.maximum(counts, 0.0)).astype(np.float32)
-        if self.kind in ("rms", "counts"):
-            return images / (images.max(initial=0.0) or np.float32(1.0))
-        return images
+        if self.row_length:
+            largest = images.max(axis=tuple(range(1, images.ndim)), initial=0.0, keepdims=True)
+            largest[largest == 0] = 1
+            return np.asarray(images / largest, np.float32)
+        low = np.float32(0.0)
+        if self.kind != "rms":
+            values = self.unscale(images.reshape(-1, self.n_features)).reshape(images.shape)
+            images = (values if self.total is None else np.log1p(np.maximum(values, 0.0))).astype(np.float32)
+            low = images.min(initial=0.0)
+        return (images - low) / (images.max(initial=0.0) - low or np.float32(1.0))
 
     def unscale(self, rows: Array) -> npt.NDArray[np.float64]:
         """Return scaled rows (n, F) in the units of the data; for ``counts`` in those of a row with the sum ``total``.
