@@ -32,7 +32,7 @@ from dkm.evaluation.exemplars import Exemplars
 from dkm.reports import page
 from dkm.reports.colors import cluster_colors, matching_colors
 from dkm.reports.columns import Values, columns_of, format_number, format_value
-from dkm.reports.content import Content, _packed_column
+from dkm.reports.content import Content, _cut_id, _packed_column
 from dkm.reports.features import Feature, features_of, levels_of
 from dkm.reports.layout import lay_out, rows_of_map
 from dkm.reports.material import Material
@@ -491,6 +491,13 @@ def test_dates_are_dates_and_their_sines_are_left_out() -> None:
     [card, _] = Content([replace(material(), kept_differences=found)]).context()["runs"][0]["cards"]
     [row] = card["differences"]
     assert (row["name"], row["mean"], row["others"]) == ("joined", "2021-01-01", "2020-02-01")
+
+
+def test_a_long_id_keeps_its_start_and_its_end() -> None:
+    path = f"photos/{'x' * 60}/IMG_0001.jpg"
+    assert _cut_id(path) == f"photos/{'x' * 13}…{'x' * 26}/IMG_0001.jpg"
+    assert len(_cut_id(path)) == 60
+    assert _cut_id(path[-60:]) == path[-60:]
 
 
 def test_an_equals_sign_in_a_name_is_no_end_of_it() -> None:

@@ -37,7 +37,9 @@ _SPRITE_BYTES, _VALUE_BYTES = 2_000_000, 1_000_000
 _MAX_COLUMNS = 40
 # Images that are decoded again for their thumbnails.
 _MAX_DECODED = 2_000
-_MAX_TEXT, _MAX_ID = 160, 60
+_MAX_TEXT = 160
+# Of an id that is longer than both together and one more.
+_ID_START, _ID_END = 20, 39
 # What a card shows; clusters beyond the number of cards are in the table only.
 _N_EXEMPLARS, _N_UNCERTAIN, _N_ROWS, _N_DIFFERENCES, _N_COLUMNS = 8, 8, 3, 5, 3
 _MAX_CARDS = 200
@@ -128,9 +130,10 @@ class Content:
         payload: dict[str, Any] = {
             "n": len(index),
             "n_rows": self._first.n_samples,
+            "id_ends": [_ID_START, _ID_END],
             "index": _packed(assignments.position[index], "u4"),
-            "ids": _short(assignments.ids, index, _MAX_ID),
-            "texts": _short(assignments.texts, index, _MAX_TEXT),
+            "ids": None if assignments.ids is None else [_cut_id(str(id_)) for id_ in assignments.ids[index]],
+            "texts": None if assignments.texts is None else [_cut(str(text)) for text in assignments.texts[index]],
             "labels": None,
             "sprite": None if shown.sprite is None else shown.sprite._replace(uri="")._asdict(),
             "columns": [_packed_column(column) for column in self._chosen_columns],
@@ -287,8 +290,8 @@ class Content:
         sprite = self.shown.sprite
         return {
             "place": place,
-            "id": _cut(str(a.position[row] if a.ids is None else a.ids[row]), _MAX_ID),
-            "text": None if a.texts is None else _cut(str(a.texts[row]), _MAX_TEXT),
+            "id": _cut_id(str(a.position[row] if a.ids is None else a.ids[row])),
+            "text": None if a.texts is None else _cut(str(a.texts[row])),
             "label": None if a.labels is None else str(a.labels[row]),
             "values": [] if place is None else [column.text(place) for column in columns],
             "confidence": second,
@@ -334,12 +337,15 @@ def _packed_column(column: Values) -> dict[str, Any]:
     return packed | {"offset": offset, "values": _packed(column.values - offset, "u1" if is_byte else "f4")}
 
 
-def _short(texts: Any, index: IntArray, limit: int) -> list[str] | None:
-    return None if texts is None else [_cut(str(text), limit) for text in texts[index]]
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
 
 
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+def _cut_id(text: str) -> str:
+    """Return an id without its middle if it is long: paths begin alike, and end apart. The script does the same."""
+    if len(text) <= _ID_START + 1 + _ID_END:
+        return text
+    return f"{text[:_ID_START]}…{text[-_ID_END:]}"
 
 
 def _places(points: Any, labels: IntArray, n_clusters: int) -> list[list[float] | None]:

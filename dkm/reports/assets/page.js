@@ -407,8 +407,15 @@ $("#color").addEventListener("change", (event) => {
 });
 
 const ids = new Map(Array.from({ length: n }, (_, row) => [rowName(row).toLowerCase(), row]));
+// Long ids have lost their middle.
+function cutId(text) {
+  const characters = [...text];
+  const [start, end] = payload.id_ends;
+  if (characters.length <= start + 1 + end) return text;
+  return `${characters.slice(0, start).join("")}…${characters.slice(-end).join("")}`;
+}
 $("#find").addEventListener("input", (event) => {
-  const wanted = event.target.value.trim().toLowerCase();
+  const wanted = cutId(event.target.value.trim()).toLowerCase();
   let row = ids.get(wanted);
   if (row === undefined && /^\d+$/.test(wanted)) row = [...index].indexOf(Number(wanted));
   const isFound = row !== undefined && row >= 0;
