@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits, make_blobs
 from words import SMALL_RUN
 
 from dkm import report, train
+from dkm.config.clustering import INITS
 from dkm.config.compose import compose, parse
 from dkm.config.data import ImageFolderData
 from dkm.data.datasets import array_dataset
@@ -40,7 +41,7 @@ from dkm.reports.naming import Differences, name_clusters, top_words
 from dkm.reports.page import render
 from dkm.reports.pictures import draw_sprite
 from dkm.reports.reading import read_material
-from dkm.reports.trust import judge
+from dkm.reports.trust import _INITIALIZATIONS, judge
 
 OLD = Path(__file__).parent / "fixtures" / "runs_0.1"
 EVIL = "</script><script>alert(1)</script>\u2028<!--"
@@ -709,3 +710,22 @@ def test_how_far_a_baseline_was_learned_is_told(agreement: float, verdict: str) 
     [told] = [statement for statement in judgment.statements if "learned instead" in statement.text]
     assert told.verdict == verdict
     assert f"adjusted Rand index of {agreement:.2f}" in told.text
+
+
+@pytest.mark.parametrize(
+    ("init", "told"),
+    [
+        ("k-means++", "of k-means on the pretrained embedding"),
+        ("data", "that clustering.init=data has found in the rows themselves"),
+        ("ward", "of Ward linkage of the pretrained embedding"),
+        (None, "of k-means on the pretrained embedding"),  # of an early version
+    ],
+)
+def test_clusters_without_joint_training_are_those_of_the_initialization(init: str | None, told: str) -> None:
+    found = replace(material(**GOOD, stage="initialization"), settings={"clustering.init": init})
+    texts = [statement.text for statement in judge([found]).statements]
+    assert f"The clusters are those {told}, without joint training." in texts
+
+
+def test_every_initialization_has_its_words() -> None:
+    assert set(_INITIALIZATIONS) == set(INITS) - {"k-means++", "random"}

@@ -140,10 +140,19 @@ _UNDONE = {
 }
 _STAGES = {
     "joint": "The clusters come from the joint training of the network and the clusters.",
-    "initialization": "The clusters are those of k-means on the pretrained embedding, without joint training.",
     "kmeans_raw": "The joint training ended below k-means on the rows, whose clusters were learned instead.",
     "kmeans_pretrained": "The joint training ended below k-means on the pretrained embedding, whose clusters were "
     "learned instead.",
+}
+# What clustering.init has found, if it was not k-means on the pretrained embedding.
+_INITIALIZATIONS = {
+    "gmm": "of a Gaussian mixture on the pretrained embedding",
+    "spectral": "of spectral clustering of the pretrained embedding",
+    "ward": "of Ward linkage of the pretrained embedding",
+    "auto": "with the highest modularity of several clusterings of the pretrained embedding",
+    "data": "that clustering.init=data has found in the rows themselves",
+    "uniform": "of centroids that were drawn at random",
+    "file": "that clustering.init_file gave",
 }
 
 
@@ -151,6 +160,11 @@ def _stage(material: Material) -> Iterator[Statement]:
     stage = material.result.get("stage")
     if material.result.get("is_undone"):
         yield Statement("doubt", _UNDONE[stage])  # type: ignore[index]
+    elif stage == "initialization":
+        init = _INITIALIZATIONS.get(
+            str(material.settings.get("clustering.init")), "of k-means on the pretrained embedding"
+        )
+        yield Statement("note", f"The clusters are those {init}, without joint training.")
     elif stage in _STAGES:
         text = _STAGES[stage]
         agreement = material.result.get("learned_agreement")
