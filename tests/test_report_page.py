@@ -667,6 +667,18 @@ def test_the_evidence_of_a_number_that_was_found_counts() -> None:
     assert doubtful.level == "doubt"
 
 
+def test_clusters_of_tiny_data_are_small_only_beside_others() -> None:
+    def told(cluster: np.ndarray) -> bool:
+        found = material(4, len(cluster))
+        found = replace(found, assignments=found.assignments._replace(cluster=cluster))
+        return any("They may be outliers" in statement.text for statement in judge([found]).statements)
+
+    assert not told(np.arange(24) % 4)
+    assert told(np.repeat(np.arange(4), [2, 7, 7, 8]))
+    assert told(np.repeat(np.arange(4), [9, 30, 30, 31]))
+    assert told(np.repeat(np.arange(4), [20, 1000, 1000, 1000]))
+
+
 def test_labels_are_in_natural_order_whatever_their_type() -> None:
     labels = np.array([10, 9, 1] * 33 + [9])
     for values in (labels, labels.astype(str), labels.astype(str).astype(object)):

@@ -23,8 +23,8 @@ _SLACK = 0.01
 _LOW_MODULARITY, _GOOD_AGREEMENT, _LOW_AGREEMENT = 0.3, 0.9, 0.8
 # A row below this confidence lies between two clusters; this share of such rows is worth a doubt.
 UNCERTAIN, _MANY_UNCERTAIN = 0.1, 0.1
-# Clusters with a smaller share of the mean size, or fewer rows, are small.
-_SMALL_SHARE, _FEW_ROWS = 0.1, 10
+# Clusters with a smaller share of the mean size are small, and so are those with fewer rows and half the mean size.
+_SMALL_SHARE, _FEW_ROWS, _UNEVEN = 0.1, 10, 0.5
 _MAX_NAMES = 6
 # A cluster whose most frequent label has a smaller share is a mixture.
 _MIXED = 0.7
@@ -236,7 +236,8 @@ def _sizes(material: Material) -> Iterator[Statement]:
     empty = int((sizes == 0).sum())
     if empty:
         yield Statement("doubt", f"{empty} of the {len(sizes)} clusters have no rows.")
-    few = max(_FEW_ROWS, _SMALL_SHARE * material.n_samples / len(sizes))
+    mean = material.n_samples / len(sizes)
+    few = max(min(_FEW_ROWS, _UNEVEN * mean), _SMALL_SHARE * mean)
     small = [k for k in range(len(sizes)) if 0 < sizes[k] < few]
     if small and len(sizes) > 1:
         listed = _listed([f"{k} ({sizes[k]:,})" for k in small])
