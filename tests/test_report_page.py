@@ -517,6 +517,20 @@ def test_the_words_of_texts_are_those_that_others_lack() -> None:
     assert top_words(["1", "2"], np.array([0, 1]), 2) is None
 
 
+def test_stop_words_of_any_language_are_no_names() -> None:
+    rng = np.random.default_rng(0)
+    nouns = [["katze", "pfote", "fell"], ["aktie", "börse", "kurs"], ["regen", "sonne", "wolke"]]
+    labels = np.arange(300) % 3
+    texts = [" ".join([*rng.choice(["und", "der", "die", "nicht"], 6), *rng.choice(nouns[k], 2)]) for k in labels]
+    found = top_words(texts, labels, 3)
+    assert found is not None
+    assert [set(name.split(", ")) for name in name_clusters(found)] == [set(words) for words in nouns]
+    # A word of nearly all rows of a large cluster is its name all the same.
+    large = top_words(["katze und"] * 90 + ["regen und"] * 10, np.repeat([0, 1], [90, 10]), 2)
+    assert large is not None
+    assert name_clusters(large) == ["katze", "regen"]
+
+
 def test_the_map_has_a_sample_with_all_exemplars_and_some_of_each_cluster() -> None:
     labels = np.zeros(5000, np.int64)
     labels[[7, 17, 27]] = 1

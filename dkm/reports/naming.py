@@ -24,6 +24,8 @@ _ALIKE = 0.9
 _N_WORDS_OF_TEXT, _N_PARTS = 3, 2
 # Shares of rows from which a level or a yes is what nearly all have, or none.
 _NEARLY_ALL, _HARDLY_ANY = 0.75, 0.05
+# A word of a cluster is so many times as frequent in it as elsewhere; more often if this share of the texts has it.
+_MORE, _CLEARLY_MORE, _COMMON = 1.5, 3.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def top_words(texts: Sequence[str], labels: npt.NDArray[np.int64], n_clusters: i
 
     For texts whose features are the dimensions of an embedding, which have no names. The difference of a word is its
     share of the cluster's words, times the logarithm of one plus its inverse share of all words (class-based TF-IDF,
-    arXiv:2203.05794).
+    arXiv:2203.05794). It is nan, so that the word is not shown, where the share is not clearly larger than among all
+    other words: so are the stop words of any language, of which only the English ones are known.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -170,6 +173,10 @@ def top_words(texts: Sequence[str], labels: npt.NDArray[np.int64], n_clusters: i
     share = of_cluster / np.maximum(of_cluster.sum(axis=1, keepdims=True), 1)
     average = of_cluster.sum() / max(1, n_clusters)
     score = share * np.log1p(average / np.maximum(of_cluster.sum(axis=0), 1))
+    of_others = of_cluster.sum(axis=0) - of_cluster
+    share_of_others = of_others / np.maximum(of_others.sum(axis=1, keepdims=True), 1)
+    is_common = np.asarray((counts > 0).mean(axis=0)).ravel() > _COMMON
+    score[share < np.where(is_common, _CLEARLY_MORE, _MORE) * share_of_others] = np.nan
     names = counter.get_feature_names_out().tolist()
     empty = np.full(score.shape, np.nan)
     terms = [Feature(name) for name in names]
