@@ -284,3 +284,30 @@ def test_a_run_without_its_data_leaves_the_map_of_the_other_alone(open_page: Any
     page.locator("details.run summary").nth(1).click()
     page.locator("#c1-2 .show").click()
     assert page.locator('#legend button[aria-pressed="true"] .name').inner_text().startswith("2")
+
+
+def test_rows_of_cards_answer_the_keyboard_with_what_their_run_says(open_page: Any, seeds: Path) -> None:
+    page = open_page(seeds)
+    wait_for_map(page)
+    page.locator("details.run summary").nth(1).click()
+    thumbs = page.locator("#c1-2 .thumbs").first.locator(".thumb")
+    thumbs.first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("() => document.activeElement.dataset.place") == thumbs.nth(1).get_attribute("data-place")
+    page.keyboard.press("Enter")
+    row = int(page.locator("#details h6").inner_text().split()[-1])
+    for letter, seed in zip("AB", (0, 1), strict=True):
+        found = pd.read_csv(seeds.parent / f"seed{seed}" / "assignments.csv").iloc[row]
+        shown = page.locator("#details tr", has_text=f"confidence in {letter}").locator("td").inner_text()
+        assert float(shown) == pytest.approx(found["margin"] / (found["margin"] + found["distance"]), abs=0.01)
+
+
+def test_on_paper_all_runs_and_the_whole_legend_are_there(open_page: Any, seeds: Path) -> None:
+    page = open_page(seeds)
+    wait_for_map(page)
+    page.emulate_media(media="print")
+    assert page.evaluate("() => getComputedStyle(document.querySelector('#legend')).maxHeight") == "none"
+    page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#c1-2").is_visible()
+    page.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    assert not page.locator("#c1-2").is_visible()

@@ -718,6 +718,22 @@ def test_a_hundred_clusters_and_a_single_one() -> None:
     assert (len(many["cards"]), many["n_without_card"]) == (200, 100)
 
 
+def test_without_a_second_cluster_no_confidence_is_offered(table: Path) -> None:
+    found = read_material(table)
+    assert '<option value="confidence">' in render([found])
+    single = render([replace(found, assignments=found.assignments._replace(margin=None))])
+    assert '<option value="distance">' in single
+    assert '<option value="confidence">' not in single
+    assert '<option value="margin">' not in single
+
+
+def test_texts_have_the_direction_of_their_letters() -> None:
+    found = material()
+    texts = np.array(["שלום עולם", "hello"] * 50, dtype=object)
+    page_of_texts = render([replace(found, assignments=found.assignments._replace(texts=texts))])
+    assert '<li dir="auto">שלום עולם</li>' in page_of_texts
+
+
 def test_a_page_that_is_too_large_has_fewer_rows(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = read_material(table)
     whole = render([found])

@@ -238,6 +238,7 @@ class Content:
             "n_without_card": material.n_clusters - len(carded),
             "map": static,
             "method": None if layout is None else layout.method,
+            "has_margins": layout is not None and material.assignments.margin is not None,
         }
 
     def _cluster(self, number: int, k: int, *, with_card: bool) -> dict[str, Any]:

@@ -60,6 +60,18 @@ for (const table of $$("table.sortable")) {
   });
 }
 
+// --- on paper everything is open ------------------------------------------------------------------------------------
+
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = $$("details:not([open])");
+  for (const part of closed) part.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const part of closed) part.open = false;
+  closed = [];
+});
+
 // --- the data of the maps -------------------------------------------------------------------------------------------
 
 const script = $("#payload");
@@ -184,9 +196,9 @@ function thumbnail(row) {
 
 function record(row, run, limit) {
   const made = element("div", { class: "record" });
-  made.append(element("h6", {}, `${payload.ids ? "" : "row "}${rowName(row)}`));
+  made.append(element("h6", { dir: "auto" }, `${payload.ids ? "" : "row "}${rowName(row)}`));
   if (payload.sprite) made.append(thumbnail(row));
-  if (payload.texts) made.append(element("p", { class: "text" }, payload.texts[row]));
+  if (payload.texts) made.append(element("p", { class: "text", dir: "auto" }, payload.texts[row]));
   const table = element("table");
   const line = (name, value, color) => {
     const data = element("td");
@@ -195,15 +207,16 @@ function record(row, run, limit) {
       swatch.style.background = color;
       data.append(swatch);
     }
-    data.append(value);
+    data.append(element("bdi", {}, value));
     table.append(element("tr", {}, element("th", { scope: "row" }, name), data));
   };
   for (const one of limit ? [run] : runs) {
     const cluster = one.cluster[row];
-    line(runs.length > 1 ? `cluster in ${one.title.slice(0, 1)}` : "cluster", clusterName(one, cluster), one.colors[cluster]);
+    const where = runs.length > 1 ? ` in ${one.title.slice(0, 1)}` : "";
+    line(`cluster${where}`, clusterName(one, cluster), one.colors[cluster]);
+    if (one.confidence) line(`confidence${where}`, (one.confidence[row] / 255).toFixed(2));
   }
   if (labels) line("label", labels.names[labels.codes[row]]);
-  if (run.confidence) line("confidence", (run.confidence[row] / 255).toFixed(2));
   const chosen = choice.startsWith("column:") ? Number(choice.slice(7)) : -1;
   const listed = columns.map((column, i) => i).filter((i) => !limit || i < limit || i === chosen);
   for (const i of listed) line(columns[i].name, cell(columns[i], row));
@@ -431,8 +444,23 @@ for (const button of $$(".show")) {
     $("#map").scrollIntoView();
   });
 }
+function pinFromCard(place) {
+  pin(Number(place.dataset.place), runOf(place.closest(".card").dataset.run) ?? runs[0]);
+}
 document.addEventListener("click", (event) => {
   const place = event.target.closest("[data-place]");
-  if (place) pin(Number(place.dataset.place), runs[0]);
+  if (place) pinFromCard(place);
+});
+// Each list of rows is one stop of the tabulator; arrows move within it.
+const siblings = (place) => $$(":scope > [data-place]", place.parentElement);
+for (const place of $$("[data-place]")) place.tabIndex = siblings(place)[0] === place ? 0 : -1;
+document.addEventListener("keydown", (event) => {
+  const place = event.target.closest("[data-place]");
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!place || (!step && event.key !== "Enter" && event.key !== " ")) return;
+  event.preventDefault();
+  if (!step) return pinFromCard(place);
+  const rows = siblings(place);
+  rows[rows.indexOf(place) + step]?.focus();
 });
 })();
