@@ -26,6 +26,7 @@ from dkm.config.compose import compose, parse
 from dkm.config.data import ImageFolderData
 from dkm.data.datasets import array_dataset
 from dkm.data.images.thumbnails import thumbnail_reader
+from dkm.data.scaling import Scaling
 from dkm.data.tables.columns import Column
 from dkm.data.tables.plan import TablePlan
 from dkm.evaluation.assignments import Assignments
@@ -235,6 +236,16 @@ def test_rows_of_equal_length_have_no_values_in_wrong_units(tmp_path: Path) -> N
         cards = Content([one]).context()["runs"][0]["cards"]
         assert {(row["mean"], row["others"]) for card in cards for row in card["differences"]} == {(None, None)}
     assert "What differs from the rest" in render([found])
+
+
+def test_values_come_from_the_run_that_has_their_units(table: Path) -> None:
+    found = read_material(table)
+    assert found.rows is not None
+    scaling = Scaling("l2", found.rows.data.n_features)
+    scaled = replace(found, rows=replace(found.rows, data=replace(found.rows.data, scaling=scaling)))
+    names = {column.name for column in Content([scaled, found]).shown.columns}
+    assert "income" in names
+    assert "income (scaled)" in {column.name for column in Content([scaled]).shown.columns}
 
 
 def test_a_date_that_no_calendar_has_is_a_number() -> None:

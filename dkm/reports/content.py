@@ -93,8 +93,12 @@ class Content:
 
     @cached_property
     def _source(self) -> Material | None:
-        """The first run whose data are at hand, from which the values of rows come; None if no run has them."""
-        return next((material for material in self.materials if material.rows is not None), None)
+        """The run from which the values of rows come, in their units if any run has them; None without data at hand.
+
+        Scaling may have normalized the length of the rows, which then is lost.
+        """
+        found = [(bool(m.rows.data.scaling.row_length), m) for m in self.materials if m.rows is not None]
+        return min(found, key=lambda pair: pair[0])[1] if found else None
 
     @cached_property
     def shown(self) -> Shown:
