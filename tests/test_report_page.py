@@ -512,6 +512,20 @@ def test_a_long_id_keeps_its_start_and_its_end() -> None:
     assert _cut_id(path[-60:]) == path[-60:]
 
 
+@pytest.mark.parametrize(
+    "part", [{"kind": "list", "length": 10**12}, {"cycles": ["x"]}, {"origin": "x"}, {"levels": 5}]
+)
+def test_a_plan_that_no_run_writes_is_not_used(part: dict[str, Any], table: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(table, tmp_path / "run"))
+    description = json.loads(text_of(run / "model" / "model.json"))
+    description["plan"]["columns"] = [{**column, **part} for column in description["plan"]["columns"]]
+    (run / "model" / "model.json").write_text(json.dumps(description), encoding="utf-8")
+    found = read_material(run)
+    assert found.rows is None
+    assert found.kept_differences is not None
+    assert {feature.kind for feature in found.kept_differences.features} == {"number"}
+
+
 def test_an_equals_sign_in_a_name_is_no_end_of_it() -> None:
     category = Column("a=b", kind="category", levels=["c", "d=e"])
     plan = TablePlan([category, Column("x=y", kind="number")]).to_dict()

@@ -27,6 +27,7 @@ from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.exemplars import contrast_clusters
 from dkm.models.description import read_description
 from dkm.models.saved import DESCRIPTION, WEIGHTS, SavedModel, load_model
+from dkm.reports.features import features_of
 from dkm.reports.material import Material, Rows
 from dkm.reports.naming import read_differences
 from dkm.runs import reading
@@ -125,7 +126,10 @@ def _read_plan(run: Path) -> tuple[Any, float]:
         description = read_description(run / "model" / DESCRIPTION)
         plan, scaling = description.get("plan"), Scaling.from_dict(description["scaling"])
         if plan is not None:
-            TablePlan.from_dict(plan)
+            names = description.get("features") or []
+            if any(column.length > len(names) for column in TablePlan.from_dict(plan, names).columns):
+                raise ValueError("a list of more numbers than there are features")
+            features_of(names, plan)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, 0.0
     return plan, scaling.row_length
