@@ -34,7 +34,7 @@ from dkm.evaluation.exemplars import Exemplars
 from dkm.reports import page
 from dkm.reports.colors import cluster_colors, matching_colors
 from dkm.reports.columns import Values, columns_of, format_number, format_value
-from dkm.reports.content import Content, _cut_id, _packed_column
+from dkm.reports.content import Content, _cut_id, _packed_column, titles
 from dkm.reports.features import Feature, features_of, levels_of
 from dkm.reports.layout import lay_out, rows_of_map
 from dkm.reports.material import Material
@@ -691,7 +691,7 @@ def test_only_runs_with_other_seeds_are_evidence_of_stability() -> None:
     # Of three runs only the two pairs with other seeds count, which disagree.
     three = judge([first, first, replace(second, assignments=shuffled)])
     assert three.level == "bad"
-    assert three.statements[0].text.startswith("Runs with other seeds agree at an adjusted Rand index of -0.0")
+    assert three.statements[0].text.startswith("Runs with different seeds agree at an adjusted Rand index of -0.0")
     one = judge([material(1, **GOOD), replace(material(1, **GOOD), seed=1)])
     assert (one.level, one.statements[0].verdict) == ("open", "note")
     assert "With a single cluster they cannot but agree" in one.statements[0].text
@@ -739,6 +739,8 @@ def test_a_hundred_clusters_and_a_single_one() -> None:
     one = render([material(1, **GOOD)])
     assert "1 cluster in 100 rows" in one
     assert "Nearest cluster:" not in one
+    assert not any("odularity" in statement.text for statement in judge([material(1, modularity_data=0.0)]).statements)
+    assert titles([material(1), material(2)]) == ["A (1 cluster, seed=0)", "B (2 clusters, seed=0)"]
     many = Content([material(300, 1000)]).context()["runs"][0]
     assert (len(many["cards"]), many["n_without_card"]) == (200, 100)
 

@@ -510,6 +510,7 @@ def titles(materials: Sequence[Material]) -> list[str]:
     letters = (chr(ord("A") + n) for n in count())
     result = []
     for letter, settings in zip(letters, values, strict=False):
-        parts = [f"{settings[key]} clusters" if key == "clusters" else f"{key}={settings.get(key)}" for key in named]
+        noun = "cluster" if settings["clusters"] == 1 else "clusters"
+        parts = [f"{settings[key]} {noun}" if key == "clusters" else f"{key}={settings.get(key)}" for key in named]
         result.append(f"{letter} ({', '.join(parts)})")
     return result

@@ -105,7 +105,7 @@ def _agreement(materials: Sequence[Material]) -> Statement:
     if not alike:
         text = f"The runs have different numbers of clusters; they agree at an adjusted Rand index of {mean:.2f}{span} "
         return Statement("note", f"{text}{scale}.")
-    alikeness = ["other seeds"] if len(counted) < len(pairs) else []
+    alikeness = ["different seeds"] if len(counted) < len(pairs) else []
     alikeness += ["the same number of clusters"] if len(alike) < len(counted) else []
     which = f"Runs with {' and '.join(alikeness)}" if alikeness else "The runs"
     text = f"{which} agree at an adjusted Rand index of {mean:.2f}{span} {scale}. "
@@ -176,7 +176,7 @@ def _stage(material: Material) -> Iterator[Statement]:
 def _modularity(material: Material) -> Iterator[Statement]:
     result = dict(material.result)
     final = result.get("modularity_data")
-    if final is None:
+    if final is None or material.n_clusters == 1:  # 0 by definition, whatever the rows
         return
     names = {"kmeans_raw": "k-means on the rows", "kmeans_pretrained": "k-means on the pretrained embedding"}
     baselines = {words: result.get(key) or {} for key, words in names.items()}
