@@ -15,6 +15,7 @@ from dkm import predict, train
 from dkm.config.data import CsvData, NpyData, ParquetData
 from dkm.config.values import absolute, scheme_of
 from dkm.data.datasets import load_dataset
+from dkm.data.recognition import recognize
 from dkm.errors import UserError
 from dkm.installation import pip_install
 from dkm.runtime import remote
@@ -60,11 +61,89 @@ def test_a_changed_file_is_copied_again_and_an_equal_one_is_not(
 ) -> None:
     memory.pipe("/t.csv", ROWS)
     first = remote.fetch("memory://t.csv")
-    monkeypatch.setattr(memory, "get", None)
+    monkeypatch.setattr(memory, "get_file", None)
     assert remote.fetch("memory://t.csv") == first
     monkeypatch.undo()
     memory.pipe("/t.csv", ROWS + b"41.5,3\n")
     assert remote.fetch("memory://t.csv").read_bytes() == ROWS + b"41.5,3\n"
+
+
+class Web(fsspec.AbstractFileSystem):
+    """Files of a web server: ``ukey`` is that of the address, as fsspec has it."""
+
+    protocol = ("http", "https")
+    cachable = False
+
+    def __init__(self, content: bytes, **headers: str) -> None:
+        super().__init__()
+        self.content, self.headers, self.n_read = content, headers, 0
+
+    def ukey(self, path: str) -> str:
+        return path
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": len(self.content), "type": "file", **self.headers}
+
+    def isdir(self, path: str) -> bool:
+        return False
+
+    def get_file(self, path: str, target: str, **_: object) -> None:
+        self.n_read += 1
+        Path(target).write_bytes(self.content)
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
+    monkeypatch.setenv("DKM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "_read_files", {})
+    server = Web(ROWS)
+    monkeypatch.setattr(remote, "_filesystem", lambda url, key: (server, url))
+    return server
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_a_changed_file_of_the_web_is_copied_again(header: str, web: Web) -> None:
+    web.headers = {header: "1"}
+    first = remote.fetch("https://host/t.csv")
+    assert remote.fetch("https://host/t.csv") == first
+    assert web.n_read == 1
+    web.headers, web.content = {header: "2"}, ROWS.replace(b"0.5", b"7.5")
+    assert remote.fetch("https://host/t.csv").read_bytes() == web.content
+    assert first.read_bytes() == ROWS
+
+
+def test_a_server_that_tells_no_version_is_read_again_by_the_next_command(web: Web) -> None:
+    first = remote.fetch("https://host/t.csv")
+    assert remote.fetch("https://host/t.csv") == first
+    assert web.n_read == 1
+    remote._read_files.clear()  # as in another process
+    assert remote.fetch("https://host/t.csv") == first
+    remote._read_files.clear()
+    web.content = ROWS.replace(b"0.5", b"7.5")
+    assert remote.fetch("https://host/t.csv").read_bytes() == web.content
+    assert first.read_bytes() == ROWS
+
+
+def test_a_changed_file_of_a_folder_is_noticed_whatever_its_time_is_called() -> None:
+    same = {"name": "/a", "size": 3, "time": 1, "last_accessed_on": 5}
+    for key in ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated"):
+        versions = {str(remote._version_of({**same, "time": i, key: i})) for i in (1, 2)}
+        assert len(versions) == 2, key
+    assert remote._version_of(same) == remote._version_of({**same, "time": 2, "last_accessed_on": 6})
+
+
+def test_the_query_of_an_address_is_no_part_of_the_name(web: Web) -> None:
+    signed = f"https://host/a%20b/t.csv.gz?download=1&name=x.txt&signature={'a' * 400}"
+    assert remote.fetch(signed).name == "t.csv.gz"
+    assert recognize(signed).option == "csv"
+    assert remote.fetch(f"https://host/{'é' * 120}.csv").name == f"{'é' * 50}.csv"
+    assert remote.local_name("https://host") == ""
+    assert remote.local_name("s3://bucket/a?b.csv") == "a?b.csv"
+
+
+def test_a_name_with_the_marks_of_a_pattern_is_one_file(memory: fsspec.AbstractFileSystem) -> None:
+    memory.pipe("/a[1]?.csv", ROWS)
+    assert remote.fetch("memory://a[1]?.csv").read_bytes() == ROWS
 
 
 def test_a_remote_folder_of_parquet_files_and_an_array(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from dkm.config.values import absolute, scheme_of
 from dkm.data.tables.dialect import split_at_spaces
 from dkm.data.tables.notation import is_missing, is_number
 from dkm.errors import UserError, input_error, reason
+from dkm.runtime.remote import local_name
 
 # The options that a name leaves, the usual one first.
 _BY_SUFFIX: dict[str, tuple[str, ...]] = {
@@ -119,7 +120,8 @@ def _with_keys(options: Sequence[str], keys: Collection[str]) -> Sequence[str]:
 
 
 def _by_name_alone(path: str, keys: Collection[str]) -> Recognized:
-    options = _with_keys(_BY_SUFFIX.get(_suffix(path.rstrip("/")), ()), keys)
+    name = path.rstrip("/") if scheme_of(path) is None else local_name(path)
+    options = _with_keys(_BY_SUFFIX.get(_suffix(name), ()), keys)
     if not options:
         remedy = "choose the option that reads it, for example data=csv"
         raise input_error(path, "no known suffix", f"the name of {_READABLE}", remedy)

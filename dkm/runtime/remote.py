@@ -1,18 +1,22 @@
 """Files elsewhere: ``s3://``, ``gs://``, ``https://`` and their kin, through fsspec.
 
 What is read is copied into a local folder first, once for each version of the remote file, so that everything else sees
-local files only. What is written is made locally and copied when it is complete.
+local files only. A web server that tells no version of a file is asked for its content again. What is written is made
+locally and copied when it is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dkm.config.values import scheme_of
 from dkm.errors import UserError, in_short, input_error
@@ -29,6 +33,17 @@ _PACKAGES = {
     "hdfs": "pyarrow",
     "memory": "fsspec",
 }
+# What changes with the content of a file, under the names that file systems give it. Not among them is the time of the
+# last access, which our own reading changes.
+_VERSION_KEYS = {"size", "etag", "mtime", "lastmodified", "last_modified", "last-modified", "updated", "created"}
+_VERSION_KEYS |= {"content-md5", "digest", "md5hash", "generation"}
+# Within this time a process reads a file of which the server tells no version once: a command asks several times.
+_READ_AGAIN_S = 600.0
+# Longer names are cut; file systems take 255 bytes.
+_MAX_NAME_BYTES, _MAX_SUFFIX_BYTES = 100, 20
+_read_files: dict[str, tuple[float, Path]] = {}
+
+log = logging.getLogger(__name__)
 
 
 def fetch(url: str, key: str = "path") -> Path:
@@ -50,9 +65,10 @@ def fetch(url: str, key: str = "path") -> Path:
     try:
         if not filesystem.exists(path):
             raise input_error(source, "no such file", "an existing file or folder", f"correct {key}")
-        version = str(filesystem.ukey(path)) if not filesystem.isdir(path) else _version_of_folder(filesystem, path)
-        digest = hashlib.sha256(f"{url} {version}".encode()).hexdigest()[:24]
-        target = cache_folder("remote") / digest / (path.rstrip("/").rpartition("/")[2] or "data")
+        version = _version(filesystem, path)
+        if version is None:
+            return _read_anew(filesystem, path, url, source)
+        target = _local_copy(url, version)
         if not target.exists():
             _copy(filesystem, path, target)
     except UserError:
@@ -62,6 +78,19 @@ def fetch(url: str, key: str = "path") -> Path:
             source, f"cannot be read ({in_short(error)})", "a readable file", "check its rights"
         ) from error
     return target
+
+
+def local_name(url: str) -> str:
+    """Return the last part of an address as the name of a local file; empty if there is none.
+
+    The query of a web address, such as a signature, is not part of it.
+    """
+    path = urlsplit(url).path if scheme_of(url) in ("http", "https") else url.partition("://")[2]
+    name = path.rstrip("/").rpartition("/")[2]
+    if len(name.encode()) <= _MAX_NAME_BYTES:
+        return name
+    stem = name.encode()[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return stem + "".join(part for part in Path(name).suffixes[-2:] if len(part.encode()) <= _MAX_SUFFIX_BYTES)
 
 
 @contextmanager
@@ -82,7 +111,7 @@ def uploaded(url: str, key: str, *, overwrite: bool) -> Iterator[Path]:
     if is_there and not overwrite:
         raise input_error(source, "it exists", "a new name", "set overwrite=true, or choose another name")
     with tempfile.TemporaryDirectory(prefix="dkm-") as folder:
-        local = Path(folder) / (path.rstrip("/").rpartition("/")[2] or "output")
+        local = Path(folder) / (local_name(url) or "output")
         yield local
         try:
             filesystem.put(str(local), path, recursive=local.is_dir())
@@ -113,11 +142,25 @@ def _filesystem(url: str, key: str) -> tuple[Any, str]:
     return filesystem, str(path)
 
 
-def _version_of_folder(filesystem: Any, path: str) -> str:
-    entries = filesystem.find(path, detail=True)
-    return repr(
-        sorted((name, info.get("size"), info.get("ETag"), str(info.get("mtime"))) for name, info in entries.items())
-    )
+def _version(filesystem: Any, path: str) -> str | None:
+    """Return what changes when a file or folder changes; None if a web server does not tell it."""
+    if filesystem.isdir(path):
+        entries = filesystem.find(path, detail=True)
+        return repr(sorted((name, _version_of(info)) for name, info in entries.items()))
+    protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+    if "http" not in protocols:
+        return str(filesystem.ukey(path))
+    version = _version_of(filesystem.info(path))  # fsspec's own ``ukey`` takes every file of the web for unchanging
+    return repr(version) if any(key.lower() != "size" for key, _ in version) else None
+
+
+def _version_of(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return sorted((key, str(value)) for key, value in info.items() if key.lower() in _VERSION_KEYS)
+
+
+def _local_copy(url: str, version: str) -> Path:
+    digest = hashlib.sha256(f"{url} {version}".encode()).hexdigest()[:24]
+    return cache_folder("remote") / digest / (local_name(url) or "data")
 
 
 def cache_folder(name: str) -> Path:
@@ -127,12 +170,34 @@ def cache_folder(name: str) -> Path:
     return folder.expanduser() / name
 
 
+def _read_anew(filesystem: Any, path: str, url: str, source: str) -> Path:
+    """Return a copy of a file whose version is its content."""
+    read_at, target = _read_files.get(url, (-_READ_AGAIN_S, Path()))
+    if time.monotonic() - read_at < _READ_AGAIN_S and target.exists():
+        return target
+    log.info("%s: the server tells neither ETag nor Last-Modified, so it is read again", source)
+    cache_folder("remote").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder("remote")) as folder:
+        temporary = Path(folder) / (local_name(url) or "data")
+        filesystem.get_file(path, str(temporary))
+        with temporary.open("rb") as file:
+            target = _local_copy(url, hashlib.file_digest(file, "sha256").hexdigest())
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            publish(temporary, target)
+    _read_files[url] = (time.monotonic(), target)
+    return target
+
+
 def _copy(filesystem: Any, path: str, target: Path) -> None:
     """Copy a file or a folder; nothing remains if it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         temporary = Path(folder) / target.name
-        filesystem.get(path, str(temporary), recursive=filesystem.isdir(path))
+        if filesystem.isdir(path):
+            filesystem.get(path, str(temporary), recursive=True)
+        else:  # ``get`` takes a ? or [ in the name for a pattern
+            filesystem.get_file(path, str(temporary))
         try:
             publish(temporary, target)
         except OSError:
