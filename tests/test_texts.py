@@ -11,9 +11,11 @@ import logging
 import lzma
 import os
 import shlex
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -410,6 +412,57 @@ def test_a_name_that_is_not_in_the_cache_is_one_line_without_a_network(
     ):
         find_sentence_encoder("no-such-model", None)
     assert "is not in the cache; downloading sentence-transformers/no-such-model" in caplog.text
+
+
+MODULES = [
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
+
+
+@pytest.mark.usefixtures("lengths")
+def test_a_part_of_a_published_encoder_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "encoder"  # with the weights alone, as other libraries leave it
+    asked: list[bool] = []
+
+    def snapshot_download(repository: str, *, local_files_only: bool = False, ignore_patterns: list[str]) -> str:
+        asked.append(local_files_only)
+        if not local_files_only and not is_offline:
+            (folder / "1_Pooling").mkdir()
+            (folder / "modules.json").write_text(json.dumps(MODULES))
+        return str(folder)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    is_offline = True
+    find_sentence_encoder("model", None)
+    assert asked == [True, False]
+    assert "it has no modules.json, so the mean of the tokens is the embedding" in caplog.text
+    caplog.clear()
+    is_offline = False
+    find_sentence_encoder("model", None)
+    assert asked == [True, False] * 2
+    assert "in the cache in part; downloading the rest of sentence-transformers/model" in caplog.text
+    assert "modules.json" not in caplog.text
+    find_sentence_encoder("model", None)
+    assert asked == [*[True, False] * 2, True]
+    (folder / "1_Pooling").rmdir()
+    assert not text_features._is_complete(folder)
+
+
+@pytest.mark.usefixtures("lengths")
+def test_weights_that_are_not_read_are_no_part_of_an_encoder(tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    identity = find_sentence_encoder(str(folder), None).identity
+    (folder / "pytorch_model.bin").write_bytes(b"the same weights")
+    assert find_sentence_encoder(str(folder), None).identity == identity
+    before = identity | {"digest": features.digest_of_files({p.name: p for p in folder.iterdir()}, "")}
+    assert find_sentence_encoder(str(folder), before).identity == before  # a model of an earlier version
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(UserError, match="its digest is"):
+        find_sentence_encoder(str(folder), before)
 
 
 @pytest.mark.data

@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 _ENCODER_SUFFIXES = (".json", ".txt", ".safetensors", ".bin", ".model")
 _OTHER_FOLDERS = ("onnx", "openvino")
 # The files in which a folder names the classes of its parts.
-_MODULE_FILES = ("modules.json", "router_config.json", "config_asym.json")
+_MODULES = "modules.json"
+_MODULE_FILES = (_MODULES, "router_config.json", "config_asym.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,16 +156,17 @@ def find_sentence_encoder(name: str, trained: Mapping[str, Any] | None) -> Sente
     folder = expand(name)
     if not folder.is_dir():
         folder = _published_encoder(name, source)
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in _ENCODER_SUFFIXES and not _is_other(path.relative_to(folder)) and path.is_file()
-    }
+    files = _files_of(folder)
     _require_known_modules(files, source)
-    if not any(Path(file).suffix in (".safetensors", ".bin") for file in files):
+    if not _has_weights(files):
         found, expected = "a folder without weights", "a folder that SentenceTransformer.save wrote"
         raise input_error(source, found, expected, "correct data.text_encoder")
-    identity = {"name": name, "digest": digest_of_files(files, source)}
+    if _MODULES not in files:
+        log.warning("%s: it has no %s, so the mean of the tokens is the embedding of a text", source, _MODULES)
+    identity = {"name": name, "digest": digest_of_files(_without_copies(files), source)}
+    if trained is not None and trained.get("digest") != identity["digest"]:  # earlier versions hashed every file
+        whole = digest_of_files(files, source)
+        identity["digest"] = whole if trained.get("digest") == whole else identity["digest"]
     require_trained_encoder(trained, identity, source)
     device = find_device("auto").type
     cache = FeatureCache({"texts": identity["digest"], "sentence-transformers": installed, "device": device})
@@ -189,6 +191,39 @@ def _require_known_modules(files: Mapping[str, Path], source: str) -> None:
                 raise input_error(source, found, "classes of sentence_transformers", remedy)
 
 
+def _files_of(folder: Path) -> dict[str, Path]:
+    """Return the files that decide the embeddings, by their names relative to the folder."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _ENCODER_SUFFIXES and not _is_other(path.relative_to(folder)) and path.is_file()
+    }
+
+
+def _has_weights(files: Mapping[str, Path]) -> bool:
+    return any(path.suffix in (".safetensors", ".bin") for path in files.values())
+
+
+def _without_copies(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the files without those of PyTorch in folders with safetensors, which are read instead."""
+    read = {path.parent for path in files.values() if path.suffix == ".safetensors"}
+    return {name: path for name, path in files.items() if path.suffix != ".bin" or path.parent not in read}
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether a folder has weights and the files of each module that ``modules.json`` names.
+
+    Other libraries download parts of a model to the same cache.
+    """
+    try:
+        modules = json.loads((folder / _MODULES).read_bytes())
+        # These have no files, and a repository has no empty folder.
+        parts = [module["path"] for module in modules if not module["type"].endswith(".Normalize")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return _has_weights(_files_of(folder)) and all((folder / part).is_dir() for part in parts)
+
+
 def _is_other(path: Path) -> bool:
     return path.parts[0] in _OTHER_FOLDERS or any(part.startswith(".") for part in path.parts)
 
@@ -200,10 +235,13 @@ def _published_encoder(name: str, source: str) -> Path:
     repository = name if "/" in name else f"sentence-transformers/{name}"
     ignored = [f"{folder}/*" for folder in _OTHER_FOLDERS] + ["*.h5", "*.ot", "*.msgpack", "*.onnx"]
     try:
-        return Path(snapshot_download(repository, local_files_only=True, ignore_patterns=ignored))
+        folder = Path(snapshot_download(repository, local_files_only=True, ignore_patterns=ignored))
+        if _is_complete(folder):
+            return folder
+        log.warning("%s is in the cache in part; downloading the rest of %s", source, repository)
     except Exception as error:  # the client's errors have many types
         log.debug("%s: %s", source, reason(error))
-    log.warning("%s is not in the cache; downloading %s", source, repository)
+        log.warning("%s is not in the cache; downloading %s", source, repository)
     try:
         return Path(snapshot_download(repository, ignore_patterns=ignored))
     except Exception as error:
