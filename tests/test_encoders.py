@@ -272,6 +272,20 @@ def test_a_timm_network_gives_its_pooled_features(tmp_path: Path, photos: Path) 
     np.testing.assert_allclose(X, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "backbone."])
+def test_weights_of_timm_with_other_names_are_refused(prefix: str, tmp_path: Path, photos: Path) -> None:
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+
+    weights = timm.create_model("test_efficientnet").state_dict()
+    save_file({prefix + key: value for key, value in weights.items()}, tmp_path / "w.safetensors")
+    message = r"data.encoder_weights=.*/w.safetensors: it lacks [0-9]+ of [0-9]+ weights .*conv_stem.weight; expected"
+    with pytest.raises(UserError, match=message):
+        read_folder(photos, encoder="timm/test_efficientnet", encoder_weights=str(tmp_path / "w.safetensors"))
+    save_file({k: v for k, v in weights.items() if "classifier" not in k}, tmp_path / "w.safetensors")
+    read_folder(photos, encoder="timm/test_efficientnet", encoder_weights=str(tmp_path / "w.safetensors"))
+
+
 def test_images_are_encoded_once(network: Path, photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded_images, "CHUNK", 4)
     n_encoded: list[int] = []

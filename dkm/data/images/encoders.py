@@ -8,13 +8,15 @@ features are in the cache does not need. Weights are safetensors or state dicts,
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -197,13 +199,14 @@ def _load_timm(name: str, path: Path, config: EncodedData, source: str) -> Netwo
     try:
         pretrained = timm.models.get_pretrained_cfg(name)
         is_fixed = size is not None and pretrained is not None and pretrained.fixed_input_size
-        model = timm.create_model(
-            name,
-            pretrained=True,
-            num_classes=0,
-            pretrained_cfg_overlay={"state_dict": weights},
-            **({"img_size": size} if is_fixed else {}),
-        )
+        with _missing_keys() as missing:
+            model = timm.create_model(
+                name,
+                pretrained=True,
+                num_classes=0,
+                pretrained_cfg_overlay={"state_dict": weights},
+                **({"img_size": size} if is_fixed else {}),
+            )
         input_size = None if size is None else (3, size, size)
         given = {"mean": config.encoder_mean, "std": config.encoder_std, "input_size": input_size}
         chosen = {key: value for key, value in given.items() if value is not None}
@@ -211,7 +214,27 @@ def _load_timm(name: str, path: Path, config: EncodedData, source: str) -> Netwo
         transform = timm.data.create_transform(**data_config, is_training=False)
     except _LOAD_ERRORS as error:
         raise unusable_encoder_error(source, error, f"the weights of timm/{name}") from error
+    names = [key for key, _ in model.named_parameters()]
+    if lacking := [key for key in names if key in missing]:
+        found = f"it lacks {len(lacking):,} of {len(names):,} weights of timm/{name}, such as {lacking[0]}"
+        remedy = "save the network's own state_dict(), without a prefix of its keys"
+        raise input_error(source, found, "all of them", remedy)
     return Network(lambda image: transform(image).numpy(), _TorchNetwork(model))
+
+
+@contextlib.contextmanager
+def _missing_keys() -> Iterator[set[str]]:
+    """Collect the weights that ``load_state_dict`` misses: without a classifier timm loads what it finds."""
+    missing: set[str] = set()
+    load_state_dict = nn.Module.load_state_dict
+
+    def load_and_record(self: nn.Module, *args: Any, **options: Any) -> Any:
+        result = load_state_dict(self, *args, **options)
+        missing.update(result.missing_keys)
+        return result
+
+    with mock.patch.object(nn.Module, "load_state_dict", load_and_record):
+        yield missing
 
 
 def _load_torchvision(name: str, path: Path, config: EncodedData, source: str) -> Network:
