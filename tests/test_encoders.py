@@ -286,6 +286,30 @@ def test_weights_of_timm_with_other_names_are_refused(prefix: str, tmp_path: Pat
     read_folder(photos, encoder="timm/test_efficientnet", encoder_weights=str(tmp_path / "w.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["inception_v3", "densenet121"])
+def test_torchvision_networks_are_loaded_as_torchvision_loads_them(name: str, tmp_path: Path, photos: Path) -> None:
+    """Published: inputs are transformed, and layers are called norm.1 instead of norm1."""
+    from torchvision import models
+
+    settings = {"transform_input": True, "init_weights": False} if name != "densenet121" else {}
+    torch.manual_seed(0)
+    model = models.get_model(name, weights=None, **settings).eval()
+    published = {
+        re.sub(r"(denselayer\d+\.[a-z]+)([12])\.", r"\1.\2.", key): value for key, value in model.state_dict().items()
+    }
+    torch.save(published, tmp_path / "w.pth")
+    config = ImageFolderData(
+        path="", root="", encoder=f"torchvision/{name}", encoder_weights=str(tmp_path / "w.pth"), encoder_size=80
+    )
+    network = encoders.find_image_encoder(config).load()
+    with Image.open(next(photos.rglob("*.png"))) as file:
+        pixels = np.stack([network.prepare(file.convert("RGB"))] * 2)
+    setattr(model, "classifier" if name == "densenet121" else "fc", torch.nn.Identity())
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(network.encode(pixels), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_images_are_encoded_once(network: Path, photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded_images, "CHUNK", 4)
     n_encoded: list[int] = []

@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ BATCH = 64
 # ImageNet's, which most networks are trained with.
 _MEAN, _STD, _SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
 _LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, ImportError)
+
+# Networks of torchvision that normalize their input again, as their published weights need it.
+_TRANSFORMED = ("googlenet", "inception_v3")
+# The published weights of torchvision's DenseNets have norm.1 and so on for norm1.
+_OLD_DENSENET_KEY = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 
 Pixels = npt.NDArray[np.float32]
 
@@ -111,6 +117,8 @@ def find_image_encoder(config: EncodedData) -> ImageEncoder:
         "mean": config.encoder_mean,
         "std": config.encoder_std,
     }
+    if library == "torchvision" and config.encoder.endswith(tuple(f"/{name}" for name in _TRANSFORMED)):
+        identity["input"] = "transformed"  # earlier versions did not, so their models need another encoder
     return ImageEncoder(source, identity, config.encoder.endswith(".onnx"), f"{library} {installed}", load)
 
 
@@ -243,11 +251,14 @@ def _load_torchvision(name: str, path: Path, config: EncodedData, source: str) -
         raise _unknown_network_error(name, models.list_models(models), f"data.encoder={config.encoder}")
     weights = _read_state_dict(path, source)
     try:
-        model = models.get_model(name, weights=None)
+        settings: dict[str, Any] = {"transform_input": True, "init_weights": False} if name in _TRANSFORMED else {}
+        model = models.get_model(name, weights=None, **settings)
         n_classes = _classifier(model)[1].out_features
         head = next((value for key, value in reversed(weights.items()) if key.endswith("weight")), None)
         if head is not None and head.ndim == 2 and len(head) != n_classes:
-            model = models.get_model(name, weights=None, num_classes=len(head))
+            model = models.get_model(name, weights=None, num_classes=len(head), **settings)
+        if name.startswith("densenet"):
+            weights = {_OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in weights.items()}
         model.load_state_dict(weights)
         classifier, _ = _classifier(model)
         parent, _, child = classifier.rpartition(".")
