@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dkm.data import features
 from dkm.data.datasets import load_dataset
 from dkm.data.images import encoded as encoded_images
 from dkm.data.images import encoders
-from dkm.data.images.encoded import map_ahead, read_image_files, read_image_parquet
+from dkm.data.images.encoded import image_folder_reader, map_ahead, read_image_files, read_image_parquet
 from dkm.data.raw import RawData
 from dkm.errors import UserError
 from dkm.installation import install_command
@@ -284,6 +285,28 @@ def test_weights_of_timm_with_other_names_are_refused(prefix: str, tmp_path: Pat
         read_folder(photos, encoder="timm/test_efficientnet", encoder_weights=str(tmp_path / "w.safetensors"))
     save_file({k: v for k, v in weights.items() if "classifier" not in k}, tmp_path / "w.safetensors")
     read_folder(photos, encoder="timm/test_efficientnet", encoder_weights=str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["net.onnx.data", "model.onnx_data", "w"])
+def test_weights_beside_a_graph_are_part_of_the_encoder(name: str, network: Path, photos: Path, tmp_path: Path) -> None:
+    import onnx
+
+    location = {"location": name, "size_threshold": 0, "save_as_external_data": True}
+    onnx.save(onnx.load(network), network, **location)
+    config = ImageFolderData(path="", root="", encoder=str(network))
+    identity, earlier = (encoder := encoders.find_image_encoder(config)).identity, encoder.earlier_digest
+    assert (earlier is None) == (name == "net.onnx.data")
+    reader = image_folder_reader(
+        replace(config, path=str(photos)),
+        key="input",
+        plan={"encoder": identity | {"digest": earlier or identity["digest"]}},
+        n_channels=3,
+    )
+    assert reader.report.decisions["encoder"].endswith(identity["digest"][:12])
+    (tmp_path / "other").write_bytes(b"no part of it")
+    assert encoders.find_image_encoder(config).identity == identity
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[::-1])
+    assert encoders.find_image_encoder(config).identity["digest"] != identity["digest"]
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "densenet121"])

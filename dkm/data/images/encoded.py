@@ -90,7 +90,10 @@ class EncodedImages:
         self.source, self.n_rows = images.source, images.n_rows
         self._images = images
         self._encoder = find_image_encoder(config)
-        require_trained_encoder(None if plan is None else plan["encoder"], self._encoder.identity, self._encoder.source)
+        trained = None if plan is None else dict(plan["encoder"])
+        if trained is not None and trained.get("digest") == (self._encoder.earlier_digest or ""):
+            trained["digest"] = self._encoder.identity["digest"]
+        require_trained_encoder(trained, self._encoder.identity, self._encoder.source)
         self._cache = FeatureCache(
             {
                 "background": config.background,

@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import functools
 import logging
+import mmap
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ _LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, Attribut
 _TRANSFORMED = ("googlenet", "inception_v3")
 # The published weights of torchvision's DenseNets have norm.1 and so on for norm1.
 _OLD_DENSENET_KEY = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
+# An entry (key, value) of an ONNX graph up to the length of the value, one or two bytes.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f])", re.DOTALL)
 
 Pixels = npt.NDArray[np.float32]
 
@@ -70,6 +73,8 @@ class ImageEncoder:
         The library and its version, which also decide the last bits of the features.
     load : callable
         Returns the ``Network``; raises ``UserError``.
+    earlier_digest : str, optional
+        The digest that earlier versions computed, if it is another.
     """
 
     source: str
@@ -77,6 +82,7 @@ class ImageEncoder:
     is_file: bool  # whether the name is a path, which does not decide the features
     version: str
     load: Callable[[], Network]
+    earlier_digest: str | None = None
 
 
 def find_image_encoder(config: EncodedData) -> ImageEncoder:
@@ -107,9 +113,7 @@ def find_image_encoder(config: EncodedData) -> ImageEncoder:
         else:
             path, source = expand(config.encoder_weights), f"data.encoder_weights={config.encoder_weights}"
         load = functools.partial(loader, name, path, config, source)
-    files = {"network": path}
-    if (more := path.with_name(f"{path.name}.data")).exists():  # torch.onnx writes large weights beside the graph
-        files["weights"] = more
+    files = {"network": path} | (_external_weights(path) if library == "onnxruntime" else {})
     identity = {
         "name": config.encoder,
         "digest": digest_of_files(files, source),
@@ -119,7 +123,30 @@ def find_image_encoder(config: EncodedData) -> ImageEncoder:
     }
     if library == "torchvision" and config.encoder.endswith(tuple(f"/{name}" for name in _TRANSFORMED)):
         identity["input"] = "transformed"  # earlier versions did not, so their models need another encoder
-    return ImageEncoder(source, identity, config.encoder.endswith(".onnx"), f"{library} {installed}", load)
+    earlier = {key: value for key, value in files.items() if key in ("network", "weights")}
+    earlier_digest = digest_of_files(earlier, source) if earlier != files else None
+    is_file = config.encoder.endswith(".onnx")
+    return ImageEncoder(source, identity, is_file, f"{library} {installed}", load, earlier_digest)
+
+
+def _external_weights(graph: Path) -> dict[str, Path]:
+    """Return the files beside an ONNX graph that it names as the places of weights.
+
+    Each is the value of an entry ``location`` of the graph's protocol buffers: its length as a varint, and its name.
+    """
+    usual = graph.with_name(f"{graph.name}.data")  # of torch.onnx; its name here is that of earlier versions
+    files = {"weights": usual} if usual.exists() else {}
+    try:
+        with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for match in _LOCATION.finditer(content):
+                n_bytes = match[1][0] if len(match[1]) == 1 else match[1][0] % 128 + 128 * match[1][1]
+                name = content[match.end() : match.end() + n_bytes].decode("utf-8", "replace")
+                place = graph.parent / name
+                if place != usual and graph.parent in place.parents and ".." not in place.parts and place.is_file():
+                    files[name] = place
+    except (OSError, ValueError):  # an empty or missing file, which loading refuses
+        pass
+    return files
 
 
 # --- weights ------------------------------------------------------------------------------------------------
