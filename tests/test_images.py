@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+import time
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from PIL import Image, ImageFile, features
 from dkm.config.data import ImageFolderData, ImageListData
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.images.decoding import Decoder
-from dkm.data.images.reader import ImageFolder, ImageList
+from dkm.data.images.reader import ImageFolder, ImageList, ImageReader
 from dkm.data.stored import StoredRows
 from dkm.errors import UserError
 
@@ -419,6 +423,29 @@ def test_a_changed_image_is_decoded_anew(photos: Path) -> None:
     assert isinstance(after.X, StoredRows)
     assert after.sha256 != before.sha256
     np.testing.assert_allclose(after.X.read(1, 2).numpy().reshape(8, 8) * 255, GRADIENT[::-1], atol=1e-4)
+
+
+def test_two_processes_decode_the_same_images_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ImageFolderData(path=str(photos / "photos"), root=str(photos), image_size=8, load="disk")
+    store, n_stored, is_storing = ImageReader.store, list[Path](), threading.Event()
+
+    def store_slowly(self: ImageReader, path: Path) -> Sequence[int]:
+        n_stored.append(path)
+        is_storing.set()
+        time.sleep(0.3)
+        return store(self, path)
+
+    monkeypatch.setattr(ImageReader, "store", store_slowly)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(load_dataset, config)
+        assert is_storing.wait(10)
+        second = pool.submit(load_dataset, config)
+        loaded = [first.result(), second.result()]
+    assert len(n_stored) == 1
+    for data in loaded:
+        assert isinstance(data.X, StoredRows)
+        data.X.check_unchanged()
+    assert sorted(path.suffix for path in (photos / "images").iterdir()) == [".json", ".npy"]
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(photos: Path) -> None:

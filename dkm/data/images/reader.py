@@ -8,11 +8,13 @@ other error, a one-line ``UserError`` is raised.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
 from dkm.errors import UserError, input_error, reason
 from dkm.runtime.atomic import replacing, write_atomically
+from dkm.runtime.locks import acquire, holder_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ _FILES_AT_ONCE = 1024
 SIXTEEN_BITS: Limits = (0.0, 65535.0)
 _BYTES: Limits = (0.0, 255.0)
 _CACHE_VERSION = 1
+_PAUSE_S = 0.1
 
 
 def read_images(config: ImageData) -> RawData:
@@ -66,10 +70,9 @@ def _stored_images(reader: ImageReader, config: ImageData) -> tuple[StoredArray,
     try:
         if not notes.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path, is_shared=True) as temporary:
-                index = reader.store(temporary)
-            state = {"index": list(index), "plan": reader.plan, "report": reader.report.to_dict()}
-            write_atomically(notes, json.dumps(state).encode(), is_shared=True)
+            with _locked(path.with_suffix(".lock"), reader.source):
+                if not notes.exists():
+                    _write_cache(reader, path, notes)
         state = json.loads(notes.read_text(encoding="utf-8"))
     except OSError as error:
         found = f"the cache of decoded images cannot be written ({reason(error)})"
@@ -79,6 +82,28 @@ def _stored_images(reader: ImageReader, config: ImageData) -> tuple[StoredArray,
     reader.report.left_out = [LeftOut(**part) for part in state["report"]["left_out"]]
     reader.report.decisions["cache"] = f"the decoded images are in {path}"
     return StoredArray(NpyFiles("data.root", str(path))), state["index"]
+
+
+def _write_cache(reader: ImageReader, path: Path, notes: Path) -> None:
+    with replacing(path, is_shared=True) as temporary:
+        index = reader.store(temporary)
+    state = {"index": list(index), "plan": reader.plan, "report": reader.report.to_dict()}
+    write_atomically(notes, json.dumps(state).encode(), is_shared=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, source: str) -> Iterator[None]:
+    """Wait until no other process holds the lock: a second one must not replace a file that the first trains on."""
+    is_told = False
+    while (lock := acquire(path)) is None:
+        if not is_told:
+            log.info("%s: waiting for %s, which decodes the same images", source, holder_of(path))
+            is_told = True
+        time.sleep(_PAUSE_S)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class ImageReader:
