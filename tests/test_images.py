@@ -303,6 +303,7 @@ def test_hidden_folders_are_skipped_and_counted(tmp_path: Path) -> None:
         write(tmp_path / name, GRADIENT)
     reader = folder(tmp_path)
     ids = reader.read().ids
+    assert reader.fingerprint()
     assert ids is not None
     assert ids.tolist() == ["a.png"]
     left_out = [(part.what, part.n, part.reason, part.examples) for part in reader.report.left_out]
@@ -446,6 +447,18 @@ def test_two_processes_decode_the_same_images_once(photos: Path, monkeypatch: py
         assert isinstance(data.X, StoredRows)
         data.X.check_unchanged()
     assert sorted(path.suffix for path in (photos / "images").iterdir()) == [".json", ".npy"]
+
+
+def test_equal_names_sizes_and_times_of_another_folder_are_other_images(photos: Path) -> None:
+    digests = set()
+    for name, turned in (("a", GRADIENT), ("b", np.ascontiguousarray(GRADIENT[::-1]))):
+        write(photos / name / "1.bmp", turned)
+        os.utime(photos / name / "1.bmp", (1, 1))
+        config = ImageFolderData(path=str(photos / name), root=str(photos), image_size=8, load="disk")
+        digests.add(load_dataset(config).sha256)
+    write(photos / "b" / "1.bmp", GRADIENT.T)
+    os.utime(photos / "b" / "1.bmp", (1, 1))
+    assert len(digests | {load_dataset(config).sha256}) == 3
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(photos: Path) -> None:

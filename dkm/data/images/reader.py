@@ -42,7 +42,7 @@ _FILES_AT_ONCE = 1024
 # Range of images with more than 8 bits where no data of the model tell it: that of 16 bits.
 SIXTEEN_BITS: Limits = (0.0, 65535.0)
 _BYTES: Limits = (0.0, 255.0)
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _PAUSE_S = 0.1
 
 
@@ -61,8 +61,8 @@ def read_images(config: ImageData) -> RawData:
 def _stored_images(reader: ImageReader, config: ImageData) -> tuple[StoredArray, Sequence[int]]:
     """Return the decoded images in the cache file, which is written if it does not exist, and their positions.
 
-    The name of the file is a hash of the settings and of the size and time of each image file. Beside it a JSON file
-    has what the reader decided.
+    The name of the file is a hash of the settings and of the place, size and times of each image file. Beside it a JSON
+    file has what the reader decided.
     """
     folder = expand(config.root) / "images"
     path = folder / f"{reader.fingerprint()}.npy"
@@ -213,7 +213,10 @@ class ImageReader:
         return Part(X, np.array(index), np.array([file.id for file in files]), labels)
 
     def fingerprint(self) -> str:
-        """Return a hash of the settings that decide the pixels and of the id, size and time of each file."""
+        """Return a hash of the settings that decide the pixels and of the place, size and times of each file.
+
+        Size and time of the content alone may be those of other images: copies keep their times.
+        """
         import PIL
 
         config = self._config
@@ -222,7 +225,9 @@ class ImageReader:
         for file in self.files:
             try:
                 state = file.path.stat()
-                identity = f"{file.id}\0{state.st_size}\0{state.st_mtime_ns}\0"
+                times = f"{state.st_mtime_ns}\0{state.st_ctime_ns}"
+                identity = f"{file.id}\0{state.st_size}\0{times}\0"
+                digest.update(os.fsencode(file.path.absolute()) + b"\0")
             except (OSError, ValueError):
                 identity = f"{file.id}\0missing\0"
             digest.update(identity.encode())
