@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from dkm.data import features
 from dkm.data.datasets import load_dataset
 from dkm.data.images import encoded as encoded_images
 from dkm.data.images import encoders
+from dkm.data.images.decoding import Decoder
 from dkm.data.images.encoded import image_folder_reader, map_ahead, read_image_files, read_image_parquet
 from dkm.data.raw import RawData
 from dkm.errors import UserError
@@ -285,6 +287,31 @@ def test_weights_of_timm_with_other_names_are_refused(prefix: str, tmp_path: Pat
         read_folder(photos, encoder="timm/test_efficientnet", encoder_weights=str(tmp_path / "w.safetensors"))
     save_file({k: v for k, v in weights.items() if "classifier" not in k}, tmp_path / "w.safetensors")
     read_folder(photos, encoder="timm/test_efficientnet", encoder_weights=str(tmp_path / "w.safetensors"))
+
+
+def test_an_image_that_could_not_be_decoded_once_is_decoded_again(
+    network: Path, photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_folder(photos, encoder=str(network)).X
+    shutil.rmtree(cache)
+    settings = {"encoder": str(network), "max_unreadable": 0.2}
+    with monkeypatch.context() as patch:
+        open_rgb = Decoder.open_rgb
+
+        def fail(self: Decoder, content: Path | bytes) -> Image.Image | str:
+            is_bad = isinstance(content, Path) and content.name == "4.png"
+            return "Too many open files" if is_bad else open_rgb(self, content)
+
+        patch.setattr(Decoder, "open_rgb", fail)
+        assert len(read_folder(photos, **settings).X) == N_IMAGES - 1
+        assert len(read_folder(photos, **settings).X) == N_IMAGES - 1
+    np.testing.assert_array_equal(read_folder(photos, **settings).X, expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "_load_onnx", lambda *_: pytest.fail("loaded"))  # all of it is in the cache
+        np.testing.assert_array_equal(read_folder(photos, **settings).X, expected)
+        patch.setattr("PIL.__version__", "1.0")
+        with pytest.raises(pytest.fail.Exception, match="loaded"):
+            read_folder(photos, **settings)
 
 
 @pytest.mark.parametrize("name", ["net.onnx.data", "model.onnx_data", "w"])

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+import PIL
 
 from dkm.config.data import EncodedData, ImageData, ImageFolderData, ImageListData, ImageParquetData
 from dkm.data.features import (
@@ -99,6 +100,7 @@ class EncodedImages:
                 "background": config.background,
                 "images": self._encoder.identity | ({"name": "onnx"} if self._encoder.is_file else {}),
                 "library": self._encoder.version,
+                "decoder": f"Pillow {PIL.__version__}",
                 "device": find_device("auto").type,
             }
         )
@@ -141,11 +143,16 @@ class EncodedImages:
         """Return the features (n, F) from the cache or the network; NaN for an image that cannot be read."""
         key = self._cache.key(pool.map(ImageRow.digest, rows))
         features = self._cache.find(key, len(rows))
-        if features is None:
+        if features is None or self._has_readable(rows, features):
             self._network = self._network or self._encoder.load()
             features = self._encode(rows, self._network, pool)
             self._cache.keep(key, features)
         return features
+
+    def _has_readable(self, rows: list[ImageRow], features: Features) -> bool:
+        """Return whether an image without features can be read, unlike before: memory or open files were short."""
+        missing = np.flatnonzero(np.isnan(features).any(axis=1))
+        return any(not isinstance(self._open(rows[i]), str) for i in missing)
 
     def _encode(self, rows: list[ImageRow], network: Network, pool: Executor) -> Features:
         def prepare(row: ImageRow) -> Array | str:
