@@ -25,6 +25,7 @@ from dkm.data.images import encoded as encoded_images
 from dkm.data.images import encoders
 from dkm.data.images.decoding import Decoder
 from dkm.data.images.encoded import image_folder_reader, map_ahead, read_image_files, read_image_parquet
+from dkm.data.images.parquet import ImageParquet
 from dkm.data.raw import RawData
 from dkm.errors import UserError
 from dkm.installation import install_command
@@ -127,6 +128,15 @@ def test_images_in_parquet_are_those_of_the_folder(table: Path, photos: Path) ->
         np.testing.assert_array_equal(values, others)
     assert raw.report is not None
     assert raw.report.decisions["images"] == "column image (structs of bytes and path)"
+
+
+def test_large_images_of_a_table_come_in_smaller_parts(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dkm.data.stored.CHUNK_ROWS", 2)
+    monkeypatch.setattr("dkm.data.stored._PART_VALUES", 4 * 3 * 8 * 8)
+    config = ImageParquetData(path=str(table), root="", image_size=8)
+    reader = ImageParquet(config, plan={}, n_channels=3, is_trained=True)
+    assert [len(part.X) for part in reader.parts(100)] == [4, 4, 2]
+    assert len(ImageParquet(config).read().X) == N_IMAGES
 
 
 def test_a_column_of_bytes_is_found_by_its_content(table: Path) -> None:

@@ -96,6 +96,18 @@ def test_parts_are_the_same_images(n_rows: int, tmp_path: Path) -> None:
     assert np.concatenate([part.position for part in parts]).tolist() == whole.position.tolist() == [0, 1, 3, 4]
 
 
+def test_large_images_come_in_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dkm.data.stored.CHUNK_ROWS", 2)
+    monkeypatch.setattr("dkm.data.stored._PART_VALUES", 3 * 8 * 8)
+    for i in range(5):
+        write(tmp_path / f"{i}.png", GRADIENT)
+    config = ImageFolderData(path=str(tmp_path), root="", image_size=8)
+    for n_channels, sizes in ((1, [3, 2]), (3, [2, 2, 1])):
+        reader = ImageFolder(config, plan={}, n_channels=n_channels)
+        assert [len(part.X) for part in reader.parts(100)] == sizes
+    assert len(ImageFolder(config).read().X) == 5
+
+
 def test_unreadable_images_are_listed_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for i in range(9):
         write(tmp_path / f"{i}.png", GRADIENT + np.uint8(i))

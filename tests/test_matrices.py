@@ -254,8 +254,8 @@ def test_genes_are_matched_by_name_and_others_are_ignored_and_counted(
 
 
 def test_parts_of_a_prediction_are_the_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dkm.data.matrices.reader.CHUNK_ROWS", 16)
-    monkeypatch.setattr("dkm.data.matrices.reader._PART_VALUES", 1)
+    monkeypatch.setattr("dkm.data.stored.CHUNK_ROWS", 16)
+    monkeypatch.setattr("dkm.data.stored._PART_VALUES", 1)
     path = write_h5ad(tmp_path / "x.h5ad", encoding="csr")
     parts = list(MatrixReader(H5adData(path=str(path), labels="type"), plan={"features": GENES}).parts(4096))
     assert [len(part.X) for part in parts] == [16] * 9 + [6]

@@ -272,6 +272,16 @@ def test_rows_have_the_same_length_and_the_report_says_so(tmp_path: Path) -> Non
     assert "tennis" in data.features
 
 
+def test_a_large_vocabulary_comes_in_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lines(tmp_path / "t.txt", WORDS * 2)
+    plan = read(path).plan
+    assert plan is not None
+    monkeypatch.setattr("dkm.data.stored.CHUNK_ROWS", 2)
+    monkeypatch.setattr("dkm.data.stored._PART_VALUES", 5 * len(plan["text"]["tfidf"]["vocabulary"]))
+    parts = list(TextReader(TextData(path=str(path), root=""), plan=plan).parts(100))
+    assert [len(part.X) for part in parts] == [5, 5, 2]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     with (tmp_path / "t.csv").open("w", newline="") as file:

@@ -37,6 +37,8 @@ Index = npt.NDArray[np.int64]
 # Rows that are encoded at once: large enough for efficient matrix products, small enough for the 2,000-wide layer.
 # Embeddings are bit for bit equal only for equal chunks.
 CHUNK_ROWS = 2048
+# Values of a part that is read for a prediction, unless CHUNK_ROWS rows have more: 16 MiB as float32.
+_PART_VALUES = 2**22
 # Limit for data.load=auto, as float32: 1 GiB. It is fixed because the choice decides how batches are drawn.
 _MAX_BYTES_IN_MEMORY = 2**30
 # Memory for a piece of selected rows, including the rows between them that are read too.
@@ -50,6 +52,11 @@ _GAP_BYTES = 2**13
 def is_large(n_values: int) -> bool:
     """Return whether ``data.load=auto`` leaves so many values on disk."""
     return 4 * n_values > _MAX_BYTES_IN_MEMORY
+
+
+def rows_per_part(n_rows: int, n_values: int) -> int:
+    """Return how many rows of ``n_values`` values a prediction reads at once: at most ``n_rows``."""
+    return min(n_rows, max(CHUNK_ROWS, _PART_VALUES // n_values))
 
 
 class LazyArray(ABC):

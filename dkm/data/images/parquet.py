@@ -19,6 +19,7 @@ from dkm.data.images.reader import SIXTEEN_BITS, stack_images
 from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
+from dkm.data.stored import rows_per_part
 from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import UserError, input_error, reason
 
@@ -108,12 +109,14 @@ class ImageParquet:
 
     def read(self) -> Part:
         """Return all images, uint8: (n, H, W), or (n, H, W, 3) if any of them is in color."""
-        (part,) = self.parts(self.n_rows)
+        (part,) = self._parts(self.n_rows)
         return part
 
     def parts(self, n_rows: int) -> Iterator[Part]:
-        """Yield all images in parts of at most ``n_rows`` rows of the file."""
+        """Yield all images in parts of at most ``n_rows`` rows of the file, fewer if they are large."""
+        return self._parts(rows_per_part(n_rows, self._config.image_size**2 * (self._n_channels or 3)))
 
+    def _parts(self, n_rows: int) -> Iterator[Part]:
         decoder = Decoder(self._config.image_size, self._n_channels, self._config.background)
 
         def decode(row: ImageRow) -> Decoded | str:

@@ -30,7 +30,7 @@ from dkm.data.images.paths import ImageFile, escape_name, find_images, read_imag
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport, LeftOut
 from dkm.data.scaling import Array
-from dkm.data.stored import StoredArray, is_large
+from dkm.data.stored import StoredArray, is_large, rows_per_part
 from dkm.errors import UserError, input_error, reason
 from dkm.runtime.atomic import replacing, write_atomically
 from dkm.runtime.locks import acquire, holder_of
@@ -157,14 +157,17 @@ class ImageReader:
 
     def read(self) -> Part:
         """Return all images, uint8: (n, H, W), or (n, H, W, 3) if any of them is in color."""
-        parts = list(self.parts(len(self.files)))
+        parts = list(self._parts(len(self.files)))
         if not parts:
             raise self._too_many_unreadable_error()
         self._complete_report()
         return parts[0]
 
     def parts(self, n_rows: int) -> Iterator[Part]:
-        """Yield all images in parts of at most ``n_rows`` files."""
+        """Yield all images in parts of at most ``n_rows`` files, fewer if they are large."""
+        return self._parts(rows_per_part(n_rows, self._config.image_size**2 * (self._n_channels or 3)))
+
+    def _parts(self, n_rows: int) -> Iterator[Part]:
         for images, index in self._decode(n_rows):
             limits = self._limits or self._fit_range([image.limits for image in images])
             n_channels = self._n_channels or self._choose_color([image.is_color for image in images])

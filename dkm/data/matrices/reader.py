@@ -24,10 +24,8 @@ from dkm.data.matrices.mat import open_mat
 from dkm.data.matrices.zarrs import open_zarr
 from dkm.data.raw import RawData
 from dkm.data.report import DataReport
-from dkm.data.stored import CHUNK_ROWS, is_large
+from dkm.data.stored import is_large, rows_per_part
 
-# Values that are read at once for a prediction: 16 MiB as float32, and CHUNK_ROWS rows or more.
-_PART_VALUES = 2**22
 _OPENERS: Mapping[str, Callable[[Any, str, Mapping[str, Any] | None], RawData]] = {
     "h5ad": open_h5ad,
     "hdf5": open_hdf5,
@@ -84,7 +82,7 @@ class MatrixReader:
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield all rows in parts of at most ``n_rows`` rows."""
         X, labels, ids = self._raw.X, self._raw.labels, self._raw.ids
-        n_part = min(n_rows, max(CHUNK_ROWS, _PART_VALUES // math.prod(X.shape[1:])))
+        n_part = rows_per_part(n_rows, math.prod(X.shape[1:]))
         for start in range(0, len(X), n_part):
             rows = slice(start, min(start + n_part, len(X)))
             yield Part(

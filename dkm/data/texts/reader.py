@@ -30,7 +30,7 @@ from dkm.data.images.parquet import open_parquet, unreadable_parquet_error
 from dkm.data.raw import RawData, RawRows, from_part
 from dkm.data.recognition import is_json_object
 from dkm.data.report import DataReport
-from dkm.data.stored import SparseArray, is_large
+from dkm.data.stored import SparseArray, is_large, rows_per_part
 from dkm.data.tables.dialect import HEAD_BYTES, find_delimiter, find_encoding
 from dkm.data.tables.sources import open_unpacked
 from dkm.data.texts.features import Tfidf, find_sentence_encoder
@@ -151,7 +151,10 @@ class TextReader:
             raise input_error(self.source, found, "one text or more", "check how the file was written")
 
     def parts(self, n_rows: int) -> Iterator[Part]:
-        """Yield the features of all texts that are not empty, in parts of at most ``n_rows`` rows."""
+        """Yield the features of all texts that are not empty, in parts of at most ``n_rows`` rows.
+
+        There are fewer if the vocabulary is large.
+        """
         assert self._plan is not None
         tfidf = Tfidf.from_plan(self._plan["tfidf"]) if "tfidf" in self._plan else None
         encoder = None
@@ -161,7 +164,8 @@ class TextReader:
                 raise UserError(f"data.text_encoder=null: {expected}; leave out data.text_encoder")
             encoder = find_sentence_encoder(self._config.text_encoder, self._plan["encoder"])
         n_unknown = 0
-        for rows in chunked(self.rows(), n_rows):
+        n_part = n_rows if tfidf is None else rows_per_part(n_rows, len(tfidf.terms))
+        for rows in chunked(self.rows(), n_part):
             texts = [row.text for row in rows]
             if tfidf is not None:
                 X = tfidf.transform(texts).toarray()
