@@ -481,6 +481,10 @@ WRONG = {
         {"encoder": "torchvision/resnet18", "encoder_weights": "{weights}"},
         r"data.encoder_weights=.* cannot be used \(.*; expected the weights of torchvision/resnet18",
     ),
+    "range": (
+        {"encoder": "{network}", "range": [0, 4095]},
+        r"data.range=\[0, 4095\]: an encoder sees each image by its own range; expected null; leave out data.range",
+    ),
     "two weights": ({"encoder": "{network}", "encoder_weights": "{weights}"}, r"an ONNX file has its own weights"),
     "size": ({"encoder": "{network}", "encoder_size": 9}, r"data.encoder_size=9: the graph has 8 x 8"),
     "no graph": ({"encoder": "{text}"}, r"data.encoder=.*cannot be used \(.*; expected an ONNX file"),

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 import sys
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image, ImageFile, features
+from pyarrow import parquet
 
-from dkm.config.data import ImageFolderData, ImageListData
+from dkm.config.data import ImageFolderData, ImageListData, ImageParquetData
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.images.decoding import Decoder
 from dkm.data.images.reader import ImageFolder, ImageList, ImageReader
@@ -307,6 +311,36 @@ def test_deep_images_may_have_a_given_range(tmp_path: Path) -> None:
 
 
 # --- folders ---
+
+
+def deep_color_png(values: np.ndarray) -> bytes:
+    """Return a PNG file of uint16 (H, W, 3), which Pillow cannot write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["folder", "disk", "parquet"])
+def test_lost_bits_of_sixteen_bit_colors_are_told(kind: str, tmp_path: Path) -> None:
+    deep = np.dstack([GRADIENT.astype(np.uint16) * 16] * 3)  # 12 bits: Pillow keeps the upper 8 of 16
+    write(tmp_path / "photos" / "a.png", np.dstack([GRADIENT] * 3))
+    write(tmp_path / "photos" / "b.png", GRADIENT.astype(np.uint16) * 16)
+    (tmp_path / "photos" / "c.png").write_bytes(deep_color_png(deep))
+    settings: dict[str, Any] = {"root": str(tmp_path), "image_size": 8}
+    if kind == "parquet":
+        files = sorted((tmp_path / "photos").iterdir())
+        parquet.write_table(pa.table({"image": [file.read_bytes() for file in files]}), tmp_path / "t.parquet")
+        data = load_dataset(ImageParquetData(path=str(tmp_path / "t.parquet"), **settings))
+    else:
+        load = "auto" if kind == "folder" else "disk"
+        data = load_dataset(ImageFolderData(path=str(tmp_path / "photos"), load=load, **settings))
+    message = "images in color with 16 bits per channel: 1; the upper 8 are read, so values below 256 are black"
+    assert data.report.odd == [message]
 
 
 def test_hidden_folders_are_skipped_and_counted(tmp_path: Path) -> None:

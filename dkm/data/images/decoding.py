@@ -95,6 +95,8 @@ class Decoder:
         notes = [f"format {file.format}"]
         if getattr(file, "is_animated", False):
             notes.append("frames")
+        if _loses_bits(file):
+            notes.append("lost bits")
         file.load()
         image = _upright(file, notes)
         if image.mode.startswith(("I", "F")):
@@ -200,6 +202,21 @@ def describe_notes(notes: Counter[str], background: str) -> dict[str, str]:
     if n := notes["frames"]:
         decisions["frames"] = f"{n:,} files have several frames, the first is used"
     return decisions
+
+
+def lost_bits_warnings(notes: Counter[str]) -> list[str]:
+    """Return what the data report calls odd: colors of which Pillow reads a part of the bits."""
+    n = notes["lost bits"]
+    what = "images in color with 16 bits per channel"
+    return [f"{what}: {n:,}; the upper 8 are read, so values below 256 are black"] if n else []
+
+
+def _loses_bits(file: Image) -> bool:
+    """Return whether an image that is not loaded yet has 16 bits per channel, and its mode 8."""
+    if file.mode.startswith(("I", "F")):
+        return False
+    modes = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in getattr(file, "tile", ())]
+    return any(isinstance(mode, str) and ";16" in mode for arguments in modes for mode in arguments)
 
 
 def _by_count(item: tuple[str, int]) -> tuple[int, str]:

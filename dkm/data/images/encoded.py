@@ -36,7 +36,7 @@ from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
-from dkm.errors import UserError
+from dkm.errors import UserError, input_error
 from dkm.runtime.devices import find_device
 
 if TYPE_CHECKING:
@@ -84,10 +84,13 @@ class EncodedImages:
     Raises
     ------
     UserError
-        If the encoder cannot be found, or is not the one of the training.
+        If the encoder cannot be found, is not the one of the training, or ``data.range`` is set for the training.
     """
 
     def __init__(self, images: ImageSource, config: ImageData, plan: Mapping[str, Any] | None = None) -> None:
+        if plan is None and config.range is not None:
+            found = "an encoder sees each image by its own range"
+            raise input_error(f"data.range={config.range}", found, "null", "leave out data.range, or data.encoder")
         self.source, self.n_rows = images.source, images.n_rows
         self._images = images
         self._encoder = find_image_encoder(config)

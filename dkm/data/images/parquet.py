@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +15,7 @@ from dkm.config.data import ImageParquetData
 from dkm.config.values import override
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
-from dkm.data.images.decoding import Decoded, Decoder, Limits, silence_pillow
+from dkm.data.images.decoding import Decoded, Decoder, Limits, lost_bits_warnings, silence_pillow
 from dkm.data.images.reader import SIXTEEN_BITS, stack_images
 from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.report import DataReport
@@ -124,6 +125,7 @@ class ImageParquet:
 
         rows = self.rows()
         n_read = 0
+        notes: Counter[str] = Counter()
         with ThreadPoolExecutor() as pool:
             while n_read < self.n_rows:
                 kept: list[ImageRow] = []
@@ -137,10 +139,12 @@ class ImageParquet:
                         else:
                             kept.append(row._replace(content=None))
                             images.append(image)
+                            notes.update(image.notes)
                 n_read += n_part
                 if kept:
                     n_channels = self._n_channels or (3 if any(image.is_color for image in images) else 1)
                     yield part_of(kept, stack_images(images, n_channels, self._limits or self._fit_range(images)))
+        self.report.odd = lost_bits_warnings(notes)
         self.unreadable.warn()
 
     def _fit_range(self, images: Sequence[Decoded]) -> Limits:

@@ -25,7 +25,15 @@ import numpy as np
 
 from dkm.config.data import ImageData, ImageListData
 from dkm.data.files import NpyFiles, Part, expand
-from dkm.data.images.decoding import Decoded, Decoder, Limits, describe_notes, silence_pillow, to_bytes
+from dkm.data.images.decoding import (
+    Decoded,
+    Decoder,
+    Limits,
+    describe_notes,
+    lost_bits_warnings,
+    silence_pillow,
+    to_bytes,
+)
 from dkm.data.images.paths import ImageFile, escape_name, find_images, read_image_list
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport, LeftOut
@@ -79,6 +87,7 @@ def _stored_images(reader: ImageReader, config: ImageData) -> tuple[StoredArray,
         remedy = "set data.root=FOLDER, or data.load=memory"
         raise input_error(f"data.root={config.root}", found, "a folder to write to", remedy) from error
     reader.plan, reader.report.decisions = state["plan"], state["report"]["decisions"]
+    reader.report.odd = list(dict.fromkeys([*reader.report.odd, *state["report"]["odd"]]))
     reader.report.left_out = [LeftOut(**part) for part in state["report"]["left_out"]]
     reader.report.decisions["cache"] = f"the decoded images are in {path}"
     return StoredArray(NpyFiles("data.root", str(path))), state["index"]
@@ -172,7 +181,7 @@ class ImageReader:
             limits = self._limits or self._fit_range([image.limits for image in images])
             n_channels = self._n_channels or self._choose_color([image.is_color for image in images])
             yield self.select(stack_images(images, n_channels, limits), index)
-        self.report.decisions |= describe_notes(self._notes, self._config.background)
+        self._describe_notes()
 
     def store(self, path: Path) -> Sequence[int]:
         """Write all images to a ``.npy`` file, as ``read`` returns them; return their positions.
@@ -267,8 +276,12 @@ class ImageReader:
         (pixels,) = stack_images([image], 3, self._limits)
         return np.asarray(pixels)
 
-    def _complete_report(self) -> None:
+    def _describe_notes(self) -> None:
         self.report.decisions |= describe_notes(self._notes, self._config.background)
+        self.report.odd = list(dict.fromkeys([*self.report.odd, *lost_bits_warnings(self._notes)]))
+
+    def _complete_report(self) -> None:
+        self._describe_notes()
         self.report.leave_out("images", len(self._unreadable), "cannot be read", self._unreadable)
 
     def _choose_color(self, is_color: Sequence[bool]) -> int:
