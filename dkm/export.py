@@ -69,27 +69,38 @@ def load(path=_FOLDER / "model.npz"):
 def predict(x, model=None):
     """Return cluster (n,), distance to its centroid (n,), embedding (n, D) of unscaled rows x (n, F).
 
-    NaN in x means that a value is missing; it is filled if the model was trained on filled values.
+    NaN in x means that a value is missing; it is filled if the model was trained on filled values. ValueError is raised
+    for other values that are not finite, for negative counts, and for values too far from those of the training data.
     """
     m = load() if model is None else model
     x = np.asarray(x, dtype=np.float64).reshape(len(x), len(m["fill"]))
     x = np.where(np.isnan(x), m["fill"], x)
     if m["total"]:
+        _require((x >= 0) & (x < np.inf), "a value that is no count: negative, NaN or infinite")
         sums = x.sum(1, keepdims=True)
         x = np.log1p(x * (m["total"] / np.where(sums > 0, sums, 1.0)))
     x = (x - m["shift"]) / m["scale"]
     if m["row_length"]:
         length = np.linalg.norm(x, axis=1, keepdims=True) / m["row_length"]
         x = x / np.where(length > 0, length, 1.0)
-    z = x.astype(np.float32)
+    with np.errstate(over="ignore"):
+        z = x.astype(np.float32)
+    _require(np.isfinite(z), "a value that is NaN, infinite or too large")
     n_layers = sum(name.startswith("weight_") for name in m)
     for layer in range(n_layers):
         z = z @ m[f"weight_{layer}"].T + m[f"bias_{layer}"]
         if layer < n_layers - 1:
             z = np.maximum(z, 0)
     squared = np.square(z[:, None].astype(np.float64) - m["centroids"]).sum(2)
+    _require(np.isfinite(squared), "a value that is too large")
     cluster = squared.argmin(1)
     return cluster, np.sqrt(squared[np.arange(len(z)), cluster]).astype(np.float32), z
+
+
+def _require(is_good, found):
+    rows = np.flatnonzero(~is_good.all(1))
+    if len(rows):
+        raise ValueError(f"row {rows[0]} has {found}; {len(rows)} such rows, counted from 0")
 '''
 
 # The files that an export or its use writes to a folder. A folder with any other file is never replaced.
@@ -112,6 +123,13 @@ from assign import predict  # assign.py and model.npz in the same folder
 
 cluster, distance, embedding = predict(x)  # x: array, (n, {F})
 """,
+}
+
+
+_REFUSED_ROWS = "Rows with values that are not finite, with negative counts or too far from the training data"
+_REFUSED = {
+    **dict.fromkeys(("torch", "onnx"), f"{_REFUSED_ROWS} get cluster -1 and distance NaN."),
+    "numpy": f"{_REFUSED_ROWS} raise ValueError.",
 }
 
 
@@ -233,7 +251,10 @@ def _data_of_run(run: Path) -> DataConfig:
 
 
 def assigner(model: SavedModel) -> torch.nn.Module:
-    """Build a module that maps unscaled rows to (cluster, distance, embedding)."""
+    """Build a module that maps unscaled rows to (cluster, distance, embedding).
+
+    The cluster of rows that ``dkm predict`` refuses is -1, their distance NaN: a graph cannot raise an error.
+    """
 
     class Assigner(torch.nn.Module):
         shift: torch.Tensor
@@ -257,17 +278,22 @@ def assigner(model: SavedModel) -> torch.nn.Module:
             rows = x.double()
             if self.is_filled:
                 rows = torch.where(rows.isnan(), self.fill, rows)
+            is_valid = rows.isfinite().all(1)
             if self.total is not None:
+                is_valid &= (rows >= 0).all(1)
                 sums = rows.sum(1, keepdim=True)
                 rows = torch.log1p(rows * (self.total / torch.where(sums > 0, sums, torch.ones_like(sums))))
             rows = (rows - self.shift) / self.scale
             if self.row_length:
                 length = rows.square().sum(1, keepdim=True).sqrt() / self.row_length
                 rows = rows / torch.where(length > 0, length, torch.ones_like(length))
-            z = self.encoder(rows.float())
+            inputs = rows.float()
+            z = self.encoder(inputs)
             squared = (z.double()[:, None] - self.centroids.double()).square().sum(2)  # (n, K)
             smallest, cluster = squared.min(1)
-            return cluster, smallest.sqrt().float(), z
+            is_valid &= inputs.isfinite().all(1) & squared.isfinite().all(1)
+            cluster = torch.where(is_valid, cluster, torch.full_like(cluster, -1))
+            return cluster, torch.where(is_valid, smallest.sqrt(), torch.nan).float(), z
 
     return Assigner().eval()
 
@@ -372,7 +398,8 @@ def _write_usage(model: SavedModel, name: str, difference: float, n_rows: int, f
     text = (
         f"# {model.n_clusters} clusters of {F} features\n\n```python\n{code}```\n\n{columns}"
         "Pass unscaled values: the model contains the scaling. `distance` is the Euclidean distance to the centroid\n"
-        f"in the embedding. Compared with the model on {n_rows:,} rows: distances differ by at most {difference:.2g}.\n"
+        f"in the embedding. {_REFUSED[name]}\n"
+        f"Compared with the model on {n_rows:,} rows: distances differ by at most {difference:.2g}.\n"
     )
     (folder / "USAGE.md").write_text(text, encoding="utf-8")
 

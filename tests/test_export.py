@@ -47,7 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "table": ["data=npy", f"data.path={folder / 'table.npy'}"],
         "images": ["data=npy", f"data.path={folder / 'images.npy'}"],
         "sparse": ["data=npz", f"data.path={folder / 'sparse.npz'}"],
-        "counts": ["data=npy", f"data.path={folder / 'counts.npy'}"],
+        "counts": ["data=npy", f"data.path={folder / 'counts.npy'}", "data.scaling=counts"],
         "conv": ["data=npy", f"data.path={folder / 'images.npy'}", "model=conv", "model.filters=[2,2,2]"],
     }
     for kind, own in words.items():
@@ -98,6 +98,32 @@ def test_the_artifact_gives_the_runs_answers_for_any_number_of_rows(
     usage = (tmp_path / "out" / "USAGE.md").read_text()
     assert f"(n, {rows.shape[1]})" in usage
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", ["table", "counts"])
+def test_the_artifact_refuses_the_rows_that_a_prediction_refuses(
+    kind: str, name: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    if name == "onnx":
+        pytest.importorskip("onnxscript")
+    export.work([f"run={runs[kind]}", f"output={tmp_path / 'out'}", f"format={name}"])
+    rows = ROWS[kind].astype(np.float64)[:6].copy()
+    whole = answers(tmp_path / "out", name, rows)
+    rows[1, 0], rows[3, 1] = np.nan, np.inf
+    rows[4, 0] = -1 if kind == "counts" else 1e300
+    if name == "numpy":
+        for i in (1, 3, 4):
+            with pytest.raises(ValueError, match="row 1 has a value that"):
+                answers(tmp_path / "out", name, rows[[0, i, 5]])
+        assert "ValueError" in (tmp_path / "out" / "USAGE.md").read_text()
+        return
+    cluster, distance, _ = answers(tmp_path / "out", name, rows)
+    bad = [1, 3, 4]
+    assert cluster.tolist() == [-1 if i in bad else whole[0][i] for i in range(6)]
+    assert np.isnan(distance[bad]).all()
+    np.testing.assert_allclose(np.delete(distance, bad), np.delete(whole[1], bad), rtol=1e-5)
+    assert "-1" in (tmp_path / "out" / "USAGE.md").read_text()
 
 
 def test_the_artifact_needs_nothing_of_this_package(runs: dict[str, Path], tmp_path: Path) -> None:
