@@ -14,6 +14,7 @@ from test_predict import QUICK
 
 from dkm import predict, train
 from dkm.config.data import NpyData, NpzData
+from dkm.data.arrays import read_for_model
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.files import natural_key
 from dkm.data.scaling import picture_channels
@@ -173,3 +174,18 @@ def test_shards_are_read_by_number_and_the_report_tells_it(tmp_path: Path) -> No
     assert data.report.decisions["order"] == "files by the numbers in their names, from part1.npy to part10.npy"
     (tmp_path / "part10.npy").rename(tmp_path / "part3.npy")
     assert "order" not in load_dataset(NpyData(path=str(tmp_path), scaling="none")).report.decisions
+
+
+@pytest.mark.parametrize("load", ["memory", "disk"])
+def test_images_of_another_shape_than_the_models_are_refused(load: str, tmp_path: Path) -> None:
+    plan = {"layout": "hwc", "image_shape": [1, 6, 8]}
+    config = NpyData(path=str(tmp_path / "x.npy"), load=load)
+    for shape in ((5, 6, 8), (5, 1, 6, 8), (5, 6, 8, 1), (5, 48), (5, 48, 1)):
+        np.save(tmp_path / "x.npy", np.zeros(shape))
+        assert read_for_model(config, plan).X.size == 5 * 48
+    for shape in ((5, 8, 6), (5, 4, 12), (5, 2, 4, 6)):
+        np.save(tmp_path / "x.npy", np.zeros(shape))
+        sides = ", ".join(map(str, shape[1:]))
+        expected = rf"data.path=.*x.npy: images of shape \({sides}\); expected those of the model, 1 x 6 x 8"
+        with pytest.raises(UserError, match=expected):
+            read_for_model(config, plan)

@@ -34,15 +34,21 @@ def read_npz_data(config: NpzData) -> RawData:
     return arrange(_read_npz_data(config), config)
 
 
-def read_for_model(config: ArrayData, plan: Mapping[str, Any] | None) -> RawData:
-    """Read an array for a trained model; ``plan`` is what was stored with the model."""
+def read_for_model(config: ArrayData, plan: Mapping[str, Any] | None, source: str | None = None) -> RawData:
+    """Read an array for a trained model; ``plan`` is what was stored with the model.
+
+    Raises
+    ------
+    UserError
+        If it has images of another shape than the model's. ``source`` is the setting that names it, as KEY=VALUE.
+    """
     raw = _read_npy_data(config) if isinstance(config, NpyData) else _read_npz_data(config)
-    return arrange_for_model(raw, config, plan)
+    return arrange_for_model(raw, config, plan, source or f"data.path={config.path}")
 
 
-def arrange_for_model(raw: RawData, config: ArrayData, plan: Mapping[str, Any] | None) -> RawData:
-    """Return data for a trained model in the layout that is set or that of the model."""
-    layout = layout_of_plan(raw.X.shape, config.layout, plan)
+def arrange_for_model(raw: RawData, config: ArrayData, plan: Mapping[str, Any] | None, source: str) -> RawData:
+    """Return data for a trained model in the layout that is set or that of the model; see ``read_for_model``."""
+    layout = layout_of_plan(raw.X.shape, config.layout, plan, source)
     return raw if layout is None else _apply_layout(raw, layout)
 
 

@@ -106,11 +106,16 @@ def _ambiguous_error(shape: Shape, candidates: Mapping[str, str], source: str) -
     return input_error(source, f"shape {shape} has several readings", "a known layout", f"set {remedy}")
 
 
-def layout_of_plan(shape: Shape, given: str | None, plan: Mapping[str, Any] | None) -> str | None:
+def layout_of_plan(shape: Shape, given: str | None, plan: Mapping[str, Any] | None, source: str) -> str | None:
     """Return the layout of data for a trained model; None if the model has none.
 
     Images may come with channels first or last, whatever the training data had: the layout is that which gives the
-    model's image shape.
+    model's image shape. Rows of flattened images fit too.
+
+    Raises
+    ------
+    UserError
+        If the data are images of another shape than the model's.
     """
     if plan is None or "layout" not in plan:
         return given
@@ -118,7 +123,14 @@ def layout_of_plan(shape: Shape, given: str | None, plan: Mapping[str, Any] | No
     names = [name for name in (given, plan["layout"], "hwc", "chw") if name and len(shape) in _N_AXES[name]]
     if expected is None:
         return names[0] if names else None
-    return next((name for name in names if image_shape(shape, name) == tuple(expected)), None)
+    layout = next((name for name in names if image_shape(shape, name) == tuple(expected)), None)
+    if layout is None and sum(n > 1 for n in shape[1:]) > 1:
+        sides = " x ".join(map(str, expected))
+        found = f"images of shape {shape[1:]}"
+        raise input_error(
+            source, found, f"those of the model, {sides} (channels, height, width)", "resize or turn them"
+        )
+    return layout
 
 
 def image_shape(shape: Shape, layout: str) -> tuple[int, int, int] | None:

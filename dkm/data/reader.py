@@ -140,7 +140,7 @@ class InputReader:
 
     def _array_parts(self) -> Iterator[Part]:
         config = self._config
-        raw = read_for_model(config, self._plan) if isinstance(config, ArrayData) else read_raw(config)
+        raw = read_for_model(config, self._plan, self.source) if isinstance(config, ArrayData) else read_raw(config)
         check_shape(raw.X, self.source)
         if raw.labels is not None:
             check_labels(raw.labels, len(raw.X), f"data.labels={config.labels}")

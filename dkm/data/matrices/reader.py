@@ -72,7 +72,7 @@ class MatrixReader:
     ) -> None:
         source = f"{key}={config.path}"
         raw = _OPENERS[config.name](config, source, plan)
-        self._raw = arrange_for_model(raw, config, plan) if isinstance(config, ArrayFileData) else raw
+        self._raw = arrange_for_model(raw, config, plan, source) if isinstance(config, ArrayFileData) else raw
         check_shape(self._raw.X, source)
         if self._raw.labels is not None:
             check_labels(self._raw.labels, len(self._raw.X), f"data.labels={config.labels}")
