@@ -244,6 +244,17 @@ def test_every_kind_of_file_is_predicted_as_it_was_clustered(kind: str, tmp_path
     assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "run" / "assignments.csv").read_bytes()
 
 
+def test_a_model_of_an_array_of_images_takes_image_files(tmp_path: Path) -> None:
+    words = arrays("npz images", tmp_path)
+    assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    for i, image in enumerate(load_digits().images[:3]):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+    predict.work([f"run={tmp_path / 'run'}", f"input={tmp_path / 'photos'}", f"output={tmp_path / 'o.csv'}"])
+    expected = [row["cluster"] for row in rows_of(tmp_path / "run" / "assignments.csv")[:3]]
+    assert [row["cluster"] for row in rows_of(tmp_path / "o.csv")] == expected
+
+
 @pytest.mark.parametrize("kind", ["image folder", "image list"])
 def test_a_model_of_images_takes_a_single_image(kind: str, tmp_path: Path) -> None:
     words = arrays(kind, tmp_path)
@@ -364,6 +375,8 @@ def test_what_was_decided_about_the_input_is_told(
         ("unit", 255, [0, 1, 1], None),
         ("unit", 1, [0, 17, 255], "values from 0 to 255, and those of the training data were from 0 to 1"),
         ("unit", 1, [0, 0.5, 1.5], None),
+        ("unit", 16, [0, 17, 255], "values from 0 to 255, and those of the training data were from 0 to 16"),
+        ("unit", 16, [0, 17, 60], None),
         ("standard", 9, [0, 0.5, 1], None),
     ],
 )

@@ -37,6 +37,8 @@ Int64Array = npt.NDArray[np.int64]
 _MAX_LOGARITHM = 20
 # The largest value of an image with pixels from 0 to 255 is hardly ever lower.
 _LARGE_RANGE = 100
+# New values are hardly ever this many times the largest of the training data.
+_MAX_EXCESS = 4
 
 
 def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: str = "input") -> InputReader:
@@ -77,6 +79,8 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     )
     if issubclass(schema, ImageData) and "image_size" in model.reading:
         kept.setdefault("background", "none")  # models of older versions ignored transparency
+    elif issubclass(schema, ImageData) and model.image_shape is not None and len(set(model.image_shape[1:])) == 1:
+        kept["image_size"] = model.image_shape[1]
     if not has_labels_inside:
         kept["labels"] = None
     if option == "npy":  # read in parts, whatever the size; in Fortran order a row is not contiguous
@@ -166,7 +170,7 @@ def unit_doubt(scaling: Scaling, X: Array) -> str | None:
         )
     first, last = scaling.shift[0], scaling.shift[0] + scaling.scale[0]
     is_below = last >= _LARGE_RANGE and low >= 0 and high <= 1 and has_fractions
-    is_above = first >= 0 and last <= 1 and high >= _LARGE_RANGE
+    is_above = first >= 0 and last > 0 and high > _MAX_EXCESS * last
     if scaling.kind == "unit" and (is_below or is_above):
         trained = f"those of the training data were from {first:g} to {last:g}"
         return f"values from {low:g} to {high:g}, and {trained}: give the model values in the same unit"
