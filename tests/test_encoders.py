@@ -25,7 +25,7 @@ from dkm.data.images import encoded as encoded_images
 from dkm.data.images import encoders
 from dkm.data.images.decoding import Decoder
 from dkm.data.images.encoded import image_folder_reader, map_ahead, read_image_files, read_image_parquet
-from dkm.data.images.parquet import ImageParquet
+from dkm.data.images.parquet import ImageParquet, has_image_column
 from dkm.data.raw import RawData
 from dkm.errors import UserError
 from dkm.installation import install_command
@@ -191,6 +191,18 @@ def test_other_files_are_no_parquet_of_images(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"a": [1.0]}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"no column with images; expected one of its columns a"):
         read_table(tmp_path / "t.parquet")
+
+
+def test_a_struct_of_bytes_alone_is_an_image(images: list[np.ndarray], tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    content = [{"bytes": png(image)} for image in images]
+    parquet.write_table(pyarrow.table({"image": content}), tmp_path / "t.parquet")
+    assert has_image_column(str(tmp_path / "t.parquet"))
+    raw = read_table(tmp_path / "t.parquet", image_size=8)
+    assert len(raw.X) == N_IMAGES
+    assert raw.ids is None
 
 
 def test_images_in_parquet_are_read_into_memory_only() -> None:

@@ -168,6 +168,9 @@ REFUSED = {
     "lines id": ("t.txt", "one\n", {"id": "b"}, r"data.id=b: a file of lines has no columns"),
     "json": ("t.jsonl", '{"text": "a"}\n{"text": \n', {}, r"line 2 is no JSON object"),
     "json number": ("t.jsonl", '{"text": 3}\n', {}, r"data.text=text: .* has '3' in row 0"),
+    "byte-order mark": ("t.csv", "\ufeff", {}, r"data.path=.*t.csv: no rows; expected one text or more"),
+    "byte-order mark and column": ("t.txt", "\ufeff", {"text": "text"}, r"t.txt: no rows; expected one text or more"),
+    "blank lines": ("t.csv", "\n\n", {}, r"t.csv: no rows; expected one text or more"),
     "nothing": ("t.txt", "\n \n", {}, r"all 2 texts are empty"),
     "no terms": ("t.txt", "a\nb\n", {}, r"the texts have no terms"),
     "encoding": (

@@ -78,7 +78,7 @@ class ImageParquet:
         self.n_rows = self._file.metadata.num_rows
         if not self.n_rows:
             raise input_error(self.source, "no rows", "one image or more", "check how the file was written")
-        self._has_paths = self._id is None and self._is_struct and self._first_path() is not None
+        self._has_paths = self._id is None and self._first_path() is not None
         self.unreadable = UnreadableImages(self.source, self.n_rows, config.max_unreadable)
         self.report = DataReport(self.source, n_rows=self.n_rows, decisions=self._decisions())
 
@@ -183,7 +183,9 @@ class ImageParquet:
         return False
 
     def _first_path(self) -> str | None:
-        """Return the path of the first struct that has one."""
+        """Return the path of the first struct that has one; None if there is none."""
+        if not self._is_struct or self._file.schema_arrow.field(self.image).type.get_field_index("path") < 0:
+            return None
         for batch in self._file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[f"{self.image}.path"]):
             for value in batch.column(0).to_pylist():
                 if value and value.get("path"):

@@ -211,7 +211,9 @@ class TextReader:
                 return list(dict.fromkeys(itertools.chain.from_iterable(objects)))
             csv.field_size_limit(_MAX_CELL)  # a document may be longer than the default, 128 KiB
             lines = list(itertools.islice(file, _N_LINES))
-            found = find_delimiter(lines, {}) if any(map(str.strip, lines)) else ","
+            if not any(map(str.strip, lines)):
+                raise input_error(self.source, "no rows", "one text or more", "check how the file was written")
+            found = find_delimiter(lines, {})
             self._delimiter = found if found in lines[0] else ","
             names = next(csv.reader(lines, delimiter=self._delimiter, strict=True), [])
         text = self._config.text
