@@ -24,8 +24,9 @@ from dkm.data.datasets import load_dataset
 from dkm.data.images import encoded as encoded_images
 from dkm.data.images import encoders
 from dkm.data.images.decoding import Decoder
-from dkm.data.images.encoded import image_folder_reader, map_ahead, read_image_files, read_image_parquet
+from dkm.data.images.encoded import EncodedImages, image_folder_reader, map_ahead, read_image_files, read_image_parquet
 from dkm.data.images.parquet import ImageParquet, has_image_column
+from dkm.data.images.rows import ImageRow
 from dkm.data.raw import RawData
 from dkm.errors import UserError
 from dkm.installation import install_command
@@ -203,6 +204,31 @@ def test_a_struct_of_bytes_alone_is_an_image(images: list[np.ndarray], tmp_path:
     raw = read_table(tmp_path / "t.parquet", image_size=8)
     assert len(raw.X) == N_IMAGES
     assert raw.ids is None
+
+
+def test_the_rows_of_a_table_are_read_from_any_position(table: Path) -> None:
+    from pyarrow import parquet
+
+    parquet.write_table(parquet.read_table(table), table, row_group_size=3)
+    images = ImageParquet(ImageParquetData(path=str(table), root="", labels="label"))
+    rows = list(images.rows())
+    for start in range(N_IMAGES + 1):
+        assert list(images.rows(start)) == rows[start:]
+
+
+def test_the_contents_of_the_images_of_a_chunk_are_not_kept(
+    table: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded_images, "CHUNK", 4)
+    find_or_encode, held = EncodedImages._find_or_encode, list[object]()
+
+    def record(self: EncodedImages, rows: list[ImageRow], *rest: Any) -> Any:
+        held.extend(row.content for row in rows)
+        return find_or_encode(self, rows, *rest)
+
+    monkeypatch.setattr(EncodedImages, "_find_or_encode", record)
+    read_table(table, encoder=str(network))
+    assert held == [None] * N_IMAGES
 
 
 def test_images_in_parquet_are_read_into_memory_only() -> None:

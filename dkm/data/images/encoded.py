@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -49,13 +49,13 @@ T = TypeVar("T")
 
 
 class ImageSource(Protocol):
-    """Images that are not decoded."""
+    """Images that are not decoded; ``rows`` yields those from the position ``start``."""
 
     source: str
     n_rows: int
     report: DataReport
 
-    def rows(self) -> Iterator[ImageRow]: ...
+    def rows(self, start: int = 0) -> Iterator[ImageRow]: ...
 
 
 class FileRows:
@@ -65,8 +65,8 @@ class FileRows:
         self.source, self.n_rows, self.report = reader.source, reader.n_rows, reader.report
         self._files = reader.files
 
-    def rows(self) -> Iterator[ImageRow]:
-        for position, file in enumerate(self._files):
+    def rows(self, start: int = 0) -> Iterator[ImageRow]:
+        for position, file in enumerate(self._files[start:], start):
             yield ImageRow(position, file.path, file.id, file.label)
 
 
@@ -127,24 +127,30 @@ class EncodedImages:
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield the features of all images in parts of at most ``CHUNK`` rows, whatever ``n_rows``."""
         with ThreadPoolExecutor() as pool:
-            for chunk in chunked(self._images.rows(), CHUNK):
-                features = self._find_or_encode(chunk, pool)
-                is_readable: Array = np.logical_not(np.isnan(features).any(axis=1))
-                for i in np.flatnonzero(~is_readable):
-                    image = self._open(chunk[i])
-                    why = image if isinstance(image, str) else "its features are not finite numbers"
-                    self.unreadable.add(chunk[i], why)
-                kept = [row for row, is_kept in zip(chunk, is_readable, strict=True) if is_kept]
+            digested = map_ahead(pool, _digest_and_drop, self._images.rows(), n_ahead=2 * BATCH)
+            for chunk in chunked(digested, CHUNK):
+                rows = [row for row, _ in chunk]
+                features = self._find_or_encode(rows, self._cache.key(digest for _, digest in chunk), pool)
+                is_missing = _has_nan(features)
+                is_readable: Array = np.logical_not(is_missing)
+                for row in self._reread(rows, is_missing):
+                    image = self._open(row)
+                    self.unreadable.add(row, image if isinstance(image, str) else "its features are not finite numbers")
+                kept = [row for row, is_kept in zip(rows, is_readable, strict=True) if is_kept]
                 if kept:
                     yield part_of(kept, features[is_readable])
         self.unreadable.warn()
 
+    def _reread(self, rows: list[ImageRow], is_wanted: Array) -> Iterator[ImageRow]:
+        """Yield the wanted ones of consecutive rows, with the contents that ``_digest_and_drop`` has dropped."""
+        if is_wanted.any():
+            yield from compress(self._images.rows(rows[0].position), is_wanted)
+
     def _open(self, row: ImageRow) -> Image | str:
         return "no bytes" if row.content is None else self._decoder.open_rgb(row.content)
 
-    def _find_or_encode(self, rows: list[ImageRow], pool: Executor) -> Features:
+    def _find_or_encode(self, rows: list[ImageRow], key: str, pool: Executor) -> Features:
         """Return the features (n, F) from the cache or the network; NaN for an image that cannot be read."""
-        key = self._cache.key(pool.map(ImageRow.digest, rows))
         features = self._cache.find(key, len(rows))
         if features is None or self._has_readable(rows, features):
             self._network = self._network or self._encoder.load()
@@ -154,8 +160,8 @@ class EncodedImages:
 
     def _has_readable(self, rows: list[ImageRow], features: Features) -> bool:
         """Return whether an image without features can be read, unlike before: memory or open files were short."""
-        missing = np.flatnonzero(np.isnan(features).any(axis=1))
-        return any(not isinstance(self._open(rows[i]), str) for i in missing)
+        missing = self._reread(rows, _has_nan(features))
+        return any(not isinstance(self._open(row), str) for row in missing)
 
     def _encode(self, rows: list[ImageRow], network: Network, pool: Executor) -> Features:
         def prepare(row: ImageRow) -> Array | str:
@@ -168,7 +174,8 @@ class EncodedImages:
                 return f"cannot be resized: {first_line(error)}"
 
         features: Features | None = None
-        prepared = enumerate(map_ahead(pool, prepare, rows, n_ahead=2 * BATCH))
+        contents = self._reread(rows, np.ones(len(rows), bool))
+        prepared = enumerate(map_ahead(pool, prepare, contents, n_ahead=2 * BATCH))
         readable = ((i, pixels) for i, pixels in prepared if not isinstance(pixels, str))
         for batch in chunked(readable, BATCH):
             index, pixels = zip(*batch, strict=True)
@@ -183,6 +190,15 @@ class EncodedImages:
             features[list(index)] = encoded
             self._progress.add(len(batch))
         return np.full((len(rows), 1), np.nan, np.float32) if features is None else features
+
+
+def _has_nan(features: Features) -> Array:
+    return np.asarray(np.isnan(features).any(axis=1))
+
+
+def _digest_and_drop(row: ImageRow) -> tuple[ImageRow, bytes]:
+    """Return a row without the content of its image, of which a chunk may have gigabytes, and the digest of it."""
+    return row._replace(content=None), row.digest()
 
 
 def map_ahead(pool: Executor, function: Callable[[S], T], items: Iterable[S], n_ahead: int) -> Iterator[T]:

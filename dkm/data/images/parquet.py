@@ -88,12 +88,14 @@ class ImageParquet:
         ids = f"column {self._id}" if self._id else "the path of each image" if self._has_paths else "none"
         return {"images": f"column {self.image} ({kind})", "ids": ids}
 
-    def rows(self) -> Iterator[ImageRow]:
-        """Yield all images, not decoded."""
+    def rows(self, start: int = 0) -> Iterator[ImageRow]:
+        """Yield the images from row ``start``, not decoded."""
         columns = [name for name in (self.image, self._id, self._labels) if name is not None]
-        position = 0
+        groups, position = self._row_groups_from(start)
         try:
-            for batch in self._file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(dict.fromkeys(columns))):
+            for batch in self._file.iter_batches(_ROWS_AT_ONCE, groups, columns=list(dict.fromkeys(columns))):
+                n_skipped = min(max(start - position, 0), batch.num_rows)
+                batch, position = batch.slice(n_skipped), position + n_skipped
                 images = batch.column(self.image).to_pylist()
                 ids = None if self._id is None else batch.column(self._id).to_pylist()
                 labels = None if self._labels is None else batch.column(self._labels).to_pylist()
@@ -107,6 +109,13 @@ class ImageParquet:
                     position += 1
         except (OSError, ValueError) as error:  # pyarrow's errors derive from these
             raise unreadable_parquet_error(self.source, error) from error
+
+    def _row_groups_from(self, start: int) -> tuple[list[int], int]:
+        """Return the row groups from that of row ``start``, and the position of their first row."""
+        metadata = self._file.metadata
+        ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+        first = int(np.searchsorted(ends, start, side="right"))
+        return list(range(first, len(ends))), int(ends[first - 1]) if first else 0
 
     def read(self) -> Part:
         """Return all images, uint8: (n, H, W), or (n, H, W, 3) if any of them is in color."""
