@@ -274,7 +274,7 @@ def test_code_that_a_run_directory_names_is_not_imported(key: str, here: Path, r
             assert err.startswith(f"error: {key}={value}: expected on the command line, as {folder}/config.yaml")
             assert err.count("\n") == 1
             assert re.search(rf"add '?{re.escape(key)}={re.escape(value)}'?$", err.strip()), err
-    assert run("resume=auto", "data=blobs", *QUICK, "hydra.run.dir=other")[0] == 0  # it looks at the run
+    assert run("resume=auto", "data=blobs", *QUICK, "hydra.run.dir=${now:%Y}")[0] == 0  # it looks at the run
     assert not (here / "executed").exists()
     assert "evil" not in sys.modules
 

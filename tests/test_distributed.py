@@ -362,12 +362,12 @@ def test_two_ranks_go_on_with_what_one_began(count: int, overrides: list[str], r
 
 
 def test_auto_finds_the_run_for_all_ranks(overrides: list[str], reference: Path, tmp_path: Path) -> None:
-    run, new = tmp_path / "run", tmp_path / "new"
+    run, new = tmp_path / "run", tmp_path / "${now:%Y}"
     points = {1: Point(*OPTIMIZER, DURING_JOINT)}
     train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
     finished = train_ranks([*overrides, f"hydra.run.dir={new}", "resume=auto"], tmp_path / "log")
     assert codes(finished) == [0, 0], finished
-    assert not new.exists()
+    assert [path.parent for path in tmp_path.glob("*/config.yaml")] == [run]
     assert_equal(run, reference)
 
 

@@ -435,7 +435,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(word: str, tmp_path: Path) -> 
 RESUMES = {
     "the run": lambda path: [f"resume={path}"],
     "the whole command": lambda path: [*WORDS, f"resume={path}"],
-    "auto": lambda path: [*WORDS, "resume=auto", f"hydra.run.dir={path.parent / 'new'}"],
+    "auto": lambda path: [*WORDS, "resume=auto", f"hydra.run.dir={path.parent / '${now:%Y}'}"],
 }
 
 

@@ -27,6 +27,7 @@ SAME = ("metrics.jsonl", "metrics.csv", "result.json", "assignments.csv")
 EVERYTHING = ["log.report=true", "log.to=[tensorboard,csv]"]
 PRETRAIN_EPOCHS, JOINT_EPOCHS, BATCHES = 3, 5, 4
 STEPS = (PRETRAIN_EPOCHS + JOINT_EPOCHS) * BATCHES
+UNNAMED = "${now:%Y}"  # the name of a directory that is made from the time, as by default
 
 
 @pytest.fixture(scope="module")
@@ -408,10 +409,9 @@ def test_auto_finds_the_unfinished_run_of_the_same_config(
     run, other = tmp_path / "one", tmp_path / "other"
     assert start(overrides, run, Point(*OPTIMIZER, 20)).code == -signal.SIGKILL
     assert start([*overrides, "seed=1"], other, Point(*OPTIMIZER, 20)).code == -signal.SIGKILL
-    new = tmp_path / "new"
-    finished = start([*overrides, "resume=auto"], new, None)
+    finished = start([*overrides, "resume=auto"], tmp_path / UNNAMED, None)
     assert finished.code == 0, finished.err
-    assert not new.exists()
+    assert {path.name for path in tmp_path.iterdir() if (path / "config.yaml").exists()} == {"one", "other"}
     assert_same(run, reference)
     assert json.loads((other / "manifest.json").read_text())["status"] == "running"
 

@@ -15,6 +15,7 @@ from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.runs.directory import RunDirectory
 from dkm.runtime.locks import acquire
+from dkm.training.launch import execute, plan_run
 from dkm.training.resume import config_of, named_run, resumed_config, unfinished_run, with_config_of
 
 WORDS = ["data=blobs", "recipe=classic", "model.hidden=[4]", "pretrain.epochs=3", "joint.epochs=4"]
@@ -69,6 +70,28 @@ def test_the_runs_beside_the_new_directory_are_candidates(run: Path, tmp_path: P
     assert unfinished_run(composed(*CONSTANT, "joint.epochs=9", "log.progress=off"), new) == run
     assert unfinished_run(composed(*CONSTANT, "seed=1"), new) is None
     assert unfinished_run(composed(*CONSTANT), tmp_path / "elsewhere" / "new") is None
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.labels"])
+def test_a_run_of_other_data_is_no_candidate(key: str, tmp_path: Path) -> None:
+    words = ["data=csv", "data.path=a.csv", "data.labels=kind", "clustering.n_clusters=3"]
+    run = make_run(tmp_path / "run", *words)
+    assert unfinished_run(composed(*words), tmp_path / "new") == run
+    assert unfinished_run(composed(*words, f"{key}=b.csv"), tmp_path / "new") is None
+
+
+def test_only_the_directory_that_the_user_has_named_is_looked_at(run: Path, tmp_path: Path) -> None:
+    words = [*WORDS, *CONSTANT, "resume=auto"]
+    assert plan_run(parse([*words, f"hydra.run.dir={tmp_path}/${{now:%Y}}"])).directory == run
+    assert plan_run(parse([*words, f"hydra.run.dir={run}"])).directory == run
+    plan = plan_run(parse([*words, f"hydra.run.dir={tmp_path}/new"]))
+    assert (plan.directory, plan.is_new) == (tmp_path / "new", True)
+
+
+def test_a_run_without_a_checkpoint_is_not_resumed_with_other_data(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", *CONSTANT, data={"name": "blobs", "sha256": "0" * 64})
+    with pytest.raises(UserError, match=r"^data=blobs: the data changed since the run began .*, then 000000000000"):
+        execute(plan_run(parse([f"resume={run}", "log.to=[]"])))
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "completed"])

@@ -331,8 +331,9 @@ class Config(Section):
     )
     resume: str | None = setting(
         None,
-        "Run directory to resume. `auto`: the newest unfinished run with the same config next to the new run "
-        "directory; in a sweep, the run in the directory of each job.",
+        "Run directory to resume. `auto`: the run in the directory that `output=` names; without `output=`, the newest "
+        "unfinished run of the same data with the same config next to the new run directory; in a sweep, the run in "
+        "the directory of each job.",
         role=Role.PLACE,
     )
 

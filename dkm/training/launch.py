@@ -59,11 +59,20 @@ def plan_run(command: Command) -> Plan:
     if resume == "auto":
         from dkm.training.resume import unfinished_run, with_config_of
 
-        unfinished = unfinished_run(composed.config, directory)
+        unfinished = unfinished_run(composed.config, directory, is_named=_is_named(composed))
         if unfinished is not None:
             return Plan(with_config_of(unfinished, composed.config), unfinished)
     require_new(directory)
     return Plan(composed.config, directory, composed, is_new=True)
+
+
+def _is_named(composed: Composed) -> bool:
+    """Return whether the directory of a run was chosen, and not made from the time, so that it is a new one each time.
+
+    ``output=``, ``hydra.run.dir=`` and a config of the user's own may choose it.
+    """
+    raw = OmegaConf.to_container(composed.hydra.run, resolve=False)
+    return isinstance(raw, dict) and "${now:" not in str(raw["dir"])
 
 
 def require_new(directory: Path) -> None:
@@ -158,6 +167,8 @@ def execute(plan: Plan) -> dict[str, Any]:
         run = RunDirectory(directory, sinks=settings.sinks, progress=settings.progress, safe_csv=config.safe_csv)
     try:
         state = distributed.state_of_main(distributed.on_main(lambda: prepare_run_directory(run, plan)))
+        if state is None and not plan.is_new:
+            distributed.on_main(lambda: _require_data_of(run, trainer.data))
         distributed.prepare_for_failure(
             str(directory / LOG), f"the last checkpoint, if there is one, is kept; {_how_to_continue(plan)}"
         )
@@ -231,6 +242,15 @@ def _kept_scaling(run: Path) -> bytes | None:
 
     data = (read_json(run / MANIFEST) or {}).get("data")
     return str(data.get("scaling", "")).encode() if data else None
+
+
+def _require_data_of(run: RunWriter, data: Dataset) -> None:
+    """Refuse other data than those of a run that has no checkpoint yet; a checkpoint names its data itself."""
+    from dkm.training.restoring import require_same_data
+
+    earlier = run.read_manifest().get("data")
+    if isinstance(earlier, dict) and isinstance(earlier.get("sha256"), str):
+        require_same_data(earlier["sha256"], data)
 
 
 def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:

@@ -203,8 +203,18 @@ def require_same_origin(state: dict[str, Any], config: Config, data: Dataset, di
             f"pretrain.epochs={n_epochs}: expected {n_before}, as the pretraining of {directory} has ended; leave "
             "the override out or start a new run"
         )
-    if state["data_sha256"] != data.sha256:
+    require_same_data(state["data_sha256"], data)
+
+
+def require_same_data(earlier: str, data: Dataset) -> None:
+    """Refuse data whose SHA-256 is not the ``earlier`` one, with which the run began.
+
+    Raises
+    ------
+    UserError
+    """
+    if earlier != data.sha256:
         raise UserError(
             f"data={data.name}: the data changed since the run began (SHA-256 {data.sha256[:12]}..., "
-            f"then {state['data_sha256'][:12]}...); expected the same data; restore them or start a new run"
+            f"then {earlier[:12]}...); expected the same data; restore them or start a new run"
         )

@@ -19,7 +19,7 @@ from dkm.config.resolved import read_config
 from dkm.config.roles import role_of
 from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted
-from dkm.config.settings import dotted_key
+from dkm.config.settings import Role, dotted_key
 from dkm.config.values import absolute, auto_bounds
 from dkm.errors import UserError
 from dkm.runs.directory import read_json
@@ -39,16 +39,19 @@ def named_run(value: str) -> Path:
     return Path(run)
 
 
-def unfinished_run(wanted: Config, directory: Path) -> Path | None:
+def unfinished_run(wanted: Config, directory: Path, *, is_named: bool = False) -> Path | None:
     """Return the run that ``resume=auto`` resumes, or None to start a new one.
 
-    This is the run in ``directory``, if there is one; else the newest unfinished run with the same config in the parent
-    folder of ``directory`` in which no process is training.
+    This is the run in ``directory``, if there is one. If the user has not named the directory, it is otherwise the
+    newest unfinished run with the same config and the same names of the data in the parent folder of ``directory`` in
+    which no process is training.
     """
     if (directory / CONFIG).is_file():
         return directory
+    if is_named:
+        return None
     unfinished: list[tuple[str, Path]] = []
-    expected = _fixed_settings(wanted)
+    expected = _settings_of_a_run(wanted)
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
         manifest = read_json(manifest_path)
         if (manifest or {}).get("status") == COMPLETED or is_in_use(manifest_path.parent):
@@ -59,7 +62,7 @@ def unfinished_run(wanted: Config, directory: Path) -> Path | None:
             print(f"warning: resume=auto: the run is left alone: {error}", file=sys.stderr)
             continue
         numbered = _with_number_of(saved, manifest or {}, wanted)
-        if _fixed_settings(saved) != (expected if numbered is wanted else _fixed_settings(numbered)):
+        if _settings_of_a_run(saved) != (expected if numbered is wanted else _settings_of_a_run(numbered)):
             continue
         if manifest is None:  # it may have completed
             found = f"{manifest_path} is damaged, so the run is left alone"
@@ -145,5 +148,13 @@ def _command_of(run: Path, overrides: list[str]) -> Command:
     return Command(run, "config", None, overrides, is_for_hydra=False, is_to_resume=True)
 
 
-def _fixed_settings(config: Config) -> dict[str, object]:
-    return {key: value for key, value in dotted(config).items() if not role_of(key).may_change_on_resume}
+def _settings_of_a_run(config: Config) -> dict[str, object]:
+    """Return the settings that make two runs different ones: those that a resumed run keeps, and what names the data.
+
+    Data that have moved are still those of the run, but only ``resume=RUN`` says so.
+    """
+    return {
+        key: value
+        for key, value in dotted(config).items()
+        if role_of(key) is Role.INPUT or not role_of(key).may_change_on_resume
+    }
