@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dkm.config.commands import main as run_command
+from dkm.config.values import absolute
 from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError, in_short
 
@@ -138,7 +139,7 @@ def _memory() -> str:
 
 
 def _places() -> Iterator[tuple[str, str]]:
-    root = Path(os.environ.get("DKM_DATA_ROOT", "data")).absolute()
+    root = Path(absolute(os.environ.get("DKM_DATA_ROOT", "data")))
     origin = "DKM_DATA_ROOT" if "DKM_DATA_ROOT" in os.environ else "by default"
     yield "data root", f"{root} ({origin}, {'exists' if root.is_dir() else 'does not exist'})"
     here = Path.cwd()

@@ -230,7 +230,8 @@ def test_short_names_are_on_the_screen_of_training() -> None:
 
 def test_checks_print_what_a_bug_report_needs(capsys: Output, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DKM_DATA_ROOT", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    monkeypatch.setenv("DKM_DATA_ROOT", f"~/{tmp_path.name}")
     assert run("checks") == 0
     out, err = capsys.readouterr()
     assert err == ""

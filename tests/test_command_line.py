@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from dkm import select, train
+from dkm.config.compose import parse
 from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.training.command_line import understand
+from dkm.training.launch import plan_run
 
 FOUND = "; without labels and n_clusters, the number of clusters is found: clustering.n_clusters=auto"
 
@@ -151,3 +153,14 @@ def test_a_wrong_range_is_shown_as_it_was_written(here: Path) -> None:
         select.work(["points.npy"])
     with pytest.raises(UserError, match=r"^n_clusters=2-4 and k=: expected one of them"):
         select.work(["points.npy", "k=2", "n_clusters=2-4"])
+
+
+# --- output= ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["output=~/runs/x", "hydra.run.dir='~/runs/x'"])
+def test_the_directory_of_a_run_may_be_in_the_home_folder(
+    word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plan_run(parse(understand(["data=blobs", word]))).directory == tmp_path / "runs" / "x"

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from dkm.config.compose import Command, Composed, compose
 from dkm.config.run import Config, with_number
+from dkm.config.values import absolute
 from dkm.errors import Failure, UserError, is_out_of_memory
 from dkm.runs.reading import CONFIG, LOCK, LOG, MANIFEST, N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
@@ -52,7 +53,7 @@ def plan_run(command: Command) -> Plan:
         run = named_run(resume)
         return Plan(resumed_config(run, command), run)
     composed = compose(command)
-    directory = Path(composed.hydra.run.dir).absolute()
+    directory = Path(absolute(composed.hydra.run.dir)).absolute()
     if not distributed.is_main():  # rank 0 sends the directory, because its name contains the time
         composed.config.resume = None
         return Plan(composed.config, directory, composed, is_new=True)
