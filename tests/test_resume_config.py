@@ -88,6 +88,16 @@ def test_only_the_directory_that_the_user_has_named_is_looked_at(run: Path, tmp_
     assert (plan.directory, plan.is_new) == (tmp_path / "new", True)
 
 
+@pytest.mark.parametrize("words", [[], [*WORDS, *CONSTANT]])
+def test_a_run_is_resumed_in_its_own_directory(words: list[str], run: Path, tmp_path: Path) -> None:
+    line = refusal(run, *words, f"hydra.run.dir='{tmp_path}/a copy'")
+    assert line.startswith(f"output={tmp_path}/a copy: expected the directory of the run, {run}, as resume= goes on")
+    assert line.endswith(f"leave output out, or resume a copy: cp -r {run} '{tmp_path}/a copy'")
+    (tmp_path / "link").symlink_to(run)
+    for same in (run, tmp_path / "link"):
+        assert resumed(run, *words, f"hydra.run.dir={same}") == dotted(composed(*CONSTANT))
+
+
 def test_a_run_without_a_checkpoint_is_not_resumed_with_other_data(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", *CONSTANT, data={"name": "blobs", "sha256": "0" * 64})
     with pytest.raises(UserError, match=r"^data=blobs: the data changed since the run began .*, then 000000000000"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def resumed_config(run: Path, command: Command) -> Config:
     A command line with a recipe or an experiment is taken as the complete command that started the run and must match
     its config.
     """
+    _require_no_other_directory(run, command.overrides)
     overrides = [o for o in command.overrides if not o.startswith(("resume=", "hydra.", "hydra/"))]
     if any(o.partition("=")[0] in PRESETS for o in overrides):
         return with_config_of(run, compose(command._replace(overrides=overrides)).config)
@@ -93,6 +94,17 @@ def resumed_config(run: Path, command: Command) -> Config:
         if option != expected:
             raise UserError(f"{override}: expected {group}={expected} as in {run / CONFIG}, {_REMEDY}")
     return with_config_of(run, compose(_command_of(run, keys)).config)
+
+
+def _require_no_other_directory(run: Path, overrides: Sequence[str]) -> None:
+    """Refuse ``output=`` beside ``resume=RUN``, unless it names the run: a run is resumed in its own directory."""
+    for value in (text for key, _, text in (o.partition("=") for o in overrides) if key == "hydra.run.dir"):
+        other = value.strip("\"'")
+        if os.path.realpath(absolute(other)) != os.path.realpath(run):
+            raise UserError(
+                f"output={other}: expected the directory of the run, {run}, as resume= goes on in it; leave output "
+                f"out, or resume a copy: cp -r {shlex.quote(str(run))} {shlex.quote(absolute(other))}"
+            )
 
 
 _REMEDY = "a resumed run keeps its config; leave the override out or start a new run"
