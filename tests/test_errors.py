@@ -622,6 +622,19 @@ def test_a_mistake_in_an_own_config_is_refused(content: str, expected: str, tmp_
     assert expected in refuse("--config-dir", str(tmp_path), "--config-name", "mine")
 
 
+@pytest.mark.parametrize("words", [["experiment=mine"], ["data=blobs"]])
+def test_an_own_option_with_a_name_of_the_package_is_refused(words: list[str], tmp_path: Path, refuse: Refuse) -> None:
+    """The one of the package would be read instead, in silence; one that the run does not use does no harm."""
+    for name in ("experiment/mine", "data/blobs", "data/moons"):
+        path = tmp_path / "configs" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("# @package _global_\ndefaults:\n  - override /data: blobs\n")
+    own = tmp_path / "configs" / "data"
+    expected = f"data=blobs: expected another name for {own}/blobs.yaml, as the package has an option of that name; "
+    line = refuse("--config-dir", str(tmp_path / "configs"), *words)
+    assert line == f"error: {expected}rename it: mv {own}/blobs.yaml {own}/my_blobs.yaml\n"
+
+
 def test_a_config_directory_that_is_a_file_is_refused(tmp_path: Path, refuse: Refuse) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("seed: 1\n")

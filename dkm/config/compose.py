@@ -11,9 +11,10 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import shlex
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
@@ -294,6 +295,8 @@ def compose(command: Command) -> Composed:
     try:
         with _composition:
             cfg = _load(command)
+            if command.extra_dir is not None:
+                _require_own_names(command.extra_dir, cfg.hydra.runtime.choices)
             hydra_part = cfg.hydra
             job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
             config = checked(job)
@@ -311,6 +314,22 @@ def compose(command: Command) -> Composed:
         source = " or ".join(files if isinstance(error, UnicodeError) else groups)
         raise UserError(f"{source}: {error}; expected the name of an option that is a text file; correct it") from error
     return Composed(config, job, hydra_part)
+
+
+def _require_own_names(folder: Path, choices: Mapping[str, str | None]) -> None:
+    """Refuse an option of the user's folder with the name of one of the package, which is the one that is read.
+
+    The folder of the user is not searched first: what it holds must not replace files that the user has not named, as
+    the folder may come from someone else.
+    """
+    for group in (*GROUPS, *PRESETS):
+        file = f"{group}/{choices.get(group)}.yaml"
+        if (folder / file).is_file() and (config_dir() / file).is_file():
+            raise UserError(
+                f"{group}={choices[group]}: expected another name for {folder / file}, as the package has an option "
+                f"of that name; rename it: mv {shlex.quote(str(folder / file))} "
+                f"{shlex.quote(str(folder / group / f'my_{choices[group]}.yaml'))}"
+            )
 
 
 def _below_a_value(given: str) -> str | None:
