@@ -33,10 +33,11 @@ def work(words: Sequence[str]) -> None:
 
 def _all_settings(overrides: Sequence[str]) -> str:
     """Return the settings of all sections, of the options that the overrides choose."""
-    from dkm.config.compose import compose, parse
+    from dkm.config.compose import compose_for_help, parse
     from dkm.config.page import help_text
+    from dkm.config.short import translate
 
-    return help_text(compose(parse(overrides)._replace(is_only_read=True)).config)
+    return help_text(compose_for_help(parse(translate(overrides))))
 
 
 if __name__ == "__main__":

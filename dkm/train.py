@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
-from dkm.config.compose import Command, compose, parse
+from dkm.config.compose import Command, compose_for_help, parse
 from dkm.config.page import help_text
 from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError, printable
@@ -82,7 +82,7 @@ def _print_help(arguments: Sequence[str]) -> int:
     if arguments:
         command = parse(understand(arguments))
         words = [word for word in command.overrides if "=" in word]
-        text = help_text(compose(command._replace(overrides=words, is_only_read=True)).config)
+        text = help_text(compose_for_help(command._replace(overrides=words)))
     try:
         print(text, flush=True)
     except BrokenPipeError:  # of a reader such as head

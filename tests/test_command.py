@@ -191,6 +191,26 @@ def test_an_option_is_explained_with_the_values_of_a_run_that_has_it() -> None:
     assert "  joint.lr=0.002  " in explain("joint")
 
 
+@pytest.mark.parametrize(
+    ("words", "key"), [("data=csv", "data.path"), ("model=custom", "model.class"), ("data=custom", "data.class")]
+)
+def test_what_an_option_requires_is_shown_by_help(words: str, key: str, capsys: Output) -> None:
+    assert run("train", "--help", words) == 0
+    assert f"  {key}=required" in capsys.readouterr().out
+    assert run("help", "settings", words) == 0
+    assert f"  {key}=required" in capsys.readouterr().out
+
+
+def test_help_with_settings_takes_short_names(capsys: Output) -> None:
+    assert run("help", "settings", "customers.csv", "n_clusters=8") == 2
+    capsys.readouterr()
+    assert run("help", "settings", "data=csv", "data.path=customers.csv", "n_clusters=8", "columns=a,b") == 0
+    out = capsys.readouterr().out
+    assert "  clustering.n_clusters=8 " in out
+    assert re.search(r"^  data.columns=\[.?a.?, ?.?b.?\]", out, re.M)
+    assert "customers.csv" in out
+
+
 def test_a_value_beside_a_key_is_left_out() -> None:
     assert explain("pretrain.lr=0.1") == explain("pretrain.lr") == explain("+pretrain.lr=0.1")
 

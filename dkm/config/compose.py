@@ -281,11 +281,17 @@ _VERSION_BASE = "1.3"
 _composition = threading.Lock()
 
 
-def compose(command: Command) -> Composed:
+def compose(command: Command, *, missing: str | None = None) -> Composed:
     """Compose and check the config.
 
     Hydra's global state (``GlobalHydra``, ``HydraConfig``, the job's name, the version base, the config store) is
     not changed and does not affect the result. The function is thread-safe.
+
+    Parameters
+    ----------
+    command : Command
+    missing : str, optional
+        Value of required settings that are not given, for a text about the config; by default they are refused.
 
     Raises
     ------
@@ -299,7 +305,12 @@ def compose(command: Command) -> Composed:
                 _require_own_names(command.extra_dir, cfg.hydra.runtime.choices)
             hydra_part = cfg.hydra
             job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+            absent = [] if missing is None else _missing_keys(job)
+            for group, name in absent:
+                job[group][name] = missing
             config = checked(job)
+            for group, name in absent:  # not the absolute path that it would be
+                setattr(getattr(config, group), name, missing)
             OmegaConf.to_container(hydra_part.run, resolve=True)
         if command.is_of_a_run and not command.is_only_read:
             require_named_by_user(dotted(config), command.overrides, str(command.file))
@@ -314,6 +325,17 @@ def compose(command: Command) -> Composed:
         source = " or ".join(files if isinstance(error, UnicodeError) else groups)
         raise UserError(f"{source}: {error}; expected the name of an option that is a text file; correct it") from error
     return Composed(config, job, hydra_part)
+
+
+def compose_for_help(command: Command) -> Config:
+    """Return the config of a text about it: what is required and not given is ``required``; no code is imported."""
+    return compose(command._replace(is_only_read=True), missing="required").config
+
+
+def _missing_keys(job: DictConfig) -> list[tuple[str, str]]:
+    """Return the group and the name of each required setting without a value."""
+    sections = {group: section for group in GROUPS if isinstance(section := job.get(group), DictConfig)}
+    return [(group, str(name)) for group, part in sections.items() for name in part if OmegaConf.is_missing(part, name)]
 
 
 def _require_own_names(folder: Path, choices: Mapping[str, str | None]) -> None:

@@ -21,7 +21,6 @@ from dkm.config.run import Config
 from dkm.config.schema import config_dir
 from dkm.config.settings import REQUIRED, Role, Section, Setting, dotted_key, is_nullable, setting_of
 from dkm.config.short import SHORT_NAMES
-from dkm.errors import UserError
 
 _WIDTH = 100
 _PAGE_HEAD = """\
@@ -177,15 +176,11 @@ def current_value(key: str) -> str | None:
 
 @functools.cache
 def composed_values(*overrides: str) -> Mapping[str, str]:
-    """Return the values of all settings of a run with these overrides, empty if it needs further ones."""
-    from dkm.config.compose import compose, parse
+    """Return the values of all settings of a run with these overrides."""
+    from dkm.config.compose import compose_for_help, parse
     from dkm.config.schema import dotted
 
-    try:
-        config = compose(parse(overrides)._replace(is_only_read=True)).config
-    except UserError:
-        return {}
-    return {key: format_value(value) for key, value in dotted(config).items()}
+    return {key: format_value(value) for key, value in dotted(compose_for_help(parse(overrides))).items()}
 
 
 def valid_values(declared: Setting, annotation: object) -> str:
