@@ -32,7 +32,7 @@ import torch
 
 from dkm.config.commands import ExportConfig, parse_words
 from dkm.config.commands import main as run_command
-from dkm.config.custom import import_plugins, split_model_class
+from dkm.config.custom import import_plugins, plugin_names, split_model_class
 from dkm.config.data import CustomData, DataConfig, FileData
 from dkm.config.resolved import read_config
 from dkm.config.values import absolute
@@ -162,7 +162,7 @@ def export(config: ExportConfig, model_class: str | None = None) -> Path:
     """
     from dkm.models.saved import load_model
 
-    import_plugins(filter(None, config.plugins.split(",")))
+    import_plugins(plugin_names(config.plugins))
     model = load_model(config.run, model_class=model_class)
     folder = Path(absolute(config.output))
     source = f"output={config.output}"

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
-from dkm.config.custom import import_plugins, split_model_class
+from dkm.config.custom import import_plugins, plugin_names, split_model_class
 from dkm.config.short import translate_data_names
 from dkm.config.values import absolute, scheme_of
 from dkm.config.verbs import screen
@@ -79,7 +79,7 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
     from dkm.models.saved import load_model
     from dkm.runtime.devices import find_device, keep_freed_memory, set_threads
 
-    import_plugins(filter(None, config.plugins.split(",")))
+    import_plugins(plugin_names(config.plugins))
     set_threads(config.threads)
     keep_freed_memory()
     device = find_device(config.device)

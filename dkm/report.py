@@ -26,7 +26,7 @@ from pathlib import Path
 
 from dkm.config.commands import ReportConfig, parse_words
 from dkm.config.commands import main as run_command
-from dkm.config.custom import import_plugins, split_model_class
+from dkm.config.custom import import_plugins, plugin_names, split_model_class
 from dkm.config.values import absolute
 from dkm.config.verbs import screen
 from dkm.errors import UserError
@@ -62,7 +62,7 @@ def report(paths: Sequence[str], config: ReportConfig, overrides: Sequence[str] 
     """
     if not paths:
         raise UserError("RUN: missing; expected run directories, or folders with runs in them; add one")
-    import_plugins(filter(None, config.plugins.split(",")))
+    import_plugins(plugin_names(config.plugins))
     runs = reading.find(paths)
     if len(runs) > _MOST_RUNS:
         raise UserError(

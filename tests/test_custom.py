@@ -20,7 +20,7 @@ from dkm import export, predict, select
 from dkm.config import page
 from dkm.config.clustering import METHODS
 from dkm.config.compose import compose, parse
-from dkm.config.custom import construct, import_named
+from dkm.config.custom import construct, import_named, plugin_names
 from dkm.config.data import DATASETS
 from dkm.config.model import MODELS, CustomModelConfig
 from dkm.config.schema import dotted
@@ -30,6 +30,7 @@ from dkm.evaluation.figures.run import FIGURES
 from dkm.evaluation.scores import SCORES
 from dkm.models.autoencoder import mix_encoder
 from dkm.models.build import build_autoencoder
+from dkm.models.description import FORMAT_VERSION
 from dkm.models.saved import load_model
 from dkm.train import main
 
@@ -179,6 +180,35 @@ def test_a_number_of_clusters_is_searched_with_code_of_the_users_own(here: Path)
     assert answer["n_clusters"] in (2, 3)
     with pytest.raises(UserError, match=r"^model\.options\.width=8: expected None as in "):
         select.work([*words, *quick, "k=2-3", "seeds=0", "output=out", "model.options={width: 8}"])
+
+
+@pytest.mark.parametrize("text", ["one,two", "[one,two]", "'[one, two]'", '["one", "two"]', "one , two,"])
+def test_plugins_may_be_written_as_a_list(text: str) -> None:
+    assert plugin_names(text) == ["one", "two"]
+    assert plugin_names("") == plugin_names("[]") == []
+
+
+def test_a_model_of_a_plugin_names_the_plugin_as_the_remedy(here: Path) -> None:
+    (here / "run" / "model").mkdir(parents=True)
+    (here / "run" / "model" / "model.json").write_text(
+        json.dumps({"format_version": FORMAT_VERSION, "model": {"name": "elsewhere"}})
+    )
+    (here / "run" / "model" / "weights.safetensors").touch()
+    (here / "run" / "config.yaml").write_text("plugins: [my_plugin, evil]\n")
+    np.save(here / "x.npy", np.zeros((9, 16)))
+    expected = "or its plugin; add plugins=my_plugin,evil if you trust it, or in Python import it; else copy the folder"
+    for work in (
+        lambda: predict.work(["run=run", "x.npy", "output=x.csv"]),
+        lambda: export.work(["run=run", "output=a"]),
+    ):
+        with pytest.raises(UserError, match=expected):
+            work()
+    assert "evil" not in sys.modules
+    (here / "run" / "config.yaml").write_text("[]\n")
+    with pytest.raises(UserError, match="add plugins=MODULE"):
+        export.work(["run=run", "output=a"])
+    with pytest.raises(UserError, match="or its plugin"):  # and it has been imported
+        predict.work(["run=run", "x.npy", "output=x.csv", "plugins=[my_plugin]"])
 
 
 def test_a_plugin_is_named_in_a_config_of_the_users_own(here: Path) -> None:

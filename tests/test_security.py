@@ -357,7 +357,7 @@ def test_a_tampered_description_is_refused_with_its_field(
     text = str(refused.value)
     assert text.startswith(f"run={model}: the model in {model} cannot be read (")
     assert expected in text
-    assert text.endswith("; copy the folder again")
+    assert text.endswith(" copy the folder again")
     assert "\n" not in text
     assert SECRET not in text
 

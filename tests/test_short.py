@@ -36,6 +36,8 @@ def test_no_short_name_hides_a_setting(name: str) -> None:
         ("columns=null", "data.columns", None),
         ("exclude=first name,city", "data.exclude", ["first name", "city"]),
         ("scaling=rms", "data.scaling", "rms"),
+        ("plugins=json,re", "plugins", ["json", "re"]),
+        ("plugins=[json]", "plugins", ["json"]),
     ],
 )
 def test_a_short_name_sets_its_key(word: str, key: str, value: object) -> None:

@@ -193,6 +193,12 @@ def plugins_of(overrides: Iterable[str], files: Iterable[Path]) -> list[str]:
     return [str(name) for name in named]
 
 
+def plugin_names(text: str) -> list[str]:
+    """Return the modules of ``one,two`` or of ``[one,two]``, with or without quotes and spaces."""
+    names = text.strip("\"' ").removeprefix("[").removesuffix("]").split(",")
+    return [name for word in names if (name := word.strip("\"' "))]
+
+
 def import_plugins(modules: Iterable[str]) -> None:
     """Import modules of the user, which may add entries to the registries.
 

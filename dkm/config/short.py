@@ -41,7 +41,8 @@ SHORT_NAMES: dict[str, ShortName] = {
     )
 }
 _SWEEP_DIR = "hydra.sweep.dir"
-_LISTS = ("data.columns", "data.exclude")
+_PLUGINS = "plugins"
+_LISTS = ("data.columns", "data.exclude", _PLUGINS)
 # Whole numbers of which a sweep may have a range A-B.
 _RANGES = ("seed", "clustering.n_clusters")
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
@@ -80,7 +81,7 @@ def translate(words: Sequence[str], *, is_sweep: bool = False) -> list[str]:
         elif key in _RANGES and (match := _RANGE.fullmatch(value)):
             result.append(f"{prefix}{_format_range(word, key, int(match[1]), int(match[2]), is_sweep=is_sweep)}")
         else:
-            result.append(f"{prefix}{_format(key, value)}" if key != name else word)
+            result.append(f"{prefix}{_format(key, value)}" if key != name or key == _PLUGINS else word)
     return result
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from dkm.config.custom import require_named_by_user
 from dkm.config.model import MODELS, LayersConfig
+from dkm.config.resolved import read_yaml
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.config.settings import section_from
@@ -39,6 +41,8 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 # The key of the description with the SHA-256 of the weights.
 _DIGEST = "weights_sha256"
 _PREFIX = "autoencoder."
+# The config of the run whose model it is, beside the folder.
+_CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +180,8 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
     except (ValueError, OSError) as error:
         raise _wrong_description_error(source, folder, error) from error
     section = description["model"]
+    if section["name"] not in MODELS:
+        raise _unknown_network_error(source, folder, section["name"])
     is_custom = section["name"] == "custom"
     if is_custom:
         named = [] if model_class is None else [f"model.class={model_class}"]
@@ -193,6 +199,19 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
         if is_custom and isinstance(error, UserError):  # its message is about the class
             raise
         raise _unreadable_model_error(source, folder, error) from error
+
+
+def _unknown_network_error(source: str, folder: Path, name: str) -> UserError:
+    """Return the error about a network of a plugin, with the modules that the run names; none of them is imported."""
+    try:
+        named = read_yaml(folder.parent / _CONFIG).get("plugins") or []
+        modules = ",".join(module for module in named if isinstance(module, str)) or "MODULE"
+    except (UserError, AttributeError, TypeError):  # a copy of the model folder alone, or a damaged file
+        modules = "MODULE"
+    what = f"{DESCRIPTION}: model.name: {name[:60]!r}, expected one of {', '.join(MODELS)}"
+    found = f"the model in {folder} cannot be read ({what})"
+    remedy = f"add {shlex.quote(f'plugins={modules}')} if you trust it, or in Python import it; else"
+    return input_error(source, found, "what a run writes, or its plugin", f"{remedy} copy the folder again")
 
 
 def _wrong_description_error(source: str, folder: Path, error: Exception) -> UserError:
