@@ -385,6 +385,18 @@ def test_a_wrong_shape_of_the_embedding_is_refused(here: Path) -> None:
 # --- a network says what it is made of ----------------------------------------------------------------------------
 
 
+def test_a_decoder_that_was_built_frozen_stays_frozen(here: Path) -> None:
+    (here / "mine.py").write_text(
+        NOISY.replace("    def encode", "        self.decoder.weight.requires_grad_(False)\n    def encode", 1)
+    )
+    net = build_autoencoder(section_from(CustomModelConfig, {"class": "mine.Noisy"}), 5, None, 2, seed=0)
+    decoder = net.decoder
+    for is_trained, expected in ((True, True), (False, False), (False, False), (True, True)):
+        net.require_decoder_grad(is_trained)
+        assert (decoder.weight.requires_grad, decoder.bias.requires_grad) == (False, expected)
+    assert all(parameter.requires_grad for parameter in net.encoder.parameters())
+
+
 def test_a_reset_leaves_the_embedding_layer_alone(here: Path) -> None:
     (here / "mine.py").write_text(
         "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, n_features, latent_dim):\n"

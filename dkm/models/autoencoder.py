@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,6 +22,8 @@ class Autoencoder(nn.Module):
 
     encoder: nn.Module
     decoder: nn.Module
+    # What `require_decoder_grad` has frozen.
+    _frozen: Sequence[nn.Parameter] = ()
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
         super().__init__()
@@ -55,8 +57,13 @@ class Autoencoder(nn.Module):
         return _weights_of(self if part == "weights" else getattr(self, part))
 
     def require_decoder_grad(self, is_trained: bool) -> None:
-        """Make the decoder trainable, or freeze it."""
-        self.decoder.requires_grad_(is_trained)
+        """Freeze the decoder, or undo that; parameters that were built as frozen ones stay so."""
+        if not is_trained:
+            self._frozen = [*self._frozen, *(p for p in self.decoder.parameters() if p.requires_grad)]
+        for parameter in self._frozen:
+            parameter.requires_grad_(is_trained)
+        if is_trained:
+            self._frozen = ()
 
     @property
     def embedding_layer(self) -> nn.Module:

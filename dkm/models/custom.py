@@ -69,10 +69,6 @@ class CustomAutoencoder(Autoencoder):
         named = getattr(self.network, "decaying_parameters", None)
         return super().decaying_parameters(part) if named is None else list(named(part))
 
-    def require_decoder_grad(self, is_trained: bool) -> None:
-        if not is_trained or self.has_half("decoder"):
-            super().require_decoder_grad(is_trained)
-
     @property
     def embedding_layer(self) -> nn.Module:
         """The network's attribute ``embedding_layer`` if it has one, else the last layer of its encoder."""
