@@ -353,6 +353,26 @@ def test_paths_are_absolute_so_that_a_run_goes_on_from_anywhere(
     assert config.clustering.init_file == str(tmp_path / "start.npy")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "is_path"),
+    [
+        ("encoder", "nets/net.onnx", True),
+        ("encoder", "timm/resnet50", False),
+        ("encoder_weights", "w.safetensors", True),
+        ("text_encoder", "./minilm", True),
+        ("text_encoder", "all-MiniLM-L6-v2", False),
+    ],
+)
+def test_the_files_of_encoders_are_absolute_and_names_stay(
+    key: str, value: str, is_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("minilm").mkdir()
+    option = "text" if key == "text_encoder" else "image_folder"
+    config = compose(parse([f"data={option}", "data.path=x", f"data.{key}={value}"])).config
+    assert getattr(config.data, key) == (str(tmp_path / value) if is_path else value)
+
+
 def test_a_sweep_makes_one_run_for_each_seed(start: Start, images: Path) -> None:
     tiny = ["recipe=classic", "model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", *QUIET]
     tiny += ["data.labels=y", f"data.path={images}"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import re
 import shlex
 import threading
@@ -41,7 +42,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from dkm.config.custom import import_plugins, is_of_a_run, is_run_directory, plugins_of, require_named_by_user
-from dkm.config.data import FileData, NpyData, NpzData
+from dkm.config.data import EncodedData, FileData, NpyData, NpzData, TextData
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.messages import describe, keys, kind_of, unknown_key
 from dkm.config.resolved import escaped, read_config
@@ -476,6 +477,14 @@ def with_absolute_paths(config: Config) -> Config:
     is_file = isinstance(data, NpyData) or (isinstance(data, NpzData) and (data.labels or "").endswith(".npy"))
     if isinstance(data, FileData) and is_file and data.labels is not None:
         data.labels = absolute(data.labels)
+    if isinstance(data, EncodedData):
+        if data.encoder is not None and data.encoder.endswith(".onnx"):
+            data.encoder = absolute(data.encoder)
+        if data.encoder_weights is not None:
+            data.encoder_weights = absolute(data.encoder_weights)
+    if isinstance(data, TextData) and data.text_encoder is not None:
+        folder = absolute(data.text_encoder)
+        data.text_encoder = folder if os.path.isdir(folder) else data.text_encoder  # noqa: PTH112  # else a name
     if config.clustering.init_file is not None:
         config.clustering.init_file = absolute(config.clustering.init_file)
     if config.pretrain.cache is not None:
