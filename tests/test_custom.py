@@ -111,6 +111,18 @@ def test_a_run_trains_with_classes_of_the_users_own(groups: list[str], here: Pat
         assert config[group]["class"] == CLASSES[group][1].partition("=")[2]
 
 
+ONE_LAYER = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, n_features, latent_dim):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(n_features, latent_dim), nn.Linear(latent_dim, n_features)
+    def encode(self, x):
+        return self.encoder(x)
+    def decode(self, z):
+        return self.decoder(z)
+"""
 NOISY = """
 from torch import nn
 class Noisy(nn.Module):
@@ -380,6 +392,35 @@ def test_a_wrong_shape_of_the_embedding_is_refused(here: Path) -> None:
     config = section_from(CustomModelConfig, {"class": "mine.Wide"})
     with pytest.raises(UserError, match=r"expected encode to return \(2, 3\) for 2 rows, got \(2, 7\)"):
         build_autoencoder(config, 5, None, 3, seed=0)
+
+
+WRONG_METHODS = {
+    "return self.encoder(x), x": r"expected encode to return a tensor \(2, 2\) for 2 rows, got a tuple; return the",
+    "return torch.cat([self.encoder(x)] * 2, 1)": r"expected encode to return \(2, 2\) for 2 rows, got \(2, 4\); use",
+    "return self.encoder(x.view(-1, 3, 8, 8))": r"encode raised RuntimeError: shape .* \(mine.py, line 9\) for 2 row",
+    "return self.encoder(x).half()": r"decode raised RuntimeError: .* \(mine.py, line 11\) for 2 rows \(2, 2\); exp",
+    "raise KeyError": r"encode raised KeyError: KeyError \(mine.py, line 9\) for 2 rows",
+}
+
+
+@pytest.mark.parametrize("body", WRONG_METHODS)
+def test_a_wrong_method_of_a_network_is_refused_in_one_line(body: str, here: Path) -> None:
+    (here / "mine.py").write_text(ONE_LAYER.replace("return self.encoder(x)", body))
+    config = section_from(CustomModelConfig, {"class": "mine.Net"})
+    with pytest.raises(UserError, match=f"^model.class=mine.Net: {WRONG_METHODS[body]}") as refused:
+        build_autoencoder(config, 5, None, 2, seed=0)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_encoder_of_one_layer_is_its_embedding_layer(here: Path, run: Run) -> None:
+    (here / "mine.py").write_text(ONE_LAYER)
+    net = build_autoencoder(section_from(CustomModelConfig, {"class": "mine.Net"}), 5, None, 2, seed=0)
+    assert net.embedding_layer is net.encoder
+    code, err = run("data=blobs", "model=custom", "model.class=mine.Net", *QUICK, "clustering.reset_every=1")
+    assert code == 2
+    assert err.startswith(
+        "error: clustering.reset_every=1: expected an encoder of model.class=mine.Net with layers before"
+    )
 
 
 # --- a network says what it is made of ----------------------------------------------------------------------------

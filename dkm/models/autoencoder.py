@@ -67,9 +67,8 @@ class Autoencoder(nn.Module):
 
     @property
     def embedding_layer(self) -> nn.Module:
-        """The layer whose output is the embedding: the last one of the encoder."""
-        *_, last = self.encoder.children()
-        return last
+        """The layer whose output is the embedding: the last one of the encoder, or the encoder if it is one layer."""
+        return [self.encoder, *self.encoder.children()][-1]
 
     def inner_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the encoder, without those of its embedding layer."""

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +16,10 @@ from dkm.config.custom import class_of, construct, import_named
 from dkm.config.model import CustomModelConfig
 from dkm.config.run import Config
 from dkm.config.schema import dotted
-from dkm.errors import UserError
+from dkm.errors import UserError, in_short, is_out_of_memory
 from dkm.models.autoencoder import Autoencoder, evaluation_mode
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class CustomAutoencoder(Autoencoder):
@@ -101,6 +107,10 @@ def require_halves(config: Config, autoencoder: Autoencoder) -> None:
         remedy = f"give the class a self.{half}, or leave out {key}"
         ok = not is_needed or autoencoder.has_half(half)
         require(ok, key, settings.get(key), f"a submodule {half} of model.class={settings['model.class']}", remedy)
+    reset_every = settings.get("clustering.reset_every")
+    if reset_every is not None and not autoencoder.inner_parameters():
+        expected = f"an encoder of model.class={settings['model.class']} with layers before its embedding_layer"
+        require(False, "clustering.reset_every", reset_every, expected, "leave out clustering.reset_every")
 
 
 def build_custom(
@@ -132,11 +142,39 @@ def build_custom(
 @torch.no_grad()
 def _check_shapes(autoencoder: Autoencoder, n_features: int, latent_dim: int, key: str) -> None:
     with evaluation_mode(autoencoder):
-        z = autoencoder.encode(torch.zeros(2, n_features))
-        x_hat = autoencoder.decode(z)
-    for method, output, shape in (("encode", z, (2, latent_dim)), ("decode", x_hat, (2, n_features))):
-        if output.shape != shape:
-            raise UserError(
-                f"{key}: expected {method} to return {shape} for 2 rows, got {tuple(output.shape)}; use the arguments "
-                "n_features and latent_dim of its __init__"
-            )
+        x = torch.zeros(2, n_features)
+        z = _call(autoencoder.encode, x, (2, latent_dim), key)
+        _call(autoencoder.decode, z, (2, n_features), key)
+
+
+def _call(method: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple[int, int], key: str) -> Tensor:
+    """Return what ``encode`` or ``decode`` returns for two rows; refuse other things than a tensor of that shape."""
+    name = method.__name__
+    try:
+        output: object = method(rows)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        what = f"{type(error).__name__}: {in_short(error)}{_place(error)}"
+        raise UserError(
+            f"{key}: {name} raised {what} for 2 rows {tuple(rows.shape)}; expected it to return {shape}; correct it: "
+            "rows are flat, also those of images"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise UserError(
+            f"{key}: expected {name} to return a tensor {shape} for 2 rows, got a {type(output).__name__}; return the "
+            f"{'embedding' if name == 'encode' else 'reconstruction'} alone"
+        )
+    if output.shape != shape:
+        raise UserError(
+            f"{key}: expected {name} to return {shape} for 2 rows, got {tuple(output.shape)}; use the arguments "
+            "n_features and latent_dim of its __init__"
+        )
+    return output
+
+
+def _place(error: Exception) -> str:
+    """Return where the user's code raised an error: its last line outside of this and the installed packages."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(place in frame.filename for place in ("site-packages", _PACKAGE))]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
