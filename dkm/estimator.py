@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import os
 import re
 import sys
 import warnings
@@ -29,9 +30,10 @@ from torch import Tensor
 
 from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.config.compose import compose, parse
+from dkm.config.messages import kind_of
 from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted, flatten
-from dkm.config.values import quoted
+from dkm.config.values import as_value
 from dkm.data.datasets import Dataset, array_dataset
 from dkm.errors import UserError
 from dkm.evaluation import report
@@ -402,28 +404,34 @@ def _composed(words: tuple[str, ...], seed: int) -> Config:
     """
     if any(word.lstrip("+~").startswith(("seed=", "plugins=")) for word in words):
         return compose(parse([f"seed={seed}", *words])).config
-    return replace(copy.deepcopy(_composed_without_seed(words)), seed=seed)
+    return replace(copy.deepcopy(_composed_without_seed(words, os.getcwd())), seed=seed)  # noqa: PTH109
 
 
 @functools.lru_cache(maxsize=64)
-def _composed_without_seed(words: tuple[str, ...]) -> Config:
+def _composed_without_seed(words: tuple[str, ...], folder: str) -> Config:
+    """Return the config; the working directory is in the key because relative paths have become absolute in it."""
     return compose(parse(list(words))).config
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str]:
     """Return the settings as overrides KEY=VALUE."""
-    return [f"{key}={_override_value(value)}" for key, value in settings.items()]
+    return [
+        f"{key}={_override_value(value, is_text=kind_of(key).startswith('text'))}" for key, value in settings.items()
+    ]
 
 
-def _override_value(value: Any) -> str:
+def _override_value(value: Any, *, is_text: bool = False) -> str:
+    """Return a value as Hydra reads it; if ``is_text``, a text such as 1e3 or true stays one."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_override_value, value))}]"
     text = str(value)
     # Lists, mappings and quoted text that the user has written as an override may have any characters.
-    is_plain = re.fullmatch(r"[\w./+-]*", text) is not None or text[:1] in ("[", "{", "'", '"', "$")
-    return text if is_plain else quoted(text)
+    if text == "null" or text[:1] in ("[", "{", "'", '"', "$"):
+        return text
+    is_plain = re.fullmatch(r"[\w./+-]*", text, re.ASCII) is not None and not is_text
+    return text if is_plain else as_value(text)
 
 
 def _is_equal(setting: Any, given: Any) -> bool:

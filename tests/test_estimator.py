@@ -327,6 +327,26 @@ def test_config_may_repeat_a_parameter_and_sets_what_a_parameter_leaves() -> Non
     assert {key: settings[key] for key in left} == left
 
 
+@pytest.mark.parametrize("name", ["zürich", "true", "1e3", "007", "a b", "None", "x#y", "~x"])
+def test_config_takes_any_name_of_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert small(config={"pretrain.cache": name})._compose_config().pretrain.cache == str(tmp_path / name)
+
+
+def test_config_takes_numbers_as_text() -> None:
+    config = {"clustering.n_clusters": "4", "joint.lr": "1e-3", "compile": "true", "pretrain.cache": "null"}
+    composed = small(config=config)._compose_config()
+    assert (composed.clustering.n_clusters, composed.joint.lr) == (4, 1e-3)
+    assert (composed.compile, composed.pretrain.cache) == (True, None)
+
+
+def test_a_relative_path_belongs_to_the_folder_of_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert small(config={"pretrain.cache": "x"})._compose_config().pretrain.cache == str(tmp_path / name / "x")
+
+
 def test_config_takes_text_as_it_is(tmp_path: Path) -> None:
     place = tmp_path / "lr=0.1 (it's, a)"
     assert small(config={"pretrain.cache": str(place)})._compose_config().pretrain.cache == str(place)
