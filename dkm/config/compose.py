@@ -493,14 +493,14 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def quoted_override(word: str) -> str | None:
-    """Return the remedy for a list or a value with characters that Hydra reads as syntax: the override in quotes."""
+    """Return the remedy for a list, a text, or a value with characters that Hydra reads as syntax: it in quotes."""
     key, equals, value = word.partition("=")
     if not equals or not re.fullmatch(r"[+~]*[\w.]+", key):
         return None
-    value = value.strip("\"'")
-    if not re.search(r"[\s(),:{}]|[^\x00-\x7f]", value):
+    value, kind = value.strip("\"'"), kind_of(key.lstrip("+~"))
+    if not value or not (kind.startswith("text") or re.search(r"[\s(),:{}]|[^\x00-\x7f]", value)):
         return None
-    if kind_of(key.lstrip("+~")).startswith("a list"):
+    if kind.startswith("a list"):
         return f"write {as_list(key, value)}"
     return f"write {override(key, value)}"
 
