@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -44,7 +45,7 @@ def run(words: Sequence[str]) -> int:
 
 def _unknown(word: str, rest: Sequence[str]) -> str:
     if os.path.lexists(word) or "=" in word:
-        return f"{word}: unknown command; did you mean `dkm train {' '.join([word, *rest])}`?"
+        return f"{word}: unknown command; did you mean `dkm train {shlex.join([word, *rest])}`?"
     return unknown_verb(word)
 
 

@@ -127,6 +127,16 @@ def test_a_mistyped_verb_is_answered_from_the_commands_own_words(
     assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
+def test_a_command_that_is_suggested_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my file.csv").touch()
+    assert run("my file.csv", "columns=a b,c") == 2
+    line = capsys.readouterr().err
+    assert shlex.split(line.split("`")[1]) == ["dkm", "train", "my file.csv", "columns=a b,c"]
+
+
 def test_the_words_after_a_verb_reach_its_module(capsys: Output) -> None:
     assert run("train", "--cfg", "job", "--package", "model", "debug") == 0
     out, err = capsys.readouterr()
