@@ -14,7 +14,7 @@ Writes ``study.db`` (Optuna's), ``tune.csv``, ``tune.json``, ``tune.png``.
     output=DIR                   folder of the trials and the answer; an existing study is resumed
     objective=modularity_data    or silhouette, calinski_harabasz, davies_bouldin
     allow_labels=false           true: acc, nmi and ari can be the objective too
-    prune=true                   end trials that are worse than the median at the same epoch
+    prune=true                   end trials below the median at the same epoch, with joint.guard=false
     jobs=1                       trials at a time
 """
 

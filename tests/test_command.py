@@ -89,6 +89,7 @@ def test_the_defaults_on_a_screen_are_those_of_the_declarations() -> None:
     assert "  image_size   height and width of images, in pixels (default 32)" in screen("train")
     assert "  objective    the score to optimize (default modularity_data)" in screen("tune")
     assert "(also seeds=) (default 0,1,2)" in screen("select")
+    assert "below the median, if joint.guard=false (default true)" in screen("tune")  # not with the default recipe
     assert "  output       directory of the run, or of the sweep\n" in screen("train")
 
 

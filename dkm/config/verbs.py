@@ -179,7 +179,7 @@ VERBS: dict[str, Verb] = {
                 "output": _OUTPUT,
                 "objective": "the score to optimize",
                 "allow_labels": "allow a score that needs labels",
-                "prune": "end trials that are worse than the median",
+                "prune": "end trials below the median, if joint.guard=false",
                 "jobs": "trials at a time",
             },
             _OF_TRAIN,
