@@ -25,6 +25,7 @@ from dkm.config.data import DATASETS
 from dkm.config.model import MODELS, CustomModelConfig
 from dkm.config.schema import dotted
 from dkm.config.settings import section_from
+from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.evaluation.figures.run import FIGURES
 from dkm.evaluation.scores import SCORES
@@ -421,6 +422,52 @@ def test_an_encoder_of_one_layer_is_its_embedding_layer(here: Path, run: Run) ->
     assert err.startswith(
         "error: clustering.reset_every=1: expected an encoder of model.class=mine.Net with layers before"
     )
+
+
+READS = """
+import numpy as np, pandas as pd, scipy.sparse as sparse, torch
+rows = np.arange(24.0).reshape(12, 2) % 7
+texts = list("abc") * 4
+"""
+READ = {
+    "sparse.csr_matrix(rows)": False,
+    "sparse.csr_array(rows), texts": True,
+    "torch.tensor(rows, requires_grad=True), torch.arange(12) % 3": True,
+    "torch.tensor(rows).bfloat16()": False,
+    "torch.tensor(rows).to_sparse()": False,
+    "rows, pd.Series(texts)": True,
+    "rows, pd.Series(texts, dtype='category')": True,
+    "rows, np.array(texts, dtype=object)": True,
+    "rows, pd.Series([1, 2, 3] * 4, dtype='Int64')": True,
+    "pd.DataFrame(rows).astype({0: 'Int64'})": False,
+}
+
+
+@pytest.mark.parametrize("returned", READ)
+def test_data_may_be_sparse_a_tensor_or_of_pandas(returned: str, here: Path) -> None:
+    (here / "mine.py").write_text(f"{READS}def read():\n    return {returned}\n")
+    data = load_dataset(compose(parse(["data=custom", "data.class=mine.read", "data.scaling=none"])).config.data)
+    np.testing.assert_array_equal(data.X, np.arange(24.0).reshape(12, 2) % 7)
+    assert (data.y is not None) == READ[returned]
+    if data.y is not None:
+        np.testing.assert_array_equal(data.y, np.arange(12) % 3)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (
+            "pd.DataFrame({'kind': texts, 'x': range(12)})",
+            r"got a DataFrame with the column 'kind' \(.*get_dummies, or",
+        ),
+        ("None", "expected rows of numbers, got a NoneType; return a NumPy array"),
+        ("rows.astype(object)", "expected rows of numbers, got a ndarray of other values; return"),
+    ],
+)
+def test_data_without_numbers_are_refused(returned: str, message: str, here: Path) -> None:
+    (here / "mine.py").write_text(f"{READS}def read():\n    return {returned}\n")
+    with pytest.raises(UserError, match=f"^data.class=mine.read: .*{message}"):
+        load_dataset(compose(parse(["data=custom", "data.class=mine.read"])).config.data)
 
 
 # --- a network says what it is made of ----------------------------------------------------------------------------
