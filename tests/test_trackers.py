@@ -230,6 +230,21 @@ def test_without_a_key_wandb_is_refused_before_anything_is_written(
     WandbSink.check()
 
 
+def test_a_setting_that_wandb_does_not_take_is_one_line(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("1 validation error for Settings\nmode\n  Input should be 'online'" + " or x" * 100)
+
+    monkeypatch.setattr(sys.modules["wandb"], "setup", refuse)
+    expected = r"^log.to=wandb: ValueError: 1 validation error for Settings mode Input should be 'online' .*; expected"
+    with pytest.raises(UserError, match=expected) as refused:
+        train(tmp_path / "run", "log.to=[wandb]")
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 450
+    assert not (tmp_path / "run").exists()
+
+
 # --- a stand-in for MLflow ----------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import torch
@@ -66,10 +67,21 @@ def require_labels_kept(config: Config) -> None:
     )
 
 
+_MAX_ERROR = 300
+
+
 def check_sinks(config: Config) -> None:
     """Refuse sinks that cannot be used, such as a server that nobody has logged in to; imports their packages."""
     for name in config.log.sinks:
-        SINKS[name].load().check()
+        try:
+            SINKS[name].load().check()
+        except UserError:
+            raise
+        except Exception as error:  # of the package: it cannot be imported, or does not take a variable or a key
+            what = textwrap.shorten(f"{type(error).__name__}: {error}", _MAX_ERROR, placeholder=" ...")
+            raise UserError(
+                f"log.to={name}: {what}; expected a sink that can be used; correct that, or leave {name} out of log.to"
+            ) from error
 
 
 def require_rows_for_all_processes(config: Config, data: Dataset, n_batches: int) -> None:
