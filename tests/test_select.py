@@ -23,6 +23,7 @@ from dkm import select
 from dkm.clustering.selection import Scores, recommend
 from dkm.config.commands import SelectConfig, numbers
 from dkm.config.compose import compose, parse
+from dkm.config.schema import to_dict
 from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runtime.locks import try_lock
@@ -134,7 +135,9 @@ def test_runs_of_data_that_changed_are_not_gone_on_with(tmp_path: Path, monkeypa
     np.save(tmp_path / "X.npy", X)
     words = ["data=npy", f"data.path={tmp_path}/X.npy", *QUICK[4:]]
     sha256 = require_trainable(compose(parse([*words, "clustering.n_clusters=2"])).config)
-    run_in(tmp_path / "out", 2, 0, data={"sha256": sha256})
+    run = run_in(tmp_path / "out", 2, 0, data={"sha256": sha256})
+    config = compose(parse([*words, "model.latent_dim=10", "clustering.n_clusters=2"])).config
+    (run / "config.yaml").write_text(json.dumps(to_dict(config)))
 
     def train(*_: object) -> None:
         raise Failure("trained")

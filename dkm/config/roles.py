@@ -9,7 +9,7 @@ from typing import Any
 
 from dkm.config.groups import GROUPS
 from dkm.config.run import Config
-from dkm.config.settings import Role, Section, Setting, Stage, dotted_key, setting_of
+from dkm.config.settings import REQUIRED, Role, Section, Setting, Stage, dotted_key, setting_of
 
 
 def plain_sections() -> list[type[Section]]:
@@ -91,12 +91,13 @@ def default_in(settings: Mapping[str, Any], key: str) -> Any:
 def differences(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Yield the key, the value and the kept value of each setting that differs from those of a run, by dotted key.
 
-    A setting that the run lacks, as an earlier version did not have it, had the present default.
+    A setting that the run lacks, as an earlier version did not have it, had the present default; one without a default
+    is not compared.
     """
     for key in {**kept, **settings}:
         value = settings.get(key)
         other = kept[key] if key in kept else default_in(settings, key)
-        if value != other:
+        if value != other and other != REQUIRED:
             yield key, value, other
 
 
