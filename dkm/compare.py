@@ -18,6 +18,7 @@ listed separately with their last scores and count for no mean; of several runs 
     pairs=FILE.csv       the agreement of all pairs
     agreement=true       compare assignments even of more than 100 runs, which take long to read
     overwrite=true       replace existing files
+    plugins=one,two      modules of your own with scores, which say whether a low one is good
 """
 
 # Shapes: N rows of the data, R runs.
@@ -32,6 +33,7 @@ from pathlib import Path
 
 from dkm.config.commands import CompareConfig, parse_words
 from dkm.config.commands import main as run_command
+from dkm.config.custom import import_plugins, plugin_names
 from dkm.config.values import absolute
 from dkm.config.verbs import screen
 from dkm.errors import UserError
@@ -80,6 +82,7 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
     """
     if not paths:
         raise UserError("PATH: missing; expected run directories, or folders with runs in them; add one")
+    import_plugins(plugin_names(config.plugins))
     config = _with_files_of_output(config)
     _check_files(config)
     runs = read_all(reading.find(paths))

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import dkm
-from dkm import export, predict, select
+from dkm import compare, export, predict, select
 from dkm.config import page
 from dkm.config.clustering import METHODS
 from dkm.config.compose import compose, parse
@@ -183,6 +183,18 @@ def test_a_plugin_adds_options_that_are_chosen_like_any_other(here: Path, run: R
     config = yaml.safe_load((here / "run" / "config.yaml").read_text())
     assert (config["data"]["name"], config["data"]["noise"]) == ("rings", 0.01)
     assert (config["model"]["name"], config["clustering"]["name"]) == ("shallow", "median")
+
+
+def test_a_score_of_a_plugin_is_compared_in_its_own_direction(here: Path) -> None:
+    for name, share in (("a", 0.75), ("b", 0.5)):
+        run = here / "runs" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(f"seed: 0\nbatch_size: {len(name) + int(100 * share)}\n")
+        (run / "manifest.json").write_text(json.dumps({"status": "completed"}))
+        (run / "result.json").write_text(json.dumps({"largest_share": share}))
+    config, _ = compare.parse_words(compare.CompareConfig, ["sort=largest_share", "plugins=my_plugin"])
+    groups = compare.compare(["runs"], config)
+    assert [group.scores["largest_share"].mean for group in groups] == [0.5, 0.75]  # the plugin says: low is good
 
 
 def test_a_number_of_clusters_is_searched_with_code_of_the_users_own(here: Path) -> None:

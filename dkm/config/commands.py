@@ -249,6 +249,7 @@ class CompareConfig(Section):
     agreement: bool = setting(False, "Whether to compare the assignments also of more than 100 runs.")
     safe_csv: bool = setting(False, _SAFE_CSV)
     overwrite: bool = setting(False, _OVERWRITE)
+    plugins: str = setting("", _PLUGINS)
 
 
 @dataclass
