@@ -32,6 +32,9 @@ _N_NEIGHBORS, _N_EMBEDDED = 20, 15
 _SLACK = 0.01
 # The adjusted Rand index of two clusterings that count as the same.
 _SAME = 0.95
+# Of at most so many rows this many neighbor embeddings are made: those of few rows vary with the seed, and on some of
+# them k-means splits a large cluster.
+_FEW_ROWS, _N_EMBEDDINGS = 5_000, 3
 # With fewer rows there is no graph to speak of.
 _FEWEST_ROWS = 3
 EMBEDDING, SPECTRUM, ROWS = "the neighbor embedding", "the eigenvectors of the graph", "the rows"
@@ -55,6 +58,7 @@ class _RowGraph:
     def __init__(self, take_rows: Callable[[Tensor | None], Tensor], sample: Tensor | None) -> None:
         self.take_rows = take_rows
         self._sample = sample
+        self.by_seed: dict[int, Neighborhood] = {}
         self.is_reduced = False  # whether the points are principal components; known with the points
 
     @cached_property
@@ -108,12 +112,14 @@ class Neighborhood:
         self.labels_of_rows: IntArray | None = None
         self._latent_dim = latent_dim
         self._rows = _RowGraph(take_rows, sample)
+        self._rows.by_seed[seed] = self
 
     def with_seed(self, seed: int) -> Neighborhood:
-        """Return a neighborhood with another seed. The two share the neighbors and their graph, which have no seed."""
-        other = Neighborhood(self._rows.take_rows, self.sample, self._latent_dim, seed)
-        other._rows = self._rows
-        return other
+        """Return the neighborhood with another seed. They share the neighbors and their graph, which have no seed."""
+        if seed not in self._rows.by_seed:
+            other = Neighborhood(self._rows.take_rows, self.sample, self._latent_dim, seed)
+            other._rows, self._rows.by_seed[seed] = self._rows, other
+        return self._rows.by_seed[seed]
 
     def is_like(self, other: Neighborhood) -> bool:
         """Return whether all parts of both are equal, if they are of the same data."""
@@ -171,11 +177,12 @@ class Neighborhood:
         """Cluster the rows by their graph.
 
         The candidates are the restarts of k-means with the lowest inertia on the neighbor embedding, on the
-        eigenvectors of the graph and on the rows. That of the neighbor embedding is returned unless another is above it
-        in the graph, see `GraphScore`; of two that are, the one with the higher modularity. The modularity of the
-        eigenvectors must be higher by 0.01, as they too are made from the graph; the rows owe nothing to it. And
-        k-means with another seed must find the other clusters again, to an adjusted Rand index of 0.95: splits of a
-        large cluster are seldom the same.
+        eigenvectors of the graph and on the rows. Of at most 5,000 rows three neighbor embeddings are made, with this
+        and the next two seeds, and their candidate is the clustering that agrees most with the other two. It is
+        returned unless another is above it in the graph, see `GraphScore`; of two that are, the one with the higher
+        modularity. The modularity of the eigenvectors must be higher by 0.01, as they too are made from the graph; the
+        rows owe nothing to it. And k-means with another seed must find the other clusters again, to an adjusted Rand
+        index of 0.95: splits of a large cluster are seldom the same.
 
         Parameters
         ----------
@@ -197,6 +204,8 @@ class Neighborhood:
         found: dict[str, IntArray] = {}
         if self.labels_of_rows is not None and not self._rows.is_reduced:
             found[ROWS] = self.labels_of_rows
+        if EMBEDDING in spaces:
+            found[EMBEDDING] = self._clusters_of_embeddings(n_clusters, n_init)
         for origin in spaces:
             if origin not in found:
                 found[origin] = cluster(origin, self.seed)
@@ -208,6 +217,13 @@ class Neighborhood:
         higher.sort(key=modularity.__getitem__, reverse=True)
         best = next(filter(is_found_again, higher), first)
         return RowClusters(found[best], best, modularity[best], modularity)
+
+    def _clusters_of_embeddings(self, n_clusters: int, n_init: int) -> IntArray:
+        """Return the clusters (M,) of the neighbor embedding; of few rows those that agree most with other seeds'."""
+        n_seeds = _N_EMBEDDINGS if len(self.points) <= _FEW_ROWS else 1
+        hoods = [self.with_seed(self.seed + offset) for offset in range(n_seeds)]
+        labels = [kmeans(hood.embedding, n_clusters, n_init=n_init, seed=hood.seed).labels.numpy() for hood in hoods]
+        return max(labels, key=lambda mine: sum(adjusted_rand_index(mine, other) for other in labels))
 
     def score(self, labels: IntArray) -> GraphScore:
         """Return the scores of labels (M,) in the graph; zeros for a single row."""
