@@ -159,11 +159,11 @@ def test_scores_are_those_of_clusterings_of_each_embedding(monkeypatch: pytest.M
     first = Neighborhood(lambda index: rows, None, 2, 7)
     hoods = [first, first.with_seed(8), first.with_seed(9)]
     scores = score_numbers(hoods, [2, 31])
-    labels = {hood.seed: kmeans(hood.embedding, 2, n_init=10, seed=hood.seed).labels.numpy() for hood in hoods}
+    labels = {hood.seed: kmeans(hood.own_embedding, 2, n_init=10, seed=hood.seed).labels.numpy() for hood in hoods}
     assert scores[2]["modularity_data"] == {(hood.seed,): hood.modularity(labels[hood.seed]) for hood in hoods}
     pairs = {(a, b): adjusted_rand_score(labels[a], labels[b]) for a, b in combinations((7, 8, 9), 2)}
     assert scores[2]["agreement_seeds"] == pytest.approx(pairs)
-    halves = [agreement_of_halves(hood.embedding, [2], seed=hood.seed, n_splits=2)[2] for hood in hoods]
+    halves = [agreement_of_halves(hood.own_embedding, [2], seed=hood.seed, n_splits=2)[2] for hood in hoods]
     assert list(scores[2]["agreement_halves"].values()) == halves
     assert len(scores[31]["modularity_data"]) == len(scores[31]["agreement_seeds"]) == 3
     assert scores[31]["agreement_halves"] == {}  # of 30 rows each

@@ -174,25 +174,18 @@ def test_neighborhoods_of_the_same_rows_dimensions_and_seed_are_alike(others, ex
 # --- the clusters of the rows ---
 
 
-@pytest.fixture
-def one_embedding(monkeypatch):
-    monkeypatch.setattr(neighborhood_module, "_N_EMBEDDINGS", 1)
-
-
 @pytest.mark.parametrize("odd", [0, 1, 2])
-def test_of_three_embeddings_the_clusters_that_two_agree_on_are_taken(odd, monkeypatch):
-    X, y = make_blobs(120, 5, centers=3, random_state=0)
+def test_of_three_embeddings_one_of_the_two_that_agree_is_taken(odd, monkeypatch):
+    X, _ = make_blobs(120, 5, centers=5, random_state=0)
     hood = neighborhood(X)
     noise = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
-    points = torch.from_numpy(X).float()
+    embeddings = [noise if seed == odd else torch.from_numpy(X + seed).float() for seed in range(3)]
     for seed in range(3):
-        monkeypatch.setitem(vars(hood.with_seed(seed)), "embedding", noise if seed == odd else points)
-    monkeypatch.setattr(Neighborhood, "score", lambda self, labels: GraphScore(0.5, 0.5))
-    found = hood.cluster(3, n_init=5)
-    assert found.origin == "the neighbor embedding"
-    assert adjusted_rand_score(y, found.labels) == 1
-    monkeypatch.setattr(neighborhood_module, "_FEW_ROWS", 119)  # with more rows there is one embedding
-    assert (adjusted_rand_score(y, hood.cluster(3, n_init=5).labels) == 1) == (odd != 0)
+        monkeypatch.setitem(vars(hood.with_seed(seed)), "own_embedding", embeddings[seed])
+    assert hood.embedding is embeddings[1 if odd == 0 else 0]
+    monkeypatch.setattr(neighborhood_module, "_FEW_ROWS", 119)  # of more rows there is one
+    monkeypatch.delitem(vars(hood), "embedding")
+    assert hood.embedding is embeddings[0]
 
 
 def test_a_neighborhood_with_a_seed_is_made_once():
@@ -211,7 +204,6 @@ def test_clusters_of_any_shape_are_found():
     assert found.modularity == hood.modularity(found.labels) == found.modularities[found.origin]
 
 
-@pytest.mark.usefixtures("one_embedding")
 def test_clusters_of_the_rows_are_taken_if_the_embedding_has_none_as_good(monkeypatch):
     X, y = make_blobs(200, 5, centers=4, random_state=0)
     hood = neighborhood(X)
@@ -223,7 +215,6 @@ def test_clusters_of_the_rows_are_taken_if_the_embedding_has_none_as_good(monkey
     assert found.modularity > found.modularities["the neighbor embedding"] + 0.01
 
 
-@pytest.mark.usefixtures("one_embedding")
 @pytest.mark.parametrize(
     ("space", "advantage", "is_taken"),
     [("rows", 0.0, False), ("rows", 0.005, True), ("spectrum", 0.005, False), ("spectrum", 0.02, True)],
@@ -241,7 +232,6 @@ def test_clusters_made_from_the_graph_need_a_clear_advantage(space, advantage, i
     assert hood.cluster(4, n_init=10).origin == (taken if is_taken else "the neighbor embedding")
 
 
-@pytest.mark.usefixtures("one_embedding")
 def test_other_clusters_that_another_seed_does_not_find_are_not_taken(monkeypatch):
     """A split of a large cluster raises the modularity, in another place with each seed."""
     X, _ = make_blobs([300, 20, 20], 5, centers=10 * np.eye(3, 5), random_state=0)
@@ -269,7 +259,6 @@ def test_other_clusters_that_another_seed_does_not_find_are_not_taken(monkeypatc
     assert hood.cluster(3, n_init=2).origin == "the rows"
 
 
-@pytest.mark.usefixtures("one_embedding")
 @pytest.mark.parametrize(
     ("of_rows", "is_taken"),
     [

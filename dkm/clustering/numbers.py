@@ -47,7 +47,7 @@ def score_numbers(neighborhoods: Sequence[Neighborhood], numbers: Sequence[int])
     scores: dict[int, Scores] = {k: {name: {} for name in names} for k in numbers}
     labels: dict[int, dict[int, IntArray]] = {}  # by seed and number, each (M,)
     for hood in neighborhoods:
-        z, seed, start_s = hood.embedding, hood.seed, time.perf_counter()
+        z, seed, start_s = hood.own_embedding, hood.seed, time.perf_counter()
         labels[seed] = {}
         for k in numbers:
             found = kmeans(z, k, n_init=_N_INIT, seed=seed)
