@@ -56,6 +56,15 @@ def test_the_page_says_which_methods_are_ahead(tables: ModuleType) -> None:
     ]
 
 
+def test_sets_on_which_nothing_was_chosen_have_ranks_of_their_own(tables: ModuleType) -> None:
+    chosen, held_out = result(dkm=0.9, kmeans=0.5), result(dkm=0.4, kmeans=0.5) | {"kind": "held out"}
+    before, _, after = tables.page({"a": chosen, "b": held_out}).partition("## Sets on which no default was chosen")
+    assert "| **dkm**, defaults | 1.00 | 1 |" in before
+    assert "| k-means | 2.00 | 1 |" in before
+    assert "| **dkm**, defaults | 2.00 | 1 |" in after
+    assert "| k-means | 1.00 | 1 |" in after
+
+
 def test_a_set_is_measured_once(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark_tables.py", "wine", "kmeans,ward", "0"])
     assert tables.main() == 0
