@@ -34,7 +34,7 @@ _SLACK = 0.01
 _SAME = 0.95
 # Of at most so many rows this many neighbor embeddings are made: those of few rows vary with the seed, and on some of
 # them k-means splits a large cluster. They are compared by clusters of these numbers.
-_FEW_ROWS, _N_EMBEDDINGS, _COMPARED = 5_000, 3, (2, 3, 5, 8, 13)
+_FEW_ROWS, _N_EMBEDDINGS, _COMPARED = 1_000, 3, (2, 3, 5, 8, 13)
 # With fewer rows there is no graph to speak of.
 _FEWEST_ROWS = 3
 EMBEDDING, SPECTRUM, ROWS = "the neighbor embedding", "the eigenvectors of the graph", "the rows"
@@ -155,7 +155,7 @@ class Neighborhood:
     def embedding(self) -> Tensor:
         """The neighbor embedding (M, D), on the CPU; all zeros for fewer than three rows.
 
-        Of at most 5,000 rows three are made, with this and the next two seeds. This is the one whose clusters, 2, 3, 5,
+        Of at most 1,000 rows three are made, with this and the next two seeds. This is the one whose clusters, 2, 3, 5,
         8 and 13 of them, agree most with those of the other two by the adjusted Rand index.
         """
         if not _FEWEST_ROWS <= len(self.points) <= _FEW_ROWS:
