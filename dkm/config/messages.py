@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from omegaconf.errors import (
@@ -17,6 +17,7 @@ from omegaconf.errors import (
 
 from dkm.config.groups import GROUPS
 from dkm.config.run import Config
+from dkm.config.settings import default_of
 from dkm.config.values import as_list
 
 
@@ -30,7 +31,7 @@ def defaults() -> dict[str, Any]:
     """Return every dotted key that some configuration has, with its default in one of those that have it."""
     by_key: dict[str, Any] = {}
     for part in fields(Config):
-        default = _default(part)
+        default = default_of(part)
         if part.name in GROUPS:
             schemas: list[Any] = [*GROUPS[part.name].values()]
         elif is_dataclass(default):
@@ -38,13 +39,9 @@ def defaults() -> dict[str, Any]:
         else:
             by_key[part.name] = default
             continue
-        values = {field.name: _default(field) for schema in schemas for field in fields(schema)}
+        values = {field.name: default_of(field) for schema in schemas for field in fields(schema)}
         by_key |= {f"{part.name}.{name}": values[name] for name in sorted(values)}
     return by_key
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def unknown_key(key: str, override: str | None = None) -> str:

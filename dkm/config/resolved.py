@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from dkm.config.checks import format_value, require
 from dkm.config.groups import GROUPS
 from dkm.config.messages import kind_of, unknown_key
 from dkm.config.run import Config
-from dkm.config.settings import REQUIRED, Section, is_nullable, section_from
+from dkm.config.settings import REQUIRED, Section, default_of, is_nullable, section_from
 from dkm.errors import UserError, in_short
 
 # The largest file that is read, in bytes: a list of 100,000 column names has about half of it.
@@ -206,11 +206,10 @@ def section_of(section: str, schema: type[S], values: Mapping[Any, Any]) -> S:
 
 
 def _default(part: Field[Any]) -> Any:
-    if part.default_factory is not MISSING:
-        return part.default_factory()
-    if part.default == REQUIRED or not isinstance(part.default, str):
-        return part.default
-    return OmegaConf.create({"value": part.default})["value"]  # interpolations in the package's schemas are resolved
+    default = default_of(part)
+    if default == REQUIRED or not isinstance(default, str):
+        return default
+    return OmegaConf.create({"value": default})["value"]  # interpolations in the package's schemas are resolved
 
 
 def typed(key: str, value: Any, annotation: str, expected: str | None = None) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dkm.config.groups import GROUPS
 from dkm.config.run import Config
-from dkm.config.settings import REQUIRED, Role, Section, Setting, Stage, dotted_key, setting_of
+from dkm.config.settings import REQUIRED, Role, Section, Setting, Stage, default_of, dotted_key, setting_of
 
 
 def plain_sections() -> list[type[Section]]:
@@ -83,9 +83,7 @@ def default_in(settings: Mapping[str, Any], key: str) -> Any:
         schemas = [] if option is None else [option]
     having = (part for schema in schemas if schema.section == section for part in fields(schema))
     part = next((part for part in having if part.name == name), None)
-    if part is None:
-        return None
-    return part.default_factory() if callable(part.default_factory) else part.default
+    return None if part is None else default_of(part)
 
 
 def differences(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

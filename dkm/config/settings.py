@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import Enum, Flag, auto
 from typing import Any, ClassVar, TypeVar
 
@@ -157,6 +157,11 @@ def dotted_key(schema: type[Section], name: str) -> str:
 def is_nullable(annotation: object) -> bool:
     """Return whether a field accepts null; the modules of settings have annotations as text."""
     return str(annotation).endswith("None")
+
+
+def default_of(part: Field[Any]) -> Any:
+    """Return the default of a dataclass field; interpolations in it are not resolved."""
+    return part.default_factory() if callable(part.default_factory) else part.default
 
 
 def section_from(schema: type[S], values: Mapping[str, Any]) -> S:
