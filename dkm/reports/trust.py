@@ -196,10 +196,10 @@ def _modularity(material: Material) -> Iterator[Statement]:
     elif final >= max(before.values()) - _SLACK:
         yield Statement("for", f"{text} No baseline is better.")
     else:
-        notes = {words: report.evenness(baselines[words], result) for words in before}
         higher = [words for words, value in before.items() if value > final + _SLACK]
-        if all(notes[words] for words in higher):
-            also = " ".join(f"That of {words} is higher, but {notes[words]}." for words in higher)
+        notes = {words: report.evenness(baselines[words], result) for words in higher}
+        if all(notes.values()):
+            also = " ".join(f"That of {words} is higher, but {note}." for words, note in notes.items())
             yield Statement("for", f"{text} {also}")
         else:
             yield Statement("doubt", f"{text} A baseline is better.")
