@@ -207,6 +207,19 @@ def test_a_cell_with_digits_that_is_read_as_missing_is_told_as_odd(cell: str, tm
     assert column(reader, "saldo")["note"] == "'unknown' means missing"
 
 
+def test_values_far_from_the_others_are_told_without_exponents(tmp_path: Path) -> None:
+    incomes = [30_000 + 1_000 * (i % 40) for i in range(100)]
+    _, reader = read(tmp_path, table("income", [*incomes, 66_666_666]))
+    assert reader.report.odd == [
+        "values far from the others in income (66,666,666, median 46,000); errors, or heavy tails, which a logarithm "
+        "would tame"
+    ]
+    _, reader = read(tmp_path, table("share", [*(0.5 + income / 1e6 for income in incomes), 12.3456]))
+    assert reader.report.odd[0].startswith("values far from the others in share (12.35, median 0.546);")
+    _, reader = read(tmp_path, table("income", incomes))
+    assert reader.report.odd == []
+
+
 # --- ids --------------------------------------------------------------------------------------------------------------
 
 ORDER = [int(i) for i in RNG.permutation(1000)[:200]]

@@ -488,7 +488,7 @@ class TableReader:
                 low, median, high = np.quantile(X[::step, at].astype(np.float64), (0.25, 0.5, 0.75))
                 extreme = max(highest[at], lowest[at], key=lambda value: abs(value - median))
                 if high > low and abs(extreme - median) > _FAR * (high - low):
-                    far.append(f"{column.name} ({extreme:,.6g}, median {median:,.4g})")
+                    far.append(f"{column.name} ({_shown(extreme)}, median {_shown(median)})")
             at += len(column.features)
         if far:
             more = f", and {len(far) - _MAX_NAMES} more" if len(far) > _MAX_NAMES else ""
@@ -626,6 +626,11 @@ def _names_with_gaps(gaps: Mask, plan: TablePlan) -> list[str]:
     has_gap = np.atleast_1d(gaps.any(axis=0))
     names = [column.name for column in plan.used for _ in column.features]
     return list(dict.fromkeys(name for name, is_missing in zip(names, has_gap, strict=True) if is_missing))
+
+
+def _shown(value: float) -> str:
+    """Return a number in the digits that tell it from others of its column, without an exponent unless it is huge."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _list_names(names: Sequence[str]) -> str:
