@@ -192,7 +192,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             if self.image_shape is not None:
                 rows = self._as_images(rows)
             with threads(config.threads), standard_torch():
-                data = array_dataset(rows, config.data, "X")
+                data = array_dataset(rows, config.data, "X", features=getattr(self, "feature_names_in_", None))
                 self._require_image_shape(data.image_shape)
                 if self.verbose:
                     print(*data.report.lines(), sep="\n", file=sys.stderr)

@@ -182,6 +182,28 @@ def test_names_of_pandas_columns_are_kept_and_checked() -> None:
     np.testing.assert_array_equal(model.get_feature_names_out(), [f"deepkmeans{k}" for k in range(4)])
 
 
+def test_a_saved_model_matches_columns_by_name(tmp_path: Path) -> None:
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    model = small().fit(frame)
+    model.save(tmp_path / "saved")
+    loaded = DeepKMeans.load(tmp_path / "saved")
+    assert loaded.feature_names_in_.tolist() == list("abcde")
+    np.testing.assert_array_equal(loaded.predict(frame), model.labels_)
+    with pytest.raises(ValueError, match="feature names should match"):
+        loaded.predict(frame[list("edcba")])
+    frame[list("edcba")].to_csv(tmp_path / "x.csv", index=False)
+    predict.work([f"run={tmp_path / 'saved'}", f"input={tmp_path / 'x.csv'}", f"output={tmp_path / 'o.csv'}"])
+    np.testing.assert_array_equal(pd.read_csv(tmp_path / "o.csv")["cluster"], model.labels_)
+
+
+def test_a_saved_model_of_columns_without_names_takes_them_in_order(tmp_path: Path) -> None:
+    model = small().fit(pd.DataFrame(X))
+    model.save(tmp_path / "saved")
+    pd.DataFrame(X, columns=list("edcba")).to_csv(tmp_path / "x.csv", index=False)
+    predict.work([f"run={tmp_path / 'saved'}", f"input={tmp_path / 'x.csv'}", f"output={tmp_path / 'o.csv'}"])
+    np.testing.assert_array_equal(pd.read_csv(tmp_path / "o.csv")["cluster"], model.labels_)
+
+
 @pytest.mark.parametrize("copy", ["pickle", "joblib", "deepcopy", "files"])
 def test_a_copy_predicts_the_same(copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small().fit(X)

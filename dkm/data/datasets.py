@@ -114,9 +114,20 @@ def load_dataset(config: DataConfig, scaling: Scaling | None = None, *, kept_kin
     return _build_dataset(read_raw(config), config, source, label_source, scaling, kept_kind)
 
 
-def array_dataset(X: Array, config: DataConfig, source: str) -> Dataset:
-    """Check and scale rows (N, F) or images in memory; ``source`` names them in messages."""
-    return _build_dataset(RawData(X, None), config, source, source, None, None)
+def array_dataset(X: Array, config: DataConfig, source: str, *, features: Sequence[str] | None = None) -> Dataset:
+    """Check and scale rows (N, F) or images in memory.
+
+    Parameters
+    ----------
+    X : array
+    config : DataConfig
+    source : str
+        What names the rows in messages.
+    features : sequence of str, optional
+        Names of the columns (F,).
+    """
+    raw = RawData(X, None, features=None if features is None else tuple(features))
+    return _build_dataset(raw, config, source, source, None, None)
 
 
 def _build_dataset(
