@@ -62,6 +62,8 @@ _KEYS = {
     "tol": "joint.tolerance",
     "random_state": "seed",
 }
+# Arrays keep their type, as files do on the command line: the scaling of whole numbers may be another one.
+_ANY_NUMBERS = "numeric"
 _FIXED = ("data=npy", "data.path=X", "log.progress=off")
 
 FloatArray = npt.NDArray[np.float32]
@@ -186,7 +188,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         ValueError
             For a parameter, a setting or data that a run would refuse.
         """
-        rows = validate_data(self, X, dtype=[np.float64, np.float32])
+        rows = validate_data(self, X, dtype=_ANY_NUMBERS)
         try:
             config = self._compose_config()
             if self.image_shape is not None:
@@ -347,9 +349,9 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         check_is_fitted(self)
         fill = self.model_.fill  # a run may have filled gaps in its data; `fit` does not
         finite = True if fill is None else "allow-nan"
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False, ensure_all_finite=finite)
-        if fill is not None:
-            rows = np.where(np.isnan(rows), np.asarray(fill, rows.dtype), rows)
+        rows = validate_data(self, X, dtype=_ANY_NUMBERS, reset=False, ensure_all_finite=finite)
+        if fill is not None and rows.dtype.kind == "f":
+            rows = np.where(np.isnan(rows), np.array(fill), rows)
         with np.errstate(over="ignore"):
             scaled = self.model_.scaling.apply(rows)
         if not np.isfinite(scaled).all():

@@ -123,6 +123,22 @@ def test_the_labels_are_those_of_the_command_line_bit_for_bit(config: Any, recip
     np.testing.assert_array_equal(loaded.predict(X), model.labels_)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool", "float16", "float64"])
+def test_an_array_of_any_type_is_scaled_as_on_the_command_line(dtype: str, tmp_path: Path) -> None:
+    """A hundred flags and more are on one scale; as floats the same values are taken for embeddings."""
+    flags = (np.random.default_rng(0).random((120, 150)) < 0.3).astype(dtype)
+    np.save(tmp_path / "x.npy", flags)
+    words = ["data=npy", f"data.path={tmp_path / 'x.npy'}", "clustering.n_clusters=4", "model.hidden=[16]"]
+    words += ["recipe=classic", "pretrain.epochs=2", "joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2"]
+    words += ["log.figures=false", "log.report=false", "log.tensorboard=false", "log.progress=off"]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    model, loaded = small().fit(flags), DeepKMeans.load(tmp_path / "run")
+    assert model.model_.scaling == loaded.model_.scaling
+    assert model.model_.scaling.kind == ("row_rms" if "float" in dtype else "centered")
+    np.testing.assert_array_equal(model.cluster_centers_, loaded.cluster_centers_)
+    np.testing.assert_array_equal(model.embed(flags), loaded.embed(flags))
+
+
 def test_images_are_augmented_and_scaled_as_images(tmp_path: Path) -> None:
     digits = load_digits()
     np.save(tmp_path / "x.npy", digits.images[:200])
