@@ -219,6 +219,21 @@ def test_a_model_of_an_array_takes_the_columns_of_a_table_in_the_order_of_the_fi
     assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
 
 
+def test_a_model_of_an_array_may_be_told_its_columns_but_no_kinds(tmp_path: Path) -> None:
+    X = make_blobs(60, 3, centers=3, random_state=0)[0]
+    np.save(tmp_path / "x.npy", X)
+    pd.DataFrame(X[:, ::-1], columns=["c", "b", "a"]).assign(name="text").to_csv(tmp_path / "x.csv", index=False)
+    run = tmp_path / "run"
+    assert train._main(["data=npy", f"data.path={tmp_path / 'x.npy'}", *QUICK, f"hydra.run.dir={run}"]) == 0
+    words = [f"run={run}", f"input={tmp_path / 'x.csv'}", f"output={tmp_path / 'o.csv'}", "threads=1"]
+    predict.work([*words, "columns=a,b,c"])
+    assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
+    with pytest.raises(
+        UserError, match=r"^data.dates=\[a\]: the training has decided it; expected one of columns, dec"
+    ):
+        predict.work([*words, "data.dates=[a]"])
+
+
 def test_a_model_of_a_table_reads_tables_in_every_form(tmp_path: Path) -> None:
     frame = pd.DataFrame(make_blobs(60, 3, centers=3, random_state=0)[0], columns=["a", "b", "c"])
     (tmp_path / "parts").mkdir()
@@ -414,6 +429,12 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
         "a word too many": ([*given, "overwrite"], "overwrite: expected KEY=VALUE"),
         "unknown key": ([*given, "outputs=x"], "outputs=x: expected a key of this command; did you mean output?"),
         "unknown key of data": ([*given, "data.idd=x"], "data.idd=x: expected a key of data=csv; the keys are"),
+        "columns that the training decided": (
+            [*given, "data.exclude=[a]"],
+            "data.exclude=[a]: the training has decided it; expected one of decimal, delimiter, encoding, header, id, "
+            "labels, max_expansion, missing, strict, thousands; leave it out",
+        ),
+        "kinds that the training decided": ([*given, "data.numeric=[a]"], "data.numeric=[a]: the training has decided"),
         "no output": (given[:2], "output: missing; expected output=VALUE"),
         "no run": (["run=nowhere", *given[1:]], "run=nowhere: no such folder"),
         "no model": ([f"run={tmp / 'plain'}", *given[1:]], "no model.json in it; expected the model of a finished run"),
@@ -446,6 +467,7 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
 
 CASES = [
     *("no value", "no input to assign", "a word too many", "unknown key", "unknown key of data", "no output"),
+    *("columns that the training decided", "kinds that the training decided"),
     *("no run", "no model", "damaged", "newer"),
     *("no input", "columns", "text column", "features", "text", "nan", "far", "exists", "suffix", "folder", "flag"),
     *("threads", "device"),
@@ -492,5 +514,5 @@ def test_without_words_the_command_explains_itself(call: Run, capsys: pytest.Cap
 def test_run_and_input_may_stand_alone_and_short_names_say_how_the_input_is_read(
     run: Path, table: Path, tmp_path: Path
 ) -> None:
-    predict.work([str(run), str(table / "t.csv"), f"output={tmp_path / 'o.csv'}", "exclude=[]"])
+    predict.work([str(run), str(table / "t.csv"), f"output={tmp_path / 'o.csv'}", "id=customer"])
     assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Int64Array = npt.NDArray[np.int64]
+
+# Keys of `data` that only decide what a training makes of its data, and those that a model without names still needs.
+_OF_TRAINING = ("scaling", "categorical", "numeric", "dates", "missing_values", "n_terms")
+_OF_COLUMNS = ("columns", "exclude")
 
 # Counts of 1e8 are rare, and so are logarithms above this.
 _MAX_LOGARITHM = 20
@@ -86,6 +90,8 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
     if option == "npy":  # read in parts, whatever the size; in Fortran order a row is not contiguous
         is_fortran = any(header.is_fortran for header in NpyFiles("input", path).headers)
         kept["load"] = "memory" if is_fortran else "disk"
+    decided = _decided_keys(model.plan)
+    usable = names - {"path", "root", "name"} - decided
     # Checked as plain values: a text in the folder of a model is not resolved.
     reading = section_of("data", schema, {**kept, "path": path, "name": option, "root": ""})
     structured = OmegaConf.structured(schema)
@@ -93,15 +99,27 @@ def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData
         structured = OmegaConf.merge(structured, OmegaConf.create(escaped(asdict(reading))))
         for word in words:
             key = word.partition("=")[0].removeprefix("data.")
-            if key not in names - {"path", "root", "scaling", "name"}:
-                usable = sorted(names - {"path", "root", "scaling", "name", "load"})
-                raise UserError(f"{word}: expected a key of data={option}; the keys are {', '.join(usable)}")
+            if key not in usable:
+                raise _unusable_key_error(word, key in names & decided, option, usable - {"load"})
             structured = OmegaConf.merge(structured, OmegaConf.from_dotlist([word.removeprefix("data.")]))
         config = OmegaConf.to_object(structured)
     except OmegaConfBaseException as error:
         raise UserError(describe(error)) from error
     assert isinstance(config, FileData)
     return config
+
+
+def _decided_keys(plan: Mapping[str, Any] | None) -> set[str]:
+    """Return the keys of ``data`` that have no effect on a trained model."""
+    has_names = plan is not None and bool(plan.get("columns") or plan.get("features"))
+    return {*_OF_TRAINING, *(_OF_COLUMNS if has_names else ())}
+
+
+def _unusable_key_error(word: str, is_decided: bool, option: str, usable: Collection[str]) -> UserError:
+    keys = ", ".join(sorted(usable))
+    if is_decided:
+        return input_error(word, "the training has decided it", f"one of {keys}", "leave it out")
+    return UserError(f"{word}: expected a key of data={option}; the keys are {keys}")
 
 
 def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: PredictConfig) -> Iterator[Assignments]:
