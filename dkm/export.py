@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 # Number of rows on which the artifact is compared with the model.
 _N_COMPARED = 1000
+# Number of centroids among which a graph chooses the nearest by exact differences.
+_N_CANDIDATES = 4
 # Largest difference of a distance, relative to the largest distance, that float32 rounding can cause.
 _TOLERANCE = 1e-4
 
@@ -91,10 +93,13 @@ def predict(x, model=None):
         z = z @ m[f"weight_{layer}"].T + m[f"bias_{layer}"]
         if layer < n_layers - 1:
             z = np.maximum(z, 0)
-    squared = np.square(z[:, None].astype(np.float64) - m["centroids"]).sum(2)
-    _require(np.isfinite(squared), "a value that is too large")
-    cluster = squared.argmin(1)
-    return cluster, np.sqrt(squared[np.arange(len(z)), cluster]).astype(np.float32), z
+    points, cluster, squared = z.astype(np.float64), np.zeros(len(z), dtype=np.int64), np.full(len(z), np.inf)
+    for number, centroid in enumerate(m["centroids"]):
+        squared_to_this = np.square(points - centroid).sum(1)
+        is_nearer = squared_to_this < squared
+        cluster[is_nearer], squared[is_nearer] = number, squared_to_this[is_nearer]
+    _require(np.isfinite(squared)[:, None], "a value that is too large")
+    return cluster, np.sqrt(squared).astype(np.float32), z
 
 
 def _require(is_good, found):
@@ -267,6 +272,7 @@ def assigner(model: SavedModel) -> torch.nn.Module:
             self.encoder = model.autoencoder.encoder
             self.row_length = model.scaling.row_length
             self.total = model.scaling.total
+            self.n_candidates = min(_N_CANDIDATES, model.n_clusters)
             # In float64, as in training, so that a large offset costs no digits.
             self.register_buffer("shift", torch.tensor(model.scaling.shift, dtype=torch.float64))
             self.register_buffer("scale", torch.tensor(model.scaling.scale, dtype=torch.float64))
@@ -289,8 +295,16 @@ def assigner(model: SavedModel) -> torch.nn.Module:
                 rows = rows / torch.where(length > 0, length, torch.ones_like(length))
             inputs = rows.float()
             z = self.encoder(inputs)
-            squared = (z.double()[:, None] - self.centroids.double()).square().sum(2)  # (n, K)
-            smallest, cluster = squared.min(1)
+            # A product, which needs (n, K) values instead of (n, K, D), leaves few centroids to choose from exactly. It
+            # is taken about the mean of the centroids, so that an offset that they share costs no digits.
+            points, centroids = z.double(), self.centroids.double()
+            offset = centroids.mean(0)
+            about = centroids - offset
+            scores = about.square().sum(1) - 2 * (points - offset) @ about.T  # |z - c|^2 - |z|^2, (n, K)
+            nearest = scores.topk(self.n_candidates, dim=1, largest=False).indices.sort(dim=1).values
+            squared = (points[:, None] - centroids[nearest]).square().sum(2)  # (n, n_candidates)
+            smallest, which = squared.min(1)
+            cluster = nearest.gather(1, which[:, None])[:, 0]
             is_valid &= inputs.isfinite().all(1) & squared.isfinite().all(1)
             cluster = torch.where(is_valid, cluster, torch.full_like(cluster, -1))
             return cluster, torch.where(is_valid, smallest.sqrt(), torch.nan).float(), z

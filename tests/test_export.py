@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.datasets import load_digits, make_blobs
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from words import SMALL_RUN
 
 from dkm import export, train
+from dkm.config.model import MLPConfig
+from dkm.data.scaling import Scaling
 from dkm.errors import Failure, UserError
+from dkm.models.build import build_autoencoder
+from dkm.models.saved import SavedModel
 
 QUICK = [*SMALL_RUN]
 KINDS = ("table", "images", "sparse", "counts", "conv")
@@ -124,6 +131,79 @@ def test_the_artifact_refuses_the_rows_that_a_prediction_refuses(
     assert np.isnan(distance[bad]).all()
     np.testing.assert_allclose(np.delete(distance, bad), np.delete(whole[1], bad), rtol=1e-5)
     assert "-1" in (tmp_path / "out" / "USAGE.md").read_text()
+
+
+# Latent dimensions of the tests of distances: the encoder of their model passes its input through.
+N_LATENT = 24
+
+
+def model_of(centroids: np.ndarray) -> SavedModel:
+    """Return a model whose embedding of a row is the row, as float32."""
+    D = centroids.shape[1]
+    autoencoder = build_autoencoder(MLPConfig(hidden=[]), D, None, D, seed=0)
+    layer = autoencoder.encoder[0]
+    layer.weight.data, layer.bias.data = torch.eye(D), torch.zeros(D)
+    section = {"name": "mlp", "hidden": []}
+    scaling = Scaling("none", D)
+    return SavedModel(
+        autoencoder.requires_grad_(False),
+        torch.from_numpy(centroids.astype(np.float32)),
+        scaling,
+        *(None, None, None, None, {}, 1.0, section),
+    )
+
+
+def exported(model: SavedModel, name: str, folder: Path, rows: np.ndarray) -> Path:
+    """Export the model, compared on the rows, and return the folder of the artifact."""
+    model.save(folder / "model")
+    np.save(folder / "x.npy", rows)
+    words = [f"run={folder / 'model'}", f"output={folder / 'out'}", f"format={name}", f"input={folder / 'x.npy'}"]
+    export.work(words)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_distances_far_from_the_origin_are_exact_and_ties_go_to_the_first(name: str, tmp_path: Path) -> None:
+    if name == "onnx":
+        pytest.importorskip("onnxscript")
+    rng = np.random.default_rng(0)
+    centroids = (2.0**20 + rng.integers(-8, 8, (40, N_LATENT)) / 8).astype(np.float32)
+    centroids[7], centroids[30], centroids[39] = centroids[3], centroids[3], 0  # the last one is far from all others
+    rows = np.concatenate([centroids[[3, 30, 39]], centroids[rng.integers(0, 39, 200)] + 0.125]).astype(np.float64)
+    cluster, distance, _ = answers(exported(model_of(centroids), name, tmp_path, rows), name, rows)
+    squared = np.square(rows[:, None] - centroids.astype(np.float64)).sum(2)
+    np.testing.assert_array_equal(cluster, squared.argmin(1))
+    np.testing.assert_array_equal(distance, np.sqrt(squared.min(1)).astype(np.float32))
+    assert cluster[:3].tolist() == [3, 3, 39]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the number of values in the largest tensor that an operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.numel = max([self.numel, *(tensor.numel() for tensor in tensors)])
+        return result
+
+
+def test_an_artifact_makes_no_difference_of_each_row_to_each_centroid(tmp_path: Path) -> None:
+    n, K, rng = 5000, 200, np.random.default_rng(0)
+    rows = rng.normal(size=(n, N_LATENT))
+    model = model_of(rng.normal(size=(K, N_LATENT)))
+    for name in ("numpy", "torch"):
+        (tmp_path / name).mkdir()
+        exported(model, name, tmp_path / name, rows[:5])
+    tracemalloc.start()
+    answers(tmp_path / "numpy" / "out", "numpy", rows)
+    peak = tracemalloc.get_traced_memory()[1]  # bytes
+    tracemalloc.stop()
+    assert peak < 8 * n * K
+    with LargestTensor() as largest:
+        answers(tmp_path / "torch" / "out", "torch", rows)
+    assert largest.numel == n * K
 
 
 def test_the_artifact_needs_nothing_of_this_package(runs: dict[str, Path], tmp_path: Path) -> None:
