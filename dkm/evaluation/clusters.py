@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dkm.clustering.assignment import nearest_centroids, squared_distances_to
 from dkm.clustering.labels import cluster_sizes
+from dkm.errors import input_error
 from dkm.evaluation import metrics
 
 Float32Array = npt.NDArray[np.float32]
@@ -74,3 +75,25 @@ def assign_clusters(z: Tensor, centroids: Tensor, *, with_margin: bool = False) 
     nearest = nearest_centroids(z, centroids, n_nearest)  # (N, n_nearest)
     first, *second = (squared_distances_to(z, centroids, nearest[:, n]) for n in range(n_nearest))
     return Clusters(nearest[:, 0].cpu().numpy(), first, centroids, second[0] if second else None)
+
+
+def require_finite_distances(clusters: Clusters, position: npt.NDArray[np.int64], source: str) -> None:
+    """Refuse rows whose distances to the centroids overflow float32.
+
+    Parameters
+    ----------
+    clusters : Clusters
+    position : int array, shape (N,)
+        Positions of the rows in ``source``.
+    source : str
+        What names the rows in the message.
+
+    Raises
+    ------
+    UserError
+    """
+    far = np.flatnonzero(~np.isfinite(clusters.squared_distance.cpu().numpy()))
+    if len(far):
+        found = f"rows whose distance to every centroid is infinite, the first is row {position[far[0]]:,}"
+        expected = "values like those of the training data"
+        raise input_error(source, f"{len(far):,} {found} (counted from 0)", expected, "correct or leave out the rows")

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from dkm.data.reader import InputReader
     from dkm.data.scaling import Array, Scaling
     from dkm.evaluation.assignments import Assignments
-    from dkm.evaluation.clusters import Clusters
     from dkm.models.saved import SavedModel
 
 log = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
 
     from dkm.data.batches import prefetch
     from dkm.evaluation.assignments import Assignments
-    from dkm.evaluation.clusters import assign_clusters
+    from dkm.evaluation.clusters import assign_clusters, require_finite_distances
     from dkm.models.saved import scaled_rows
 
     def as_read(part: Part) -> Part:
@@ -155,7 +154,7 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
         z = model.embed(torch.from_numpy(rows))
         clusters = assign_clusters(z, model.centroids, with_margin=True)
         if not np.isfinite(clusters.squared_distance.sum().item()):
-            _require_finite_distances(clusters, part, source)
+            require_finite_distances(clusters, part.position, source)
         yield Assignments(
             part.position,
             part.ids,
@@ -193,15 +192,6 @@ def unit_doubt(scaling: Scaling, X: Array) -> str | None:
         trained = f"those of the training data were from {first:g} to {last:g}"
         return f"values from {low:g} to {high:g}, and {trained}: give the model values in the same unit"
     return None
-
-
-def _require_finite_distances(clusters: Clusters, part: Part, source: str) -> None:
-    """Refuse rows whose distances to the centroids overflow float32."""
-    far = np.flatnonzero(~np.isfinite(clusters.squared_distance.cpu().numpy()))
-    if len(far):
-        found = f"rows whose distance to every centroid is infinite, the first is row {part.position[far[0]]:,}"
-        expected = "values like those of the training data"
-        raise input_error(source, f"{len(far):,} {found} (counted from 0)", expected, "correct or leave out the rows")
 
 
 def _warn_of_constant(model: SavedModel, source: str, constant: Int64Array, n_rows: Int64Array) -> None:
