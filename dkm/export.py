@@ -89,16 +89,18 @@ def predict(x, model=None):
         z = x.astype(np.float32)
     _require(np.isfinite(z), "a value that is NaN, infinite or too large")
     n_layers = sum(name.startswith("weight_") for name in m)
-    for layer in range(n_layers):
-        z = z @ m[f"weight_{layer}"].T + m[f"bias_{layer}"]
-        if layer < n_layers - 1:
-            z = np.maximum(z, 0)
-    points, cluster, squared = z.astype(np.float64), np.zeros(len(z), dtype=np.int64), np.full(len(z), np.inf)
-    for number, centroid in enumerate(m["centroids"]):
-        squared_to_this = np.square(points - centroid).sum(1)
-        is_nearer = squared_to_this < squared
-        cluster[is_nearer], squared[is_nearer] = number, squared_to_this[is_nearer]
-    _require(np.isfinite(squared)[:, None], "a value that is too large")
+    with np.errstate(over="ignore", invalid="ignore"):  # rows that are too far away, which are refused below
+        for layer in range(n_layers):
+            z = z @ m[f"weight_{layer}"].T + m[f"bias_{layer}"]
+            if layer < n_layers - 1:
+                z = np.maximum(z, 0)
+        points, cluster, squared = z.astype(np.float64), np.zeros(len(z), dtype=np.int64), np.full(len(z), np.inf)
+        for number, centroid in enumerate(m["centroids"]):
+            squared_to_this = np.square(points - centroid).sum(1)
+            is_nearer = squared_to_this < squared
+            cluster[is_nearer], squared[is_nearer] = number, squared_to_this[is_nearer]
+        as_float32 = np.square(z - m["centroids"][cluster]).sum(1)
+    _require(np.isfinite(as_float32)[:, None], "values too far from the training data")
     return cluster, np.sqrt(squared).astype(np.float32), z
 
 
@@ -305,7 +307,9 @@ def assigner(model: SavedModel) -> torch.nn.Module:
             squared = (points[:, None] - centroids[nearest]).square().sum(2)  # (n, n_candidates)
             smallest, which = squared.min(1)
             cluster = nearest.gather(1, which[:, None])[:, 0]
-            is_valid &= inputs.isfinite().all(1) & squared.isfinite().all(1)
+            # A prediction refuses a row if the square of its distance is not finite as float32.
+            as_float32 = (z - self.centroids[cluster]).square().sum(1)
+            is_valid &= inputs.isfinite().all(1) & as_float32.isfinite()
             cluster = torch.where(is_valid, cluster, torch.full_like(cluster, -1))
             return cluster, torch.where(is_valid, smallest.sqrt(), torch.nan).float(), z
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from words import SMALL_RUN
 
-from dkm import export, train
+from dkm import export, predict, train
 from dkm.config.model import MLPConfig
 from dkm.data.scaling import Scaling
 from dkm.errors import Failure, UserError
@@ -204,6 +204,31 @@ def test_an_artifact_makes_no_difference_of_each_row_to_each_centroid(tmp_path: 
     with LargestTensor() as largest:
         answers(tmp_path / "torch" / "out", "torch", rows)
     assert largest.numel == n * K
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_is_too_far_away_where_a_prediction_says_so(name: str, tmp_path: Path) -> None:
+    """The square of the distance must be finite as float32."""
+    if name == "onnx":
+        pytest.importorskip("onnxscript")
+    rows = np.random.default_rng(0).normal(size=(6, N_LATENT))
+    model = model_of(rows[:3])
+    rows[1], rows[3], rows[4, 0], rows[5, 0] = 1e32, -1e38, 1.9e19, 1.8e19
+    folder = exported(model, name, tmp_path, rows[[0, 2]])
+    for i in (1, 3, 4):
+        np.save(tmp_path / "x.npy", rows[[0, i, 5]])
+        with pytest.raises(UserError, match="1 rows whose distance to every centroid is infinite, the first is row 1 "):
+            predict.work([f"run={tmp_path / 'model'}", f"input={tmp_path / 'x.npy'}", f"output={tmp_path / 'o.csv'}"])
+        if name == "numpy":
+            with pytest.raises(ValueError, match=r"^row 1 has values too far from the training data; 1 such rows"):
+                answers(folder, name, rows[[0, i, 5]])
+    if name == "numpy":
+        rows = rows[[0, 2, 5]]
+    cluster, distance, _ = answers(folder, name, rows)
+    assert cluster.tolist() == ([0, 2, cluster[-1]] if name == "numpy" else [0, -1, 2, -1, -1, cluster[-1]])
+    assert cluster[-1] in range(3)
+    assert distance[-1] == np.float32(1.8e19)
+    assert (np.isnan(distance) == (cluster == -1)).all()
 
 
 def test_the_artifact_needs_nothing_of_this_package(runs: dict[str, Path], tmp_path: Path) -> None:
