@@ -37,7 +37,7 @@ from dkm.config.values import as_value
 from dkm.data.datasets import Dataset, array_dataset
 from dkm.errors import UserError
 from dkm.evaluation import report
-from dkm.evaluation.clusters import Clusters, assign_clusters
+from dkm.evaluation.clusters import Clusters, assign_clusters, require_finite_distances
 from dkm.evaluation.metrics import sample_neighbors
 from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
@@ -310,19 +310,21 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
         """Return the cluster of each row of X (N, F). A feature with one value in training is ignored."""
-        return self._cluster(X)[1].labels
+        _, _, clusters = self._cluster(X)
+        return clusters.labels
 
     def transform(self, X: Any) -> FloatArray:
         """Return the Euclidean distance of each row of X (N, F) to each centroid, in the embedding: (N, K)."""
         with standard_torch():
-            distance = torch.cdist(self._embedded(X).double(), self.model_.centroids.double())
-            distances: FloatArray = distance.float().numpy()
+            _, z, _ = self._cluster(X)
+            distances: FloatArray = torch.cdist(z.double(), self.model_.centroids.double()).float().numpy()
         return distances
 
     def embed(self, X: Any) -> FloatArray:
         """Return the encoder's output for each row of X (N, F): (N, D)."""
         with standard_torch():
-            embedding: FloatArray = self._embedded(X).numpy()
+            rows = self._rows(X)
+            embedding: FloatArray = self.model_.embed(rows).numpy()
         return embedding
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -331,19 +333,22 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         The graph is that of the 20 nearest neighbors of X, scaled as in training. Higher is better. It compares models,
         unlike the inertia in the embedding, which any setting can shrink.
         """
-        rows, clusters = self._cluster(X)
+        rows, _, clusters = self._cluster(X)
         is_image = self.model_.image_shape is not None
         neighbors = sample_neighbors(rows.numpy(), _MOST_SCORED, is_image=is_image)
         return 0.0 if neighbors is None else neighbors.modularity(clusters.labels)
 
-    def _embedded(self, X: Any) -> Tensor:
-        rows = self._rows(X)
-        return self.model_.embed(rows)
-
-    def _cluster(self, X: Any) -> tuple[Tensor, Clusters]:
+    def _cluster(self, X: Any) -> tuple[Tensor, Tensor, Clusters]:
+        """Return the scaled rows (N, F) of X, their embedding (N, D) and their clusters."""
         with standard_torch():
             rows = self._rows(X)
-            return rows, assign_clusters(self.model_.embed(rows), self.model_.centroids)
+            z = self.model_.embed(rows)
+            clusters = assign_clusters(z, self.model_.centroids)
+        try:
+            require_finite_distances(clusters, np.arange(len(rows)), "X")
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return rows, z, clusters
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self)

@@ -182,6 +182,18 @@ def test_values_that_float32_cannot_hold_are_refused(method: str) -> None:
         getattr(model, method)(X)
 
 
+@pytest.mark.parametrize("method", ["predict", "transform", "score"])
+def test_a_row_too_far_away_is_refused(method: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 2))
+    model = small(2).fit(rows)
+    rows[3, 1] = 1e30
+    expected = (
+        r"^X: 1 rows whose distance to every centroid is infinite, the first is row 3 \(counted from 0\); expected"
+    )
+    with pytest.raises(ValueError, match=expected):
+        getattr(model, method)(rows)
+
+
 def test_it_works_in_a_pipeline_and_a_grid_search_without_labels() -> None:
     search = GridSearchCV(make_pipeline(StandardScaler(), small()), {"deepkmeans__weight": [0.01, 0.1]}, cv=2)
     search.fit(X)
