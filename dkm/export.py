@@ -37,7 +37,7 @@ from dkm.config.data import CustomData, DataConfig, FileData
 from dkm.config.resolved import read_config
 from dkm.config.values import absolute
 from dkm.config.verbs import screen
-from dkm.errors import Failure, UserError, missing_extra_error
+from dkm.errors import Failure, UserError, input_error, missing_extra_error
 from dkm.runtime.atomic import publish, sync
 
 if TYPE_CHECKING:
@@ -237,7 +237,11 @@ def _read_rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
             assert isinstance(X, torch.Tensor)
             return X[:_N_COMPARED].numpy().astype(_dtype(model))
         path, key = data.path, "data.path"
-    part = next(input_reader(path, model, key=key).parts())
+    reader = input_reader(path, model, key=key)
+    part = next(reader.parts(), None)
+    if part is None:
+        remedy = "complete the rows, or name others: input=FILE"
+        raise input_error(reader.source, f"all {reader.n_rows:,} rows are left out", "a row to compare on", remedy)
     rows: np.ndarray = np.ascontiguousarray(to_rows(part.X[:_N_COMPARED]), dtype=_dtype(model))
     return rows
 

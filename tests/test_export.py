@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -248,6 +249,23 @@ def test_rows_to_compare_on_may_be_named(runs: dict[str, Path], tmp_path: Path) 
     np.save(tmp_path / "x.npy", X[:3])
     export.work([*words, f"input={tmp_path / 'x.npy'}"])
     assert "on 3 rows" in (tmp_path / "out" / "USAGE.md").read_text()
+
+
+def test_rows_to_compare_on_that_are_all_left_out_are_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame(X[:60, :3], columns=["a", "b", "c"])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    words = ["data=csv", f"data.path={tmp_path / 't.csv'}", "data.missing=drop", *QUICK]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    frame.assign(b=np.nan).to_csv(tmp_path / "t.csv", index=False)
+    words = [f"run={tmp_path / 'run'}", f"output={tmp_path / 'out'}", "format=numpy"]
+    for more, source in (([f"input={tmp_path / 't.csv'}"], "input"), ([], "data.path")):
+        with pytest.raises(UserError) as raised:
+            export.work([*words, *more])
+        expected = (
+            "all 60 rows are left out; expected a row to compare on; complete the rows, or name others: input=FILE"
+        )
+        assert str(raised.value) == f"{source}={tmp_path / 't.csv'}: {expected}"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_there_is_kept(runs: dict[str, Path], tmp_path: Path) -> None:
