@@ -122,7 +122,12 @@ def test_memberships_and_the_embedding_go_with_it(run: Path, table: Path, tmp_pa
     with np.load(tmp_path / "o.npz", allow_pickle=False) as found:
         q, cluster = found["memberships"], found["cluster"]
         assert found["embedding"].shape == (5000, 4)
-        assert found["ids"][3] == "c,00003"
+        assert list(found) == ["index", "id", "cluster", "distance", "margin", "label", "memberships", "embedding"]
+        assert (found["index"][3], found["id"][3], found["label"][3]) == (
+            3,
+            "c,00003",
+            rows_of(table / "t.csv")[3]["kind"],
+        )
     np.testing.assert_allclose(q.sum(1), 1, rtol=1e-5)
     np.testing.assert_array_equal(q.argmax(1), cluster)
     first = rows_of(tmp_path / "o.csv")[0]

@@ -59,7 +59,7 @@ def test_each_text_of_the_assignments_is_marked(tmp_path: Path) -> None:
     with Writer(tmp_path / "x.npz", "output=x", overwrite=False, is_safe=True) as writer:
         writer.write(table(texts))
     with np.load(tmp_path / "x.npz") as archive:
-        assert archive["ids"].tolist() == texts
+        assert archive["id"].tolist() == texts
 
 
 def test_exemplars_features_and_comparisons_are_marked() -> None:

@@ -315,7 +315,7 @@ def test_a_model_of_texts_reads_lines_too_and_writes_every_format(run: Path, tmp
     assert table["index"].tolist() == [0, 2]
     assert table["text"].tolist() == ["tennis court", "law judge"]
     assert pandas.read_parquet(tmp_path / "o.parquet")["text"].tolist() == ["tennis court", "law judge"]
-    assert np.load(tmp_path / "o.npz")["texts"].tolist() == ["tennis court", "law judge"]
+    assert np.load(tmp_path / "o.npz")["text"].tolist() == ["tennis court", "law judge"]
 
 
 def test_each_text_stands_beside_its_cluster_shortened(run: Path) -> None:

@@ -44,18 +44,21 @@ class Assignments(NamedTuple):
 
     def columns(self) -> dict[str, Array | None]:
         """Return the columns (n,) by their names."""
+        columns = self.arrays()
+        for name, prefix in (("memberships", "membership"), ("embedding", "z")):
+            values = columns.pop(name, None)
+            if values is not None:
+                columns |= {f"{prefix}_{number}": column for number, column in enumerate(values.T)}
+        return columns
+
+    def arrays(self) -> dict[str, Array | None]:
+        """Return the columns (n,), and memberships (n, K) and embedding (n, D) whole, by their names."""
         columns: dict[str, Array | None] = {"index": self.position}
         if self.ids is not None:
             columns["id"] = self.ids
         columns |= {"cluster": self.cluster, "distance": self.distance, "margin": self.margin}
-        if self.labels is not None:
-            columns["label"] = self.labels
-        if self.texts is not None:
-            columns["text"] = self.texts
-        for name, values in (("membership", self.memberships), ("z", self.embedding)):
-            if values is not None:
-                columns |= {f"{name}_{number}": column for number, column in enumerate(values.T)}
-        return columns
+        more = {"label": self.labels, "text": self.texts, "memberships": self.memberships, "embedding": self.embedding}
+        return columns | {name: values for name, values in more.items() if values is not None}
 
 
 def csv_parts(assignments: Assignments, *, header: bool = True, is_safe: bool = False) -> Iterator[bytes]:
@@ -250,7 +253,7 @@ class _Parquet:
 
 
 class _Npz:
-    """The arrays of ``Assignments``, kept in memory until the end, as the header of an array has its length."""
+    """The columns as arrays, kept in memory until the end, as the header of an array has its length."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -260,7 +263,7 @@ class _Npz:
         arrays = {
             # Text of any length has the type object, which a .npz file can only store as a pickle.
             name: column.astype(str) if column.dtype.kind == "O" else column
-            for name, column in assignments._asdict().items()
+            for name, column in assignments.arrays().items()
             if column is not None
         }
         self._parts.append(arrays)
