@@ -513,7 +513,9 @@ def test_overwrite_replaces(run: Path, table: Path, tmp_path: Path) -> None:
 
 def test_without_words_the_command_explains_itself(call: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(predict, "--help") == 0
-    assert "usage: dkm predict RUN FILE output=FILE [KEY=VALUE ...]" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "usage: dkm predict RUN FILE output=FILE [KEY=VALUE ...]" in told
+    assert "CPU threads, by default all cores" in told  # a model does not know those of its run
 
 
 def test_run_and_input_may_stand_alone_and_short_names_say_how_the_input_is_read(

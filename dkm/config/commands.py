@@ -215,7 +215,12 @@ class PredictConfig(Section):
     embedding: bool = setting(False, "Whether to write the embedding too, one column for each dimension.")
     safe_csv: bool = setting(False, _SAFE_CSV)
     device: str = setting("auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")
-    threads: int | None = setting(None, "Number of CPU threads; null: that of the run.", check=AtLeast(1), example=4)
+    threads: int | None = setting(
+        None,
+        "Number of CPU threads. null: OMP_NUM_THREADS, else all cores available to this process.",
+        check=AtLeast(1),
+        example=4,
+    )
     plugins: str = setting("", _PLUGINS)
 
 

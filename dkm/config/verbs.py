@@ -100,7 +100,7 @@ VERBS: dict[str, Verb] = {
                 "memberships": "write soft memberships too",
                 "embedding": "write the embedding too",
                 "device": "cpu, cuda or cuda:N",
-                "threads": "CPU threads, by default those of the run",
+                "threads": "CPU threads, by default all cores",
                 "id": "another column that identifies the rows; likewise data.KEY",
                 "model.class": "the class of a run with model=custom",
             },
