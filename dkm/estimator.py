@@ -7,6 +7,7 @@ It composes the config that the command line would, gives the trainer an array i
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import math
@@ -33,6 +34,7 @@ from dkm.config.compose import compose, parse
 from dkm.config.messages import kind_of
 from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted, flatten
+from dkm.config.short import SHORT_NAMES, translate
 from dkm.config.values import as_value
 from dkm.data.datasets import Dataset, array_dataset
 from dkm.errors import UserError
@@ -64,6 +66,15 @@ _KEYS = {
 }
 # Arrays keep their type, as files do on the command line: the scaling of whole numbers may be another one.
 _ANY_NUMBERS = "numeric"
+# Parameters whose names are no keys of the config.
+_NO_KEYS = {"image_shape", "verbose", *(name for name, key in _KEYS.items() if name != key)}
+# Settings that would have no effect on `fit`.
+_REFUSED = {
+    **dict.fromkeys(("data", "data.path"), "no choice of data, as X is the data"),
+    "data.labels": "no labels, as `fit` does not score the clusters",
+    "resume": "no run to resume, as `fit` starts anew",
+    "hydra.run.dir": "no directory, as `fit` writes nothing and `save` takes one",
+}
 _FIXED = ("data=npy", "data.path=X", "log.progress=off")
 
 FloatArray = npt.NDArray[np.float32]
@@ -287,14 +298,24 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return {key: value for key, value in settings.items() if value is not None}
 
     def _config_overrides(self) -> list[str]:
-        """Return ``config`` as overrides KEY=VALUE."""
+        """Return ``config`` as overrides KEY=VALUE, short names as the keys that they stand for."""
         config = self.config if self.config is not None else ()
         if isinstance(config, str):
             raise ValueError(f"config={config!r}: expected a mapping or a sequence; write config=[{config!r}]")
         overrides = _overrides(flatten(config)) if isinstance(config, Mapping) else list(config)
-        if data := [override for override in overrides if override.partition("=")[0] in ("data", "data.path")]:
-            raise ValueError(f"config: expected no choice of data, as X is the data; leave {data[0]} out of config")
-        return overrides
+        for word in overrides:
+            name, _, value = word.lstrip("+~").partition("=")
+            if name in _NO_KEYS:
+                raise ValueError(
+                    f"config: {name}={value} is no key of the config; expected keys such as joint.lr; give the "
+                    f"parameter {name}={_python_value(value)}"
+                )
+            if refusal := _REFUSED.get(_key_of(name)):
+                raise ValueError(f"config: expected {refusal}; leave {word} out of config")
+        try:
+            return translate(overrides)
+        except UserError as error:
+            raise ValueError(f"config: {error}") from error
 
     def _with_parameter_names(self, message: str) -> str:
         """Return a message about settings with the names of the parameters that made them; other keys stay."""
@@ -420,11 +441,28 @@ def _composed_without_seed(words: tuple[str, ...], folder: str) -> Config:
     return compose(parse(list(words))).config
 
 
+def _key_of(name: str) -> str:
+    """Return the key that a short name stands for, any other name as it is."""
+    return SHORT_NAMES[name].key if name in SHORT_NAMES else name
+
+
 def _overrides(settings: Mapping[str, Any]) -> list[str]:
-    """Return the settings as overrides KEY=VALUE."""
+    """Return the settings as overrides KEY=VALUE; short names stay."""
     return [
-        f"{key}={_override_value(value, is_text=kind_of(key).startswith('text'))}" for key, value in settings.items()
+        f"{name}={_override_value(value, is_text=kind_of(_key_of(name)).startswith('text'))}"
+        for name, value in settings.items()
     ]
+
+
+def _python_value(text: str) -> str:
+    """Return the value of an override as Python writes it."""
+    if text in ("null", "true", "false"):
+        return {"null": "None", "true": "True", "false": "False"}[text]
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return repr(text)
+    return text
 
 
 def _override_value(value: Any, *, is_text: bool = False) -> str:

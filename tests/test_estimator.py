@@ -302,6 +302,30 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"config": ["data=moons"]},
         "config: .*; leave data=moons out of config",
     ),
+    "config of a run's labels": (
+        {"config": ["labels=y.npy"]},
+        "config: expected no labels, .*; leave labels=y.npy out of config",
+    ),
+    "config of a run's directory": (
+        {"config": {"output": "runs/x"}},
+        "config: expected no directory, .*; leave output=runs/x out of config",
+    ),
+    "config to resume": (
+        {"config": ["resume=auto"]},
+        "config: expected no run to resume, .*; leave resume=auto out of config",
+    ),
+    "a parameter in config": (
+        {"config": {"n_clusters": 4}},
+        "config: n_clusters=4 is no key of the config; expected keys .*; give the parameter n_clusters=4$",
+    ),
+    "a parameter of text in config": (
+        {"config": ["init=ward"]},
+        "config: init=ward is no key of the config; expected keys .*; give the parameter init='ward'$",
+    ),
+    "a short name and its key": (
+        {"config": {"scaling": "rms", "data.scaling": "unit"}},
+        "config: scaling=rms and data.scaling=unit: expected one value; leave one of them out$",
+    ),
 }
 
 
@@ -381,6 +405,11 @@ def test_config_may_repeat_a_parameter_and_sets_what_a_parameter_leaves() -> Non
 def test_config_takes_any_name_of_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert small(config={"pretrain.cache": name})._compose_config().pretrain.cache == str(tmp_path / name)
+
+
+def test_config_takes_short_names() -> None:
+    for config in ({"scaling": "rms"}, ["scaling=rms"], {"scaling": "rms", "data.scaling": "rms"}):
+        assert small(config=config)._compose_config().data.scaling == "rms"
 
 
 def test_config_takes_numbers_as_text() -> None:
