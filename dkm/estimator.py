@@ -37,7 +37,7 @@ from dkm.config.schema import dotted, flatten
 from dkm.config.short import SHORT_NAMES, translate
 from dkm.config.values import as_value
 from dkm.data.datasets import Dataset, array_dataset
-from dkm.errors import UserError
+from dkm.errors import UserError, reason
 from dkm.evaluation import report
 from dkm.evaluation.clusters import Clusters, assign_clusters, require_finite_distances
 from dkm.evaluation.metrics import sample_neighbors
@@ -243,7 +243,13 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return Trainer(with_number(config, number), data, neighborhood=choice.neighborhood), choice
 
     def _as_images(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        shape, n_features = tuple(self.image_shape or ()), rows.shape[1]
+        given, n_features = self.image_shape, rows.shape[1]
+        shape = tuple(given) if isinstance(given, Iterable) else ()
+        if not shape or not all(isinstance(n, int | np.integer) and n >= 1 for n in shape):
+            raise ValueError(
+                f"image_shape={given!r}: expected (C, H, W), whole numbers of 1 or more; for example "
+                "image_shape=(1, 28, 28)"
+            )
         if math.prod(shape) != n_features:
             raise ValueError(f"image_shape={shape}: expected (C, H, W) with C * H * W = n_features={n_features}")
         return rows.reshape(len(rows), *shape)
@@ -387,11 +393,21 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     # --- files ---
 
     def save(self, directory: str | Path) -> None:
-        """Write the ``model/`` folder that ``dkm.predict``, ``dkm.export`` and ``load`` read."""
+        """Write the ``model/`` folder that ``dkm.predict``, ``dkm.export`` and ``load`` read.
+
+        Raises
+        ------
+        ValueError
+            If the folder cannot be written.
+        """
         check_is_fitted(self)
         folder = Path(directory).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model_.save(folder / "model")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.model_.save(folder / "model")
+        except OSError as error:
+            what = f"cannot be written ({reason(error)}); expected a folder; choose another"
+            raise ValueError(f"directory={directory}: {what}") from error
 
     @classmethod
     def load(cls, run: str | Path, *, model_class: str | None = None) -> DeepKMeans:

@@ -254,6 +254,16 @@ def test_a_copy_predicts_the_same(copy: str, tmp_path: Path, monkeypatch: pytest
     np.testing.assert_array_equal(again.predict(X), model.labels_)
 
 
+@pytest.mark.parametrize("place", ["a_file", "a_file/inside", "folder"])
+def test_what_cannot_be_saved_to_is_a_value_error(place: str, tmp_path: Path) -> None:
+    (tmp_path / "a_file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model").touch()
+    expected = rf"^directory={tmp_path / place}: cannot be written \(.*\); expected a folder; choose another$"
+    with pytest.raises(ValueError, match=expected):
+        small(2, pretrain_epochs=1, joint_epochs=1).fit(X).save(tmp_path / place)
+
+
 def test_an_int_seeds_and_a_random_state_draws() -> None:
     np.testing.assert_array_equal(small().fit(X).embed(X), small().fit(X).embed(X))
     first, second = (small(random_state=np.random.RandomState(1)).fit(X).embed(X) for _ in range(2))
@@ -326,6 +336,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"config": {"scaling": "rms", "data.scaling": "unit"}},
         "config: scaling=rms and data.scaling=unit: expected one value; leave one of them out$",
     ),
+    "image_shape of a number": (
+        {"image_shape": 5},
+        r"image_shape=5: expected \(C, H, W\), whole numbers of 1 or more; for example image_shape=\(1, 28, 28\)$",
+    ),
+    "image_shape of text": ({"image_shape": "1x5x1"}, r"image_shape='1x5x1': expected \(C, H, W\), whole numbers"),
+    "image_shape below 1": ({"image_shape": (-1, -5, 1)}, r"image_shape=\(-1, -5, 1\): expected \(C, H, W\), whole"),
 }
 
 
