@@ -24,6 +24,7 @@ The input is read in parts, so it may be larger than memory, except for .npz fil
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -80,6 +81,7 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
     from dkm.runtime.devices import find_device, keep_freed_memory, set_threads
 
     import_plugins(plugin_names(config.plugins))
+    _require_other_file(config)
     set_threads(config.threads)
     keep_freed_memory()
     device = find_device(config.device)
@@ -104,6 +106,16 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
     left_out = reader.n_rows - n_rows
     print(f"{output}: {n_rows:,} rows" + (f", {left_out:,} left out" if left_out else ""))
     return n_rows
+
+
+def _require_other_file(config: PredictConfig) -> None:
+    """Refuse to replace the input, also by another name of the same file."""
+    is_same = scheme_of(config.input) is not None and config.input == config.output
+    with contextlib.suppress(OSError, ValueError):  # one of them does not exist
+        is_same = is_same or Path(absolute(config.input)).samefile(absolute(config.output))
+    if is_same:
+        found = "is the input, which would be lost"
+        raise input_error(f"output={config.output}", found, "another file", "choose another name")
 
 
 if __name__ == "__main__":

@@ -511,6 +511,30 @@ def test_overwrite_replaces(run: Path, table: Path, tmp_path: Path) -> None:
     assert (tmp_path / "o.csv").read_bytes() == (run / "assignments.csv").read_bytes()
 
 
+@pytest.mark.parametrize("link", [None, "output", "input", "hard"])
+def test_the_input_is_not_overwritten(link: str | None, run: Path, table: Path, tmp_path: Path) -> None:
+    names = {"input": "new.csv", "output": "new.csv"}
+    shutil.copyfile(table / "t.csv", tmp_path / "new.csv")
+    if link == "hard":
+        names["output"] = "link.csv"
+        (tmp_path / "link.csv").hardlink_to(tmp_path / "new.csv")
+    elif link is not None:
+        names[link] = "link.csv"
+        (tmp_path / "link.csv").symlink_to("new.csv")
+    words = [f"{key}={tmp_path / name}" for key, name in names.items()]
+    for more in ([], ["overwrite=true"]):
+        with pytest.raises(UserError) as raised:
+            predict.work([f"run={run}", *words, *more])
+        expected = "is the input, which would be lost; expected another file; choose another name"
+        assert str(raised.value) == f"{words[1]}: {expected}"
+    assert (tmp_path / "new.csv").read_bytes() == (table / "t.csv").read_bytes()
+
+
+def test_an_address_is_not_overwritten_by_its_prediction(run: Path) -> None:
+    with pytest.raises(UserError, match=r"^output=memory://t.csv: is the input, which would be lost; expected another"):
+        predict.work([f"run={run}", "memory://t.csv", "output=memory://t.csv", "overwrite=true"])
+
+
 def test_without_words_the_command_explains_itself(call: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(predict, "--help") == 0
     told = capsys.readouterr().out
