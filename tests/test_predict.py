@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -418,6 +419,12 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
     np.save(tmp / "text.npy", np.array([["a"] * 6]))
     np.save(tmp / "nan.npy", np.full((3, 6), np.nan))
     np.save(tmp / "far.npy", np.array([[0.0] * 6, [1e32] * 6, [1e33] * 6]))
+    with zipfile.ZipFile(tmp / "x.xlsm", "w") as archive:
+        archive.writestr("xl/workbook.xml", "")
+    description = json.loads((run / "model" / "model.json").read_text())
+    shutil.copytree(run / "model", tmp / "array" / "model")
+    description |= {"data": "npy", "features": None, "fill": None, "plan": None, "reading": {}}
+    (tmp / "array" / "model" / "model.json").write_text(json.dumps(description))
     frame = pd.read_csv(table / "t.csv")
     frame.drop(columns=["a", "d"]).to_csv(tmp / "short.csv", index=False)
     frame.assign(c="x").to_csv(tmp / "words.csv", index=False)
@@ -458,6 +465,10 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
             [given[0], f"input={tmp / 'far.npy'}", given[2]],
             "2 rows whose distance to every centroid is infinite, the first is row 1 (counted from 0); expected values",
         ),
+        "spreadsheet": (
+            [f"run={tmp / 'array'}", f"input={tmp / 'x.xlsm'}", given[2]],
+            "an Excel workbook; expected a CSV file; save its sheet as CSV",
+        ),
         "exists": (
             [*given[:2], f"output={tmp / 'there.csv'}"],
             "the file exists; expected a new file; pass overwrite=true",
@@ -475,6 +486,7 @@ CASES = [
     *("columns that the training decided", "kinds that the training decided"),
     *("no run", "no model", "damaged", "newer"),
     *("no input", "columns", "text column", "features", "text", "nan", "far", "exists", "suffix", "folder", "flag"),
+    "spreadsheet",
     *("threads", "device"),
 ]
 

@@ -98,6 +98,36 @@ def test_an_archive_is_what_is_in_it(here: Path) -> None:
     assert recognize("y.zip").option == "zarr"
 
 
+def save_zip(path: Path, *names: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, TABLE)
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.bak", "x"])
+def test_an_archive_has_arrays_if_a_file_in_it_is_one(name: str, here: Path) -> None:
+    for arrays in ({"a": np.zeros((3, 2))}, {"a": np.zeros((3, 2)), "b": np.zeros(3)}):
+        np.savez(here / "x.npz", **arrays)
+        (here / "x.npz").rename(here / name)
+        assert recognize(name).option == "npz"
+    save_zip(here / name, "table.csv")
+    assert recognize(name).option == "csv"
+    save_zip(here / name, "a.csv", "b.csv")
+    assert refusal(name).startswith(
+        f"{name}: a zip archive of 2 files without an array (a.csv, b.csv); expected a table"
+    )
+    save_zip(here / name)
+    assert refusal(name).startswith(f"{name}: a zip archive of 0 files without an array; expected a table")
+    (here / name).write_bytes(b"PK\3\4 and nothing else")
+    assert recognize(name).option == "npz"  # whose reader says that it is damaged
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x.XLSM", "x.xlsb", "x.xltx", "x.ods", "x.zip", "x.bak", "x"])
+def test_a_workbook_is_a_spreadsheet_whatever_its_name(name: str, here: Path) -> None:
+    save_zip(here / name, "[Content_Types].xml", "xl/workbook.xml", "xl/worksheets/sheet1.xml")
+    assert refusal(name).startswith(f"{name}: a spreadsheet; expected a table, an array")
+
+
 def test_parquet_has_rows_images_or_texts(here: Path) -> None:
     save_image(here / "a.png")
     content = (here / "a.png").read_bytes()

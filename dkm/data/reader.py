@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,7 +60,8 @@ def option_for(path: str, key: str, trained: str = "") -> str:
         return "h5ad" if is_h5ad(path, f"{key}={path}") else "hdf5"
     if content == "hdf5" or (content == "npz" and trained == "zarr"):
         return trained
-    if content == "npz" and issubclass(schema, TableData | TextData) and not has_array(path):  # zipped text
+    may_be_zipped = content == "npz" and (issubclass(schema, TableData | TextData) or _has_members(place))
+    if may_be_zipped and not has_array(path):  # zipped text, or a workbook, which the reader of tables refuses
         return "text" if issubclass(schema, TextData) else "csv"
     if content in (None, "parquet") and trained == "text":
         return "text"
@@ -68,6 +71,14 @@ def option_for(path: str, key: str, trained: str = "") -> str:
         return "image_parquet"
     # Files of MATLAB 4 have no mark.
     return content or ("mat" if place.suffix.lower() == ".mat" else "csv")
+
+
+def _has_members(archive: Path) -> bool:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return bool(opened.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):  # whose reader says what is wrong
+        return False
 
 
 class PartReader(Protocol):

@@ -44,12 +44,13 @@ _BY_SUFFIX: dict[str, tuple[str, ...]] = {
     ".mat": ("mat",),
 }
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-_SPREADSHEETS = (".xlsx", ".xls", ".ods")
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xltx", ".xltm", ".xls", ".ods")
 _BY_FORMAT = {"parquet": ".parquet", "feather": ".feather", "npy": ".npy", "npz": ".npz", "hdf5": ".h5", "mat": ".mat"}
 # Options that read a folder of such files.
 _FOLDERS = ("csv", "parquet", "feather", "npy", "image_folder")
 _READABLE = "a table, an array, a matrix, texts, or a folder of images or of table files"
 _HEAD_BYTES, _MAX_LINES, _MAX_FILES = 2**16, 200, 10_000
+_MAX_NAMES = 3
 _DELIMITERS = ",;\t|"
 # Files by which a Zarr store is known.
 _ZARR = {".zarray", ".zgroup", "zarr.json"}
@@ -83,7 +84,7 @@ def recognize(path: str, keys: Collection[str] = ()) -> Recognized:
         return _recognize_folder(path, place, keys)
     suffix = _suffix(place.name)
     if suffix in _SPREADSHEETS:
-        raise input_error(path, "a spreadsheet", _READABLE, "save the sheet as CSV, and name that file")
+        raise _spreadsheet_error(path)
     try:
         with place.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -140,10 +141,8 @@ def _suffix_of_content(path: str, place: Path, head: bytes) -> str:
     """Return the usual suffix of a file with another one, or none."""
     from dkm.data.files import format_of
 
-    if place.suffix.lower() == ".zip" and (inner := _suffix_in_zip(place)) is not None:
-        return inner
     if (name := format_of(head)) is not None:
-        return _BY_FORMAT[name]
+        return _suffix_of_archive(path, place) if name == "npz" else _BY_FORMAT[name]
     text = _decompress(head)
     if b"\0" not in text[:1024] or text.startswith((b"\xff\xfe", b"\xfe\xff")):
         from dkm.data.images.decoding import is_image_suffix
@@ -161,16 +160,28 @@ def _suffix_of_content(path: str, place: Path, head: bytes) -> str:
     raise input_error(path, found, _READABLE, "convert it, for example to CSV, Parquet or .npy")
 
 
-def _suffix_in_zip(path: Path) -> str | None:
-    """Return the suffix of the only file in an archive, ``.zarr`` for a Zarr store, else None."""
+def _suffix_of_archive(path: str, place: Path) -> str:
+    """Return the usual suffix of what a zip archive holds: arrays, a Zarr store, or the only file in it."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(place) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
     except (OSError, ValueError, zipfile.BadZipFile):
-        return None
+        return ".npz"  # whose reader says what is wrong
     if any(Path(name).name in _ZARR for name in names):
         return ".zarr"
-    return suffix if len(names) == 1 and (suffix := _suffix(names[0])) in _BY_SUFFIX else None
+    if any(name.endswith(".npy") for name in names):
+        return ".npz"
+    if len(names) == 1 and (suffix := _suffix(names[0])) in _BY_SUFFIX:
+        return suffix
+    if any(name.startswith("xl/") for name in names):
+        raise _spreadsheet_error(path)
+    first = f" ({', '.join(names[:_MAX_NAMES])})" if names else ""
+    found = f"a zip archive of {len(names):,} files without an array{first}"
+    raise input_error(path, found, _READABLE, "unpack it, and name a file or the folder")
+
+
+def _spreadsheet_error(path: str) -> UserError:
+    return input_error(path, "a spreadsheet", _READABLE, "save the sheet as CSV, and name that file")
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
