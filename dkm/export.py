@@ -24,7 +24,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ from dkm.runtime.atomic import publish, sync
 if TYPE_CHECKING:
     import numpy as np
 
+    from dkm.data.tables.columns import Column
     from dkm.models.saved import SavedModel
 
 # Number of rows on which the artifact is compared with the model.
@@ -409,13 +410,66 @@ def _compare(model: SavedModel, rows: np.ndarray, outputs: Outputs) -> float:
     return difference
 
 
+def _encodings(model: SavedModel) -> Iterator[str]:
+    """Yield how texts, images, categories and dates of the run's data become the columns of x, a line for each kind."""
+    plan = model.plan or {}
+    text = plan.get("text", {})
+    if "tfidf" in text:
+        where = "scikit-learn's TfidfVectorizer computes it with the idf in model/model.json of the run"
+        yield f"Each column is a term, each value its TF-IDF weight in a text, as {where}."
+    for encoder, what in ((text.get("encoder"), "a text"), (plan.get("encoder"), "an image")):
+        if encoder is not None:
+            yield f"Each row has the features of {what} that {encoder['name']} computes."
+    if "columns" not in plan:
+        return
+    from dkm.data.tables.plan import TablePlan
+
+    for column in TablePlan.from_dict(plan).used:
+        names = [f"`{name}`" for name in column.features]
+        if column.kind == "boolean":
+            yield f"{names[0]}: 1 for yes, 0 for no."
+        elif column.kind == "category":
+            other = f" {names[-1]} is any level without a column of its own." if column.has_other else ""
+            yield f"{', '.join(names)}: 1 for the level of the row, 0 for the others.{other}"
+        elif column.kind == "date":
+            yield from _encodings_of_date(column)
+
+
+def _encodings_of_date(column: Column) -> Iterator[str]:
+    """Yield how a date becomes numbers, one line for each of its cycles."""
+    import numpy as np
+
+    from dkm.data.tables.columns import YEAR_DAYS
+
+    names = iter(f"`{name}`" for name in column.features)
+    for cycle in column.cycles:
+        if cycle == "days":
+            is_whole = column.origin == round(column.origin)
+            first = np.datetime64(round(column.origin), "s")
+            origin = first if is_whole else np.datetime64(round(column.origin * 1e6), "us")
+            yield f"{next(names)}: days since {str(origin).replace('T', ' ')}, with their fraction."
+        else:
+            turn = f"2 pi d / {YEAR_DAYS}" if cycle == "year" else "2 pi d"
+            what = "where d is the number of days since 1970-01-01 00:00:00, with its fraction"
+            yield f"{next(names)}, {next(names)}: sine and cosine of {turn}, {what}."
+
+
+def _range(model: SavedModel) -> str:
+    """Return which values pixels have, as the end of a sentence; "" where it is not known."""
+    kind, shift, scale = model.scaling.kind, model.scaling.shift[0], model.scaling.scale[0]
+    low = {"unit": shift, "symmetric": shift - scale}.get(kind)
+    return "" if low is None else f", with values from {low:g} to {shift + scale:g}"
+
+
 def _write_usage(model: SavedModel, name: str, difference: float, n_rows: int, folder: Path) -> None:
     F, shape = model.scaling.n_features, model.image_shape
     columns = "" if model.features is None else f"The columns of x, in this order: {', '.join(model.features)}.\n"
     if model.fill is not None:
         columns += f"NaN, for a missing value, is replaced by: {', '.join(f'{value:.9g}' for value in model.fill)}.\n"
+    if encodings := "".join(f"- {line}\n" for line in _encodings(model)):
+        columns += f"\n{encodings}\n"
     if shape is not None:
-        columns += f"Each row is an image of shape {shape} (channels, height, width), flattened.\n"
+        columns += f"Each row is an image of shape {shape} (channels, height, width), flattened{_range(model)}.\n"
     code = _USAGE[name].format(F=F, dtype=_dtype(model))
     text = (
         f"# {model.n_clusters} clusters of {F} features\n\n```python\n{code}```\n\n{columns}"

@@ -324,3 +324,46 @@ def test_the_artifact_of_a_model_that_fills_gaps_fills_them(name: str, tmp_path:
     assert cluster[4] == expected["cluster"][4]
     if name == "numpy":
         assert answers(tmp_path / "out", name, X[:0])[0].shape == (0,)
+
+
+def test_the_usage_says_how_a_table_becomes_numbers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    seconds = rng.integers(0, 3 * 365 * 86_400, 120)
+    frame = pd.DataFrame(
+        {
+            "age": rng.normal(40, 9, 120).round(2),
+            "member": rng.choice(["yes", "no"], 120),
+            "city": rng.choice(["Rome", "Oslo", "Lima"], 120),
+            "since": np.datetime64("2021-03-05T07:30:00") + seconds.astype("timedelta64[s]"),
+        }
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    words = ["data=csv", f"data.path={tmp_path / 't.csv'}", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]
+    assert train._main(words) == 0
+    export.work([f"run={tmp_path / 'run'}", f"output={tmp_path / 'out'}", "format=numpy"])
+    usage, levels = (tmp_path / "out" / "USAGE.md").read_text(), frame["city"].value_counts().index
+    origin = frame["since"].min()
+    names = ", ".join(f"`city={level}`" for level in levels)
+    assert [line for line in usage.splitlines() if line.startswith("- ")] == [
+        "- `member`: 1 for yes, 0 for no.",
+        f"- {names}: 1 for the level of the row, 0 for the others.",
+        f"- `since (days)`: days since {origin}, with their fraction.",
+        "- `since (year sin)`, `since (year cos)`: sine and cosine of 2 pi d / 365.2425, where d is the number of days "
+        "since 1970-01-01 00:00:00, with its fraction.",
+        "- `since (day sin)`, `since (day cos)`: sine and cosine of 2 pi d, where d is the number of days since "
+        "1970-01-01 00:00:00, with its fraction.",
+    ]
+    d = (frame["since"] - pd.Timestamp("1970-01-01")).dt.total_seconds().to_numpy() / 86_400
+    x = [frame["age"], frame["member"] == "yes", *(frame["city"] == level for level in levels)]
+    x += [(frame["since"] - origin).dt.total_seconds() / 86_400]
+    x += [f(2 * np.pi * d / cycle) for cycle in (365.2425, 1) for f in (np.sin, np.cos)]
+    cluster, distance, _ = answers(tmp_path / "out", "numpy", np.column_stack(x).astype(np.float64))
+    expected = pd.read_csv(tmp_path / "run" / "assignments.csv")
+    np.testing.assert_array_equal(cluster, expected["cluster"])
+    np.testing.assert_allclose(distance, expected["distance"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_usage_says_which_values_pixels_have(runs: dict[str, Path], tmp_path: Path) -> None:
+    export.work([f"run={runs['images']}", f"output={tmp_path / 'out'}", "format=numpy"])
+    line = "Each row is an image of shape (1, 8, 8) (channels, height, width), flattened, with values from 0 to 16.\n"
+    assert line in (tmp_path / "out" / "USAGE.md").read_text()

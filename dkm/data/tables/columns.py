@@ -34,7 +34,7 @@ OTHER = "other"
 # Words for true and false.
 TRUE, FALSE = frozenset({"true", "yes", "y", "t", "on"}), frozenset({"false", "no", "n", "f", "off"})
 _DAY_S = 86_400.0
-_YEAR_DAYS = 365.2425
+YEAR_DAYS = 365.2425
 _YEAR_1000_S = -30_610_224_000.0
 # A number, without a sign before it, in parentheses or before a minus.
 _NEGATIVE = r"^\([^()+-]+\)$|^[^()+-]+-$"
@@ -426,7 +426,7 @@ def _date_parts(column: Column, days: Floats) -> Floats:
             parts.append(days)
             continue
         since = days + column.origin / _DAY_S
-        turn = 2 * np.pi * (since / (_YEAR_DAYS if cycle == "year" else 1.0))
+        turn = 2 * np.pi * (since / (YEAR_DAYS if cycle == "year" else 1.0))
         parts += [np.sin(turn), np.cos(turn)]
     return np.stack(parts, axis=1)
 
