@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dkm.data.tables.columns import Column
+    from dkm.evaluation.clusters import Clusters
     from dkm.models.saved import SavedModel
 
 # Number of rows on which the artifact is compared with the model.
@@ -185,14 +186,15 @@ def export(config: ExportConfig, model_class: str | None = None) -> Path:
     if config.format == "numpy" and model.section["name"] != "mlp":
         name = model.section["name"]
         raise UserError(f"format=numpy: the model is of model={name}; expected model=mlp; use format=torch or onnx")
-    rows = _read_rows(config, model)
+    rows, position, source_of_rows = _read_rows(config, model)
+    expected = _assign(model, rows, position, source_of_rows)
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         temporary.chmod(0o755)
         write = {"torch": _write_torch, "onnx": _write_onnx, "numpy": _write_numpy}[config.format]
-        difference = _compare(model, rows, write(model, rows, temporary))
+        difference = _compare(expected, write(model, rows, temporary))
         _write_usage(model, config.format, difference, len(rows), temporary)
         _replace_folder(folder, temporary)
     except OSError as error:
@@ -222,8 +224,8 @@ def _replace_folder(folder: Path, temporary: Path) -> None:
         shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _read_rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
-    """Return unscaled rows (n, F) of ``input=``, by default of the run's data."""
+def _read_rows(config: ExportConfig, model: SavedModel) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return unscaled rows (n, F) of ``input=``, by default of the run's data, their positions (n,), and their name."""
     import numpy as np
 
     from dkm.data.datasets import load_dataset
@@ -236,15 +238,27 @@ def _read_rows(config: ExportConfig, model: SavedModel) -> np.ndarray:
         if not isinstance(data, FileData):
             X = load_dataset(data, Scaling("none", model.scaling.n_features)).X
             assert isinstance(X, torch.Tensor)
-            return X[:_N_COMPARED].numpy().astype(_dtype(model))
+            rows = X[:_N_COMPARED].numpy().astype(_dtype(model))
+            return rows, np.arange(len(rows)), f"data={data.name}"
         path, key = data.path, "data.path"
     reader = input_reader(path, model, key=key)
     part = next(reader.parts(), None)
     if part is None:
         remedy = "complete the rows, or name others: input=FILE"
         raise input_error(reader.source, f"all {reader.n_rows:,} rows are left out", "a row to compare on", remedy)
-    rows: np.ndarray = np.ascontiguousarray(to_rows(part.X[:_N_COMPARED]), dtype=_dtype(model))
-    return rows
+    rows = np.ascontiguousarray(to_rows(part.X[:_N_COMPARED]), dtype=_dtype(model))
+    return rows, part.position[:_N_COMPARED], reader.source
+
+
+def _assign(model: SavedModel, rows: np.ndarray, position: np.ndarray, source: str) -> Clusters:
+    """Return the model's own clusters of the rows; refuse rows that an artifact could only refuse."""
+    from dkm.evaluation.clusters import assign_clusters, require_finite_distances
+    from dkm.models.saved import scaled_rows
+
+    scaled = torch.from_numpy(scaled_rows(model, rows, source, position))
+    clusters = assign_clusters(model.embed(scaled), model.centroids, with_margin=True)
+    require_finite_distances(clusters, position, source)
+    return clusters
 
 
 def _dtype(model: SavedModel) -> str:
@@ -390,19 +404,14 @@ def _at_least_two(x: torch.Tensor) -> torch.Tensor:
     return x if len(x) > 1 else x.repeat(2, 1)
 
 
-def _compare(model: SavedModel, rows: np.ndarray, outputs: Outputs) -> float:
+def _compare(expected: Clusters, outputs: Outputs) -> float:
     """Return the largest difference of a distance; raise ``Failure`` if it is larger than rounding can cause."""
     import numpy as np
 
-    from dkm.evaluation.clusters import assign_clusters
-    from dkm.models.saved import scaled_rows
-
-    scaled = torch.from_numpy(scaled_rows(model, rows, "input", np.arange(len(rows))))
-    expected = assign_clusters(model.embed(scaled), model.centroids, with_margin=True)
     difference = float(np.abs(outputs[1] - expected.distance).max())
     limit = _TOLERANCE * max(1.0, float(expected.distance.max()))
     # Both of two centroids are accepted if rounding decides which one is nearer.
-    is_clear = np.ones(len(rows), dtype=bool) if expected.margin is None else expected.margin > 2 * limit
+    is_clear = np.ones(len(expected.labels), dtype=bool) if expected.margin is None else expected.margin > 2 * limit
     n_other = int((outputs[0] != expected.labels)[is_clear].sum())
     if not difference <= limit or n_other:
         what = f"distances by {difference:.3g}, {n_other} clusters"

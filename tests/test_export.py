@@ -268,6 +268,26 @@ def test_rows_to_compare_on_that_are_all_left_out_are_refused(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (np.nan, "a value that is NaN, infinite or too large for float32 in row 1, column 0 (counted from 0)"),
+        (1e38, "1 rows whose distance to every centroid is infinite, the first is row 1 (counted from 0)"),
+    ],
+)
+def test_rows_to_compare_on_that_the_model_refuses_are_told(
+    value: float, found: str, name: str, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(6, N_LATENT))
+    model = model_of(rows[:3])
+    rows[1, 0] = value
+    with pytest.raises(UserError) as raised:
+        exported(model, name, tmp_path, rows)
+    assert str(raised.value).startswith(f"input={tmp_path / 'x.npy'}: {found}; expected ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_is_there_is_kept(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
