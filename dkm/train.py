@@ -13,7 +13,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from dkm.config.compose import Command, compose_for_help, parse
@@ -23,7 +22,7 @@ from dkm.errors import Failure, UserError, printable
 from dkm.runtime import distributed
 from dkm.search.sweep import is_sweep, run_hydra
 from dkm.training.command_line import understand
-from dkm.training.launch import Plan, execute_with_one_line_errors, plan_run, print_once
+from dkm.training.launch import Plan, execute_with_one_line_errors, plan_of_main, plan_run, print_once
 
 
 def main() -> None:
@@ -70,10 +69,7 @@ def _main(arguments: Sequence[str]) -> int:
         command = distributed.jointly(lambda: _parse_for_several(arguments))
         if command.is_for_hydra:  # prints, and needs no help with it
             return run_hydra(command) if distributed.is_main() else 0
-        plan = distributed.jointly(lambda: plan_run(command))
-        directory = distributed.from_main(os.fsencode(plan.directory))
-        assert directory is not None
-        return _train(plan._replace(directory=Path(os.fsdecode(directory))))
+        return _train(plan_of_main(distributed.jointly(lambda: plan_run(command))))
 
 
 def _print_help(arguments: Sequence[str]) -> int:

@@ -371,6 +371,18 @@ def test_auto_finds_the_run_for_all_ranks(overrides: list[str], reference: Path,
     assert_equal(run, reference)
 
 
+def test_auto_resumes_a_run_that_has_no_checkpoint_yet(overrides: list[str], reference: Path, tmp_path: Path) -> None:
+    run, new = tmp_path / "run", tmp_path / "${now:%Y}"
+    points = {0: Point("dkm.training.baseline", "kmeans", 1)}
+    finished = train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", points=points)
+    assert codes(finished) == [-signal.SIGKILL, 1]
+    assert not (run / "checkpoints").exists()
+    finished = train_ranks([*overrides, f"hydra.run.dir={new}", "resume=auto"], tmp_path / "log")
+    assert codes(finished) == [0, 0], finished
+    assert [path.parent for path in tmp_path.glob("*/config.yaml")] == [run]
+    assert_equal(run, reference)
+
+
 # --- signals ------------------------------------------------------------------------------------------------------
 
 

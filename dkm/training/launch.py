@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import shlex
@@ -54,7 +55,7 @@ def plan_run(command: Command) -> Plan:
         return Plan(resumed_config(run, command), run)
     composed = compose(command)
     directory = Path(absolute(composed.hydra.run.dir)).absolute()
-    if not distributed.is_main():  # rank 0 sends the directory, because its name contains the time
+    if not distributed.is_main():  # see `plan_of_main`
         composed.config.resume = None
         return Plan(composed.config, directory, composed, is_new=True)
     if resume == "auto":
@@ -65,6 +66,17 @@ def plan_run(command: Command) -> Plan:
             return Plan(with_config_of(unfinished, composed.config), unfinished)
     require_new(directory)
     return Plan(composed.config, directory, composed, is_new=True)
+
+
+def plan_of_main(plan: Plan) -> Plan:
+    """Return the plan of this rank with what rank 0 alone has decided: the directory, and whether the run is new.
+
+    The name of a new directory contains the time, and other ranks may see no runs to resume.
+    """
+    sent = distributed.from_main(json.dumps([str(plan.directory), plan.is_new]).encode())
+    assert sent is not None
+    directory, is_new = json.loads(sent)
+    return plan._replace(directory=Path(directory), is_new=is_new)
 
 
 def _is_named(composed: Composed) -> bool:
