@@ -502,6 +502,15 @@ def test_two_processes_train_with_the_number_that_one_finds(run: Path, tmp_path:
     assert choice_of(path) == choice_of(run)
 
 
+def test_two_processes_resume_with_the_number_that_was_found(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert start(path, *WORDS, point=Point(*OPTIMIZER, 11)).code == -signal.SIGKILL
+    first, second = train_ranks(RESUMES["auto"](path), tmp_path / "log")
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert "resumed in joint at epoch 0, batch 0, step 9" in first.out
+    assert choice_of(path) == choice_of(run)
+
+
 def test_the_log_is_open_during_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config_exists: list[bool] = []
     open_run = RunDirectory.open

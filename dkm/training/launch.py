@@ -42,6 +42,8 @@ class Plan(NamedTuple):
     # What Hydra writes for a new run; None for a resumed run, and in a sweep, where Hydra writes it itself.
     composed: Composed | None = None
     is_new: bool = False
+    # The search for the number of clusters that the command line asks for again, and that the resumed run has made.
+    asked: str | None = None
 
 
 def plan_run(command: Command) -> Plan:
@@ -63,20 +65,26 @@ def plan_run(command: Command) -> Plan:
 
         unfinished = unfinished_run(composed.config, directory, is_named=_is_named(composed))
         if unfinished is not None:
-            return Plan(with_config_of(unfinished, composed.config), unfinished)
+            asked, config = composed.config.clustering.n_clusters, with_config_of(unfinished, composed.config)
+            return Plan(config, unfinished, asked=asked if isinstance(asked, str) else None)
     require_new(directory)
     return Plan(composed.config, directory, composed, is_new=True)
 
 
 def plan_of_main(plan: Plan) -> Plan:
-    """Return the plan of this rank with what rank 0 alone has decided: the directory, and whether the run is new.
+    """Return the plan of this rank with what rank 0 alone has decided.
 
-    The name of a new directory contains the time, and other ranks may see no runs to resume.
+    That is the directory, whether the run is new, and the number of clusters that a resumed run has found. The name of
+    a new directory contains the time, and other ranks may see no runs to resume.
     """
-    sent = distributed.from_main(json.dumps([str(plan.directory), plan.is_new]).encode())
+    decided = [str(plan.directory), plan.is_new, plan.asked, plan.config.clustering.n_clusters]
+    sent = distributed.from_main(json.dumps(decided).encode())
     assert sent is not None
-    directory, is_new = json.loads(sent)
-    return plan._replace(directory=Path(directory), is_new=is_new)
+    directory, is_new, asked, number = json.loads(sent)
+    config = plan.config
+    if asked is not None and config.clustering.n_clusters == asked:
+        config = with_number(config, number)
+    return Plan(config, Path(directory), plan.composed, is_new, asked)
 
 
 def _is_named(composed: Composed) -> bool:
