@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from words import SMALL_RUN
 
 from dkm import train
 from dkm.config.data import NpyData
+from dkm.config.resolved import read_config
 from dkm.data.bounds import FeatureRanges
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.embeddings import Embeddings
+from dkm.errors import UserError
+from dkm.runtime import checkpoints
+from dkm.training.restoring import require_same_origin
 
 N = 200
 
@@ -147,3 +153,65 @@ def test_a_resumed_run_keeps_the_scaling_it_began_with(tmp_path: Path, monkeypat
         assert train._main(words) == 0
     assert train._main([f"resume={run}", "joint.epochs=3"]) == 0
     assert json.loads((run / "model" / "model.json").read_text())["scaling"]["kind"] == "standard"
+
+
+@pytest.fixture(scope="module")
+def centered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose default scaling is not that of a run of before the rules for it."""
+    folder = tmp_path_factory.mktemp("centered")
+    np.save(folder / "x.npy", ratings())
+    words = ["data=npy", f"data.path={folder / 'x.npy'}", *SMALL_RUN, f"hydra.run.dir={folder / 'run'}"]
+    assert train._main(words) == 0
+    return folder / "run"
+
+
+DAMAGE: dict[str, Callable[[str], str]] = {
+    "the key": lambda text: text.replace('"scaling"', '"scalinc"'),
+    "the value": lambda text: text.replace('"centered"', '"cenuered"'),
+    "another value": lambda text: text.replace('"centered"', '"unit"'),
+    "another type": lambda text: text.replace('"centered"', '["centered"]'),
+    "data of another type": lambda text: json.dumps({**json.loads(text), "data": "blobs"}),
+    "all": lambda text: text[:-9],
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_the_scaling_is_that_of_the_checkpoint_whatever_the_manifest_says(
+    what: str, centered: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(centered, tmp_path / "run"))
+    manifest = run / "manifest.json"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(DAMAGE[what](text), encoding="utf-8")
+    assert manifest.read_text(encoding="utf-8") != text
+    assert train._main([f"resume={run}"]) == 0
+    for name in ("result.json", "assignments.csv", "model/model.json"):
+        assert (run / name).read_bytes() == (centered / name).read_bytes()
+    assert json.loads(manifest.read_text(encoding="utf-8"))["data"]["scaling"] == "centered"
+
+
+def test_a_checkpoint_of_an_earlier_version_leaves_the_scaling_to_the_manifest(centered: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(centered, tmp_path / "run"))
+    last = run / "checkpoints" / "last.pt"
+    state = checkpoints.read(last)
+    assert state.pop("scaling") == "centered"
+    last.write_bytes(checkpoints.serialized(state))
+    assert train._main([f"resume={run}"]) == 0
+    assert (run / "result.json").read_bytes() == (centered / "result.json").read_bytes()
+    manifest = run / "manifest.json"
+    manifest.write_text(DAMAGE["the value"](manifest.read_text(encoding="utf-8")), encoding="utf-8")
+    assert train._main([f"resume={run}"]) == 0  # as the rules of now say
+
+
+@pytest.mark.parametrize("kind", ["unit", "nope", 3, ["centered"]])
+def test_a_checkpoint_with_another_scaling_than_the_config_is_refused(kind: Any, centered: Path) -> None:
+    state = checkpoints.read(centered / "checkpoints" / "last.pt")
+    config = read_config(centered / "config.yaml")
+    config.data.scaling = "centered"
+    state["config"]["data"]["scaling"] = "centered"
+    data = load_dataset(config.data)
+    require_same_origin(state, config, data, centered)
+    with pytest.raises(UserError) as refused:
+        require_same_origin({**state, "scaling": kind}, config, data, centered)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(f"data.scaling=centered: expected {kind}, with which the checkpoint of")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import OmegaConf
 
 from dkm.config.compose import Command, Composed, compose
+from dkm.config.data import SCALINGS
 from dkm.config.run import Config, with_number
 from dkm.config.values import absolute
 from dkm.errors import Failure, UserError, is_out_of_memory
@@ -160,10 +161,10 @@ def execute(plan: Plan) -> dict[str, Any]:
     reads and writes the run directory; it sends the other ranks what they need. The number of clusters is found, if the
     config asks for that, before the config is written, which then has it.
     """
-    from dkm.data.datasets import load_dataset
     from dkm.runs.directory import RunDirectory, Unwritten
     from dkm.runtime.devices import set_threads
     from dkm.training.requirements import check_sinks, identity
+    from dkm.training.restoring import scaling_of
     from dkm.training.state import Clock
     from dkm.training.trainer import Trainer
 
@@ -176,10 +177,7 @@ def execute(plan: Plan) -> dict[str, Any]:
         gc.freeze()  # a collection that visits all modules took 0.3 s, and each figure leaves cycles
     set_threads(config.threads)
     kept = distributed.from_main(_kept_scaling(directory))
-    kept_kind = None if kept is None else kept.decode()
-    trainer = distributed.first_of_machine_first(
-        lambda: _build_trainer(config, load_dataset(config.data, kept_kind=kept_kind), clock)
-    )
+    trainer = _load_trainer(config, None if kept is None else kept.decode(), clock)
     distributed.require_equal(identity(config, trainer.data, trainer.device))
     distributed.on_main(lambda: check_sinks(config))
     run: RunWriter = Unwritten()
@@ -194,6 +192,11 @@ def execute(plan: Plan) -> dict[str, Any]:
             str(directory / LOG), f"the last checkpoint, if there is one, is kept; {_how_to_continue(plan)}"
         )
         if state is not None:
+            kind, present = scaling_of(state), trainer.data.scaling.kind
+            if kind not in (None, present) and config.data.scaling is None:
+                log.warning("the checkpoint says data.scaling=%s, not %s as %s; read again", kind, present, MANIFEST)
+                del trainer  # its copy of the data
+                trainer = _load_trainer(config, kind, clock)
             distributed.jointly(lambda: trainer.restore(state, directory))
             if (choice := state.get(N_CLUSTERS_CHOICE)) is not None:
                 run.manifest[N_CLUSTERS_CHOICE] = choice  # the one in the manifest has no digest
@@ -210,6 +213,15 @@ def execute(plan: Plan) -> dict[str, Any]:
         raise
     finally:
         run.close()
+
+
+def _load_trainer(config: Config, kept_kind: str | None, clock: Clock) -> Trainer:
+    """Load the data, scaled as ``kept_kind`` says (see ``load_dataset``), and return a trainer for them."""
+    from dkm.data.datasets import load_dataset
+
+    return distributed.first_of_machine_first(
+        lambda: _build_trainer(config, load_dataset(config.data, kept_kind=kept_kind), clock)
+    )
 
 
 def _build_trainer(config: Config, data: Dataset, clock: Clock | None = None) -> Trainer:
@@ -258,11 +270,17 @@ def require_trainable(config: Config, *, labels_for: str | None = None) -> str:
 
 
 def _kept_scaling(run: Path) -> bytes | None:
-    """Return the kind of scaling of a run that is resumed, empty if its manifest is too old to have it; else None."""
+    """Return the kind of scaling in the manifest of a run that is resumed, empty if it is too old to have one.
+
+    None if there is no such run, or the manifest is damaged. The checkpoint says it too, and is digested.
+    """
     from dkm.runs.directory import read_json
 
     data = (read_json(run / MANIFEST) or {}).get("data")
-    return str(data.get("scaling", "")).encode() if data else None
+    if not isinstance(data, dict):
+        return None
+    kind = data.get("scaling", "")
+    return kind.encode() if kind in ("", *SCALINGS) else None
 
 
 def _require_data_of(run: RunWriter, data: Dataset) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dkm.clustering.losses.base import ClusteringLoss
+from dkm.config.data import SCALINGS
 from dkm.config.roles import role_of
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten, to_dict
@@ -78,6 +79,7 @@ class Checkpointer:
             "metrics_sha256": run.metrics_sha256(),
             "config": to_dict(self._config),
             "data_sha256": self._data.sha256,
+            "scaling": self._data.scaling.kind,
             N_CLUSTERS_CHOICE: run.manifest.get(N_CLUSTERS_CHOICE),
         }
         checkpoints.save(run.path / "checkpoints", state)
@@ -204,6 +206,17 @@ def require_same_origin(state: dict[str, Any], config: Config, data: Dataset, di
             "the override out or start a new run"
         )
     require_same_data(state["data_sha256"], data)
+    if (kind := state.get("scaling", data.scaling.kind)) != data.scaling.kind:
+        raise UserError(
+            f"data.scaling={data.scaling.kind}: expected {kind}, with which the checkpoint of {directory} was written; "
+            "restore its config.yaml or start a new run"
+        )
+
+
+def scaling_of(state: dict[str, Any]) -> str | None:
+    """Return the kind of scaling that a checkpoint was written with; None for one of an earlier version."""
+    kind = state.get("scaling")
+    return kind if kind in SCALINGS else None
 
 
 def require_same_data(earlier: str, data: Dataset) -> None:
