@@ -26,6 +26,7 @@ from dkm.data.texts import features
 from dkm.errors import UserError
 from dkm.evaluation.prediction import input_reader
 from dkm.models.saved import load_model
+from dkm.runtime.atomic import write_atomically
 from dkm.train import main
 from dkm.training import resume
 
@@ -438,6 +439,16 @@ def test_resume_auto_reads_the_configs_of_other_runs_plainly(
     with monkeypatch.context() as patch:
         patch.setattr(resume, "compose", None)  # would fail if it were called
         assert resume.unfinished_run(wanted, folder.parent / "new") == folder.parent / "run1"
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+def test_a_link_under_a_temporary_name_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a.json.tmp").symlink_to("mine")
+    write_atomically(tmp_path / "a.json", b"{}")
+    assert ((tmp_path / "mine").read_text(), (tmp_path / "a.json").read_text()) == ("mine", "{}")
+    assert not (tmp_path / "a.json").is_symlink()
 
 
 # --- data -----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ def replacing(path: Path, *, is_shared: bool = False, is_synced: bool = True) ->
         Whether the content survives a power failure.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp" if is_shared else f"{path.name}.tmp")
+    if temporary.is_symlink():  # of a folder from somebody else: what it leads to is not ours to write
+        temporary.unlink()
     try:
         yield temporary
         if is_synced:
