@@ -443,6 +443,51 @@ def test_resume_auto_reads_the_configs_of_other_runs_plainly(
 
 # --- links ----------------------------------------------------------------------------------------------------------
 
+# What resuming a run would write through, and what it would write to.
+LINKS = {
+    "train.log": "file",
+    "metrics.jsonl": "file",
+    "run.lock": "file",
+    "result.json.tmp": "file",
+    "model/model.json.tmp": "file",
+    "exemplars.csv": "new file",
+    "model": "folder",
+    "checkpoints": "folder",
+    ".hydra": "folder",
+    "figures": "new folder",
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_run_with_a_link_that_leads_out_of_it_is_not_resumed(name: str, folder: Path, run: Run) -> None:
+    target, link = Path("mine", LINKS[name]).absolute(), folder / name
+    Path("mine", "folder").mkdir(parents=True)
+    Path("mine", "file").write_text("ssh-rsa AAAA\n")
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, err = run("resume=run", "joint.epochs=2")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: {link}: a link to {target}; expected files of the run alone, as resuming it writes to them; remove "
+        f"the link, or resume a copy without links: cp -rL {folder} {folder}-copy\n"
+    )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in Path("mine").rglob("*")) == ["file", "folder"]
+    assert Path("mine", "file").read_text() == "ssh-rsa AAAA\n"
+
+
+def test_links_within_a_run_and_to_it_are_welcome(folder: Path, run: Run) -> None:
+    (folder / "wandb" / "run-1").mkdir(parents=True)
+    (folder / "wandb" / "latest-run").symlink_to("run-1")  # as wandb makes it
+    Path("here").symlink_to(folder)
+    code, _, err = run("resume=here")
+    assert (code, err) == (0, "")
+    assert json.loads((folder / "manifest.json").read_text())["n_resumed"] == 1
+
+
 def test_a_link_under_a_temporary_name_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "a.json.tmp").symlink_to("mine")

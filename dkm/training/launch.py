@@ -299,6 +299,7 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
 
     try:
         plan.directory.mkdir(parents=True, exist_ok=True)
+        _require_no_links(plan.directory)
         if not run.lock():
             key = "hydra.run.dir" if plan.is_new else "resume"
             found = f"a process is training in it ({holder_of(plan.directory / LOCK)})"
@@ -321,6 +322,22 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
         where = error.filename or plan.directory / "checkpoints"
         found = f"cannot be read ({error.strerror}); nothing was changed"
         raise UserError(f"{where}: {found}; expected a readable checkpoint; resume the run once it is") from error
+
+
+def _require_no_links(run: Path) -> None:
+    """Refuse a run directory with a link that leads out of it: somebody may have planted it, and resuming writes there.
+
+    The directory itself may be a link, and wandb makes links within it.
+    """
+    inside = os.path.realpath(run)
+    for place, folders, files in os.walk(run):
+        for link in (Path(place, name) for name in sorted(folders + files)):
+            if link.is_symlink() and not Path(os.path.realpath(link)).is_relative_to(inside):
+                copied = f"cp -rL {shlex.quote(str(run))} {shlex.quote(f'{run}-copy')}"
+                raise UserError(
+                    f"{link}: a link to {link.readlink()}; expected files of the run alone, as resuming it writes to "
+                    f"them; remove the link, or resume a copy without links: {copied}"
+                )
 
 
 def _write_hydra_files(directory: Path, composed: Composed) -> None:
