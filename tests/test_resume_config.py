@@ -67,9 +67,18 @@ def test_a_run_is_named_by_its_directory(run: Path, tmp_path: Path, monkeypatch:
 def test_the_runs_beside_the_new_directory_are_candidates(run: Path, tmp_path: Path) -> None:
     new = tmp_path / "new"
     assert unfinished_run(composed(*CONSTANT), new) == run
-    assert unfinished_run(composed(*CONSTANT, "joint.epochs=9", "log.progress=off"), new) == run
+    assert unfinished_run(composed(*CONSTANT, "log.progress=off"), new) == run
     assert unfinished_run(composed(*CONSTANT, "seed=1"), new) is None
     assert unfinished_run(composed(*CONSTANT), tmp_path / "elsewhere" / "new") is None
+
+
+@pytest.mark.parametrize("longer", ["joint.epochs=9", "pretrain.epochs=9"])
+def test_a_run_of_another_length_is_resumed_only_in_a_directory_that_is_named(longer: str, run: Path) -> None:
+    for other in (longer, longer.replace("9", "1")):
+        assert unfinished_run(composed(*CONSTANT, other), run.parent / "new") is None
+    plan = plan_run(parse([*WORDS, *CONSTANT, longer, f"hydra.run.dir={run}", "resume=auto"]))
+    key, _, n_epochs = longer.partition("=")
+    assert (plan.directory, plan.is_new, dotted(plan.config)[key]) == (run, False, int(n_epochs))
 
 
 @pytest.mark.parametrize("key", ["data.path", "data.labels"])

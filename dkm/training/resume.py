@@ -19,7 +19,7 @@ from dkm.config.resolved import read_config
 from dkm.config.roles import role_of
 from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted
-from dkm.config.settings import Role, dotted_key
+from dkm.config.settings import dotted_key
 from dkm.config.values import absolute, auto_bounds
 from dkm.errors import UserError
 from dkm.runs.directory import read_json
@@ -161,12 +161,9 @@ def _command_of(run: Path, overrides: list[str]) -> Command:
 
 
 def _settings_of_a_run(config: Config) -> dict[str, object]:
-    """Return the settings that make two runs different ones: those that a resumed run keeps, and what names the data.
+    """Return the settings that make two runs different ones.
 
-    Data that have moved are still those of the run, but only ``resume=RUN`` says so.
+    Data that have moved are still those of the run, and a run may be made longer, but only a command that names the
+    run says so.
     """
-    return {
-        key: value
-        for key, value in dotted(config).items()
-        if role_of(key) is Role.INPUT or not role_of(key).may_change_on_resume
-    }
+    return {key: value for key, value in dotted(config).items() if role_of(key).tells_runs_apart}
