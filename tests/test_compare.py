@@ -262,6 +262,14 @@ def test_equal_settings_on_other_data_are_another_row(tmp_path: Path) -> None:
     assert (first.scores["acc"].mean, second.scores["acc"].mean) == (0.25, 0.75)
 
 
+def test_other_data_are_another_row_where_a_run_lacks_a_setting(tmp_path: Path) -> None:
+    make(tmp_path / "a", acc=0.25, joint={"hold_labels": False})
+    make(tmp_path / "b", seed=1, acc=0.75, sha="b" * 64)  # of a version that did not have the setting
+    first, second = groups_of(tmp_path)
+    assert (first.settings, second.settings) == ({"data.sha256": "aaaaaaaa"}, {"data.sha256": "bbbbbbbb"})
+    assert (first.scores["acc"].mean, second.scores["acc"].mean) == (0.25, 0.75)
+
+
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare.work([str(make(tmp_path / "seed=0")), "each=true"])
     assert "1 run of one setting: 1 completed" in capsys.readouterr().out

@@ -103,7 +103,7 @@ def comparison_warnings(runs: Sequence[Run], groups: Sequence[Group]) -> Iterato
 
 def group_runs(runs: Sequence[Run], *, each: bool) -> list[Group]:
     """Group runs that differ only in the seed, in the given order; with ``each`` every run is a group."""
-    runs = _with_defaults(_distinguish_data(runs))
+    runs = _distinguish_data(_with_defaults(runs))
     texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in runs]
     keys = dict.fromkeys(key for settings in texts for key in settings)
     differing = [key for key in keys if _differs(key, texts)]
