@@ -70,13 +70,60 @@ def test_everything_in_a_checkpoint_is_restored(state: dict[str, Any], run: Path
 
 
 @pytest.mark.parametrize("joint_epochs", [1, 2, 3])
-def test_a_run_that_has_settled_goes_on_only_for_more_epochs(
-    joint_epochs: int, state: dict[str, Any], run: Path
+def test_a_run_that_has_settled_ends_there_whatever_its_length(
+    joint_epochs: int, state: dict[str, Any], run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state["train_state"]["is_stopped"] = True
     trainer = trainer_with(f"joint.epochs={joint_epochs}")
     trainer.restore(state, run)
-    assert trainer.progress.state.is_stopped == (joint_epochs < 3)
+    assert trainer.progress.state.is_stopped
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    expected = (
+        "joint.epochs=3 changes nothing: the labels had settled after epoch 2 (joint.tolerance=0), where a run of "
+    )
+    expected += "that length ends too; for a longer phase start a new run with joint.tolerance=0"
+    assert warned == ([expected] if joint_epochs == 3 else [])
+
+
+@pytest.mark.parametrize(("joint_epochs", "is_stopped"), [(2, True), (3, True), (4, True), (5, False)])
+def test_a_run_that_has_settled_goes_on_to_the_resets_that_a_longer_one_has(
+    joint_epochs: int, is_stopped: bool, state: dict[str, Any], run: Path
+) -> None:
+    """Labels that have settled do not end a run before its last reset."""
+    state["train_state"]["is_stopped"] = True
+    state["config"]["clustering"]["reset_every"] = 4
+    trainer = trainer_with(f"joint.epochs={joint_epochs}", "clustering.reset_every=4")
+    trainer.restore(state, run)
+    assert trainer.progress.state.is_stopped == is_stopped
+
+
+def test_a_run_that_has_settled_and_is_made_longer_is_the_longer_run(tmp_path: Path) -> None:
+    words = ["joint.tolerance=0.9", "evaluation.every_epochs=1"]
+    for name, n_epochs in (("run", 4), ("longer", 9)):
+        assert main([*WORDS, *words, f"joint.epochs={n_epochs}", f"hydra.run.dir={tmp_path / name}"]) == 0
+    assert main([f"resume={tmp_path / 'run'}", "joint.epochs=9"]) == 0
+    for name in ("result.json", "metrics.jsonl", "assignments.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "longer" / name).read_bytes()
+
+
+GUARDED = {
+    "learned": ("kmeans_raw", "has gone on to learn the labels of kmeans_raw (joint.guard)"),
+    "restored": ("initialization", "was undone"),
+}
+
+
+@pytest.mark.parametrize("entry", GUARDED)
+def test_a_joint_phase_that_the_guard_has_ended_is_not_made_longer(
+    entry: str, state: dict[str, Any], run: Path
+) -> None:
+    """A longer first phase would have ended elsewhere, and been judged there."""
+    state["train_state"][entry], what = GUARDED[entry]
+    trainer_with().restore(state, run)
+    with pytest.raises(UserError) as refused:
+        trainer_with("joint.epochs=3").restore(state, run)
+    assert str(refused.value) == (
+        f"joint.epochs=3: expected 2, as the joint phase of {run} {what}; leave the override out or start a new run"
+    )
 
 
 REFUSED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +24,11 @@ from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import checkpoints
 from dkm.training.guard import Kept
 from dkm.training.objective import LossTerms
+from dkm.training.schedule import is_reset_ahead
 from dkm.training.state import PHASES, Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
+
+log = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
@@ -110,14 +114,8 @@ class Checkpointer:
             phase = {name: state[name] for name in ("optimizer", "average")}
             self._steps.values.copy_(with_all_terms(state["terms"]))
             self._steps.centroids_before = state["centroids_before"]
-            # With more epochs than before there is something left to do.
-            is_longer = self._config.joint.n_epochs > state["config"]["joint"]["epochs"]
-            if is_longer and progress.state.restored is not None:
-                raise UserError(
-                    f"joint.epochs={self._config.joint.n_epochs}: expected no more epochs than before, as the joint "
-                    f"phase of {directory} was undone; start a new run"
-                )
-            progress.state.is_stopped = progress.state.is_stopped and not is_longer
+            if self._config.joint.n_epochs > state["config"]["joint"]["epochs"]:
+                self._make_longer(progress.state, state["config"]["joint"]["epochs"], directory)
             return Restored(progress, phase, state["metrics_bytes"], state.get("metrics_sha256"))
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
@@ -127,6 +125,33 @@ class Checkpointer:
                 f"{directory / 'checkpoints'}: the state does not fit this model ({reason}); "
                 f"expected what a run of this version writes; start a new run"
             ) from error
+
+    def _make_longer(self, state: TrainState, n_before: int, directory: Path) -> None:
+        """Set the state to that of a run with more joint epochs than ``n_before`` at the same position.
+
+        Raises
+        ------
+        UserError
+            If a run of that length would not have come to this position.
+        """
+        n_epochs, what = self._config.joint.n_epochs, None
+        if state.restored is not None:
+            what = "was undone"
+        elif state.learned is not None:
+            what = f"has gone on to learn the labels of {state.learned} (joint.guard)"
+        if what is not None:
+            raise UserError(
+                f"joint.epochs={n_epochs}: expected {n_before}, as the joint phase of {directory} {what}; leave the "
+                "override out or start a new run"
+            )
+        reset_every = getattr(self._config.clustering, "reset_every", None)
+        state.is_stopped = state.is_stopped and not is_reset_ahead(state.epoch, n_epochs, reset_every)
+        if state.is_stopped:
+            log.warning(
+                "joint.epochs=%d changes nothing: the labels had settled after epoch %d (joint.tolerance=%g), where a "
+                "run of that length ends too; for a longer phase start a new run with joint.tolerance=0",
+                *(n_epochs, state.epoch, self._config.joint.tolerance),
+            )
 
 
 def progress_to_dict(progress: Progress) -> dict[str, Any]:
