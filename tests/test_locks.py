@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,47 @@ def test_a_lock_is_tried_for_a_moment(n_busy: int, tmp_path: Path, monkeypatch: 
     assert len(tries) == min(n_busy + 1, 5)
     assert len(pauses) == len(tries) - 1
     assert sum(pauses) < 0.1
+
+
+class NfsLocks:
+    """Exclusive locks of NFS, which are locks on a range of bytes: they need a file that is open for writing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lock_descriptor = locks.lock_descriptor
+        monkeypatch.setattr(locks, "lock_descriptor", self)
+
+    def __call__(self, descriptor: int, *, blocking: bool) -> bool:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return bool(self.lock_descriptor(descriptor, blocking=blocking))
+
+
+def test_a_file_on_nfs_is_probed_with_a_file_that_is_open_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NfsLocks(monkeypatch)
+    path = tmp_path / "lock"
+    path.write_bytes(b"kept")
+    with path.open("ab") as file:
+        assert try_lock(file)
+        assert is_locked(path)
+    assert not is_locked(path)
+    assert path.read_bytes() == b"kept"
+
+
+def test_a_file_that_may_only_be_read_is_probed_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened = tmp_path / "lock", Path.open
+
+    def read_only(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if "+" in mode:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, mode, *arguments, **options)
+
+    with path.open("ab") as file:
+        monkeypatch.setattr(Path, "open", read_only)
+        assert not is_locked(path)
+        assert try_lock(file)
+        assert is_locked(path)
 
 
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:

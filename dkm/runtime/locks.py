@@ -125,10 +125,20 @@ def _is_file(file: IO[Any], path: Path) -> bool:
 def is_locked(path: Path) -> bool:
     """Return whether a process has locked a file; False if the file does not exist."""
     try:
-        with path.open("rb") as file:
+        with _open_to_probe(path) as file:
             return not try_lock(file)
     except OSError:
         return False
+
+
+def _open_to_probe(path: Path) -> IO[bytes]:
+    """Open a file so that it can be locked: over NFS only one that is open for writing can, elsewhere any."""
+    try:
+        return path.open("r+b")
+    except FileNotFoundError:
+        raise
+    except OSError:  # it may only be read
+        return path.open("rb")
 
 
 def holder_of(path: Path) -> str:
