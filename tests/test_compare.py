@@ -389,6 +389,88 @@ def test_a_damaged_run_is_named_and_left_out(
     assert error.startswith(f"warning: {bad}")
 
 
+def change(path: Path, **entries: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"data": "x"},
+        {"data": None},
+        {"data": {"name": "digits", "sha256": 5}},
+        {"data": {"name": "digits", "sha256": ["a"]}},
+        {"reason": 5, "status": "failed"},
+        {"seconds": {"joint": "x"}},
+        {"seconds": {"joint": 10**400}},
+        {"seconds": [1]},
+    ],
+)
+def test_a_run_whose_manifest_has_entries_of_another_type_is_left_out(
+    entries: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "good")
+    change(make(tmp_path / "bad", seed=1) / "manifest.json", **entries)
+    (group,) = groups_of(tmp_path)
+    assert len(group.runs) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: {tmp_path / 'bad'}: result.json or manifest.json is not what a run writes (")
+    assert error.count("\n") == 1
+
+
+def test_a_seed_that_is_no_number_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "good")
+    change(make(tmp_path / "bad") / "config.yaml", seed=[1])
+    (group,) = groups_of(tmp_path)
+    assert len(group.runs) == 1
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'bad'}: ")
+
+
+@pytest.mark.parametrize("value", ["x", [1], 10**400, float("inf"), float("nan")])
+def test_a_score_that_is_no_finite_number_counts_as_undefined(value: Any, tmp_path: Path) -> None:
+    make(tmp_path / "a", acc=0.25)
+    bad = make(tmp_path / "b", seed=1)
+    change(bad / "result.json", acc=value, kmeans_raw={"acc": value, "ari": 0.5})
+    change(bad / "metrics.jsonl", **{"loss/reconstruction": value})
+    (group,) = groups_of(tmp_path, f"csv={tmp_path / 'table.csv'}")
+    assert len(group.runs) == 2
+    assert group.scores["acc"] == (0.25, None, 1)
+    assert group.scores["kmeans_raw.acc"] == (0.125, None, 1)
+    assert group.scores["kmeans_raw.ari"] == (0.5, None, 1)
+    assert "reconstruction" not in group.scores
+
+
+@pytest.mark.parametrize("epochs", [3, {"joint": 4}, {"pretrain": "4", "joint": 4}])
+def test_a_number_of_epochs_that_is_none_is_damage(epochs: Any, tmp_path: Path) -> None:
+    run = make(tmp_path / "a")
+    change(run / "manifest.json", epochs={"pretrain": 3, "joint": 4})
+    assert reading.n_epochs_of(run, "pretrain") == 3
+    change(run / "manifest.json", epochs=epochs)
+    with pytest.raises(reading.DamagedRun, match="epochs"):
+        reading.n_epochs_of(run, "pretrain")
+
+
+def test_the_reason_of_a_run_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "a")
+    change(make(tmp_path / "b", seed=1, status="failed") / "manifest.json", reason="gone \x1b[2J\ud800")
+    groups_of(tmp_path)
+    assert "gone \\x1b[2J\\ud800" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labels", [(), (0, 1, -1, 0), (0, 1, 2**40, 0)])
+def test_assignments_that_no_run_writes_leave_out_the_agreement_alone(
+    labels: Sequence[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "a")
+    bad = make(tmp_path / "b", seed=1, labels=labels)
+    (group,) = groups_of(tmp_path)
+    assert "agreement" not in group.scores
+    assert group.scores["acc"].n == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: {bad / 'assignments.csv'}: cannot be read (")
+    assert error.count("\n") == 1
+
+
 def test_half_a_last_line_of_a_killed_run_is_no_damage(tmp_path: Path) -> None:
     run = make(tmp_path / "a", status="running")
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:

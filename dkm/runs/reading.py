@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from dkm.config.resolved import read_yaml
 from dkm.config.roles import that_tell_runs_apart
 from dkm.config.schema import flatten
 from dkm.data.files import expand
-from dkm.errors import UserError, in_short, input_error
+from dkm.errors import UserError, in_short, input_error, printable
 from dkm.runtime.locks import is_locked
 
 CONFIG = "config.yaml"
@@ -139,24 +141,38 @@ def read(path: Path) -> Run:
     manifest = manifest_of(path)
     result = _json(path / RESULT) if (path / RESULT).exists() else None
     evaluations = records(path / METRICS)
-    status = str(manifest.get("status", "not started"))
+    status = printable(str(manifest.get("status", "not started")))
     if status == COMPLETED and result is None:
         raise DamagedRun(f"{path}: completed, but there is no {RESULT}")
-    seconds = manifest.get("seconds")
     try:
         final = result or {}
-        baselines = {name: flatten(final[name]) for name in ("kmeans_raw", "kmeans_pretrained") if final.get(name)}
+        baselines = {
+            name: _numbers(flatten(final[name])) for name in ("kmeans_raw", "kmeans_pretrained") if final.get(name)
+        }
         scores = _numbers(final if result else _last_scores(evaluations))
         # The last evaluation of a run that was undone is not of the model that it ended with.
         is_known = bool(evaluations) and not final.get("is_undone")
-        scores["reconstruction"] = evaluations[-1].get("loss/reconstruction") if is_known else None
-        total = sum(seconds.values()) if seconds else None
-        seed = settings.pop("seed", None)
-        reason = manifest.get("reason")
-        data, started = manifest.get("data", {}), str(manifest.get("started", ""))
+        scores["reconstruction"] = _numbers(evaluations[-1]).get("loss/reconstruction") if is_known else None
+        seconds = _typed(manifest.get("seconds") or {}, dict, "seconds")
+        total = sum(_typed(part, int | float, "seconds") for part in seconds.values()) if seconds else None
+        if total is not None and not math.isfinite(total):
+            raise TypeError("seconds")
+        seed = _typed(settings.pop("seed", None), int | None, "seed")
+        reason = _typed(manifest.get("reason"), str | None, "reason")
+        reason = None if reason is None else printable(reason)
+        data = _typed(manifest.get("data", {}), dict, "data")
+        _typed(data.get("sha256"), str | None, "data.sha256")
+        started = str(manifest.get("started", ""))
         return Run(path, status, reason, settings, seed, scores, baselines, total, data, started)
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, OverflowError, TypeError) as error:
         raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
+
+
+def _typed(value: Any, expected: Any, name: str) -> Any:
+    """Return the value of an entry; raise a TypeError if it has another type."""
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} is of another type")
+    return value
 
 
 def is_in_use(path: Path) -> bool:
@@ -200,8 +216,12 @@ def n_epochs_of(path: Path, phase: str) -> int | None:
     DamagedRun
     """
     epochs = manifest_of(path).get("epochs")
-    n_epochs: int | None = epochs[phase] if epochs else _settings(path).get(f"{phase}.epochs")
-    return n_epochs
+    try:
+        n_epochs = epochs[phase] if epochs else _settings(path).get(f"{phase}.epochs")
+        n_typed: int | None = _typed(n_epochs, int | None, "epochs")
+    except (KeyError, TypeError) as error:
+        raise DamagedRun(f"{path / MANIFEST}: not what a run writes (epochs: {error})") from error
+    return n_typed
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -232,7 +252,12 @@ def _last_scores(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
-    return {key: value for key, value in values.items() if value is None or isinstance(value, int | float)}
+    """Return the entries that are numbers or None; a number that is infinite, or too large for a float, is None."""
+    return {
+        key: value if value is None or abs(value) <= sys.float_info.max else None
+        for key, value in values.items()
+        if value is None or isinstance(value, int | float)
+    }
 
 
 def require_some(runs: Sequence[Run]) -> None:
