@@ -154,7 +154,7 @@ def test_a_lock_file_tells_who_has_it(tmp_path: Path) -> None:
     lock.release()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"3", b'{"pid": 3}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"3", b'{"pid": 3}', b"[" * 100_000])
 def test_a_lock_file_that_tells_nothing_is_of_another_process(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert holder_of(path) == "another process"

@@ -211,6 +211,55 @@ def test_a_run_with_a_damaged_manifest_says_what_is_lost(run: Path, capsys: pyte
     assert capsys.readouterr().err == f"warning: {told}\n"
 
 
+OTHER_TYPES: dict[str, Any] = {
+    "started": 3,
+    "n_resumed": "x",
+    "segments": "abc",
+    "versions": [],
+    "epochs": 3,
+    "seconds": "x",
+    "samples_per_second": 3,
+    "compile_seconds": [1],
+    "warnings": 5,
+    "logged_to": [1],
+    "n_clusters_choice": 3,
+    "status": ["running"],
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TYPES)
+def test_an_entry_of_another_type_in_the_manifest_is_left_out(
+    name: str, run: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "manifest.json"
+    path.write_text(json.dumps(json_of(path) | {name: OTHER_TYPES[name]}), encoding="utf-8")
+    manifest = resume(run, "log.to=[csv]")
+    assert manifest["status"] == "completed"
+    assert manifest.get(name) != OTHER_TYPES[name]
+    assert capsys.readouterr().err == f"warning: {path}: {name} is not what a run writes, and is left out\n"
+    assert (run / "result.json").read_bytes() == (finished / "result.json").read_bytes()
+
+
+STRANGE: dict[str, Any] = {
+    "warnings": ["an earlier one", 3],
+    "n_clusters_choice": {"asked": "auto"},
+    "data": "blobs",
+    "self": 1,
+    "what nobody knows": [None],
+}
+
+
+def test_a_strange_manifest_ends_no_run(run: Path, finished: Path) -> None:
+    path = run / "manifest.json"
+    path.write_text(json.dumps(json_of(path) | STRANGE), encoding="utf-8")
+    manifest = resume(run)
+    assert manifest["status"] == "completed"
+    assert manifest["data"] == json_of(finished / "manifest.json")["data"]
+    assert (run / "result.json").read_bytes() == (finished / "result.json").read_bytes()
+    path.write_text("[" * 100_000, encoding="utf-8")
+    assert resume(run)["status"] == "completed"
+
+
 CONFIG_DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "one bit, which makes the run longer": lambda content: content.replace(b"epochs: 2", b"epochs: 3"),
     "one bit of the digest": lambda content: content.replace(b"below: ", b"below: 0"),
@@ -319,9 +368,9 @@ def test_the_metrics_after_the_checkpoint_do_not_count_for_its_digest(directory:
 
 def test_records_that_were_damaged_do_not_end_a_finished_run(directory: RunDirectory) -> None:
     path = directory.path / "metrics.jsonl"
-    path.write_bytes(b'{"a": 1}\n\x00\x00\xff\n[]\n{"a": 2}\n')
+    path.write_bytes(b'{"a": 1}\n\x00\x00\xff\n[]\n' + b"[" * 100_000 + b'\n{"a": 2}\n')
     assert directory.read_metrics() == [{"a": 1}, {"a": 2}]
-    assert directory.warnings == [f"{path}: 2 lines hold no record, so curves lack them"]
+    assert directory.warnings == [f"{path}: 3 lines hold no record, so curves lack them"]
 
 
 def test_the_settings_of_the_command_line_are_told_from_the_others(directory: RunDirectory) -> None:

@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,8 +41,10 @@ from dkm.runs.reading import (
     LOGGED_TO,
     MANIFEST,
     METRICS,
+    N_CLUSTERS_CHOICE,
     OVERRIDES,
     RESULT,
+    is_choice,
 )
 from dkm.runs.sinks.base import SinkContext, Sinks
 from dkm.runtime.atomic import write_atomically
@@ -62,6 +64,23 @@ defaults:
 """
 
 
+def _is(*types: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, types)
+
+
+# The entries of a manifest that a process that resumes the run reads.
+_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "started": _is(str),
+    "n_resumed": _is(int),
+    "segments": _is(list),
+    "status": _is(str),
+    **dict.fromkeys(("versions", "data", "epochs", "seconds"), _is(dict)),
+    **dict.fromkeys(("samples_per_second", "compile_seconds", LOGGED_TO), _is(dict)),
+    "warnings": lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+    N_CLUSTERS_CHOICE: is_choice,
+}
+
+
 class RunWriter(Protocol):
     """What a run is written with: `RunDirectory` writes files, `Unwritten` drops everything."""
 
@@ -78,7 +97,7 @@ class RunWriter(Protocol):
     def open(self, config: Config, *, step: int | None, has_labels: bool) -> None: ...
     def close(self) -> None: ...
     def given_settings(self) -> set[str]: ...
-    def update_manifest(self, **entries: Any) -> None: ...
+    def update_manifest(self, /, **entries: Any) -> None: ...
     def read_manifest(self) -> dict[str, Any]: ...
     def append_metrics(self, record: Mapping[str, Any]) -> None: ...
     def sync_metrics(self) -> int: ...
@@ -201,17 +220,24 @@ class RunDirectory:
 
     # --- manifest ---
 
-    def update_manifest(self, **entries: Any) -> None:
+    def update_manifest(self, /, **entries: Any) -> None:
         self.manifest |= entries
         self._write(MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return the manifest that an earlier process wrote, empty if there is none or it is damaged."""
+        """Return the manifest that an earlier process wrote, empty if there is none or it is damaged.
+
+        An entry that a run does not write so is left out.
+        """
         path = self.path / MANIFEST
         content = read_json(path)
         if content is None and path.exists():
             log.warning("%s is damaged: what it told about the earlier parts of the run is lost", path)
-        return content or {}
+        manifest = content or {}
+        for name in [name for name, is_written in _ENTRIES.items() if not is_written(manifest.get(name))]:
+            if manifest.pop(name, None) is not None:
+                log.warning("%s: %s is not what a run writes, and is left out", path, name)
+        return manifest
 
     # --- metrics ---
 
@@ -261,7 +287,7 @@ class RunDirectory:
         for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (RecursionError, ValueError):
                 record = None
             if isinstance(record, dict):
                 records.append(record)
@@ -320,7 +346,7 @@ class Unwritten:
     def given_settings(self) -> set[str]:
         return set()
 
-    def update_manifest(self, **entries: Any) -> None:
+    def update_manifest(self, /, **entries: Any) -> None:
         pass
 
     def read_manifest(self) -> dict[str, Any]:
@@ -400,6 +426,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return a JSON object, or None if the file is missing or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -224,10 +224,25 @@ def n_epochs_of(path: Path, phase: str) -> int | None:
     return n_typed
 
 
+def is_choice(value: object) -> bool:
+    """Return whether a value is what manifest and result hold of a search for the number of clusters."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("asked", "reason")):
+        return False
+    plausible, bounds, warnings = (_list_of(value.get(name)) for name in ("plausible", "range", "warnings"))
+    numbers = [value.get("n_clusters"), *plausible, *bounds]
+    is_numbered = len(bounds) == 2 and all(isinstance(number, int) for number in numbers)
+    return is_numbered and all(isinstance(text, str) for text in warnings)
+
+
+def _list_of(value: object) -> list[object]:
+    """Return a list; one with None for what is none."""
+    return value if isinstance(value, list) else [None]
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise DamagedRun(f"{path}: cannot be read ({in_short(error)})") from error
     if not isinstance(content, dict):
         raise DamagedRun(f"{path}: holds no JSON object")
@@ -239,7 +254,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         records = [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise DamagedRun(f"{path}: cannot be read ({in_short(error)})") from error
     if not all(isinstance(record, dict) for record in records):
         raise DamagedRun(f"{path}: expected one JSON object on each line")

@@ -148,7 +148,7 @@ def holder_of(path: Path) -> str:
         pid, host, started = (
             " ".join(str(holder[key]).split())[:_MAX_CHARACTERS] for key in ("pid", "host", "started")
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, RecursionError, ValueError, TypeError, KeyError):
         return "another process"
     return f"process {pid} on {host} since {started}"
 
