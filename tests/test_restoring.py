@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,91 @@ def test_a_checkpoint_without_a_part_is_refused_in_one_line(key: str, state: dic
         trainer_with().restore(state, run)
     assert str(run / "checkpoints") in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+POSITION = {"phase_idx": 1, "epoch": 0, "batch": 0, "step": 7, "is_stopped": False, "seconds": {}, "raw": None}
+POSITION |= {"pretrained": None, "pass_info": {}, "cache_key": None}
+KEPT = {"stage": "joint", "modularity": 0.5, "autoencoder": {}, "centroids": torch.zeros(5, 5), "assortativity": 0.5}
+FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
+    "the shape of the terms": ({"terms": torch.zeros(3)}, "tuple index out of range"),
+    "the number of the terms": ({"terms": torch.zeros(1, 6)}, "terms is not what a run writes"),
+    "no phase": ({"train_state.phase": "x"}, "train_state.phase is not"),
+    "another phase": ({"position": {**POSITION, "phase_idx": 7}}, "tuple index out of range"),
+    "the epoch": ({"train_state.epoch": "x"}, "train_state.epoch is not"),
+    "a negative step": ({"train_state.step": -1}, "train_state.step is not"),
+    "the batch": ({"train_state.batch": 99}, "train_state.batch is not"),
+    "a flag": ({"train_state.is_stopped": 1}, "train_state.is_stopped is not"),
+    "what was learned": ({"train_state.learned": "x"}, "train_state.learned is not"),
+    "what was restored": ({"train_state.restored": 3}, "train_state.restored is not"),
+    "another state": ({"train_state.more": 3}, "unexpected keyword argument 'more'"),
+    "seconds": ({"seconds": {"joint": "x"}}, "unsupported operand"),
+    "many seconds": ({"seconds": {"joint": 10**400}}, "int too large"),
+    "no finite seconds": ({"seconds": {"joint": float("nan")}}, "seconds is not"),
+    "a list of seconds": ({"seconds": [1]}, "'list' object has no attribute 'items'"),
+    "baselines": ({"baselines": {"kmeans_raw": "x", "kmeans_pretrained": None}}, "baselines.kmeans_raw is not"),
+    "texts of baselines": ({"baselines": {"a": {"acc": "x"}, "b": None}}, "baselines.kmeans_raw is not"),
+    "one baseline": ({"baselines": {"kmeans_raw": None}}, "not enough values to unpack"),
+    "the reassignment": ({"reassignment": {"label_change": 0.5}}, "reassignment is not"),
+    "labels": ({"labels": 3}, "labels is not"),
+    "labels of other rows": ({"labels": {"kmeans_raw": torch.zeros(3, dtype=torch.int64)}}, "labels.kmeans_raw is not"),
+    "labels of other clusters": ({"labels": {"kmeans_raw": torch.full((60,), 5)}}, "labels.kmeans_raw is not"),
+    "assignments": ({"clustering.assignments": torch.full((60,), -1)}, "clustering.assignments is not"),
+    "the kept state": ({"kept": 3}, "argument after ** must be a mapping"),
+    "the kept weights": ({"kept": KEPT}, "kept.autoencoder is not"),
+    "the cache": ({"cache_key": 3}, "cache_key is not"),
+    "the centroids": ({"centroids_before": None}, "centroids_before is not"),
+    "the optimizer": ({"optimizer": {"a": 1}}, "optimizer is not"),
+    "the average": ({"average": [1]}, "average is not"),
+    "the size of the metrics": ({"metrics_bytes": "x"}, "metrics_bytes is not"),
+    "a negative size of the metrics": ({"metrics_bytes": -5}, "metrics_bytes is not"),
+    "the digest of the metrics": ({"metrics_sha256": 5}, "metrics_sha256 is not"),
+    "the search": ({"n_clusters_choice": 3}, "n_clusters_choice is not"),
+    "the config": ({"config": 3}, "'int' object has no attribute 'items'"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_an_entry_that_no_run_writes_is_refused_in_one_line(what: str, state: dict[str, Any], run: Path) -> None:
+    entries, expected = FOREIGN[what]
+    for key, value in entries.items():
+        section, _, name = key.rpartition(".")
+        (state[section] if section else state)[name] = value
+    with pytest.raises(checkpoints.CheckpointError) as refused:
+        trainer_with().restore(state, run)
+    assert str(refused.value).startswith(f"{run / 'checkpoints'}: the state does not fit this model (")
+    assert expected in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def a_moment(state: dict[str, Any]) -> None:
+    moments = next(iter(state["optimizer"]["state"].values()))
+    moments["exp_avg"] = moments["exp_avg"].new_zeros(3, 1)
+
+
+OTHER_PHASE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "the groups of the optimizer": (lambda s: s["optimizer"]["param_groups"].clear(), "different number of parameter"),
+    "no groups": (lambda s: s["optimizer"]["param_groups"].__setitem__(0, 3), "'int' object"),
+    "the moments": (a_moment, "optimizer: a state of another shape than its parameter"),
+    "the average": (lambda s: s["average"].__setitem__(0, torch.zeros(1)), "average: of another shape than its"),
+    "one average": (lambda s: s["average"].pop(), "zip() argument 2 is shorter"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_PHASE)
+def test_the_state_of_another_optimizer_is_refused_in_one_line_and_kept(what: str, tmp_path: Path) -> None:
+    run, change = tmp_path / "run", OTHER_PHASE[what]
+    assert main([*WORDS, "joint.average_epochs=1", f"hydra.run.dir={run}"]) == 0
+    last = run / "checkpoints" / "last.pt"
+    state = checkpoints.read(last)
+    change[0](state)
+    last.write_bytes(checkpoints.serialized(state))
+    with pytest.raises(checkpoints.CheckpointError) as refused:
+        main([f"resume={run}"])
+    assert change[1] in str(refused.value)
+    assert "\n" not in str(refused.value)
+    kept = checkpoints.read(last)
+    assert kept["train_state"] == state["train_state"]
+    assert kept["optimizer"]["param_groups"] == state["optimizer"]["param_groups"]
 
 
 def test_weights_of_other_shapes_are_refused(state: dict[str, Any], run: Path) -> None:

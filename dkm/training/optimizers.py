@@ -128,8 +128,16 @@ class WeightAverage:
         return self._averages
 
     def load(self, averages: Sequence[Tensor]) -> None:
-        """Load averages that ``state`` returned."""
+        """Load averages that ``state`` returned.
+
+        Raises
+        ------
+        ValueError
+            If they are of other parameters.
+        """
         for average, value in zip(self._averages, averages, strict=True):
+            if value.shape != average.shape:
+                raise ValueError("average: of another shape than its parameter")
             average.copy_(value)
 
     def _exchange(self) -> None:

@@ -145,9 +145,19 @@ class Phase:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Load a state returned by ``state``; a part that is None keeps its initial value."""
+        """Load a state returned by ``state``; a part that is None keeps its initial value.
+
+        Raises
+        ------
+        KeyError, RuntimeError, ValueError
+            If it is that of another phase.
+        """
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
+            for parameter, moments in self.optimizer.state.items():
+                shapes = {value.shape for value in moments.values() if isinstance(value, Tensor) and value.dim() > 0}
+                if shapes - {parameter.shape}:
+                    raise ValueError("optimizer: a state of another shape than its parameter")
         if self.average is not None and state["average"] is not None:
             self.average.load(state["average"])
 

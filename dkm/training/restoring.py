@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from dkm.models.autoencoder import Autoencoder
 from dkm.runs.directory import RunWriter
 from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import checkpoints
+from dkm.training.contents import require_entries, require_kept, require_labels, require_like, require_progress
 from dkm.training.guard import Kept
 from dkm.training.objective import LossTerms
 from dkm.training.schedule import is_reset_ahead
@@ -106,25 +109,25 @@ class Checkpointer:
         UserError
             If it is of another config or other data, or not what a run of this version writes.
         """
-        try:
+        with refusing_what_does_not_fit(directory):
             require_same_origin(state, self._config, self._data, directory)
-            progress = progress_from_dict(state, clock)
+            require_entries(state)
+            progress, steps = progress_from_dict(state, clock), self._steps
+            K, n_batches = len(self._clustering.centroids), len(steps.values)
+            require_progress(progress, n_samples=self._data.n_samples, n_clusters=K, n_batches=n_batches)
+            require_kept(progress.kept, self._autoencoder.state_dict(), self._clustering.centroids)
             self._autoencoder.load_state_dict(state["autoencoder"])
             self._clustering.load_state_dict(without_empty_buffers(state["clustering"]))
-            phase = {name: state[name] for name in ("optimizer", "average")}
-            self._steps.values.copy_(with_all_terms(state["terms"]))
-            self._steps.centroids_before = state["centroids_before"]
+            require_labels(self._clustering.assignments, self._data.n_samples, K, "clustering.assignments")
+            terms, centroids_before = with_all_terms(state["terms"]), state["centroids_before"]
+            require_like(terms, steps.values, "terms")
+            require_like(centroids_before, steps.centroids_before, "centroids_before")
+            steps.values.copy_(terms)
+            steps.centroids_before = centroids_before
             if self._config.joint.n_epochs > state["config"]["joint"]["epochs"]:
                 self._make_longer(progress.state, state["config"]["joint"]["epochs"], directory)
+            phase = {name: state[name] for name in ("optimizer", "average")}
             return Restored(progress, phase, state["metrics_bytes"], state.get("metrics_sha256"))
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())
-            raise checkpoints.CheckpointError(
-                f"{directory / 'checkpoints'}: the state does not fit this model ({reason}); "
-                f"expected what a run of this version writes; start a new run"
-            ) from error
 
     def _make_longer(self, state: TrainState, n_before: int, directory: Path) -> None:
         """Set the state to that of a run with more joint epochs than ``n_before`` at the same position.
@@ -152,6 +155,31 @@ class Checkpointer:
                 "run of that length ends too; for a longer phase start a new run with joint.tolerance=0",
                 *(n_epochs, state.epoch, self._config.joint.tolerance),
             )
+
+
+@contextlib.contextmanager
+def refusing_what_does_not_fit(directory: Path) -> Iterator[None]:
+    """Turn what a part of a checkpoint raises that does not fit the model into one line.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory, for the message.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise checkpoints.CheckpointError(
+            f"{directory / 'checkpoints'}: the state does not fit this model ({reason}); "
+            f"expected what a run of this version writes; start a new run"
+        ) from error
 
 
 def progress_to_dict(progress: Progress) -> dict[str, Any]:

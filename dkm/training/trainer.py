@@ -61,7 +61,7 @@ from dkm.training.requirements import (
     require_rows_for_all_processes,
     resolve_n_clusters,
 )
-from dkm.training.restoring import Checkpointer
+from dkm.training.restoring import Checkpointer, refusing_what_does_not_fit
 from dkm.training.starting import Starter, mixed_encoder
 from dkm.training.state import Baseline, Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
@@ -334,7 +334,7 @@ class Trainer:
         self._phase = None  # drop the previous DDP wrapper first: it has hooks on the same parameters
         if self.config.joint.hold_labels or self.progress.state.learned is not None:
             self.clustering.hold_labels()
-        self._phase = Phase(
+        phase = Phase(
             self.config,
             settings,
             self.autoencoder,
@@ -344,9 +344,11 @@ class Trainer:
             filled=None if self.data.filled is None else self.data.filled.to(self.device),
             targets=self._targets(settings),
         )
-        self._phase.load(self._phase_state)
+        with refusing_what_does_not_fit(self.run_dir.path):
+            phase.load(self._phase_state)
+        self._phase = phase  # only now: until here a checkpoint has the state that it was read with
         self._phase_state = {"optimizer": None, "average": None}
-        return self._phase
+        return phase
 
     def _targets(self, settings: PhaseConfig) -> Tensor | None:
         """Return the neighbor embedding (N, D) for a pretraining that uses it; the same on every process."""
