@@ -6,6 +6,7 @@ The ranks of a test are objects in one process, each with its own thread. ``conn
 from __future__ import annotations
 
 import _thread
+import contextlib
 import json
 import os
 import socket
@@ -271,6 +272,56 @@ def test_ranks_connect_and_others_are_turned_away(is_local: bool, monkeypatch: p
     with pytest.raises((EOFError, OSError)):
         stranger.recv_bytes()
     for connection in (stranger, noise, *ends, *connections.values()):
+        connection.close()
+
+
+@pytest.mark.parametrize("is_dripping", [False, True])
+def test_a_stranger_who_sends_half_a_message_holds_nobody_up(
+    is_dripping: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_ANSWER_S", 0.2)
+    server, place = listen(is_local=True)
+    accepted: list[dict[int, Connection]] = []
+    with socket.create_connection((place["hosts"][0], place["port"])) as stranger:
+        stranger.sendall(b"\x00\x00\x00\xc8")
+        end = hello(place, place["token"], 1)
+        thread = threading.Thread(target=lambda: accepted.append(accept(server, place["token"], 2)), daemon=True)
+        thread.start()
+        for _ in range(40 if is_dripping else 0):
+            with contextlib.suppress(OSError):  # it was turned away
+                stranger.sendall(b"\x00")
+            thread.join(0.05)
+        thread.join(2)
+        assert not thread.is_alive()
+    [connections] = accepted
+    connections[1].send_bytes(b"for 1")
+    assert end.recv_bytes() == b"for 1"
+    end.send_bytes(b"for 0")
+    assert connections[1].recv_bytes() == b"for 0"
+    for connection in (end, connections[1]):
+        connection.close()
+
+
+def test_a_stranger_who_says_something_else_is_turned_away() -> None:
+    server, place = listen(is_local=True)
+    strangers = []
+    for text in (b"1\n", b'["\xc3\xa9", 1]\n', b"[1]\n", b"{}\n", b"\xff\n", b"\n", b"[" * 300):
+        strangers.append(socket.create_connection((place["hosts"][0], place["port"])))
+        strangers[-1].sendall(text)
+    end = hello(place, place["token"], 1)
+    connections = accept(server, place["token"], 2)
+    assert list(connections) == [1]
+    for connection in (*strangers, end, connections[1]):
+        connection.close()
+
+
+def test_what_follows_the_first_message_is_not_lost() -> None:
+    server, place = listen(is_local=True)
+    end = hello(place, place["token"], 1)
+    end.send_bytes(b"at once")
+    connections = accept(server, place["token"], 2)
+    assert connections[1].recv_bytes() == b"at once"
+    for connection in (end, connections[1]):
         connection.close()
 
 

@@ -340,17 +340,16 @@ def accept(server: socket.socket, token: str, n_ranks: int) -> dict[int, Connect
         while len(connections) < n_ranks - 1:
             try:
                 server.settimeout(max(0.001, end_s - time.monotonic()))
-                connection = _framed(server.accept()[0])
+                connected = server.accept()[0]
             except TimeoutError:
                 missing = sorted(set(range(1, n_ranks)) - connections.keys())
                 raise Failure(f"rank {missing[0]} did not connect to rank 0; start all processes again") from None
-            with contextlib.suppress(OSError, EOFError, ValueError):
-                if connection.poll(_ANSWER_S):
-                    sent, rank = json.loads(connection.recv_bytes(_MAX_HELLO_BYTES))
-                    if secrets.compare_digest(str(sent), token):
-                        connections[int(rank)] = connection
-                        continue
-            connection.close()
+            with contextlib.suppress(OSError, EOFError, TypeError, ValueError):
+                sent, rank = json.loads(_first_line(connected))
+                if secrets.compare_digest(str(sent), token):
+                    connections[int(rank)] = _framed(connected)
+                    continue
+            connected.close()
     return connections
 
 
@@ -369,11 +368,28 @@ def connect(place: dict[str, Any], rank: int) -> Connection:
         except OSError as error:
             problem = problem or error
             continue
-        connection = _framed(connected)
-        connection.send_bytes(json.dumps([place["token"], rank]).encode())
-        return connection
+        connected.sendall(json.dumps([place["token"], rank]).encode() + b"\n")
+        return _framed(connected)
     where = f"{place['hosts'][0]}, port {place['port']}"
     raise Failure(f"rank {rank} cannot reach rank 0 at {where} ({problem}); let no firewall stand between the machines")
+
+
+def _first_line(connected: socket.socket) -> bytes:
+    """Return the line that a process begins with, and read no further.
+
+    Raises
+    ------
+    OSError, EOFError
+        If it does not arrive in time: whoever else connects must not hold up the job.
+    """
+    end_s, line = time.monotonic() + _ANSWER_S, b""
+    while not line.endswith(b"\n") and len(line) < _MAX_HELLO_BYTES:
+        connected.settimeout(max(0.001, end_s - time.monotonic()))
+        byte = connected.recv(1)
+        if not byte:
+            raise EOFError
+        line += byte
+    return line
 
 
 def _framed(connected: socket.socket) -> Connection:
