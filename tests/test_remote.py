@@ -101,6 +101,70 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
     return server
 
 
+class Answer(Exception):
+    """An answer of a server, as aiohttp has it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}, message={message!r}, url='https://host/t.csv?signature=secret'")
+        self.status, self.message = status, message
+
+
+FAILING: dict[str, tuple[BaseException | None, str]] = {
+    "no file": (None, "no such file; expected an existing file or folder; correct data.path"),
+    "404": (Answer(404, "Not Found"), "no such file; expected an existing file or folder; correct data.path"),
+    "410": (Answer(410, "Gone"), "no such file; expected an existing file or folder; correct data.path"),
+    "403": (
+        Answer(403, "Forbidden"),
+        "cannot be read (403 Forbidden); expected a readable file; check its rights and the network",
+    ),
+    "503": (Answer(503, ""), "cannot be read (503); expected a readable file; "),
+    "no network": (
+        OSError("Cannot connect to host host:443 ssl:default [Name or service not known]"),
+        "cannot be read (Cannot connect to host host:443 ssl:default [Name or service not known]); expected",
+    ),
+    "no answer": (TimeoutError(), "cannot be read (TimeoutError); expected"),
+}
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_a_file_that_cannot_be_reached_is_told_from_one_that_does_not_exist(
+    what: str, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec says that a file of the web does not exist, whatever has failed; ``exists`` says so of any file."""
+    cause, expected = FAILING[what]
+
+    def info(path: str, **_: object) -> None:
+        raise FileNotFoundError(path) from cause
+
+    monkeypatch.setattr(web, "info", info)
+    with pytest.raises(UserError) as refused:
+        remote.fetch("https://host/t.csv", "data.path")
+    assert str(refused.value).startswith(f"data.path=https://host/t.csv: {expected}")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_place_without_rights_is_not_taken_for_an_empty_one(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def info(path: str, **_: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(memory, "info", info)
+    with pytest.raises(UserError, match=r"path=memory://t.csv: cannot be read \(Access Denied\); expected a readable"):
+        remote.fetch("memory://t.csv")
+
+
+def test_a_file_of_a_bucket_does_not_exist_if_its_client_says_so(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def info(path: str, **_: object) -> None:
+        raise FileNotFoundError(path) from Answer(400, "NoSuchKey")
+
+    monkeypatch.setattr(memory, "info", info)
+    with pytest.raises(UserError, match=r"path=memory://t.csv: no such file"):
+        remote.fetch("memory://t.csv")
+
+
 @pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
 def test_a_changed_file_of_the_web_is_copied_again(header: str, web: Web) -> None:
     web.headers = {header: "1"}

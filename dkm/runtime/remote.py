@@ -63,9 +63,10 @@ def fetch(url: str, key: str = "path") -> Path:
     filesystem, path = _filesystem(url, key)
     source = f"{key}={url}"
     try:
-        if not filesystem.exists(path):
+        info = _info(filesystem, path)
+        if info is None:
             raise input_error(source, "no such file", "an existing file or folder", f"correct {key}")
-        version = _version(filesystem, path)
+        version = _version(filesystem, path, info)
         if version is None:
             return _read_anew(filesystem, path, url, source)
         target = _local_copy(url, version)
@@ -75,7 +76,7 @@ def fetch(url: str, key: str = "path") -> Path:
         raise
     except Exception as error:  # each file system has errors of its own
         raise input_error(
-            source, f"cannot be read ({in_short(error)})", "a readable file", "check its rights"
+            source, f"cannot be read ({in_short(error)})", "a readable file", "check its rights and the network"
         ) from error
     return target
 
@@ -142,15 +143,40 @@ def _filesystem(url: str, key: str) -> tuple[Any, str]:
     return filesystem, str(path)
 
 
-def _version(filesystem: Any, path: str) -> str | None:
+def _info(filesystem: Any, path: str) -> Mapping[str, Any] | None:
+    """Return what is known of a file or folder; None if it does not exist, as ``exists`` says whatever has failed.
+
+    Raises
+    ------
+    Exception
+        If it cannot be reached.
+    """
+    try:
+        info: Mapping[str, Any] = filesystem.info(path)
+    except FileNotFoundError as error:
+        cause = error.__cause__ if _is_web(filesystem) else None  # fsspec says so of all that can fail there
+        status = getattr(cause, "status", None)
+        if cause is None or status in (404, 410):
+            return None
+        if status is not None:  # the text of the cause has the address, which may be signed
+            raise OSError(f"{status} {getattr(cause, 'message', '')}".strip()) from error
+        raise OSError(str(cause) or type(cause).__name__) from error
+    return info
+
+
+def _is_web(filesystem: Any) -> bool:
+    protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+    return "http" in protocols
+
+
+def _version(filesystem: Any, path: str, info: Mapping[str, Any]) -> str | None:
     """Return what changes when a file or folder changes; None if a web server does not tell it."""
     if filesystem.isdir(path):
         entries = filesystem.find(path, detail=True)
         return repr(sorted((name, _version_of(info)) for name, info in entries.items()))
-    protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
-    if "http" not in protocols:
+    if not _is_web(filesystem):
         return str(filesystem.ukey(path))
-    version = _version_of(filesystem.info(path))  # fsspec's own ``ukey`` takes every file of the web for unchanging
+    version = _version_of(info)  # fsspec's own ``ukey`` takes every file of the web for unchanging
     return repr(version) if any(key.lower() != "size" for key, _ in version) else None
 
 
