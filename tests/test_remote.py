@@ -165,6 +165,19 @@ def test_a_file_of_a_bucket_does_not_exist_if_its_client_says_so(
         remote.fetch("memory://t.csv")
 
 
+def test_reading_a_file_changes_no_version_of_it(memory: fsspec.AbstractFileSystem) -> None:
+    """The key that fsspec makes of a file on a server of sftp contains the time of the last access."""
+    same = {"name": "/t.csv", "size": 3, "type": "file", "time": 1, "mtime": 5}
+    versions = []
+    for accessed in (1, 2):
+        memory.info = lambda path, accessed=accessed, **_: {**same, "time": accessed}
+        memory.ukey = lambda path, accessed=accessed: str(accessed)
+        memory.isdir = lambda path: False
+        versions.append(remote._version(memory, "/t.csv", memory.info("/t.csv")))
+    del memory.info, memory.ukey, memory.isdir
+    assert versions[0] == versions[1] is not None
+
+
 @pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
 def test_a_changed_file_of_the_web_is_copied_again(header: str, web: Web) -> None:
     web.headers = {header: "1"}

@@ -174,10 +174,11 @@ def _version(filesystem: Any, path: str, info: Mapping[str, Any]) -> str | None:
     if filesystem.isdir(path):
         entries = filesystem.find(path, detail=True)
         return repr(sorted((name, _version_of(info)) for name, info in entries.items()))
-    if not _is_web(filesystem):
-        return str(filesystem.ukey(path))
-    version = _version_of(info)  # fsspec's own ``ukey`` takes every file of the web for unchanging
-    return repr(version) if any(key.lower() != "size" for key, _ in version) else None
+    version = _version_of(info)
+    if any(key.lower() != "size" for key, _ in version):
+        return repr(version)
+    # fsspec's own ``ukey`` takes every file of the web for unchanging, and the time of the last access for a change.
+    return None if _is_web(filesystem) else str(filesystem.ukey(path))
 
 
 def _version_of(info: Mapping[str, Any]) -> list[tuple[str, str]]:
