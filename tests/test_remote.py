@@ -233,6 +233,26 @@ def test_a_remote_folder_of_parquet_files_and_an_array(memory: fsspec.AbstractFi
     assert load_dataset(NpyData(path="memory://x.npy")).n_features == 3
 
 
+@pytest.mark.parametrize("name", ["o.csv", "o[1]?*.csv"])
+def test_a_file_is_copied_under_its_name(name: str, memory: fsspec.AbstractFileSystem) -> None:
+    for text in ("first", "second"):
+        with remote.uploaded(f"memory://out/{name}", "output", overwrite=True) as local:
+            local.write_text(text)
+    assert memory.find("/") == [f"/out/{name}"]
+    assert memory.cat_file(f"/out/{name}") == b"second"
+
+
+@pytest.mark.parametrize("name", ["model", "model[1]"])
+def test_a_folder_is_copied_into_the_one_that_exists(name: str, memory: fsspec.AbstractFileSystem) -> None:
+    for text in ("first", "second"):
+        with remote.uploaded(f"memory://out/{name}", "output", overwrite=True) as local:
+            (local / "part[2]").mkdir(parents=True)
+            (local / "a.json").write_text(text)
+            (local / "part[2]" / "b.bin").write_text(text)
+    assert memory.find("/") == [f"/out/{name}/a.json", f"/out/{name}/part[2]/b.bin"]
+    assert memory.cat_file(f"/out/{name}/part[2]/b.bin") == b"second"
+
+
 @pytest.mark.usefixtures("quick_search")
 def test_a_run_and_its_prediction_elsewhere(
     memory: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

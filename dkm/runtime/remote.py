@@ -115,11 +115,21 @@ def uploaded(url: str, key: str, *, overwrite: bool) -> Iterator[Path]:
         local = Path(folder) / (local_name(url) or "output")
         yield local
         try:
-            filesystem.put(str(local), path, recursive=local.is_dir())
+            _put(filesystem, local, path)
         except Exception as error:
             raise input_error(
                 source, f"cannot be written ({in_short(error)})", "a place to write", "check it"
             ) from error
+
+
+def _put(filesystem: Any, local: Path, path: str) -> None:
+    """Copy a file, or the files of a folder, to ``path``.
+
+    ``put`` takes a [ in the name for a pattern, and copies a folder into one that exists.
+    """
+    files = sorted(part for part in local.rglob("*") if part.is_file()) if local.is_dir() else [local]
+    for file in files:
+        filesystem.put_file(str(file), path if file == local else f"{path}/{file.relative_to(local).as_posix()}")
 
 
 def _filesystem(url: str, key: str) -> tuple[Any, str]:
