@@ -28,8 +28,9 @@ import contextlib
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dkm.config.commands import PredictConfig, parse_words
 from dkm.config.commands import main as run_command
@@ -40,6 +41,9 @@ from dkm.config.verbs import screen
 from dkm.errors import input_error
 from dkm.evaluation.prediction import assign_parts, input_reader
 from dkm.runtime.remote import uploaded
+
+if TYPE_CHECKING:
+    from dkm.models.saved import SavedModel
 
 log = logging.getLogger("dkm.predict")
 
@@ -76,7 +80,6 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
     UserError
         If the input does not fit the model, or the output cannot be written; no output remains then.
     """
-    from dkm.evaluation.assignments import Writer
     from dkm.models.saved import load_model
     from dkm.runtime.devices import find_device, keep_freed_memory, set_threads
 
@@ -86,10 +89,21 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
     keep_freed_memory()
     device = find_device(config.device)
     model = load_model(config.run, model_class=model_class).to(device)
-    if scheme_of(config.output) is not None:
-        with uploaded(config.output, "output", overwrite=config.overwrite) as local:
-            return predict(replace(config, output=str(local)), reading, model_class)
-    output = Path(absolute(config.output))
+    shown = config.output
+    if scheme_of(shown) is None:
+        shown = str(Path(absolute(shown)))
+        n_rows, n_left_out = _assign(config, Path(shown), model, reading)
+    else:
+        with uploaded(shown, "output", overwrite=config.overwrite) as local:
+            n_rows, n_left_out = _assign(config, local, model, reading)
+    print(f"{shown}: {n_rows:,} rows" + (f", {n_left_out:,} left out" if n_left_out else ""))
+    return n_rows
+
+
+def _assign(config: PredictConfig, output: Path, model: SavedModel, reading: Sequence[str]) -> tuple[int, int]:
+    """Write the assignments of all rows to a local file; return how many were assigned, and how many left out."""
+    from dkm.evaluation.assignments import Writer
+
     reader = input_reader(config.input, model, reading)
     n_rows = 0
     with Writer(output, f"output={config.output}", overwrite=config.overwrite, is_safe=config.safe_csv) as writer:
@@ -103,9 +117,7 @@ def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str
         log.info("%s: %s", reader.source, remark)
     for warning in reader.report.prediction_warnings():
         log.warning("%s: %s", reader.source, warning)
-    left_out = reader.n_rows - n_rows
-    print(f"{output}: {n_rows:,} rows" + (f", {left_out:,} left out" if left_out else ""))
-    return n_rows
+    return n_rows, reader.n_rows - n_rows
 
 
 def _require_other_file(config: PredictConfig) -> None:

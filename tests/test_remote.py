@@ -255,17 +255,28 @@ def test_a_folder_is_copied_into_the_one_that_exists(name: str, memory: fsspec.A
 
 @pytest.mark.usefixtures("quick_search")
 def test_a_run_and_its_prediction_elsewhere(
-    memory: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory: fsspec.AbstractFileSystem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     memory.pipe("/t.csv", ROWS)
     words = ["data=csv", "data.path=memory://t.csv", "clustering.n_clusters=3", *QUICK, "hydra.run.dir=run"]
     assert train._main(words) == 0
     memory.put("run/model", "/runs/one/model", recursive=True)
+    capsys.readouterr()
     predict.work(["run=memory://runs/one", "input=memory://t.csv", "output=memory://out/o.csv"])
+    assert capsys.readouterr().out == "memory://out/o.csv: 40 rows\n"
     assert memory.cat("/out/o.csv") == Path("run/assignments.csv").read_bytes()
     with pytest.raises(UserError, match=r"output=memory://out/o.csv: it exists; .* set overwrite=true"):
         predict.work(["run=memory://runs/one", "input=memory://t.csv", "output=memory://out/o.csv"])
+    with pytest.raises(UserError, match=r"^output=memory://out/o.txt: "):
+        predict.work(["run=memory://runs/one", "input=memory://t.csv", "output=memory://out/o.txt"])
+    monkeypatch.setattr(memory, "put_file", lambda *_, **__: 1 / 0)
+    with pytest.raises(UserError, match=r"output=memory://out/p.csv: cannot be written \(division by zero\)"):
+        predict.work(["run=memory://runs/one", "input=memory://t.csv", "output=memory://out/p.csv"])
+    assert capsys.readouterr().out == ""
 
 
 REFUSED = {
