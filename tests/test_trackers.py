@@ -27,6 +27,7 @@ from dkm.runs.sinks.base import SinkContext
 from dkm.runs.sinks.mlflow import MlflowSink
 from dkm.runs.sinks.wandb import WandbSink
 from dkm.runs.tensorboard import scalars_of
+from dkm.runtime import atomic
 from dkm.train import _main as main
 
 CONFIG = compose(parse(["data=blobs", "joint.epochs=4"])).config
@@ -210,6 +211,25 @@ def test_a_line_that_was_cut_off_ends_the_history(wandb: FakeWandb, tmp_path: Pa
     assert [row["step"] for row in wandb.runs[1].rows] == [1]
     WandbSink.open(context_of(tmp_path))  # a new run
     assert history.read_text(encoding="utf-8") == ""
+
+
+def test_a_history_that_cannot_be_rewritten_is_kept(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed while it resumes a run must leave the rows for the next one."""
+    sink = WandbSink.open(context_of(tmp_path))
+    for step in (1, 2):
+        sink.record(record_at(step), {})
+    before = (tmp_path / "wandb" / "history.jsonl").read_bytes()
+
+    def fail(temporary: Path, path: Path) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(atomic, "publish", fail)
+    with pytest.raises(OSError, match="No space left"):
+        WandbSink.open(context_of(tmp_path, step=1, id="abcd1234"))
+    assert (tmp_path / "wandb" / "history.jsonl").read_bytes() == before
+    assert before.count(b"\n") == 2
 
 
 @pytest.mark.parametrize("is_old", [False, True])

@@ -16,6 +16,7 @@ from dkm.config.schema import dotted
 from dkm.errors import UserError
 from dkm.runs.sinks.base import ScoresOf, Sink, SinkContext
 from dkm.runs.tensorboard import baseline_scalars, scalars_of
+from dkm.runtime.atomic import write_atomically
 
 # W&B draws no histogram with more bars.
 _MAX_BARS = 512
@@ -47,7 +48,7 @@ class WandbSink(Sink):
         self._history = folder / "history.jsonl"
         before = sorted(folder.glob("offline-run-*"))
         rows = [] if context.step is None else _rows(self._history, context.step)
-        self._history.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_atomically(self._history, "".join(json.dumps(row) + "\n" for row in rows).encode())
         run_id = context.reference.get("id")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
