@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from sklearn import metrics as reference
 from sklearn.datasets import make_blobs
 
-from dkm.clustering.graph import GraphScore, modularity, neighbor_graph, score
+from dkm.clustering.graph import GraphScore, modularity, n_compared, neighbor_graph, score
 from dkm.clustering.labels import cluster_sizes, contingency, effective_clusters, hungarian_order
 from dkm.clustering.partition import principal_components
 from dkm.data.sampling import draw_rows
@@ -407,9 +407,9 @@ def test_two_points_are_neighbors_though_more_are_asked_for():
 
 
 def test_the_modularity_of_many_rows_is_that_of_a_sample_joined_to_20_neighbors():
-    X, labels = np.random.default_rng(0).normal(size=(80, 3)), np.random.default_rng(1).integers(0, 4, 80)
-    sample = sample_neighbors(X, 50)
-    rows = draw_rows(80, 50)
+    X, labels = np.random.default_rng(0).normal(size=(240, 3)), np.random.default_rng(1).integers(0, 4, 240)
+    sample = sample_neighbors(X, 160)
+    rows = draw_rows(240, 160)
     assert np.array_equal(sample.rows, rows)
     assert sample.modularity(labels) == modularity(neighbor_graph(X[rows], 20), labels[rows])
 
@@ -419,9 +419,42 @@ def test_the_graph_of_many_features_is_that_of_their_principal_components_but_fo
     rows = sample_neighbors(X, 150).rows
     labels = np.random.default_rng(1).integers(0, 3, 150)
     for is_image, points in ((False, principal_components(X)), (True, X)):
-        graph = neighbor_graph(points[rows], 20)
+        graph = neighbor_graph(points[rows], 18)
         assert sample_neighbors(X, 150, is_image=is_image).modularity(labels) == modularity(graph, labels[rows])
     assert sample_neighbors(X, 150).modularity(labels) != sample_neighbors(X, 150, is_image=True).modularity(labels)
+
+
+@pytest.mark.parametrize(
+    ("n_points", "expected"),
+    [(2, 2), (3, 2), (15, 2), (23, 2), (24, 3), (100, 12), (159, 19), (160, 20), (161, 20), (10_000, 20)],
+)
+def test_clusterings_are_compared_with_20_neighbors_from_160_points_on_and_with_an_eighth_of_fewer(n_points, expected):
+    assert n_compared(n_points) == expected
+
+
+@pytest.mark.parametrize(("n_groups", "size"), [(2, 3), (3, 3), (5, 3), (3, 4), (3, 7), (3, 8), (3, 10), (5, 8)])
+def test_the_right_clusters_of_few_rows_are_above_wrong_ones(n_groups, size):
+    """With 20 neighbors each, the graph of 21 rows is complete, and all that counts is that sizes are uneven."""
+    N = n_groups * size
+    y = np.arange(N) // size
+    X = np.eye(n_groups)[y] * 1000 + np.random.default_rng(0).standard_normal((N, n_groups))
+    wrong = np.where(y == 1, 0, y)  # two groups are one cluster, and one row is alone
+    wrong[0] = 1
+    sample = sample_neighbors(X, 100)
+    assert sample.score(y).is_above(sample.score(wrong))
+    assert sample.modularity(y) > 0.3
+
+
+@pytest.mark.parametrize("n_rows", range(2, 16))
+def test_few_rows_have_finite_scores(n_rows):
+    X = np.random.default_rng(n_rows).normal(size=(n_rows, 3))
+    X[1] = X[0]
+    for points in (X, X[:1].repeat(n_rows, axis=0)):
+        sample = sample_neighbors(points, 100)
+        for labels in (np.arange(n_rows), np.arange(n_rows) % 2, np.zeros(n_rows, np.int64)):
+            score_of_labels = sample.score(labels)
+            assert np.isfinite(score_of_labels).all()
+            assert not score_of_labels.is_above(score_of_labels)
 
 
 def test_two_finite_rows_are_the_fewest_that_have_neighbors():

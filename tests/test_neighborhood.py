@@ -19,6 +19,7 @@ from dkm.clustering.graph import (
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighbor_embedding import _broad, embed_neighbors
 from dkm.clustering.neighborhood import Neighborhood
+from dkm.evaluation.metrics import sample_neighbors
 
 
 def neighborhood(X, *, sample=None, latent_dim=2, seed=0):
@@ -318,6 +319,15 @@ def test_few_rows_have_clusters(n_rows):
     hood = neighborhood(np.random.default_rng(0).normal(size=(n_rows, 2)))
     found = hood.cluster(n_rows, n_init=2)
     assert sorted(found.labels) == list(range(n_rows))
+
+
+@pytest.mark.parametrize(("n_rows", "n_neighbors"), [(21, 2), (80, 10), (159, 19), (160, 20), (300, 20)])
+def test_the_graph_of_the_modularity_has_fewer_neighbors_for_few_rows(n_rows, n_neighbors):
+    X = np.random.default_rng(0).normal(size=(n_rows, 3)).astype(np.float32)
+    expected = neighbor_graph(X, n_neighbors)
+    assert (neighborhood(X).graph != expected).nnz == 0
+    sample = sample_neighbors(X, 1000)
+    assert (sample.graph != expected[sample.rows][:, sample.rows]).nnz == 0
 
 
 def test_equal_rows_have_clusters():

@@ -129,7 +129,7 @@ def modularity_of_sample(Z: np.ndarray, labels: np.ndarray) -> float:
     """That of a part of the sample's points, as large as the one that the silhouette sees."""
     part = np.random.default_rng(0).choice(N_SCORED, N_SILHOUETTE, replace=False)
     rows = np.asarray(rows_of_sample(N_SCORED))[part]
-    return modularity(neighbor_graph(Z[rows], 20), labels[rows])
+    return modularity(neighbor_graph(Z[rows], 7), labels[rows])
 
 
 def all_rows(one: Trainer) -> np.ndarray:

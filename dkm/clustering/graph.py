@@ -19,6 +19,17 @@ _MAX_SWEEPS = 50
 _N_BLOCKS = 32
 # Steps of the search for the scale of a point's neighborhood.
 _N_BISECTIONS = 64
+# Neighbors of a point in the graph in which clusterings are compared, and the points for each of them.
+_MOST_COMPARED, _FEWEST_COMPARED, _POINTS_PER_NEIGHBOR = 20, 2, 8
+
+
+def n_compared(n_points: int) -> int:
+    """Return the number of neighbors of each point in the graph in which clusterings of the points are compared.
+
+    An eighth of the points, at least 2 and at most 20. If nearly all points are neighbors, the modularity of the right
+    clusters is about 0, and that of uneven wrong ones can be higher.
+    """
+    return min(_MOST_COMPARED, max(_FEWEST_COMPARED, n_points // _POINTS_PER_NEIGHBOR))
 
 
 def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
@@ -44,6 +55,10 @@ class Neighbors(NamedTuple):
 
     indices: IntArray
     distance: FloatArray
+
+    def first(self, n_neighbors: int) -> Neighbors:
+        """Return at most so many of the neighbors of each point."""
+        return Neighbors(self.indices[:, :n_neighbors], self.distance[:, :n_neighbors])
 
 
 def nearest_neighbors(Z: FloatArray, n_neighbors: int) -> Neighbors:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # SciPy takes long to load
 
 log = logging.getLogger(__name__)
 
-# Neighbors of a row in the graph of the modularity, as in the scores, and in the graph that is embedded, as in UMAP.
+# Neighbors of a row that are searched for, and those in the graph that is embedded, as in UMAP.
 _N_NEIGHBORS, _N_EMBEDDED = 20, 15
 # By so much must the modularity of clusters of the eigenvectors exceed that of clusters of the neighbor embedding.
 _SLACK = 0.01
@@ -75,13 +75,12 @@ class _RowGraph:
     @cached_property
     def unweighted(self) -> csr_array:
         """The graph (M, M) of the modularity."""
-        return graph.unweighted_graph(self._neighbors)
+        return graph.unweighted_graph(self._neighbors.first(graph.n_compared(len(self.points))))
 
     @cached_property
     def fuzzy(self) -> csr_array:
         """The weights (M, M) of the graph that is embedded."""
-        indices, distance = self._neighbors
-        return graph.fuzzy_graph(Neighbors(indices[:, :_N_EMBEDDED], distance[:, :_N_EMBEDDED]))
+        return graph.fuzzy_graph(self._neighbors.first(_N_EMBEDDED))
 
 
 class Neighborhood:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dkm.clustering.graph import GraphScore, neighbor_graph, score
+from dkm.clustering.graph import GraphScore, n_compared, neighbor_graph, score
 from dkm.clustering.labels import FloatArray, Int64Array, IntArray, contingency
 from dkm.clustering.partition import principal_components
 from dkm.data.sampling import draw_rows
@@ -23,8 +23,6 @@ from dkm.data.sampling import draw_rows
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-# Neighbors of each point in the graph in which clusterings of one data set are compared.
-_N_NEIGHBORS = 20
 # Memory for the distances of all pairs; scikit-learn's default is 1 GiB.
 _SILHOUETTE_MIB = 64
 
@@ -236,7 +234,7 @@ class NeighborSample(NamedTuple):
 
 
 def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False) -> NeighborSample | None:
-    """Join at most ``max_samples`` random rows of X (n, F) to their 20 nearest neighbors.
+    """Join at most ``max_samples`` random rows of X (n, F) to their nearest neighbors, see `n_compared`.
 
     Distances are those of `principal_components`, but of images those of all pixels.
 
@@ -247,4 +245,4 @@ def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False)
     if len(rows) < 2 or not np.isfinite(X[rows]).all():
         return None
     points = X if is_image else principal_components(X)
-    return NeighborSample(rows, neighbor_graph(points[rows], _N_NEIGHBORS))
+    return NeighborSample(rows, neighbor_graph(points[rows], n_compared(len(rows))))
