@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits, make_blobs
 from dkm.clustering import assignment
 from dkm.clustering import lloyd as module
 from dkm.clustering.assignment import Assignment, assign, means_of_parts, nearest_centroids, squared_distances_to
+from dkm.clustering.functional import kmeans_loss
 from dkm.clustering.lloyd import kmeans, kmeans_restarts, lowest_inertia, most_even
 
 INITS = ["k-means++", "random"]
@@ -181,6 +182,23 @@ def test_lowered_matmul_precision_leaves_the_nearest_exact():
         assert torch.equal(nearest_centroids(z, centroids), expected)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch has only the old setting")
+@pytest.mark.parametrize("backend", ["cuda", "mkldnn"])
+def test_precision_that_was_lowered_for_one_backend_leaves_the_nearest_exact(backend):
+    z, centroids = normal(3000, 64, dtype=torch.float32), normal(40, 64, seed=1, dtype=torch.float32)
+    expected = nearest_centroids(z.double(), centroids.double())
+    loss = kmeans_loss(z, centroids)
+    products = getattr(torch.backends, backend).matmul
+    before = products.fp32_precision
+    products.fp32_precision = "tf32"
+    try:
+        assert torch.equal(nearest_centroids(z, centroids), expected)
+        assert torch.equal(kmeans_loss(z, centroids), loss)
+        assert kmeans(z, 40, n_init=1).labels.shape == (3000,)
+    finally:
+        products.fp32_precision = before
 
 
 @pytest.mark.usefixtures("search")

@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dkm.runtime.devices import matmul_precision
+
 # Numbers in the largest temporary matrix on a CPU: 1 MiB in float32, which stays in the second-level cache.
 CHUNK_NUMEL = 2**18
 _DEVICE_CHUNK_NUMEL = 2**26
@@ -68,7 +70,7 @@ def nearest_centroids(z: Tensor, centroids: Tensor, n_nearest: int = 1, *, norms
         with torch.autocast(z.device.type, enabled=False):
             return nearest_centroids(z, centroids, n_nearest, norms=norms)
     # Products may be rounded more than float32, which users can choose for speed.
-    is_coarse = z.dtype != torch.float64 and torch.get_float32_matmul_precision() != "highest"
+    is_coarse = z.dtype != torch.float64 and matmul_precision() != "highest"
     dtype = torch.float64 if is_coarse else torch.promote_types(z.dtype, torch.float32)
     nearest, counts = _nearest_by_products(z, centroids.to(dtype), n_nearest, norms)
     doubtful = (counts != 1).any(0).nonzero()[:, 0]

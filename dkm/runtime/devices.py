@@ -58,6 +58,17 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device)
 
 
+def matmul_precision() -> str | None:
+    """Return torch's precision of float32 matrix products: "highest", "high" or "medium".
+
+    None where it was lowered for one backend by ``torch.backends.cuda.matmul.fp32_precision`` or the like.
+    """
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch refuses to read the old setting while the new one differs from it
+        return None
+
+
 def set_threads(n_threads: int | None) -> None:
     """Set the CPU threads of this process; see ``Config.threads``."""
     before = torch.get_num_threads()
