@@ -9,7 +9,7 @@ import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -146,8 +146,41 @@ def _set_determinism(setting: tuple[int | str, bool]) -> None:
     torch.set_deterministic_debug_mode(mode)
 
 
+class _Precision(NamedTuple):
+    """torch's ``precision`` of float32 matrix products, see `matmul_precision`, and that of each of ``_products()``."""
+
+    precision: str | None
+    of_backends: tuple[str, ...]
+
+
+def _products() -> list[Any]:
+    """Return what has torch's newer setting of the precision, ``fp32_precision``; torch 2.6 has none."""
+    products = [getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn)]
+    return [product for product in products if hasattr(product, "fp32_precision")]
+
+
+def _precision_of_torch() -> _Precision:
+    return _Precision(matmul_precision(), tuple(product.fp32_precision for product in _products()))
+
+
+def _set_precision(setting: _Precision) -> None:
+    if setting == _precision_of_torch():
+        return
+    torch.set_float32_matmul_precision(setting.precision or "highest")  # sets those of the backends too
+    for product, precision in zip(_products(), setting.of_backends, strict=True):
+        product.fp32_precision = "none"  # that of torch.backends.fp32_precision
+        if product.fp32_precision != precision:
+            product.fp32_precision = precision
+
+
+def _highest(before: _Precision) -> _Precision:
+    is_highest = before.precision == "highest"
+    return before if is_highest else _Precision("highest", ("ieee",) * len(before.of_backends))
+
+
 _threads = _ProcessSetting(torch.get_num_threads, torch.set_num_threads)
 _default_dtype = _ProcessSetting(torch.get_default_dtype, torch.set_default_dtype)
+_precision = _ProcessSetting(_precision_of_torch, _set_precision)
 _determinism = _ProcessSetting[tuple[int | str, bool]](
     lambda: (torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory),  # type: ignore[attr-defined]
     _set_determinism,
@@ -163,13 +196,15 @@ def threads(n_threads: int | None) -> contextlib.AbstractContextManager[None]:
 def standard_torch() -> Iterator[None]:
     """Compute with torch's default modes, whatever the calling application has set.
 
-    Gradient mode, autocast and the default device are settings of the thread. The default dtype is a setting of the
-    process: other threads are affected only if it was not float32.
+    Gradient mode, autocast and the default device are settings of the thread. The default dtype and the precision of
+    float32 matrix products are settings of the process: other threads are affected only if they were not float32 and
+    "highest".
     """
     with (
         torch.inference_mode(mode=False),
         torch.enable_grad(),
         _default_dtype.hold(lambda before: torch.float32),
+        _precision.hold(_highest),
         ExitStack() as stack,
     ):
         if torch.get_default_device().type != "cpu":  # only if needed: the mode slows down each call of torch
