@@ -381,6 +381,29 @@ def test_the_split_of_a_large_cluster_raises_the_modularity_and_lowers_the_assor
     assert not right.is_above(split)
 
 
+def test_the_same_clusters_with_other_numbers_are_not_above():
+    is_other = False
+    for seed in range(8):
+        K = 3 + seed
+        X, y = make_blobs(300 + 7 * seed, 6, centers=K, random_state=seed, cluster_std=1.5)
+        graph = neighbor_graph(X, 20)
+        for permutation in map(np.random.default_rng(seed).permutation, [K] * 5):
+            one, other = score(graph, y), score(graph, permutation[y])
+            assert not one.is_above(other)
+            assert not other.is_above(one)
+            is_other |= one != other
+    assert is_other  # in the last bits
+
+
+def test_one_of_two_scores_is_above_if_both_differ_by_more_than_rounding():
+    below = GraphScore(0.5, 0.6)
+    assert GraphScore(0.5 + 1e-8, 0.6).is_above(below)
+    assert not GraphScore(0.5 + 1e-10, 0.7).is_above(below)
+    assert not GraphScore(0.6, 0.5 + 1e-10).is_above(below)  # equal means
+    assert GraphScore(0.5 + 1e-8).is_above(GraphScore(0.5))
+    assert not GraphScore(0.5 + 1e-10).is_above(GraphScore(0.5))
+
+
 @pytest.mark.parametrize("score_of", [GraphScore(-0.1, -0.2), GraphScore(0.0, 0.0), GraphScore(0.05, 1.0)])
 def test_a_collapse_is_below_clusters_however_few_edges_leave_it(score_of):
     assert GraphScore(0.8, 0.88).is_above(score_of)

@@ -22,6 +22,9 @@ _N_BISECTIONS = 64
 # Neighbors of a point in the graph in which clusterings are compared, and the points for each of them.
 _MOST_COMPARED, _FEWEST_COMPARED, _POINTS_PER_NEIGHBOR = 20, 2, 8
 
+# The sums of a score depend on the numbers of the clusters in their last bits.
+_ROUNDING = 1e-9
+
 
 def n_compared(n_points: int) -> int:
     """Return the number of neighbors of each point in the graph in which clusterings of the points are compared.
@@ -130,12 +133,12 @@ class GraphScore(NamedTuple):
 
         They are if their modularity is higher, and its geometric mean with the assortativity too. The modularity alone
         favors even sizes: a split of a large cluster can raise it. The assortativity alone favors uneven ones: it is 1
-        for a few rows without neighbors outside and all others.
+        for a few rows without neighbors outside and all others. Differences of at most 1e-9 do not count.
         """
-        is_higher = self.modularity > other.modularity
+        is_higher = self.modularity > other.modularity + _ROUNDING
         if self.assortativity is None or other.assortativity is None:
             return is_higher
-        return is_higher and self._mean > other._mean
+        return is_higher and self._mean > other._mean + _ROUNDING
 
     @property
     def _mean(self) -> float:
