@@ -163,6 +163,32 @@ def test_dropout_of_a_resumed_run_draws_the_same(here: Path, run: Run) -> None:
     assert (here / "longer" / "metrics.jsonl").read_bytes() == (here / "whole" / "metrics.jsonl").read_bytes()
 
 
+NOISY_LOSS = """
+import torch
+from torch import nn
+class NoisyLoss(nn.Module):
+    def __init__(self, n_clusters, latent_dim):
+        super().__init__()
+        self.centroids = nn.Parameter(torch.zeros(n_clusters, latent_dim))
+    def forward(self, z, index):
+        return torch.cdist(z + torch.randn_like(z) / 2, self.centroids).amin(1).mean()
+"""
+
+
+def test_a_clustering_loss_that_draws_draws_from_the_seed(here: Path, run: Run) -> None:
+    (here / "mine.py").write_text(NOISY_LOSS)
+    words = ["data=blobs", "clustering=custom", "clustering.class=mine.NoisyLoss", *QUICK, "threads=1"]
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert run(*words, "hydra.run.dir=run") == (0, "")
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert run(*words, "hydra.run.dir=longer", "joint.epochs=1") == (0, "")
+    assert run("resume=longer", "joint.epochs=2", "clustering.class=mine.NoisyLoss") == (0, "")
+    for name in ("metrics.jsonl", "assignments.csv"):
+        assert (here / "longer" / name).read_bytes() == (here / "run" / name).read_bytes(), name
+
+
 def test_the_commands_of_the_page_train(here: Path, run: Run) -> None:
     assert len(COMMANDS) == 2
     for number, command in enumerate(COMMANDS):

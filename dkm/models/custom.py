@@ -83,8 +83,8 @@ class CustomAutoencoder(Autoencoder):
 
 
 def is_of_package(module: nn.Module) -> bool:
-    """Return whether the class of a network or a loss, and what it wraps, is one of this package."""
-    return type(module).__module__.partition(".")[0] == "dkm" and not isinstance(module, CustomAutoencoder)
+    """Return whether the classes of a network or a loss, and of all their parts, are ones of this package or torch."""
+    return all(type(part).__module__.partition(".")[0] in ("dkm", "torch") for part in module.modules())
 
 
 def require_halves(config: Config, autoencoder: Autoencoder) -> None:
