@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
 
 from dkm.clustering import initialization, partition
 from dkm.clustering.assignment import means_of_parts
@@ -45,6 +46,16 @@ def test_centroids_are_the_means_of_the_parts(init, z):
     centroids, labels = start_of(z, init=init)
     torch.testing.assert_close(centroids, means_of_parts(z, labels, K))
     assert labels.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_a_mixture_that_cannot_be_fitted_is_refused_with_a_remedy(z, monkeypatch):
+    def fail(self, z):
+        raise ValueError("Fitting the mixture model failed")
+
+    monkeypatch.setattr(GaussianMixture, "fit_predict", fail)
+    with pytest.raises(UserError, match=r"^clustering.init=gmm: .*; expected .*; set clustering.init=auto$"):
+        start_of(z, init="gmm")
+    assert len(start_of(z, init="auto").labels) == N
 
 
 def test_auto_takes_the_clusters_with_the_highest_modularity_and_says_which(caplog):

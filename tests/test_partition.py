@@ -1,14 +1,17 @@
 """`dkm.clustering.partition`: each method finds what k-means cannot, on all points and on a sample."""
 
+import logging
+
 import numpy as np
 import pytest
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
 from torch import from_numpy
 
 from dkm.clustering.graph import improve_modularity, modularity, neighbor_graph
 from dkm.clustering.lloyd import kmeans
-from dkm.clustering.partition import METHODS, choose, partition, spread
+from dkm.clustering.partition import METHODS, MixtureFailed, choose, partition, spread
 from dkm.data.sampling import draw_rows
 
 
@@ -54,6 +57,37 @@ def test_the_scale_of_the_points_does_not_matter(method, scale):
     """A fresh encoder on rows of length 1 makes an embedding with a standard deviation of 5e-4."""
     z, y = make_blobs(300, 4, centers=4, cluster_std=0.5, random_state=0)
     assert adjusted_rand_score(y, parts_of((scale * z).astype(np.float32), 4, method)) == 1
+
+
+@pytest.mark.parametrize(("n_points", "n_clusters"), [(60, 8), (200, 20)])
+@pytest.mark.parametrize("scale", [1e6, 1e9])
+def test_a_mixture_is_fitted_to_points_of_a_large_scale(scale, n_points, n_clusters):
+    """A millionth of the unit is less than the rounding of their covariances, which scikit-learn then refuses."""
+    z, _ = make_blobs(n_points, 4, centers=n_clusters, random_state=0)
+    labels = parts_of((scale * z).astype(np.float32), n_clusters, "gmm")
+    assert len(np.unique(labels)) > n_clusters / 2
+    choice = chosen((scale * z).astype(np.float32), n_clusters, n_neighbors=5)
+    assert "gmm" in choice.modularity
+
+
+def test_a_mixture_that_cannot_be_fitted_is_no_candidate(monkeypatch, caplog):
+    z, y = make_blobs(100, 4, centers=3, random_state=0)
+    expected = chosen(z, 3)
+    added = []
+
+    def fail(self, z):
+        added.append(self.reg_covar)
+        raise ValueError("Fitting the mixture model failed")
+
+    monkeypatch.setattr(GaussianMixture, "fit_predict", fail)
+    with caplog.at_level(logging.INFO):
+        choice = chosen(z, 3)
+    assert choice.modularity == {name: value for name, value in expected.modularity.items() if name != "gmm"}
+    assert adjusted_rand_score(y, choice.labels) == 1
+    assert added == pytest.approx([1e-6, 1e-6 * z.var(0).mean()])
+    assert "without gmm (a component of the mixture of 3 has a singular covariance)" in caplog.text
+    with pytest.raises(MixtureFailed, match="mixture of 3"):
+        parts_of(z, 3, "gmm")
 
 
 @pytest.mark.parametrize("method", METHODS)

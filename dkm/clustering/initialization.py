@@ -66,6 +66,11 @@ def find_start(
     """Cluster z (N, D) as ``config.init`` says, or return the clusters ``given`` by ``read_init_file``.
 
     The ``neighborhood`` is that of the rows, for ``config.init=data``.
+
+    Raises
+    ------
+    UserError
+        If ``config.init=gmm`` and no mixture can be fitted.
     """
     K = len(restarts[0].centroids)
     if given is not None:
@@ -76,9 +81,12 @@ def find_start(
         return Start(drawn, assign(z, drawn).labels)
     if config.init in partition.METHODS:
         start_s = time.perf_counter()
-        labels_array = partition.partition(
-            z.cpu().numpy(), K, config.init, samples=config.partition_samples, n_neighbors=config.n_neighbors, seed=seed
-        )
+        how: dict[str, int] = {"samples": config.partition_samples, "n_neighbors": config.n_neighbors, "seed": seed}
+        try:
+            labels_array = partition.partition(z.cpu().numpy(), K, config.init, **how)
+        except partition.MixtureFailed as error:
+            expected = f"an embedding that {K} Gaussians can be fitted to"
+            raise input_error("clustering.init=gmm", str(error), expected, "set clustering.init=auto") from error
         log.info("clusters from clustering.init=%s (%.1f s)", config.init, time.perf_counter() - start_s)
         labels = torch.from_numpy(labels_array).to(z.device)
         return Start(means_of_parts(z, labels, K), labels)

@@ -9,8 +9,10 @@ and run on a random sample; each other point gets the majority label of its near
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ import numpy as np
 from dkm.clustering.graph import improve_modularity, modularity, neighbor_graph
 from dkm.clustering.labels import effective_clusters
 from dkm.data.sampling import draw_rows
+
+log = logging.getLogger(__name__)
 
 METHODS = ("gmm", "spectral", "ward")
 # Number of neighbors that vote on the label of a point outside the sample.
@@ -27,6 +31,10 @@ _N_COMPONENTS = 100
 # N^2 F up to which neighbors are searched for in all features: 25,000 texts of 2,000 terms.
 _MAX_PRODUCTS = 1.25e12
 _LENGTH_TOLERANCE = 1e-3
+
+
+class MixtureFailed(Exception):
+    """No Gaussian mixture could be fitted to the points."""
 
 
 def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_neighbors: int, seed: int) -> np.ndarray:
@@ -48,6 +56,11 @@ def partition(z: np.ndarray, n_clusters: int, method: str, *, samples: int, n_ne
     -------
     int64 array of shape (N,)
         Labels from 0 to n_clusters - 1; a mixture may leave a component without a point.
+
+    Raises
+    ------
+    MixtureFailed
+        For ``gmm``, if the covariance of a component stays singular.
     """
     picks = np.sort(draw_rows(len(z), samples, seed))
     z = z.astype(np.float64)
@@ -75,7 +88,7 @@ def choose(
 
     The candidates are those of ``METHODS``, with ``spectral`` on three graphs, and the ``given`` clusterings. Each is
     refined by ``improve_modularity`` before its modularity in the graph of nearest neighbors is computed. No class
-    labels are used.
+    labels are used. A mixture that cannot be fitted is left out, which is logged.
 
     Parameters
     ----------
@@ -93,7 +106,10 @@ def choose(
     z = z.astype(np.float64)
     candidates = dict(given)
     for method in METHODS:
-        candidates[method] = _cluster(z, n_clusters, method, n_neighbors, seed)
+        try:
+            candidates[method] = _cluster(z, n_clusters, method, n_neighbors, seed)
+        except MixtureFailed as error:
+            log.info("clustering.init=auto: without gmm (%s)", error)
     for wider in (2 * n_neighbors, 4 * n_neighbors):
         candidates[f"spectral-{wider}"] = _cluster(z, n_clusters, "spectral", wider, seed)
     graph = neighbor_graph(z, 2 * n_neighbors)
@@ -143,17 +159,14 @@ def spread(z: np.ndarray, picks: np.ndarray, picked_labels: np.ndarray) -> np.nd
 def _cluster(z: np.ndarray, n_clusters: int, method: str, n_neighbors: int, seed: int) -> np.ndarray:
     from sklearn.cluster import AgglomerativeClustering, SpectralClustering
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
 
     if n_clusters == 1:
         return np.zeros(len(z), np.int64)
     if n_clusters == len(z):  # `spectral` needs fewer eigenvectors than points
         return np.arange(len(z))
     if method == "gmm":
-        # For small variances, add a millionth of them instead of the default 1e-6.
-        scale = min(1.0, float(z.var(0).mean())) or 1.0
-        model = GaussianMixture(n_clusters, n_init=_GMM_N_INIT, reg_covar=1e-6 * scale, random_state=seed)
-    elif method == "spectral":
+        return _fit_mixture(z, n_clusters, seed)
+    if method == "spectral":
         n_neighbors = min(n_neighbors, len(z))
         solver = "lobpcg" if _needs_other_solver(z, n_neighbors) else None
         model = SpectralClustering(
@@ -168,6 +181,23 @@ def _cluster(z: np.ndarray, n_clusters: int, method: str, n_neighbors: int, seed
         warnings.filterwarnings("ignore", "Exited ", UserWarning)  # lobpcg, before it converged
         labels: np.ndarray = model.fit_predict(z).astype(np.int64)
     return labels
+
+
+def _fit_mixture(z: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    variance = float(z.var(0).mean()) or 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # For small variances, add a millionth of them instead of the default 1e-6. For large ones the default may be
+        # less than the rounding of a covariance, so that a component of one point has a singular one: then add more.
+        for added in dict.fromkeys((1e-6 * min(1.0, variance), 1e-6 * variance)):
+            model = GaussianMixture(n_clusters, n_init=_GMM_N_INIT, reg_covar=added, random_state=seed)
+            with suppress(ValueError):
+                labels: np.ndarray = model.fit_predict(z).astype(np.int64)
+                return labels
+    raise MixtureFailed(f"a component of the mixture of {n_clusters} has a singular covariance")
 
 
 def _needs_other_solver(z: np.ndarray, n_neighbors: int) -> bool:
