@@ -99,6 +99,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]
 
     def set_sizes(n_bytes: int, n_blocks: int) -> None:
         monkeypatch.setattr(batches, "_WINDOW_BYTES", n_bytes)
+        monkeypatch.setattr(batches, "_WINDOW_BATCHES", 0)
         monkeypatch.setattr(batches, "_BLOCKS_PER_WINDOW", n_blocks)
 
     return set_sizes
@@ -377,6 +378,25 @@ def test_files_that_changed_are_refused_before_a_pass(use: str, tmp_path: Path) 
         file.write(b"more")
     with pytest.raises(UserError, match=r"shard 1\.npy: changed while it was used"):
         next(iter(source.epoch(0, 0) if use == "epoch" else source.chunks()))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_features", "n_batches", "n_windows"),
+    [
+        (100_000, 784, 395, 5),  # 64 MiB are 21,400 rows
+        (10_000, 8192, 40, 5),  # 64 MiB are 2,048 rows: eight batches
+        (10_000, 33_538, 40, 5),
+        (10_000, 60_664, 40, 5),
+        (10_000, 150_528, 40, 5),
+        (100, 150_528, 1, 1),
+    ],
+)
+def test_wide_rows_have_whole_batches(n_rows: int, n_features: int, n_batches: int, n_windows: int) -> None:
+    class Wide:
+        shape = (n_rows, n_features)
+
+    source = DiskBatches(cast(StoredRows, Wide()), 256, 0, CPU)
+    assert (source.n_batches, source._n_windows) == (n_batches, n_windows)
 
 
 def test_the_data_decide_where_batches_come_from(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def small_windows(n_bytes: int = N * 64 * 4 // WINDOWS, chunk_rows: int = 32) ->
     from dkm.data import batches
 
     batches._WINDOW_BYTES, batches._BLOCKS_PER_WINDOW, batches.CHUNK_ROWS = n_bytes, 8, chunk_rows
+    batches._WINDOW_BATCHES = 0
 
 
 @pytest.fixture(scope="module")

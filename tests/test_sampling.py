@@ -272,6 +272,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     if request.param == "memory":
         return MemoryBatches(torch.from_numpy(X), 10, 0, device), torch.from_numpy(X)
     monkeypatch.setattr(batches, "_WINDOW_BYTES", 1000)
+    monkeypatch.setattr(batches, "_WINDOW_BATCHES", 0)
     np.save(tmp_path / "x.npy", X)
     rows = StoredRows(StoredArray(NpyFiles("data.path", str(tmp_path / "x.npy"))), Scaling.fit([X], "none"))
     return DiskBatches(rows, 10, 0, device), torch.from_numpy(X)

@@ -1,9 +1,9 @@
 """Batches of rows on the device, in host memory, or on disk, and their order.
 
 The order is a function of the seed, the phase and the epoch, so that a run can resume in the middle of an epoch. Rows
-in memory are shuffled as a whole. Rows on disk are shuffled by blocks: an epoch is a sequence of windows of 64 MiB,
-each made of random blocks of the data, and the rows of a window are shuffled as a whole. A thread reads the next window
-while the network trains on the current one.
+in memory are shuffled as a whole. Rows on disk are shuffled by blocks: an epoch is a sequence of windows of 64 MiB, or
+of eight batches if these are larger, each made of random blocks of the data, and the rows of a window are shuffled as a
+whole. A thread reads the next window while the network trains on the current one.
 
 With several processes each takes its share of every batch: together they train on the batches of a single process.
 """
@@ -32,7 +32,8 @@ from dkm.runtime.devices import to_device
 S = TypeVar("S")
 T = TypeVar("T")
 
-_WINDOW_BYTES = 2**26
+# No batch has rows of two windows: in windows of few batches these would be clearly smaller than ``batch_size``.
+_WINDOW_BYTES, _WINDOW_BATCHES = 2**26, 8
 # Blocks of 1 MiB, a size that disks read efficiently.
 _BLOCKS_PER_WINDOW = 64
 # Data that take more than this fraction of a GPU's free memory stay in host memory.
@@ -121,7 +122,9 @@ class DiskBatches:
         self._X = X
         self._seed = seed
         self.device = device
-        self._n_windows = min(N, math.ceil(N * F * 4 / _WINDOW_BYTES))  # of float32
+        row_bytes = 4 * F  # of float32
+        window_bytes = max(_WINDOW_BYTES, _WINDOW_BATCHES * batch_size * row_bytes)
+        self._n_windows = min(N, math.ceil(N * row_bytes / window_bytes))
         self._n_blocks = min(_BLOCKS_PER_WINDOW, N // self._n_windows)  # per window
         sizes = [N // self._n_windows + (window < N % self._n_windows) for window in range(self._n_windows)]
         largest = math.ceil(sizes[0] / batch_size)
