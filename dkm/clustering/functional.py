@@ -77,8 +77,8 @@ def in_full_precision(z: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 def squared_distances(z: Tensor, centroids: Tensor) -> Tensor:
     """Return the squared distances (N, K), at least in float32.
 
-    By differences, not by |z|^2 - 2 z.c + |c|^2, whose rounding a large alpha would blow up; without an (N, K, D)
-    tensor all the same.
+    By differences, not by |z|^2 - 2 z.c + |c|^2, whose rounding a large alpha would blow up. The forward pass makes no
+    (N, K, D) tensor, nor does the backward pass on a CPU; that of torch's ``cdist`` on a GPU makes one.
     """
     z, centroids = in_full_precision(z, centroids)
     with torch.autocast(z.device.type, enabled=False):
