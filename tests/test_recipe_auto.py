@@ -17,6 +17,7 @@ from quick import search_quickly
 from sklearn.datasets import make_blobs, make_moons
 
 from dkm.clustering.graph import GraphScore
+from dkm.clustering.losses.dcn import DCNClustering
 from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.compose import compose, parse
 from dkm.config.run import in_epochs
@@ -183,8 +184,9 @@ def test_rows_on_disk_are_clustered(tmp_path: Path) -> None:
 # --- labels that are held ---
 
 
-def test_held_labels_stay_whatever_the_embedding() -> None:
-    clustering = KMeansClustering(2, 1, 4)
+@pytest.mark.parametrize("method", [KMeansClustering, DCNClustering])
+def test_held_labels_stay_whatever_the_embedding(method: type[KMeansClustering | DCNClustering]) -> None:
+    clustering = method(2, 1, 4)
     clustering.hold_labels()
     z = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
     clustering.initialize(torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1, 1, 1]), z)
@@ -194,17 +196,27 @@ def test_held_labels_stay_whatever_the_embedding() -> None:
         assert clustering.assignments.tolist() == [0, 1, 1, 1]
 
 
+def test_labels_that_are_not_held_follow_the_nearest_centroids() -> None:
+    clustering = DCNClustering(2, 1, 4)
+    z = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    clustering.initialize(torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1, 1, 1]), z)
+    assert clustering.end_epoch(z).label_change == 0.25
+    assert clustering.assignments.tolist() == [0, 0, 1, 1]
+    assert clustering.end_epoch(z).label_change == 0
+
+
+@pytest.mark.parametrize("method", ["kmeans", "dcn"])
 @pytest.mark.parametrize(
     ("hold", "learned", "expected"), [(True, None, True), (False, None, False), (False, "kmeans_raw", True)]
 )
 def test_labels_are_held_where_they_are_to_be_learned(
-    hold: bool, learned: str | None, expected: bool, blobs: tuple[str, ...]
+    hold: bool, learned: str | None, expected: bool, method: str, blobs: tuple[str, ...]
 ) -> None:
-    config = compose(parse([*blobs, *QUICK, f"joint.hold_labels={hold}"])).config
+    config = compose(parse([*blobs, *QUICK, f"clustering={method}", f"joint.hold_labels={hold}"])).config
     trainer = Trainer(config, load_dataset(config.data))
     trainer.progress.state = TrainState("joint", learned=learned)
     trainer.begin(trainer.config.joint)
-    assert isinstance(trainer.clustering, KMeansClustering)
+    assert isinstance(trainer.clustering, KMeansClustering | DCNClustering)
     assert trainer.clustering.are_labels_kept == expected
 
 

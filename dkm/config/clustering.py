@@ -116,6 +116,11 @@ class ClusteringConfig(Section):
             value, least = getattr(self, name), self.n_clusters if isinstance(self.n_clusters, int) else 1
             require(value >= least, f"clustering.{name}", value, f"at least clustering.n_clusters={least}", "raise it")
 
+    @property
+    def can_hold_labels(self) -> bool:
+        """Whether the loss uses labels that can be held for the whole phase; see ``joint.hold_labels``."""
+        return False
+
     def _read_n_clusters(self, text: str) -> None:
         """Make a number of a text with digits; refuse a text that is no range, with a range as the example."""
         key = "clustering.n_clusters"
@@ -194,6 +199,10 @@ class KMeansConfig(JointClusteringConfig):
         example=0,
     )
 
+    @property
+    def can_hold_labels(self) -> bool:
+        return self.assignment == "epoch"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         is_held = self.assignment == "epoch"
@@ -237,6 +246,10 @@ class DCNConfig(JointClusteringConfig):
         unit="points",
         check=AtLeast(0),
     )
+
+    @property
+    def can_hold_labels(self) -> bool:
+        return True
 
 
 @dataclass

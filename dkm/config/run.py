@@ -138,16 +138,17 @@ class JointConfig(PhaseConfig):
     hold_labels: bool = setting(
         False,
         "Whether the phase learns the clusters that it starts from: the rows are not assigned anew, and the phase ends "
-        "when the nearest centroids give these labels but for `tolerance`. Of effect with `clustering=kmeans` and its "
-        "`assignment=epoch`.",
+        "when the nearest centroids give these labels but for `tolerance`. Of effect with `clustering=dcn`, and with "
+        "`clustering=kmeans` and its `assignment=epoch`.",
     )
     guard: bool = setting(
         False,
         "Whether a run that ends below its baselines goes on: if the clusters have a lower modularity on the data than "
         "those of k-means on the raw data or on the pretrained embedding, and a lower geometric mean of modularity and "
-        "assortativity (more even sizes alone are not better), the labels of the better one are held and learned in a "
-        "second joint phase. If that ends below what the model had before, the better one of the first joint phase and "
-        "of the pretraining, with k-means on its embedding, is restored.",
+        "assortativity (more even sizes alone are not better), a second joint phase learns the labels of the better "
+        "one. They are held; with methods that `hold_labels` does not affect, the phase only starts from them. If it "
+        "ends below what the model had before, the better one of the first joint phase and of the pretraining, with "
+        "k-means on its embedding, is restored.",
     )
 
 

@@ -106,7 +106,7 @@ class ClusteringLoss(nn.Module):
         """Prepare for a joint epoch, also in the middle of it after a restart; ``epoch`` epochs have ended before."""
 
     def hold_labels(self) -> None:
-        """Keep the labels of ``initialize`` for the whole phase, in a method that holds labels between passes."""
+        """Keep the labels of ``initialize`` for the whole phase; no effect in a method whose loss does not use them."""
 
     def is_refresh_due(self, step: int) -> bool:
         """Return whether ``refresh`` must be called before this step of the joint phase, counted from 0."""
@@ -141,8 +141,13 @@ class ClusteringLoss(nn.Module):
 
     def _keep(self, labels: Tensor, dead: Tensor, revived: Tensor | None = None) -> Reassignment:
         """Make labels (N,) the assignments and return what changed."""
-        label_change = (labels != self.assignments).double().mean().item()
+        reassignment = self._compare(labels, dead, revived)
         self.assignments.copy_(labels)
+        return reassignment
+
+    def _compare(self, labels: Tensor, dead: Tensor, revived: Tensor | None = None) -> Reassignment:
+        """Return what labels (N,) would change in the assignments."""
+        label_change = (labels != self.assignments).double().mean().item()
         return Reassignment(label_change, len(dead), dead[:0] if revived is None else revived)
 
     def extra_repr(self) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from dkm.clustering.assignment import nearest_centroids, sums_and_sizes
+from dkm.clustering.assignment import assign, nearest_centroids, sums_and_sizes
 from dkm.clustering.functional import kmeans_loss
-from dkm.clustering.losses.base import ClusteringLoss
+from dkm.clustering.losses.base import ClusteringLoss, Reassignment
 from dkm.runtime import distributed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class DCNClustering(ClusteringLoss):
     Over the points of a batch, assigned before any of them moves a centroid, that is the mean of the centroid, taken
     count times, and the points. As in the authors' code (``multi_layer_km.py`` of boyangumn/DCN) counts start at 100
     and empty clusters stay. Different from both: the assignments that a point is trained with are those of the pass
-    before the epoch, not those of the last time that it was in a batch.
+    before the epoch, not those of the last time that it was in a batch; where labels are held, those of the start.
 
     Parameters
     ----------
@@ -46,6 +46,7 @@ class DCNClustering(ClusteringLoss):
     def __init__(self, n_clusters: int, latent_dim: int, n_samples: int, *, count: int = 100) -> None:
         super().__init__(n_clusters, latent_dim, n_samples)
         self.count = count
+        self.are_labels_kept = False
         self.centroids.requires_grad_(False)
         self.register_buffer("counts", torch.full((n_clusters,), float(count), dtype=torch.float64))
 
@@ -59,6 +60,15 @@ class DCNClustering(ClusteringLoss):
     def initialize(self, centroids: Tensor, labels: Tensor, z: Tensor) -> None:
         super().initialize(centroids, labels, z)
         self.counts.fill_(float(self.count))  # of a run that was clustered anew, fresh centroids would hardly move
+
+    def hold_labels(self) -> None:
+        self.are_labels_kept = True
+
+    @torch.no_grad()
+    def end_epoch(self, z: Tensor) -> Reassignment:
+        labels = assign(z, self.centroids).labels
+        compared = self._compare if self.are_labels_kept else self._keep
+        return compared(labels, self._dead(labels))
 
     @torch.no_grad()
     def after_step(self, encode: Callable[[], Tensor]) -> None:

@@ -173,8 +173,7 @@ class KMeansClustering(ClusteringLoss):
         nearest = assign(z, self.centroids)
         labels, dead = nearest.labels, self._dead(nearest.labels)
         if is_initial:
-            label_change = (labels != self.assignments).double().mean().item()
-            reassignment = Reassignment(label_change, len(dead), dead[:0])
+            reassignment = self._compare(labels, dead)
         else:
             revived = dead[:0]
             if self.revive and len(dead) > 0:
