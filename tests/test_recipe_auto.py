@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dkm.config.run import in_epochs
 from dkm.config.schema import config_dir, dotted
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
+from dkm.evaluation import report
 from dkm.models.build import build_autoencoder
 from dkm.predict import work as predict
 from dkm.runs import reading
@@ -218,6 +220,35 @@ def test_labels_are_held_where_they_are_to_be_learned(
     trainer.begin(trainer.config.joint)
     assert isinstance(trainer.clustering, KMeansClustering | DCNClustering)
     assert trainer.clustering.are_labels_kept == expected
+
+
+@pytest.mark.parametrize("words", [["clustering=dec"], ["clustering=kmeans", "clustering.assignment=batch"]])
+def test_the_end_does_not_claim_that_labels_were_learned_which_the_method_does_not_hold(
+    words: list[str], bad_start: tuple[str, ...], caplog: Any
+) -> None:
+    config = compose(parse([*bad_start, *words])).config
+    trainer = Trainer(config, load_dataset(config.data))
+    trainer.progress.state = TrainState("joint")
+    trainer.progress.labels["kmeans_raw"] = torch.arange(300) % 4
+    with caplog.at_level(logging.INFO):
+        trainer._learn("kmeans_raw")
+    assert "below those of kmeans_raw, from which a second joint phase starts" in caplog.text
+    assert "learned" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("agreement", "expected"),
+    [
+        (1.0, "The final clusters are those of k-means, raw data, learned (adjusted Rand index 1.000): "),
+        (0.4, "a second one started from those clusters; the final ones differ from them (adjusted Rand index 0.400)."),
+        (None, "The final clusters are those of k-means, raw data, learned: "),
+    ],
+)
+def test_the_closing_words_tell_learned_clusters_from_others(agreement: float | None, expected: str) -> None:
+    scores = {"modularity_data": 0.5}
+    [*_, last] = report.table(scores, None, scores, name="dec", learned="kmeans_raw", agreement=agreement)
+    assert expected in last
+    assert ("learned" in last) == (agreement != 0.4)
 
 
 # --- the guard ---

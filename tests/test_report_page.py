@@ -776,8 +776,9 @@ def test_a_page_that_is_too_large_has_fewer_rows(table: Path, monkeypatch: pytes
 @pytest.mark.parametrize(("agreement", "verdict"), [(0.99, "note"), (0.6, "doubt")])
 def test_how_far_a_baseline_was_learned_is_told(agreement: float, verdict: str) -> None:
     judgment = judge([material(**GOOD, stage="kmeans_raw", learned_agreement=agreement)])
-    [told] = [statement for statement in judgment.statements if "learned instead" in statement.text]
+    [told] = [statement for statement in judgment.statements if "ended below k-means on the rows" in statement.text]
     assert told.verdict == verdict
+    assert ("learned" in told.text) == (agreement > 0.95)
     assert f"adjusted Rand index of {agreement:.2f}" in told.text
 
 

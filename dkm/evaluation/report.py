@@ -7,6 +7,8 @@ from dkm.evaluation.summary import format_score
 
 # Below so many effective clusters an embedding has collapsed; losses of modularity on the data up to so much are noise.
 _COLLAPSED, _LOST_MODULARITY = 1.5, 0.05
+# The adjusted Rand index to a baseline's clusters from which on they count as learned.
+LEARNED = 0.95
 # Differences in modularity below this do not show in the table.
 _SHOWN = 0.0005
 
@@ -68,7 +70,7 @@ def table(
     name : str
         The name of the method.
     learned : str, optional
-        The baseline whose labels the model has learned, as the joint phase had ended below it (``joint.guard``).
+        The baseline whose labels a second joint phase was to learn, as the first had ended below it (``joint.guard``).
     agreement : float, optional
         The adjusted Rand index of the final labels and the learned ones.
     restored : str, optional
@@ -86,6 +88,11 @@ def table(
         lines.append(
             f"The final model and clusters are those of {which}, restored: the joint phase had ended below a baseline "
             "and could not learn its clusters either."
+        )
+    elif learned is not None and agreement is not None and agreement < LEARNED:
+        lines.append(
+            f"The joint phase had ended below {titles[learned]}, and a second one started from those clusters; the "
+            f"final ones differ from them (adjusted Rand index {agreement:.3f})."
         )
     elif learned is not None:
         found_again = "" if agreement is None else f" (adjusted Rand index {agreement:.3f})"

@@ -130,8 +130,6 @@ def _of_run(material: Material) -> Iterator[Statement]:
     yield from _labels(material)
 
 
-# The adjusted Rand index to a baseline's clusters from which on they count as learned.
-_LEARNED = 0.95
 _UNDONE = {
     "joint": "The clusters come from the first joint training of the network and the clusters. It ended below a "
     "baseline, whose clusters a second one could not learn; that one was undone.",
@@ -143,6 +141,11 @@ _STAGES = {
     "kmeans_raw": "The joint training ended below k-means on the rows, whose clusters were learned instead.",
     "kmeans_pretrained": "The joint training ended below k-means on the pretrained embedding, whose clusters were "
     "learned instead.",
+}
+_NOT_LEARNED = {
+    "kmeans_raw": "The joint training ended below k-means on the rows, and a second one started from its clusters.",
+    "kmeans_pretrained": "The joint training ended below k-means on the pretrained embedding, and a second one started "
+    "from its clusters.",
 }
 # What clustering.init has found, if it was not k-means on the pretrained embedding.
 _INITIALIZATIONS = {
@@ -166,11 +169,15 @@ def _stage(material: Material) -> Iterator[Statement]:
         )
         yield Statement("note", f"The clusters are those {init}, without joint training.")
     elif stage in _STAGES:
-        text = _STAGES[stage]
         agreement = material.result.get("learned_agreement")
-        if agreement is not None:
-            text += f" They were learned to an adjusted Rand index of {agreement:.2f}."
-        yield Statement("note" if agreement is None or agreement >= _LEARNED else "doubt", text)
+        if agreement is None or stage not in _NOT_LEARNED:
+            yield Statement("note", _STAGES[stage])
+        elif agreement >= report.LEARNED:
+            text = f"{_STAGES[stage]} They were learned to an adjusted Rand index of {agreement:.2f}."
+            yield Statement("note", text)
+        else:
+            text = f"{_NOT_LEARNED[stage]} The final ones agree with them to an adjusted Rand index of {agreement:.2f}."
+            yield Statement("doubt", text)
 
 
 def _modularity(material: Material) -> Iterator[Statement]:

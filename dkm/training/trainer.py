@@ -289,7 +289,9 @@ class Trainer:
     def _learn(self, baseline: str) -> None:
         """Start a second joint phase that holds the labels of a baseline."""
         progress, step = self.progress, self.progress.step
-        log.info("joint: on the data the clusters are below those of %s, whose labels are learned now", baseline)
+        is_held = self.config.clustering.can_hold_labels
+        what = "whose labels are learned now" if is_held else "from which a second joint phase starts"
+        log.info("joint: on the data the clusters are below those of %s, %s", baseline, what)
         if self._phase is not None and self._phase.average is not None:
             self._phase.average.adopt()  # what was judged goes on
         with self._signals.interruptible():
