@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import linalg
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
 
@@ -17,7 +18,7 @@ from dkm.clustering.graph import (
     unweighted_graph,
 )
 from dkm.clustering.lloyd import kmeans
-from dkm.clustering.neighbor_embedding import _broad, embed_neighbors
+from dkm.clustering.neighbor_embedding import _broad, embed_neighbors, laplacian_eigenvectors
 from dkm.clustering.neighborhood import Neighborhood
 from dkm.evaluation.metrics import sample_neighbors
 
@@ -87,6 +88,43 @@ def test_equal_points_have_finite_weights():
     assert np.isfinite(weights.data).all()
     all_equal = Neighbors(np.array([[1, 2], [0, 2], [0, 1]]), np.zeros((3, 2)))
     assert np.array_equal(fuzzy_graph(all_equal).toarray(), 1 - np.eye(3))
+
+
+# --- the eigenvectors ---
+
+
+@pytest.mark.parametrize("n_parts", [1, 2])
+@pytest.mark.parametrize("n_points", [6, 8, 12, 20, 24, 60])
+def test_eigenvectors_of_few_points_are_orthonormal_with_the_largest_eigenvalues(n_points, n_parts):
+    """Of few points some have negative eigenvalues, below the 0 of a constant that was removed from the search."""
+    X = np.random.default_rng(n_points).normal(size=(n_points, 4))
+    X[: n_points // n_parts] += 1e3
+    weights = fuzzy_graph(nearest_neighbors(X, 15 if n_parts == 1 else n_points // 2 - 1))
+    found = laplacian_eigenvectors(weights, 11)
+    n_vectors = min(11, n_points - 1)
+    assert found.shape == (n_points, n_vectors)
+    np.testing.assert_allclose(found.T @ found, np.eye(n_vectors), atol=1e-6)
+    root = np.sqrt(weights.sum(axis=1))
+    normalized = weights.toarray() / root / root[:, np.newaxis]
+    largest = np.linalg.eigvalsh(normalized)[::-1][:n_vectors]
+    np.testing.assert_allclose(np.diag(found.T @ normalized @ found), largest, atol=1e-4)
+
+
+def test_eigenvectors_of_many_points_are_searched_for_once(monkeypatch):
+    """Their eigenvalues are far above 0, and they have the bits that they had before few points were taken care of."""
+    searches = []
+    search = linalg.eigsh
+
+    def counted(operator, *arguments, **settings):
+        searches.append(operator)
+        return search(operator, *arguments, **settings)
+
+    monkeypatch.setattr(linalg, "eigsh", counted)
+    for n_points, n_searches in ((12, 2), (60, 1), (300, 1)):
+        searches.clear()
+        X = np.random.default_rng(n_points).normal(size=(n_points, 4))
+        laplacian_eigenvectors(fuzzy_graph(nearest_neighbors(X, 15)), 11)
+        assert len(searches) == n_searches
 
 
 # --- the embedding ---

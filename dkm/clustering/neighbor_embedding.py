@@ -32,6 +32,8 @@ _BATCH_EDGES, _EDGES_PER_POINT = 8192, 2
 _MAX_FORCE, _EXTENT = 4.0, 10.0
 # Parts of the graph with a smaller fraction of the points have no initial direction of their own.
 _LARGE_PART = 0.01
+# Eigenvalues of at most so much may be those of functions that were removed from the search, up to its tolerance.
+_NEAR_ZERO = 1e-3
 # Up to so many points an edge of the largest weight is drawn 500 times, with more points 200 times.
 _FEW_POINTS, _N_DRAWS_OF_FEW, _N_DRAWS = 4000, 500, 200
 
@@ -146,12 +148,22 @@ def laplacian_eigenvectors(graph: csr_array, n_vectors: int, *, seed: int = 0) -
     n_left = min(n_vectors - flat.shape[1], N - constants.shape[1])
     if n_left <= 0:
         return flat
-    rest = LinearOperator((N, N), matvec=lambda x: normalized @ x - constants @ (constants.T @ x), dtype=np.float64)
-    start = np.random.default_rng(seed).uniform(-1, 1, size=N)
-    try:
-        values, vectors = eigsh(rest, n_left, which="LA", v0=start, tol=1e-4)
-    except ArpackNoConvergence as error:
-        values, vectors = error.eigenvalues, error.eigenvectors
+
+    def search(shift: float) -> tuple[FloatArray, FloatArray]:
+        """Return eigenvalues and eigenvectors where those of the constants are lowered from 1 by the shift."""
+        rest = LinearOperator(
+            (N, N), matvec=lambda x: normalized @ x - shift * (constants @ (constants.T @ x)), dtype=np.float64
+        )
+        start = np.random.default_rng(seed).uniform(-1, 1, size=N)
+        try:
+            values, vectors = eigsh(rest, n_left, which="LA", v0=start, tol=1e-4)
+        except ArpackNoConvergence as error:
+            values, vectors = error.eigenvalues, error.eigenvectors
+        return values, vectors
+
+    values, vectors = search(1)
+    if (values < _NEAR_ZERO).any():  # of few points; all others are at least -1
+        values, vectors = search(3)
     vectors = vectors[:, np.argsort(-values)]
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
     smoothest: FloatArray = np.column_stack([flat, vectors * signs])
