@@ -20,6 +20,7 @@ from dkm.clustering.graph import (
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighbor_embedding import _broad, embed_neighbors, laplacian_eigenvectors
 from dkm.clustering.neighborhood import Neighborhood
+from dkm.errors import UserError
 from dkm.evaluation.metrics import sample_neighbors
 
 
@@ -366,6 +367,20 @@ def test_the_graph_of_the_modularity_has_fewer_neighbors_for_few_rows(n_rows, n_
     assert (neighborhood(X).graph != expected).nnz == 0
     sample = sample_neighbors(X, 1000)
     assert (sample.graph != expected[sample.rows][:, sample.rows]).nnz == 0
+
+
+@pytest.mark.parametrize("n_features", [4, 150])
+@pytest.mark.parametrize("scale", [1e19, 1e25, 1e37])
+def test_rows_whose_distances_overflow_are_refused_with_a_remedy(scale, n_features):
+    X = scale * np.random.default_rng(0).normal(size=(130, n_features))
+    hood = neighborhood(X)
+    for use in (lambda: hood.embedding, lambda: hood.cluster(2, n_init=1), lambda: hood.graph):
+        with pytest.raises(
+            UserError, match=r"^data\.scaling: values up to .*; expected .*; set data\.scaling=standard$"
+        ):
+            use()
+    assert sample_neighbors(X.astype(np.float32), 100) is None
+    assert neighborhood(X / scale * 1e17).cluster(2, n_init=1).labels.shape == (130,)
 
 
 def test_equal_rows_have_clusters():

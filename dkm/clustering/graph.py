@@ -35,6 +35,12 @@ def n_compared(n_points: int) -> int:
     return min(_MOST_COMPARED, max(_FEWEST_COMPARED, n_points // _POINTS_PER_NEIGHBOR))
 
 
+def has_distances(X: FloatArray) -> bool:
+    """Return whether squared distances between the rows X (N, F) are finite in float32, by the ranges of features."""
+    extent = X.max(axis=0).astype(np.float64) - X.min(axis=0)
+    return bool(np.square(extent).sum() < np.finfo(np.float32).max)
+
+
 def neighbor_graph(Z: FloatArray, n_neighbors: int) -> csr_array:
     """Join each point to its nearest neighbors.
 

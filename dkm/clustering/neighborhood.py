@@ -20,6 +20,7 @@ from dkm.clustering.labels import FloatArray, IntArray, adjusted_rand_index
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.neighbor_embedding import embed_neighbors, laplacian_eigenvectors
 from dkm.clustering.partition import principal_components
+from dkm.errors import input_error
 
 if TYPE_CHECKING:  # SciPy takes long to load
     from scipy.sparse import csr_array
@@ -64,6 +65,9 @@ class _RowGraph:
     @cached_property
     def points(self) -> Tensor:
         rows = self.take_rows(self._sample).cpu().numpy()
+        if not graph.has_distances(rows):
+            found = f"values up to {np.abs(rows).max():.3g}, whose squared distances are infinite in float32"
+            raise input_error("data.scaling", found, "rows with finite distances", "set data.scaling=standard")
         points = principal_components(rows)
         self.is_reduced = points is not rows
         return torch.from_numpy(np.ascontiguousarray(points, np.float32))
@@ -101,6 +105,11 @@ class Neighborhood:
     labels_of_rows : int array of shape (M,), optional
         The clusters of k-means on the rows, with the seed and the restarts that ``cluster`` will use, if they are known
         already; they are not computed again then.
+
+    Raises
+    ------
+    UserError
+        When a part is computed, if squared distances of the rows overflow.
     """
 
     def __init__(

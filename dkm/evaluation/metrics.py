@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dkm.clustering.graph import GraphScore, n_compared, neighbor_graph, score
+from dkm.clustering.graph import GraphScore, has_distances, n_compared, neighbor_graph, score
 from dkm.clustering.labels import FloatArray, Int64Array, IntArray, contingency
 from dkm.clustering.partition import principal_components
 from dkm.data.sampling import draw_rows
@@ -239,10 +239,10 @@ def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False)
     Distances are those of `principal_components`, but of images those of all pixels.
 
     The graph is the same for all clusterings of the rows, wherever they were found, so that its modularity compares
-    them. None for fewer than two rows, and where some are not finite.
+    them. None for fewer than two rows, and where some are not finite or too far from each other for float32.
     """
     rows = draw_rows(len(X), max_samples)
-    if len(rows) < 2 or not np.isfinite(X[rows]).all():
+    if len(rows) < 2 or not np.isfinite(X[rows]).all() or not has_distances(X):
         return None
     points = X if is_image else principal_components(X)
     return NeighborSample(rows, neighbor_graph(points[rows], n_compared(len(rows))))
