@@ -90,6 +90,32 @@ def test_a_recipe_composes_with_any_data_and_loses_to_the_command_line(recipe: s
         assert (config.data.name, config.pretrain.epochs) == (data, 7)
 
 
+def test_recipe_dec_has_the_published_constants_and_trains(tmp_path: Path) -> None:
+    settings = dotted(compose(parse(["data=mnist", "recipe=dec"])).config)
+    assert settings["joint.epochs"] * np.ceil(70_000 / settings["batch_size"]) == pytest.approx(20_000, rel=0.01)
+    constants = {
+        "pretrain.optimizer": "sgd",
+        "pretrain.lr": 1.0,
+        "pretrain.epochs": 300,
+        "optimizer.name": "sgd",
+        "optimizer.momentum": 0.9,
+        "joint.lr": 0.01,
+        "joint.schedule": "constant",
+        "joint.tolerance": 0.001,
+        "joint.hold_labels": False,
+        "clustering.name": "dec",
+        "clustering.reconstruction": 0.0,
+        "clustering.update_interval": 140,
+        "augmentation.name": "none",
+        "regularization.name": "none",
+    }
+    assert {key: settings[key] for key in constants} == constants
+    quick = [word for word in QUICK if ".steps=" not in word]
+    result = run(("data=digits", "recipe=dec", *quick, "pretrain.epochs=20", "joint.epochs=5"), tmp_path / "run")
+    assert result["acc"] > 0.5
+    assert result["stage"] == "joint"
+
+
 @pytest.mark.parametrize(
     "choice", ["model=conv", "clustering=dcn", "clustering=none", "clustering=dkm", "optimizer=sgd"]
 )
