@@ -18,7 +18,8 @@ from dkm.config.data import CsvData, FeatherData, ParquetData
 from dkm.data.raw import RawData
 from dkm.data.tables import plan as table_plan
 from dkm.data.tables import sources
-from dkm.data.tables.columns import parse_dates, parse_numbers
+from dkm.data.tables.columns import parse_numbers
+from dkm.data.tables.dates import parse_dates
 from dkm.data.tables.dialect import Given
 from dkm.data.tables.plan import TablePlan
 from dkm.data.tables.reader import TableReader

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from dkm.config.values import override
 from dkm.data.tables import columns as kinds
+from dkm.data.tables import dates
 from dkm.data.tables.columns import Column, Floats, Mask, NotOfKindError, is_text
 from dkm.data.tables.rows import Rows
 
@@ -486,7 +487,7 @@ def _as_date(column: Column, present: pa.Array, odd: list[str] | None = None) ->
         formats, note = _find_formats(present)
         if not formats:
             return None
-        parsed = kinds.parse_dates(present, formats)
+        parsed = dates.parse_dates(present, formats)
         others = pc.unique(present.filter(parsed.is_null())).to_pylist() if parsed.null_count else []
         if odd is None and others:  # the first of these cells is refused
             column.formats = formats
@@ -506,7 +507,7 @@ def _as_date(column: Column, present: pa.Array, odd: list[str] | None = None) ->
         return None
     low, high = float(seconds.min()), float(seconds.max())
     days = (high - low) / 86_400
-    is_time = pa.types.is_time(present.type) or bool(set(column.formats) & set(kinds.TIME_FORMATS))
+    is_time = pa.types.is_time(present.type) or bool(set(column.formats) & set(dates.TIME_FORMATS))
     has_hours = bool((np.mod(seconds, 86_400) != 0).any())
     column.kind, column.origin = "date", 0.0 if is_time else low
     column.cycles = ["day"] if is_time else ["days"]
@@ -527,9 +528,9 @@ def _find_formats(text: pa.Array) -> tuple[list[str], str]:
         return [], ""
     # 31 Jan 2024 and 15-OCT-24 have no time.
     has_time = pc.any(pc.match_substring_regex(head, r"\d,?[ T]\d{1,2}[:.]\d{2}|\dT\d{6}")).as_py() is True
-    dates = kinds.DATE_TIME_FORMATS if has_time else kinds.DATE_FORMATS
-    formats = ("iso", *dates, *kinds.TIME_FORMATS)
-    in_head = {format_: kinds.parse_dates(head, [format_]) for format_ in formats}
+    days = dates.DATE_TIME_FORMATS if has_time else dates.DATE_FORMATS
+    formats = ("iso", *days, *dates.TIME_FORMATS)
+    in_head = {format_: dates.parse_dates(head, [format_]) for format_ in formats}
     readable = _readable(text, [format_ for format_, parsed in in_head.items() if not parsed.null_count], 0.0)
     if not readable:
         mostly = [format_ for format_, parsed in in_head.items() if _is_mostly_read(parsed)]
@@ -538,7 +539,7 @@ def _find_formats(text: pa.Array) -> tuple[list[str], str]:
         return [], ""
     first = readable[0]
     if first == "%Y%m%d":
-        years = kinds.parse_dates(text, [first]).drop_null().to_numpy() / (365.2425 * 86_400) + 1970
+        years = dates.parse_dates(text, [first]).drop_null().to_numpy() / (365.2425 * 86_400) + 1970
         if years.min() < 1900 or years.max() > 2100:
             return [], ""
     others = [
@@ -553,9 +554,9 @@ def _readable(text: pa.Array, formats: Sequence[str], max_others: float) -> list
     """Return the formats that read all cells but a fraction; only one if it is unlike all others."""
     readable = []
     for format_ in formats:
-        if kinds.parse_dates(text, [format_]).null_count <= max_others * len(text):
+        if dates.parse_dates(text, [format_]).null_count <= max_others * len(text):
             readable.append(format_)
-            if format_ in ("iso", *kinds.TIME_FORMATS):
+            if format_ in ("iso", *dates.TIME_FORMATS):
                 break
     return readable
 
