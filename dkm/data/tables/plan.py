@@ -9,7 +9,6 @@ shows; the settings ``data.columns``, ``exclude``, ``id``, ``categorical``, ``nu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 
 from dkm.config.values import override
 from dkm.data.tables import columns as kinds
-from dkm.data.tables import dates
+from dkm.data.tables import dates, naming
 from dkm.data.tables.columns import Column, Floats, Mask, NotOfKindError, is_text
 from dkm.data.tables.rows import Rows
 
@@ -38,25 +37,8 @@ _MIN_ROWS_FOR_IDS = 20
 # Smaller numbers in the first column of a table without names are counts or grades.
 _LEAST_ID = 1000
 _MIN_ROWS_FOR_WARNING = 100
-_INDEX_NAMES = re.compile(r"__index_level_\d+__|Unnamed: 0|index|level_\d+", re.IGNORECASE)
-_ID_NAME = re.compile(
-    r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row|no|nr|number|index)$|^id([\s_.\-]|$)", re.IGNORECASE
-)
-_ID_SUFFIX = re.compile(r"[a-z](ID|Id)$")
-# Names that labels have: a column with the answer would decide the clusters.
-_LABEL_NAME = re.compile(
-    r"(class|label|labels|target|y|ground[_ .]?truth|y_true|cluster|clusters|category_label)", re.IGNORECASE
-)
-# Whole numbers below such a name are codes, not amounts.
-_CODE_NAME = re.compile(
-    r"(^|[\s_.\-])(code|type|category|cat|region|channel|zip|zipcode|postcode|country|state|city|group|sector|department|"
-    r"segment|gender|sex|race|brand|model|species)s?($|[\s_.\-])",
-    re.IGNORECASE,
-)
 _BLOCK_ROWS = 1024
 _HEAD_ROWS = 200
-_PLACE_NAME = re.compile(r"(^|[\s_.\-])(zip|zip_?code|post_?code|postal_?code)($|[\s_.\-])", re.IGNORECASE)
-_KEY_NAME = re.compile(r"(^|[\s_.\-])(?i:id)$|[a-z]I[Dd]$")  # CUSTOMER_ID, but not PAID
 _MAX_CODES = 20
 _MAX_LABELS = 100
 
@@ -436,9 +418,9 @@ def _as_category(column: Column, text: pa.Array, *, is_asked: bool = False, note
 
 def _looks_like_codes(name: str, present: pa.Array) -> bool:
     """Return whether a column of numbers holds codes of categories: few whole numbers below a name such as Region."""
-    if not pa.types.is_integer(present.type) or not _CODE_NAME.search(name):
+    if not pa.types.is_integer(present.type) or not naming.CODE.search(name):
         return False
-    if _PLACE_NAME.search(name):
+    if naming.PLACE.search(name):
         return True
     low, high = pc.min_max(present).as_py().values()
     n_levels = pc.count_distinct(present).as_py()
@@ -447,7 +429,7 @@ def _looks_like_codes(name: str, present: pa.Array) -> bool:
 
 def _is_foreign_key(name: str, present: pa.Array) -> bool:
     """Return whether whole numbers below a name such as CustomerID name many things, each in several rows."""
-    if not _KEY_NAME.search(name) or not _is_whole(present):
+    if not naming.KEY.search(name) or not _is_whole(present):
         return False
     return bool(kinds.MAX_LEVELS < pc.count_distinct(present).as_py() < len(present))
 
@@ -573,7 +555,7 @@ def _choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
             *(wishes.columns or ()), *wishes.numeric, *wishes.categorical, *wishes.dates
         )  # fmt: skip
         is_names = column.role == "left_out" and column.note.endswith("as names or ids have")
-        is_index = is_candidate and _INDEX_NAMES.fullmatch(name) is not None
+        is_index = is_candidate and naming.INDEX.fullmatch(name) is not None
         if not (is_candidate and column.kind == "number") and not is_names and not is_index:
             continue
         values = rows.column(name)
@@ -602,7 +584,7 @@ def _choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
 
 def _why_index(name: str, values: pa.ChunkedArray, *, is_names: bool) -> str | None:
     is_plain = pa.types.is_integer(values.type) or is_text(values.type)
-    if _INDEX_NAMES.fullmatch(name) and is_plain and len(values) > 1:
+    if naming.INDEX.fullmatch(name) and is_plain and len(values) > 1:
         return "an index that a program wrote"
     if not (is_names and is_text(values.type)) or len(values) < _MIN_ROWS_FOR_IDS:
         return None
@@ -624,7 +606,7 @@ def _why_id(name: str, present: pa.Array, n_rows: int, *, is_first: bool) -> str
     """Return why whole numbers (n,), of ``n_rows`` rows, identify the rows; None if they do not."""
     if not _is_distinct(present):
         return None
-    if _ID_NAME.search(name) or _ID_SUFFIX.search(name):
+    if naming.ID.search(name) or naming.ID_SUFFIX.search(name):
         return "a different number in each row, and its name"
     numbers = pc.cast(present, pa.float64(), safe=False).to_numpy()
     low, span = numbers.min(), numbers.max() - numbers.min()
@@ -646,7 +628,7 @@ def _leave_out_labels(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
     """Leave out a column that is called as labels are: with the answer among the features, it decides the clusters."""
     for i, column in enumerate(inferred.columns):
         is_asked = column.name in (*(wishes.columns or ()), *wishes.numeric, *wishes.categorical)
-        if column.role != "feature" or is_asked or not _LABEL_NAME.fullmatch(column.name):
+        if column.role != "feature" or is_asked or not naming.LABEL.fullmatch(column.name):
             continue
         values = rows.column(column.name)
         if (

@@ -1,0 +1,21 @@
+"""What the name of a column says about its role and its kind."""
+
+from __future__ import annotations
+
+import re
+
+INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|index|level_\d+", re.IGNORECASE)
+ID = re.compile(r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row|no|nr|number|index)$|^id([\s_.\-]|$)", re.IGNORECASE)
+ID_SUFFIX = re.compile(r"[a-z](ID|Id)$")
+# Names that labels have: a column with the answer would decide the clusters.
+LABEL = re.compile(
+    r"(class|label|labels|target|y|ground[_ .]?truth|y_true|cluster|clusters|category_label)", re.IGNORECASE
+)
+# Whole numbers below such a name are codes, not amounts.
+CODE = re.compile(
+    r"(^|[\s_.\-])(code|type|category|cat|region|channel|zip|zipcode|postcode|country|state|city|group|sector|department|"
+    r"segment|gender|sex|race|brand|model|species)s?($|[\s_.\-])",
+    re.IGNORECASE,
+)
+PLACE = re.compile(r"(^|[\s_.\-])(zip|zip_?code|post_?code|postal_?code)($|[\s_.\-])", re.IGNORECASE)
+KEY = re.compile(r"(^|[\s_.\-])(?i:id)$|[a-z]I[Dd]$")  # CUSTOMER_ID, but not PAID
