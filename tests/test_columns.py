@@ -77,6 +77,28 @@ def test_a_category_without_a_frequent_level_is_left_out(missing: str | None, tm
     assert part.X.shape == (402, 1 + 30 + 1)
 
 
+def test_levels_of_the_same_frequency_are_not_chosen_by_the_alphabet(tmp_path: Path) -> None:
+    """The 142 countries of gapminder have 12 rows each: those from A to C had become features, the others rare."""
+    panel = table("country", [f"n{i // 12}" for i in range(12 * 40)])
+    _, reader = read(tmp_path, panel)
+    assert reader.features == ("x",)
+    assert column(reader, "country")["note"] == "40 levels, about equally frequent"
+    _, reader = read(tmp_path, panel, categorical=["country"])
+    assert len(reader.features) == 1 + 30 + 1
+    assert column(reader, "country")["note"] == (
+        "40 levels, 10 rare ones joined; those of equal frequency in alphabetical order"
+    )
+    uneven = [*["a"] * 200, *["b"] * 60, *(f"n{i // 6}" for i in range(40 * 6))]
+    _, reader = read(tmp_path, table("brand", uneven))
+    assert reader.features == ("x", "brand=a", "brand=b", "brand=other")
+    assert column(reader, "brand")["note"] == "42 levels, 40 rare ones joined"
+    nearly_even = [f"n{i // 6}" for i in range(40 * 6)] + [f"n{i}" for i in range(5)]
+    _, reader = read(tmp_path, table("brand", nearly_even))
+    assert column(reader, "brand")["note"] == "40 levels, about equally frequent"
+    _, reader = read(tmp_path, table("month", [f"n{i // 10}" for i in range(300)]))
+    assert len(reader.features) == 31, "30 levels need no choice"
+
+
 # --- types that change ------------------------------------------------------------------------------------------------
 
 

@@ -398,12 +398,26 @@ def _notation(text: pa.Array) -> str:
 
 
 def _as_category(column: Column, text: pa.Array, *, is_asked: bool = False, note: str = "") -> Column:
-    """Return the column as a category, with its levels by frequency; rare ones are joined."""
+    """Return the column as a category, with its levels by frequency; rare ones are joined.
+
+    Where more levels are as frequent as the last one that would be kept, none of these is, unless the column is asked
+    for: the alphabet would choose among them.
+    """
     counts = pc.value_counts(text)
     pairs = [(item["values"], item["counts"]) for item in counts.to_pylist()]
     pairs.sort(key=lambda pair: (-pair[1], pair[0]))
     n_least = 1 if is_asked else max(1, int(np.ceil(kinds.MIN_LEVEL_FRACTION * len(text))))
-    kept = [level for level, n in pairs[: kinds.MAX_LEVELS] if n >= n_least]
+    frequent = [(level, n) for level, n in pairs[: kinds.MAX_LEVELS] if n >= n_least]
+    n_next = pairs[kinds.MAX_LEVELS][1] if len(pairs) > kinds.MAX_LEVELS else 0
+    if frequent and frequent[-1][1] == n_next:
+        if is_asked:
+            equal = "those of equal frequency in alphabetical order"
+            note = f"{note}; {equal}" if note else equal
+        else:
+            frequent = [(level, n) for level, n in frequent if n > n_next]
+            if _is_even(pairs, frequent, len(text)):
+                return Column(column.name, "left_out", note=f"{len(pairs):,} levels, about equally frequent")
+    kept = [level for level, _ in frequent]
     n_joined = len(pairs) - len(kept)
     if n_joined == 1 and len(kept) < kinds.MAX_LEVELS:  # joining one level with nothing joins nothing
         kept, n_joined = [level for level, _ in pairs], 0
@@ -414,6 +428,15 @@ def _as_category(column: Column, text: pa.Array, *, is_asked: bool = False, note
     shown = f"{len(pairs):,} levels" + (f", {n_joined:,} rare ones joined" if n_joined else "")
     column.note = f"{shown}; {note}" if note else shown
     return column
+
+
+def _is_even(pairs: Sequence[tuple[str, int]], kept: Sequence[tuple[str, int]], n_rows: int) -> bool:
+    """Return whether the levels that would be kept of all ``pairs`` of level and number say little about the rows.
+
+    They are fewer than two, or hold less than half of the rows without a level that is much more frequent than others.
+    """
+    n_next = pairs[kinds.MAX_LEVELS][1]
+    return len(kept) < 2 or (2 * sum(n for _, n in kept) < n_rows and pairs[0][1] < 2 * n_next)
 
 
 def _looks_like_codes(name: str, present: pa.Array) -> bool:
