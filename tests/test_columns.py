@@ -206,6 +206,23 @@ def test_the_negative_numbers_of_accounting_are_read_and_told(cell: str, value: 
     np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
 
 
+@pytest.mark.parametrize("minus", ["\u2212", "\u2013"])
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_a_typeset_minus_is_a_minus(decimal: str, minus: str, tmp_path: Path) -> None:
+    """A column of temperatures from a text processor was left out as distinct texts."""
+    values = [round(-20 + 0.37 * i, 2) for i in range(100)]
+    cells = [str(value).replace("-", minus).replace(".", decimal) for value in values]
+    part, reader = read(tmp_path, "t;u\n" + "".join(f"{cell};{cell}\n" for cell in cells))
+    assert part.X.tolist() == [[value, value] for value in values]
+    assert column(reader, "t")["note"] == f"{minus!r} means minus"
+    assert predict(tmp_path, reader.plan)[0].tolist() == part.X.tolist()
+    X, _ = predict(tmp_path, reader.plan, f"t;u\n{minus}{decimal}5;-1{decimal}5\n")
+    assert X.tolist() == [[-0.5, -1.5]]
+    assert parse_numbers(pa.array([f"{minus}5", f"{minus}", f"5{minus}7", f"{minus}{minus}5"])).to_pylist() == [
+        *(-5, None, None, None),
+    ]
+
+
 def test_numbers_in_parentheses_alone_are_no_amounts(tmp_path: Path) -> None:
     _, reader = read(tmp_path, table("note", [f"({i % 3})" for i in range(60)]))
     assert column(reader, "note")["kind"] == "category"

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dkm.data.tables.dates import parse_dates
-from dkm.data.tables.notation import AFFIXES, ALIKE, MISSING, MISSING_MARKS
+from dkm.data.tables.notation import AFFIXES, ALIKE, MINUS, MISSING, MISSING_MARKS
 from dkm.errors import reason
 
 Floats = npt.NDArray[np.float64]
@@ -39,6 +39,7 @@ YEAR_DAYS = 365.2425
 # A number, without a sign before it, in parentheses or before a minus.
 _NEGATIVE = r"^\([^()+-]+\)$|^[^()+-]+-$"
 _AFFIXES = rf"^[{AFFIXES}]+|[{AFFIXES}]+$"
+TYPESET_MINUS = rf"^[{MINUS}]([.,]?\d)"
 # What MySQL writes for no date.
 _NO_DATES = ("0000-00-00", "0000-00-00 00:00:00")
 
@@ -221,9 +222,11 @@ def _is_float(text: str) -> bool:
 def parse_numbers(values: pa.Array, decimal: str = ".", thousands: str = "", *, negatives: bool = False) -> pa.Array:
     """Return the numbers of text cells as float64, null where a cell is none.
 
-    Spaces, currency signs and per cent signs around a number are ignored. With ``negatives``, (500) and 500- are -500.
+    Spaces, currency signs and per cent signs around a number are ignored, and a minus may be typeset (U+2212 or an en
+    dash). With ``negatives``, (500) and 500- are -500.
     """
     text = pc.replace_substring_regex(values, _AFFIXES, "")
+    text = pc.replace_substring_regex(text, TYPESET_MINUS, r"-\1")
     if not negatives:
         return _parse_plain(text, decimal, thousands)
     is_negative = pc.match_substring_regex(text, _NEGATIVE)

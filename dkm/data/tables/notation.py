@@ -39,10 +39,13 @@ MISSING = frozenset(
 MISSING_MARKS = frozenset({"?", ".", "-", "--", "*", "..."})
 # What may stand around a number: spaces, currency, per cent.
 AFFIXES = " \t\u00a0\u202f\u2009%$€£¥₹"
+# What typesetters write for the minus before a number: the minus sign and the en dash.
+MINUS = "\u2212\u2013"
 # Characters that stand for a mark between thousands: no-break and thin spaces, a typographic apostrophe.
 ALIKE = {" ": "\u00a0\u202f\u2009", "'": "\u2019"}
 MARK_NAMES = {",": "comma", ".": "point", " ": "space", "'": "apostrophe", "": "none"}
 _OTHER = {".": ",", ",": "."}
+_MINUS = re.compile(rf"[{MINUS}](?=[.,]?\d)")
 _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?(\d*,\d+([eE][+-]?\d+)?|\d+)")
 # The first group never begins with 0: 0.123 is a decimal only.
@@ -82,7 +85,7 @@ def is_number(cell: str, decimal: str = ".", thousands: str = "") -> bool:
 
 def to_number(cell: str, decimal: str = ".", thousands: str = "") -> float | None:
     """Return the number that a cell is in this notation; None if it is none."""
-    cell = cell.strip(AFFIXES)
+    cell = _with_plain_minus(cell.strip(AFFIXES))
     if thousands:
         cell = cell.translate(_LIKE_ANY) if thousands in ALIKE else cell
         match = _GROUPS.fullmatch(cell)
@@ -91,6 +94,10 @@ def to_number(cell: str, decimal: str = ".", thousands: str = "") -> float | Non
     if (_COMMA if decimal == "," else _POINT).fullmatch(cell) is None:
         return None
     return float(cell.replace(",", "."))
+
+
+def _with_plain_minus(cell: str) -> str:
+    return cell if cell.isascii() or _MINUS.match(cell) is None else f"-{cell[1:]}"
 
 
 # --- the marks of a file ------------------------------------------------------------------------------------------
@@ -118,7 +125,7 @@ class _Evidence:
     def count(self, cell: str) -> None:
         self.n_values += 1
         plain = cell.strip(AFFIXES)
-        cell = plain if plain.isascii() else plain.translate(_LIKE_ANY)
+        cell = plain if plain.isascii() else _with_plain_minus(plain).translate(_LIKE_ANY)
         if (match := _GROUPS.fullmatch(cell)) is not None and match[2] != match[3]:
             first, mark, decimal = match.groups()
             self.n_numbers += 1

@@ -394,7 +394,10 @@ def _notation(text: pa.Array) -> str:
     """Return what stands around the numbers."""
     signs = {"%": "per cent", "$": "$", "€": "€", "£": "£"}
     found = [word for sign, word in signs.items() if pc.any(pc.match_substring(text, sign)).as_py()]
-    return f"without its {', '.join(found)}" if found else ""
+    notes = [f"without its {', '.join(found)}"] if found else []
+    dashes = pc.unique(pc.utf8_slice_codeunits(text.filter(pc.match_substring_regex(text, kinds.TYPESET_MINUS)), 0, 1))
+    notes += [f"{dash!r} means minus" for dash in sorted(dashes.to_pylist())]
+    return "; ".join(notes)
 
 
 def _as_category(column: Column, text: pa.Array, *, is_asked: bool = False, note: str = "") -> Column:
