@@ -206,6 +206,28 @@ def test_the_negative_numbers_of_accounting_are_read_and_told(cell: str, value: 
     np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
 
 
+@pytest.mark.parametrize(
+    "mark", ["..", ":", "na", "n.a.", "N.A.", "\u2013", r"\N", "(null)", "#DIV/0!", "#REF!", "#VALUE!", "#NUM!"]
+)
+def test_marks_of_databases_and_spreadsheets_mean_missing(mark: str, tmp_path: Path) -> None:
+    """In more than 5 % of the cells they had made a column of numbers one of distinct texts, which was left out."""
+    cells = [mark if i % 5 == 4 else 7 * i % 40 for i in range(100)]
+    part, reader = read(tmp_path, table("v", cells))
+    assert reader.features == ("x", "v")
+    assert reader.report.filled == {"v": 20}
+    assert predict(tmp_path, reader.plan)[0].tolist() == part.X.tolist()
+    _, reader = read(tmp_path, table("v", [mark if i % 5 == 4 else "ab"[i % 2] for i in range(100)]))
+    assert reader.features == ("x", "v=a", "v=b")
+
+
+def test_the_plan_of_an_earlier_model_keeps_its_levels(tmp_path: Path) -> None:
+    """Marks that were levels then are levels now."""
+    fields = [{"name": "x", "kind": "number"}, {"name": "v", "kind": "category", "levels": ["na", "u"], "fill": "na"}]
+    plan = TablePlan.from_dict({"columns": fields, "has_header": True, "refuses_gaps": False})
+    X, _ = predict(tmp_path, plan, table("v", ["na", "u", "NA"]))
+    assert X[:, 1:].tolist() == [[1, 0], [0, 1], [1, 0]]
+
+
 @pytest.mark.parametrize("minus", ["\u2212", "\u2013"])
 @pytest.mark.parametrize("decimal", [".", ","])
 def test_a_typeset_minus_is_a_minus(decimal: str, minus: str, tmp_path: Path) -> None:

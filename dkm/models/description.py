@@ -19,7 +19,7 @@ from dkm.config.data import SCALINGS
 from dkm.config.groups import GROUPS
 from dkm.config.model import MODELS
 from dkm.config.resolved import section_of, typed
-from dkm.data.tables.columns import Column
+from dkm.data.tables.columns import MARKS, Column
 from dkm.data.tables.plan import TablePlan
 
 FORMAT_VERSION = 1
@@ -209,6 +209,7 @@ def _check_column(column: Column, key: str, F: int) -> None:
     _require(column.kind in _COLUMN_KINDS, f"{key}.kind", column.kind, f"one of {', '.join(_COLUMN_KINDS[1:])}")
     _require(all(cycle in _CYCLES for cycle in column.cycles), f"{key}.cycles", column.cycles, ", ".join(_CYCLES))
     _require(0 <= column.length <= F, f"{key}.length", column.length, f"a whole number from 0 to n_features={F}")
+    _require(column.marks in MARKS, f"{key}.marks", column.marks, f"one of {', '.join(MARKS)}")
     _require(math.isfinite(column.origin), f"{key}.origin", column.origin, "a finite number")
     if column.role != "feature":
         return

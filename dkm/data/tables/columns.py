@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dkm.data.tables.dates import parse_dates
-from dkm.data.tables.notation import AFFIXES, ALIKE, MINUS, MISSING, MISSING_MARKS
+from dkm.data.tables.notation import AFFIXES, ALIKE, FURTHER_MARKS, MINUS, MISSING, MISSING_MARKS
 from dkm.errors import reason
 
 Floats = npt.NDArray[np.float64]
@@ -42,6 +42,9 @@ _AFFIXES = rf"^[{AFFIXES}]+|[{AFFIXES}]+$"
 TYPESET_MINUS = rf"^[{MINUS}]([.,]?\d)"
 # What MySQL writes for no date.
 _NO_DATES = ("0000-00-00", "0000-00-00 00:00:00")
+# What means "no value" in a text column, by the field ``marks`` of the column.
+_MARKS = {"earlier": MISSING | MISSING_MARKS, "usual": MISSING | MISSING_MARKS | FURTHER_MARKS}
+MARKS = tuple(_MARKS)
 
 
 class NotOfKindError(ValueError):
@@ -83,6 +86,8 @@ class Column:
         The reason or the encoding in a few words, for the data report.
     missing : list of str
         Cells that mean "no value" in this column, besides the usual ones.
+    marks : {"earlier", "usual"}
+        Which cells are the usual ones: those of plans that say nothing of it, or with ``FURTHER_MARKS``.
     fill : float or str, optional
         Replacement of a missing value: the median, or the most frequent level. None: missing values are refused.
     decimal, thousands : str
@@ -108,6 +113,7 @@ class Column:
     kind: str = ""
     note: str = ""
     missing: list[str] = field(default_factory=list)
+    marks: str = "earlier"
     fill: float | str | None = None
     decimal: str = "."
     thousands: str = ""
@@ -182,10 +188,8 @@ class Column:
         """Return the mask (n,) of values that are missing: nulls, NaN, and cells that mean "no value"."""
         missing = values.is_null(nan_is_null=pa.types.is_floating(values.type))
         if is_text(values.type):
-            marks = pa.array(
-                sorted({*MISSING, *MISSING_MARKS, *self.missing, *(_NO_DATES if self.kind == "date" else ())})
-            )
-            missing = pc.or_(missing, pc.is_in(pc.utf8_trim_whitespace(values), value_set=marks))
+            words = pa.array(sorted({*_MARKS[self.marks], *self.missing, *(_NO_DATES if self.kind == "date" else ())}))
+            missing = pc.or_(missing, pc.is_in(pc.utf8_trim_whitespace(values), value_set=words))
         elif self.missing and pa.types.is_primitive(values.type) and not pa.types.is_temporal(values.type):
             numbers = [float(text) for text in self.missing if _is_float(text)]
             floats = pc.cast(values, pa.float64(), safe=False)

@@ -37,6 +37,14 @@ MISSING = frozenset(
 )
 # What people write for no value; not in a column of ids or labels.
 MISSING_MARKS = frozenset({"?", ".", "-", "--", "*", "..."})
+# The same of databases, statistical offices and spreadsheets. A column may be called na, so these say nothing about a
+# first row.
+FURTHER_MARKS = frozenset(
+    {
+        *("..", ":", "na", "n.a.", "N.A.", "\u2013", "\u2014", r"\N", "(null)"),
+        *("#DIV/0!", "#REF!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!"),
+    }
+)
 # What may stand around a number: spaces, currency, per cent.
 AFFIXES = " \t\u00a0\u202f\u2009%$€£¥₹"
 # What typesetters write for the minus before a number: the minus sign and the en dash.
@@ -200,7 +208,7 @@ def find_marks(
     for cells in itertools.zip_longest(*rows, fillvalue=""):
         column = _Evidence()
         for cell in cells:
-            if not is_missing(cell) and cell not in MISSING_MARKS:
+            if not is_missing(cell) and cell not in MISSING_MARKS | FURTHER_MARKS:
                 column.count(cell)
         evidence.add(column)
     thousands = given.thousands

@@ -246,9 +246,8 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
     if wishes.columns is not None and name not in wishes.columns:
         return Column(name, "left_out", note="not in data.columns")
     values = rows.column(name).combine_chunks()
-    column = Column(
-        name, missing=[*wishes.missing_values, *sentinels], decimal=wishes.decimal, thousands=wishes.thousands
-    )
+    missing_words = [*wishes.missing_values, *sentinels]
+    column = Column(name, missing=missing_words, marks="usual", decimal=wishes.decimal, thousands=wishes.thousands)
     is_asked = name in (*wishes.categorical, *wishes.numeric, *wishes.dates)
     if not (kinds.is_readable(values.type) or pa.types.is_null(values.type)):
         if wishes.is_strict or is_asked:
