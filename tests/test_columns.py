@@ -228,6 +228,41 @@ def test_the_plan_of_an_earlier_model_keeps_its_levels(tmp_path: Path) -> None:
     assert X[:, 1:].tolist() == [[1, 0], [0, 1], [1, 0]]
 
 
+def test_a_column_of_numbers_and_words_is_told_with_what_reads_it(tmp_path: Path) -> None:
+    """It was left out as distinct texts, or became the id, without a word."""
+    words = ["sold", "on request", "sold", "n/v"]
+    text = table("price", [words[i // 4 % 4] if i % 4 == 0 else 100.5 + 7 * i % 390 for i in range(200)])
+    _, reader = read(tmp_path, text)
+    assert reader.features == ("x",)
+    assert reader.report.odd == [
+        "column price has numbers in 75 % of its cells and 'sold', 'on request', 'n/v' in others, and is not a "
+        "feature; 'data.missing_values=[sold,\"on request\",n/v]' reads them as missing, and the column as numbers"
+    ]
+    _, reader = read(tmp_path, text, missing_values=["sold", "n/v", "on request"])
+    assert reader.features == ("x", "price")
+    assert reader.report.filled == {"price": 50}
+    assert reader.report.odd == []
+    _, reader = read(tmp_path, table("kids", ["0", "1", "2", "3 or more"] * 30), missing_values=["unknown"])
+    assert reader.report.odd == [
+        "column kids has numbers in 75 % of its cells and '3 or more' in others, and is read as a category; "
+        "'data.missing_values=[unknown,\"3 or more\"]' reads them as missing, and the column as numbers; "
+        "data.categorical=[kids] confirms the category"
+    ]
+    _, reader = read(tmp_path, table("kids", ["0", "1", "2", "3 or more"] * 30), categorical=["kids"])
+    assert reader.report.odd == []
+    _, reader = read(tmp_path, table("code", [i if i % 3 else f"A{i}" for i in range(60)]), exclude=[])
+    assert reader.report.odd == [
+        "column code has numbers in 67 % of its cells and 'A0', 'A12', 'A15', ... in others, and is not a feature; "
+        "correct the file, or leave the column out with data.exclude=[code]"
+    ]
+    assert read(tmp_path, table("code", ["A", "B", "1"] * 20))[1].report.odd == []
+
+
+def test_a_typed_table_has_no_words_for_missing_values(tmp_path: Path) -> None:
+    _, reader = read_typed(tmp_path, "parquet", pa.array([str(i) if i % 3 else "sold" for i in range(60)]))
+    assert reader.report.odd[0].endswith("leave the column out with data.exclude=[c]")
+
+
 @pytest.mark.parametrize("minus", ["\u2212", "\u2013"])
 @pytest.mark.parametrize("decimal", [".", ","])
 def test_a_typeset_minus_is_a_minus(decimal: str, minus: str, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ MAX_MISSING = 0.9
 _LONG_TEXT = 40
 # So many values of another notation may stand among numbers or dates, in this fraction of the cells.
 _MAX_OTHERS, _MAX_OTHER_FRACTION = 3, 0.05
+# A text column with so many numbers may be one of numbers; so many words are named in a remedy.
+_LEAST_NUMBERS, _MAX_WORDS = 0.5, 10
 # A column with a larger fraction of missing values is no id that could be copied to the outputs.
 _MAX_MISSING_IDS = 0.05
 # With fewer rows, distinct values do not indicate an id.
@@ -194,7 +196,8 @@ class Wishes:
     categorical: Sequence[str] = ()
     numeric: Sequence[str] = ()
     dates: Sequence[str] = ()
-    missing_values: Sequence[str] = ()
+    # None where there is no such setting.
+    missing_values: Sequence[str] | None = ()
     is_strict: bool = False
     decimal: str = "."
     thousands: str = ""
@@ -246,7 +249,7 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
     if wishes.columns is not None and name not in wishes.columns:
         return Column(name, "left_out", note="not in data.columns")
     values = rows.column(name).combine_chunks()
-    missing_words = [*wishes.missing_values, *sentinels]
+    missing_words = [*(wishes.missing_values or ()), *sentinels]
     column = Column(name, missing=missing_words, marks="usual", decimal=wishes.decimal, thousands=wishes.thousands)
     is_asked = name in (*wishes.categorical, *wishes.numeric, *wishes.dates)
     if not (kinds.is_readable(values.type) or pa.types.is_null(values.type)):
@@ -270,7 +273,7 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         return _as_category(column, kinds.as_levels(present), is_asked=True)
     if name in wishes.numeric:
         column.kind = "number"
-        column.missing = list(wishes.missing_values)
+        column.missing = list(wishes.missing_values or ())
         if is_text(values.type):
             _read_numbers(column, present)
         return column
@@ -288,7 +291,7 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         column.kind = "boolean"
         return column
     if is_text(values.type):
-        column = _infer_text(column, present, odd)
+        column = _infer_text(column, present, wishes, odd)
         if column.kind != "number":
             return column
         present = present.filter(pa.array(~column.is_missing(present)))
@@ -353,10 +356,32 @@ def _read_as_missing(column: Column, others: list[str], n_cells: int, odd: list[
         )
 
 
-def _infer_text(column: Column, present: pa.Array, odd: list[str]) -> Column:
+def _tell_numbers(column: Column, text: pa.Array, is_number: pa.Array, wishes: Wishes, odd: list[str]) -> None:
+    """Tell that most cells of a column that is no number are numbers, and what reads it as one."""
+    counts = pc.value_counts(text.filter(pc.invert(is_number))).to_pylist()
+    counts.sort(key=lambda item: (-item["counts"], item["values"]))
+    others = [item["values"] for item in counts]
+    shown = ", ".join(map(repr, others[:_MAX_OTHERS])) + (", ..." if len(others) > _MAX_OTHERS else "")
+    percent = 100 * pc.mean(pc.cast(is_number, pa.float64())).as_py()
+    result = "read as a category" if column.role == "feature" else "not a feature"
+    if len(others) <= _MAX_WORDS and wishes.missing_values is not None:
+        words = override("data.missing_values", [*wishes.missing_values, *others])
+        remedy = f"{words} reads them as missing, and the column as numbers"
+    else:
+        exclude = override("data.exclude", [*wishes.exclude, column.name])
+        remedy = f"correct the file, or leave the column out with {exclude}"
+    if column.role == "feature":
+        remedy += f"; {override('data.categorical', [*wishes.categorical, column.name])} confirms the category"
+    odd.append(
+        f"column {column.name} has numbers in {percent:.0f} % of its cells and {shown} in others, and is {result}; "
+        f"{remedy}"
+    )
+
+
+def _infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]) -> Column:
     """Return the kind of a text column: number, boolean, date, category, or free text, which is left out."""
     text = pc.utf8_trim_whitespace(present)
-    n = len(text)
+    is_number: pa.Array | None = None
     has_zeros = pc.any(pc.match_substring_regex(text, r"^0\d+$")).as_py()  # 007: the text of an id or a code
     if not has_zeros:
         number = replace(column)
@@ -368,6 +393,7 @@ def _infer_text(column: Column, present: pa.Array, odd: list[str]) -> Column:
             if others:
                 _read_as_missing(number, others, numbers.null_count, odd)
             return number
+        is_number = numbers.is_valid()
     levels = pc.unique(text)
     words = {level.lower() for level in levels.to_pylist()[:5]}
     if len(levels) == 2 and words <= kinds.TRUE | kinds.FALSE and words & kinds.TRUE and words & kinds.FALSE:
@@ -375,16 +401,22 @@ def _infer_text(column: Column, present: pa.Array, odd: list[str]) -> Column:
         return column
     if (date := _as_date(column, text, odd)) is not None:
         return date
+    column = _infer_words(column, text, len(levels))
+    if is_number is not None and pc.mean(pc.cast(is_number, pa.float64())).as_py() >= _LEAST_NUMBERS:
+        _tell_numbers(column, text, is_number, wishes, odd)
+    return column
+
+
+def _infer_words(column: Column, text: pa.Array, n_levels: int) -> Column:
+    """Return the column as a category, or as names or free text, which are left out."""
     length = pc.mean(pc.utf8_length(text)).as_py()
-    if len(levels) > max(2, 0.5 * n):
+    if n_levels > max(2, 0.5 * len(text)):
         is_long = length > _LONG_TEXT
         note = (
-            "free text; data.text clusters by it"
-            if is_long
-            else f"{len(levels):,} distinct texts, as names or ids have"
+            "free text; data.text clusters by it" if is_long else f"{n_levels:,} distinct texts, as names or ids have"
         )
         return Column(column.name, "left_out", note=note)
-    if length > _LONG_TEXT and len(levels) > kinds.MAX_LEVELS:
+    if length > _LONG_TEXT and n_levels > kinds.MAX_LEVELS:
         return Column(column.name, "left_out", note="free text; data.text clusters by it")
     return _as_category(column, text)
 

@@ -277,7 +277,7 @@ class TableReader:
             categorical=config.categorical,
             numeric=config.numeric,
             dates=config.dates,
-            missing_values=getattr(config, "missing_values", ()),
+            missing_values=getattr(config, "missing_values", None),
             is_strict=config.strict,
             decimal=self._source.decimal,
             thousands=self._source.thousands,
