@@ -99,6 +99,34 @@ def test_levels_of_the_same_frequency_are_not_chosen_by_the_alphabet(tmp_path: P
     assert len(reader.features) == 31, "30 levels need no choice"
 
 
+def test_a_level_that_is_called_na_is_kept_where_the_column_is_named(tmp_path: Path) -> None:
+    """North America could not be a level."""
+    text = table("region", ["NA", "EU", "None", "EU", "EU", "JP", ""] * 20)
+    _, reader = read(tmp_path, text)
+    assert reader.features == ("x", "region=EU", "region=JP")
+    assert column(reader, "region")["note"] == (
+        "2 levels; 'NA', 'None' mean missing, data.categorical=[region] makes levels of them"
+    )
+    part, reader = read(tmp_path, text, categorical=["region"])
+    assert reader.features == ("x", "region=EU", "region=JP", "region=NA", "region=None")
+    assert reader.report.filled == {"region": 20}
+    assert predict(tmp_path, reader.plan)[0].tolist() == part.X.tolist()
+    assert predict(tmp_path, reader.plan, table("region", ["NA", "", "n.a."]))[0][:, 1:].tolist() == [
+        *([0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]),
+    ]
+    _, reader = read(tmp_path, text, categorical=["region"], missing_values=["None"])
+    assert reader.features == ("x", "region=EU", "region=JP", "region=NA")
+    _, reader = read(tmp_path, table("alley", ["NA"] * 190 + ["Grvl"] * 6 + ["Pave"] * 4))
+    assert column(reader, "alley")["note"] == (
+        "95 % missing; 'NA' means missing, data.categorical=[alley] makes a level of it"
+    )
+    _, reader = read(tmp_path, table("smokes", ["yes", "no", "no", "?"] * 20))
+    assert column(reader, "smokes")["kind"] == "boolean"
+    assert column(reader, "smokes")["note"] == "'?' means missing, data.categorical=[smokes] makes a level of it"
+    _, reader = read(tmp_path, table("grade", [1, 2, 3, "NA"] * 20), categorical=["grade"])
+    assert reader.features == ("x", "grade=1", "grade=2", "grade=3"), "among numbers it is no level"
+
+
 # --- types that change ------------------------------------------------------------------------------------------------
 
 

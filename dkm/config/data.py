@@ -281,7 +281,9 @@ class TableData(FileData):
         "that identifies rows: an index that a program wrote, or different values below a name such as `id`.",
     )
     categorical: list[str] = setting(
-        [], "Columns to read as categories: one number for each level, together with the variance of one number."
+        [],
+        "Columns to read as categories: one number for each level, together with the variance of one number. Among "
+        "texts only an empty cell and `data.missing_values` mean a missing value, so that None and NA are levels.",
     )
     numeric: list[str] = setting([], "Columns to read as numbers, whatever their names and values suggest.")
     dates: list[str] = setting([], "Columns to read as dates or times.")

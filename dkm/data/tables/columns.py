@@ -43,7 +43,7 @@ TYPESET_MINUS = rf"^[{MINUS}]([.,]?\d)"
 # What MySQL writes for no date.
 _NO_DATES = ("0000-00-00", "0000-00-00 00:00:00")
 # What means "no value" in a text column, by the field ``marks`` of the column.
-_MARKS = {"earlier": MISSING | MISSING_MARKS, "usual": MISSING | MISSING_MARKS | FURTHER_MARKS}
+_MARKS = {"earlier": MISSING | MISSING_MARKS, "usual": MISSING | MISSING_MARKS | FURTHER_MARKS, "none": {""}}
 MARKS = tuple(_MARKS)
 
 
@@ -86,8 +86,9 @@ class Column:
         The reason or the encoding in a few words, for the data report.
     missing : list of str
         Cells that mean "no value" in this column, besides the usual ones.
-    marks : {"earlier", "usual"}
-        Which cells are the usual ones: those of plans that say nothing of it, or with ``FURTHER_MARKS``.
+    marks : {"earlier", "usual", "none"}
+        Which cells are the usual ones: those of plans that say nothing of it, or with ``FURTHER_MARKS``, or only empty
+        ones.
     fill : float or str, optional
         Replacement of a missing value: the median, or the most frequent level. None: missing values are refused.
     decimal, thousands : str

@@ -261,11 +261,15 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         if column.kind == "list":
             column.length = _length_of(values)
         return column
+    if name in wishes.categorical:
+        # NA among numbers is no level; among texts it may be one, and the user knows.
+        column.missing, column.marks = list(wishes.missing_values or ()), "none" if is_text(values.type) else "usual"
     missing = column.is_missing(values)
     n_present = len(values) - int(missing.sum())
     if not is_asked and n_present < (1 - MAX_MISSING) * len(values):
         percent = 100 * (1 - n_present / len(values))
-        return Column(name, "left_out", note="empty" if n_present == 0 else f"{percent:.0f} % missing")
+        note = _join_notes(f"{percent:.0f} % missing", _explain_missing(name, values, missing, wishes))
+        return Column(name, "left_out", note="empty" if n_present == 0 else note)
     present = values.filter(pa.array(~missing))
     if name in wishes.dates:
         return _as_date(column, present) or _refused(column, "date")
@@ -292,6 +296,8 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         return column
     if is_text(values.type):
         column = _infer_text(column, present, wishes, odd)
+        if column.kind in ("category", "boolean"):
+            column.note = _join_notes(column.note, _explain_missing(name, values, missing, wishes))
         if column.kind != "number":
             return column
         present = present.filter(pa.array(~column.is_missing(present)))
@@ -303,6 +309,24 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         return _as_category(column, kinds.as_levels(present), note="whole-number codes, by its name")
     column.kind = "number"
     return column
+
+
+def _explain_missing(name: str, values: pa.Array, missing: Mask, wishes: Wishes) -> str:
+    """Return which words of a text column mean "no value", and what makes levels of them."""
+    if not is_text(values.type):
+        return ""
+    words = pc.unique(pc.utf8_trim_whitespace(values.filter(pa.array(missing)).drop_null())).to_pylist()
+    words = sorted({*words} - {"", *(wishes.missing_values or ())})
+    if not words:
+        return ""
+    remedy, quoted = override("data.categorical", [*wishes.categorical, name]), ", ".join(map(repr, words))
+    if len(words) == 1:
+        return f"{quoted} means missing, {remedy} makes a level of it"
+    return f"{quoted} mean missing, {remedy} makes levels of them"
+
+
+def _join_notes(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _is_constant(present: pa.Array) -> bool:
@@ -346,7 +370,7 @@ def _read_as_missing(column: Column, others: list[str], n_cells: int, odd: list[
     """Read a few words among numbers or dates as missing; what has digits may be a value, so that is told as odd."""
     column.missing = [*column.missing, *others]
     quoted = ", ".join(map(repr, others))
-    column.note = f"{column.note}; {quoted} means missing" if column.note else f"{quoted} means missing"
+    column.note = _join_notes(column.note, f"{quoted} means missing")
     if any(character.isdigit() for text in others for character in text):
         cells = "1 cell" if n_cells == 1 else f"{n_cells:,} cells"
         what = "date" if column.kind == "date" else "plain number"
@@ -389,7 +413,7 @@ def _infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str
         others = pc.unique(text.filter(numbers.is_null())).to_pylist() if _is_mostly_read(numbers) else None
         if others is not None and len(others) <= _MAX_OTHERS:
             number.kind = "number"
-            number.note = "; ".join(filter(None, (_notation(text), number.note)))
+            number.note = _join_notes(_notation(text), number.note)
             if others:
                 _read_as_missing(number, others, numbers.null_count, odd)
             return number
@@ -446,7 +470,7 @@ def _as_category(column: Column, text: pa.Array, *, is_asked: bool = False, note
     if frequent and frequent[-1][1] == n_next:
         if is_asked:
             equal = "those of equal frequency in alphabetical order"
-            note = f"{note}; {equal}" if note else equal
+            note = _join_notes(note, equal)
         else:
             frequent = [(level, n) for level, n in frequent if n > n_next]
             if _is_even(pairs, frequent, len(text)):
@@ -460,7 +484,7 @@ def _as_category(column: Column, text: pa.Array, *, is_asked: bool = False, note
         return Column(column.name, "left_out", note=note)
     column.kind, column.levels, column.has_other = "category", kept, n_joined > 0
     shown = f"{len(pairs):,} levels" + (f", {n_joined:,} rare ones joined" if n_joined else "")
-    column.note = f"{shown}; {note}" if note else shown
+    column.note = _join_notes(shown, note)
     return column
 
 
@@ -714,7 +738,9 @@ def _find_sentinels(rows: Rows, wishes: Wishes) -> dict[str, list[str]]:
     for name in rows.column_names:
         values = rows.column(name)
         is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
-        if not is_number or name in (wishes.labels, wishes.id, *wishes.numeric, *wishes.exclude):
+        if not is_number or name in (
+            *(wishes.labels, wishes.id), *wishes.numeric, *wishes.categorical, *wishes.exclude
+        ):  # fmt: skip
             continue
         low = pc.min(values).as_py()
         if low is None or low >= -1 or low != np.floor(low) or not np.isfinite(low):
