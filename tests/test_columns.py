@@ -466,6 +466,47 @@ def test_dates_with_the_name_of_a_month(format_: str, is_upper: bool, is_asked: 
     assert part.X[:, 1].tolist() == [5 * i for i in range(100)]
 
 
+SPANS = {
+    "births": ([1950, 1963, 1968, 1969, 1989], "1950 to 1989"),
+    "long lives": (list(range(1931, 2023, 3)), "1931 to 2021"),
+    "early": ([1951, 1955, 1968], "1951 to 1968"),
+    "this century": ([1998, 1999, 2000, 2004], "1998 to 2004"),
+    "planned": ([2001, 2030, 2045], "2001 to 2045"),
+    "a leap day of 2000": ([2000, 2030, 2060], "2000 to 2060"),
+}
+
+
+@pytest.mark.parametrize("format_", ["%d/%m/%y", "%m/%d/%y", "%d-%b-%y", "%d.%m.%y %H:%M"])
+@pytest.mark.parametrize("case", SPANS)
+def test_years_of_two_digits_are_in_the_shortest_span(case: str, format_: str, tmp_path: Path) -> None:
+    """Births from 1950 to 1968 were read as 2050 to 2068, those from 1969 on as 1969."""
+    years, told = SPANS[case]
+    days = [
+        datetime.datetime(year, 2, 28 if year % 4 else 29) + datetime.timedelta(hours=i)
+        for i in (0, 5)
+        for year in years
+    ]
+    part, reader = read(tmp_path, table("d", [day.strftime(format_) for day in days] * 5))
+    assert f"years of two digits are {told};" in column(reader, "d")["note"], "29 February 1900 is no day"
+    first = min(day.date() for day in days)
+    assert np.floor(part.X[: len(days), 1]).tolist() == [(day.date() - first).days for day in days]
+    np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
+
+
+def test_the_plan_stores_which_years_two_digits_mean(tmp_path: Path) -> None:
+    days = [datetime.date(year, 3, 1) for year in (1950, 1968, 1969, 1989)]
+    _, reader = read(tmp_path, table("d", [day.strftime("%d/%m/%y") for day in days] * 20))
+    assert reader.plan is not None
+    assert reader.plan.to_dict()["columns"][1]["first_year"] == 1920
+    for year in (1920, 1950, 1970, 2019):
+        X, _ = predict(tmp_path, reader.plan, table("d", [datetime.date(year, 3, 1).strftime("%d/%m/%y")]))
+        assert X[0, 1] == (datetime.date(year, 3, 1) - days[0]).days
+    days = [datetime.date(year, 3, 1) for year in (1998, 2004)]
+    _, reader = read(tmp_path, table("d", [day.strftime("%d/%m/%y") for day in days] * 20))
+    assert reader.plan is not None
+    assert "first_year" not in reader.plan.to_dict()["columns"][1], "as it was read before"
+
+
 # --- types that are no feature ----------------------------------------------------------------------------------------
 
 NO_FEATURES = {

@@ -331,6 +331,7 @@ TAMPERED: list[tuple[str, object, str]] = [
     ("plan", with_column(kind="list", length=10**12), "plan.columns[0].length: 1000000000000"),
     ("plan", with_column(kind="date", cycles=["moon"]), "plan.columns[0].cycles: ['moon']"),
     ("plan", with_column(marks="x"), "plan.columns[0].marks: 'x', expected one of earlier"),
+    ("plan", with_column(first_year=10**9), "plan.columns[0].first_year: 1000000000, expected a year before 9900"),
     ("plan", with_column(fill="x"), "plan.columns[0].fill: 'x', expected null, a finite number"),
     ("plan", with_column(role="id"), "plan.columns: 2 features, expected n_features=3"),
     ("plan", with_column(name="bge"), "plan.columns: other features, expected those of the field features"),

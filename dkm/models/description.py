@@ -210,6 +210,7 @@ def _check_column(column: Column, key: str, F: int) -> None:
     _require(all(cycle in _CYCLES for cycle in column.cycles), f"{key}.cycles", column.cycles, ", ".join(_CYCLES))
     _require(0 <= column.length <= F, f"{key}.length", column.length, f"a whole number from 0 to n_features={F}")
     _require(column.marks in MARKS, f"{key}.marks", column.marks, f"one of {', '.join(MARKS)}")
+    _require(0 < column.first_year < 9900, f"{key}.first_year", column.first_year, "a year before 9900")
     _require(math.isfinite(column.origin), f"{key}.origin", column.origin, "a finite number")
     if column.role != "feature":
         return

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dkm.data.tables.dates import parse_dates
+from dkm.data.tables.dates import FIRST_YEAR, parse_dates
 from dkm.data.tables.notation import AFFIXES, ALIKE, FURTHER_MARKS, MINUS, MISSING, MISSING_MARKS
 from dkm.errors import reason
 
@@ -101,6 +101,8 @@ class Column:
         Whether a category has rarer levels, which become one number together.
     formats : list of str
         Format of a date in text.
+    first_year : int
+        First of the hundred years that two digits of a date in text may mean.
     origin : float
         First date, in seconds since 1970.
     cycles : list of {"days", "year", "day"}
@@ -122,6 +124,7 @@ class Column:
     levels: list[str] = field(default_factory=list)
     has_other: bool = False
     formats: list[str] = field(default_factory=list)
+    first_year: int = FIRST_YEAR
     origin: float = 0.0
     cycles: list[str] = field(default_factory=list)
     length: int = 0
@@ -339,7 +342,7 @@ def date_seconds(column: Column, values: pa.Array) -> tuple[Floats, Mask]:
     if pa.types.is_integer(values.type):  # 20240131
         values = pc.cast(values, pa.string())
     if is_text(values.type):
-        parsed = parse_dates(values, column.formats)
+        parsed = parse_dates(values, column.formats, column.first_year)
         _require_parsed(values, parsed, missing)
         seconds = parsed.to_numpy(zero_copy_only=False)
     else:

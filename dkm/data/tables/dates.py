@@ -6,9 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+# The first of the hundred years that two digits may mean, unless a column says otherwise: as in POSIX.
+FIRST_YEAR = 1969
+# Two digits mean no later year where all dates of a column can be read so.
+_LAST_YEAR = 2049
 _YEAR_1000_S = -30_610_224_000.0
 # Formats of dates, most specific first; %y before %Y would read 2012 as 20.
 DATE_FORMATS = (
@@ -31,17 +36,50 @@ _ISO_LEAP_YEAR = r"^(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][2
 TIME_FORMATS = ("%H:%M:%S", "%H:%M", "%H.%M.%S", "%I:%M:%S %p", "%I:%M %p")
 
 
-def parse_dates(values: pa.Array, formats: Sequence[str]) -> pa.Array:
-    """Return the seconds of text cells in the first format that reads them, null where none does."""
+def parse_dates(values: pa.Array, formats: Sequence[str], first_year: int = FIRST_YEAR) -> pa.Array:
+    """Return the seconds of text cells in the first format that reads them, null where none does.
+
+    Years of two digits are those from ``first_year`` on.
+    """
     text = pc.utf8_trim_whitespace(values)
     result = pa.nulls(len(values), pa.float64())
     for format_ in formats:
-        parsed = _strptime(text, format_)
+        parsed = _strptime(text, format_, first_year)
         result = pc.coalesce(result, parsed)
     return result
 
 
-def _strptime(text: pa.Array, format_: str) -> pa.Array:
+def find_first_year(values: pa.Array, format_: str) -> tuple[int, str]:
+    """Return which years two digits mean, for ``parse_dates``, and a remark; dates without such years have none.
+
+    Where they are in both centuries, or late in this one, they are read as the shortest span of years that ends before
+    2050. The hundred years of the window continue it in both directions, for further rows.
+    """
+    if "%y" not in format_:
+        return FIRST_YEAR, ""
+    years = np.unique(_years(parse_dates(values, [format_])))
+    first_year, low, high = FIRST_YEAR, int(years[0]), int(years[-1])
+    if low < 2000 <= high or high > _LAST_YEAR:
+        digits = np.unique(years % 100)
+        gaps = np.diff(digits, append=digits[0] + 100)  # after each of them
+        last = int(gaps.argmax())
+        gap, span = int(gaps[last]), 100 - int(gaps[last])
+        end = _LAST_YEAR - (_LAST_YEAR - int(digits[last])) % 100
+        if (end - span, end) != (low, high):
+            shifted = max(end - 99, min(end - span - gap // 2, _LAST_YEAR - 99))
+            n_read = len(values) - parse_dates(values, [format_], shifted).null_count
+            if n_read == len(values) - parse_dates(values, [format_]).null_count:  # 29 February 1900 is no day
+                first_year, low, high = shifted, end - span, end
+    return first_year, f"years of two digits are {low} to {high}"
+
+
+def _years(seconds: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    present = seconds.drop_null().to_numpy().astype("datetime64[s]")
+    years: np.ndarray[tuple[int], np.dtype[np.int64]] = present.astype("datetime64[Y]").astype(np.int64) + 1970
+    return years
+
+
+def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.Array:
     """Return seconds as float64, null where a cell does not have the format; fractions of seconds are ignored."""
     if format_ == "iso":
         text = pc.if_else(_is_iso(text), text, None)
@@ -59,6 +97,8 @@ def _strptime(text: pa.Array, format_: str) -> pa.Array:
     seconds = pc.cast(pc.cast(parsed, pa.int64()), pa.float64())
     if format_ in TIME_FORMATS:  # strptime counts from 1900
         seconds = pc.cast(pc.add(seconds, float(2_208_988_800)), pa.float64())
+    if "%y" in format_ and first_year != FIRST_YEAR:
+        seconds = _in_window(seconds, first_year)
     # %Y reads 07 as the year 7.
     return pc.if_else(pc.and_(same, pc.greater(seconds, _YEAR_1000_S)), seconds, None)
 
@@ -72,3 +112,14 @@ def _is_iso(text: pa.Array) -> pa.Array:
         pc.and_not(is_leap_day, pc.match_substring_regex(text, _ISO_LEAP_YEAR)),
     )
     return pc.and_not(is_iso, is_no_day)
+
+
+def _in_window(seconds: pa.Array, first_year: int) -> pa.Array:
+    """Return dates in the century in which their years are among the hundred from ``first_year`` on."""
+    is_null = seconds.is_null().to_numpy(zero_copy_only=False)
+    days = pc.fill_null(seconds, 0.0).to_numpy().astype("datetime64[s]")
+    years, months = days.astype("datetime64[Y]").astype(np.int64) + 1970, days.astype("datetime64[M]")
+    moved = months + 12 * (first_year + (years - first_year) % 100 - years)
+    result = moved.astype("datetime64[s]") + (days - months.astype("datetime64[s]"))
+    is_no_day = result.astype("datetime64[M]") != moved  # 29 February 1900
+    return pa.array(result.astype(np.int64).astype(np.float64), mask=is_null | is_no_day)

@@ -561,7 +561,8 @@ def _as_date(column: Column, present: pa.Array, odd: list[str] | None = None) ->
         if odd is not None and others:
             _read_as_missing(column, others, parsed.null_count, odd)
             notes.append(column.note)
-        notes += [note] if note else []
+        column.first_year, years = dates.find_first_year(present, formats[0])
+        notes += filter(None, (note, years))
     elif not pa.types.is_temporal(present.type):
         return None
     seconds, missing = kinds.date_seconds(column, present)
