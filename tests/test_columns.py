@@ -466,6 +466,73 @@ def test_dates_with_the_name_of_a_month(format_: str, is_upper: bool, is_asked: 
     assert part.X[:, 1].tolist() == [5 * i for i in range(100)]
 
 
+FORMATS = {
+    "month": ("%Y-%m", 31),
+    "month with slashes": ("%m/%Y", 31),
+    "month of a spreadsheet": ("%b-%y", 31),
+    "month by name": ("%B %Y", 31),
+    "year and month": ("%Y %b", 31),
+    "American": ("%b %d %Y", 5),
+    "slashes and a name": ("%d/%b/%Y", 5),
+    "day of the week": ("%a, %d %b %Y", 5),
+    "points": ("%Y.%m.%d", 5),
+    "two digits": ("%d-%m-%y", 5),
+    "UTC": ("%Y-%m-%d %H:%M:%S UTC", 5),
+    "GMT": ("%a, %d %b %Y %H:%M:%S GMT", 5),
+    "zone without a colon": ("%Y-%m-%dT%H:%M:%S.000+0000", 5),
+    "comma before the time": ("%d.%m.%Y, %H:%M", 5),
+}
+
+
+@pytest.mark.parametrize("case", FORMATS)
+def test_further_formats_of_dates_are_read(case: str, tmp_path: Path) -> None:
+    """They were categories, or distinct texts that were left out or became the id."""
+    format_, step = FORMATS[case]
+    first = datetime.date(2020, 1, 1)
+    days = [first + datetime.timedelta(days=step * i) for i in range(80)]
+    shown = [day.replace(day=1) if step == 31 else day for day in days]
+    part, reader = read(tmp_path, table("d", [day.strftime(format_) for day in days]))
+    assert column(reader, "d")["kind"] == "date"
+    assert part.X[:, 1].tolist() == [(day - first).days for day in shown]
+    np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
+
+
+@pytest.mark.parametrize(("form", "n_days"), [("{} Q{}", 91), ("{}q{}", 91), ("Q{1} {0}", 91), ("{} W{:02d}", 7)])
+def test_quarters_and_weeks_are_their_first_day(form: str, n_days: int, tmp_path: Path) -> None:
+    if n_days == 7:
+        days = [datetime.date(2018, 1, 1) + datetime.timedelta(days=7 * i) for i in range(160)]
+        cells = [form.format(*day.isocalendar()[:2]) for day in days]
+        assert "2020 W53" in cells
+    else:
+        days = [datetime.date(1998 + i // 4, 1 + 3 * (i % 4), 1) for i in range(40)]
+        cells = [form.format(day.year, 1 + day.month // 3) for day in days]
+    part, reader = read(tmp_path, table("d", cells))
+    assert part.X[:, 1].tolist() == [(day - days[0]).days for day in days]
+    np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
+    none = ["1998 Q5", "1998 W54", "2021 W53", "1998 W00", "98 Q1", "1998-1", "abc", None]
+    assert parse_dates(pa.array(none), ["quarter", "week"]).null_count == len(none)
+
+
+def test_dates_that_can_be_read_in_two_ways_are_told(tmp_path: Path) -> None:
+    def note(cells: list[str]) -> str:
+        return str(column(read(tmp_path, table("d", cells * 10))[1], "d")["note"])
+
+    assert note(["05-01-10", "06-02-10", "07-03-11"]).startswith("day, month or year first? read as %d-%m-%y; ")
+    assert note(["10-01-05", "10-02-06", "11-03-07"]).startswith("day, month or year first? read as %y-%m-%d; ")
+    assert note(["05-01-99", "06-02-99", "07-03-98"]).startswith("day or month first? read as %d-%m-%y; ")
+    assert note(["10/01/05", "10/02/06", "11/03/07"]).startswith("day, month or year first? read as %d/%m/%y; ")
+    assert note(["99/12/31", "98/01/13"]).startswith("format %y/%m/%d; ")
+    assert note(["Jan-10", "Feb-11", "Dec-12"]).startswith("year or day after the month? read as %b-%y; ")
+    assert note(["Jan-99", "Feb-98", "Dec-97"]).startswith("format %b-%y; ")
+
+
+@pytest.mark.parametrize(
+    "cells", [["2010-11", "2011-12", "2012-13"], ["2000-1", "2000-2"], ["1234-05", "1234-06"], ["1.2", "1.2.3"]]
+)
+def test_seasons_and_codes_are_no_months(cells: list[str], tmp_path: Path) -> None:
+    assert column(read(tmp_path, table("d", cells * 30))[1], "d")["kind"] == "category"
+
+
 SPANS = {
     "births": ([1950, 1963, 1968, 1969, 1989], "1950 to 1989"),
     "long lives": (list(range(1931, 2023, 3)), "1931 to 2021"),

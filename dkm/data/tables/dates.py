@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,13 @@ _YEAR_1000_S = -30_610_224_000.0
 DATE_FORMATS = (
     *("%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y/%m/%d", "%d-%m-%Y", "%m-%d-%Y", "%Y%m%d"),
     *("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
+    *("%Y.%m.%d", "%d/%b/%Y", "%b %d %Y", "%B %d %Y", "%a, %d %b %Y", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d", "%y/%m/%d"),
 )
-# A date with a time of day: any of these after a space.
+# Months, quarters (1998 Q1, Q1-1998) and weeks (1991 W06): their first day.
+MONTH_FORMATS = (
+    *("%Y-%m", "%Y/%m", "%m/%Y", "%b-%y", "%b-%Y", "%b %Y", "%B %Y", "%Y-%b", "%Y %b", "%Y %B", "quarter", "week"),
+)
+# A date with a time of day: any of these after a space, or a comma and a space.
 DATE_TIME_FORMATS = (
     *(f"{date} {time}" for date in DATE_FORMATS for time in ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")),
     "%Y%m%dT%H%M%S",
@@ -28,8 +34,10 @@ DATE_TIME_FORMATS = (
 # 2024-01-31, with a time after T or a space, with or without a zone; the days are checked apart.
 _ISO = (
     r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
-    r"([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?$"
+    r"([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z| ?UTC| ?GMT|[+-]([01]\d|2[0-3]):?[0-5]\d)?)?$"
 )
+_QUARTERS = (r"^(?P<year>\d{4})[ -]?[Qq](?P<part>[1-4])$", r"^[Qq](?P<part>[1-4])[ -]?(?P<year>\d{4})$")
+_WEEKS = (r"^(?P<year>\d{4})[ -]?W(?P<part>\d{1,2})$",)
 _ISO_NO_DAY = r"^\d{4}-(02-3|(04|06|09|11)-31)"
 _ISO_LEAP_DAY = r"^\d{4}-02-29"
 _ISO_LEAP_YEAR = r"^(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-"
@@ -84,16 +92,27 @@ def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.
     if format_ == "iso":
         text = pc.if_else(_is_iso(text), text, None)
         text = pc.replace_substring_regex(text, r"\.\d+", "")
+        text = pc.replace_substring_regex(text, r" ?(UTC|GMT)$", "Z")
+        text = pc.replace_substring_regex(text, r"(:.*[+-]\d{2})(\d{2})$", r"\1:\2")
         zone = pc.match_substring_regex(text, r":.*(Z|[+-]\d{2}:\d{2})$")
         plain = pc.cast(pc.if_else(zone, None, text), pa.timestamp("s"))
         zoned = pc.cast(pc.if_else(zone, text, None), pa.timestamp("s", "UTC"))
         seconds = pc.coalesce(pc.cast(plain, pa.int64()), pc.cast(zoned, pa.int64()))
         return pc.cast(seconds, pa.float64())
+    if format_ == "quarter":
+        return _first_days(text, _QUARTERS, lambda year, part: year + 3 * (part - 1), 4)
+    if format_ == "week":
+        return _first_days(text, _WEEKS, _monday, 53)
+    if format_ in DATE_TIME_FORMATS:
+        text = pc.replace_substring_regex(text, r", (\d{1,2}:\d{2})", r" \1")
+        text = pc.replace_substring_regex(text, r" (UTC|GMT|\+0000)$", "")
     parsed = pc.strptime(text, format=format_, unit="s", error_is_null=True)
     # strptime reads 11/11/2007 as %y too, and 12 as the year 12.
     again = pc.strftime(parsed, format=format_)
     digits = pc.replace_substring_regex(text, r"\b0+(\d)", r"\1")
     same = pc.equal(pc.utf8_lower(pc.replace_substring_regex(again, r"\b0+(\d)", r"\1")), pc.utf8_lower(digits))
+    if format_ in ("%Y-%m", "%Y/%m"):  # 2000-1 is a semester or a season
+        same = pc.equal(again, text)
     seconds = pc.cast(pc.cast(parsed, pa.int64()), pa.float64())
     if format_ in TIME_FORMATS:  # strptime counts from 1900
         seconds = pc.cast(pc.add(seconds, float(2_208_988_800)), pa.float64())
@@ -101,6 +120,27 @@ def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.
         seconds = _in_window(seconds, first_year)
     # %Y reads 07 as the year 7.
     return pc.if_else(pc.and_(same, pc.greater(seconds, _YEAR_1000_S)), seconds, None)
+
+
+def _first_days(text: pa.Array, patterns: Sequence[str], start: Callable[[Any, Any], Any], n_parts: int) -> pa.Array:
+    """Return the seconds at the beginning of quarters or weeks, null where a cell is none."""
+    result = pa.nulls(len(text), pa.float64())
+    for pattern in patterns:
+        found = pc.extract_regex(text, pattern)
+        fields = [pc.fill_null(pc.struct_field(found, name), "1") for name in ("year", "part")]
+        year, part = (pc.cast(field, pa.int64()).to_numpy(zero_copy_only=False) for field in fields)
+        first = start((year - 1970).astype("datetime64[Y]").astype("datetime64[M]"), part)
+        is_none = found.is_null().to_numpy(zero_copy_only=False) | (part < 1) | (part > n_parts) | np.isnat(first)
+        seconds = first.astype("datetime64[s]").astype(np.int64).astype(np.float64)
+        result = pc.coalesce(result, pa.array(seconds, mask=is_none))
+    return result
+
+
+def _monday(year: Any, week: Any) -> Any:
+    """Return the Mondays of ISO weeks; the first week has 4 January, and a year has its 53rd only if it ends there."""
+    fourth = year.astype("datetime64[D]") + 3
+    monday = fourth - (fourth.astype(np.int64) + 3) % 7 + 7 * (week - 1)
+    return np.where((monday + 3).astype("datetime64[Y]") == year.astype("datetime64[Y]"), monday, np.datetime64("NaT"))
 
 
 def _is_iso(text: pa.Array) -> pa.Array:

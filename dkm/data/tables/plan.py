@@ -588,11 +588,12 @@ def _as_date(column: Column, present: pa.Array, odd: list[str] | None = None) ->
 def _find_formats(text: pa.Array) -> tuple[list[str], str]:
     """Return the format that reads all cells, and a remark where two formats do."""
     head = text.slice(0, _HEAD_ROWS)
-    if pc.any(pc.match_substring_regex(head, r"\d")).as_py() is not True:
+    has_digit = pc.match_substring_regex(head, r"\d")
+    if not len(head) or pc.sum(has_digit).as_py() < (1 - _MAX_OTHER_FRACTION) * len(head):
         return [], ""
     # 31 Jan 2024 and 15-OCT-24 have no time.
     has_time = pc.any(pc.match_substring_regex(head, r"\d,?[ T]\d{1,2}[:.]\d{2}|\dT\d{6}")).as_py() is True
-    days = dates.DATE_TIME_FORMATS if has_time else dates.DATE_FORMATS
+    days = dates.DATE_TIME_FORMATS if has_time else (*dates.DATE_FORMATS, *dates.MONTH_FORMATS)
     formats = ("iso", *days, *dates.TIME_FORMATS)
     in_head = {format_: dates.parse_dates(head, [format_]) for format_ in formats}
     readable = _readable(text, [format_ for format_, parsed in in_head.items() if not parsed.null_count], 0.0)
@@ -602,16 +603,29 @@ def _find_formats(text: pa.Array) -> tuple[list[str], str]:
     if not readable:
         return [], ""
     first = readable[0]
-    if first == "%Y%m%d":
+    if first == "%d-%m-%y" and "%y-%m-%d" in readable and _span(text, "%y-%m-%d") < _span(text, first):
+        first = "%y-%m-%d"
+    if first == "%Y%m%d" or first in dates.MONTH_FORMATS:
         years = dates.parse_dates(text, [first]).drop_null().to_numpy() / (365.2425 * 86_400) + 1970
-        if years.min() < 1900 or years.max() > 2100:
+        if years.min() < (1900 if first == "%Y%m%d" else 1700) or years.max() > 2100:
             return [], ""
-    others = [
-        other for other in readable[1:] if other.replace("%d", "#").replace("%m", "%d").replace("#", "%m") == first
-    ]
-    if others:
-        return [first], f"day or month first? read as {first}"
-    return [first], "" if first == "iso" else f"format {first}"
+    return [first], _ambiguity(text, first, readable) or ("" if first == "iso" else f"format {first}")
+
+
+def _span(text: pa.Array, format_: str) -> float:
+    seconds = dates.parse_dates(text, [format_])
+    return float(pc.max(seconds).as_py() - pc.min(seconds).as_py())
+
+
+def _ambiguity(text: pa.Array, first: str, readable: Sequence[str]) -> str:
+    """Return a remark where the dates could be read in another way too."""
+    if first == "%b-%y" and pc.all(pc.match_substring_regex(text, r"^\D{3}-(0?[1-9]|[12]\d|3[01])$")).as_py():
+        return f"year or day after the month? read as {first}"
+    others = [other for other in readable if other != first and sorted(other) == sorted(first)]
+    if not others:
+        return ""
+    parts = "day, month or year" if any(other.startswith("%y") for other in (first, *others)) else "day or month"
+    return f"{parts} first? read as {first}"
 
 
 def _readable(text: pa.Array, formats: Sequence[str], max_others: float) -> list[str]:
