@@ -533,6 +533,38 @@ def test_seasons_and_codes_are_no_months(cells: list[str], tmp_path: Path) -> No
     assert column(read(tmp_path, table("d", cells * 30))[1], "d")["kind"] == "category"
 
 
+@pytest.mark.parametrize("kind", ["csv", "int", "float", "words"])
+def test_whole_numbers_that_are_dates_are_read_as_dates(kind: str, tmp_path: Path) -> None:
+    """From 20191231 to 20200101 is a day, not 8,870."""
+    days = [datetime.date(2019, 11, 1) + datetime.timedelta(days=3 * i) for i in range(100)]
+    numbers: list[Any] = [int(day.strftime("%Y%m%d")) for day in days]
+    if kind in ("csv", "words"):
+        text = table("created", [*numbers, "unknown"] if kind == "words" else numbers)
+        part, reader = read(tmp_path, text)
+        np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
+        numeric, _ = read(tmp_path, text, numeric=["created"], missing_values=["unknown"])
+        assert numeric.X[0, 1] == 20191101
+    else:
+        values = pa.array(numbers if kind == "int" else [None, *map(float, numbers[1:])])
+        part, reader = read_typed(tmp_path, "parquet", values)
+    name = reader.features[1].split()[0]
+    assert part.X[1:100, 1].tolist() == [(day - days[kind == "float"]).days for day in days[1:]]
+    assert column(reader, name)["note"].endswith(
+        f"format %Y%m%d; days since the first; data.numeric=[{name}] reads the whole numbers as they are"
+    )
+
+
+def test_whole_numbers_that_may_be_dates_by_chance_stay_numbers(tmp_path: Path) -> None:
+    counter = [20190101 + i % 28 for i in range(100)]
+    assert column(read(tmp_path, table("student", counter))[1], "student")["kind"] == "number"
+    assert column(read(tmp_path, table("order_date", counter))[1], "order_date")["kind"] == "date"
+    assert column(read(tmp_path, table("saledate", [20190101, 20190228] * 50))[1], "saledate")["kind"] == "date"
+    assert column(read(tmp_path, table("c", [20190101, 20190228] * 50))[1], "c")["kind"] == "number"
+    for value in (20190230, 18991231, 21010101, 2019010):
+        _, reader = read(tmp_path, table("date", [20190101 + 100 * (i % 12) for i in range(99)] + [value]))
+        assert column(reader, "date")["kind"] == "number"
+
+
 SPANS = {
     "births": ([1950, 1963, 1968, 1969, 1989], "1950 to 1989"),
     "long lives": (list(range(1931, 2023, 3)), "1931 to 2021"),

@@ -339,8 +339,8 @@ def date_seconds(column: Column, values: pa.Array) -> tuple[Floats, Mask]:
         For text in another format.
     """
     missing = column.is_missing(values)
-    if pa.types.is_integer(values.type):  # 20240131
-        values = pc.cast(values, pa.string())
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):  # 20240131
+        values = as_levels(values)
     if is_text(values.type):
         parsed = parse_dates(values, column.formats, column.first_year)
         _require_parsed(values, parsed, missing)

@@ -19,3 +19,7 @@ CODE = re.compile(
 )
 PLACE = re.compile(r"(^|[\s_.\-])(zip|zip_?code|post_?code|postal_?code)($|[\s_.\-])", re.IGNORECASE)
 KEY = re.compile(r"(^|[\s_.\-])(?i:id)$|[a-z]I[Dd]$")  # CUSTOMER_ID, but not PAID
+DATE = re.compile(
+    r"(^|[\s_.\-])(day|time|timestamp|dt|dob|birth|birthday|ymd|yyyymmdd|fecha)($|[\s_.\-])|dat(e|um)$|^date",
+    re.IGNORECASE,
+)

@@ -43,6 +43,8 @@ _BLOCK_ROWS = 1024
 _HEAD_ROWS = 200
 _MAX_CODES = 20
 _MAX_LABELS = 100
+# So many different numbers are dates by their values alone.
+_LEAST_DATES = 10
 
 
 @dataclass
@@ -301,6 +303,12 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         if column.kind != "number":
             return column
         present = present.filter(pa.array(~column.is_missing(present)))
+    if _looks_like_dates(name, present):
+        date = _as_date(replace(column, kind="", note=""), kinds.as_levels(present))
+        assert date is not None
+        remedy = override("data.numeric", [*wishes.numeric, name])
+        date.note = _join_notes(column.note, date.note, f"{remedy} reads the whole numbers as they are")
+        return date
     if _is_foreign_key(name, present):
         return Column(name, "left_out", note="numbers that name something, by its name")
     if is_text(values.type):
@@ -508,6 +516,31 @@ def _looks_like_codes(name: str, present: pa.Array) -> bool:
     return 2 <= n_levels <= _MAX_CODES and low >= 0 and high < 10 * _MAX_CODES and (low, high) != (0, 1)
 
 
+def _looks_like_dates(name: str, present: pa.Array) -> bool:
+    """Return whether all numbers are dates such as 20240131, which their name or their number and range confirm."""
+    if not (is_text(present.type) or pa.types.is_integer(present.type) or pa.types.is_floating(present.type)):
+        return False
+    if not is_text(present.type):
+        least, most = pc.min_max(present).as_py().values()
+        if least is None or least < 19_000_101 or most > 21_001_231:
+            return False
+    if naming.KEY.search(name) or naming.ID.search(name) or not _is_whole(present):
+        return False
+    for values in (present.slice(0, _HEAD_ROWS), present):
+        seconds = dates.parse_dates(kinds.as_levels(values), ["%Y%m%d"])
+        if seconds.null_count or not len(seconds):
+            return False
+    low, high = (np.datetime64(int(bound), "s") for bound in pc.min_max(seconds).as_py().values())
+    if low < np.datetime64("1900") or high >= np.datetime64("2101"):  # of text
+        return False
+    # A counter within the days of a month has dates by chance; other numbers have not.
+    is_sure = (
+        low.astype("datetime64[M]") != high.astype("datetime64[M]")
+        and pc.count_distinct(seconds).as_py() >= _LEAST_DATES
+    )
+    return bool(is_sure or naming.DATE.search(name))
+
+
 def _is_foreign_key(name: str, present: pa.Array) -> bool:
     """Return whether whole numbers below a name such as CustomerID name many things, each in several rows."""
     if not naming.KEY.search(name) or not _is_whole(present):
@@ -540,8 +573,8 @@ def _as_date(column: Column, present: pa.Array, odd: list[str] | None = None) ->
     With ``odd``, a few other cells are read as missing, and told there; without, all cells must be dates.
     """
     notes = []
-    if pa.types.is_integer(present.type):
-        present = pc.cast(present, pa.string())
+    if pa.types.is_integer(present.type) or pa.types.is_floating(present.type):
+        present = kinds.as_levels(present)
     if is_text(present.type):
         is_no_date = replace(column, kind="date").is_missing(present)
         if is_no_date.any():
