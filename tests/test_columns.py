@@ -399,6 +399,42 @@ def test_repeated_ids_are_left_out_in_capitals_too(name: str, tmp_path: Path) ->
     assert column(reader, name)["note"] == "numbers that name something, by its name"
 
 
+def test_measures_that_are_called_no_number_or_index_are_features(tmp_path: Path) -> None:
+    """Votes against, the survivors of a life table and an index of prices had become the id, or were left out."""
+    votes = [[int(n) for n in RNG.permutation(9000)[:50]] for _ in range(2)]
+    rows = "".join(f"{yes},{no},c{i % 3}\n" for i, (yes, no) in enumerate(zip(*votes, strict=True)))
+    assert "votes_no" in read(tmp_path, f"votes_yes,votes_no,c\n{rows}")[1].features
+    assert "No" in read(tmp_path, f"Yes,No,c\n{rows}")[1].features
+    assert "votes_no" not in read(tmp_path, f"votes_in,votes_no,c\n{rows}")[1].features
+    survivors = [1000, *np.cumsum([-145, *[-11] * 40]) + 1000]
+    trend = [100 + i + i * i // 7 for i in range(40)]
+    assert read(tmp_path, table("number", survivors))[1].features == ("x", "number")
+    for name in ("index", "price_index"):
+        assert read(tmp_path, table(name, trend))[1].features == ("x", name)
+
+
+NUMBERS = {
+    "counter": ("Number", [int(i) for i in RNG.permutation(60)]),
+    "counter from 500": ("order number", list(range(500, 560))),
+    "counter with gaps": ("obs_index", [3 * i // 2 for i in range(60)]),
+    "many different ones": ("number", [int(i) for i in RNG.permutation(4000)[:400]]),
+    "codes": ("account_number", [int(i) for i in RNG.integers(10**7, 10**8, 60)]),
+    "numero": ("invoice_no", [int(i) for i in RNG.permutation(9000)[:60]]),
+    "nr": ("nr", [int(i) for i in RNG.permutation(9000)[:60]]),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_counters_and_codes_that_are_called_number_or_index_are_ids(case: str, tmp_path: Path) -> None:
+    name, values = NUMBERS[case]
+    assert column(read(tmp_path, table(name, values))[1], name)["role"] == "id"
+
+
+@pytest.mark.parametrize("values", [[*range(1, 21)] * 3, [*range(60)]])
+def test_an_index_that_a_program_wrote_counts(values: list[int], tmp_path: Path) -> None:
+    assert column(read(tmp_path, table("index", values))[1], "index")["note"] == "an index that a program wrote"
+
+
 @pytest.mark.parametrize("name", ["paid", "Humid", "GRID"])
 def test_a_word_that_ends_in_id_is_no_id(name: str, tmp_path: Path) -> None:
     assert read(tmp_path, table(name, ORDER))[1].features == ("x", name)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|index|level_\d+", re.IGNORECASE)
-ID = re.compile(r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row|no|nr|number|index)$|^id([\s_.\-]|$)", re.IGNORECASE)
+ID = re.compile(r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row)$|^id([\s_.\-]|$)", re.IGNORECASE)
+# invoice_no, but not votes_no beside votes_yes.
+NUMERO = re.compile(r"(^|[\s_.\-])(no|nr)$", re.IGNORECASE)
+# Measures have such names too: the values decide.
+NUMBER = re.compile(r"(^|[\s_.\-])(number|index)$", re.IGNORECASE)
 ID_SUFFIX = re.compile(r"[a-z](ID|Id)$")
 # Names that labels have: a column with the answer would decide the clusters.
 LABEL = re.compile(
@@ -23,3 +28,10 @@ DATE = re.compile(
     r"(^|[\s_.\-])(day|time|timestamp|dt|dob|birth|birthday|ymd|yyyymmdd|fecha)($|[\s_.\-])|dat(e|um)$|^date",
     re.IGNORECASE,
 )
+
+
+def is_numero(name: str, names: Container[str]) -> bool:
+    """Return whether a name ends in "no" or "nr" for number: not where one of the other names has "yes" there."""
+    if not NUMERO.search(name):
+        return False
+    return not any(name[:-2] + yes in names for yes in ("yes", "Yes", "YES"))

@@ -39,6 +39,8 @@ _MIN_ROWS_FOR_IDS = 20
 # Smaller numbers in the first column of a table without names are counts or grades.
 _LEAST_ID = 1000
 _MIN_ROWS_FOR_WARNING = 100
+# Numbers by chance, of which so many pairs would be equal, hardly ever have none.
+_LEAST_EQUAL = 5
 _BLOCK_ROWS = 1024
 _HEAD_ROWS = 200
 _MAX_CODES = 20
@@ -678,6 +680,7 @@ def _readable(text: pa.Array, formats: Sequence[str], max_others: float) -> list
 def _choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
     """Give one column the role of the id, and leave out others that identify rows."""
     has_id = wishes.id is not None
+    names = [column.name for column in inferred.columns]
     for i, column in enumerate(inferred.columns):
         name = column.name
         is_candidate = column.role == "feature" and name not in (
@@ -689,12 +692,12 @@ def _choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
             continue
         values = rows.column(name)
         if is_names or is_index:
-            why = None if values.null_count else _why_index(name, values, is_names=is_names)
+            why = None if values.null_count else _why_index(name, values, is_names=is_names, is_first=i == 0)
         else:
             why = None
         present = _present_whole(column, values) if column.kind == "number" and why is None else None
         if present is not None:
-            why = _why_id(name, present, len(values), is_first=i == 0)
+            why = _why_id(name, present, len(values), names)
             if why is None and len(present) >= _MIN_ROWS_FOR_WARNING and _is_distinct(present):
                 inferred.odd.append(
                     f"column {name} has a different whole number in each row, as an id has, and is a feature; "
@@ -711,13 +714,26 @@ def _choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
         has_id = has_id or is_id
 
 
-def _why_index(name: str, values: pa.ChunkedArray, *, is_names: bool) -> str | None:
-    is_plain = pa.types.is_integer(values.type) or is_text(values.type)
-    if naming.INDEX.fullmatch(name) and is_plain and len(values) > 1:
-        return "an index that a program wrote"
+def _why_index(name: str, values: pa.ChunkedArray, *, is_names: bool, is_first: bool) -> str | None:
+    if naming.INDEX.fullmatch(name) and len(values) > 1:
+        is_index = is_text(values.type)
+        if pa.types.is_integer(values.type):
+            is_index = name.lower() != "index" or _is_written_index(values, is_first=is_first)
+        if is_index:
+            return "an index that a program wrote"
     if not (is_names and is_text(values.type)) or len(values) < _MIN_ROWS_FOR_IDS:
         return None
     return "a different text in each row" if _is_distinct(values) else None
+
+
+def _is_written_index(values: pa.ChunkedArray, *, is_first: bool) -> bool:
+    """Return whether whole numbers below the name index are one, and no measure, such as an index of prices.
+
+    An index counts all rows, or those of each group; or it is the first column and different in each row.
+    """
+    low, high = pc.min_max(values).as_py().values()
+    n_levels = pc.count_distinct(values).as_py()
+    return bool((low in (0, 1) and high - low == n_levels - 1) or (is_first and n_levels == len(values)))
 
 
 def _present_whole(column: Column, values: pa.ChunkedArray) -> pa.Array | None:
@@ -731,18 +747,38 @@ def _present_whole(column: Column, values: pa.ChunkedArray) -> pa.Array | None:
     return pc.utf8_trim_whitespace(present) if is_text(present.type) else present
 
 
-def _why_id(name: str, present: pa.Array, n_rows: int, *, is_first: bool) -> str | None:
+def _why_id(name: str, present: pa.Array, n_rows: int, names: Sequence[str]) -> str | None:
     """Return why whole numbers (n,), of ``n_rows`` rows, identify the rows; None if they do not."""
     if not _is_distinct(present):
         return None
-    if naming.ID.search(name) or naming.ID_SUFFIX.search(name):
-        return "a different number in each row, and its name"
     numbers = pc.cast(present, pa.float64(), safe=False).to_numpy()
+    is_id = naming.ID.search(name) or naming.ID_SUFFIX.search(name) or naming.is_numero(name, names)
+    if is_id or (naming.NUMBER.search(name) and _counts_or_codes(name, numbers)):
+        return "a different number in each row, and its name"
+    is_first = name == names[0]
     low, span = numbers.min(), numbers.max() - numbers.min()
     if is_first and name == "0" and low >= _LEAST_ID and n_rows >= _MIN_ROWS_FOR_IDS:
         return "the first column, without a name, has a different large number in each row"
     is_counter = low in (0, 1) and len(present) - 1 <= span <= n_rows - 1 and n_rows >= _MIN_ROWS_FOR_IDS
     return "it counts the rows" if is_counter and _is_sorted(numbers) else None
+
+
+def _counts_or_codes(name: str, numbers: Floats) -> bool:
+    """Return whether different whole numbers (n,) below a name such as number, account_number or index are no measure.
+
+    They count if they are at least half of the numbers of their range. Those of a name that ends in number are codes if
+    they have no equal ones though chance would make some, or, after another word, all have as many digits, 6 or more.
+    """
+    span = numbers.max() - numbers.min()
+    if span < 2 * len(numbers):
+        return True
+    if name.lower().endswith("index"):
+        return False
+    n_equal_by_chance = len(numbers) ** 2 / (2 * span)
+    if n_equal_by_chance >= _LEAST_EQUAL and not (_is_sorted(numbers) or _is_sorted(-numbers)):  # a trend has none
+        return True
+    digits = np.floor(np.log10(np.maximum(numbers, 1)))
+    return bool(name.lower() != "number" and digits.min() == digits.max() >= 5)
 
 
 def _is_distinct(values: pa.Array | pa.ChunkedArray) -> bool:
