@@ -435,7 +435,29 @@ def test_an_index_that_a_program_wrote_counts(values: list[int], tmp_path: Path)
     assert column(read(tmp_path, table("index", values))[1], "index")["note"] == "an index that a program wrote"
 
 
-@pytest.mark.parametrize("name", ["paid", "Humid", "GRID"])
+@pytest.mark.parametrize("name", ["schoolid", "USERID", "my_townid", "schoolid2", "identifier", "CountryIdentifier"])
+def test_ids_in_one_word_are_ids(name: str, tmp_path: Path) -> None:
+    """They were quantities: the number of a school is none."""
+    assert column(read(tmp_path, table(name, ORDER))[1], name)["role"] == "id"
+    _, reader = read(tmp_path, table(name, [i // 4 for i in ORDER]))
+    assert column(reader, name)["note"] == "numbers that name something, by its name"
+
+
+@pytest.mark.parametrize("name", ["StoreID", "plot_id", "id", "townid"])
+@pytest.mark.parametrize("first", [1, 7001])
+def test_the_numbers_of_a_few_things_are_a_category(first: int, name: str, tmp_path: Path) -> None:
+    """Twelve stores were a quantity, thirty-one were left out."""
+    part, reader = read(tmp_path, table(name, [first + i % 12 for i in range(200)]))
+    assert column(reader, name)["note"] == "12 levels; numbers that name something, by its name"
+    assert part.X[:, 1:].sum() == 200
+    np.testing.assert_array_equal(predict(tmp_path, reader.plan)[0], part.X)
+    _, reader = read(tmp_path, table(name, [first + i % 12 for i in range(20)]))
+    assert column(reader, name)["role"] == "left_out", "hardly any level has two rows"
+    _, reader = read(tmp_path, table(name, [first + i % 12 for i in range(200)]), numeric=[name])
+    assert column(reader, name)["kind"] == "number"
+
+
+@pytest.mark.parametrize("name", ["paid", "Humid", "GRID", "acid", "partyid", "medicaid", "placid", "resid", "pid7"])
 def test_a_word_that_ends_in_id_is_no_id(name: str, tmp_path: Path) -> None:
     assert read(tmp_path, table(name, ORDER))[1].features == ("x", name)
     assert read(tmp_path, table(name, [i // 4 for i in ORDER]))[1].features == ("x", name)

@@ -23,7 +23,47 @@ CODE = re.compile(
     re.IGNORECASE,
 )
 PLACE = re.compile(r"(^|[\s_.\-])(zip|zip_?code|post_?code|postal_?code)($|[\s_.\-])", re.IGNORECASE)
-KEY = re.compile(r"(^|[\s_.\-])(?i:id)$|[a-z]I[Dd]$")  # CUSTOMER_ID, but not PAID
+KEY = re.compile(r"(^|[\s_.\-])(?i:id)$|[a-z]I[Dd]$|(?i:identifier)$")  # CUSTOMER_ID, but not PAID
+# What is before "id" in one word: schoolid, USERID. Any other word may end so, such as humid, medicaid or partyid.
+_THINGS = (
+    *("account", "acct", "agent", "area", "article", "batch", "block", "building", "buyer", "case", "child", "choice"),
+    *("city", "class", "client", "clinic", "company", "country", "county", "course", "cust", "customer", "device"),
+    *(
+        "dist",
+        "district",
+        "doc",
+        "doctor",
+        "document",
+        "emp",
+        "employee",
+        "encounter",
+        "event",
+        "exam",
+        "fam",
+        "family",
+    ),
+    *("film", "firm", "flight", "game", "geo", "group", "grp", "hh", "hospital", "house", "household", "ind", "indiv"),
+    *("individual", "invoice", "item", "job", "loan", "match", "member", "movie", "order", "owner", "page", "pat"),
+    *("patient", "person", "player", "plot", "post", "prod", "product", "project", "provider", "question", "rec"),
+    *(
+        "record",
+        "region",
+        "resp",
+        "respondent",
+        "room",
+        "row",
+        "sample",
+        "sch",
+        "school",
+        "seller",
+        "sensor",
+        "session",
+    ),
+    *("shop", "site", "song", "state", "station", "store", "stud", "student", "study", "subj", "subject", "supplier"),
+    *("survey", "task", "teacher", "team", "test", "ticket", "town", "track", "trans", "transaction", "trip", "tweet"),
+    *("u", "unit", "user", "usubj", "vehicle", "vendor", "village", "visit", "zone"),
+)
+_GLUED_KEY = re.compile(rf"(^|[\s_.\-])({'|'.join(_THINGS)})id\d?$", re.IGNORECASE)
 DATE = re.compile(
     r"(^|[\s_.\-])(day|time|timestamp|dt|dob|birth|birthday|ymd|yyyymmdd|fecha)($|[\s_.\-])|dat(e|um)$|^date",
     re.IGNORECASE,
@@ -35,3 +75,14 @@ def is_numero(name: str, names: Container[str]) -> bool:
     if not NUMERO.search(name):
         return False
     return not any(name[:-2] + yes in names for yes in ("yes", "Yes", "YES"))
+
+
+def is_key(name: str) -> bool:
+    """Return whether whole numbers below a name are numbers of things, such as customers."""
+    return KEY.search(name) is not None or _GLUED_KEY.search(name) is not None
+
+
+def is_id(name: str, names: Container[str]) -> bool:
+    """Return whether different whole numbers below a name are the numbers of the rows."""
+    is_named = ID.search(name) or ID_SUFFIX.search(name) or is_key(name)
+    return bool(is_named) or is_numero(name, names)

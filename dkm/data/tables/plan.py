@@ -311,8 +311,12 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         remedy = override("data.numeric", [*wishes.numeric, name])
         date.note = _join_notes(column.note, date.note, f"{remedy} reads the whole numbers as they are")
         return date
-    if _is_foreign_key(name, present):
-        return Column(name, "left_out", note="numbers that name something, by its name")
+    if naming.is_key(name) and _is_whole(present) and (n_things := pc.count_distinct(present).as_py()) < len(present):
+        note = "numbers that name something, by its name"
+        if n_things > min(kinds.MAX_LEVELS, 0.5 * len(present)):
+            return Column(name, "left_out", note=note)
+        if n_things > 2 or pc.min_max(kinds.as_levels(present)).as_py() != {"min": "0", "max": "1"}:
+            return _as_category(replace(column, kind="", note=""), kinds.as_levels(present), note=note)
     if is_text(values.type):
         return column
     if _looks_like_codes(name, present):
@@ -526,7 +530,7 @@ def _looks_like_dates(name: str, present: pa.Array) -> bool:
         least, most = pc.min_max(present).as_py().values()
         if least is None or least < 19_000_101 or most > 21_001_231:
             return False
-    if naming.KEY.search(name) or naming.ID.search(name) or not _is_whole(present):
+    if naming.is_id(name, ()) or not _is_whole(present):
         return False
     for values in (present.slice(0, _HEAD_ROWS), present):
         seconds = dates.parse_dates(kinds.as_levels(values), ["%Y%m%d"])
@@ -541,13 +545,6 @@ def _looks_like_dates(name: str, present: pa.Array) -> bool:
         and pc.count_distinct(seconds).as_py() >= _LEAST_DATES
     )
     return bool(is_sure or naming.DATE.search(name))
-
-
-def _is_foreign_key(name: str, present: pa.Array) -> bool:
-    """Return whether whole numbers below a name such as CustomerID name many things, each in several rows."""
-    if not naming.KEY.search(name) or not _is_whole(present):
-        return False
-    return bool(kinds.MAX_LEVELS < pc.count_distinct(present).as_py() < len(present))
 
 
 def _is_whole(values: pa.Array | pa.ChunkedArray) -> bool:
@@ -752,8 +749,7 @@ def _why_id(name: str, present: pa.Array, n_rows: int, names: Sequence[str]) -> 
     if not _is_distinct(present):
         return None
     numbers = pc.cast(present, pa.float64(), safe=False).to_numpy()
-    is_id = naming.ID.search(name) or naming.ID_SUFFIX.search(name) or naming.is_numero(name, names)
-    if is_id or (naming.NUMBER.search(name) and _counts_or_codes(name, numbers)):
+    if naming.is_id(name, names) or (naming.NUMBER.search(name) and _counts_or_codes(name, numbers)):
         return "a different number in each row, and its name"
     is_first = name == names[0]
     low, span = numbers.min(), numbers.max() - numbers.min()
