@@ -127,6 +127,21 @@ def test_a_level_that_is_called_na_is_kept_where_the_column_is_named(tmp_path: P
     assert reader.features == ("x", "grade=1", "grade=2", "grade=3"), "among numbers it is no level"
 
 
+@pytest.mark.parametrize("name", ["model_year", "group_size", "mpg_city", "MPG.city", "state rank", "Region-Counts"])
+def test_amounts_whose_name_has_the_name_of_a_code_are_numbers(name: str, tmp_path: Path) -> None:
+    """Years of models were thirteen categories that were equally far from each other."""
+    assert column(read(tmp_path, table(name, [70 + i % 13 for i in range(60)]))[1], name)["kind"] == "number"
+    assert (
+        column(read(tmp_path, table("Age.Group", [1 + i % 3 for i in range(60)]))[1], "Age.Group")["kind"] == "category"
+    )
+
+
+def test_a_code_has_fewer_levels_than_half_of_the_rows(tmp_path: Path) -> None:
+    species = [16, 126, 129, 13, 15, 18, 19, 23, 24, 8, 16, 13, 21, 6]
+    assert column(read(tmp_path, table("Species", species))[1], "Species")["kind"] == "number"
+    assert column(read(tmp_path, table("Species", species * 2))[1], "Species")["kind"] == "category"
+
+
 # --- types that change ------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,13 @@ CODE = re.compile(
     r"segment|gender|sex|race|brand|model|species)s?($|[\s_.\-])",
     re.IGNORECASE,
 )
+# With such a word it is an amount: model_year, group_size, mpg_city.
+_AMOUNT = re.compile(
+    r"(^|[\s_.\-])(amount|area|average|avg|cost|count|day|density|distance|hour|income|length|max|mean|median|min|"
+    r"minute|mpg|n|num|number|pct|percent|percentage|pop|population|price|rank|ranking|rate|ratio|richness|sale|score|"
+    r"share|size|sum|time|total|value|weight|year|yr)s?($|[\s_.\-])",
+    re.IGNORECASE,
+)
 PLACE = re.compile(r"(^|[\s_.\-])(zip|zip_?code|post_?code|postal_?code)($|[\s_.\-])", re.IGNORECASE)
 KEY = re.compile(r"(^|[\s_.\-])(?i:id)$|[a-z]I[Dd]$|(?i:identifier)$")  # CUSTOMER_ID, but not PAID
 # What is before "id" in one word: schoolid, USERID. Any other word may end so, such as humid, medicaid or partyid.
@@ -86,3 +93,8 @@ def is_id(name: str, names: Container[str]) -> bool:
     """Return whether different whole numbers below a name are the numbers of the rows."""
     is_named = ID.search(name) or ID_SUFFIX.search(name) or is_key(name)
     return bool(is_named) or is_numero(name, names)
+
+
+def is_code(name: str) -> bool:
+    """Return whether whole numbers below a name are codes of categories, such as regions."""
+    return CODE.search(name) is not None and _AMOUNT.search(name) is None

@@ -513,12 +513,14 @@ def _is_even(pairs: Sequence[tuple[str, int]], kept: Sequence[tuple[str, int]], 
 
 def _looks_like_codes(name: str, present: pa.Array) -> bool:
     """Return whether a column of numbers holds codes of categories: few whole numbers below a name such as Region."""
-    if not pa.types.is_integer(present.type) or not naming.CODE.search(name):
+    if not pa.types.is_integer(present.type) or not naming.is_code(name):
         return False
     if naming.PLACE.search(name):
         return True
     low, high = pc.min_max(present).as_py().values()
     n_levels = pc.count_distinct(present).as_py()
+    if n_levels > 0.5 * len(present):
+        return False
     return 2 <= n_levels <= _MAX_CODES and low >= 0 and high < 10 * _MAX_CODES and (low, high) != (0, 1)
 
 
