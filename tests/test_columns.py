@@ -478,6 +478,32 @@ def test_a_word_that_ends_in_id_is_no_id(name: str, tmp_path: Path) -> None:
     assert read(tmp_path, table(name, [i // 4 for i in ORDER]))[1].features == ("x", name)
 
 
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x", ["x", "X", "x1", "x_coord", "lon"])
+def test_a_coordinate_beside_x_is_no_answer(x: str, tmp_path: Path) -> None:
+    """The points of ruspini were clustered by x alone."""
+    rows = "".join(f"{i * 7 % 61},{i * 11 % 53},{i % 2}\n" for i in range(80))
+    _, reader = read(tmp_path, f"{x},y,class\n{rows}")
+    assert reader.features == (x, "y")
+    assert column(reader, "y")["note"] == f"a quantity beside {x}, not the answer"
+    _, reader = read(tmp_path, f"{x},class,y\n{rows}")
+    assert reader.features == (x,), "0 and 1 are an answer"
+
+
+def test_what_makes_a_feature_of_an_answer_fits_its_values(tmp_path: Path) -> None:
+    for n, kind in ((11, "numeric"), (10, "categorical")):
+        _, reader = read(tmp_path, table("y", [i % n for i in range(99)]).replace("x,", "a,", 1))
+        assert reader.features == ("a",)
+        assert reader.report.odd == [
+            "column y is left out, since its name says that it has the answer; data.labels=y scores the clusters "
+            f"against it, data.{kind}=[y] makes it a feature"
+        ]
+    _, reader = read(tmp_path, table("ground truth", ["a", "b", "c"] * 33))
+    assert "'data.labels=\"ground truth\"' scores" in reader.report.odd[0]
+
+
 # --- dates ------------------------------------------------------------------------------------------------------------
 
 DAYS = [datetime.date(2024, 1, 1) + datetime.timedelta(days=5 * i) for i in range(100)]

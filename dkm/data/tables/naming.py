@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|index|level_\d+", re.IGNORECASE)
 ID = re.compile(r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row)$|^id([\s_.\-]|$)", re.IGNORECASE)
@@ -16,6 +16,7 @@ ID_SUFFIX = re.compile(r"[a-z](ID|Id)$")
 LABEL = re.compile(
     r"(class|label|labels|target|y|ground[_ .]?truth|y_true|cluster|clusters|category_label)", re.IGNORECASE
 )
+_X = re.compile(r"x|x[_.]?(\d+|coord\w*)|lon|lng|long|longitude|lat|latitude|easting", re.IGNORECASE)
 # Whole numbers below such a name are codes, not amounts.
 CODE = re.compile(
     r"(^|[\s_.\-])(code|type|category|cat|region|channel|zip|zipcode|postcode|country|state|city|group|sector|department|"
@@ -98,3 +99,8 @@ def is_id(name: str, names: Container[str]) -> bool:
 def is_code(name: str) -> bool:
     """Return whether whole numbers below a name are codes of categories, such as regions."""
     return CODE.search(name) is not None and _AMOUNT.search(name) is None
+
+
+def find_x(name: str, names: Sequence[str]) -> str | None:
+    """Return the name of the coordinate beside one that is called y; None if there is none."""
+    return next((other for other in names if _X.fullmatch(other)), None) if name.lower() == "y" else None

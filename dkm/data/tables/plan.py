@@ -45,6 +45,8 @@ _BLOCK_ROWS = 1024
 _HEAD_ROWS = 200
 _MAX_CODES = 20
 _MAX_LABELS = 100
+# A column of so many different numbers is a quantity, if nothing else but its name says that it has the answer.
+_MIN_QUANTITIES = 11
 # So many different numbers are dates by their values alone.
 _LEAST_DATES = 10
 
@@ -789,21 +791,28 @@ def _is_sorted(numbers: Floats) -> bool:
 
 def _leave_out_labels(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
     """Leave out a column that is called as labels are: with the answer among the features, it decides the clusters."""
+    names = [column.name for column in inferred.columns]
     for i, column in enumerate(inferred.columns):
-        is_asked = column.name in (*(wishes.columns or ()), *wishes.numeric, *wishes.categorical)
-        if column.role != "feature" or is_asked or not naming.LABEL.fullmatch(column.name):
+        name = column.name
+        is_asked = name in (*(wishes.columns or ()), *wishes.numeric, *wishes.categorical)
+        if column.role != "feature" or is_asked or not naming.LABEL.fullmatch(name):
             continue
-        values = rows.column(column.name)
-        if (
-            pa.types.is_floating(values.type)
-            or kinds.is_list(values.type)
-            or pc.count_distinct(values).as_py() > _MAX_LABELS
-        ):
+        values = rows.column(name)
+        if pa.types.is_floating(values.type) or kinds.is_list(values.type):
             continue
-        inferred.columns[i] = Column(column.name, "left_out", note="its name says that it has the answer")
+        n_values = pc.count_distinct(values).as_py()
+        is_quantity = column.kind == "number" and n_values >= _MIN_QUANTITIES
+        if n_values > _MAX_LABELS:
+            continue
+        if is_quantity and (x := naming.find_x(name, names)) is not None:
+            column.note = _join_notes(column.note, f"a quantity beside {x}, not the answer")
+            continue
+        inferred.columns[i] = Column(name, "left_out", note="its name says that it has the answer")
+        kind = "numeric" if is_quantity else "categorical"
+        remedy = override(f"data.{kind}", [*(wishes.numeric if is_quantity else wishes.categorical), name])
         inferred.odd.append(
-            f"column {column.name} is left out, since its name says that it has the answer; data.labels={column.name} "
-            f"scores the clusters against it, data.categorical=[{column.name}] makes it a feature"
+            f"column {name} is left out, since its name says that it has the answer; {override('data.labels', name)} "
+            f"scores the clusters against it, {remedy} makes it a feature"
         )
 
 
