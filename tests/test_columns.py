@@ -347,6 +347,34 @@ def test_a_cell_with_digits_that_is_read_as_missing_is_told_as_odd(cell: str, tm
     assert column(reader, "saldo")["note"] == "'unknown' means missing"
 
 
+def test_what_means_missing_in_one_column_does_so_in_others(tmp_path: Path) -> None:
+    """-99 was missing among incomes, and a value among grades from 1 to 5."""
+    n = 80
+    income = [-99 if i % 11 == 0 else 800 + 37 * i % 4000 for i in range(n)]
+    grade = [-99 if i % 13 == 0 else 1 + i % 5 for i in range(n)]
+    once = [-99 if i == 5 else i * i % 97 for i in range(n)]
+    change = [-99 + 2 * i for i in range(n)]
+    rows = [f"{a},{b},{c},{d}\n" for a, b, c, d in zip(income, grade, once, change, strict=True)]
+    text = "income,grade,once,change\n" + "".join(rows)
+    part, reader = read(tmp_path, text)
+    assert reader.report.filled == {"income": 8, "grade": 7, "once": 1}
+    assert reader.report.odd == [
+        "-99 in 3 columns (income, grade, once) lies far below all other values there, and is read as missing; "
+        "data.numeric=[income,grade,once] reads it as a number there"
+    ]
+    assert predict(tmp_path, reader.plan)[0].tolist() == part.X.tolist()
+    _, reader = read(tmp_path, text, numeric=["income"])
+    assert reader.report.filled == {}, "nothing else says what it means"
+    _, reader = read(tmp_path, text, categorical=["grade"])
+    assert "grade=-99" in reader.features
+    rows = [
+        f"{a},{a},{a},{i % 3 or -2},{i % 2 or -2},0.{i}\n"
+        for i, a in enumerate([-2, *(7 * i % 40 for i in range(40)), -2])
+    ]
+    _, reader = read(tmp_path, "a,b,c,d,e,f\n" + "".join(rows))
+    assert reader.report.filled == {"a": 2, "b": 2, "c": 2}, "-2, 1 and 2 are codes"
+
+
 def test_values_far_from_the_others_are_told_without_exponents(tmp_path: Path) -> None:
     incomes = [30_000 + 1_000 * (i % 40) for i in range(100)]
     _, reader = read(tmp_path, table("income", [*incomes, 66_666_666]))

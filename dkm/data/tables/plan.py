@@ -32,6 +32,8 @@ _LONG_TEXT = 40
 _MAX_OTHERS, _MAX_OTHER_FRACTION = 3, 0.05
 # A text column with so many numbers may be one of numbers; so many words are named in a remedy.
 _LEAST_NUMBERS, _MAX_WORDS = 0.5, 10
+# Columns that a remedy names.
+_MAX_NAMES = 10
 # A column with a larger fraction of missing values is no id that could be copied to the outputs.
 _MAX_MISSING_IDS = 0.05
 # With fewer rows, distinct values do not indicate an id.
@@ -45,6 +47,8 @@ _BLOCK_ROWS = 1024
 _HEAD_ROWS = 200
 _MAX_CODES = 20
 _MAX_LABELS = 100
+# Fewer different numbers may be codes: -9 beside 1 to 5 is one, unless it is so many times their range below them.
+_MIN_AMOUNTS, _FAR_BELOW = 10, 5
 # A column of so many different numbers is a quantity, if nothing else but its name says that it has the answer.
 _MIN_QUANTITIES = 11
 # So many different numbers are dates by their values alone.
@@ -237,10 +241,13 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes) -> Inferred:
         _choose_id(inferred, rows, wishes)
         _leave_out_labels(inferred, rows, wishes)
     for value in sorted({value for values in sentinels.values() for value in values}):
-        where = [name for name, values in sentinels.items() if value in values]
+        where = [name for name in names if value in sentinels.get(name, ())]
+        shown = ", ".join(where[:_MAX_OTHERS]) + (", ..." if len(where) > _MAX_OTHERS else "")
+        columns = "1 column" if len(where) == 1 else f"{len(where)} columns"
+        remedy = override("data.numeric", [*wishes.numeric, *where[:_MAX_NAMES]])
         inferred.odd.append(
-            f"{value} in {len(where)} columns ({', '.join(where[:3])}, ...) lies far below all other values there, and "
-            "is read as missing; data.numeric=[...] reads it as a number"
+            f"{value} in {columns} ({shown}) lies far below all other values there, and is read as missing; "
+            f"{remedy} reads it as a number there"
         )
     return inferred
 
@@ -823,9 +830,11 @@ def _find_sentinels(rows: Rows, wishes: Wishes) -> dict[str, list[str]]:
     """Return, by column, negative whole numbers that mean "missing", such as -200 or -999.
 
     They are the minimum of three columns or more, occur at least twice in each, and lie far below the other values,
-    which are not a few codes.
+    which are not a few codes. One of nines, such as -99, needs one such column. What means "missing" in one column does
+    so in all where it is the minimum and lies far below the others.
     """
-    minima: dict[float, list[str]] = {}
+    accepted: dict[float, list[str]] = {}
+    possible: dict[float, list[str]] = {}
     for name in rows.column_names:
         values = rows.column(name)
         is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
@@ -837,13 +846,18 @@ def _find_sentinels(rows: Rows, wishes: Wishes) -> dict[str, list[str]]:
         if low is None or low >= -1 or low != np.floor(low) or not np.isfinite(low):
             continue
         others = values.filter(pc.greater(values, pa.scalar(low, values.type)))
-        if len(values) - values.null_count - len(others) < 2 or not len(others):
+        if not len(others):
             continue
-        if pc.min(others).as_py() - low >= 0.9 * abs(low) and pc.count_distinct(others).as_py() >= 10:
-            minima.setdefault(float(low), []).append(name)
-    return {
-        name: [f"{low:g}"]
-        for low, names in minima.items()
-        if len(names) >= 3 or (low <= -99 and set(f"{-low:g}") == {"9"})
-        for name in names
+        least, most = pc.min_max(others).as_py().values()
+        if least - low < 0.9 * abs(low):
+            continue
+        n_low = len(values) - values.null_count - len(others)
+        has_codes = pc.count_distinct(others).as_py() < _MIN_AMOUNTS
+        if n_low >= 2 and not has_codes:
+            accepted.setdefault(float(low), []).append(name)
+        elif not has_codes or (low <= -9 and least - low >= _FAR_BELOW * (most - least)):
+            possible.setdefault(float(low), []).append(name)
+    sentinels = {
+        low: names for low, names in accepted.items() if len(names) >= 3 or (low <= -99 and set(f"{-low:g}") == {"9"})
     }
+    return {name: [f"{low:g}"] for low, names in sentinels.items() for name in (*names, *possible.get(low, ()))}
