@@ -142,6 +142,54 @@ def test_a_code_has_fewer_levels_than_half_of_the_rows(tmp_path: Path) -> None:
     assert column(read(tmp_path, table("Species", species * 2))[1], "Species")["kind"] == "category"
 
 
+# --- check boxes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_checked", [6, 50, 94])
+def test_one_value_or_blank_is_yes_or_no(n_checked: int, tmp_path: Path) -> None:
+    """A column of x and blanks was left out as constant."""
+    cells = ["x" if i < n_checked else "" for i in range(100)]
+    part, reader = read(tmp_path, table("paid", cells))
+    assert column(reader, "paid") == {
+        "name": "paid", "role": "feature", "kind": "boolean", "note": "'x' or blank, which means no"
+    }  # fmt: skip
+    assert part.X[:, 1].tolist() == [1.0] * n_checked + [0.0] * (100 - n_checked)
+    assert reader.report.filled == {}
+    assert predict(tmp_path, reader.plan)[0].tolist() == part.X.tolist()
+    assert predict(tmp_path, reader.plan, table("paid", ["", "X ", "x"]))[0][:, 1].tolist() == [0, 1, 1]
+    assert predict(tmp_path, reader.plan, table("paid", ["", ""]))[0][:, 1].tolist() == [0, 0]
+    assert predict(tmp_path, reader.plan, table("paid", ["NA"]))[0][:, 1].tolist() == [float(n_checked >= 50)]
+    with pytest.raises(UserError, match=r"column paid has 'y' in row 1"):
+        predict(tmp_path, reader.plan, table("paid", ["x", "y"]))
+    pq.write_table(pa.table({"x": [0.5, 1.5], "paid": pa.array([None, "x"])}), tmp_path / "t.parquet")
+    assert reader.plan is not None
+    plan = reader.plan.to_dict()
+    for paid in (pa.array([None, "x"]), pa.nulls(2)):
+        pq.write_table(pa.table({"x": [0.5, 1.5], "paid": paid}), tmp_path / "t.parquet")
+        (found,) = TableReader(ParquetData(path=str(tmp_path / "t.parquet")), plan=plan).parts(10)
+        assert found.X[:, 1].tolist() == [0, int(pa.types.is_string(paid.type))]
+
+
+@pytest.mark.parametrize(
+    ("cells", "note"),
+    [
+        (["x"] * 97 + [""] * 3, "constant where present: x; 3 % missing"),
+        (["x"] * 3 + [""] * 97, "97 % missing"),
+        ([7] * 55 + [""] * 45, "constant where present: 7; 45 % missing"),
+        (["5 % "] * 55 + [""] * 45, "constant where present: 5 %; 45 % missing"),
+        (["yes"] * 55 + ["NA"] * 45, "constant where present: yes; 45 % missing"),
+        (["x"] * 100, "constant: x"),
+    ],
+)
+def test_other_columns_of_one_value_are_left_out(cells: list[Any], note: str, tmp_path: Path) -> None:
+    assert column(read(tmp_path, table("paid", cells))[1], "paid")["note"] == note
+
+
+def test_a_typed_column_of_one_text_or_null_is_yes_or_no(tmp_path: Path) -> None:
+    part, _ = read_typed(tmp_path, "parquet", pa.array(["x", None] * 20))
+    assert part.X[:, 1].tolist() == [1, 0] * 20
+
+
 # --- types that change ------------------------------------------------------------------------------------------------
 
 

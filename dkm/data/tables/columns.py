@@ -96,7 +96,8 @@ class Column:
     negatives : bool
         Whether (500) and 500- in text are negative numbers, as in accounting.
     levels : list of str
-        Levels of a category, the most frequent first; without those that are joined as ``other``.
+        Levels of a category, the most frequent first; without those that are joined as ``other``. Of a boolean, what
+        a checked box has in text, if a blank cell means no; else none.
     has_other : bool
         Whether a category has rarer levels, which become one number together.
     formats : list of str
@@ -160,6 +161,10 @@ class Column:
             return [group for group, cycle in enumerate(self.cycles) for _ in range(width[cycle])]
         return list(range(len(self.features)))
 
+    @property
+    def is_check_box(self) -> bool:
+        return self.kind == "boolean" and bool(self.levels)
+
     def encode(self, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
         """Return the numbers (n, w) of the values (n,), the mask (n,) of missing values, and the number of new levels.
 
@@ -191,8 +196,11 @@ class Column:
     def is_missing(self, values: pa.Array) -> Mask:
         """Return the mask (n,) of values that are missing: nulls, NaN, and cells that mean "no value"."""
         missing = values.is_null(nan_is_null=pa.types.is_floating(values.type))
+        if self.is_check_box:  # blank means no
+            missing = pa.array(np.zeros(len(values), dtype=bool))
         if is_text(values.type):
-            words = pa.array(sorted({*_MARKS[self.marks], *self.missing, *(_NO_DATES if self.kind == "date" else ())}))
+            marks = {*_MARKS[self.marks], *self.missing, *(_NO_DATES if self.kind == "date" else ())}
+            words = pa.array(sorted(marks - {""} if self.is_check_box else marks))
             missing = pc.or_(missing, pc.is_in(pc.utf8_trim_whitespace(values), value_set=words))
         elif self.missing and pa.types.is_primitive(values.type) and not pa.types.is_temporal(values.type):
             numbers = [float(text) for text in self.missing if _is_float(text)]
@@ -284,6 +292,8 @@ def _encode_number(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], 
 
 
 def _encode_boolean(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
+    if column.is_check_box:
+        return _encode_check_box(column, values)
     if not is_text(values.type):
         array, missing, _ = _encode_number(column, values)
         others = np.flatnonzero(~missing & (array[:, 0] != 0) & (array[:, 0] != 1))
@@ -295,6 +305,16 @@ def _encode_boolean(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any],
     is_true = pc.is_in(words, value_set=pa.array(sorted({*TRUE, "1", "1.0"})))
     is_false = pc.is_in(words, value_set=pa.array(sorted({*FALSE, "0", "0.0"})))
     numbers = pc.if_else(is_true, 1.0, pc.if_else(is_false, 0.0, None))
+    _require_parsed(values, numbers, missing)
+    array = numbers.to_numpy(zero_copy_only=False)
+    return np.where(missing, np.nan, array)[:, np.newaxis], missing, 0
+
+
+def _encode_check_box(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
+    missing = column.is_missing(values)
+    cells = pc.utf8_lower(pc.fill_null(as_levels(values), ""))
+    is_checked = pc.equal(cells, column.levels[0].lower())
+    numbers = pc.if_else(is_checked, 1.0, pc.if_else(pc.equal(cells, ""), 0.0, None))
     _require_parsed(values, numbers, missing)
     array = numbers.to_numpy(zero_copy_only=False)
     return np.where(missing, np.nan, array)[:, np.newaxis], missing, 0

@@ -26,6 +26,8 @@ from dkm.data.tables.rows import Rows
 
 # A column with a larger fraction of missing values is left out.
 MAX_MISSING = 0.9
+# A text column of one value with at least so many blank cells and values is a check box.
+_MIN_BLANK = 0.05
 # A text column whose cells are longer on average is text, not a category.
 _LONG_TEXT = 40
 # So many values of another notation may stand among numbers or dates, in this fraction of the cells.
@@ -279,6 +281,8 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         column.missing, column.marks = list(wishes.missing_values or ()), "none" if is_text(values.type) else "usual"
     missing = column.is_missing(values)
     n_present = len(values) - int(missing.sum())
+    if not is_asked and (box := _as_check_box(column, values, missing)) is not None:
+        return box
     if not is_asked and n_present < (1 - MAX_MISSING) * len(values):
         percent = 100 * (1 - n_present / len(values))
         note = _join_notes(f"{percent:.0f} % missing", _explain_missing(name, values, missing, wishes))
@@ -295,7 +299,11 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
             _read_numbers(column, present)
         return column
     if _is_constant(present):
-        return Column(name, "left_out", note=f"constant: {str(present[0].as_py())[:20]}")
+        value = str(present[0].as_py()).strip()[:20]
+        if n_present < len(values):
+            percent = 100 * (1 - n_present / len(values))
+            return Column(name, "left_out", note=f"constant where present: {value}; {percent:.0f} % missing")
+        return Column(name, "left_out", note=f"constant: {value}")
     if kinds.is_list(values.type):
         column.kind, column.length = "list", _length_of(present)
         if column.length == 0:
@@ -350,6 +358,23 @@ def _explain_missing(name: str, values: pa.Array, missing: Mask, wishes: Wishes)
 
 def _join_notes(*notes: str) -> str:
     return "; ".join(filter(None, notes))
+
+
+def _as_check_box(column: Column, values: pa.Array, missing: Mask) -> Column | None:
+    """Return a text column as yes or no if its cells have one value or are blank; None if it is none such."""
+    if not is_text(values.type):
+        return None
+    text = pc.utf8_trim_whitespace(values)
+    is_blank = pc.fill_null(pc.equal(text, ""), True)
+    n_blank = pc.sum(is_blank).as_py() or 0
+    if not _MIN_BLANK * len(text) <= n_blank <= (1 - _MIN_BLANK) * len(text):
+        return None
+    checked = pc.unique(text.filter(pa.array(~missing)))
+    if len(checked) != 1 or _read_numbers(replace(column), checked).null_count == 0:
+        return None
+    column.kind, column.levels = "boolean", checked.to_pylist()
+    column.note = f"{column.levels[0][:_LONG_TEXT]!r} or blank, which means no"
+    return column
 
 
 def _is_constant(present: pa.Array) -> bool:
