@@ -347,6 +347,7 @@ def test_a_column_of_numbers_and_words_is_told_with_what_reads_it(tmp_path: Path
         "correct the file, or leave the column out with data.exclude=[code]"
     ]
     assert read(tmp_path, table("code", ["A", "B", "1"] * 20))[1].report.odd == []
+    assert read(tmp_path, table("ID", [i if i % 3 else f"A{i}" for i in range(60)]))[1].report.odd == []
 
 
 def test_a_typed_table_has_no_words_for_missing_values(tmp_path: Path) -> None:

@@ -474,7 +474,8 @@ def _infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str
     if (date := _as_date(column, text, odd)) is not None:
         return date
     column = _infer_words(column, text, len(levels))
-    if is_number is not None and pc.mean(pc.cast(is_number, pa.float64())).as_py() >= _LEAST_NUMBERS:
+    is_mixed = is_number is not None and pc.mean(pc.cast(is_number, pa.float64())).as_py() >= _LEAST_NUMBERS
+    if is_mixed and not naming.is_id(column.name, ()):  # 15, 15A
         _tell_numbers(column, text, is_number, wishes, odd)
     return column
 
