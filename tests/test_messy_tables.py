@@ -98,6 +98,18 @@ def test_a_row_that_may_be_either_is_refused_with_both_settings(text: str, tmp_p
     assert len(read_text(tmp_path, text, header=False)[0].X) == n_lines
 
 
+@pytest.mark.parametrize("name", ["None", "NA", "null"])
+def test_a_name_that_means_no_value_in_other_rows_is_a_name(name: str, tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, f"a,{name},c\n" + ROWS)
+    assert reader.features == ("a", name, "c")
+    np.testing.assert_array_equal(part.X, B)
+    part, reader = read_text(tmp_path, f"1.5,{name},3\n" + ROWS)  # below no names it means what it says
+    assert reader.features == ("0", "1", "2")
+    assert gaps_of(reader)[:, 1].nonzero()[0].tolist() == [0]
+    text = f"x,{name},2.5\n" + "".join(f"{'xyz'[i % 3]},{name if i % 5 == 0 else i},{i}.5\n" for i in range(30))
+    assert len(read_text(tmp_path, text)[0].X) == 31
+
+
 def test_a_name_less_than_cells_means_row_names(tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, "a,b\nr1,1.5,2\nr2,3,4\n")
     assert reader.features == ("a", "b")

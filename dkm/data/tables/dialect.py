@@ -440,15 +440,21 @@ def _has_header(
     for_header: list[str] = []
     for_data: list[str] = []
     numbers: list[int] = []  # columns whose first cell is a number
+    gaps: list[str] = []  # cells such as NA above numbers, which beside names are names
     for i, (cell, column) in enumerate(zip(first, columns, strict=True)):
         values = [value for value in column if not is_missing(value) and value not in MISSING_MARKS]
         if not values:
             continue
         n_numeric = sum(map(numeric, values))
         is_numeric = n_numeric >= 0.8 * len(values)
-        if is_missing(cell) or cell in MISSING_MARKS:
+        if not cell or cell in MISSING_MARKS:
             if i > 0 and is_numeric:
                 for_data.append(f"its cell {i} is empty")
+        elif is_missing(cell):
+            if cell in column:
+                for_data.append(f"{cell!r} occurs again below")
+            elif i > 0 and is_numeric:
+                gaps.append(f"its cell {i} is {cell}")
         elif numeric(cell):
             numbers.append(i)
         elif is_numeric:
@@ -457,6 +463,8 @@ def _has_header(
             for_data.append(f"{cell!r} occurs again below")
         elif len(set(values)) <= max(1, len(values) // 3):  # the levels repeat, and it is none of them
             for_header.append(cell)
+    if not for_header:
+        for_data += gaps
     if numbers and not for_header and not for_data:
         if _are_names(numbers, first, columns, decimal, thousands, source):
             decisions["header"] = f"the first row, whose numbers ({', '.join(first[:3])}, ...) no column has below"
