@@ -110,6 +110,22 @@ def test_a_name_that_means_no_value_in_other_rows_is_a_name(name: str, tmp_path:
     assert len(read_text(tmp_path, text)[0].X) == 31
 
 
+def test_names_above_numbers_outweigh_a_name_that_is_a_level_too(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, "a,control\n1,control\n2,treated\n3,treated\n")
+    assert [column["name"] for column in reader.report.columns] == ["a", "control"]
+    assert len(part.X) == 3
+    decision = reader.report.decisions["header"]
+    assert decision == "the first row: 'a' stands above numbers, although 'control' occurs again below"
+    for text in (
+        "a,b\n1,b\n2.5,a\na,b\n4,c\n5,c\n6,b\n",  # a again below
+        "x,b,7\n1,b,8\n2,c,6\n3,c,9\n",
+        "a,,c\n1,2,c\n3,4,d\n5,6,d\n",
+        "unknown,red,big\n1,red,big\n2,blue,small\n3,red,small\n",
+    ):
+        with pytest.raises(UserError, match=r"may be names or values: .*; set data.header=true or data.header=false"):
+            read_text(tmp_path, text)
+
+
 def test_a_name_less_than_cells_means_row_names(tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, "a,b\nr1,1.5,2\nr2,3,4\n")
     assert reader.features == ("a", "b")

@@ -438,7 +438,9 @@ def _has_header(
         return is_number(cell, decimal, thousands)
 
     for_header: list[str] = []
+    above_numbers: list[str] = []
     for_data: list[str] = []
+    repeated: list[str] = []  # levels of categories
     numbers: list[int] = []  # columns whose first cell is a number
     gaps: list[str] = []  # cells such as NA above numbers, which beside names are names
     for i, (cell, column) in enumerate(zip(first, columns, strict=True)):
@@ -459,12 +461,18 @@ def _has_header(
             numbers.append(i)
         elif is_numeric:
             for_header.append(cell)
+            above_numbers += [cell] if cell not in values else []
         elif cell in values:
-            for_data.append(f"{cell!r} occurs again below")
+            repeated.append(f"{cell!r} occurs again below")
         elif len(set(values)) <= max(1, len(values) // 3):  # the levels repeat, and it is none of them
             for_header.append(cell)
     if not for_header:
         for_data += gaps
+    if above_numbers and 0 < len(repeated) <= len(for_header) and not (numbers or for_data):
+        name = above_numbers[0]
+        decisions["header"] = f"the first row: {name!r} stands above numbers, although {repeated[0]}"
+        return True
+    for_data = repeated + for_data
     if numbers and not for_header and not for_data:
         if _are_names(numbers, first, columns, decimal, thousands, source):
             decisions["header"] = f"the first row, whose numbers ({', '.join(first[:3])}, ...) no column has below"
