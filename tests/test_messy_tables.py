@@ -98,6 +98,18 @@ def test_a_row_that_may_be_either_is_refused_with_both_settings(text: str, tmp_p
     assert len(read_text(tmp_path, text, header=False)[0].X) == n_lines
 
 
+def test_an_index_that_was_saved_twice_has_an_unused_name(tmp_path: Path) -> None:
+    text = ",Unnamed: 0,a\n" + "".join(f"{i},{i},{a}\n" for i, (a, _, _) in enumerate(B[:9]))
+    part, reader = read_text(tmp_path, text)
+    assert [column["name"] for column in reader.report.columns] == ["Unnamed: 0.1", "Unnamed: 0", "a"]
+    np.testing.assert_array_equal(part.X, B[:9, :1])
+    assert part.ids is not None
+    part, reader = read_text(tmp_path, "Unnamed: 1,,Unnamed: 1.1\n" + ROWS, header=True)
+    assert reader.features == ("Unnamed: 1", "Unnamed: 1.2", "Unnamed: 1.1")
+    text = "Unnamed: 0,a\n" + "".join(f"r{i},{i},{a}\n" for i, (a, _, _) in enumerate(B[:9]))
+    assert read_text(tmp_path, text)[1].features == ("a",)
+
+
 @pytest.mark.parametrize("name", ["None", "NA", "null"])
 def test_a_name_that_means_no_value_in_other_rows_is_a_name(name: str, tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, f"a,{name},c\n" + ROWS)

@@ -14,7 +14,7 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -553,7 +553,13 @@ def _names(cells: Sequence[str], has_row_names: bool) -> tuple[str, ...]:
     names = [" ".join(cell.split()) for cell in cells]
     if has_row_names:
         names = ["", *names]
-    return tuple(name or ("Unnamed: 0" if i == 0 else f"Unnamed: {i}") for i, name in enumerate(names))
+    used = set(names)
+    return tuple(name or _unused(f"Unnamed: {i}", used) for i, name in enumerate(names))
+
+
+def _unused(name: str, used: Container[str]) -> str:
+    """Return a name that no other column has, numbered as pandas does: ``name``, ``name.1``, ``name.2``, ..."""
+    return next(new for i in itertools.count() if (new := f"{name}.{i}" if i else name) not in used)
 
 
 def _quoted(character: str) -> str:

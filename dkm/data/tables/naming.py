@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 
-INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|index|level_\d+", re.IGNORECASE)
+INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)?|index|level_\d+", re.IGNORECASE)
 ID = re.compile(r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row)$|^id([\s_.\-]|$)", re.IGNORECASE)
 # invoice_no, but not votes_no beside votes_yes.
 NUMERO = re.compile(r"(^|[\s_.\-])(no|nr)$", re.IGNORECASE)
