@@ -89,6 +89,52 @@ def test_numbers_that_no_column_has_are_names(names: str, tmp_path: Path) -> Non
     assert "header" in reader.report.decisions
 
 
+WIDE = {
+    "a column of texts": ("country,2000,2001,2002", lambda i: f"c{i},{100 * i + 5},{101 * i + 7},{102 * i + 9}"),
+    "unequal steps": ("1950,1960,1975", lambda i: f"{i}.5,{i % 7}.25,{3 * i}"),
+    "two columns of texts": ("country,region,1952,1957,1962", lambda i: f"c{i},r{i % 3},{99 * i},{98 * i},{97 * i}"),
+    "row names": (",1952,1957,1962", lambda i: f"c{i},{99 * i},{98 * i},{97 * i}"),
+    "a name above numbers": ("code,1999,2000", lambda i: f"{7 * i},{99 * i},{98 * i}"),
+    "gaps": ("country,1952,1957,1962", lambda i: f"c{i},{99 * i if i % 2 else 'NA'},{98 * i},"),
+}
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_rising_years_above_other_values_are_names(case: str, tmp_path: Path) -> None:
+    names, row = WIDE[case]
+    part, reader = read_text(tmp_path, names + "\n" + "".join(f"{row(i)}\n" for i in range(40)))
+    assert [column["name"] for column in reader.report.columns] == [name or "Unnamed: 0" for name in names.split(",")]
+    assert len(part.X) == 40
+    assert reader.report.decisions["header"].endswith(" are years, as most values below are not")
+
+
+@pytest.mark.parametrize("steps", [(1900, 1925, 1980), (1980, 1991, 2011)])
+def test_rising_years_above_years_are_values_if_half_of_the_rows_rise_too(
+    steps: tuple[int, ...], tmp_path: Path
+) -> None:
+    text = "".join(f"p{i},{steps[0] + i},{steps[1] + i % 31},{steps[2] + i % 7}\n" for i in range(40))
+    part, reader = read_text(tmp_path, text)
+    assert len(part.X) == 40
+    assert reader.report.decisions["header"].startswith("none, since the first row has numbers as the others do")
+
+
+OPEN_YEARS = {
+    "years below, not rising": ("", lambda i: f"p{i},{1900 + i},{1902 + 31 * i % 90},{1904 + 53 * i % 90}"),
+    "a text that occurs again": ("c1,1950,1960,1975\n", lambda i: f"c{i % 3},{i}.5,{i % 7}.25,{3 * i}"),
+    "two years": ("country,1950,1960\n", lambda i: f"c{i},{199 * i},{99 * i}"),
+}
+
+
+@pytest.mark.parametrize("case", OPEN_YEARS)
+def test_years_that_may_be_names_or_values_are_refused(case: str, tmp_path: Path) -> None:
+    first, row = OPEN_YEARS[case]
+    text = first + "".join(f"{row(i)}\n" for i in range(40))
+    with pytest.raises(
+        UserError, match=r"may be names or values: .* year.*; set data.header=true or data.header=false"
+    ):
+        read_text(tmp_path, text)
+
+
 @pytest.mark.parametrize("text", ["0\n0.5\n0.7\n", "0,1\n3,4\n5,6\n", "0,1,2\n3,4,5\n1,0,2\n", "2019,2020\n5,6\n7,8\n"])
 def test_a_row_that_may_be_either_is_refused_with_both_settings(text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"may be names or values: .*; set data.header=true or data.header=false"):

@@ -473,7 +473,16 @@ def _has_header(
         decisions["header"] = f"the first row: {name!r} stands above numbers, although {repeated[0]}"
         return True
     for_data = repeated + for_data
+    dated = [i for i, cell in enumerate(first) if numeric(cell)]  # also above a column without values
+    years = _are_years(dated, first, rest)
+    shown = ", ".join(first[i] for i in dated[:3]) + (", ..." if len(dated) > 3 else "")
+    of_years = f"the first row, whose numbers ({shown}) are years, as most values below are not"
     if numbers and not for_header and not for_data:
+        if years and len(dated) > 2:
+            decisions["header"] = of_years
+            return True
+        if years is not False:
+            raise _ambiguous_header_error(source, first, "its cells may be years")
         if _are_names(numbers, first, columns, decimal, thousands, source):
             decisions["header"] = f"the first row, whose numbers ({', '.join(first[:3])}, ...) no column has below"
             return True
@@ -482,10 +491,14 @@ def _has_header(
     if for_header and for_data:
         raise _ambiguous_header_error(source, first, f"{for_header[0]!r} looks like a name, but {for_data[0]}")
     if for_data:
+        if years and len(dated) > 2:
+            raise _ambiguous_header_error(source, first, f"{first[dated[0]]!r} looks like a year, but {for_data[0]}")
         decisions["header"] = f"none, since {for_data[0]}; columns are called 0, 1, 2, ..."
         return False
     if for_header:
-        if numbers and not _are_outside(numbers, first, columns, decimal, thousands):
+        if years:
+            decisions["header"] = of_years
+        elif numbers and not _are_outside(numbers, first, columns, decimal, thousands):
             named, value = for_header[0], first[numbers[0]]
             raise _ambiguous_header_error(source, first, f"{named!r} looks like a name, {value!r} like a value")
         return True
@@ -493,6 +506,35 @@ def _has_header(
         decisions["header"] = "the first row, whose cells differ from all others; data.header=false makes it a row"
         return True
     raise _ambiguous_header_error(source, first, "nothing tells it from the other rows")
+
+
+def _are_years(numbers: Sequence[int], first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool | None:
+    """Return whether the numbers of the first row are years in rising order, unlike the values below; None if unclear.
+
+    Parameters
+    ----------
+    numbers : sequence of int
+        The columns whose first cell is a number.
+    first : sequence of str
+    rest : sequence of sequences of str
+        The other rows.
+    """
+    if len(numbers) < 2 or not _are_rising_years([first[i] for i in numbers]):
+        return False
+    rows = [[cell for i in numbers if i < len(row) and not is_missing(cell := row[i].strip())] for row in rest]
+    values = [cell for row in rows for cell in row]
+    if sum(map(_is_year, values)) < 0.5 * len(values):
+        return True
+    n_alike = sum(_are_rising_years(row) for row in rows if row)
+    return None if len(numbers) > 2 and n_alike < 0.5 * sum(map(bool, rows)) else False
+
+
+def _is_year(cell: str) -> bool:
+    return re.fullmatch(r"\d{4}", cell) is not None and int(cell) in _YEARS
+
+
+def _are_rising_years(cells: Sequence[str]) -> bool:
+    return all(map(_is_year, cells)) and all(left < right for left, right in itertools.pairwise(cells))
 
 
 def _are_outside(
