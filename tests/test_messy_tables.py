@@ -191,6 +191,34 @@ def test_a_name_less_than_cells_means_row_names(tmp_path: Path) -> None:
     assert part.ids.tolist() == ["r1", "r2"]
 
 
+@pytest.mark.parametrize("gap", [" ", "  ", "\t", ","])
+@pytest.mark.parametrize("quote", ['"', ""])
+@pytest.mark.parametrize("name", ["{}", "r{}"])
+def test_a_table_that_r_wrote_has_row_names(name: str, quote: str, gap: str, tmp_path: Path) -> None:
+    lines = [["a", "b", "c"], *([name.format(i), f"{a}", f"{b}", "xyz"[i % 3]] for i, (a, b, _) in enumerate(B, 1))]
+    quoted = [[f"{quote}{cell}{quote}" if i in (0, len(line) - 1) or k == 0 else cell for i, cell in enumerate(line)]
+              for k, line in enumerate(lines)]  # fmt: skip
+    part, reader = read_text(tmp_path, "".join(gap.join(line) + "\n" for line in quoted))
+    assert reader.features == ("a", "b", "c=x", "c=y", "c=z")
+    np.testing.assert_array_equal(part.X[:, :2], B[:, :2])
+    assert part.ids is not None
+    assert part.ids.tolist() == [line[0] for line in lines[1:]]
+    assert reader.report.decisions["header"].endswith("row names")
+    if gap in "\t,":
+        assert reader.report.decisions.get("delimiter", "comma").startswith("tab" if gap == "\t" else "comma")
+
+
+def test_row_names_between_spaces_are_told_from_a_title(tmp_path: Path) -> None:
+    part, reader = read_text(tmp_path, '"x"\n' + "".join(f'"{i}" {a}\n' for i, (a, _, _) in enumerate(B)))
+    np.testing.assert_array_equal(part.X, B[:, :1])
+    assert part.ids is not None
+    assert reader.report.decisions["delimiter"] == "spaces, which cut each line into 2 cells"
+    part, reader = read_text(tmp_path, '"x" "y"\n' + "".join(f'"{7 * i}" {a} {b}\n' for i, (a, b, _) in enumerate(B)))
+    np.testing.assert_array_equal(part.X, B[:, :2])
+    with pytest.raises(UserError):
+        read_text(tmp_path, "a title\n" + ROWS.replace(",", " "))
+
+
 def test_a_delimiter_too_many_at_the_end_of_each_row_is_no_column(tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, "a,b\n1.5,2,\n3,4,\n")
     assert reader.features == ("a", "b")

@@ -304,10 +304,14 @@ class _Cut(NamedTuple):
     @property
     def order(self) -> tuple[float, int]:
         """The better, the larger: the names decide between ';' and ',' where ',' is the decimal mark."""
-        has_row_names = self.n_before == 1 and len(self.rows[0]) == self.width - 1 > 1
-        if self.n_before == 0 or has_row_names:
+        if self.n_before == 0 or self.has_row_names:
             return round(self.share, 2), 0
         return round(0.5 * self.share, 2), -self.n_before
+
+    @property
+    def has_row_names(self) -> bool:
+        """Whether the first row may have the names of all columns but that of the rows."""
+        return self.n_before == 1 and len(self.rows[0]) == self.width - 1 > 1
 
     @property
     def share_of_numbers(self) -> float:
@@ -325,11 +329,13 @@ def find_delimiter(lines: Sequence[str], decisions: dict[str, str]) -> str:
     best = cuts[0] if cuts else None
     if len(cuts) > 1:
         best = max(cuts, key=lambda cut: (cut.share_of_numbers, cut.width))
-    widths = [len(split_at_spaces(line)) for line in lines[:1000] if line.strip()]
-    width, n = Counter(widths).most_common(1)[0]
+    rows = [split_at_spaces(line) for line in lines[:1000] if line.strip()]
+    width, n = Counter(map(len, rows)).most_common(1)[0]
     # Spaces within texts cut lines into different numbers of cells.
     is_finer = best is None or best.order < (1.0, 0) or (best.delimiter == "\t" and best.width == 2 and width > 4)
-    if is_finer and width > 2 and n == len(widths) and n > 2:
+    is_even = width > 2 and n == len(rows)
+    has_row_names = (best is None or not best.has_row_names) and _begin_with_row_names(lines, rows, width)
+    if is_finer and len(rows) > 2 and (is_even or has_row_names):
         decisions["delimiter"] = f"spaces, which cut each line into {width} cells"
         return WHITESPACE
     if best is None:
@@ -338,6 +344,19 @@ def find_delimiter(lines: Sequence[str], decisions: dict[str, str]) -> str:
         name = _DELIMITERS[best.delimiter]
         decisions["delimiter"] = f"{name}, which cuts {best.share:.0%} of the lines into {best.width} cells"
     return best.delimiter
+
+
+def _begin_with_row_names(lines: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> bool:
+    """Return whether all lines but the first have ``width`` cells between spaces, of which the first names the row.
+
+    So writes R. The first line has the names of the other columns, or is a title of as many words: the first cells must
+    be in quotes, different texts, or 1, 2, 3, ...
+    """
+    if len(rows[0]) != width - 1 or any(len(row) != width for row in rows[1:]):
+        return False
+    is_quoted = all(line.lstrip().startswith('"') for line in lines[:1000] if line.strip())
+    is_counted = _are_row_names([row[0] for row in rows[1:]])
+    return is_quoted or is_counted if width > 2 else is_quoted and is_counted
 
 
 def _cut(text: str, delimiter: str) -> _Cut | None:
