@@ -464,6 +464,23 @@ def test_a_title_above_the_names_is_skipped_and_told(case: str, end: str, tmp_pa
     assert reader.report.decisions["title"].endswith(" above the table skipped")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("gap", ["", "\n"])
+@pytest.mark.parametrize("last", ["", ","])
+def test_lines_of_several_cells_above_years_are_skipped(last: str, gap: str, end: str, tmp_path: Path) -> None:
+    """As in the downloads of the World Bank."""
+    names = ["Country Name", "Code", "2000", "2001", "2002"]
+    above = f'"Data Source","WDI"{last}\n{gap}"Last Updated","2024-05-30"{last}\n{gap}'
+    rows = "".join(f'"C{i}","K{i}","","{i * 1.5}","{i * 2.5}"{last}\n' for i in range(40))
+    part, reader = read_text(
+        tmp_path, (above + ",".join(map('"{}"'.format, names)) + last + "\n" + rows).replace("\n", end)
+    )
+    assert reader.features == ("2001", "2002")
+    np.testing.assert_array_equal(part.X[:, 0], np.arange(40) * 1.5)
+    assert part.ids is not None
+    assert reader.report.decisions["title"] == "'Data Source WDI' and 1 more rows above the table skipped"
+
+
 def test_a_title_above_rows_without_names(tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, "Export 2024\n1.5,2,7\n3.5,4,8\n3.5,5,9\n")
     np.testing.assert_array_equal(part.X, [[1.5, 2, 7], [3.5, 4, 8], [3.5, 5, 9]])

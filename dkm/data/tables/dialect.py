@@ -408,16 +408,21 @@ def _count_titles(rows: Sequence[Sequence[str]], n_narrow: int, width: int, mark
 
 
 def _has_names(first: Sequence[str], rest: Sequence[Sequence[str]], marks: Marks) -> bool:
-    """Return whether a row has a text above numbers, and no number above numbers."""
+    """Return whether a row has a text above numbers, and no number above numbers but years that are names."""
+    decimal, thousands = marks.decimal or ".", marks.thousands or ""
+    numbers = [i for i, cell in enumerate(first) if is_number(cell, decimal, thousands)]
+    has_years = _are_years(numbers, first, rest) is True
     n_texts = 0
     for i, cell in enumerate(first):
         values = [row[i] for row in rest if i < len(row) and not is_missing(row[i])]
-        n_numbers = sum(is_number(value, marks.decimal or ".", marks.thousands or "") for value in values)
+        n_numbers = sum(is_number(value, decimal, thousands) for value in values)
         if values and n_numbers >= 0.8 * len(values):
-            if is_number(cell, marks.decimal or ".", marks.thousands or ""):
-                return False
+            if i in numbers:
+                if not has_years:
+                    return False
+                continue
             n_texts += not is_missing(cell) and cell.strip() not in MISSING_MARKS
-    return n_texts > 0
+    return n_texts > 0 or has_years
 
 
 def _are_row_names(cells: Sequence[str]) -> bool:
