@@ -481,6 +481,16 @@ def test_lines_of_several_cells_above_years_are_skipped(last: str, gap: str, end
     assert reader.report.decisions["title"] == "'Data Source WDI' and 1 more rows above the table skipped"
 
 
+def test_delimiters_too_many_at_the_end_of_the_names_are_no_columns(tmp_path: Path) -> None:
+    for last in (",", ",,", ", ,"):
+        part, reader = read_text(tmp_path, f"a,b,c{last}\n" + ROWS)
+        assert reader.features == ("a", "b", "c")
+        np.testing.assert_array_equal(part.X, B)
+    assert read_text(tmp_path, "Export 2024\na,b,c,\n" + ROWS)[1].features == ("a", "b", "c")
+    with pytest.raises(UserError, match="a row of 3 cells"):
+        read_text(tmp_path, "a,b,c,d\n" + ROWS)
+
+
 def test_a_title_above_rows_without_names(tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, "Export 2024\n1.5,2,7\n3.5,4,8\n3.5,5,9\n")
     np.testing.assert_array_equal(part.X, [[1.5, 2, 7], [3.5, 4, 8], [3.5, 5, 9]])

@@ -138,7 +138,7 @@ def find_dialect(head: bytes, source: str, given: Given, known: Known | None = N
         more = f" and {n_titles - 1} more rows" if n_titles > 1 else ""
         decisions["title"] = f"{shown!r}{more} above the table skipped"
         rows = rows[n_titles:]
-        header_lines = rows[0]
+    header_lines = rows[0] = _without_end(rows[0], width)
     has_row_names = len(rows) > 1 and len(header_lines) == width - 1
     if has_row_names:
         has_header = True
@@ -405,6 +405,11 @@ def _count_titles(rows: Sequence[Sequence[str]], n_narrow: int, width: int, mark
         titles = titles[:-1]
     is_text = all(len(row) == 1 and re.search(r"[^\W\d]", row[0]) is not None for row in titles)
     return len(titles) if is_text else 0
+
+
+def _without_end(cells: list[str], width: int) -> list[str]:
+    """Return the cells without empty ones after the first ``width``: delimiters too many at the end of the names."""
+    return cells if any(cell.strip() for cell in cells[width:]) else cells[:width]
 
 
 def _has_names(first: Sequence[str], rest: Sequence[Sequence[str]], marks: Marks) -> bool:
