@@ -248,6 +248,108 @@ def test_spaces_around_names_are_no_part_of_them(tmp_path: Path) -> None:
     assert reader.features == ("a", "c")
 
 
+# --- a second row of names --------------------------------------------------------------------------------------------
+
+SURVEY = 'day,Q1,Q2,Q3\n"Date of\nthe call","How old are you?","Do you smoke?",1. How happy?\n'
+ANSWERS = "".join(f"2024-03-{1 + i % 28:02d},{18 + 7 * i % 60},{'yn'[i % 2]},{i % 7}\n" for i in range(60))
+UNITS = "".join(f"{i}.5,{20 + i % 7},{1000 + i % 9},{'xy'[i % 2]}\n" for i in range(60))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("above", "rows", "n_lines"),
+    [
+        (SURVEY, ANSWERS, 1),
+        (SURVEY + ",".join(['"{""ImportId"":""QID1""}"'] * 4) + "\n", ANSWERS, 2),
+        ("time,temp,press,site\ns,degC,hPa,\n", UNITS, 1),
+        ("Export 2024\ntime,temp,press,site\ns,%,,-\n", UNITS, 1),
+    ],
+)
+def test_a_second_row_of_names_is_skipped_and_told(
+    above: str, rows: str, n_lines: int, end: str, tmp_path: Path
+) -> None:
+    part, reader = read_text(tmp_path, (above + rows).replace("\n", end))
+    assert len(part.X) == reader.n_rows == 60
+    assert reader.filled is None
+    assert "means missing" not in str(reader.report.columns)
+    told = reader.report.decisions["second header row"]
+    assert told.endswith(
+        f"and {n_lines - 1} more rows below the names skipped" if n_lines > 1 else "below the names skipped"
+    )
+
+
+def multi_index(**names: Any) -> pd.DataFrame:
+    columns = pd.MultiIndex.from_product([["height", "weight"], ["mean", "std"]], names=names.get("columns"))
+    index = pd.Index([f"g{i}" for i in range(20)], name=names.get("index"))
+    return pd.DataFrame(RNG.normal(size=(20, 4)).round(3), index, columns)
+
+
+@pytest.mark.parametrize("names", [{}, {"index": "group"}, {"index": "group", "columns": ["what", "how"]}])
+def test_two_rows_of_names_that_pandas_wrote_are_joined(names: dict[str, Any], tmp_path: Path) -> None:
+    frame = multi_index(**names)
+    part, reader = read_text(tmp_path, frame.to_csv())
+    features = ("height / mean", "height / std", "weight / mean", "weight / std")
+    assert reader.features == features
+    np.testing.assert_array_equal(part.X, frame)
+    assert reader.report.columns[0]["name"] == names.get("index", "Unnamed: 0")
+    assert part.ids is not None
+    assert part.ids.tolist() == list(frame.index)
+    assert reader.report.decisions["second header row"] == "joined to the names, as in 'height / mean'"
+    assert read_text(tmp_path, frame.to_csv(index=False))[1].features == features
+    frame.index = pd.MultiIndex.from_product([["x", "y"], range(10)], names=["set", "run"])
+    part, reader = read_text(tmp_path, frame.to_csv())
+    np.testing.assert_array_equal(part.X[:, -4:], frame)
+    assert [column["name"] for column in reader.report.columns] == ["set", "run", *features]
+    frame = frame.set_axis(pd.RangeIndex(20, name=names.get("index")), axis=0)
+    frame.columns = pd.MultiIndex.from_product([["height", "weight"], [1990, 2000]], names=names.get("columns"))
+    part, reader = read_text(tmp_path, frame.to_csv())
+    assert reader.features[-4:] == ("height / 1990", "height / 2000", "weight / 1990", "weight / 2000")
+    np.testing.assert_array_equal(part.X[:, -4:], frame)
+    assert reader.report.columns[0]["name"] == names.get("index", "Unnamed: 0")
+
+
+def test_the_name_of_a_group_of_columns_stands_above_the_first_of_them(tmp_path: Path) -> None:
+    _, reader = read_text(
+        tmp_path, ",before,,after\nname,x,y,x\n" + "".join(f"r{i},{row}\n" for i, row in enumerate(ROWS.split()))
+    )
+    assert reader.features == ("before / x", "before / y", "after / x")
+    assert reader.report.columns[0]["name"] == "name"
+
+
+def test_names_that_a_second_row_does_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    for second in ("kg,kg,m", "1.5,2,3"):
+        with pytest.raises(UserError, match="two columns are called a; expected different names"):
+            read_text(tmp_path, f"a,a,b\n{second}\n" + ROWS)
+
+
+def test_a_first_row_of_data_is_no_second_row_of_names(tmp_path: Path) -> None:
+    for first in (
+        "inf,n.a.,1,x",
+        "<0.5,5 kg,1,x",
+        "unknown,failed,1,x",
+        "a,b,1,z",
+        "low,3,1,z",
+        "2024-01-01,2024-01-01,1,z",
+    ):
+        decisions = dialect("p,q,r,s\n" + first + "\n" + UNITS).decisions
+        assert "second header row" not in decisions, first
+    assert "second header row" not in dialect("p,q,r,s\nkg,m,s,z\n" + UNITS, header=False).decisions
+
+
+def test_a_prediction_skips_a_second_row_of_names_where_it_is(tmp_path: Path) -> None:
+    above = "time,temp,press,site\ns,degC,hPa,\n"
+    X, reader = predicted(tmp_path, above + UNITS, above + "0.5,1,2,x\n")
+    assert [row[:3] for row in X] == [[0.5, 1, 2]]
+    assert "second header row: 's, degC, hPa' below the names skipped" in reader.report.prediction_remarks()
+    X, reader = predicted(tmp_path, above + UNITS, "temp,time,press,site\n1,0.5,2,x\n3,1.5,4,x\n")
+    assert [row[:3] for row in X] == [[0.5, 1, 2], [1.5, 3, 4]]
+    frame = multi_index(index="group")
+    joined = frame.set_axis([" / ".join(names) for names in frame.columns], axis=1)
+    for text in (frame.to_csv(), joined.to_csv(), frame.head(1).to_csv()):
+        X, _ = predicted(tmp_path, frame.to_csv(), text)
+        assert frame.to_numpy()[: len(X)].tolist() == X
+
+
 # --- notation ---------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dkm.data.tables.notation import MISSING_MARKS, Known, Marks, find_marks, is_missing, is_number, to_number
+from dkm.data.tables.second_header import SecondHeader, find_second_header
 from dkm.errors import UserError, input_error
 
 # Bytes of the file that decide.
@@ -40,6 +41,8 @@ _SAMPLE_ROWS, _SAMPLE_CELLS, _LEAST_ROWS = 2000, 20_000, 200
 _MOST_COLUMNS = 100_000
 # Cells that decide between delimiters which cut equally well.
 _MAX_COMPARED_CELLS = 2000
+# Rows of data above which a row may go with the names.
+_LEAST_BELOW = 3
 # Integers below so many decimal commas may count the rows by accident.
 _LEAST_COUNTED = 10
 _YEARS = range(1800, 2101)
@@ -140,24 +143,29 @@ def find_dialect(head: bytes, source: str, given: Given, known: Known | None = N
         rows = rows[n_titles:]
     header_lines = rows[0] = _without_end(rows[0], width)
     has_row_names = len(rows) > 1 and len(header_lines) == width - 1
+    first = ["", *header_lines] if has_row_names else header_lines
+    second = SecondHeader(0, first)
+    if given.header is not False:
+        n_least = 1 if known.names else _LEAST_BELOW
+        second = find_second_header(first, rows[1:], Marks(decimal, thousands), n_least, decisions)
+    names = _names(second.names)
     if has_row_names:
         has_header = True
         decisions["header"] = "the first row, which has one name less than the other rows have cells: row names"
-    elif given.header is None and known.names and known.names <= set(_names(header_lines, has_row_names=False)):
+    elif given.header is None and (second.n_rows or (known.names and known.names <= set(names))):
         has_header = True
     else:
         has_header = _has_header(rows, decimal, thousands, given.header, source, decisions)
-    names = _names(header_lines, has_row_names) if has_header else tuple(map(str, range(width)))
-    n_header = _count_lines(lines, delimiter, n_titles + has_header)
+    n_header = has_header + second.n_rows
     return Dialect(
         encoding,
         delimiter,
         decimal,
         thousands,
-        n_preamble + n_header,
+        n_preamble + _count_lines(lines, delimiter, n_titles + n_header),
         has_header,
-        names,
-        rows[1:] if has_header else rows,
+        names if has_header else tuple(map(str, range(width))),
+        rows[n_header:],
         decisions,
     )
 
@@ -619,11 +627,9 @@ def _ambiguous_header_error(source: str, first: Sequence[str], why: str) -> User
     return input_error(source, found, "one reading", "set data.header=true or data.header=false")
 
 
-def _names(cells: Sequence[str], has_row_names: bool) -> tuple[str, ...]:
+def _names(cells: Sequence[str]) -> tuple[str, ...]:
     """Return the names without the spaces around them; a column without a name is called by its number."""
     names = [" ".join(cell.split()) for cell in cells]
-    if has_row_names:
-        names = ["", *names]
     used = set(names)
     return tuple(name or _unused(f"Unnamed: {i}", used) for i, name in enumerate(names))
 
