@@ -510,6 +510,25 @@ def test_a_table_of_many_columns_is_read_in_time_that_is_linear_in_them(tmp_path
     assert time.process_time() - start_s < 10
 
 
+def test_the_names_of_all_columns_are_not_listed_for_each_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list for each of 20,000 columns took minutes."""
+    n_lists = 0
+
+    def column_names(rows: table_rows.Rows) -> list[str]:
+        nonlocal n_lists
+        n_lists += 1
+        return list(rows._schema.names)
+
+    monkeypatch.setattr(table_rows.Rows, "column_names", property(column_names))
+    names = ",".join(f"g{i}" for i in range(90))
+    read_text(
+        tmp_path, names + "\n" + "".join(",".join([f"{i}.5", f"{7 * i}.5", f"{i * i}"] * 30) + "\n" for i in range(30))
+    )
+    assert 0 < n_lists < 5
+
+
 def test_the_delimiter_of_a_decimal_comma_table_is_decided_by_the_header() -> None:
     assert dialect("a;b;c\n1,5;2,5;3\n4,5;5,5;6\n").delimiter == ";"
 

@@ -236,8 +236,9 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes) -> Inferred:
     """
     inferred = Inferred([])
     sentinels = {} if wishes.is_strict else _find_sentinels(rows, wishes)
+    there = set(rows.column_names)
     for name in names:
-        with kinds.named_column(name, rows.type_of(name) if name in rows.column_names else pa.null()):
+        with kinds.named_column(name, rows.type_of(name) if name in there else pa.null()):
             inferred.columns.append(_infer_column(name, rows, wishes, sentinels.get(name, []), inferred.odd))
     if not wishes.is_strict:
         _choose_id(inferred, rows, wishes)
