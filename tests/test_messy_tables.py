@@ -7,6 +7,9 @@ import gzip
 import io
 import json
 import lzma
+import re
+import shlex
+import subprocess
 import time
 import zipfile
 from collections.abc import Callable
@@ -23,9 +26,10 @@ import pytest
 import torch
 
 from dkm import predict, train
-from dkm.config.data import CsvData, FeatherData, ParquetData
+from dkm.config.data import CsvData, FeatherData, NpzData, ParquetData
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.raw import RawData
+from dkm.data.recognition import recognize
 from dkm.data.tables import rows as table_rows
 from dkm.data.tables.dialect import Dialect, Given, find_dialect
 from dkm.data.tables.plan import TablePlan
@@ -486,6 +490,49 @@ def test_an_excel_workbook_is_named(tmp_path: Path) -> None:
         book.writestr("[Content_Types].xml", "<x/>")
     with pytest.raises(UserError, match="an Excel workbook; expected a CSV file; save its sheet as CSV"):
         TableReader(CsvData(path=str(tmp_path / "book.xlsx"))).read()
+
+
+LIBSVM = "# made by hand\n" + "".join(
+    f"{'+-'[i % 2]}1 1:{a} {'' if i % 3 else f'2:{b} '}3:{c}\n" for i, (a, b, c) in enumerate(B)
+)
+ARFF = "% by hand\n\n@RELATION 'my table'\n@attribute a real\n@attribute c {x,y}\n@data\n" + "".join(
+    f"{a},{'xy?'[i % 3]}\n" for i, (a, _, _) in enumerate(B)
+)
+
+
+def run_remedy(message: str) -> list[str]:
+    """Run the command of a remedy, and return the settings that it names."""
+    settings, command = re.search(r"convert it, and set (.*?): (\S+ -c .*)", message).groups()  # type: ignore[union-attr]
+    subprocess.run(shlex.split(command), check=True)
+    return shlex.split(settings)
+
+
+def test_a_libsvm_file_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"t.csv: the LIBSVM \(SVMlight\) format, a label and pairs of index") as raised:
+        read_text(tmp_path, LIBSVM)
+    file = tmp_path / "t.csv"
+    assert run_remedy(str(raised.value)) == ["data=npz", f"data.path={file}.npz", f"data.labels={file}.labels.npy"]
+    data = load_dataset(NpzData(path=f"{file}.npz", labels=f"{file}.labels.npy", scaling="none"))
+    np.testing.assert_array_equal(data.X[torch.arange(60)][:, [0, 2]].numpy(), B[:, [0, 2]].astype(np.float32))
+    assert recognize(str(file)).option == "csv"
+    (tmp_path / "t.txt").write_text(LIBSVM, encoding="utf-8")
+    assert recognize(str(tmp_path / "t.txt")).option == "csv"
+    times = "".join(f"{i + 5} {7 + i % 3}:{i:02d} {15 + i % 3}:{59 - i:02d}\n" for i in range(50))
+    assert dialect(times).delimiter == "\0"
+
+
+def test_an_arff_file_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"t.csv: the ARFF format of Weka; expected a table as text") as raised:
+        read_text(tmp_path, ARFF)
+    file = tmp_path / "t.csv"
+    assert run_remedy(str(raised.value)) == ["data=csv", f"data.path={file}.csv"]
+    part = TableReader(CsvData(path=f"{file}.csv")).read()
+    assert part.features == ("a", "c=x", "c=y")
+    np.testing.assert_array_equal(part.X[:, 0], B[:, 0])
+    assert recognize(str(file)).option == "csv"
+    (tmp_path / "t.arff.gz").write_bytes(gzip.compress(ARFF.encode()))
+    with pytest.raises(UserError, match=r"the ARFF format of Weka, compressed; expected .*; unpack it, and name the"):
+        TableReader(CsvData(path=str(tmp_path / "t.arff.gz")))
 
 
 @pytest.mark.parametrize(("text", "delimiter"), [(";\n\n", None), ('"\n', None), ('"\n', "space"), (",,\n,,\n", None)])

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from dkm.config.data import DATASETS
 from dkm.config.values import absolute, scheme_of
 from dkm.data.tables.dialect import split_at_spaces
+from dkm.data.tables.formats import is_arff, is_libsvm
 from dkm.data.tables.notation import is_missing, is_number
 from dkm.errors import UserError, input_error, reason
 from dkm.runtime.remote import local_name
@@ -227,6 +228,8 @@ def _recognize_text(path: str, place: Path, head: bytes, options: Sequence[str])
     lines = [] if is_zip else _lines(_decompress(head))
     if "text" in options and lines and is_json_object(lines[0]):
         return Recognized("text", "by its content, JSON lines")
+    if "csv" in options and (is_libsvm(lines) or is_arff(lines)):
+        return Recognized("csv", "by its content")  # whose reader names the format, and what converts it
     rows = _cells(lines)
     if "image_list" in options and (column := _column_of_images(rows, place.parent)) is not None:
         n_numbers = sum(_is_numeric(values) for k, values in enumerate(_columns(rows[1:])) if k != column)

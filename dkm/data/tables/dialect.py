@@ -16,8 +16,10 @@ import re
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+from dkm.data.tables.formats import check_format
 from dkm.data.tables.notation import MISSING_MARKS, Known, Marks, find_marks, is_missing, is_number, to_number
 from dkm.data.tables.second_header import SecondHeader, find_second_header
 from dkm.errors import UserError, input_error
@@ -76,7 +78,15 @@ class Given:
     header: bool | None = None
 
 
-def find_dialect(head: bytes, source: str, given: Given, known: Known | None = None, *, is_whole: bool) -> Dialect:
+def find_dialect(
+    head: bytes,
+    source: str,
+    given: Given,
+    known: Known | None = None,
+    *,
+    path: Path = Path("FILE"),
+    is_whole: bool,
+) -> Dialect:
     """Return how the file that begins with ``head`` is written.
 
     Parameters
@@ -88,6 +98,8 @@ def find_dialect(head: bytes, source: str, given: Given, known: Known | None = N
     given : Given
     known : Known, optional
         What other data settle where this file does not.
+    path : Path
+        The file, for messages.
     is_whole : bool
         Whether ``head`` is the whole file.
 
@@ -107,6 +119,8 @@ def find_dialect(head: bytes, source: str, given: Given, known: Known | None = N
         raise input_error(source, "no rows", "one row or more", "check how the file was written")
     if re.match(r"\s*[\[{]\s*[\"{\[]", lines[0]) and given.delimiter is None:
         raise input_error(source, "JSON", "a table as text (CSV, TSV)", "convert it, for example with pandas' to_csv")
+    if given.delimiter is None:
+        check_format(lines, path, source)
     delimiter = given.delimiter or delimiter or find_delimiter(lines, decisions)
     if delimiter == WHITESPACE:
         rows = [cells for line in lines[: _SAMPLE_ROWS + 1] if (cells := split_at_spaces(line))]

@@ -294,7 +294,7 @@ class TextSource:
         with open_unpacked(path, self._source, self._limit) as file:
             head = file.read(HEAD_BYTES)
         source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
-        return find_dialect(head, source, given, known, is_whole=len(head) < HEAD_BYTES)
+        return find_dialect(head, source, given, known, path=path, is_whole=len(head) < HEAD_BYTES)
 
     def _type_of(self, place: int) -> pa.DataType:
         """Return the type of the column at a place by the first rows: int64, float64, or string."""
