@@ -649,6 +649,23 @@ def test_lines_of_several_cells_above_years_are_skipped(last: str, gap: str, end
     assert reader.report.decisions["title"] == "'Data Source WDI' and 1 more rows above the table skipped"
 
 
+def test_lines_above_the_names_may_be_filled_up_with_delimiters(tmp_path: Path) -> None:
+    """As a spreadsheet saves a download."""
+    above = "Data Source,WDI,,,\nLast Updated,2024-05-30,,,\n"
+    for names in ("Country,Code,2000,2001,2002", "Country,Code,p,q,r"):
+        rows = "".join(f"C{i},K{i},{i}.5,{i * 1.5},{i * 2.5}\n" for i in range(40))
+        part, reader = read_text(tmp_path, f"{above}{names}\n{rows}")
+        assert reader.features == tuple(names.split(",")[2:])
+        assert len(part.X) == 40
+        assert reader.report.decisions["title"] == "'Data Source WDI' and 1 more rows above the table skipped"
+    part, _ = read_text(tmp_path, "1,2,,,\n" + "".join(f"{i}.5,{i},3,{i * 1.5},{i * 2.5}\n" for i in range(40)))
+    assert len(part.X) == 41
+    _, reader = read_text(
+        tmp_path, "a,b,,,\n" + "".join(f"{i}.5,{7 * i},3,{i * 1.5},{i * 2.5}\n" for i in range(40)), header=True
+    )
+    assert reader.features[:2] == ("a", "b")
+
+
 def test_delimiters_too_many_at_the_end_of_the_names_are_no_columns(tmp_path: Path) -> None:
     for last in (",", ",,", ", ,"):
         part, reader = read_text(tmp_path, f"a,b,c{last}\n" + ROWS)

@@ -45,6 +45,8 @@ _MOST_COLUMNS = 100_000
 _MAX_COMPARED_CELLS = 2000
 # Rows of data above which a row may go with the names.
 _LEAST_BELOW = 3
+# Cells of a line above the names that delimiters fill up.
+_MOST_TITLES = 3
 # Integers below so many decimal commas may count the rows by accident.
 _LEAST_COUNTED = 10
 _YEARS = range(1800, 2101)
@@ -411,7 +413,9 @@ def _is_one_column(lines: Sequence[str]) -> bool:
 
 def _is_narrow(row: Sequence[str], width: int) -> bool:
     """Return whether a row has fewer cells than others: a title, also with delimiters after it, or names of columns."""
-    return len(row) < width or (width > 2 and bool(row[0].strip()) and not any(cell.strip() for cell in row[1:]))
+    n = next((n for n in range(len(row), 0, -1) if row[n - 1].strip()), 0)  # cells up to the last that is not empty
+    is_filled_up = 0 < n <= _MOST_TITLES and 2 * n <= width and all(cell.strip() for cell in row[:n])
+    return len(row) < width or is_filled_up or (n == 1 and width > 2)
 
 
 def _count_titles(rows: Sequence[Sequence[str]], n_narrow: int, width: int, marks: Marks) -> int:
