@@ -1,11 +1,14 @@
 # Short names for the scripts, which do the work.
-.PHONY: train test slow lowest results docs
+.PHONY: train test thorough slow lowest results docs
 
 train:
 	./scripts/train.sh $(ARGS)
 
 test:
 	./scripts/test.sh $(ARGS)
+
+thorough:
+	./scripts/test.sh -m thorough $(ARGS)
 
 slow:
 	./scripts/test.sh -m slow $(ARGS)

@@ -226,7 +226,7 @@ def run_tests(checkout: Path, tests: Sequence[str], timeout_s: float | None) -> 
         "PYTHONDONTWRITEBYTECODE": "1",  # two mutants of one size within a second would share their bytecode
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     start_s = time.perf_counter()
     process = subprocess.Popen(command, cwd=checkout, env=environment, start_new_session=True, **quiet)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks everything: ./scripts/test.sh [pytest arguments], for instance ./scripts/test.sh -k kmeans, or -m slow
+# Checks everything: ./scripts/test.sh [pytest arguments], for instance ./scripts/test.sh -k kmeans, or -m thorough, or -m slow
 # Makes .venv (or $DKM_VENV) on first use. Tests with real data run if DKM_DATA_ROOT is set.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

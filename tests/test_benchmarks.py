@@ -103,6 +103,7 @@ def run_quickly(name: str, path: Path, *options: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.thorough
 def test_benchmark_loss(tmp_path: Path) -> None:
     found = run_quickly("benchmark_loss", tmp_path / "loss.json", "--large")
     assert found["sizes"][0]["ratio"].keys() == {"repeat/dkm", "broadcast/dkm", "cdist/dkm", "dkm/product"}
@@ -127,6 +128,7 @@ def test_a_form_that_would_need_too_much_memory_is_left_out(monkeypatch: pytest.
     assert row["ratio"].keys() == {"cdist/dkm", "dkm/product"}
 
 
+@pytest.mark.thorough
 def test_benchmark_epoch(tmp_path: Path) -> None:
     found = run_quickly("benchmark_epoch", tmp_path / "epoch.json")
     assert [row["epoch"] for row in found["epochs"]] == ["pretrain", "joint"]
@@ -138,6 +140,7 @@ def test_benchmark_step(tmp_path: Path) -> None:
     assert found["precision"][0]["ratio"].keys() == {"bf16/fp32"}
 
 
+@pytest.mark.thorough
 def test_benchmark_predict(tmp_path: Path) -> None:
     found = run_quickly("benchmark_predict", tmp_path / "predict.json")
     works = ["encoder", "k=10", "k=100", "k=1000", "command", "command uint8"]

@@ -94,10 +94,12 @@ def open_all(page: Any) -> None:
 
 
 @tab("custom_scalars")
+@pytest.mark.thorough
 def test_every_chart_of_the_layout_has_its_curves(opened: Any) -> None:
     expect_charts(opened, has_labels=True)
 
 
+@pytest.mark.thorough
 def test_without_labels_every_chart_has_its_curves_too(page: Any, unlabeled: str) -> None:
     page.goto("about:blank")
     page.goto(f"{unlabeled}#custom_scalars")
@@ -118,6 +120,7 @@ def expect_charts(page: Any, *, has_labels: bool) -> None:
 
 
 @tab("scalars")
+@pytest.mark.thorough
 def test_the_curves_of_both_phases_are_listed(opened: Any) -> None:
     open_all(opened)
     for tag in ("baseline/kmeans_raw/acc", "joint/clusters/label_change", "pretrain/loss/reconstruction"):
@@ -141,6 +144,7 @@ def test_the_sizes_of_the_clusters_are_drawn(opened: Any) -> None:
 
 
 @tab("projector")
+@pytest.mark.thorough
 def test_the_projector_has_points_centroids_and_columns(opened: Any) -> None:
     projector = opened.frame_locator("iframe").frame_locator("iframe")
     projector.locator("canvas").first.wait_for()

@@ -57,6 +57,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_filling_the_cache_changes_nothing(cache: Path, tmp_path: Path) -> None:
     assert start([], tmp_path / "without").code == 0
     assert_same(cache.parent / "first", tmp_path / "without")
@@ -131,6 +132,7 @@ def test_a_folder_that_cannot_be_written_to_is_only_a_warning(cache: Path, tmp_p
     assert_same(tmp_path / "run", cache.parent / "first")
 
 
+@pytest.mark.thorough
 def test_two_processes_share_what_two_have_pretrained(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     for name in ("first", "second"):

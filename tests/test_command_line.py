@@ -123,6 +123,7 @@ QUICK = [
 
 
 @pytest.mark.usefixtures("quick_search")
+@pytest.mark.thorough
 def test_a_table_is_clustered_by_its_name_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train._main(["customers.csv", "exclude=class", "output=run", *QUICK]) == 0
     assert capsys.readouterr().err.startswith(f"customers.csv: data=csv, by its name{FOUND}\n")

@@ -30,6 +30,7 @@ done
 @pytest.mark.skipif(
     shutil.which("bash") is None or not (BIN / "dkm-train").exists(), reason="no bash, or not installed"
 )
+@pytest.mark.thorough
 def test_groups_keys_and_experiments_are_completed() -> None:
     (install,) = re.findall(r"`(eval \"\$\(dkm-train -sc install=bash\)\")`", pages.read("docs/reference/options.md"))
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}

@@ -92,6 +92,7 @@ def test_a_schema_of_the_caller_is_not_taken_for_ours(monkeypatch: pytest.Monkey
     assert compose(parse(["optimizer=adam"])).config.optimizer.name == "adam"
 
 
+@pytest.mark.thorough
 def test_threads_get_the_config_that_each_asked_for() -> None:
     with ThreadPoolExecutor(4) as pool:
         seeds = list(pool.map(lambda seed: compose(parse([f"seed={seed}"])).config.seed, range(24)))

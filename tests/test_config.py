@@ -373,6 +373,7 @@ def test_the_files_of_encoders_are_absolute_and_names_stay(
     assert getattr(config.data, key) == (str(tmp_path / value) if is_path else value)
 
 
+@pytest.mark.thorough
 def test_a_sweep_makes_one_run_for_each_seed(start: Start, images: Path) -> None:
     tiny = ["recipe=classic", "model.hidden=[8]", "pretrain.epochs=1", "joint.epochs=1", *QUIET]
     tiny += ["data.labels=y", f"data.path={images}"]
@@ -408,6 +409,7 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.thorough
 def test_a_flag_that_asks_is_answered_and_nothing_is_written(flags: str, start: Start) -> None:
     done = start(*flags.split())
     assert (done.code, done.err) == (0, "")

@@ -175,6 +175,7 @@ class NoisyLoss(nn.Module):
 """
 
 
+@pytest.mark.thorough
 def test_a_clustering_loss_that_draws_draws_from_the_seed(here: Path, run: Run) -> None:
     (here / "mine.py").write_text(NOISY_LOSS)
     words = ["data=blobs", "clustering=custom", "clustering.class=mine.NoisyLoss", *QUICK, "threads=1"]
@@ -197,6 +198,7 @@ def test_the_commands_of_the_page_train(here: Path, run: Run) -> None:
         assert json.loads((here / f"run{number}" / "manifest.json").read_text())["status"] == "completed"
 
 
+@pytest.mark.thorough
 def test_a_plugin_adds_options_that_are_chosen_like_any_other(here: Path, run: Run) -> None:
     words = ["plugins=[my_plugin]", "data=rings", "data.noise=0.01", "model=shallow", "clustering=median"]
     quick = [word for word in QUICK if not word.startswith(("data.", "log.figures"))]
@@ -223,6 +225,7 @@ def test_a_score_of_a_plugin_is_compared_in_its_own_direction(here: Path) -> Non
     assert [group.scores["largest_share"].mean for group in groups] == [0.5, 0.75]  # the plugin says: low is good
 
 
+@pytest.mark.thorough
 def test_a_number_of_clusters_is_searched_with_code_of_the_users_own(here: Path) -> None:
     words = ["plugins=[my_plugin]", "data=rings", "model=custom", "model.class=mine.MyAutoencoder", "recipe=classic"]
     quick = [word for word in QUICK if not word.startswith(("data.", "clustering.n_clusters", "hydra"))]
@@ -282,6 +285,7 @@ def test_help_shows_the_settings_of_a_plugin(here: Path) -> None:
     assert "  data.noise=0.05" in text
 
 
+@pytest.mark.thorough
 def test_a_run_with_a_class_is_resumed_repeated_and_used_when_the_command_line_names_it(here: Path, run: Run) -> None:
     named = "model.class=mine.MyAutoencoder"
     words = ["data=blobs", *CLASSES["model"], *QUICK]
@@ -339,6 +343,7 @@ EVIL = {
 
 
 @pytest.mark.parametrize("key", EVIL)
+@pytest.mark.thorough
 def test_code_that_a_run_directory_names_is_not_imported(key: str, here: Path, run: Run) -> None:
     folder = planted(here, run, {key: EVIL[key]})
     value = "[evil]" if key == "plugins" else "evil.Class"

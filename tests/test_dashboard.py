@@ -66,6 +66,7 @@ def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["run", "unlabeled"])
+@pytest.mark.thorough
 def test_every_curve_of_every_chart_is_there(name: str, request: pytest.FixtureRequest) -> None:
     tags = events_of(request.getfixturevalue(name)).Tags()["scalars"]
     for charts in layout(has_labels=name == "run").values():
@@ -190,6 +191,7 @@ def test_a_run_that_fails_tells_its_warnings_and_a_resumed_one_those_of_before(
     assert len(warnings) == 2  # the other one is of its clusters
 
 
+@pytest.mark.thorough
 def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[Any] = []
     drawn = contingency_map

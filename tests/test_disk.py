@@ -143,6 +143,7 @@ def test_labels_from_a_file_score_a_run_from_disk(reference: Path) -> None:
     assert result_of(reference)["ari"] == metrics.adjusted_rand_index(y, labels)
 
 
+@pytest.mark.thorough
 def test_a_run_from_disk_draws_its_figures(folder: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shown = ["log.figures=true", "log.report=true", "log.tensorboard=true"]

@@ -41,6 +41,7 @@ def test_a_full_disk_ends_a_run_with_one_line(n_bytes: int, before: str, tmp_pat
     assert re.fullmatch(rf"{before}error: \S+: File too large; .+\n", finished.err), finished.err
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_without_events_that_cannot_be_written(tmp_path: Path) -> None:
     finished = train_with_limit(150_000, tmp_path)
     assert finished.code == 0, finished.err
@@ -90,6 +91,7 @@ def test_a_line_of_the_log_that_cannot_be_written_is_told_at_the_end(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], WORDS])
+@pytest.mark.thorough
 def test_output_that_cannot_be_written_is_told_in_one_line(words: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dkm.train", *words]
     if words is WORDS:

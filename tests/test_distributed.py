@@ -129,6 +129,7 @@ def assert_equal(run: Path, reference: Path, rel: float = 1e-4, smallest: float 
 # --- the same numbers ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_two_ranks_write_the_run_that_one_writes(reference: Path, several: tuple[Path, list[Finished]]) -> None:
     run, _ = several
     assert_equal(run, reference)
@@ -197,6 +198,7 @@ USUAL = (
 
 
 @pytest.mark.parametrize("way", [way if way in USUAL else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
+@pytest.mark.thorough
 def test_two_ranks_equal_one_with(way: str, overrides: list[str], tmp_path: Path) -> None:
     words = [w for w in overrides if way != "a convolution" or not w.startswith("model.")] + WAYS[way]
     one, two = both_ways(words, tmp_path)
@@ -218,6 +220,7 @@ def both_ways(words: Sequence[str], tmp_path: Path) -> tuple[Path, Path]:
     return one, two
 
 
+@pytest.mark.thorough
 def test_two_ranks_equal_one_in_bf16(overrides: list[str], tmp_path: Path) -> None:
     """Gradients of a bf16 layer are rounded to 8 bits before they are added, so by a share other than by a batch.
 
@@ -237,6 +240,7 @@ def test_two_ranks_equal_one_in_bf16(overrides: list[str], tmp_path: Path) -> No
         pytest.param("a folder of shards in memory", marks=pytest.mark.slow),  # an array as any other
     ],
 )
+@pytest.mark.thorough
 def test_two_ranks_equal_one_with_data_from(where: str, images: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     X, y = images
     path, labels = tmp_path / "x.npy", tmp_path / "y.npy"
@@ -265,6 +269,7 @@ def test_three_ranks_equal_one(overrides: list[str], reference: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("count", [3, PRETRAIN_EPOCHS * N_BATCHES, DURING_JOINT])
+@pytest.mark.thorough
 def test_rank_0_writes_a_checkpoint_of_the_step_in_which_another_rank_died(
     count: int, overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:
@@ -297,6 +302,7 @@ def test_a_step_that_a_death_leaves_half_done_is_done_anew(overrides: list[str],
     assert_equal(run, whole)
 
 
+@pytest.mark.thorough
 def test_the_others_end_when_rank_0_dies(overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     points = {0: Point(*OPTIMIZER, DURING_JOINT)}
@@ -322,6 +328,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("when", DEATHS)
+@pytest.mark.thorough
 def test_no_moment_of_a_death_spoils_the_checkpoint(
     when: str, overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:
@@ -351,6 +358,7 @@ def test_a_death_before_the_run_leaves_nothing(rank: int, overrides: list[str], 
 
 
 @pytest.mark.parametrize("count", [8, DURING_JOINT])
+@pytest.mark.thorough
 def test_two_ranks_go_on_with_what_one_began(count: int, overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     begun = [*overrides, f"hydra.run.dir={run}", "checkpoint.every_s=0"]
@@ -361,6 +369,7 @@ def test_two_ranks_go_on_with_what_one_began(count: int, overrides: list[str], r
     assert_equal(run, reference)
 
 
+@pytest.mark.thorough
 def test_auto_finds_the_run_for_all_ranks(overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run, new = tmp_path / "run", tmp_path / "${now:%Y}"
     points = {1: Point(*OPTIMIZER, DURING_JOINT)}
@@ -371,6 +380,7 @@ def test_auto_finds_the_run_for_all_ranks(overrides: list[str], reference: Path,
     assert_equal(run, reference)
 
 
+@pytest.mark.thorough
 def test_auto_resumes_a_run_that_has_no_checkpoint_yet(overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run, new = tmp_path / "run", tmp_path / "${now:%Y}"
     points = {0: Point("dkm.training.baseline", "kmeans", 1)}
@@ -404,6 +414,7 @@ STOP_ALIKE = ("to rank 1", "to both, twice", "to one, and to the other on its wa
 
 
 @pytest.mark.parametrize("which", SIGNALS)
+@pytest.mark.thorough
 def test_ranks_stop_together_after_a_signal(which: str, overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     finished = train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", points=SIGNALS[which])
@@ -710,6 +721,7 @@ def torchrun(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
+@pytest.mark.thorough
 def test_torchrun_trains_what_one_process_trains(
     torchrun: Start, overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:

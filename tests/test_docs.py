@@ -71,6 +71,7 @@ def test_each_page_is_in_the_navigation() -> None:
     assert sorted(names(config["nav"])) == sorted(written)
 
 
+@pytest.mark.thorough
 def test_all_links_have_a_target(site: Path, pages: dict[Path, Page]) -> None:
     broken = []
     for path, page in pages.items():

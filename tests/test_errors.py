@@ -1107,6 +1107,7 @@ def test_a_run_without_an_intact_checkpoint_is_not_resumed_and_executes_nothing(
         ),
     ],
 )
+@pytest.mark.thorough
 def test_a_real_process_writes_one_line_and_nothing_else(command: list[str], expected: str, here: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

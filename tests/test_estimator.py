@@ -499,6 +499,7 @@ def tiny_centers(seed: int) -> np.ndarray:
     return small(pretrain_epochs=1, joint_epochs=1, random_state=seed, config={"threads": 1}).fit(X).cluster_centers_
 
 
+@pytest.mark.thorough
 def test_fits_in_threads_are_those_made_one_after_the_other() -> None:
     alone = [tiny_centers(seed) for seed in range(4)]
     torch.manual_seed(0)
@@ -554,6 +555,7 @@ def test_bf16_is_the_same_inside_a_block_of_autocast() -> None:
         np.testing.assert_array_equal(small(config=["precision=bf16"]).fit(X).cluster_centers_, usual)
 
 
+@pytest.mark.thorough
 def test_gaps_are_filled_as_the_run_filled_them(tmp_path: Path) -> None:
     frame = pd.DataFrame(X[:, :3], columns=["a", "b", "c"])
     frame.iloc[::7, 1] = np.nan

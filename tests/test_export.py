@@ -83,6 +83,7 @@ def answers(folder: Path, name: str, rows: np.ndarray) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thorough
 def test_the_artifact_gives_the_runs_answers_for_any_number_of_rows(
     kind: str, name: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +111,7 @@ def test_the_artifact_gives_the_runs_answers_for_any_number_of_rows(
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kind", ["table", "counts"])
+@pytest.mark.thorough
 def test_the_artifact_refuses_the_rows_that_a_prediction_refuses(
     kind: str, name: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -319,6 +321,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.thorough
 def test_the_artifact_of_a_model_that_fills_gaps_fills_them(name: str, tmp_path: Path) -> None:
     if name == "onnx":
         pytest.importorskip("onnxscript")

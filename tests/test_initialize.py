@@ -84,6 +84,7 @@ def test_data_takes_the_clusters_of_the_rows_whatever_the_embedding(caplog):
     assert "clusters from clustering.init=data: " in caplog.text
 
 
+@pytest.mark.thorough
 def test_data_looks_at_principal_components_of_many_features():
     random = np.random.default_rng(0)
     X = random.normal(size=(200, 300)) + 6 * np.repeat(np.eye(4, 300), 50, axis=0)

@@ -164,6 +164,7 @@ TINY = [
 ]
 
 
+@pytest.mark.thorough
 def test_the_installed_package_trains_from_an_empty_folder(trained: Path) -> None:
     path = trained
     assert path.name.endswith("_seed0")
@@ -515,6 +516,7 @@ def test_a_sweep_makes_its_table_if_there_are_runs(code: str, has_table: bool, s
     assert compare == ([f"-m dkm.compare here {files}"] if has_table else [])
 
 
+@pytest.mark.thorough
 def test_a_sweep_without_a_folder_gets_one_of_its_own(script: Script, tmp_path: Path) -> None:
     quick = [
         "recipe=classic",

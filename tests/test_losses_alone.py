@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 BLOCKED = (
     *("hydra", "omegaconf", "yaml", "sklearn", "scipy", "pandas", "matplotlib", "joblib", "safetensors"),
     *("tensorboard", "torchvision", "tqdm", "PIL"),
@@ -62,9 +64,11 @@ def run(program: str) -> str:
     return done.stderr[-2000:] if done.returncode else ""
 
 
+@pytest.mark.thorough
 def test_ten_steps_with_the_losses_need_torch_and_numpy_only() -> None:
     assert run(TRAIN) == ""
 
 
+@pytest.mark.thorough
 def test_the_estimator_is_the_application() -> None:
     assert "is blocked" in run(f"{BLOCK}\nfrom dkm import DeepKMeans")

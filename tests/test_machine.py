@@ -86,6 +86,7 @@ def test_threads(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.thorough
 def test_the_command_line_sets_the_threads_and_the_manifest_has_them(threads: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
     finished = train([*TINY, f"threads={threads}", f"hydra.run.dir={run}"], tmp_path / "log")

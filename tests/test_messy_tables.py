@@ -507,6 +507,7 @@ def run_remedy(message: str) -> list[str]:
     return shlex.split(settings)
 
 
+@pytest.mark.thorough
 def test_a_libsvm_file_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"t.csv: the LIBSVM \(SVMlight\) format, a label and pairs of index") as raised:
         read_text(tmp_path, LIBSVM)
@@ -548,6 +549,7 @@ def test_a_file_of_one_long_line_is_refused_at_once(n_cells: int, tmp_path: Path
         TableReader(CsvData(path=str(tmp_path / "t.csv"))).read()
 
 
+@pytest.mark.thorough
 def test_a_table_of_many_columns_is_read_in_time_that_is_linear_in_them(tmp_path: Path) -> None:
     """A lookup of each column among all took 14 s for 5,000 columns."""
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 6000)).round(3))

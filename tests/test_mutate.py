@@ -109,6 +109,7 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.thorough
 def test_killed_and_survived_mutants_are_counted_and_not_tested_twice(
     mutate: Any, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,6 +172,7 @@ def test_scores_are_those_of_clusterings_of_each_embedding(monkeypatch: pytest.M
 # --- the number ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_number_of_blobs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     config, data = inputs(ASKED, "seed=4")
@@ -440,6 +441,7 @@ RESUMES = {
 
 
 @pytest.mark.parametrize("name", RESUMES)
+@pytest.mark.thorough
 def test_a_resumed_run_keeps_the_number_and_its_result(name: str, run: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert start(path, *WORDS, point=Point(*OPTIMIZER, 11)).code == -signal.SIGKILL

@@ -180,6 +180,7 @@ def test_a_graph_in_parts_is_embedded():
     assert adjusted_rand_score(np.repeat(np.arange(6), 30), found) > 0.9
 
 
+@pytest.mark.thorough
 def test_neighborhoods_of_other_seeds_share_the_graph_but_not_the_embedding(monkeypatch):
     X, _ = make_blobs(80, 3, random_state=0)
     first, calls = neighborhood(X, seed=4), []
@@ -235,6 +236,7 @@ def test_a_neighborhood_with_a_seed_is_made_once():
     assert hood.with_seed(1) is other
 
 
+@pytest.mark.thorough
 def test_clusters_of_any_shape_are_found():
     X, y = make_moons(600, noise=0.05, random_state=0)
     hood = neighborhood(X)
@@ -383,6 +385,7 @@ def test_rows_whose_distances_overflow_are_refused_with_a_remedy(scale, n_featur
     assert neighborhood(X / scale * 1e17).cluster(2, n_init=1).labels.shape == (130,)
 
 
+@pytest.mark.thorough
 def test_equal_rows_have_clusters():
     found = neighborhood(np.ones((40, 3))).cluster(2, n_init=2)
     assert set(found.labels) <= {0, 1}

@@ -160,6 +160,7 @@ def test_a_rank_that_is_silent_for_too_long_is_given_up(silent: int, connected: 
     assert other.failure.text == f"rank {silent} has not answered for 0.4 s (distributed.timeout_s)"
 
 
+@pytest.mark.thorough
 def test_a_rank_that_was_stopped_itself_gives_nobody_up(connected: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     main, end = connected(bare=(1,))
     monkeypatch.setattr(peers, "_PAUSED_S", 0.0)  # every look at the clock follows a pause

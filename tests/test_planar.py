@@ -79,6 +79,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.thorough
 def test_a_run_draws_the_map_that_was_asked_for_and_its_numbers_stay(tmp_path: Path) -> None:
     blobs = ["data=blobs", "data.n_samples=200", *QUICK]
     for method in ("pca", "tsne"):

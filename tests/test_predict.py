@@ -74,6 +74,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("part_rows", [2048, 4096, 8 * 2048])
+@pytest.mark.thorough
 def test_predicting_the_training_file_repeats_the_assignments(
     part_rows: int, run: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_predicting_the_training_file_repeats_the_assignments(
     assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]
 
 
+@pytest.mark.thorough
 def test_rows_that_are_left_out_move_no_other_row(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

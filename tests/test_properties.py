@@ -33,6 +33,7 @@ PART_OF = {"config": 0.3}
 
 @pytest.mark.parametrize("n_examples", [30, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in fuzz.targets() if name != "train"])
+@pytest.mark.thorough
 def test_broken_input_is_read_or_refused_in_one_line(
     name: str, n_examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,6 +200,7 @@ IN_RUN = {
     "what",
     [what if what in ("a read error", "a bug") else pytest.param(what, marks=pytest.mark.slow) for what in IN_RUN],
 )
+@pytest.mark.thorough
 def test_rank_0_writes_a_checkpoint_when_rank_1_fails(what: str, undisturbed: Path, tmp_path: Path) -> None:
     fault, code, step, text = IN_RUN[what]
     run, finished = failed(tmp_path, fault)

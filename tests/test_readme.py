@@ -174,6 +174,7 @@ def check_tutorial(name: str, names: dict[str, Any]) -> None:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", TUTORIALS)
+@pytest.mark.thorough
 def test_the_tutorials_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     check_tutorial(name, run_tutorial(name, is_quick=True))
@@ -248,6 +249,7 @@ def write_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_files")
+@pytest.mark.thorough
 def test_the_commands_on_own_data_run() -> None:
     commands = [command for command in pages.commands("docs/reference/data.md") if "data.path" in str(command)]
     assert {word for c in commands for word in c.words if word.startswith("data=")} == {

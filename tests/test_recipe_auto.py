@@ -183,6 +183,7 @@ def test_parts_of_a_batch_add_up_whichever_of_them_have_targets() -> None:
     torch.testing.assert_close(whole, (network.encode(x) - targets)[known].square().mean())
 
 
+@pytest.mark.thorough
 def test_the_pretraining_draws_the_embedding_to_the_neighbor_embedding(
     moons: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +336,7 @@ def test_a_run_that_falls_below_a_baseline_learns_its_labels(
     assert found in caplog.text
 
 
+@pytest.mark.thorough
 def test_the_guard_runs_its_baseline_whether_it_is_shown_or_not(blobs: tuple[str, ...], tmp_path: Path) -> None:
     """As in ``dkm.select`` and ``dkm.tune``, whose runs train as ``dkm.train`` would."""
     runs = []
@@ -459,6 +461,7 @@ def test_the_restored_model_gives_the_reported_clusters(blobs: tuple[str, ...], 
     [Point(*OPTIMIZER, 3 + 60 + 20), Point("dkm.models.saved:SavedModel", "save", 1)],
     ids=["second joint phase", "report"],
 )
+@pytest.mark.thorough
 def test_a_run_that_is_killed_before_or_after_it_is_undone_resumes_to_the_same_bytes(
     point: Point, blobs: tuple[str, ...], undone: Path, tmp_path: Path
 ) -> None:
@@ -492,6 +495,7 @@ def test_a_run_above_its_baselines_has_one_joint_phase(blobs: tuple[str, ...], t
 
 
 @pytest.mark.parametrize("way", ["joint.hold_labels=true", "joint.hold_labels=false"])
+@pytest.mark.thorough
 def test_a_run_killed_while_it_learns_a_baseline_resumes_to_the_same_bytes(
     way: str, bad_start: tuple[str, ...], tmp_path: Path
 ) -> None:

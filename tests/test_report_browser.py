@@ -129,6 +129,7 @@ def colors(page: Any, number: int = 0) -> list[str]:
     return found
 
 
+@pytest.mark.thorough
 def test_the_map_answers_the_mouse_with_the_values_of_the_row(open_page: Any, table: Path) -> None:
     page = open_page(table)
     canvas = wait_for_map(page)
@@ -146,6 +147,7 @@ def test_the_map_answers_the_mouse_with_the_values_of_the_row(open_page: Any, ta
     page.locator("#details h6", has_text=short).wait_for()
 
 
+@pytest.mark.thorough
 def test_rows_are_colored_by_clusters_confidence_and_columns(open_page: Any, table: Path) -> None:
     page = open_page(table)
     wait_for_map(page)
@@ -166,6 +168,7 @@ def test_rows_are_colored_by_clusters_confidence_and_columns(open_page: Any, tab
     assert page.locator("#legend button", has_text="missing").locator(".count").inner_text() == "6"
 
 
+@pytest.mark.thorough
 def test_a_cluster_is_shown_alone_from_its_card_and_from_the_legend(open_page: Any, table: Path) -> None:
     page = open_page(table)
     wait_for_map(page)
@@ -210,6 +213,7 @@ def test_tables_sort(open_page: Any, table: Path) -> None:
     assert [int(text) for text in cells.all_inner_texts()] == sorted(sizes)
 
 
+@pytest.mark.thorough
 def test_dark_follows_the_system_and_the_button(open_page: Any, table: Path) -> None:
     ground = "() => getComputedStyle(document.body).backgroundColor"
     light, dark = (open_page(table, color_scheme=scheme) for scheme in ("light", "dark"))
@@ -241,6 +245,7 @@ def test_without_scripts_sizes_cards_tables_and_a_map_are_there(open_page: Any, 
 
 
 @pytest.mark.parametrize("name", ["table", "seeds"])
+@pytest.mark.thorough
 def test_a_phone_scrolls_down_only(name: str, open_page: Any, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(name)
     page = open_page(path, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
@@ -249,6 +254,7 @@ def test_a_phone_scrolls_down_only(name: str, open_page: Any, request: pytest.Fi
     assert canvas.bounding_box()["width"] > 300
 
 
+@pytest.mark.thorough
 def test_runs_side_by_side_point_at_the_same_row(open_page: Any, seeds: Path) -> None:
     page = open_page(seeds)
     canvas = wait_for_map(page)

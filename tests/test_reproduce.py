@@ -40,6 +40,7 @@ def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: str) -> in
     return code
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_goes_on_and_a_finished_one_is_kept(
     reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,6 +179,7 @@ def test_each_method_resumes_to_the_same_bytes(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.thorough
 def test_a_reset_is_made_whole_or_not_at_all(
     number: int, overrides: list[str], whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_reset_is_made_whole_or_not_at_all(
     assert (whole("resets") / "train.log").read_text(encoding="utf-8").count("clustered again") == 2
 
 
+@pytest.mark.thorough
 def test_centroids_that_an_interrupted_evaluation_had_set_stay_set(
     overrides: list[str], whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -239,6 +241,7 @@ def test_labels_that_settle_before_a_reset_do_not_end_the_run(overrides: list[st
 
 
 @pytest.mark.parametrize("every_s", ["0", "1000"])
+@pytest.mark.thorough
 def test_a_run_killed_many_times_in_a_row_resumes_to_the_same_bytes(
     every_s: str, overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:
@@ -333,6 +336,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same(run, reference)
 
 
+@pytest.mark.thorough
 def test_tensorboard_has_no_doubled_steps_after_resumes(overrides: list[str], reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # Killed after events were written that the last checkpoint does not know of.
@@ -368,6 +372,7 @@ def test_more_joint_epochs_continue_a_finished_run(overrides: list[str], referen
     assert (run / "result.json").read_bytes() == (reference / "result.json").read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_longer_run_that_is_killed_goes_on_to_its_new_end(
     overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:
@@ -403,6 +408,7 @@ def test_what_would_change_steps_already_taken_is_not_made_longer(
     assert refused.err.count("\n") == 1
 
 
+@pytest.mark.thorough
 def test_auto_finds_the_unfinished_run_of_the_same_config(
     overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:
@@ -424,6 +430,7 @@ def test_auto_starts_anew_where_there_is_nothing_to_resume(
     assert_same(run, reference)
 
 
+@pytest.mark.thorough
 def test_a_run_in_which_a_process_is_training_is_left_alone(
     overrides: list[str], reference: Path, tmp_path: Path
 ) -> None:

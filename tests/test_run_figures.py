@@ -53,6 +53,7 @@ def test_a_new_figure_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert seen == [(False, 0, False), (True, 2, True), (True, 2, True)]
 
 
+@pytest.mark.thorough
 def test_a_figure_that_does_not_apply_leaves_no_file_of_an_earlier_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

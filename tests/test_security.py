@@ -141,6 +141,7 @@ def test_hydra_composes_nothing_of_a_run(what: str, way: str, folder: Path, run:
     assert not Path("again").exists()
 
 
+@pytest.mark.thorough
 def test_a_config_beside_that_of_a_run_is_not_composed(folder: Path, run: Run) -> None:
     (folder / "paths.yaml").write_text(yaml.safe_dump({"hydra": CALLBACKS}))
     (folder / "schema.yaml").write_text(yaml.safe_dump({"hydra": CALLBACKS}))

@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_every_number_and_seed_has_a_run_from_one_pretraining(folder: Path) -> None:
     found = [reading.read(path) for path in reading.find([str(folder)])]
     assert [(run.settings["clustering.n_clusters"], run.seed) for run in found] == [
@@ -298,6 +299,7 @@ def test_without_its_pretrainings_the_halves_are_left_out(
     assert " nan" not in captured.out
 
 
+@pytest.mark.thorough
 def test_a_stop_reaches_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "dkm.select", "k=3", "seeds=0", f"output={out}", *QUICK, "joint.epochs=100000"]

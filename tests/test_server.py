@@ -185,6 +185,7 @@ TINY = [
 NUMBERS = ("metrics.jsonl", "assignments.csv", "result.json", "model/weights.safetensors")
 
 
+@pytest.mark.thorough
 def test_a_forked_run_has_the_numbers_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forked = train_in_child(ChildRun(TINY, tmp_path / "forked", tmp_path / "log"))
     assert isinstance(forked.process, server.ForkedProcess)

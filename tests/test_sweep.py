@@ -73,6 +73,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- the runs -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_workers_of_joblib_give_the_bytes_of_a_plain_sweep(plain: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     finished = start([*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={sweep}"])
@@ -98,6 +99,7 @@ def test_jobs_of_submitit_give_the_same_bytes_even_when_queued_again(plain: Path
         assert_same(sweep / job, plain / job)
 
 
+@pytest.mark.thorough
 def test_auto_goes_on_with_each_run_of_an_interrupted_sweep(plain: Path, tmp_path: Path) -> None:
     sweep = [*SWEEP, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     assert train(sweep, tmp_path / "log", Point(*OPTIMIZER, 7, signal.SIGINT)).code == 130
@@ -131,6 +133,7 @@ def test_a_mistake_that_a_job_finds_is_one_line(launcher: str, tmp_path: Path) -
     assert finished.err.count("\n") == 1
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_not_finite_is_one_line_with_its_run(tmp_path: Path) -> None:
     wild = ["optimizer=sgd", "pretrain.lr=1e30,1e-3", "pretrain.schedule=constant"]
     finished = train(["--multirun", *SMALL, *wild, f"hydra.sweep.dir={tmp_path / 'sweep'}"], tmp_path / "log")
@@ -147,6 +150,7 @@ def test_a_loss_that_is_not_finite_is_one_line_with_its_run(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_runs_go_on_where_others_cannot(launcher: str, tmp_path: Path) -> None:
     """There are 60 rows, and so no 100 clusters."""
     words = ["--multirun", *SMALL, "clustering.n_clusters=100,5,200,4", f"hydra/launcher={launcher}"]
@@ -162,6 +166,7 @@ def test_runs_go_on_where_others_cannot(launcher: str, tmp_path: Path) -> None:
         assert [row["clustering.n_clusters"] for row in csv.DictReader(file)] == ["5", "4"]
 
 
+@pytest.mark.thorough
 def test_a_sweep_that_is_repeated_leaves_completed_runs_alone(tmp_path: Path) -> None:
     words = ["--multirun", *SMALL, "seed=0,1", "resume=auto", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     assert train(words, tmp_path / "log").code == 0
@@ -176,6 +181,7 @@ def test_a_sweep_that_is_repeated_leaves_completed_runs_alone(tmp_path: Path) ->
     assert (tmp_path / "sweep" / "1" / "result.json").exists()
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_joblib_goes_on_with_each_of_its_runs(tmp_path: Path) -> None:
     """Hydra forgets the application's configs before each job of joblib."""
     words = ["--multirun", *SMALL, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
@@ -188,6 +194,7 @@ def test_a_sweep_of_joblib_goes_on_with_each_of_its_runs(tmp_path: Path) -> None
     assert [(its["status"], its["n_resumed"]) for its in manifests] == [("completed", 1)] * 2
 
 
+@pytest.mark.thorough
 def test_a_sweep_that_is_repeated_notices_that_its_data_have_changed(tmp_path: Path) -> None:
     X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     np.save(tmp_path / "x.npy", X)
@@ -239,6 +246,7 @@ def endless_sweep(sweep: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.thorough
 def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
     process = endless_sweep(tmp_path / "sweep")
     assert process.stdout is not None
@@ -252,6 +260,7 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
     assert len((tmp_path / "sweep" / "sweep.csv").read_text(encoding="utf-8").splitlines()) == 3
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Path) -> None:
     """As by the system where memory runs out: the workers hold no Python that could say so."""
     sweep = tmp_path / "sweep"

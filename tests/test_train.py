@@ -99,6 +99,7 @@ def test_equal_commands_give_equal_bytes(labeled: list[str], run: Path, tmp_path
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
 
 
+@pytest.mark.thorough
 def test_another_seed_gives_another_run(labeled: list[str], run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert start([*labeled, *NUMBERS_ONLY, "seed=1"], other).code == 0
@@ -123,6 +124,7 @@ def test_what_is_logged_and_when_checkpoints_are_written_changes_no_number(
     assert not list(quiet.glob("events*"))
 
 
+@pytest.mark.thorough
 def test_without_logging_its_libraries_are_not_loaded(labeled: list[str], tmp_path: Path) -> None:
     words = [
         *labeled,
@@ -137,6 +139,7 @@ def test_without_logging_its_libraries_are_not_loaded(labeled: list[str], tmp_pa
     assert done.stdout == "0 set()\n"
 
 
+@pytest.mark.thorough
 def test_no_label_reaches_the_training(run: Path, tmp_path: Path) -> None:
     shuffled = np.random.default_rng(0).permutation(load_digits().target[:300])
     one, other = tmp_path / "shuffled", tmp_path / "unlabeled"
@@ -185,6 +188,7 @@ def test_no_label_reaches_any_method(method: list[str], tmp_path: Path) -> None:
         assert (ours.get("metrics/acc") == theirs.get("metrics/acc")) == (ours["phase"] == "pretrain")
 
 
+@pytest.mark.thorough
 def test_weight_decay_and_penalty_give_the_same_run(labeled: list[str], tmp_path: Path) -> None:
     runs = {}
     for name in ("weight_decay", "l2_penalty"):
@@ -202,6 +206,7 @@ def test_weight_decay_and_penalty_give_the_same_run(labeled: list[str], tmp_path
 # --- what a run leaves --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_run_directory_has_every_file(run: Path) -> None:
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     names = {name for name in names if not name.startswith("events.out.tfevents")}
@@ -703,6 +708,7 @@ def test_the_default_run_beats_k_means_on_digits(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
+@pytest.mark.thorough
 def test_mnist_runs_from_its_files(data_root: Callable[[str], Path], tmp_path: Path) -> None:
     overrides = [
         "recipe=classic",

@@ -111,6 +111,7 @@ def test_an_interval_of_a_whole_number_is_one_of_whole_numbers() -> None:
 
 
 @pytest.mark.parametrize("method", [name for name in GROUPS["clustering"] if name != "custom"])
+@pytest.mark.thorough
 def test_what_varies_where_nothing_is_said_fits_every_method(method: str, tmp_path: Path) -> None:
     """Before, `none` was refused, and `dkm` had its default weight outside of what was searched."""
     plan = plan_study(TuneConfig(), tmp_path, [*QUICK, f"clustering={method}"])
@@ -145,6 +146,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_a_space_of_choices_is_run_through_once_the_settings_as_they_are_first(folder: Path) -> None:
     rows = table(folder)
     assert [row["joint.lr"] for row in rows] == ["0.0001", "1e+30"]
@@ -231,6 +233,7 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert killed == whole
 
 
+@pytest.mark.thorough
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "dkm.tune", "trials=2", f"output={folder}", *QUICK, "joint.epochs=5000"]
@@ -291,6 +294,7 @@ class Failing(Trials):
         self.returncode = 1
 
 
+@pytest.mark.thorough
 def test_a_trial_worse_than_the_median_is_pruned_after_the_warm_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -326,6 +330,7 @@ class NotYet(Settled):
 
 
 @pytest.mark.parametrize(("runs_are", "expected"), [(Settled, {"complete"}), (NotYet, {"complete", "pruned"})])
+@pytest.mark.thorough
 def test_a_trial_that_settles_is_at_its_end_and_not_pruned(
     runs_are: type[Trials], expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +350,7 @@ class Long(Trials):
 
 
 @pytest.mark.parametrize("epochs", ["4,40", "40,4"])
+@pytest.mark.thorough
 def test_the_warm_up_is_that_of_a_trials_own_epochs(
     epochs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +383,7 @@ def test_trials_whose_length_is_in_steps_are_pruned_by_their_epochs(tmp_path: Pa
     assert [trials._may_be_pruned(tmp_path, epoch) for epoch in (3, 4, 19, 20)] == [False, True, True, False]
 
 
+@pytest.mark.thorough
 def test_the_default_recipe_is_searched(tmp_path: Path) -> None:
     words = ["data=blobs", "data.n_samples=120", "model.hidden=[8]", "pretrain.steps=10", "joint.steps=20"]
     tune.work(["trials=2", f"output={tmp_path / 'out'}", *words, "evaluation.every_epochs=1", "device=cpu"])
@@ -384,6 +391,7 @@ def test_the_default_recipe_is_searched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [12, None])
+@pytest.mark.thorough
 def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
     number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +419,7 @@ def test_a_study_that_is_stopped_at_any_trial_has_the_trials_of_one_that_is_not(
     assert table(tmp_path / "stopped") == whole
 
 
+@pytest.mark.thorough
 def test_a_run_that_outlived_its_study_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -429,6 +438,7 @@ def test_a_run_that_outlived_its_study_is_waited_for(
     assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
 
 
+@pytest.mark.thorough
 def test_a_run_that_somebody_else_interrupts_goes_on_with_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +456,7 @@ def test_a_run_that_somebody_else_interrupts_goes_on_with_the_study(
     assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
 
 
+@pytest.mark.thorough
 def test_more_trials_of_a_space_of_choices_are_other_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, Trials)
     monkeypatch.setattr(pool, "POLL_S", 0.0)
@@ -456,6 +467,7 @@ def test_more_trials_of_a_space_of_choices_are_other_points(tmp_path: Path, monk
         assert len(seen) == len(set(seen)) == n_seen
 
 
+@pytest.mark.thorough
 def test_a_comma_in_the_path_is_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, Trials)
     answer = tune.tune(TuneConfig(trials=2, output=str(tmp_path / "a, 'b'")), [*QUICK, "clustering.weight=1,2"])
@@ -487,6 +499,7 @@ def test_two_at_a_time_begin_when_the_first_has_pretrained(tmp_path: Path, monke
 # --- labels ---
 
 
+@pytest.mark.thorough
 def test_labels_choose_only_when_told_to_and_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -559,18 +572,21 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_a_name_that_is_too_long_is_a_mistake_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"output=.*xxx: File name too long; expected a place to write; choose another"):
         tune.work(["output=" + "x" * 300, *QUICK])
 
 
+@pytest.mark.thorough
 def test_what_the_first_run_refuses_ends_the_study_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"clustering\.n_clusters=500: expected at most n_samples=300"):
         tune.work(["output=" + str(tmp_path / "out"), *QUICK, "clustering.n_clusters=500"])
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_what_a_run_refuses_later_leaves_what_it_had_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_trials(study: trials.Study) -> None:
         checkpoints = study.directory_of(0) / "checkpoints"
@@ -584,6 +600,7 @@ def test_what_a_run_refuses_later_leaves_what_it_had_trained(tmp_path: Path, mon
     assert (tmp_path / "study" / "trials" / "0" / "checkpoints" / "last.pt").exists()
 
 
+@pytest.mark.thorough
 def test_a_study_of_data_that_changed_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of the same name with other content: nothing more is trained."""
     X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -599,6 +616,7 @@ def test_a_study_of_data_that_changed_is_not_gone_on_with(tmp_path: Path, monkey
         tune.work(["trials=2", "clustering.weight=0.1,1.0", *words])
 
 
+@pytest.mark.thorough
 def test_data_that_change_while_a_trial_trains_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(Trials):
         def __init__(self, command: list[str], **streams: Any) -> None:
@@ -610,6 +628,7 @@ def test_data_that_change_while_a_trial_trains_end_the_study(tmp_path: Path, mon
         tune.work([f"output={tmp_path / 'out'}", *QUICK, "clustering.weight=1,2"])
 
 
+@pytest.mark.thorough
 def test_a_study_is_not_gone_on_with_when_its_experiment_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -634,6 +653,7 @@ def test_a_study_is_not_gone_on_with_when_its_experiment_has_changed(
         tune.work(words)
 
 
+@pytest.mark.thorough
 def test_a_caution_where_the_data_vary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -642,6 +662,7 @@ def test_a_caution_where_the_data_vary(
     assert "warning: data.scaling varies: scores are comparable only between" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, Failing)
     with pytest.raises(Failure, match=r"out: the first 3 trials failed, the last one: no space left"):
@@ -649,6 +670,7 @@ def test_nothing_but_failures_end_the_study(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "out" / "study.db").exists()
 
 
+@pytest.mark.thorough
 def test_a_storage_that_is_no_study_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(UserError, match=r"study\.db: cannot be read"):
@@ -660,6 +682,7 @@ def test_a_storage_that_is_no_study_is_refused_and_kept(tmp_path: Path) -> None:
         tune.work([f"output={tmp_path}", *QUICK])
 
 
+@pytest.mark.thorough
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match=r"out: .*; expected a place to write"):

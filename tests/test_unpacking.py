@@ -80,6 +80,7 @@ def load(option: str, path: Path, *words: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.thorough
 def test_a_file_that_unpacks_to_much_more_is_refused(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
