@@ -151,7 +151,7 @@ def test_one_value_or_blank_is_yes_or_no(n_checked: int, tmp_path: Path) -> None
     cells = ["x" if i < n_checked else "" for i in range(100)]
     part, reader = read(tmp_path, table("paid", cells))
     assert column(reader, "paid") == {
-        "name": "paid", "role": "feature", "kind": "boolean", "note": "'x' or blank, which means no"
+        "name": "paid", "role": "feature", "kind": "boolean", "note": "'x' is 1, a blank cell 0"
     }  # fmt: skip
     assert part.X[:, 1].tolist() == [1.0] * n_checked + [0.0] * (100 - n_checked)
     assert reader.report.filled == {}

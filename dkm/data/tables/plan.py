@@ -374,7 +374,7 @@ def _as_check_box(column: Column, values: pa.Array, missing: Mask) -> Column | N
     if len(checked) != 1 or _read_numbers(replace(column), checked).null_count == 0:
         return None
     column.kind, column.levels = "boolean", checked.to_pylist()
-    column.note = f"{column.levels[0][:_LONG_TEXT]!r} or blank, which means no"
+    column.note = f"{column.levels[0][:_LONG_TEXT]!r} is 1, a blank cell 0"
     return column
 
 
