@@ -448,7 +448,7 @@ def _has_names(first: Sequence[str], rest: Sequence[Sequence[str]], marks: Marks
         values = [row[i] for row in rest if i < len(row) and not is_missing(row[i])]
         n_numbers = sum(is_number(value, decimal, thousands) for value in values)
         if values and n_numbers >= 0.8 * len(values):
-            if i in numbers:
+            if is_number(cell, decimal, thousands):
                 if not has_years:
                     return False
                 continue
