@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dkm.data.tables.dates import FIRST_YEAR, parse_dates
-from dkm.data.tables.notation import AFFIXES, ALIKE, FURTHER_MARKS, MINUS, MISSING, MISSING_MARKS
+from dkm.data.tables.notation import AFFIXES, ALIKE, MINUS, MISSING, MISSING_MARKS, USUAL_MARKS
 from dkm.errors import reason
 
 Floats = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ TYPESET_MINUS = rf"^[{MINUS}]([.,]?\d)"
 # What MySQL writes for no date.
 _NO_DATES = ("0000-00-00", "0000-00-00 00:00:00")
 # What means "no value" in a text column, by the field ``marks`` of the column.
-_MARKS = {"earlier": MISSING | MISSING_MARKS, "usual": MISSING | MISSING_MARKS | FURTHER_MARKS, "none": {""}}
+_MARKS = {"earlier": MISSING | MISSING_MARKS, "usual": USUAL_MARKS, "none": {""}}
 MARKS = tuple(_MARKS)
 
 

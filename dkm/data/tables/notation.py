@@ -47,6 +47,7 @@ FURTHER_MARKS = frozenset(
 )
 # What may stand around a number: spaces, currency, per cent.
 AFFIXES = " \t\u00a0\u202f\u2009%$€£¥₹"
+USUAL_MARKS = MISSING | MISSING_MARKS | FURTHER_MARKS
 # What typesetters write for the minus before a number: the minus sign and the en dash.
 MINUS = "\u2212\u2013"
 # Characters that stand for a mark between thousands: no-break and thin spaces, a typographic apostrophe.
@@ -208,7 +209,7 @@ def find_marks(
     for cells in itertools.zip_longest(*rows, fillvalue=""):
         column = _Evidence()
         for cell in cells:
-            if not is_missing(cell) and cell not in MISSING_MARKS | FURTHER_MARKS:
+            if not is_missing(cell) and cell not in USUAL_MARKS:
                 column.count(cell)
         evidence.add(column)
     thousands = given.thousands

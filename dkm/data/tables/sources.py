@@ -38,7 +38,7 @@ from dkm.data.tables.dialect import (
     find_dialect,
     split_at_spaces,
 )
-from dkm.data.tables.notation import FURTHER_MARKS, MISSING, MISSING_MARKS, Known, Marks, is_missing, is_number
+from dkm.data.tables.notation import USUAL_MARKS, Known, Marks, is_missing, is_number
 from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import input_error
 
@@ -53,7 +53,7 @@ _SCAN_BYTES = 2**24
 _INT = re.compile(r"[+-]?(0|[1-9]\d*)")
 _LARGEST_INT = 2**63 - 1
 _LEADING_ZERO = re.compile(r"[+-]?0\d+")
-_NULLS = sorted(MISSING | MISSING_MARKS | FURTHER_MARKS)
+_NULLS = sorted(USUAL_MARKS)
 _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt", ".data", ".tab", ".gz", ".bz2", ".xz", ".zip", ".zst"),
     "parquet": (".parquet", ".pq", ".parq"),
@@ -300,7 +300,7 @@ class TextSource:
         """Return the type of the column at a place by the first rows: int64, float64, or string."""
         dialect = self._dialects[0]
         cells = [row[place].strip() for row in dialect.rows if place < len(row)]
-        values = [cell for cell in cells if not is_missing(cell) and cell not in _NULLS]
+        values = [cell for cell in cells if not is_missing(cell) and cell not in USUAL_MARKS]
         if not values or any(_LEADING_ZERO.fullmatch(value) for value in values):
             return pa.string()
         if all(_INT.fullmatch(value) for value in values):  # as text, larger numbers keep their digits
