@@ -60,15 +60,22 @@ def check_format(lines: Sequence[str], path: Path, source: str) -> None:
     ------
     UserError
     """
-    if (is_libsvm(lines) and path.suffix in _PACKED[2:]) or (is_arff(lines) and path.suffix in _PACKED):
-        found = "the LIBSVM (SVMlight) format" if is_libsvm(lines) else "the ARFF format of Weka"
-        remedy = "unpack it, and name the unpacked file, for which there is a command that converts it"
-        raise input_error(source, f"{found}, compressed", "a table as text (CSV, TSV)", remedy)
     if is_libsvm(lines):
-        found = "the LIBSVM (SVMlight) format, a label and pairs of index:value in each line"
-        raise _format_error(found, _FROM_LIBSVM, path, [f"{path}.npz", f"{path}.labels.npy"], source)
-    if is_arff(lines):
-        raise _format_error("the ARFF format of Weka", _FROM_ARFF, path, [f"{path}.csv"], source)
+        name, what, packed = (
+            "the LIBSVM (SVMlight) format",
+            ", a label and pairs of index:value in each line",
+            _PACKED[2:],
+        )
+        code, outputs = _FROM_LIBSVM, [f"{path}.npz", f"{path}.labels.npy"]
+    elif is_arff(lines):
+        name, what, packed = "the ARFF format of Weka", "", _PACKED
+        code, outputs = _FROM_ARFF, [f"{path}.csv"]
+    else:
+        return
+    if path.suffix in packed:
+        remedy = "unpack it, and name the unpacked file, for which there is a command that converts it"
+        raise input_error(source, f"{name}, compressed", "a table as text (CSV, TSV)", remedy)
+    raise _format_error(name + what, code, path, outputs, source)
 
 
 def _format_error(found: str, code: str, path: Path, outputs: Sequence[str], source: str) -> UserError:
