@@ -645,7 +645,7 @@ def _as_date(column: Column, present: pa.Array, odd: list[str] | None = None) ->
     has_hours = bool((np.mod(seconds, 86_400) != 0).any())
     column.kind, column.origin = "date", 0.0 if is_time else low
     column.cycles = ["day"] if is_time else ["days"]
-    if not is_time and days > 2 * 365 and len(np.unique(np.floor(np.mod(seconds / 86_400, 365.2425) / 30))) > 4:
+    if not is_time and days > 2 * 365 and len(np.unique(np.floor(np.mod(seconds / 86_400, kinds.YEAR_DAYS) / 30))) > 4:
         column.cycles.append("year")
     if not is_time and has_hours and days > 1:
         column.cycles.append("day")
@@ -676,7 +676,7 @@ def _find_formats(text: pa.Array) -> tuple[list[str], str]:
     if first == "%d-%m-%y" and "%y-%m-%d" in readable and _span(text, "%y-%m-%d") < _span(text, first):
         first = "%y-%m-%d"
     if first == "%Y%m%d" or first in dates.MONTH_FORMATS:
-        years = dates.parse_dates(text, [first]).drop_null().to_numpy() / (365.2425 * 86_400) + 1970
+        years = dates.parse_dates(text, [first]).drop_null().to_numpy() / (kinds.YEAR_DAYS * 86_400) + 1970
         if years.min() < (1900 if first == "%Y%m%d" else 1700) or years.max() > 2100:
             return [], ""
     return [first], _ambiguity(text, first, readable) or ("" if first == "iso" else f"format {first}")
@@ -862,12 +862,11 @@ def _find_sentinels(rows: Rows, wishes: Wishes) -> dict[str, list[str]]:
     """
     accepted: dict[float, list[str]] = {}
     possible: dict[float, list[str]] = {}
+    settled = {wishes.labels, wishes.id, *wishes.numeric, *wishes.categorical, *wishes.exclude}
     for name in rows.column_names:
         values = rows.column(name)
         is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
-        if not is_number or name in (
-            *(wishes.labels, wishes.id), *wishes.numeric, *wishes.categorical, *wishes.exclude
-        ):  # fmt: skip
+        if not is_number or name in settled:
             continue
         low = pc.min(values).as_py()
         if low is None or low >= -1 or low != np.floor(low) or not np.isfinite(low):
