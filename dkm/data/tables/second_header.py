@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dkm.data.tables.notation import MISSING_MARKS, Marks, is_missing, is_number
@@ -86,6 +86,7 @@ class _Table:
         self._first, self._rest = first, rest
         self._below = [[" ".join(cell.split()) for cell in row] for row in below]
         self._decimal, self._thousands = marks.decimal or ".", marks.thousands or ""
+        self._shares: dict[int, float] = {}  # of numbers in the columns that were looked at
 
     def names(self) -> list[str] | None:
         """Return the names, joined to the rows below if they are not distinct; None if these rows are data."""
@@ -122,17 +123,16 @@ class _Table:
     def _is_number(self, cell: str) -> bool:
         return is_number(cell, self._decimal, self._thousands)
 
-    def _values(self, i: int) -> Iterator[str]:
-        cells = (row[i] for row in self._rest if i < len(row))
-        return (cell for cell in cells if not is_missing(cell) and cell.strip() not in MISSING_MARKS)
-
     def _has_numbers_only(self, i: int) -> bool:
-        return all(map(self._is_number, self._values(i))) and any(True for _ in self._values(i))
+        return self._share_of_numbers(i) == 1
 
     def _share_of_numbers(self, i: int) -> float:
         """Return the fraction of numbers among the values of a column of data; 0 if it has none."""
-        are_numbers = list(map(self._is_number, self._values(i)))
-        return sum(are_numbers) / len(are_numbers) if are_numbers else 0.0
+        if i not in self._shares:
+            cells = (row[i] for row in self._rest if i < len(row))
+            values = [cell for cell in cells if not is_missing(cell) and cell.strip() not in MISSING_MARKS]
+            self._shares[i] = sum(map(self._is_number, values)) / len(values) if values else 0.0
+        return self._shares[i]
 
 
 def _count_index(row: Sequence[str]) -> int:
