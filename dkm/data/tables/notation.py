@@ -45,9 +45,10 @@ FURTHER_MARKS = frozenset(
         *("#DIV/0!", "#REF!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!"),
     }
 )
+# All of these: what means "missing" in a column that is not read by an older plan.
+USUAL_MARKS = MISSING | MISSING_MARKS | FURTHER_MARKS
 # What may stand around a number: spaces, currency, per cent.
 AFFIXES = " \t\u00a0\u202f\u2009%$€£¥₹"
-USUAL_MARKS = MISSING | MISSING_MARKS | FURTHER_MARKS
 # What typesetters write for the minus before a number: the minus sign and the en dash.
 MINUS = "\u2212\u2013"
 # Characters that stand for a mark between thousands: no-break and thin spaces, a typographic apostrophe.
