@@ -61,11 +61,8 @@ def check_format(lines: Sequence[str], path: Path, source: str) -> None:
     UserError
     """
     if is_libsvm(lines):
-        name, what, packed = (
-            "the LIBSVM (SVMlight) format",
-            ", a label and pairs of index:value in each line",
-            _PACKED[2:],
-        )
+        name, what = "the LIBSVM (SVMlight) format", ", a label and pairs of index:value in each line"
+        packed: Sequence[str] = _PACKED[2:]
         code, outputs = _FROM_LIBSVM, [f"{path}.npz", f"{path}.labels.npy"]
     elif is_arff(lines):
         name, what, packed = "the ARFF format of Weka", "", _PACKED
