@@ -357,8 +357,9 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def score(self, X: Any, y: Any = None) -> float:
         """Return the modularity of the clusters of X in the data, not in the embedding; ``y`` is ignored.
 
-        The graph is that of the 20 nearest neighbors of X, scaled as in training. Higher is better. It compares models,
-        unlike the inertia in the embedding, which any setting can shrink.
+        The graph is that of the 20 nearest neighbors of X, scaled as in training; of fewer than 160 rows, of an eighth
+        of them and at least 2. Higher is better. It compares models, unlike the inertia in the embedding, which any
+        setting can shrink.
         """
         rows, _, clusters = self._cluster(X)
         is_image = self.model_.image_shape is not None
