@@ -312,6 +312,14 @@ def test_two_rows_of_names_that_pandas_wrote_are_joined(names: dict[str, Any], t
     assert reader.report.columns[0]["name"] == names.get("index", "Unnamed: 0")
 
 
+def test_a_first_row_of_texts_is_data_if_there_are_texts_below_too(tmp_path: Path) -> None:
+    rows = [("trace", "faint"), *((i % 7, i % 5) for i in range(59))]
+    rows[30] = ("weak", "strong")
+    _, reader = read_text(tmp_path, "a,b\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    assert "second header row" not in reader.report.decisions
+    assert reader.report.n_rows == 60
+
+
 def test_the_name_of_a_group_of_columns_stands_above_the_first_of_them(tmp_path: Path) -> None:
     _, reader = read_text(
         tmp_path, ",before,,after\nname,x,y,x\n" + "".join(f"r{i},{row}\n" for i, row in enumerate(ROWS.split()))
