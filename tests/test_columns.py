@@ -16,8 +16,7 @@ import pytest
 
 from dkm.config.data import CsvData, FeatherData, ParquetData
 from dkm.data.raw import RawData
-from dkm.data.tables import plan as table_plan
-from dkm.data.tables import sources
+from dkm.data.tables import inference, sources
 from dkm.data.tables.columns import parse_numbers
 from dkm.data.tables.dates import parse_dates
 from dkm.data.tables.dialect import Given
@@ -831,7 +830,7 @@ def test_an_error_in_the_inference_of_a_column_names_it(tmp_path: Path, monkeypa
     def fail(*_: object) -> bool:
         raise pa.ArrowNotImplementedError("no kernel")
 
-    monkeypatch.setattr(table_plan, "_is_constant", fail)
+    monkeypatch.setattr(inference, "is_constant", fail)
     with pytest.raises(
         UserError, match=r"column x \(double\) cannot be interpreted \(no kernel\);.* data.exclude=\[x\]"
     ):

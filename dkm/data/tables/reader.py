@@ -33,10 +33,12 @@ from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
 from dkm.data.tables.columns import Column, ColumnError, Mask, NotOfKindError, as_levels, named_column, parse_numbers
 from dkm.data.tables.dialect import WHITESPACE, Given
+from dkm.data.tables.inference import infer
 from dkm.data.tables.notation import MARK_NAMES, Known, Marks
-from dkm.data.tables.plan import BadCellError, TablePlan, Wishes, infer
+from dkm.data.tables.plan import BadCellError, TablePlan
 from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.tables.sources import open_source
+from dkm.data.tables.wishes import Wishes
 from dkm.errors import UserError, input_error, reason
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": WHITESPACE}

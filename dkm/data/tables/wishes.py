@@ -1,0 +1,34 @@
+"""What the settings ask of the columns of a table, and what was inferred of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dkm.data.tables.columns import Column
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the settings say about columns."""
+
+    columns: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    id: str | None = None
+    labels: str | None = None
+    categorical: Sequence[str] = ()
+    numeric: Sequence[str] = ()
+    dates: Sequence[str] = ()
+    # None where there is no such setting.
+    missing_values: Sequence[str] | None = ()
+    is_strict: bool = False
+    decimal: str = "."
+    thousands: str = ""
+
+
+@dataclass
+class Inferred:
+    """The result of ``infer``: the columns, and what looks odd."""
+
+    columns: list[Column]
+    odd: list[str] = field(default_factory=list)
