@@ -21,7 +21,7 @@ from dkm.data.tables.inferred_dates import as_date, looks_like_dates
 from dkm.data.tables.inferred_text import as_category, as_check_box, infer_text, read_numbers
 from dkm.data.tables.roles import choose_id, leave_out_labels
 from dkm.data.tables.rows import Rows
-from dkm.data.tables.sentinels import find_sentinels
+from dkm.data.tables.sentinels import SentinelSearch
 from dkm.data.tables.strays import MAX_OTHERS, join_notes
 from dkm.data.tables.values import is_constant, is_whole
 from dkm.data.tables.wishes import Inferred, Wishes
@@ -45,11 +45,23 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes) -> Inferred:
     wishes : Wishes
     """
     inferred = Inferred([])
-    sentinels = {} if wishes.is_strict else find_sentinels(rows, wishes)
-    there = set(rows.column_names)
+    search = SentinelSearch(wishes)
+    odd: dict[str, list[str]] = {name: [] for name in names}
+    there = set(rows.column_names) - {wishes.labels, wishes.id}
     for name in names:
-        with kinds.named_column(name, rows.type_of(name) if name in there else pa.null()):
-            inferred.columns.append(_infer_column(name, rows, wishes, sentinels.get(name, []), inferred.odd))
+        values = rows.column(name) if name in there else None
+        with kinds.named_column(name, pa.null() if values is None else values.type):
+            inferred.columns.append(_infer_column(name, values, wishes, [], odd[name]))
+            if values is not None and not wishes.is_strict:
+                search.look_at(name, values)
+                if pa.types.is_floating(values.type) and not is_whole(values):
+                    inferred.fractional.add(name)
+    sentinels = search.found()
+    for i, name in enumerate(names):
+        if name in sentinels:
+            odd[name].clear()
+            inferred.columns[i] = _infer_column(name, rows.column(name), wishes, sentinels[name], odd[name])
+    inferred.odd += [what for name in names for what in odd[name]]
     if not wishes.is_strict:
         choose_id(inferred, rows, wishes)
         leave_out_labels(inferred, rows, wishes)
@@ -65,7 +77,9 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes) -> Inferred:
     return inferred
 
 
-def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], odd: list[str]) -> Column:
+def _infer_column(
+    name: str, chunks: pa.ChunkedArray | None, wishes: Wishes, sentinels: list[str], odd: list[str]
+) -> Column:
     if name == wishes.labels:
         return Column(name, "label")
     if name == wishes.id:
@@ -74,7 +88,8 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         return Column(name, "left_out", note="data.exclude")
     if wishes.columns is not None and name not in wishes.columns:
         return Column(name, "left_out", note="not in data.columns")
-    values = rows.column(name).combine_chunks()
+    assert chunks is not None
+    values = chunks.combine_chunks()
     missing_words = [*(wishes.missing_values or ()), *sentinels]
     column = Column(name, missing=missing_words, marks="usual", decimal=wishes.decimal, thousands=wishes.thousands)
     is_asked = name in (*wishes.categorical, *wishes.numeric, *wishes.dates)
@@ -98,7 +113,7 @@ def _infer_column(name: str, rows: Rows, wishes: Wishes, sentinels: list[str], o
         percent = 100 * (1 - n_present / len(values))
         note = join_notes(f"{percent:.0f} % missing", _explain_missing(name, values, missing, wishes))
         return Column(name, "left_out", note="empty" if n_present == 0 else note)
-    present = values.filter(pa.array(~missing))
+    present = values if n_present == len(values) else values.filter(pa.array(~missing))
     if name in wishes.dates:
         return as_date(column, present) or _refused(column, "date")
     if name in wishes.categorical:

@@ -387,25 +387,28 @@ class TableReader:
 
     def _fit_fill(self, rows: Rows, plan: TablePlan) -> None:
         """Set what replaces missing values of each column: the median, or the most frequent level."""
-        self._with_gaps = {column.name for column in plan.used if _has_gaps(column, rows.column(column.name))}
-        if self._config.missing in ("drop", "refuse") or (self._config.missing is None and self._config.strict):
-            plan.refuses_gaps = self._config.missing != "drop"
-            return
+        missing = self._config.missing
+        is_filled = missing not in ("drop", "refuse") and not (missing is None and self._config.strict)
+        plan.refuses_gaps = not is_filled and missing != "drop"
+        self._with_gaps = set()
         for column in plan.used:
-            if column.kind == "list":
-                continue
             values = rows.column(column.name)
-            if column.name not in self._with_gaps:  # for gaps at prediction; then a sample is as good
+            has_gaps = _has_gaps(column, values)
+            if has_gaps:
+                self._with_gaps.add(column.name)
+            if not is_filled or column.kind == "list":
+                continue
+            if not has_gaps:  # for gaps at prediction; then a sample is as good
                 values = values.take(np.arange(0, len(values), 1 + len(values) // _MAX_CHECKED_ROWS))
             try:
-                encoded, missing, _ = column.encode(values.combine_chunks())
+                encoded, is_missing, _ = column.encode(values.combine_chunks())
             except NotOfKindError as error:
                 raise self._bad_cell_error(BadCellError(column, error.row, error.text), 0) from error
-            if missing.all():
+            if is_missing.all():
                 found = f"no values at all in {column.name}"
                 remedy = f"set {override('data.exclude', [*self._config.exclude, column.name])}"
                 raise input_error(self.source, found, "columns with values", remedy)
-            column.fill = _fill_value(column, encoded, missing)
+            column.fill = _fill_value(column, encoded, is_missing)
 
     def _finish_report(self, X: Array | StoredArray, plan: TablePlan) -> None:
         """Complete the report of all rows; refuse them if none is left."""

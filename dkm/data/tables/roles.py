@@ -42,7 +42,8 @@ def choose_id(inferred: Inferred, rows: Rows, wishes: Wishes) -> None:
         )  # fmt: skip
         is_names = column.role == "left_out" and column.note.endswith("as names or ids have")
         is_index = is_candidate and naming.INDEX.fullmatch(name) is not None
-        if not (is_candidate and column.kind == "number") and not is_names and not is_index:
+        may_count = is_candidate and column.kind == "number" and name not in inferred.fractional
+        if not may_count and not is_names and not is_index:
             continue
         values = rows.column(name)
         if is_names or is_index:

@@ -28,7 +28,8 @@ class Wishes:
 
 @dataclass
 class Inferred:
-    """The result of ``infer``: the columns, and what looks odd."""
+    """The result of ``infer``: the columns, what looks odd, and which columns have numbers with fractions."""
 
     columns: list[Column]
     odd: list[str] = field(default_factory=list)
+    fractional: set[str] = field(default_factory=set)
