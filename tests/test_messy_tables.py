@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -31,6 +32,7 @@ from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.raw import RawData
 from dkm.data.recognition import recognize
 from dkm.data.tables import rows as table_rows
+from dkm.data.tables import sources
 from dkm.data.tables.dialect import Dialect, Given, find_dialect
 from dkm.data.tables.plan import TablePlan
 from dkm.data.tables.reader import TableReader
@@ -1123,6 +1125,62 @@ def test_a_table_that_passes_through_files_gives_the_same_rows(
     assert found.filled is not None
     assert expected.filled is not None
     assert found.filled.sha256() == expected.filled.sha256()
+
+
+@pytest.mark.parametrize(("group_rows", "is_copied"), [(60, False), (10, True)])
+def test_parquet_that_is_not_held_is_read_from_its_own_columns(
+    group_rows: int, is_copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of small groups of rows are copied: each column of each group takes a call."""
+    for i in range(2):
+        columns = {
+            "name": [f"{n + 60 * i:03d}" for n in range(60)],
+            "b": pa.array(B[:, 1]),
+            "a": pa.array(B[:, 0] + i).cast(pa.float32()),
+            "c": pa.array(["x", "y", None] * 20).dictionary_encode(),
+            "n": pa.array([None, *range(2, 61)], pa.int64()),
+            "y": pa.array([n % 3 for n in range(60)], pa.int8()),
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"part{i}.parquet", row_group_size=group_rows)
+    config = ParquetData(path=str(tmp_path), id="name", labels="y")
+    expected = load_dataset(config)
+    opened: list[object] = []
+
+    class Writer(pq.ParquetWriter):  # type: ignore[misc]
+        def __init__(self, *words: object, **options: object) -> None:
+            opened.append(words)
+            super().__init__(*words, **options)
+
+    monkeypatch.setattr(table_rows, "MAX_BYTES_IN_MEMORY", 1000)
+    monkeypatch.setattr(table_rows.pq, "ParquetWriter", Writer)
+    monkeypatch.setattr(sources, "_LEAST_GROUP_ROWS", 60)
+    found = load_dataset(config)
+    assert bool(opened) == is_copied
+    assert isinstance(found.X, torch.Tensor)
+    assert isinstance(expected.X, torch.Tensor)
+    assert torch.equal(found.X, expected.X)
+    assert found.sha256 == expected.sha256
+    assert (found.ids == expected.ids).all()
+    assert (found.labels == expected.labels).all()
+    assert found.report.to_dict() == expected.report.to_dict()
+
+
+def test_each_column_is_read_once_to_infer_it_and_once_to_fill_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the rows are in files, each look at a column reads it."""
+    columns = {name: pa.array(B[:, i % 2] + i) for i, name in enumerate("abcd")}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    n_read: Counter[str] = Counter()
+    column = table_rows.Rows.column
+
+    def count(rows: table_rows.Rows, name: str) -> pa.ChunkedArray:
+        n_read[name] += 1
+        return column(rows, name)
+
+    monkeypatch.setattr(table_rows.Rows, "column", count)
+    TableReader(ParquetData(path=str(tmp_path / "t.parquet"))).read()
+    assert n_read == dict.fromkeys("abcd", 2)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ class TableReader:
         """Return all rows as they are in the file; read them again if a later cell has widened the type of a column."""
         while True:  # types only become wider, twice at most
             with contextlib.suppress(SchemaChangedError):
-                return Rows(self._tables(None))
+                return Rows(self._tables(None), self._source.stored(*self._selection()))
 
     def _encode(self, rows: Rows, plan: TablePlan) -> RawData:
         """Return all rows in the type that holds all columns; many of them are left in a file."""
@@ -302,7 +302,8 @@ class TableReader:
 
     # --- rows ---
 
-    def _tables(self, n_rows: int | None) -> Iterator[pa.Table]:
+    def _selection(self) -> tuple[list[str], list[str]]:
+        """Return the columns to read, and those of them to be read as text, exactly as they stand."""
         config, source = self._config, self._source
         if self.plan is None:
             columns = [name for name in source.names if name not in config.exclude]
@@ -320,8 +321,11 @@ class TableReader:
         texts = texts if source.is_text else texts[:1] if named[0] in texts else []
         if self.plan is not None and source.is_text:  # the type must not depend on the rows that are there
             texts = [*texts, *(column.name for column in self.plan.used if column.kind == "category")]
+        return columns, texts
+
+    def _tables(self, n_rows: int | None) -> Iterator[pa.Table]:
         is_empty = True
-        for table in source.batches(columns, texts, n_rows):
+        for table in self._source.batches(*self._selection(), n_rows):
             if len(table):
                 is_empty = False
                 yield table

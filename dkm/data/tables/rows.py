@@ -1,6 +1,7 @@
-"""The rows of a table between reading and training: in memory, or, where they are many, in temporary files.
+"""The rows of a table between reading and training: in memory, or, where they are many, in files.
 
-The files are in the folder of the environment variable ``TMPDIR``, else in that of the system.
+They are read from the user's own files again if these have each column by itself; else they go to temporary ones, in
+the folder of the environment variable ``TMPDIR``, else in that of the system.
 """
 
 # Shapes: N rows, n rows of a part, F features.
@@ -12,7 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from dkm.data.files import NpyFiles
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray
 
-# Rows that take more bytes go to a file.
+# Rows that take more bytes are not held.
 MAX_BYTES_IN_MEMORY = 2**28
 _GROUP_BYTES = 2**25
 _CHUNK_ROWS = 2**16
@@ -32,6 +33,20 @@ class SchemaChangedError(Exception):
     """A later table has other types than the first."""
 
 
+class StoredColumns(Protocol):
+    """Rows in files that have each column by itself."""
+
+    num_rows: int
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Read all values of a column."""
+        ...
+
+    def tables(self, n_rows: int) -> Iterator[pa.Table]:
+        """Yield all rows in order, in tables of at most ``n_rows`` rows."""
+        ...
+
+
 class Rows:
     """Rows of a table, to be read column by column and in parts, as often as needed.
 
@@ -39,6 +54,8 @@ class Rows:
     ----------
     tables : iterator of pa.Table
         All rows in order, at least one table.
+    stored : StoredColumns, optional
+        The same rows, read from there if they are too many to be held; None to write them to a temporary file.
 
     Raises
     ------
@@ -46,8 +63,9 @@ class Rows:
         If the tables differ in their types.
     """
 
-    def __init__(self, tables: Iterator[pa.Table]) -> None:
+    def __init__(self, tables: Iterator[pa.Table], stored: StoredColumns | None = None) -> None:
         self._parts: list[pa.Table] = []
+        self._stored: StoredColumns | None = None
         self._folder: Path | None = None
         self.num_rows, n_bytes, self._schema = 0, 0, pa.schema([])
         writer = None
@@ -61,6 +79,9 @@ class Rows:
                 n_bytes += table.nbytes
                 self._parts.append(table)
                 if n_bytes > (MAX_BYTES_IN_MEMORY if writer is None else _GROUP_BYTES):
+                    if stored is not None:
+                        self._stored, self.num_rows, self._parts = stored, stored.num_rows, []
+                        return
                     if writer is None:
                         self._folder = Path(tempfile.mkdtemp(prefix="dkm-"))
                         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -82,7 +103,7 @@ class Rows:
 
     @property
     def is_on_disk(self) -> bool:
-        return self._folder is not None
+        return self._folder is not None or self._stored is not None
 
     def type_of(self, name: str) -> pa.DataType:
         """Return the type of a column."""
@@ -90,6 +111,8 @@ class Rows:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return all values of a column."""
+        if self._stored is not None:
+            return self._stored.column(name)
         if self._folder is None:
             return self._parts[0].column(name)
         with pq.ParquetFile(self._path) as file:
@@ -97,6 +120,9 @@ class Rows:
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield all rows in order, in tables of a bounded number of rows."""
+        if self._stored is not None:
+            yield from self._stored.tables(_CHUNK_ROWS)
+            return
         if self._folder is None:
             for start in range(0, self.num_rows, _CHUNK_ROWS):
                 yield self._parts[0].slice(start, _CHUNK_ROWS)

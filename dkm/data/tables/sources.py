@@ -39,11 +39,16 @@ from dkm.data.tables.dialect import (
     split_at_spaces,
 )
 from dkm.data.tables.notation import USUAL_MARKS, Known, Marks, is_missing, is_number
+from dkm.data.tables.rows import StoredColumns
 from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import input_error
 
 _BLOCK_BYTES = 2**20
 _BATCH_ROWS = 2**16
+# Rows of one column that are read at once.
+_COLUMN_ROWS = 2**20
+# Groups of fewer rows, on average, are read all columns at once: each column of each group takes a call.
+_LEAST_GROUP_ROWS = 2**14
 # Columns that the data report names one by one.
 _MAX_TOLD = 3
 # More than reading a block takes.
@@ -82,6 +87,10 @@ class Source(Protocol):
 
         ``n_rows`` is the largest number of rows of a table.
         """
+        ...
+
+    def stored(self, columns: Sequence[str], texts: Sequence[str]) -> StoredColumns | None:
+        """Return the same rows to be read column by column; None if the files do not allow that, or only slowly."""
         ...
 
 
@@ -203,6 +212,9 @@ class TextSource:
         for i, (_, partition) in enumerate(self._files):
             for table in self._file_batches(i, types, n_rows):
                 yield _with_partition(table, partition, columns)
+
+    def stored(self, columns: Sequence[str], texts: Sequence[str]) -> None:
+        return None
 
     def _file_batches(self, i: int, types: dict[str, pa.DataType], n_rows: int | None) -> Iterator[pa.Table]:
         """Yield the rows of file ``i``; where a cell does not fit the type of its column, go on with wider types."""
@@ -491,6 +503,7 @@ class ArrowSource:
     ) -> None:
         self._source, self._files, self._is_parquet, self._limit = source, files, kind == "parquet", limit
         first: list[str] = []
+        self.n_rows = self._n_groups = 0  # of Parquet
         self._types_of: dict[str, dict[pa.DataType, str]] = {}  # by column and type the name of the first file with it
         for path, _ in files:
             schema = self._schema(path)
@@ -526,6 +539,10 @@ class ArrowSource:
                 table = pa.Table.from_arrays(values, stored)
                 yield _with_partition(table, partition, columns)
 
+    def stored(self, columns: Sequence[str], texts: Sequence[str]) -> StoredColumns | None:
+        is_fast = self._is_parquet and self.n_rows >= _LEAST_GROUP_ROWS * self._n_groups
+        return _ParquetColumns(self, columns, texts) if is_fast and not self._partitions else None
+
     def _type_of(self, name: str) -> pa.DataType:
         """Return the type that holds the values of a column in all files."""
         type_ = self._types[name]
@@ -546,7 +563,10 @@ class ArrowSource:
 
     def _schema(self, path: Path) -> pa.Schema:
         if self._is_parquet:
-            return pq.read_schema(path)
+            metadata = pq.read_metadata(path)
+            self.n_rows += metadata.num_rows
+            self._n_groups += metadata.num_row_groups
+            return metadata.schema.to_arrow_schema()
         with pa.OSFile(str(path)) as file:
             return ipc.open_file(file).schema
 
@@ -568,6 +588,20 @@ class ArrowSource:
                 batch.validate(full=True)  # Arrow reads what is not there where offsets or indices are damaged
                 for start in range(0, batch.num_rows, n_rows):
                     yield batch.slice(start, n_rows)
+
+
+class _ParquetColumns:
+    """The columns of Parquet files, each of which is read when it is asked for."""
+
+    def __init__(self, source: ArrowSource, columns: Sequence[str], texts: Sequence[str]) -> None:
+        self._source, self._columns, self._texts = source, columns, texts
+        self.num_rows = source.n_rows
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        return pa.concat_tables(self._source.batches([name], self._texts, _COLUMN_ROWS)).column(0)
+
+    def tables(self, n_rows: int) -> Iterator[pa.Table]:
+        return self._source.batches(self._columns, self._texts, n_rows)
 
 
 def _plain_type(type_: pa.DataType) -> pa.DataType:
