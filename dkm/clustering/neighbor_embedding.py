@@ -80,11 +80,12 @@ def embed_neighbors(
         lr = 1 - step / n_steps
         drawn = torch.rand(batch, generator=generator, dtype=torch.float64) * cumulative[-1]
         edges = torch.searchsorted(cumulative, drawn).clamp_(max=len(cumulative) - 1)
-        i, j = starts[edges], ends[edges]  # (B,)
-        others = torch.randint(N, (_N_NEGATIVES, batch), generator=generator)
-        z = Z[i]
-        attraction = _attraction(z - Z[j])
-        repulsion = _repulsion(z - Z[others]).sum(0)
+        # index_select takes half the time of indexing with a tensor.
+        i, j = starts.index_select(0, edges), ends.index_select(0, edges)  # (B,)
+        others = torch.randint(N, (_N_NEGATIVES * batch,), generator=generator)
+        z = Z.index_select(0, i)
+        attraction = _attraction(z - Z.index_select(0, j))
+        repulsion = _repulsion(z - Z.index_select(0, others).view(_N_NEGATIVES, batch, latent_dim)).sum(0)
         Z.index_add_(0, j, attraction, alpha=-lr)
         Z.index_add_(0, i, attraction + repulsion, alpha=lr)
     Z = Z - Z.mean(0)
