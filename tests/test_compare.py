@@ -262,6 +262,15 @@ def test_equal_settings_on_other_data_are_another_row(tmp_path: Path) -> None:
     assert (first.scores["acc"].mean, second.scores["acc"].mean) == (0.25, 0.75)
 
 
+def test_runs_on_other_data_are_drawn(tmp_path: Path) -> None:
+    for seed, sha in enumerate("ab"):
+        make(tmp_path / "runs" / sha, seed=seed, sha=sha * 64)
+        make(tmp_path / "runs" / f"{sha}2", seed=seed + 2, sha=sha * 64, labels=(0, 1, 1, 1))
+    compare.work([str(tmp_path / "runs"), f"figure={tmp_path}/t.png", f"pairs={tmp_path}/p.csv"])
+    assert (tmp_path / "t.png").exists()
+    assert (tmp_path / "p.csv").exists()
+
+
 def test_other_data_are_another_row_where_a_run_lacks_a_setting(tmp_path: Path) -> None:
     make(tmp_path / "a", acc=0.25, joint={"hold_labels": False})
     make(tmp_path / "b", seed=1, acc=0.75, sha="b" * 64)  # of a version that did not have the setting

@@ -185,5 +185,5 @@ def _rows_by_group(groups: Sequence[Group], agreement: Agreement) -> list[int]:
 
 
 def _run_name(groups: Sequence[Group], run: Run, keys: Sequence[str]) -> str:
-    group = next(group for group in groups if run in group.runs)
+    group = next(group for group in groups if any(other.path == run.path for other in group.runs))
     return group.name(keys) if "seed" in keys else f"{group.name(keys)}, seed={run.seed}"
