@@ -259,6 +259,13 @@ def test_margin_histogram_counts_all_points_and_marks_the_medians():
     assert [line.get_xdata()[0] for line in axes.lines] == [1.0, 4.0]
 
 
+@pytest.mark.parametrize("low", [0.0, 2.0, 1e6])
+def test_margins_that_differ_by_rounding_alone_are_drawn(low: float):
+    margin = np.float32([low, np.nextafter(np.float32(low), np.float32(9e9)), low])
+    axes = margin_histogram(margin, np.array([0, 0, 1]), 2).axes[0]
+    assert sum(patch.get_height() for patch in axes.patches) == 3
+
+
 @pytest.mark.parametrize("n_clusters", MANY)
 def test_silhouettes_and_margins_of_many_clusters_fit(n_clusters):
     labels = np.arange(300) % n_clusters

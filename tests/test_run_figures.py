@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,21 @@ def test_a_new_figure_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert added == {"joint/images/radii", "result/images/radii", "result/images/radii_at_the_end"}
     # In pretraining without clusters; at the end both, with the records of metrics.jsonl and the contrast of a table.
     assert seen == [(False, 0, False), (True, 2, True), (True, 2, True)]
+
+
+def test_a_figure_that_goes_wrong_is_told_and_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(context: RunContext) -> Drawing | None:
+        raise ValueError("too many bins")
+
+    monkeypatch.setitem(FIGURES, "broken", Figure("broken", "end", broken))
+    run = tmp_path / "run"
+    words = ["data=blobs", "data.n_samples=200", *WORDS, "log.tensorboard=false", f"hydra.run.dir={run}"]
+    assert train._main(words) == 0
+    told = "figure broken was not drawn (ValueError: too many bins); the run goes on"
+    assert told in json.loads((run / "manifest.json").read_text())["warnings"]
+    assert (run / "figures" / "margins.png").exists()
 
 
 @pytest.mark.thorough

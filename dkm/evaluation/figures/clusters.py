@@ -29,6 +29,9 @@ from dkm.evaluation.figures.style import (
     styled,
 )
 
+# Values that differ by a smaller fraction of the largest one differ by rounding alone.
+_LEAST_SPREAD = 1e-4
+
 
 @styled
 def embedding_map(
@@ -245,7 +248,11 @@ def margin_histogram(margin: FloatArray, labels: IntArray, n_clusters: int) -> F
     labels : int array, shape (N,), values 0 to n_clusters - 1
     """
     figure, axes = figure_with_axes(7.0, 3.6, "Margins: how much farther the second nearest centroid is")
-    axes.hist(margin, bins=60, color=PALETTE[0], alpha=0.7)
+    values = margin.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if high - low < _LEAST_SPREAD * high:  # float32 has no 60 bins between them
+        low, high = 0.5 * low, 1.5 * high
+    axes.hist(values, bins=60, range=(low, high), color=PALETTE[0], alpha=0.7)
     colors = cluster_colors(n_clusters)
     top = axes.get_ylim()[1]
     for k in np.unique(labels):

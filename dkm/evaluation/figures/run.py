@@ -9,6 +9,7 @@ draw.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from dkm.clustering.labels import contingency
 from dkm.data.datasets import Dataset
 from dkm.data.sampling import sample_row_indices
 from dkm.data.scaling import picture_channels
+from dkm.errors import UserError, in_short
 from dkm.evaluation import metrics
 from dkm.evaluation.clusters import Clusters
 from dkm.evaluation.evaluator import Evaluator
@@ -39,6 +41,8 @@ from dkm.evaluation.figures.clusters import (
 from dkm.evaluation.figures.images import exemplar_grid, image_grid, reconstruction_pairs
 from dkm.evaluation.figures.training import loss_curves
 from dkm.models.autoencoder import Autoencoder, evaluation_mode
+
+log = logging.getLogger(__name__)
 
 _N_RECONSTRUCTIONS = 20
 # Points of the figure of silhouettes, which compares all pairs.
@@ -81,11 +85,18 @@ class Figure:
 
 
 def draw_figures(context: RunContext, *, at_end: bool) -> Iterator[tuple[Figure, Drawing | None]]:
-    """Draw the figures of an evaluation, or all of them at the end; None for those that do not apply."""
+    """Draw the figures of an evaluation, or all of them at the end; None for those that do not apply, or went wrong."""
     for figure in FIGURES.values():
         if at_end or figure.when == "evaluation":
-            with torch.no_grad(), evaluation_mode(context.autoencoder):
-                drawing = figure.function(context)
+            drawing = None
+            try:
+                with torch.no_grad(), evaluation_mode(context.autoencoder):
+                    drawing = figure.function(context)
+            except UserError:  # the data have changed
+                raise
+            except Exception as error:  # also of a function of the user's own: no picture is worth a run
+                told = f"{type(error).__name__}: {in_short(error)}"
+                log.warning("figure %s was not drawn (%s); the run goes on", figure.name, told)
             yield figure, drawing
 
 
