@@ -21,9 +21,12 @@ def scores(modularity: float | None, effective: float | None) -> Scores:
         (0.78, scores(0.731, 9.9), 10, None),  # no more than noise, which is 0.05
         (0.8, scores(0.75, 9.9), 10, None),
         (0.78, scores(0.729, 9.9), 10, "the modularity of the clusters on the data (0.729) is lower than"),
-        (None, scores(0.5, 1.51), 10, None),
-        (None, scores(0.5, 1.49), 10, "nearly all rows are in one of the 10 clusters"),
-        (None, scores(0.5, 1.49), 2, "nearly all rows are in one of the 2 clusters"),
+        # 95 % of the rows in one cluster: 1.22 effective ones of 2, and 1.36 of 10.
+        (None, scores(0.5, 1.37), 10, None),
+        (None, scores(0.5, 1.35), 10, "nearly all rows are in one of the 10 clusters"),
+        (None, scores(0.5, 1.5), 2, None),  # 86 %
+        (None, scores(0.5, 1.23), 2, None),
+        (None, scores(0.5, 1.2), 2, "nearly all rows are in one of the 2 clusters"),
         (0.78, scores(0.12, 8.0), 10, "the modularity of the clusters on the data (0.120) is lower than"),
         (0.78, scores(0.0, 1.0), 10, "nearly all rows are in one of the 10 clusters: the embedding has collapsed"),
         (None, scores(0.0, 1.2), 10, "nearly all rows are in one of the 10 clusters"),
@@ -38,6 +41,12 @@ def test_scores_that_speak_against_a_clustering_give_a_warning(
     found = report.clustering_warning(None if raw is None else scores(raw, 9.0), final, n_clusters)
     assert (found is None) == (told is None)
     assert found is None or (found.startswith(told or "") and "\n" not in found)
+
+
+def test_clusters_as_uneven_as_those_of_the_raw_data_are_no_collapse() -> None:
+    raw, uneven = scores(0.5, 1.25), scores(0.5, 1.1)
+    assert report.clustering_warning(raw, uneven, 3) is None
+    assert report.clustering_warning(scores(0.5, 2.0), uneven, 3) is not None
 
 
 def test_the_line_of_an_evaluation_has_the_scores_against_labels_else_the_others() -> None:

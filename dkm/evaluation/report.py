@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from dkm.evaluation.scores import SCORES, Scores, graph_score
 from dkm.evaluation.summary import format_score
 
-# Below so many effective clusters an embedding has collapsed; losses of modularity on the data up to so much are noise.
-_COLLAPSED, _LOST_MODULARITY = 1.5, 0.05
+# Losses of modularity on the data up to so much are noise.
+_LOST_MODULARITY = 0.05
+# An embedding has collapsed if sizes are less even than if one cluster had this share and the others were equal, unless
+# the clusters of the raw data are nearly as uneven.
+_COLLAPSED_SHARE, _AS_UNEVEN = 0.95, 0.75
 # The adjusted Rand index to a baseline's clusters from which on they count as learned.
 LEARNED = 0.95
 # Differences in modularity below this do not show in the table.
@@ -31,8 +36,7 @@ def clustering_warning(raw: Scores | None, final: Scores, n_clusters: int) -> st
         The scores of the final clustering.
     n_clusters : int
     """
-    effective = final["n_effective_clusters"]
-    if n_clusters > 1 and effective is not None and effective < _COLLAPSED:
+    if _has_collapsed(raw, final, n_clusters):
         return (
             f"nearly all rows are in one of the {n_clusters} clusters: the embedding has collapsed; "
             "try data.scaling=rms or row_rms, a smaller clustering.weight or regularization.strength, or a longer "
@@ -46,6 +50,16 @@ def clustering_warning(raw: Scores | None, final: Scores, n_clusters: int) -> st
             f"({before:.3f}): train longer (pretrain.epochs), try other settings, or use k-means"
         )
     return None
+
+
+def _has_collapsed(raw: Scores | None, final: Scores, n_clusters: int) -> bool:
+    effective = final["n_effective_clusters"]
+    if n_clusters == 1 or effective is None:
+        return False
+    rest = 1 - _COLLAPSED_SHARE
+    least = math.exp(-_COLLAPSED_SHARE * math.log(_COLLAPSED_SHARE) - rest * math.log(rest / (n_clusters - 1)))
+    of_raw = None if raw is None else raw.get("n_effective_clusters")
+    return effective < least and (of_raw is None or effective < _AS_UNEVEN * of_raw)
 
 
 def table(
