@@ -128,7 +128,8 @@ def test_a_feature_that_is_constant_in_all_rows_has_no_contrast(value: float) ->
 def test_the_table_of_features_has_the_units_of_the_data() -> None:
     X = np.array([[0.0, 7], [0, 9], [10, 7], [10, 9.5]])
     scaling = Scaling.fit([X], "standard")
-    lines = feature_lines(contrast_clusters(scaling.apply(X), np.array([0, 0, 1, 1]), 3), ["age", "size, cm"], scaling)
+    contrast = contrast_clusters(scaling.apply(X), np.array([0, 0, 1, 1]), 3, scaling)
+    lines = feature_lines(contrast, ["age", "size, cm"])
     rows = list(csv.DictReader(lines))
     assert [(row["cluster"], row["feature"]) for row in rows] == [
         ("0", "age"),
@@ -140,13 +141,25 @@ def test_the_table_of_features_has_the_units_of_the_data() -> None:
     assert float(rows[0]["mean_of_others"]) == pytest.approx(10)
 
 
+def test_means_of_counts_are_those_of_the_counts() -> None:
+    """Not of their logarithms, of which the differences are."""
+    X = np.array([[0.0, 40], [10, 30], [0, 40], [10, 30], [20, 20], [40, 0]])
+    labels = np.array([0, 0, 0, 0, 2, 2])
+    scaling = Scaling.fit([X], "counts", total=40.0)
+    found = contrast_clusters(scaling.apply(X), labels, 4, scaling)
+    np.testing.assert_allclose(found.mean[[0, 2]], [[5, 35], [30, 10]], rtol=1e-5)
+    np.testing.assert_allclose(found.mean_of_others[[0, 2]], [[30, 10], [5, 35]], rtol=1e-5)
+    assert np.isnan(found.mean[[1, 3]]).all()
+    scaled = contrast_clusters(scaling.apply(X), labels, 4)
+    np.testing.assert_array_equal(found.difference, scaled.difference)
+
+
 def test_the_table_of_features_has_the_ten_largest_differences_and_no_empty_cluster() -> None:
     X = np.zeros((4, 12))
     X[:2] = np.arange(12)
     X[1::2] += 1  # some spread
-    scaling = Scaling.fit([X], "none")
     names = [f"f{i}" for i in range(12)]
-    lines = list(feature_lines(contrast_clusters(X, np.array([0, 0, 2, 2]), 3), names, scaling))
+    lines = list(feature_lines(contrast_clusters(X, np.array([0, 0, 2, 2]), 3), names))
     assert lines[0] == "cluster,rank,feature,difference,mean,mean_of_others\n"
     # The difference of the means is i, the standard deviation within both clusters 1/2.
     expected = [(0, rank, 12 - rank, 2 * (12 - rank), 12.5 - rank, 0.5) for rank in range(1, 11)]

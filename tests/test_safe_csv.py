@@ -11,8 +11,7 @@ import pytest
 
 from dkm.config.roles import role_of
 from dkm.config.settings import Role
-from dkm.data.scaling import Scaling
-from dkm.evaluation.assignments import Assignments, Writer, csv_line, csv_parts, safe_text
+from dkm.evaluation.assignments import Assignments, Writer, csv_line, csv_parts, safe_text, without_mark
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.comparison import csv_text
 from dkm.runs.directory import RunDirectory
@@ -44,6 +43,12 @@ def test_other_texts_and_numbers_stay(text: str) -> None:
     assert safe_text(text) == text
 
 
+@pytest.mark.parametrize("text", [*EVIL, *HARMLESS[:-2], HARMLESS[-1]])
+def test_the_mark_is_taken_off_again(text: str) -> None:
+    """But for a text that has such an apostrophe of its own."""
+    assert without_mark(safe_text(text)) == text
+
+
 def test_each_text_of_the_assignments_is_marked(tmp_path: Path) -> None:
     texts = [text for text in EVIL + HARMLESS if "\r" not in text]
     plain = b"".join(csv_parts(table(texts))).decode()
@@ -67,7 +72,7 @@ def test_exemplars_features_and_comparisons_are_marked() -> None:
     rows = rows_of("".join(exemplar_lines(table(EVIL), exemplars, is_safe=True)))
     assert [row["id"] for row in rows] == [row["text"] for row in rows] == ["'=1+1", "'@SUM(A1)", "'+cmd|' /C calc'!A0"]
     contrast = Contrast(*(np.array([[-1.0, 2.0]]) for _ in range(3)))
-    lines = feature_lines(contrast, ["=a", "b"], Scaling("standard", 2, (0.0,), (1.0,)), is_safe=True)
+    lines = feature_lines(contrast, ["=a", "b"], is_safe=True)
     assert [(row["feature"], row["difference"]) for row in rows_of("".join(lines))] == [("b", "2"), ("'=a", "-1")]
     cells: list[list[Any]] = [["paths", "x"], [Path("=run"), -1.5], ["=1", -2]]
     assert csv_text(cells, is_safe=True) == "paths,x\n'=run,-1.5\n'=1,-2\n"
@@ -79,7 +84,7 @@ def test_a_run_writes_its_files_so(tmp_path: Path) -> None:
         run = RunDirectory(tmp_path, progress="off", safe_csv=safe_csv)
         run.write_assignments(table(EVIL), [Exemplars(np.array([0]), np.array([1]))])
         contrast = Contrast(*(np.array([[-1.0]]) for _ in range(3)))
-        run.write_features(contrast, ["=a"], Scaling("standard", 1, (0.0,), (1.0,)))
+        run.write_features(contrast, ["=a"])
         for name in ("assignments.csv", "exemplars.csv", "features.csv"):
             assert ("'=" in (tmp_path / name).read_text()) is safe_csv
     assert role_of("safe_csv") is Role.OUTPUT

@@ -106,6 +106,11 @@ def safe_text(text: str) -> str:
     return text if text.strip() == text else f"'{text}"
 
 
+def without_mark(text: str) -> str:
+    """Return the text of which ``safe_text`` made this one."""
+    return text[1:] if text.startswith("'") and safe_text(text[1:]) == text else text
+
+
 def _cells(column: Array | None, n_rows: int, *, is_safe: bool) -> Array | list[str]:
     if column is None:
         return [""] * n_rows

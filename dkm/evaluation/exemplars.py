@@ -69,11 +69,13 @@ class Contrast(NamedTuple):
     """How the rows of each cluster differ from all other rows, feature by feature: (K, F)."""
 
     difference: Array  # of the means, in units of the pooled standard deviation; nan for an empty cluster
-    mean: Array
+    mean: Array  # in the units of the data
     mean_of_others: Array
 
 
-def contrast_clusters(X: Array, labels: npt.NDArray[np.int64], n_clusters: int) -> Contrast:
+def contrast_clusters(
+    X: Array, labels: npt.NDArray[np.int64], n_clusters: int, scaling: Scaling | None = None
+) -> Contrast:
     """Compare each cluster with all other rows of X, feature by feature.
 
     The standardized mean difference (Cohen's d): the pooled variance is the mean over all rows of the squared
@@ -83,6 +85,8 @@ def contrast_clusters(X: Array, labels: npt.NDArray[np.int64], n_clusters: int) 
     ----------
     X : float array, shape (n, F)
     labels : int64 array, shape (n,), values 0 to n_clusters - 1
+    scaling : Scaling, optional
+        That of X, which the differences are in, but not the means: those are of the unscaled rows.
 
     Returns
     -------
@@ -115,7 +119,13 @@ def contrast_clusters(X: Array, labels: npt.NDArray[np.int64], n_clusters: int) 
     is_undefined = (counts == 0) | (n_rest[:, np.newaxis] == 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.where(is_undefined, np.nan, np.where(gap == 0, 0.0, gap / deviation))
-    mean = np.where(counts == 0, np.nan, first_rows + offset)
+    mean = first_rows + offset
+    if scaling is not None and scaling.total is None:
+        mean, mean_of_others = scaling.unscale(mean), scaling.unscale(mean_of_others)
+    elif scaling is not None:  # a mean of logarithms is not the logarithm of the mean
+        sums = _sums_by_cluster(X, labels, np.zeros_like(mean), power=1, scaling=scaling)
+        mean, mean_of_others = sums / np.maximum(counts, 1), (sums.sum(axis=0) - sums) / np.maximum(n_rest, 1)[:, None]
+    mean = np.where(counts == 0, np.nan, mean)
     return Contrast(difference, mean, np.where(n_rest[:, np.newaxis] == 0, np.nan, mean_of_others))
 
 
@@ -136,23 +146,30 @@ def _merge(one: _Group, other: _Group) -> _Group:
 
 
 def _sums_by_cluster(
-    X: Array, labels: npt.NDArray[np.int64], centers: npt.NDArray[np.float64], *, power: int
+    X: Array,
+    labels: npt.NDArray[np.int64],
+    centers: npt.NDArray[np.float64],
+    *,
+    power: int,
+    scaling: Scaling | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Return the sums (K, F) of the powers of the deviations of the rows from the center of their cluster."""
+    """Return the sums (K, F) of the powers of the deviations of the rows from the center of their cluster.
+
+    With ``scaling`` the rows are unscaled first.
+    """
     sums = np.zeros_like(centers)
     for part in row_slices(X.shape):
-        deviations = (X[part] - centers[labels[part]]) ** power
+        rows = X[part] if scaling is None else scaling.unscale(X[part])
+        deviations = (rows - centers[labels[part]]) ** power
         n = len(deviations)
         member = sparse.csr_array((np.ones(n), (labels[part], np.arange(n))), shape=(len(centers), n))
         sums += member @ deviations
     return sums
 
 
-def feature_lines(
-    contrast: Contrast, names: Sequence[str], scaling: Scaling, *, is_safe: bool = False
-) -> Iterator[str]:
+def feature_lines(contrast: Contrast, names: Sequence[str], *, is_safe: bool = False) -> Iterator[str]:
     """Yield the lines of ``features.csv``: the features that distinguish each cluster, in the units of the data."""
-    means = (scaling.unscale(contrast.mean), scaling.unscale(contrast.mean_of_others))
+    means = (contrast.mean, contrast.mean_of_others)
     yield csv_line("cluster", "rank", "feature", "difference", "mean", "mean_of_others")
     for cluster, row in enumerate(contrast.difference):
         if np.isnan(row).all():

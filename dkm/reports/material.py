@@ -124,10 +124,10 @@ class Material:
             return self.kept_differences
         data, contrast = self.rows.data, self.rows.contrast
         names = data.features or [f"feature {f}" for f in range(data.n_features)]
-        mean, others = (data.scaling.unscale(part) for part in (contrast.mean, contrast.mean_of_others))
         features = features_of(names, data.plan)
         is_share, has_means = self._is_share(data) | are_shares(features), not data.scaling.row_length
-        return Differences(features, contrast.difference, mean, others, is_share, texts is not None, has_means)
+        means = (contrast.mean, contrast.mean_of_others)
+        return Differences(features, contrast.difference, *means, is_share, texts is not None, has_means)
 
     @cached_property
     def names(self) -> list[str]:

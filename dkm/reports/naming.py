@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkm.evaluation.assignments import without_mark
 from dkm.reports.features import Feature, features_of
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -70,11 +71,18 @@ class Differences:
 
 
 def read_differences(
-    path: Path, n_clusters: int, *, are_terms: bool, has_means: bool = True, plan: Mapping[str, Any] | None = None
+    path: Path,
+    n_clusters: int,
+    *,
+    are_terms: bool,
+    has_means: bool = True,
+    plan: Mapping[str, Any] | None = None,
+    is_safe: bool = False,
 ) -> Differences | None:
     """Return what ``features.csv`` has: the largest differences of each cluster; None without such a file.
 
-    ``plan`` is that of a table, by which the features are what they are with the data at hand.
+    ``plan`` is that of a table, by which the features are what they are with the data at hand. ``is_safe`` tells that
+    texts are marked which a spreadsheet would execute.
 
     Raises
     ------
@@ -86,6 +94,8 @@ def read_differences(
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     try:
+        if is_safe:
+            rows = [row | {"feature": without_mark(row["feature"])} for row in rows]
         names = list(dict.fromkeys(row["feature"] for row in rows))
         number = {name: n for n, name in enumerate(names)}
         values = np.full((3, n_clusters, len(names)), np.nan)

@@ -23,7 +23,7 @@ from dkm.data.scaling import Scaling
 from dkm.data.stored import CHUNK_ROWS, StoredRows
 from dkm.data.tables.plan import TablePlan
 from dkm.errors import UserError, in_short, input_error
-from dkm.evaluation.assignments import Assignments
+from dkm.evaluation.assignments import Assignments, without_mark
 from dkm.evaluation.exemplars import contrast_clusters
 from dkm.models.description import read_description
 from dkm.models.saved import DESCRIPTION, WEIGHTS, SavedModel, load_model
@@ -61,11 +61,16 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
             remedy = f"finish it: python -m dkm.train resume={shlex.quote(str(run))}"
             raise input_error(str(run), f"the run is {known.status}", "a finished run", remedy)
         result = read_json(run / reading.RESULT) or {}
-        assignments = _read_assignments(run / reading.ASSIGNMENTS, result)
+        is_safe = reading.has_safe_csv(run)
+        assignments = _read_assignments(run / reading.ASSIGNMENTS, result, is_safe=is_safe)
         texts = assignments.texts is not None
         plan, row_length = _read_plan(run)
         kept = read_differences(
-            run / reading.FEATURES, int(result["n_clusters"]), are_terms=texts, has_means=not row_length, plan=plan
+            *(run / reading.FEATURES, int(result["n_clusters"])),
+            are_terms=texts,
+            has_means=not row_length,
+            plan=plan,
+            is_safe=is_safe,
         )
         centroids = _read_centroids(run)
     except (reading.DamagedRun, ValueError, KeyError, TypeError) as error:
@@ -86,7 +91,7 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
     return _with_rows(material, run, overrides, model_class)
 
 
-def _read_assignments(path: Path, result: dict[str, Any]) -> Assignments:
+def _read_assignments(path: Path, result: dict[str, Any], *, is_safe: bool) -> Assignments:
     import pandas as pd
 
     try:
@@ -106,7 +111,9 @@ def _read_assignments(path: Path, result: dict[str, Any]) -> Assignments:
         raise ValueError(f"{path.name} does not have the {n_rows} rows and {K} clusters of {reading.RESULT}")
 
     def text(name: str) -> Any:
-        return frame[name].to_numpy(dtype=object) if name in frame else None
+        if name not in frame:
+            return None
+        return (frame[name].map(without_mark) if is_safe else frame[name]).to_numpy(dtype=object)
 
     margin = frame["margin"].to_numpy(np.float32)
     return Assignments(
@@ -150,12 +157,12 @@ def _with_rows(material: Material, run: Path, overrides: Sequence[str], model_cl
     try:
         config = _config(run, overrides)
         if isinstance(config.data, CustomData) and not any(word.startswith("data.class=") for word in overrides):
-            raise UserError("the data come from code")
+            raise _refused(run, overrides, "the data come from code", "add data.class=package.Class")
         set_threads(config.threads)
         model = load_model(str(run), model_class=model_class)
         data = load_dataset(config.data, model.scaling)
         if material.sha256 is not None and data.sha256 != material.sha256:
-            raise UserError("the data have changed since")
+            raise _refused(run, overrides, "the data have changed since", "name those of the run")
     except UserError as error:
         if overrides or model_class is not None:
             raise
@@ -168,10 +175,16 @@ def _with_rows(material: Material, run: Path, overrides: Sequence[str], model_cl
     if data.image_shape is None and material.n_clusters > 1:
         sample = sample_dataset(data, config.evaluation.samples)
         index = np.arange(data.n_samples) if sample is None else sample.numpy()
-        contrast = contrast_clusters(_take(data, index), material.assignments.cluster[index], material.n_clusters)
+        labels = material.assignments.cluster[index]
+        contrast = contrast_clusters(_take(data, index), labels, material.n_clusters, data.scaling)
     pictures = thumbnail_reader(config.data, data.position)
     rows = Rows(data, lambda index: _take(data, index), _embedder(model, data), contrast, pictures)
     return replace(material, rows=rows)
+
+
+def _refused(run: Path, overrides: Sequence[str], why: str, remedy: str) -> UserError:
+    """Return the error as a whole line where the user has named data, else in short for a warning."""
+    return input_error(str(run), why, "the data of the run", remedy) if overrides else UserError(why)
 
 
 def _config(run: Path, overrides: Sequence[str]) -> Config:

@@ -26,7 +26,6 @@ from dkm.config.resolved import read_yaml, with_digest
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.report import DataReport
-from dkm.data.scaling import Scaling
 from dkm.errors import UserError, printable
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
@@ -107,7 +106,7 @@ class RunWriter(Protocol):
     def write_data_report(self, report: DataReport) -> None: ...
     def write_result(self, result: Mapping[str, Any]) -> None: ...
     def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None: ...
-    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None: ...
+    def write_features(self, contrast: Contrast, names: Sequence[str]) -> None: ...
 
 
 class RunDirectory:
@@ -311,9 +310,9 @@ class RunDirectory:
         write_atomically(self.path / ASSIGNMENTS, csv_parts(assignments, is_safe=self._safe_csv))
         self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars, is_safe=self._safe_csv)))
 
-    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
+    def write_features(self, contrast: Contrast, names: Sequence[str]) -> None:
         """Write the features in which each cluster differs most from the others."""
-        self._write(FEATURES, "".join(feature_lines(contrast, names, scaling, is_safe=self._safe_csv)))
+        self._write(FEATURES, "".join(feature_lines(contrast, names, is_safe=self._safe_csv)))
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
@@ -376,7 +375,7 @@ class Unwritten:
     def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None:
         pass
 
-    def write_features(self, contrast: Contrast, names: Sequence[str], scaling: Scaling) -> None:
+    def write_features(self, contrast: Contrast, names: Sequence[str]) -> None:
         pass
 
 

@@ -180,14 +180,23 @@ def is_in_use(path: Path) -> bool:
     return is_locked(path / LOCK)
 
 
+def has_safe_csv(path: Path) -> bool:
+    """Return whether the CSV files of a run directory mark the texts that a spreadsheet would execute."""
+    return _config(path).get("safe_csv") is True
+
+
 def _settings(path: Path) -> dict[str, Any]:
+    return moving_numbers(flatten({key: value for key, value in _config(path).items() if key != "defaults"}))
+
+
+def _config(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path / CONFIG)
     except UserError as error:
         raise DamagedRun(str(error)) from error
     if not isinstance(content, dict):
         raise DamagedRun(f"{path / CONFIG}: holds no settings")
-    return moving_numbers(flatten({key: value for key, value in content.items() if key != "defaults"}))
+    return content
 
 
 def moving_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:

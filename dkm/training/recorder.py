@@ -297,7 +297,7 @@ class Recorder:
         run.write_assignments(assignments, exemplars)
         if contrast is not None:
             names = data.features or [str(feature) for feature in range(data.n_features)]
-            run.write_features(contrast, names, data.scaling)
+            run.write_features(contrast, names)
         SavedModel.of(config, data, self._autoencoder, self._centroids, clusters.inertia).save(run.path / "model")
         step = progress.step + 1
         if not has_joint_phase:
@@ -395,7 +395,7 @@ class Recorder:
         K = len(self._centroids)
         if self._data.image_shape is not None or K == 1:
             return None
-        return contrast_clusters(self._evaluator.X, self._evaluator.sampled_labels(labels), K)
+        return contrast_clusters(self._evaluator.X, self._evaluator.sampled_labels(labels), K, self._data.scaling)
 
     def _write_figures(self, context: RunContext, progress: Progress) -> None:
         from dkm.evaluation.figures.run import draw_figures
