@@ -29,7 +29,8 @@ from dkm.data.images.thumbnails import thumbnail_reader
 from dkm.data.scaling import Scaling
 from dkm.data.tables.columns import Column
 from dkm.data.tables.plan import TablePlan
-from dkm.evaluation.assignments import Assignments
+from dkm.errors import UserError
+from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Exemplars
 from dkm.reports import page
 from dkm.reports.colors import cluster_colors, matching_colors
@@ -741,8 +742,42 @@ def test_a_hundred_clusters_and_a_single_one() -> None:
     assert "Nearest cluster:" not in one
     assert not any("odularity" in statement.text for statement in judge([material(1, modularity_data=0.0)]).statements)
     assert titles([material(1), material(2)]) == ["A (1 cluster, seed=0)", "B (2 clusters, seed=0)"]
+    scaled = [replace(material(2), settings={"data.path": p, "data.scaling": p}) for p in ("rms", "l2")]
+    assert titles(scaled) == ["A (2 clusters, data.scaling=rms, seed=0)", "B (2 clusters, data.scaling=l2, seed=0)"]
     many = Content([material(300, 1000)]).context()["runs"][0]
     assert (len(many["cards"]), many["n_without_card"]) == (200, 100)
+    assert sum(cluster["has_card"] for cluster in many["clusters"]) == 200
+
+
+def test_runs_of_several_scalings_each_say_theirs() -> None:
+    same = [replace(material(2), data_report={"scaling": "rms"}) for _ in range(2)]
+    assert ("scaling", "rms") in Content(same).context()["data"]
+    two = Content([same[0], replace(same[1], data_report={"scaling": "l2"})]).context()
+    assert "scaling" not in dict(two["data"])
+    assert ("scaling", ["rms", "l2"]) in two["settings"]
+
+
+def test_the_report_of_a_run_with_safe_csv_has_the_texts_without_marks(table: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(table, run)
+    assignments = read_material(run).assignments
+    assert assignments.ids is not None
+    marked = assignments._replace(ids=np.array(["=1", *assignments.ids[1:]], dtype=object))
+    (run / "assignments.csv").write_bytes(b"".join(csv_parts(marked, is_safe=True)))
+    (run / "features.csv").write_text(text_of(run / "features.csv").replace("age", "'=age"), encoding="utf-8")
+    (run / "config.yaml").write_text(text_of(run / "config.yaml").replace("safe_csv: false", "safe_csv: true"))
+    found = read_material(run)
+    assert found.assignments.ids is not None
+    assert found.assignments.ids[0] == "=1"
+    assert found.kept_differences is not None
+    assert "=age" in [feature.name for feature in found.kept_differences.features]
+
+
+def test_data_that_are_not_those_of_the_run_are_named_with_the_run(table: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text(people(tmp_path).read_text(encoding="utf-8").replace("bird", "cow"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"run: the data have changed since; expected the data of the run; name those"):
+        read_material(table, [f"data.path={other}"])
 
 
 def test_without_a_second_cluster_no_confidence_is_offered(table: Path) -> None:

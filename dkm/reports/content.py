@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dkm.config.roles import role_of
+from dkm.config.settings import Role
 from dkm.data.datasets import Dataset
 from dkm.data.scaling import picture_channels
 from dkm.evaluation.exemplars import Exemplars
@@ -218,7 +220,7 @@ class Content:
             "settings": _settings(self.materials),
             "scores": _score_table(self.materials),
             "agreement": _agreement_table(self.materials),
-            "data": _data_facts(first),
+            "data": _data_facts(first, with_scaling=_have_one_scaling(self.materials)),
             "columns": list(first.data_report.get("columns", [])),
             "uncertain": UNCERTAIN,
         }
@@ -261,6 +263,7 @@ class Content:
             else float(np.median(material.confidence[members])),
             "nearest": nearest,
             "label": material.majorities[k],
+            "has_card": with_card,
         }
         if with_card:
             cluster |= {
@@ -459,11 +462,17 @@ def _settings(materials: Sequence[Material]) -> list[tuple[str, list[str]]]:
     rows: dict[str, list[Any]] = {"seed": [material.seed for material in materials]}
     rows |= {key.removesuffix(".name"): [m.settings.get(key) for m in materials] for key in _SHOWN_SETTINGS}
     rows |= {name: [m.result.get(key) for m in materials] for key, name in _SHOWN_RESULTS.items()}
+    if not _have_one_scaling(materials):
+        rows["scaling"] = [m.data_report.get("scaling") for m in materials]
     shown = {name: values for name, values in rows.items() if any(value is not None for value in values)}
     return [(name, ["" if value is None else str(value) for value in values]) for name, values in shown.items()]
 
 
-def _data_facts(material: Material) -> list[tuple[str, str]]:
+def _have_one_scaling(materials: Sequence[Material]) -> bool:
+    return len({m.data_report.get("scaling") for m in materials}) == 1
+
+
+def _data_facts(material: Material, *, with_scaling: bool) -> list[tuple[str, str]]:
     data = material.data_report
     facts = [("source", material.data_label), ("rows", f"{data.get('n_rows', material.n_samples):,}")]
     if data.get("n_used", material.n_samples) != data.get("n_rows", material.n_samples):
@@ -471,7 +480,7 @@ def _data_facts(material: Material) -> list[tuple[str, str]]:
     if data.get("n_features"):
         facts.append(("features", f"{data['n_features']:,}"))
     facts += [(what, str(how)) for what, how in data.get("decisions", {}).items() if what != "cache"]
-    if data.get("scaling"):
+    if data.get("scaling") and with_scaling:
         facts.append(("scaling", str(data["scaling"])))
     if material.sha256:
         facts.append(("SHA-256", f"{material.sha256[:16]}…"))
@@ -503,9 +512,8 @@ def titles(materials: Sequence[Material]) -> list[str]:
     keys = dict.fromkeys(key for material in materials for key in material.settings)
     values = [{**material.settings, "seed": material.seed, "clusters": material.n_clusters} for material in materials]
     skipped = {"clustering.n_clusters", "clusters", "seed"}
-    differing = [
-        k for k in keys if k not in skipped and not k.startswith("data.") and len({str(v.get(k)) for v in values}) > 1
-    ]
+    compared = (key for key in keys if key not in skipped and role_of(key) is not Role.INPUT)
+    differing = [key for key in compared if len({str(v.get(key)) for v in values}) > 1]
     named = ["clusters", *differing[:2], "seed"]
     letters = (chr(ord("A") + n) for n in count())
     result = []

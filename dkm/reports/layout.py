@@ -48,7 +48,10 @@ def lay_out(Z: FloatArray) -> Layout:
         return Layout(Z.astype(np.float64), "the two dimensions of the embedding")
     distinct = np.unique(Z, axis=0)
     if Z.shape[1] < _FEWEST_DIMENSIONS or len(distinct) < _FEWEST_ROWS:
-        return Layout(plane(Z, Z[:0]).points, "the principal components of the embedding")
+        method = "the principal components of the embedding"
+        if Z.shape[1] == 1:
+            method = "the one dimension of the embedding; heights are random"
+        return Layout(plane(Z, Z[:0]).points, method)
     chosen = np.sort(draw_rows(len(Z), _N_LAID_OUT))
     landmarks = Z[chosen].astype(np.float64)
     graph = fuzzy_graph(nearest_neighbors(landmarks, _N_NEIGHBORS))

@@ -419,7 +419,18 @@ $("#color").addEventListener("change", (event) => {
   setFocus(null);
 });
 
-const ids = new Map(Array.from({ length: n }, (_, row) => [rowName(row).toLowerCase(), row]));
+// Several rows may have one id: shortened ones, in other letters, or repeated in the file.
+function rowsBy(nameOf) {
+  const rows = new Map();
+  for (let row = 0; row < n; row += 1) {
+    const name = nameOf(row);
+    if (rows.has(name)) rows.get(name).push(row);
+    else rows.set(name, [row]);
+  }
+  return rows;
+}
+const idsAsWritten = rowsBy(rowName);
+const idsInSmallLetters = rowsBy((row) => rowName(row).toLowerCase());
 // Long ids have lost their middle.
 function cutId(text) {
   const characters = [...text];
@@ -428,11 +439,13 @@ function cutId(text) {
   return `${characters.slice(0, start).join("")}…${characters.slice(-end).join("")}`;
 }
 $("#find").addEventListener("input", (event) => {
-  const wanted = cutId(event.target.value.trim()).toLowerCase();
-  let row = ids.get(wanted);
+  const wanted = cutId(event.target.value.trim());
+  const rows = idsAsWritten.get(wanted) ?? idsInSmallLetters.get(wanted.toLowerCase()) ?? [];
+  let row = rows[0];
   if (row === undefined && /^\d+$/.test(wanted)) row = [...index].indexOf(Number(wanted));
   const isFound = row !== undefined && row >= 0;
-  $("#found").textContent = !wanted ? "" : isFound ? "" : "not on the map";
+  const told = rows.length > 1 ? `the first of ${rows.length} rows with this id` : "";
+  $("#found").textContent = !wanted ? "" : isFound ? told : "not on the map";
   if (wanted && isFound) pin(row, runs[0]);
 });
 
