@@ -315,6 +315,8 @@ def _encode_labels(labels: Array, n_samples: int, source: str) -> tuple[Array, n
         if len(bad):
             found = f"{len(bad):,} labels like {labels[bad[0]]}, the first in row {bad[0]} (counted from 0)"
             raise input_error(source, found, expected, "give each row a class, or set data.labels=null")
+        if (np.abs(labels) < 2.0**63).all():
+            labels = labels.astype(np.int64)  # written with all of their digits
     classes, index = np.unique(labels, return_inverse=True)
     if n_samples >= _MIN_ROWS_FOR_CLASSES and len(classes) > n_samples / 2:
         found, remedy = (

@@ -17,6 +17,8 @@ from dkm.evaluation.evaluator import Evaluator
 from dkm.models.autoencoder import Autoencoder, evaluation_mode
 
 _N_POINTS = 5000
+# Pixels that are read for it at most, 512 MB: of large images fewer are shown.
+_MAX_VALUES = 2**27
 
 
 class Projection(NamedTuple):
@@ -34,7 +36,8 @@ def project(autoencoder: Autoencoder, evaluator: Evaluator, z: Tensor, clusters:
     """Return always the same points of z (N, D), and all centroids."""
     data, centroids = evaluator.data, clusters.centroids
     K = len(centroids)
-    rows = sample_row_indices(data.n_samples, _N_POINTS)
+    n_points = _N_POINTS if data.image_shape is None else min(_N_POINTS, max(1, _MAX_VALUES // data.n_features))
+    rows = sample_row_indices(data.n_samples, n_points)
     columns: dict[str, list[object]] = {
         "cluster": [*clusters.labels[rows].tolist(), *range(K)],
         "kind": [*["point"] * len(rows), *["centroid"] * K],
