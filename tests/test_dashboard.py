@@ -208,6 +208,15 @@ def test_classes_have_the_names_of_the_data(tmp_path: Path, monkeypatch: pytest.
     assert {line.split("\t")[3] for line in lines[1:]} == {"gold medal", "silver", "青銅", ""}
 
 
+def test_of_large_images_the_projector_has_fewer_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "x.npz", x=load_digits().images[:200])
+    monkeypatch.setattr("dkm.evaluation.projection._MAX_VALUES", 64 * 100 + 63)
+    words = ["data=npz", f"data.path={tmp_path / 'x.npz'}", "clustering.n_clusters=3", *SMALL]
+    assert train._main([*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    lines = (tmp_path / "run" / "projector" / "metadata.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 100 + 3
+
+
 def test_settings_that_were_given_are_the_first_columns(run: Path) -> None:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 

@@ -443,6 +443,17 @@ def test_labels_that_are_no_classes_are_refused(labels: Any, expected: str, tmp_
     assert re.fullmatch(rf"data\.labels=y: {expected}.*", text)
 
 
+def test_labels_that_are_whole_floats_keep_their_digits(tmp_path: Path) -> None:
+    """Nine digits, with which floats are written, do not tell these apart."""
+    labels = np.array([1234567890123.0, 1234567890124.0, -1.0, 1.0, 1.0, 2.0])
+    np.savez(tmp_path / "f.npz", x=TABLE, y=labels)
+    found = load_dataset(NpzData(path=str(tmp_path / "f.npz"), labels="y"))
+    assert found.labels is not None
+    assert found.labels.astype(str).tolist() == ["1234567890123", "1234567890124", "-1", "1", "1", "2"]
+    np.savez(tmp_path / "f.npz", x=TABLE, y=labels * 1e20)
+    assert load_dataset(NpzData(path=str(tmp_path / "f.npz"), labels="y")).n_classes == 5
+
+
 def test_a_missing_label_file_is_refused_under_its_own_key(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", TABLE)
     text = message(NpyData(path=str(tmp_path / "x.npy"), labels=str(tmp_path / "y.npy")))
