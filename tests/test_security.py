@@ -343,6 +343,11 @@ TAMPERED: list[tuple[str, object, str]] = [
     ("plan", {"layout": "hwc", "image_shape": [9, 9, 9]}, "plan.image_shape: [9, 9, 9]"),
     ("plan", {"array": 3}, "plan.array: 3, expected the name of an array"),
     ("plan", {"is_last": "yes"}, "plan.is_last: 'yes', expected true or false"),
+    (
+        "plan",
+        {"text": {"encoder": {"name": "x"}, "has_header": 1}},
+        "plan.text.has_header: 1, expected true or false",
+    ),
     ("plan", {"encoder": {"name": 3}}, "plan.encoder.name: 3, expected text"),
     ("plan", {"text": {}}, "plan.text: [], expected either tfidf or encoder"),
     ("plan", {"text": {"tfidf": {"vocabulary": ["a", "a", "b"]}}}, "plan.text.tfidf.vocabulary: ['a', 'a', 'b']"),

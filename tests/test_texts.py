@@ -248,6 +248,32 @@ def test_columns_of_a_csv_without_a_header_are_named_by_their_place(tmp_path: Pa
     assert "no header" in data.report.decisions["format"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "text", "expected"),
+    [
+        (["1,good phone", "2,bad phone"], "1", ["good phone", "bad phone"]),
+        (['"2","title","the body"', '"1","other","a body"'], "2", ["the body", "a body"]),
+        (["0,1", "7,good phone"], "1", ["good phone"]),
+        (["1,2,3", "7,good phone,9"], "2", ["good phone"]),
+    ],
+)
+def test_a_value_that_equals_the_place_of_the_texts_is_no_name(
+    rows: list[str], text: str, expected: list[str], tmp_path: Path
+) -> None:
+    reader = TextReader(TextData(path=str(write_lines(tmp_path / "t.csv", rows)), root="", text=text))
+    assert [row.text for row in reader.rows()] == expected
+
+
+def test_a_model_knows_whether_its_texts_had_a_header(tmp_path: Path) -> None:
+    new = [["1,42", "2,ball"], ["1,id", "court,2"]]
+    for header, expected in (("0", ["42", "ball"]), ("id,1", ["court"])):
+        trained = write_lines(tmp_path / "t.csv", [*([header] if "," in header else []), "0,ball", "1,court"])
+        plan = json.loads(json.dumps(read(trained, text="1").plan))
+        path = write_lines(tmp_path / "new.csv", new["," in header])
+        reader = TextReader(TextData(path=str(path), root="", text="1"), plan=plan)
+        assert [row.text for row in reader.rows()] == expected
+
+
 def test_words_that_are_equally_many_in_each_line_are_not_cells(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("the text here\none two three\nfour five six\n")
     data = read(tmp_path / "t.csv")

@@ -165,6 +165,8 @@ def _check_text(text: Any, F: int) -> None:
     _require(("tfidf" in text) != ("encoder" in text), "plan.text", sorted(text), "either tfidf or encoder")
     column = text.get("column")
     _require(column is None or isinstance(column, str), "plan.text.column", column, "null or the name of a column")
+    if "has_header" in text:
+        _require(isinstance(text["has_header"], bool), "plan.text.has_header", text["has_header"], "true or false")
     if "encoder" in text:
         _check_encoder(text["encoder"], "plan.text.encoder")
         return

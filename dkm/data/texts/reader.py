@@ -97,7 +97,7 @@ class TextReader:
         self._file = None
         if content == "parquet":
             self._file = open_parquet(config.path, self.source, key, config.max_expansion)
-        self._encoding, self._delimiter, self._has_header = "utf-8", ",", True
+        self._encoding, self._delimiter, self.has_header = "utf-8", ",", True
         self._told: dict[str, str] = {}  # how the encoding was found
         self.format = "Parquet" if self._file is not None else self._find_format()
         self._columns = self._read_columns()
@@ -113,7 +113,7 @@ class TextReader:
     def _decisions(self) -> dict[str, str]:
         """Return how the file is read."""
         how = {"lines": "each line is a text", "JSON lines": "by its content", "Parquet": "by its content"}
-        header = "" if self._has_header else "; no header, columns are called 0, 1, ..."
+        header = "" if self.has_header else "; no header, columns are called 0, 1, ..."
         why = how.get(self.format, f"delimiter {self._delimiter!r}, which cuts most lines alike{header}")
         texts = {} if self.text is None else {"texts": f"column {self.text}"}
         return {"format": f"{self.format}, {why}", **self._told, **texts}
@@ -216,11 +216,19 @@ class TextReader:
             found = find_delimiter(lines, {})
             self._delimiter = found if found in lines[0] else ","
             names = next(csv.reader(lines, delimiter=self._delimiter, strict=True), [])
+        self.has_header = self._is_header(names)
+        return names if self.has_header else [str(place) for place in range(len(names))]
+
+    def _is_header(self, cells: Sequence[str]) -> bool:
+        """Return whether the first row of a CSV file has the names of the columns; data.text may be a place instead."""
         text = self._config.text
-        if text is not None and text not in names and text.isdecimal() and int(text) < len(names):
-            self._has_header = False
-            return [str(place) for place in range(len(names))]
-        return names
+        if text is None or not text.isdecimal() or int(text) >= len(cells):
+            return True
+        if text not in cells:
+            return False
+        # An id or label of the first row may equal the place; a cell of the texts that is a number is a name.
+        cell, trained = cells[int(text)], (self._plan or {}).get("has_header")
+        return cell.isdecimal() if trained is None else trained or cell == text
 
     def _find_text_column(self) -> str | None:
         config, names = self._config, self._columns
@@ -277,7 +285,7 @@ class TextReader:
 
     def _csv_cells(self, file: IO[str]) -> Iterator[tuple[str | None, str | None, str | None]]:
         rows = csv.reader(file, delimiter=self._delimiter, strict=True)
-        if self._has_header:
+        if self.has_header:
             next(rows)
         n_cells = len(self._columns)
         places = [None if name is None else self._columns.index(name) for name in (self.text, self._id, self._labels)]
@@ -369,7 +377,7 @@ def read_text(config: TextData) -> RawData:
     # The matrix may stay sparse, so it is not part of the Part.
     part = _part_of(rows, np.empty((len(rows), 0), np.float32))
     if reader.text is not None:
-        plan["column"] = reader.text
+        plan |= {"column": reader.text, "has_header": reader.has_header}
     raw = from_part(part, scaling="row_rms", features=features, plan={"text": plan}, report=report)
     return raw._replace(X=X, in_memory=not is_large(X.size), texts=part.texts)
 
