@@ -22,6 +22,7 @@ from torch import nn
 from words import SMALL_RUN
 
 from dkm import predict, train
+from dkm.data.reader import option_for
 from dkm.data.scaling import Scaling
 from dkm.data.stored import StoredArray
 from dkm.errors import UserError
@@ -276,6 +277,27 @@ def test_a_model_of_an_array_of_images_takes_image_files(tmp_path: Path) -> None
     predict.work([f"run={tmp_path / 'run'}", f"input={tmp_path / 'photos'}", f"output={tmp_path / 'o.csv'}"])
     expected = [row["cluster"] for row in rows_of(tmp_path / "run" / "assignments.csv")[:3]]
     assert [row["cluster"] for row in rows_of(tmp_path / "o.csv")] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "option"),
+    [
+        ("a.png", "image_list", "image_folder"),
+        ("a.png", "image_parquet", "image_folder"),
+        ("a.csv", "csv", "csv"),
+        ("a.txt", "csv", "csv"),
+        ("a.txt", "image_folder", "npy"),
+        ("b.npy", "csv", "npy"),
+        ("a.png", "npz", "npy"),
+    ],
+)
+def test_arrays_beside_the_files_that_a_model_reads_do_not_replace_them(
+    name: str, trained: str, option: str, tmp_path: Path
+) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / name).touch()
+    np.save(tmp_path / "labels.npy", np.arange(3))
+    assert option_for(str(tmp_path), "input", trained) == option
 
 
 @pytest.mark.parametrize("kind", ["image folder", "image list"])

@@ -22,6 +22,7 @@ from dkm.data.images.parquet import has_image_column
 from dkm.data.loaders import read_raw
 from dkm.data.matrices.h5ad import is_h5ad
 from dkm.data.matrices.zarrs import METADATA
+from dkm.data.recognition import count_files
 from dkm.data.report import DataReport
 from dkm.data.stored import CHUNK_ROWS
 from dkm.data.tables.sources import has_wildcard
@@ -31,6 +32,8 @@ from dkm.data.unicode import require_encodable
 # Parts of an array have at most 16 MiB as float32: scaled rows are still in the cache when they are encoded.
 _PART_ROWS = 8 * CHUNK_ROWS
 _PART_VALUES = 2**22
+# What the files of a folder of tables may be, as ``count_files`` has them.
+_TABLES = {"csv", "parquet", "feather", "text"}
 
 
 def option_for(path: str, key: str, trained: str = "") -> str:
@@ -48,9 +51,11 @@ def option_for(path: str, key: str, trained: str = "") -> str:
     if place.is_dir():
         if any((place / name).is_file() for name in METADATA):
             return "zarr"
-        if any(place.glob("*.npy")):
+        is_table = issubclass(schema, TableData)
+        read = _TABLES if is_table else {"image_folder"} if issubclass(schema, ImageData) else set()
+        if any(place.glob("*.npy")) and not read & count_files(place).keys():
             return "npy"
-        return trained if issubclass(schema, TableData) else "image_folder"
+        return trained if is_table else "image_folder"
     if issubclass(schema, TableData) and has_wildcard(path) and not place.is_file():
         return trained
     content = format_of(read_first_bytes(place, f"{key}={path}", key))

@@ -334,7 +334,7 @@ def _recognize_folder(path: str, folder: Path, keys: Collection[str]) -> Recogni
         return Recognized("zarr", "by its content")
     if names & {"manifest.json", "checkpoints"} and "config.yaml" in names:
         raise input_error(path, "the directory of a run", _READABLE, f"resume it with resume={shlex.quote(path)}")
-    counts = _count_files(folder)
+    counts = count_files(folder)
     options = _with_keys([option for option in _FOLDERS if counts.get(option)], keys)
     if not options:
         found = "an empty folder" if not names else "a folder without files that a data option reads"
@@ -354,7 +354,7 @@ def _names_in(folder: Path) -> set[str]:
         raise input_error(str(folder), f"cannot be opened ({reason(error)})", "a folder", remedy) from error
 
 
-def _count_files(folder: Path) -> dict[str, int]:
+def count_files(folder: Path) -> dict[str, int]:
     """Return how many of the first files below a folder each option reads; hidden ones are skipped."""
     from dkm.data.images.decoding import is_image_suffix
 
