@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import io
 from test_predict import QUICK
 
 from dkm import predict, train
-from dkm.config.data import NpyData, NpzData
+from dkm.config.data import MatData, NpyData, NpzData
 from dkm.data.arrays import read_for_model
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.files import natural_key
+from dkm.data.reader import InputReader
 from dkm.data.scaling import picture_channels
 from dkm.errors import UserError
 
@@ -149,12 +151,31 @@ def test_a_run_with_all_pictures_predicts_its_rows_as_it_clustered_them(
 
 
 def test_a_model_without_a_layout_reads_images_as_it_did(tmp_path: Path) -> None:
-    from dkm.data.reader import InputReader
-
     np.save(tmp_path / "x.npy", count(3, 16, 16, 12))
     config = NpyData(path=str(tmp_path / "x.npy"), load="memory")
-    (part,) = InputReader(config, key="input", plan=None, n_channels=16).parts()
+    (part,) = InputReader(config, key="input", plan=None, image_shape=(16, 16, 12)).parts()
     assert part.X.shape == (3, 16, 16, 12)
+
+
+@pytest.mark.parametrize("kind", ["npy", "mat"])
+def test_a_model_of_image_files_refuses_arrays_of_another_shape(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{kind}"
+
+    def read(X: np.ndarray) -> np.ndarray:
+        if kind == "npy":
+            np.save(path, X)
+        else:
+            io.savemat(path, {"x": X})
+        config = NpyData(path=str(path)) if kind == "npy" else MatData(path=str(path))
+        reader = InputReader(config, key="input", plan={"range": [0, 255], "is_last": False}, image_shape=(1, 6, 8))
+        (part,) = reader.parts()
+        return part.X
+
+    for shape in ((5, 6, 8), (5, 1, 6, 8), (5, 6, 8, 1), (5, 48)):
+        assert read(count(*shape)).size == 5 * 48
+    expected = r"input=.*: images of shape \(4, 12\); expected those of the model, 1 x 6 x 8"
+    with pytest.raises(UserError, match=expected):
+        read(count(5, 4, 12))
 
 
 # --- the order of files ---

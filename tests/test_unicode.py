@@ -73,7 +73,7 @@ def test_rows_for_a_model_are_checked_too(tmp_path: Path) -> None:
     def reader(row: dict[str, Any]) -> InputReader:
         path = json_lines(tmp_path / "new.jsonl", ROWS[0], row)
         words = ["data=text", f"data.path={path}", "data.text=text", "data.id=id"]
-        return InputReader(compose(parse(words)).config.data, key="input", plan=plan, n_channels=None)
+        return InputReader(compose(parse(words)).config.data, key="input", plan=plan, image_shape=None)
 
     replaced = reader({**ROWS[1], "text": f"some {HALF} words"})
     (part,) = replaced.parts()

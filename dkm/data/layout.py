@@ -107,7 +107,7 @@ def _ambiguous_error(shape: Shape, candidates: Mapping[str, str], source: str) -
 
 
 def layout_of_plan(shape: Shape, given: str | None, plan: Mapping[str, Any] | None, source: str) -> str | None:
-    """Return the layout of data for a trained model; None if the model has none.
+    """Return the layout of data for a trained model; None if the model has neither one nor images.
 
     Images may come with channels first or last, whatever the training data had: the layout is that which gives the
     model's image shape. Rows of flattened images fit too.
@@ -117,10 +117,10 @@ def layout_of_plan(shape: Shape, given: str | None, plan: Mapping[str, Any] | No
     UserError
         If the data are images of another shape than the model's.
     """
-    if plan is None or "layout" not in plan:
+    expected, trained = (plan or {}).get("image_shape"), (plan or {}).get("layout")
+    if expected is None and trained is None:
         return given
-    expected = plan.get("image_shape")
-    names = [name for name in (given, plan["layout"], "hwc", "chw") if name and len(shape) in _N_AXES[name]]
+    names = [name for name in (given, trained, "hwc", "chw") if name and len(shape) in _N_AXES[name]]
     if expected is None:
         return names[0] if names else None
     layout = next((name for name in names if image_shape(shape, name) == tuple(expected)), None)

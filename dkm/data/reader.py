@@ -112,8 +112,8 @@ class InputReader:
         The setting that names the file, for messages.
     plan : Mapping, optional
         What the reader of the training data stored with the model (``RawData.plan``).
-    n_channels : int, optional
-        Number of channels of the model's images.
+    image_shape : tuple of int, optional
+        Shape (C, H, W) of the model's images.
 
     Attributes
     ----------
@@ -129,14 +129,18 @@ class InputReader:
         *,
         key: str,
         plan: Mapping[str, Any] | None,
-        n_channels: int | None,
+        image_shape: tuple[int, int, int] | None,
     ) -> None:
         self.source = f"{key}={config.path}"
+        # Models of image files have images without a layout.
+        plan = {"image_shape": image_shape, **(plan or {})}
         self._config, self._plan = config, plan
         self._reader: PartReader | None = None
         reader = DATASETS[config.name].reader
         if reader is not None:
-            self._reader = load(reader)(config, key=key, plan=plan or {}, n_channels=n_channels)
+            self._reader = load(reader)(
+                config, key=key, plan=plan, n_channels=None if image_shape is None else image_shape[0]
+            )
         self.report = DataReport(self.source) if self._reader is None else self._reader.report
         self.n_rows = 0
 

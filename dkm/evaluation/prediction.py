@@ -58,9 +58,8 @@ def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: s
     """
     from dkm.data.reader import InputReader
 
-    n_channels = None if model.image_shape is None else model.image_shape[0]
     data = _data_config(path, model, words)
-    return InputReader(data, key=key, plan=model.plan, n_channels=n_channels)
+    return InputReader(data, key=key, plan=model.plan, image_shape=model.image_shape)
 
 
 def _data_config(path: str, model: SavedModel, words: Sequence[str]) -> FileData:
