@@ -17,7 +17,7 @@ from scipy import io, sparse
 from sklearn.datasets import load_digits
 
 from dkm import predict, train
-from dkm.config.data import H5adData, Hdf5Data, MatData, NpyData, ZarrData
+from dkm.config.data import H5adData, Hdf5Data, MatData, NpyData, NpzData, ZarrData
 from dkm.data.datasets import load_dataset
 from dkm.data.matrices.reader import MatrixReader
 from dkm.data.stored import StoredRows
@@ -296,6 +296,17 @@ def test_cell_arrays_of_text_are_labels(tmp_path: Path) -> None:
     data = load_dataset(MatData(path=str(tmp_path / "x.mat"), labels="names"))
     assert data.classes is not None
     assert data.classes.tolist() == TYPES.tolist()
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_sparse_matrix_of_matlab_is_scaled_as_that_of_scipy(is_last: bool, tmp_path: Path) -> None:
+    terms = sparse.random_array((60, 200), density=0.05, rng=np.random.default_rng(0), format="csc")
+    io.savemat(tmp_path / "x.mat", {"X": terms.T if is_last else terms, "y": np.arange(60) % 3})
+    sparse.save_npz(tmp_path / "x.npz", terms)
+    data = load_dataset(MatData(path=str(tmp_path / "x.mat"), labels="y" if is_last else None))
+    expected = load_dataset(NpzData(path=str(tmp_path / "x.npz")))
+    assert data.scaling.kind == expected.scaling.kind == "row_rms"
+    np.testing.assert_array_equal(rows_of(data.X), rows_of(expected.X))
 
 
 def test_a_model_of_one_format_reads_another_one(tmp_path: Path) -> None:

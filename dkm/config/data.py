@@ -45,8 +45,8 @@ class DataConfig(Section):
         "log(1 + x), each feature to mean 0, and all values divided by one number, so that their mean square is 1. "
         "null: `unit` for images, `counts` for counts (whole numbers of 0 or more in 100 features or more, most of "
         "them far below the largest), `centered` for features on one scale (at least half of them have the same lowest "
-        "and highest value), `row_rms` for text, sparse matrices and embeddings (100 features or more of similar "
-        "spread, rows of about the same length), else `standard`.",
+        "and highest value), `row_rms` for text, sparse matrices (.npz, .mat) and embeddings (100 features or more of "
+        "similar spread, rows of about the same length), else `standard`.",
         check=Choice(SCALINGS),
     )
 

@@ -57,7 +57,8 @@ def open_mat(config: MatData, source: str, plan: Mapping[str, Any] | None) -> Ra
     report.decisions["array"] = describe_array(name, shape, why)
     if how:
         report.decisions["samples"] = how
-    return RawData(X, labels, plan={"array": name, "is_last": is_last}, report=report)
+    scaling = "row_rms" if isinstance(X, SparseArray) else None
+    return RawData(X, labels, scaling, plan={"array": name, "is_last": is_last}, report=report)
 
 
 def _find_sample_axis(
