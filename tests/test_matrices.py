@@ -298,6 +298,17 @@ def test_cell_arrays_of_text_are_labels(tmp_path: Path) -> None:
     assert data.classes.tolist() == TYPES.tolist()
 
 
+@pytest.mark.parametrize("encoding", ["csr", "csc"])
+def test_a_sparse_matrix_may_have_half_precision(encoding: str, tmp_path: Path) -> None:
+    path = write_h5ad(tmp_path / "x.h5ad", encoding=encoding)
+    with h5py.File(path, "r+") as file:
+        values = file["X/data"][()].astype(np.float16)
+        del file["X/data"]
+        file["X/data"] = values
+    X = load_dataset(H5adData(path=str(path), scaling="none")).X
+    np.testing.assert_array_equal(rows_of(X), COUNTS.astype(np.float16))
+
+
 @pytest.mark.parametrize("is_last", [False, True])
 def test_a_sparse_matrix_of_matlab_is_scaled_as_that_of_scipy(is_last: bool, tmp_path: Path) -> None:
     terms = sparse.random_array((60, 200), density=0.05, rng=np.random.default_rng(0), format="csc")

@@ -238,7 +238,8 @@ class SparseRows(LazyArray):
     def __init__(self, file: Hdf5File, group: Any, shape: tuple[int, int], names: Sequence[str]) -> None:
         self._file, self._source = file, f"{file.source}: {group.name.strip('/')}"
         self._data, self._indices, self._indptr = _sparse_parts(file, group, shape, shape[0], names)
-        self.dtype, self.shape = self._data.dtype, shape
+        # SciPy makes no rows of float16 dense.
+        self.dtype, self.shape = np.dtype(np.float32) if self._data.dtype == np.float16 else self._data.dtype, shape
 
     def read(self, start: int, stop: int) -> Array:
         from scipy import sparse
@@ -246,7 +247,8 @@ class SparseRows(LazyArray):
         self._require_range(start, stop)
         first, last = int(self._indptr[start]), int(self._indptr[stop])
         with one_line_hdf5_errors(self._source):
-            parts = self._data[first:last], self._indices[first:last], self._indptr[start : stop + 1] - first
+            values = self._data[first:last].astype(self.dtype, copy=False)
+            parts = values, self._indices[first:last], self._indptr[start : stop + 1] - first
             matrix = sparse.csr_array(parts, shape=(stop - start, self.shape[1]))
             matrix.check_format(full_check=True)
         rows: Array = matrix.toarray()
