@@ -309,6 +309,12 @@ def test_a_sparse_matrix_may_have_half_precision(encoding: str, tmp_path: Path) 
     np.testing.assert_array_equal(rows_of(X), COUNTS.astype(np.float16))
 
 
+def test_a_sparse_matrix_of_matlab_may_be_logical(tmp_path: Path) -> None:
+    io.savemat(tmp_path / "x.mat", {"X": sparse.csc_array(COUNTS > 0)})
+    data = load_dataset(MatData(path=str(tmp_path / "x.mat"), scaling="none"))
+    np.testing.assert_array_equal(rows_of(data.X), COUNTS > 0)
+
+
 @pytest.mark.parametrize("is_last", [False, True])
 def test_a_sparse_matrix_of_matlab_is_scaled_as_that_of_scipy(is_last: bool, tmp_path: Path) -> None:
     terms = sparse.random_array((60, 200), density=0.05, rng=np.random.default_rng(0), format="csc")

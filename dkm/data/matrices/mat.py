@@ -98,17 +98,18 @@ class _Mat5File:
             return self._io.loadmat(self._path, variable_names=[name])[name]
 
     def open(self, name: str, *, is_last: bool) -> RawRows:
-        values = self._load(name)
-        if self._kinds[name] == "sparse":
-            from scipy import sparse
+        from scipy import sparse
 
+        values = self._load(name)
+        is_sparse = sparse.issparse(values)  # its class may also be logical
+        if not (is_sparse or isinstance(values, np.ndarray)) or values.dtype.kind not in "biuf":
+            found = f"values of MATLAB's class {self._kinds[name]}, or complex ones"
+            raise input_error(f"{self._source}: {name}", found, "an array of real numbers", "choose another array")
+        if is_sparse:
             with _one_line_errors(f"{self._source}: {name}"):
                 matrix = sparse.csr_array(values.T if is_last else values)
                 matrix.check_format(full_check=True)
                 return SparseArray(matrix)
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
-            found = f"values of MATLAB's class {self._kinds[name]}, or complex ones"
-            raise input_error(f"{self._source}: {name}", found, "an array of real numbers", "choose another array")
         return np.ascontiguousarray(np.moveaxis(values, -1, 0) if is_last else values)
 
     def read_labels(self, name: str) -> Array:
