@@ -309,6 +309,20 @@ def test_a_sparse_matrix_may_have_half_precision(encoding: str, tmp_path: Path) 
     np.testing.assert_array_equal(rows_of(X), COUNTS.astype(np.float16))
 
 
+@pytest.mark.parametrize("version", ["5", "7.3"])
+@pytest.mark.parametrize("shape", [(N, 1), (1, N)])
+def test_a_vector_of_matlab_that_is_named_is_a_column(shape: tuple[int, int], version: str, tmp_path: Path) -> None:
+    path, X = tmp_path / "x.mat", COUNTS[:, 0].astype(np.float64).reshape(shape)
+    if version == "5":
+        io.savemat(path, {"X": X, "Y": COUNTS})
+    else:
+        write_mat73(path, X=X, Y=COUNTS)
+    data = load_dataset(MatData(path=str(path), array="X", scaling="none"))
+    np.testing.assert_array_equal(rows_of(data.X), COUNTS[:, :1])
+    reader = MatrixReader(MatData(path=str(path), array="X"), plan={})
+    assert reader.n_rows == shape[0], "one row is enough for a model"
+
+
 def test_a_sparse_matrix_of_matlab_may_be_logical(tmp_path: Path) -> None:
     io.savemat(tmp_path / "x.mat", {"X": sparse.csc_array(COUNTS > 0)})
     data = load_dataset(MatData(path=str(tmp_path / "x.mat"), scaling="none"))

@@ -48,7 +48,7 @@ def open_mat(config: MatData, source: str, plan: Mapping[str, Any] | None) -> Ra
         UnpackingLimit(source, config.max_expansion).check_file(compressed_parts(path), path)
         file = _Mat5File(path, source)
     name, why = choose_array(file.arrays, config, source, plan, usual=_USUAL_NAMES, axes=(0, -1))
-    shape = file.arrays[name].shape
+    shape = file.shapes[name]
     label_name = choose_labels(file.arrays, config, source, plan)
     labels = None if label_name is None else flat_labels(file.read_labels(label_name))
     is_last, how = _find_sample_axis(shape, None if labels is None else len(labels), plan, source)
@@ -74,7 +74,8 @@ def _find_sample_axis(
             return True, f"along the last axis, as many as there are labels ({n_labels:,})"
         return False, ""
     if len(shape) == 2:
-        return False, ""
+        is_vector = plan is None and first == 1 < last  # one sample is nothing to train on
+        return is_vector, "along the last axis, as the first has length 1" if is_vector else ""
     if first == last:
         expected, remedy = "samples along the first or the last axis", "set data.labels, or save them along the first"
         raise input_error(source, f"an array of {shape}, which has both", expected, remedy)
@@ -91,6 +92,7 @@ class _Mat5File:
         with _one_line_errors(source):
             found = io.whosmat(path)
         self._kinds = {name: kind for name, _, kind in found}
+        self.shapes = {name: tuple(shape) for name, shape, _ in found}
         self.arrays = {name: NamedShape(_without_vectors(shape), _dtype_of(kind)) for name, shape, kind in found}
 
     def _load(self, name: str) -> Any:
@@ -131,6 +133,7 @@ class _Mat73File:
         self._source = source
         self._parts: dict[str, Any] = {}
         self._sparse_shapes: dict[str, tuple[int, int]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.arrays: dict[str, NamedShape] = {}
         with one_line_hdf5_errors(source):
             for path_, part in self._file.arrays().items():
@@ -142,14 +145,15 @@ class _Mat73File:
         if group is not None and "MATLAB_sparse" in group.attrs:
             shape = (int(group.attrs["MATLAB_sparse"]), math.prod(part.shape) - 1)
             self._file.limit.check(8 * shape[0], self._file.n_bytes)
-            self._parts[name], self._sparse_shapes[name] = group, shape
+            self._parts[name], self.shapes[name], self._sparse_shapes[name] = group, shape, shape
             self.arrays[name] = NamedShape(shape, np.dtype("f8"))
         elif "MATLAB_empty" not in part.attrs and "/" not in path:
             kind = part.attrs.get("MATLAB_class", b"double")
             self._parts[path] = part
             is_number = (kind.decode() if isinstance(kind, bytes) else str(kind)) in _DTYPES
             dtype = part.dtype if is_number else _OTHER
-            self.arrays[path] = NamedShape(_without_vectors(tuple((part.shape or ())[::-1])), dtype)
+            self.shapes[path] = tuple((part.shape or ())[::-1])
+            self.arrays[path] = NamedShape(_without_vectors(self.shapes[path]), dtype)
 
     def open(self, name: str, *, is_last: bool) -> RawRows:
         if name in self._sparse_shapes:
