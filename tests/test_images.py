@@ -302,6 +302,15 @@ def test_deep_images_are_scaled_by_the_range_of_all_of_them(tmp_path: Path) -> N
     np.testing.assert_array_equal(part.X, [a, b, c])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_deep_images_that_are_not_finite_are_unreadable(value: float, tmp_path: Path) -> None:
+    pixels = GRADIENT.astype(np.float32)
+    pixels[3, 3] = value
+    write(tmp_path / "x.tif", pixels)
+    decoder = Decoder(8, 3, "white")
+    assert decoder.decode(tmp_path / "x.tif") == decoder.open_rgb(tmp_path / "x.tif") == "pixels that are not finite"
+
+
 def test_deep_images_may_have_a_given_range(tmp_path: Path) -> None:
     write(tmp_path / "a.png", np.array([[0, 4095], [2048, 5000]], np.uint16))
     config = ImageFolderData(path=str(tmp_path), image_size=2, range=[0, 4095])

@@ -100,9 +100,7 @@ class Decoder:
         file.load()
         image = _upright(file, notes)
         if image.mode.startswith(("I", "F")):
-            values = np.asarray(image, dtype=np.float32)
-            if not np.isfinite(values).all():
-                raise ValueError("pixels that are not finite")
+            values = _deep_pixels(image)
             resized = Image.fromarray(values).resize((self.side, self.side), Image.Resampling.BILINEAR)
             return Decoded(np.asarray(resized), (float(values.min()), float(values.max())), False, tuple(notes))
         has_palette = image.mode in ("P", "PA")
@@ -126,7 +124,7 @@ class Decoder:
         file.load()
         image = _upright(file, [])
         if image.mode.startswith(("I", "F")):  # the encoder sees the image by its own range
-            values = np.asarray(image, dtype=np.float32)
+            values = _deep_pixels(image)
             image = Image.fromarray(to_bytes(values, (float(values.min()), float(values.max()))))
         if image.has_transparency_data:
             image, _ = self._composite(image)
@@ -209,6 +207,14 @@ def lost_bits_warnings(notes: Counter[str]) -> list[str]:
     n = notes["lost bits"]
     what = "images in color with 16 bits per channel"
     return [f"{what}: {n:,}; the upper 8 are read, so values below 256 are black"] if n else []
+
+
+def _deep_pixels(image: Image) -> Array:
+    """Return the pixels (H, W) of an image with more than 8 bits per pixel, float32; ``ValueError`` for NaN."""
+    values = np.asarray(image, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("pixels that are not finite")
+    return values
 
 
 def _loses_bits(file: Image) -> bool:
