@@ -14,6 +14,8 @@ import shlex
 import sys
 import zipfile
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +93,29 @@ def test_lines_jsonl_csv_and_parquet_give_the_same_matrix(tmp_path: Path) -> Non
         assert raw.labels is not None
         assert raw.ids.tolist() == ["007", "NA", "3", "4", "5", "6"]
         assert "".join(raw.labels) == "aabbba"
+
+
+def test_ids_of_parquet_are_written_without_quotation_marks(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    columns = {
+        "date": [date(2024, 1, 2), date(2024, 1, 3)],
+        "price": [Decimal("1.50"), Decimal("2.00")],
+        "bytes": [b"caf\xc3\xa9", b"\xff"],
+        "number": [7, 8],
+        "list": [["a"], ["b"]],
+    }
+    pandas.DataFrame({"text": WORDS[:2], **columns}).to_parquet(tmp_path / "t.parquet")
+    expected = {
+        "date": ["2024-01-02", "2024-01-03"],
+        "price": ["1.50", "2.00"],
+        "bytes": ["café", "\\xff"],
+        "number": ["7", "8"],
+        "list": ['["a"]', '["b"]'],
+    }
+    for name, texts in expected.items():
+        reader = TextReader(TextData(path=str(tmp_path / "t.parquet"), root="", text="text", id=name, labels=name))
+        rows = list(reader.rows())
+        assert [row.id for row in rows] == [row.label for row in rows] == texts
 
 
 def test_the_columns_of_json_lines_are_the_keys_of_all_first_objects(tmp_path: Path) -> None:

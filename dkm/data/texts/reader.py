@@ -404,6 +404,9 @@ def _replaced_message(n: int) -> str:
 
 
 def _as_string(value: object) -> str | None:
-    if value is None:
-        return None
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    """Return an id or a label as text: what JSON has as JSON, else as Python writes it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return json.dumps(value, default=str) if isinstance(value, bool | int | float | list | dict) else str(value)
