@@ -192,6 +192,8 @@ REFUSED = {
     "label": ("t.csv", "a,text\n,one\n", {"labels": "a"}, r"data.labels=a: no label in row 0"),
     "lines id": ("t.txt", "one\n", {"id": "b"}, r"data.id=b: a file of lines has no columns"),
     "json": ("t.jsonl", '{"text": "a"}\n{"text": \n', {}, r"line 2 is no JSON object"),
+    "json array": ("t.json", '[{"text": "a"}]\n', {}, r"t.json: JSON; expected JSON lines, one object in each line"),
+    "json strings": ("t.jsonl", '"caf\\u00e9"\n"tea"\n', {}, r"t.jsonl: JSON; expected JSON lines"),
     "json number": ("t.jsonl", '{"text": 3}\n', {}, r"data.text=text: .* has '3' in row 0"),
     "byte-order mark": ("t.csv", "\ufeff", {}, r"data.path=.*t.csv: no rows; expected one text or more"),
     "byte-order mark and column": ("t.txt", "\ufeff", {"text": "text"}, r"t.txt: no rows; expected one text or more"),

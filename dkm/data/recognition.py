@@ -44,7 +44,7 @@ _BY_SUFFIX: dict[str, tuple[str, ...]] = {
     ".zarr": ("zarr",),
     ".mat": ("mat",),
 }
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xltx", ".xltm", ".xls", ".ods")
 _BY_FORMAT = {"parquet": ".parquet", "feather": ".feather", "npy": ".npy", "npz": ".npz", "hdf5": ".h5", "mat": ".mat"}
 # Options that read a folder of such files.
@@ -109,7 +109,7 @@ def _suffix(name: str) -> str:
     """Return the suffix in lower case, without that of a compression."""
     name = name.lower()
     stem, dot, last = name.rpartition(".")
-    if f".{last}" in _COMPRESSED and "." in stem:
+    if f".{last}" in COMPRESSED and "." in stem:
         inner = "." + stem.rpartition(".")[2]
         return inner if inner in _BY_SUFFIX else f".{last}"
     return dot + last if dot else ""
@@ -150,7 +150,7 @@ def _suffix_of_content(path: str, place: Path, head: bytes) -> str:
 
         if not is_image_suffix(place.suffix):
             if place.suffix.lower() == ".json" and not is_json_object(text.decode("utf-8", "replace").lstrip()):
-                raise input_error(path, "JSON", "JSON lines, one object in each line", "write it so, as FILE.jsonl")
+                raise json_error(path)
             return ".txt"
     from dkm.data.images.decoding import has_image_signature, is_image_suffix
 
@@ -213,6 +213,11 @@ def is_json_object(line: str) -> bool:
         return isinstance(json.loads(line.partition("\n")[0]), dict)
     except ValueError:
         return False
+
+
+def json_error(source: str) -> UserError:
+    """Return the error about a file whose first line is no JSON object."""
+    return input_error(source, "JSON", "JSON lines, one object in each line", "write it so, as FILE.jsonl")
 
 
 def _lines(head: bytes) -> list[str]:

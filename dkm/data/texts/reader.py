@@ -28,7 +28,7 @@ from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
 from dkm.data.images.parquet import open_parquet, unreadable_parquet_error
 from dkm.data.raw import RawData, RawRows, from_part
-from dkm.data.recognition import is_json_object
+from dkm.data.recognition import COMPRESSED, is_json_object, json_error
 from dkm.data.report import DataReport
 from dkm.data.stored import SparseArray, is_large, rows_per_part
 from dkm.data.tables.dialect import HEAD_BYTES, find_delimiter, find_encoding
@@ -40,7 +40,7 @@ from dkm.errors import UserError, input_error, reason
 
 # Length of a text in the outputs.
 _MAX_SHOWN = 200
-_TABLE_SUFFIXES, _JSON_SUFFIXES = {".csv", ".tsv"}, {".jsonl", ".ndjson"}  # another may follow, as in .csv.gz
+_TABLE_SUFFIXES, _JSON_SUFFIXES = {".csv", ".tsv"}, {".json", ".jsonl", ".ndjson"}  # another may follow: .csv.gz
 _MAX_CELL = 2**31 - 1
 # The first lines, which decide the delimiter and the keys of JSON objects.
 _N_LINES = 1000
@@ -197,6 +197,8 @@ class TextReader:
         suffixes = {suffix.lower() for suffix in self._path.suffixes[-2:]}
         if first.lstrip().startswith("{") and (suffixes & _JSON_SUFFIXES or is_json_object(first)):
             return "JSON lines"
+        if first and suffixes & _JSON_SUFFIXES and self._path.suffix.lower() in {*_JSON_SUFFIXES, *COMPRESSED}:
+            raise json_error(self.source)
         return "CSV" if self._config.text is not None or suffixes & _TABLE_SUFFIXES else "lines"
 
     def _read_columns(self) -> list[str]:
