@@ -7,9 +7,10 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,27 @@ def test_the_rows_of_a_table_are_read_from_any_position(table: Path) -> None:
     rows = list(images.rows())
     for start in range(N_IMAGES + 1):
         assert list(images.rows(start)) == rows[start:]
+
+
+def test_the_rows_of_a_table_are_read_twice_whatever_its_row_groups(
+    table: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded_images, "CHUNK", 4)
+    monkeypatch.setattr("dkm.data.images.parquet._ROWS_AT_ONCE", 2)
+    images = ImageParquet(ImageParquetData(path=str(table), root="", encoder=str(network)))
+    assert images._file.metadata.num_row_groups == 1
+    n_read, iter_batches = 0, images._file.iter_batches
+
+    def count(*arguments: Any, **options: Any) -> Iterator[Any]:
+        nonlocal n_read
+        for batch in iter_batches(*arguments, **options):
+            n_read += batch.num_rows
+            yield batch
+
+    images._file = SimpleNamespace(metadata=images._file.metadata, iter_batches=count)
+    encoded = EncodedImages(images, images._config)
+    assert len(encoded.read().X) == N_IMAGES
+    assert n_read == 2 * N_IMAGES
 
 
 def test_the_contents_of_the_images_of_a_chunk_are_not_kept(

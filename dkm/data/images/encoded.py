@@ -93,6 +93,7 @@ class EncodedImages:
             raise input_error(f"data.range={config.range}", found, "null", "leave out data.range, or data.encoder")
         self.source, self.n_rows = images.source, images.n_rows
         self._images = images
+        self._contents, self._next = images.rows(), 0  # read a second time, and the position of the next row
         self._encoder = find_image_encoder(config)
         trained = None if plan is None else dict(plan["encoder"])
         if trained is not None and trained.get("digest") == (self._encoder.earlier_digest or ""):
@@ -144,7 +145,19 @@ class EncodedImages:
     def _reread(self, rows: list[ImageRow], is_wanted: Array) -> Iterator[ImageRow]:
         """Yield the wanted ones of consecutive rows, with the contents that ``_digest_and_drop`` has dropped."""
         if is_wanted.any():
-            yield from compress(self._images.rows(rows[0].position), is_wanted)
+            yield from compress(self._contents_of(rows[0].position, len(rows)), is_wanted)
+
+    def _contents_of(self, start: int, n_rows: int) -> Iterator[ImageRow]:
+        """Yield consecutive rows with their contents, going on where the last ones ended.
+
+        A Parquet file is read from the beginning of a group of rows, which may have all of them.
+        """
+        if start < self._next:
+            self._contents, self._next = self._images.rows(start), start
+        for row in islice(self._contents, start + n_rows - self._next):
+            self._next = row.position + 1
+            if row.position >= start:
+                yield row
 
     def _open(self, row: ImageRow) -> Image | str:
         return "no bytes" if row.content is None else self._decoder.open_rgb(row.content)
