@@ -568,6 +568,25 @@ def test_the_encoding_of_a_list_follows_from_its_content(encoding: str, photos: 
     assert reader.report.decisions["encoding"].lower().startswith(encoding)
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("my photos/2.png 1\nmy photos/0.png  0\n", "1"),
+        ("path, label\nmy photos/2.png, 1\nmy photos/0.png, 0\n", "label"),
+        ('label, path\n1, "my photos/2.png"\n0, my photos/0.png\n', "label"),
+    ],
+)
+def test_a_list_may_have_spaces(text: str, labels: str, photos: Path) -> None:
+    (photos / "photos").rename(photos / "my photos")
+    (photos / "list.txt").write_text(text)
+    part = image_list(photos / "list.txt", labels=labels).read()
+    assert part.ids is not None and part.labels is not None
+    assert part.ids.tolist() == ["my photos/2.png", "my photos/0.png"]
+    assert part.labels.tolist() == ["1", "0"]
+    (photos / "list.txt").write_text("my photos/2.png\nmy photos/0.png\n")
+    assert image_list(photos / "list.txt").read().ids.tolist() == part.ids.tolist()  # type: ignore[union-attr]
+
+
 def test_a_column_of_a_list_has_the_labels(photos: Path) -> None:
     (photos / "list.csv").write_text("file,kind\nphotos/2.png,cat\nphotos/0.png,007\n")
     labels = image_list(photos / "list.csv", labels="kind").read().labels

@@ -199,7 +199,7 @@ def _read_table(path: Path, source: str, report: DataReport) -> _Table:
         raise input_error(source, f"cannot be opened ({reason(error)})", expected, remedy) from error
     text = content.decode(find_encoding(content, source, None, report.decisions, is_whole=True))
     delimiter = max(_DELIMITERS, key=text.lstrip().partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if any(row)]
     except csv.Error as error:
@@ -207,6 +207,7 @@ def _read_table(path: Path, source: str, report: DataReport) -> _Table:
         raise input_error(source, found, expected, "correct its quotes") from error
     if not rows:
         raise input_error(source, "an empty file", expected, "name another file")
+    rows = _cut_at_spaces(rows)
     head = rows[0][1]
     has_header = not any(is_image_suffix(Path(cell).suffix) or _is_file(path.parent, cell) for cell in head)
     columns = head if has_header else [str(k) for k in range(len(head))]
@@ -217,6 +218,16 @@ def _read_table(path: Path, source: str, report: DataReport) -> _Table:
     if not body:
         raise input_error(source, "a header and no further line", expected, "name another file")
     return _Table(columns, body, has_header)
+
+
+def _cut_at_spaces(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Return lines such as ``cat.png 3``, the lists of Caffe, as a path and what follows its last space."""
+    cut = [(number, row[0].rsplit(maxsplit=1)) for number, row in rows if len(row) == 1]
+    is_cut = len(cut) == len(rows) and all(
+        len(cells) == 2 and is_image_suffix(Path(cells[0]).suffix) and not is_image_suffix(Path(cells[1]).suffix)
+        for _, cells in cut
+    )
+    return cut if is_cut else rows
 
 
 def _column_of_paths(table: _Table, folder: Path, source: str) -> int:
