@@ -178,8 +178,8 @@ class ImageReader:
 
     def _parts(self, n_rows: int) -> Iterator[Part]:
         for images, index in self._decode(n_rows):
-            limits = self._limits or self._fit_range([image.limits for image in images])
-            n_channels = self._n_channels or self._choose_color([image.is_color for image in images])
+            limits = self._limits or fit_range([image.limits for image in images], self.plan, self.report)
+            n_channels = self._n_channels or choose_color([image.is_color for image in images], self.report)
             yield self.select(stack_images(images, n_channels, limits), index)
         self._describe_notes()
 
@@ -200,9 +200,9 @@ class ImageReader:
                 is_color += [image.is_color for image in images]
             if not positions:
                 raise self._too_many_unreadable_error()
-            n_channels = self._n_channels or self._choose_color(is_color)
+            n_channels = self._n_channels or choose_color(is_color, self.report)
             is_fitted = self._limits is None
-            self._limits = self._limits or self._fit_range(limits)
+            self._limits = self._limits or fit_range(limits, self.plan, self.report)
             self._complete_report()
             side = self._config.image_size
             shape = (side, side) if n_channels == 1 else (side, side, 3)
@@ -283,24 +283,6 @@ class ImageReader:
     def _complete_report(self) -> None:
         self._describe_notes()
         self.report.leave_out("images", len(self._unreadable), "cannot be read", self._unreadable)
-
-    def _choose_color(self, is_color: Sequence[bool]) -> int:
-        mode = "rgb" if any(is_color) else "gray"
-        self.report.decisions["color"] = f"{mode}, as {sum(is_color):,} of {len(is_color):,} images are in color"
-        return 3 if any(is_color) else 1
-
-    def _fit_range(self, limits: Sequence[Limits | None]) -> Limits:
-        """Return the range of all images with more than 8 bits, and record it."""
-        known = [pair for pair in limits if pair is not None]
-        if not known:
-            return SIXTEEN_BITS
-        low, high = min(low for low, _ in known), max(high for _, high in known)
-        self.plan["range"] = [low, high]
-        self.report.decisions["range"] = (
-            f"{len(known):,} gray images have more than 8 bits per pixel; their smallest value is black, their largest "
-            f"white: data.range=[{low:g},{high:g}]"
-        )
-        return low, high
 
     def _list_unreadable(self) -> tuple[int, str]:
         more = len(self._unreadable) - _MAX_LISTED
@@ -385,6 +367,27 @@ class ImageList(ImageReader):
             is_trained=n_channels is not None,
         )
         super().__init__(config, files, report=report, plan=plan, n_channels=n_channels)
+
+
+def choose_color(is_color: Sequence[bool], report: DataReport) -> int:
+    """Return the number of channels, 1 or 3, for images that are gray or in color, and record it."""
+    mode = "rgb" if any(is_color) else "gray"
+    report.decisions["color"] = f"{mode}, as {sum(is_color):,} of {len(is_color):,} images are in color"
+    return 3 if any(is_color) else 1
+
+
+def fit_range(limits: Sequence[Limits | None], plan: dict[str, Any], report: DataReport) -> Limits:
+    """Return the range of all images with more than 8 bits, and record it."""
+    known = [pair for pair in limits if pair is not None]
+    if not known:
+        return SIXTEEN_BITS
+    low, high = min(low for low, _ in known), max(high for _, high in known)
+    plan["range"] = [low, high]
+    report.decisions["range"] = (
+        f"{len(known):,} gray images have more than 8 bits per pixel; their smallest value is black, their largest "
+        f"white: data.range=[{low:g},{high:g}]"
+    )
+    return low, high
 
 
 def stack_images(images: Sequence[Decoded], n_channels: int, limits: Limits) -> Array:
