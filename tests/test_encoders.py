@@ -132,6 +132,23 @@ def test_images_in_parquet_are_those_of_the_folder(table: Path, photos: Path) ->
     assert raw.report.decisions["images"] == "column image (structs of bytes and path)"
 
 
+def test_the_report_of_a_table_of_images_tells_what_that_of_their_folder_tells(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    Image.fromarray(np.full((8, 8, 4), 100, np.uint8)).save(folder / "0.png")
+    Image.fromarray(np.full((8, 8, 3), 50, np.uint8)).save(folder / "1.png", exif=exif)
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 60).save(folder / "2.png")
+    contents = [path.read_bytes() for path in sorted(folder.iterdir())]
+    pandas.DataFrame({"image": contents}).to_parquet(tmp_path / "t.parquet")
+    data = load_dataset(ImageParquetData(path=str(tmp_path / "t.parquet"), root="", image_size=8))
+    expected = load_dataset(ImageFolderData(path=str(folder), root="", image_size=8)).report.decisions
+    assert {"color", "range", "formats", "transparency", "orientation"} <= expected.keys()
+    assert data.report.decisions == {"images": "column image (bytes)", "ids": "none", **expected}
+
+
 def test_large_images_of_a_table_come_in_smaller_parts(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dkm.data.stored.CHUNK_ROWS", 2)
     monkeypatch.setattr("dkm.data.stored._PART_VALUES", 4 * 3 * 8 * 8)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,8 +15,8 @@ from dkm.config.data import ImageParquetData
 from dkm.config.values import override
 from dkm.data.features import chunked
 from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
-from dkm.data.images.decoding import Decoded, Decoder, Limits, lost_bits_warnings, silence_pillow
-from dkm.data.images.reader import SIXTEEN_BITS, stack_images
+from dkm.data.images.decoding import Decoded, Decoder, Limits, describe_notes, lost_bits_warnings, silence_pillow
+from dkm.data.images.reader import SIXTEEN_BITS, choose_color, fit_range, stack_images
 from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
@@ -151,19 +151,12 @@ class ImageParquet:
                             notes.update(image.notes)
                 n_read += n_part
                 if kept:
-                    n_channels = self._n_channels or (3 if any(image.is_color for image in images) else 1)
-                    yield part_of(kept, stack_images(images, n_channels, self._limits or self._fit_range(images)))
+                    limits = self._limits or fit_range([image.limits for image in images], self.plan, self.report)
+                    n_channels = self._n_channels or choose_color([image.is_color for image in images], self.report)
+                    yield part_of(kept, stack_images(images, n_channels, limits))
+        self.report.decisions |= describe_notes(notes, self._config.background)
         self.report.odd = lost_bits_warnings(notes)
         self.unreadable.warn()
-
-    def _fit_range(self, images: Sequence[Decoded]) -> Limits:
-        """Return the range of all images with more than 8 bits per pixel, and record it."""
-        known = [image.limits for image in images if image.limits is not None]
-        if not known:
-            return SIXTEEN_BITS
-        low, high = min(low for low, _ in known), max(high for _, high in known)
-        self.plan["range"] = [low, high]
-        return low, high
 
     def _find_image_column(self, schema: Any) -> str:
         names = [str(field.name) for field in schema if _is_struct(field.type) or _is_binary(field.type)]
