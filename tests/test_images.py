@@ -368,6 +368,21 @@ def test_hidden_folders_are_skipped_and_counted(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("suffix", [".nef", ".DNG"])
+def test_the_preview_in_a_raw_file_is_not_its_image(suffix: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.tif", GRADIENT)
+    raw = tmp_path / f"b{suffix}"
+    raw.write_bytes((tmp_path / "a.tif").read_bytes())
+    write(tmp_path / "c.jpg", GRADIENT)
+    (tmp_path / "c.jpg").rename(tmp_path / "c.nef")  # the content decides
+    reader = folder(tmp_path)
+    assert [file.id for file in reader.files] == ["a.tif", "c.nef"]
+    assert reader.report.odd == [
+        f"pictures are left out in formats that Pillow does not read: {suffix.lower()} (1); convert them"
+    ]
+    assert Decoder(8, 1, "white").decode(raw) == "not an image that Pillow reads"
+
+
 def test_linked_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     write(tmp_path / "real" / "1.png", GRADIENT)
     write(tmp_path / "photos" / "a" / "2.png", GRADIENT)

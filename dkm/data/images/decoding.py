@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # EPS and WMF are rendered by external programs or by Windows, the others have no decoder in Pillow.
 _REFUSED = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
+# Raw files of cameras begin as TIFF, whose first image is a small preview.
+RAW_SUFFIXES = (".3fr", ".arw", ".cr2", ".dng", ".nef", ".nrw", ".pef", ".sr2", ".srw")
 _ORIENTATION = 0x0112  # EXIF tag
 Limits = tuple[float, float]
 T = TypeVar("T")
@@ -247,7 +249,8 @@ def _formats(suffix: str) -> tuple[str, ...]:
     from PIL import Image
 
     own = _suffixes().get(suffix.lower())
-    others = [name for name in Image.ID if Image.OPEN[name][1] is not None and name not in (*_REFUSED, own)]
+    refused = (*_REFUSED, own, "TIFF" if suffix.lower() in RAW_SUFFIXES else None)
+    others = [name for name in Image.ID if Image.OPEN[name][1] is not None and name not in refused]
     return (*others, own) if own else tuple(others)
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dkm.config.values import quoted
-from dkm.data.images.decoding import is_image, is_image_suffix
+from dkm.data.images.decoding import RAW_SUFFIXES, is_image, is_image_suffix
 from dkm.data.report import DataReport
 from dkm.data.tables.dialect import find_encoding
 from dkm.errors import UserError, input_error, reason
 
 # Formats that people have pictures in, and that Pillow does not read.
-_FOREIGN_SUFFIXES = (".heic", ".heif", ".jxl", ".svg", ".eps", ".emf", ".wmf", ".cr2", ".cr3", ".nef", ".arw", ".dng")
+_FOREIGN_SUFFIXES = (".heic", ".heif", ".jxl", ".svg", ".eps", ".emf", ".wmf", ".cr3", *RAW_SUFFIXES)
 _DELIMITERS = ",;\t|"
 # Lines of a list that are inspected to find the column of paths.
 _N_INSPECTED = 100
