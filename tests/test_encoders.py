@@ -562,6 +562,10 @@ WRONG = {
         {"encoder": "{network}", "range": [0, 4095]},
         r"data.range=\[0, 4095\]: an encoder sees each image by its own range; expected null; leave out data.range",
     ),
+    "gray": (
+        {"encoder": "{network}", "color": "gray"},
+        r"data.color=gray: an encoder sees each image in color; expected auto; leave out data.color, or data.encoder",
+    ),
     "two weights": ({"encoder": "{network}", "encoder_weights": "{weights}"}, r"an ONNX file has its own weights"),
     "size": ({"encoder": "{network}", "encoder_size": 9}, r"data.encoder_size=9: the graph has 8 x 8"),
     "no graph": ({"encoder": "{text}"}, r"data.encoder=.*cannot be used \(.*; expected an ONNX file"),

@@ -84,13 +84,17 @@ class EncodedImages:
     Raises
     ------
     UserError
-        If the encoder cannot be found, is not the one of the training, or ``data.range`` is set for the training.
+        If the encoder cannot be found, is not the one of the training, or ``data.range`` or ``data.color=gray``
+        is set for the training.
     """
 
     def __init__(self, images: ImageSource, config: ImageData, plan: Mapping[str, Any] | None = None) -> None:
         if plan is None and config.range is not None:
             found = "an encoder sees each image by its own range"
             raise input_error(f"data.range={config.range}", found, "null", "leave out data.range, or data.encoder")
+        if plan is None and config.color == "gray":
+            found = "an encoder sees each image in color"
+            raise input_error("data.color=gray", found, "auto", "leave out data.color, or data.encoder")
         self.source, self.n_rows = images.source, images.n_rows
         self._images = images
         self._contents, self._next = images.rows(), 0  # read a second time, and the position of the next row
