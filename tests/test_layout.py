@@ -178,6 +178,19 @@ def test_a_model_of_image_files_refuses_arrays_of_another_shape(kind: str, tmp_p
         read(count(5, 4, 12))
 
 
+@pytest.mark.parametrize("config", [NpyData(path="x.npy"), NpyData(path="x.npy", load="disk"), NpzData(path="x.npz")])
+def test_a_damaged_array_is_named_by_the_setting_that_the_user_gave(
+    config: NpyData | NpzData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", count(3, 6))
+    np.savez("x.npz", x=count(3, 6))
+    path = tmp_path / config.path
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(UserError, match=rf"^input={config.path}: "):
+        list(InputReader(config, key="input", plan={}, image_shape=None).parts())
+
+
 # --- the order of files ---
 
 

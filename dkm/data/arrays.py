@@ -34,16 +34,16 @@ def read_npz_data(config: NpzData) -> RawData:
     return arrange(_read_npz_data(config), config)
 
 
-def read_for_model(config: ArrayData, plan: Mapping[str, Any] | None, source: str | None = None) -> RawData:
+def read_for_model(config: ArrayData, plan: Mapping[str, Any] | None, key: str = "data.path") -> RawData:
     """Read an array for a trained model; ``plan`` is what was stored with the model.
 
     Raises
     ------
     UserError
-        If it has images of another shape than the model's. ``source`` is the setting that names it, as KEY=VALUE.
+        If it has images of another shape than the model's. ``key`` is the setting that names the file.
     """
-    raw = _read_npy_data(config) if isinstance(config, NpyData) else _read_npz_data(config)
-    return arrange_for_model(raw, config, plan, source or f"data.path={config.path}")
+    raw = _read_npy_data(config, key) if isinstance(config, NpyData) else _read_npz_data(config, key)
+    return arrange_for_model(raw, config, plan, f"{key}={config.path}")
 
 
 def arrange_for_model(raw: RawData, config: ArrayData, plan: Mapping[str, Any] | None, source: str) -> RawData:
@@ -72,10 +72,10 @@ def _apply_layout(raw: RawData, layout: str) -> RawData:
     return raw._replace(X=X, image_shape=image_shape(raw.X.shape, layout))
 
 
-def _read_npy_data(config: NpyData) -> RawData:
+def _read_npy_data(config: NpyData, key: str = "data.path") -> RawData:
     labels = None if config.labels is None else _read_labels(config.labels)
-    files = NpyFiles("data.path", config.path)
-    report = DataReport(f"data.path={config.path}")
+    files = NpyFiles(key, config.path)
+    report = DataReport(files.source)
     if files.has_natural_order:
         first, last = files.headers[0].path.name, files.headers[-1].path.name
         report.decisions["order"] = f"files by the numbers in their names, from {first} to {last}"
@@ -83,19 +83,19 @@ def _read_npy_data(config: NpyData) -> RawData:
     return RawData(StoredArray(files) if is_on_disk else files.read_whole(), labels, report=report)
 
 
-def _read_npz_data(config: ArrayData) -> RawData:
+def _read_npz_data(config: ArrayData, key: str = "data.path") -> RawData:
     assert isinstance(config, NpzData)
-    path, source = find_file("data.path", config.path, "npz"), f"data.path={config.path}"
+    path, source = find_file(key, config.path, "npz"), f"{key}={config.path}"
     # Opened here, because np.load does not close a file that turns out to be no zip archive.
     with one_line_errors(source), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         UnpackingLimit(source, config.max_expansion).check_members(archive.zip.infolist())
         names = [name.removesuffix(".npy") for name in archive.zip.namelist() if name.endswith(".npy")]
 
-        def read(key: str, name: str | None) -> Array:
+        def read(setting: str, name: str | None) -> Array:
             if name not in names:
                 found = "no such array" if name is not None else "several arrays that could be the data, or none"
                 expected = f"one of the arrays of {path}: {', '.join(names) or '(it has none)'}"
-                raise input_error(f"{key}={name or 'null'}", found, expected, f"set {key}=NAME")
+                raise input_error(f"{setting}={name or 'null'}", found, expected, f"set {setting}=NAME")
             with one_line_errors(f"{source}: array {name}"):
                 array = archive[name]
                 if not isinstance(array, np.ndarray):

@@ -134,7 +134,7 @@ class InputReader:
         self.source = f"{key}={config.path}"
         # Models of image files have images without a layout.
         plan = {"image_shape": image_shape, **(plan or {})}
-        self._config, self._plan = config, plan
+        self._config, self._plan, self._key = config, plan, key
         self._reader: PartReader | None = None
         reader = DATASETS[config.name].reader
         if reader is not None:
@@ -160,7 +160,7 @@ class InputReader:
 
     def _array_parts(self) -> Iterator[Part]:
         config = self._config
-        raw = read_for_model(config, self._plan, self.source) if isinstance(config, ArrayData) else read_raw(config)
+        raw = read_for_model(config, self._plan, self._key) if isinstance(config, ArrayData) else read_raw(config)
         check_shape(raw.X, self.source)
         if raw.labels is not None:
             check_labels(raw.labels, len(raw.X), f"data.labels={config.labels}")
