@@ -97,6 +97,15 @@ def test_only_the_directory_that_the_user_has_named_is_looked_at(run: Path, tmp_
     assert (plan.directory, plan.is_new) == (tmp_path / "new", True)
 
 
+@pytest.mark.parametrize("plus", ["+", "++"])
+def test_a_plus_before_resume_is_accepted(plus: str, run: Path, tmp_path: Path) -> None:
+    for words in ([f"{plus}resume={run}"], [*WORDS, *CONSTANT, f"hydra.run.dir={run}", f"{plus}resume=auto"]):
+        plan = plan_run(parse(words))
+        assert (plan.directory, plan.is_new) == (run, False)
+    line = refusal(run, f"++hydra.run.dir={tmp_path}/other")
+    assert line.startswith(f"output={tmp_path}/other: expected the directory of the run, {run}")
+
+
 @pytest.mark.parametrize("words", [[], [*WORDS, *CONSTANT]])
 def test_a_run_is_resumed_in_its_own_directory(words: list[str], run: Path, tmp_path: Path) -> None:
     line = refusal(run, *words, f"hydra.run.dir='{tmp_path}/a copy'")

@@ -71,8 +71,8 @@ _RUN_CONFIG = "config_of_a_run"
 _CONFIG_FLAGS = {"-cd": "--config-dir", "-cp": "--config-path", "-cn": "--config-name"}
 _EXCLUSIVE_FLAGS = frozenset(["--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"])
 CONFIG_FLAGS = frozenset([*_CONFIG_FLAGS, *_CONFIG_FLAGS.values()])
-# Other programs that use Hydra add experiments this way.
-_ADDED_EXPERIMENT = re.compile(r"\+{1,2}experiment=")
+# Hydra accepts a + before keys that are null by default; other programs that use it add experiments this way.
+_ADDED = re.compile(r"\+{1,2}(experiment|resume)=")
 _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"])
 
 
@@ -211,7 +211,7 @@ def parse(arguments: Sequence[str]) -> Command:
         elif word.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE and "=" not in word):
             flags.append(word)
         else:
-            overrides.append(word.lstrip("+") if _ADDED_EXPERIMENT.match(word) else word)
+            overrides.append(word.lstrip("+") if _ADDED.match(word) else word)
     overrides = [word for word in overrides if word != "experiment=null"]  # the default, which Hydra refuses
     name = flag_values.get("--config-name", "config").removesuffix(".yaml")
     path, extra = (Path(flag_values[key]) if key in flag_values else None for key in ("--config-path", "--config-dir"))

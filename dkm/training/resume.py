@@ -80,7 +80,7 @@ def resumed_config(run: Path, command: Command) -> Config:
     its config.
     """
     _require_no_other_directory(run, command.overrides)
-    overrides = [o for o in command.overrides if not o.startswith(("resume=", "hydra.", "hydra/"))]
+    overrides = [o for o in command.overrides if not o.lstrip("+").startswith(("resume=", "hydra.", "hydra/"))]
     if any(o.partition("=")[0] in PRESETS for o in overrides):
         return with_config_of(run, compose(command._replace(overrides=overrides)).config)
     saved = config_of(run)
@@ -98,7 +98,8 @@ def resumed_config(run: Path, command: Command) -> Config:
 
 def _require_no_other_directory(run: Path, overrides: Sequence[str]) -> None:
     """Refuse ``output=`` beside ``resume=RUN``, unless it names the run: a run is resumed in its own directory."""
-    for value in (text for key, _, text in (o.partition("=") for o in overrides) if key == "hydra.run.dir"):
+    pairs = (override.lstrip("+").partition("=") for override in overrides)
+    for value in (text for key, _, text in pairs if key == "hydra.run.dir"):
         other = value.strip("\"'")
         if os.path.realpath(absolute(other)) != os.path.realpath(run):
             raise UserError(
