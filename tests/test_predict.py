@@ -530,6 +530,13 @@ def test_a_mistake_costs_one_line_and_leaves_no_output(
     assert (tmp_path / "there.csv").read_text() == "mine"
 
 
+@pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:x", ""])
+def test_a_device_is_checked_as_in_training(device: str) -> None:
+    words = ["run=run", "input=x.npy", "output=o.csv", f"device={device}"]
+    with pytest.raises(UserError, match=f"^device={device}: expected one of auto, cpu, cuda, cuda:N; for example"):
+        predict.work(words)
+
+
 def test_labels_for_other_rows_are_refused(tmp_path: Path) -> None:
     X = np.random.default_rng(0).normal(size=(40, 5))
     np.savez(tmp_path / "t.npz", x=X, y=np.arange(40) % 2)

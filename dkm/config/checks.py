@@ -152,6 +152,15 @@ class Satisfies:
     accepts: Callable[[Any], bool]
 
 
+def _is_device(name: Any) -> bool:
+    kind, _, number = str(name).partition(":")
+    return name in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and number.isdecimal())
+
+
+# `find_device` explains why mps is refused.
+DEVICE = Satisfies("one of auto, cpu, cuda, cuda:N", _is_device)
+
+
 def apply_check(check: Check, key: str, value: object, example: object) -> None:
     """Raise ``UserError`` if the check does not accept the value; ``example`` is a value that it accepts."""
     if check.accepts(value):

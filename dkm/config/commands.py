@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dkm.config.checks import AtLeast, Choice, require
+from dkm.config.checks import DEVICE, AtLeast, Choice, require
 from dkm.config.settings import REQUIRED, Section, setting
 from dkm.config.values import quoted, require_utf8
 from dkm.errors import Failure, UserError
@@ -214,7 +214,7 @@ class PredictConfig(Section):
     memberships: bool = setting(False, "Whether to write soft memberships too, one column for each cluster.")
     embedding: bool = setting(False, "Whether to write the embedding too, one column for each dimension.")
     safe_csv: bool = setting(False, _SAFE_CSV)
-    device: str = setting("auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = setting("auto", "`auto`, `cpu`, `cuda` or `cuda:N`.", check=DEVICE, example="cpu")
     threads: int | None = setting(
         None,
         "Number of CPU threads. null: OMP_NUM_THREADS, else all cores available to this process.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from dkm.config.augmentation import AugmentationConfig
-from dkm.config.checks import AtLeast, Between, Choice, EachOf, Fraction, NonNegative, Positive, Satisfies, require
+from dkm.config.checks import DEVICE, AtLeast, Between, Choice, EachOf, Fraction, NonNegative, Positive, require
 from dkm.config.clustering import ClusteringConfig
 from dkm.config.data import DataConfig
 from dkm.config.groups import GROUPS
@@ -259,11 +259,6 @@ class LogConfig(Section):
         return [name for name in dict.fromkeys(self.to) if name != "tensorboard" or self.tensorboard]
 
 
-def _is_device(name: Any) -> bool:
-    kind, _, number = str(name).partition(":")
-    return name in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and number.isdecimal())
-
-
 @dataclass
 class Config(Section):
     """All settings of a run."""
@@ -292,7 +287,7 @@ class Config(Section):
         "auto",
         "`cpu`, `cuda` or `cuda:N`. `auto`: `cuda` if available, else `cpu`. `mps` is not supported.",
         role=Role.MACHINE,
-        check=Satisfies("one of auto, cpu, cuda, cuda:N", _is_device),
+        check=DEVICE,
         example="cpu",
     )
     precision: str = setting(
