@@ -106,6 +106,29 @@ def test_a_plus_before_resume_is_accepted(plus: str, run: Path, tmp_path: Path) 
     assert line.startswith(f"output={tmp_path}/other: expected the directory of the run, {run}")
 
 
+def test_a_config_of_the_users_own_may_say_auto(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    file = tmp_path / "own" / "experiment" / "mine.yaml"
+    words = ["--config-dir", str(tmp_path / "own"), *WORDS, *CONSTANT, "experiment=mine", f"hydra.run.dir={run}"]
+    file.write_text("# @package _global_\nresume: auto\n")
+    plan = plan_run(parse(words))
+    assert (plan.directory, plan.is_new) == (run, False)
+    with pytest.raises(UserError, match=r"^hydra\.run\.dir=.*: expected a new or an empty directory"):
+        plan_run(parse([*words, "resume=null"]))
+    file.write_text(f"# @package _global_\nresume: {run}\n")
+    with pytest.raises(UserError) as raised:
+        plan_run(parse(words))
+    expected = f"expected null or auto in a config file; put resume={run} on the command line"
+    assert str(raised.value) == f"resume={run}: {expected}"
+
+
+def test_a_run_that_was_started_with_auto_is_repeated_as_a_new_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", *CONSTANT, "resume=auto")
+    words = ["--config-dir", str(run), "--config-name", "config", f"hydra.run.dir={tmp_path}/${{now:%Y}}"]
+    plan = plan_run(parse(words))
+    assert (plan.directory.parent, plan.is_new, plan.config.resume) == (tmp_path, True, None)
+
+
 @pytest.mark.parametrize("words", [[], [*WORDS, *CONSTANT]])
 def test_a_run_is_resumed_in_its_own_directory(words: list[str], run: Path, tmp_path: Path) -> None:
     line = refusal(run, *words, f"hydra.run.dir='{tmp_path}/a copy'")

@@ -420,9 +420,12 @@ class _Schemas(ConfigStore):
 
 
 def _store_run_config(store: ConfigStore, command: Command) -> None:
-    """Read the config of a run as plain values, and store it as the primary config."""
+    """Read the config of a run as plain values, and store it as the primary config.
+
+    How the run was started, with ``resume=auto``, is not repeated.
+    """
     values = escaped(to_dict(read_config(command.file, to_resume=command.is_to_resume)))
-    store.store(name=_RUN_CONFIG, node={"defaults": ["paths", "_self_"], **values})
+    store.store(name=_RUN_CONFIG, node={"defaults": ["paths", "_self_"], **values, "resume": None})
 
 
 def prepare_primary(command: Command) -> tuple[str | None, str]:

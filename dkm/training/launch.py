@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from dkm.config.compose import Command, Composed, compose
 from dkm.config.data import SCALINGS
 from dkm.config.run import Config, with_number
-from dkm.config.values import absolute
+from dkm.config.values import absolute, override
 from dkm.errors import Failure, UserError, is_out_of_memory
 from dkm.runs.reading import CONFIG, LOCK, LOG, MANIFEST, N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
@@ -57,10 +57,14 @@ def plan_run(command: Command) -> Plan:
         run = named_run(resume)
         return Plan(resumed_config(run, command), run)
     composed = compose(command)
+    resume = composed.config.resume  # which a config of the user's own may set too
     directory = Path(absolute(composed.hydra.run.dir)).absolute()
     if not distributed.is_main():  # see `plan_of_main`
         composed.config.resume = None
         return Plan(composed.config, directory, composed, is_new=True)
+    if resume not in (None, "auto"):
+        word = override("resume", resume)
+        raise UserError(f"resume={resume}: expected null or auto in a config file; put {word} on the command line")
     if resume == "auto":
         from dkm.training.resume import unfinished_run, with_config_of
 
