@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dkm.config.compose import compose, parse
@@ -10,6 +12,7 @@ from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.config.settings import setting_of
 from dkm.config.short import SHORT_NAMES, translate, translate_data_names
+from dkm.config.values import absolute
 from dkm.errors import UserError
 
 
@@ -67,6 +70,17 @@ def test_a_sweep_may_have_ranges_and_jobs() -> None:
 def test_equal_values_of_both_forms_are_one() -> None:
     assert translate(["n_clusters=8", "clustering.n_clusters=8"]) == ["clustering.n_clusters=8"]
     assert translate(["output=a", "hydra.run.dir='a'"]) == ["hydra.run.dir='a'"]
+
+
+def test_a_sweep_that_is_resumed_may_name_its_folder_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = f"output={tmp_path / 'my runs'}"  # as the remedy of an interrupted sweep says
+    for started in ("output=my runs", "hydra.sweep.dir='my runs'"):
+        command = parse(["-m", *translate([started, folder], is_sweep=True)])
+        words = [word for word in command.overrides if "=" in word]
+        assert absolute(compose(command._replace(overrides=words)).hydra.sweep.dir) == str(tmp_path / "my runs")
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_an_interrupted_sweep_leaves_no_process(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     # Comes to the end of stdout when no process has it open any more.
     _, err = process.communicate(timeout=60)
-    resume = f"the same command with resume=auto hydra.sweep.dir={tmp_path / 'sweep'} resumes it"
+    resume = f"the same command with resume=auto output={tmp_path / 'sweep'} resumes it"
     assert (process.returncode, err) == (130, f"interrupted: completed runs are kept; {resume}\n")
     assert len((tmp_path / "sweep" / "sweep.csv").read_text(encoding="utf-8").splitlines()) == 3
 
@@ -274,7 +274,7 @@ def test_a_worker_that_is_killed_is_one_line_and_the_sweep_goes_on(tmp_path: Pat
     assert process.returncode == 1
     (line,) = err.splitlines()
     assert line.startswith(f"error: {sweep}: a worker of the sweep was killed")
-    assert line.endswith(f"the same command with resume=auto hydra.sweep.dir={sweep} resumes it")
+    assert line.endswith(f"the same command with resume=auto output={sweep} resumes it")
     assert (sweep / "sweep.csv").is_file()
 
 

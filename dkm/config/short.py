@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dkm.config.values import as_list, as_value
+from dkm.config.values import absolute, as_list, as_value
 from dkm.errors import UserError
 
 
@@ -73,7 +73,7 @@ def translate(words: Sequence[str], *, is_sweep: bool = False) -> list[str]:
         value = word.partition("=")[2]
         key = _key_of(name, is_sweep=is_sweep)
         if key != name and key in given:
-            if _split(f"{key}={given[key]}") == _split(_format(key, value)):
+            if _is_same(key, given[key], _split(_format(key, value))[1]):
                 continue
             raise UserError(f"{word} and {key}={given[key]}: expected one value; leave one of them out")
         if key == "jobs":
@@ -100,6 +100,11 @@ def _key_of(name: str, *, is_sweep: bool) -> str:
 def _split(word: str) -> tuple[str, str]:
     key, _, value = word.partition("=")
     return _split_prefix(key)[1], value.strip("\"'")
+
+
+def _is_same(key: str, value: str, other: str) -> bool:
+    is_folder = key in (SHORT_NAMES["output"].key, _SWEEP_DIR)
+    return value == other or (is_folder and absolute(value) == absolute(other))
 
 
 def _split_prefix(key: str) -> tuple[str, str]:

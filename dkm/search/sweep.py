@@ -91,7 +91,7 @@ def run_hydra(command: Command) -> int:
 
 
 def _resume_hint(directory: Path) -> str:
-    return f"the same command with resume=auto hydra.sweep.dir={shlex.quote(str(directory))} resumes it"
+    return f"the same command with resume=auto output={shlex.quote(str(directory))} resumes it"
 
 
 def _check_sweep(command: Command) -> Path | None:
