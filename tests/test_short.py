@@ -56,6 +56,21 @@ def test_output_is_the_directory_of_a_run_or_of_a_sweep(folder: str) -> None:
     assert composed.hydra.sweep.dir == folder
 
 
+@pytest.mark.parametrize(
+    ("flags", "key", "what"),
+    [
+        (["-m"], "hydra.run.dir", "a sweep"),
+        (["-m"], "+hydra.run.dir", "a sweep"),
+        ([], "hydra.sweep.dir", "a single run"),
+    ],
+)
+def test_a_directory_that_would_be_ignored_is_refused(flags: list[str], key: str, what: str) -> None:
+    with pytest.raises(UserError) as raised:
+        parse([*flags, "seed=0", f"{key}='my runs'"])
+    remedy = f"expected no such key, as {what} ignores it; write 'output=my runs'"
+    assert str(raised.value) == f"{key}='my runs': {remedy}"
+
+
 def test_a_directory_with_a_reference_is_left_to_hydra() -> None:
     assert translate(["output=runs/${seed}"]) == ["hydra.run.dir=runs/${seed}"]
 

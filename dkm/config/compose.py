@@ -257,8 +257,16 @@ def _check_override(override: str, *, is_sweep: bool) -> None:
         if (is_name is None and value[:1] in "[{") or (value == "null" and key != "experiment"):
             options = ", ".join(GROUPS.get(key, [f"the names of {key}s"]))
             raise UserError(f"{override}: expected one of {options}; choose {key}=OPTION")
+    if key == ("hydra.run.dir" if is_sweep else "hydra.sweep.dir"):
+        what = "a sweep" if is_sweep else "a single run"
+        raise UserError(f"{override}: expected no such key, as {what} ignores it; write {_output(value)}")
     if section in GROUPS and name == "name":
         raise UserError(f"{override}: expected the option to be chosen by its group; write {section}={value}")
+
+
+def _output(value: str) -> str:
+    """Return the short name of the directory of a run or of a sweep with its value, to paste into a shell."""
+    return shlex.quote("output=" + value.strip("\"'"))
 
 
 def _check_hydra_flags(arguments: Sequence[str]) -> None:
