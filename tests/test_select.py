@@ -331,6 +331,8 @@ def test_a_stop_reaches_the_run_and_the_same_command_goes_on(tmp_path: Path) -> 
         (["k=2-4", "clustering.n_clusters=3"], "clustering.n_clusters=3: expected no such key"),
         (["k=2-4", "--multirun"], "--multirun: expected KEY=VALUE"),
         (["k=2-4", "pretrain.epoch=3"], "pretrain.epoch"),
+        (["k=2-4", "clustering.weight=1,2"], "clustering.weight=1,2: expected one value; `dkm train -m` trains a run"),
+        (["k=2-4", "sed=1"], "sed=1: expected a key of this command or of dkm train; did you mean seed?"),
         (["k=2-4", "model.latent_dim=null"], "model.latent_dim=null: expected a number"),
     ],
 )

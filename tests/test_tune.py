@@ -559,6 +559,7 @@ def test_labels_choose_only_when_told_to_and_loudly(
             )
             for value in ("auto:3-5", "4,auto:3-5")
         ),
+        (["trial=3"], "trial=3: expected a key of this command or of dkm train; did you mean trials?"),
         (["seed=interval(0,"], "seed=interval(0,: expected an override KEY=VALUE"),
     ],
 )

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from dkm.config.compose import compose, parse
+from dkm.config.schema import dotted
 from dkm.config.values import as_list, auto_bounds, override
 from dkm.errors import UserError
 
@@ -46,6 +47,14 @@ def test_a_list_that_is_no_list_gets_a_remedy_that_works(word: str) -> None:
     remedy = str(caught.value).partition("; write ")[2]
     config = compose(parse(["data=csv", "data.path=x.csv", *shlex.split(remedy)])).config.data
     assert config.exclude == ["Gender (M/F)"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("word", ["data.exclude=", "data.exclude=null", "log.to=null"])
+def test_a_list_without_entries_gets_a_remedy_that_works(word: str) -> None:
+    key = word.partition("=")[0]
+    with pytest.raises(UserError, match=rf"; write {key}=\[\]$"):
+        compose(parse(["data=csv", "data.path=x.csv", word]))
+    assert dotted(compose(parse(["data=csv", "data.path=x.csv", f"{key}=[]"])).config)[key] == []
 
 
 def test_a_list_keeps_plain_words_plain() -> None:

@@ -161,10 +161,13 @@ def _is_device(name: Any) -> bool:
 DEVICE = Satisfies("one of auto, cpu, cuda, cuda:N", _is_device)
 
 
-def apply_check(check: Check, key: str, value: object, example: object) -> None:
+def apply_check(check: Check, key: str, value: object, example: object, *, is_nullable: bool = False) -> None:
     """Raise ``UserError`` if the check does not accept the value; ``example`` is a value that it accepts."""
     if check.accepts(value):
         return
+    if value == "None" and is_nullable:
+        also = f", or {key}=none" if check.accepts("none") else ""
+        require(False, key, value, f"{check.expected}, or null", f"write {key}=null{also}")
     remedy = f"for example {key}={_format_override_value(example)}"
     if isinstance(check, Choice):
         near = difflib.get_close_matches(str(value), check.choices, n=1)

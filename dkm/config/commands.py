@@ -126,9 +126,20 @@ def _name_words(words: Sequence[str], keys: Sequence[str], known: Collection[str
 
 def parse_own(schema: type[T], words: Sequence[str], aliases: Mapping[str, str] | None = None) -> tuple[T, list[str]]:
     """Parse the arguments KEY=VALUE whose key is a field of the dataclass; return it and the other arguments."""
+    from dkm.config.groups import GROUPS, PRESETS
+    from dkm.config.messages import keys
+    from dkm.config.short import SHORT_NAMES
+
     known = {part.name for part in fields(schema)} | set(aliases or ())  # type: ignore[arg-type]
     matching = [word for word in words if word.partition("=")[0] in known and "=" in word]
-    return parse_words(schema, matching, aliases=aliases)[0], [word for word in words if word not in matching]
+    others = [word for word in words if word not in matching]
+    of_train = {*GROUPS, *PRESETS, *SHORT_NAMES, *keys()}
+    for word in others:
+        key, equals, _ = word.partition("=")
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8) if equals and key not in of_train else []
+        if near:
+            raise UserError(f"{word}: expected a key of this command or of dkm train; did you mean {near[0]}?")
+    return parse_words(schema, matching, aliases=aliases)[0], others
 
 
 def _value(key: str, text: str, annotation: str) -> Any:

@@ -48,7 +48,7 @@ from dkm.config.messages import describe, keys, kind_of, unknown_key
 from dkm.config.resolved import escaped, read_config
 from dkm.config.roles import declarations
 from dkm.config.run import Config
-from dkm.config.schema import config_dir, dotted, from_dictconfig, register, to_dict
+from dkm.config.schema import config_dir, dotted, from_dictconfig, option_names, register, to_dict
 from dkm.config.values import absolute, as_list, override, require_utf8
 from dkm.errors import UserError
 from dkm.installation import install_command
@@ -255,8 +255,7 @@ def _check_override(override: str, *, is_sweep: bool) -> None:
             raise UserError(f"{key}={value}: expected no + or ~ before a group; write {key}={value}")
         is_name = re.fullmatch(r"[\w./-]*(,[\w./-]*)*" if is_sweep else r"[\w./-]*", value)
         if (is_name is None and value[:1] in "[{") or (value == "null" and key != "experiment"):
-            options = ", ".join(GROUPS.get(key, [f"the names of {key}s"]))
-            raise UserError(f"{override}: expected one of {options}; choose {key}=OPTION")
+            raise UserError(f"{override}: expected one of {', '.join(option_names(key))}; choose {key}=OPTION")
     if key == ("hydra.run.dir" if is_sweep else "hydra.sweep.dir"):
         what = "a sweep" if is_sweep else "a single run"
         raise UserError(f"{override}: expected no such key, as {what} ignores it; write {_output(value)}")
@@ -574,7 +573,7 @@ def _several_values(text: str, overrides: Sequence[str]) -> str:
         )
     elif kind.startswith("text") and declared is not None and declared.check is None:
         other = f", or write {override(key, value)}"
-    return f"{word}: expected one value; add -m to train a run for each{other}"
+    return f"{word}: expected one value; `dkm train -m` trains a run for each{other}"
 
 
 def _no_such_option(path: str, options: Sequence[str]) -> str:

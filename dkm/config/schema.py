@@ -31,6 +31,15 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def option_names(group: str) -> list[str]:
+    """Return the options of a group, or of ``recipe`` and ``experiment``: those with a schema, and then the others.
+
+    An option without a schema of its own, such as ``model=auto``, is a file with other values of another option.
+    """
+    files = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+    return list(dict.fromkeys([*GROUPS.get(group, ()), *files]))
+
+
 def register(store: ConfigStore | None = None) -> None:
     """Put the schemas into ``store``, by default Hydra's: the root ``schema``, and ``GROUP/schema/OPTION``.
 

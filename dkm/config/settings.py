@@ -135,8 +135,10 @@ class Section:
             if declared is None or declared.check is None or not part.init:
                 continue
             value = getattr(self, part.name)
-            if value is not None or not is_nullable(part.type):
-                apply_check(declared.check, dotted_key(type(self), part.name), value, declared.example)
+            accepts_null = is_nullable(part.type)
+            if value is not None or not accepts_null:
+                key = dotted_key(type(self), part.name)
+                apply_check(declared.check, key, value, declared.example, is_nullable=accepts_null)
 
 
 def setting_of(schema: type, name: str) -> Setting | None:

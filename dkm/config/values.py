@@ -79,7 +79,8 @@ def override(key: str, value: str | Sequence[str]) -> str:
 
 def as_list(key: str, value: str) -> str:
     """Return KEY=[...] of a text that was meant as a list, with or without its brackets and quotes."""
-    items = value.strip(_QUOTES).removeprefix("[").removesuffix("]").split(",")
+    text = value.strip(_QUOTES).removeprefix("[").removesuffix("]")
+    items = [] if text in ("", "null") else text.split(",")
     return override(key, [item.strip().strip(_QUOTES) for item in items])
 
 
