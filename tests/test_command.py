@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dkm import __main__ as command
-from dkm import __version__, checks
+from dkm import __version__, checks, completion
 from dkm import help as help_command
 from dkm.clustering import functional
 from dkm.config.commands import COMMANDS
@@ -173,7 +173,8 @@ def test_every_name_is_explained(name: str) -> None:
 
 @pytest.mark.parametrize("group", [*GROUPS, *PRESETS])
 def test_every_option_is_explained(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dkm.config.explain.composed_values", lambda *overrides: {})  # 0.3 s for each option
+    values = {"model.name": "mlp"}  # of model=auto, which has no schema of its own
+    monkeypatch.setattr("dkm.config.explain.composed_values", lambda *overrides: values)  # 0.3 s for each option
     for option, meaning in options(group).items():
         text = explain(f"{group}={option}")
         assert text.startswith(f"{group}={option}\n")
@@ -200,6 +201,15 @@ def test_an_option_is_explained_with_the_values_of_a_run_that_has_it() -> None:
     assert "  clustering.init=data  " in explain("clustering=dec")
     assert "  data.path=required  " in explain("data=csv")
     assert "  joint.lr=0.002  " in explain("joint")
+
+
+def test_an_option_without_a_schema_of_its_own_is_explained() -> None:
+    assert list(options("model")) == ["mlp", "conv", "custom", "auto"]
+    text = explain("model=auto")
+    assert text.startswith("model=auto\n  Fully connected like mlp, but small")
+    assert "  model.hidden=null  " in text
+    assert "  auto  " in explain("model")
+    assert completion.candidates(["train"], "model=a") == ["model=auto"]
 
 
 @pytest.mark.parametrize(

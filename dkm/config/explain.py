@@ -11,6 +11,7 @@ import itertools
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from dkm.config.commands import COMMANDS, SELECT_ALIASES
@@ -18,7 +19,7 @@ from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.page import composed_values, current_value, default_of, summary_of, type_of, valid_values
 from dkm.config.roles import declarations, plain_sections
 from dkm.config.run import Config
-from dkm.config.schema import config_dir
+from dkm.config.schema import config_dir, option_names
 from dkm.config.settings import Section, Setting, dotted_key, setting_of
 from dkm.config.short import SHORT_NAMES
 from dkm.config.verbs import VERBS, WIDTH
@@ -165,14 +166,17 @@ def _explain_group(group: str) -> str:
 
 def options(group: str) -> dict[str, str]:
     """Return the options of a group, or of ``recipe`` and ``experiment``, with their meanings."""
-    if group in GROUPS:
-        return {option: summary_of(schema) for option, schema in GROUPS[group].items()}
-    paths = sorted((config_dir() / group).glob("*.yaml"))
-    return {path.stem: _comment(path.read_text(encoding="utf-8")) for path in paths}
+    schemas = GROUPS.get(group, {})
+    folder = config_dir() / group
+    return {
+        option: summary_of(schemas[option]) if option in schemas else _comment(folder / f"{option}.yaml")
+        for option in option_names(group)
+    }
 
 
-def _comment(text: str) -> str:
+def _comment(file: Path) -> str:
     """Return the comment at the head of a config file."""
+    text = file.read_text(encoding="utf-8")
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     return " ".join(line.lstrip("# ") for line in lines if "@package" not in line)
 
@@ -188,7 +192,8 @@ def _explain_option(group: str, option: str) -> str:
     if group in PRESETS:
         return text
     values = composed_values(f"{group}={option}")
-    return "\n".join([text, "", *_list_settings(GROUPS[group][option], values), "", _MORE])
+    schema = GROUPS[group].get(option) or GROUPS[group][values[f"{group}.name"]]
+    return "\n".join([text, "", *_list_settings(schema, values), "", _MORE])
 
 
 def _explain_section(name: str, schema: type[Section]) -> str:

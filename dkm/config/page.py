@@ -18,7 +18,7 @@ from dkm.config.commands import COMMANDS
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.roles import plain_sections
 from dkm.config.run import Config
-from dkm.config.schema import config_dir
+from dkm.config.schema import option_names
 from dkm.config.settings import REQUIRED, Role, Section, Setting, dotted_key, is_nullable, setting_of
 from dkm.config.short import SHORT_NAMES
 
@@ -67,9 +67,7 @@ def settings_page() -> str:
 
 def help_text(config: Config) -> str:
     """Return the text of ``--help``: the groups, and the settings of a config with their values."""
-    lines = [_HELP_HEAD, *(f"  {group}: {', '.join(sorted(options))}" for group, options in GROUPS.items())]
-    for preset in PRESETS:
-        lines.append(f"  {preset}: {', '.join(sorted(path.stem for path in (config_dir() / preset).glob('*.yaml')))}")
+    lines = [_HELP_HEAD, *(f"  {group}: {', '.join(sorted(option_names(group)))}" for group in (*GROUPS, *PRESETS))]
     for part in fields(config):
         section = getattr(config, part.name)
         if isinstance(section, Section):
