@@ -21,7 +21,7 @@ from dkm.config.commands import main as run_command
 from dkm.config.explain import explain, names, options
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.roles import declarations
-from dkm.config.settings import REQUIRED
+from dkm.config.settings import REQUIRED, setting_of
 from dkm.config.short import SHORT_NAMES
 from dkm.config.verbs import VERBS, available, default_of, overview, screen
 from dkm.errors import Failure, UserError
@@ -195,6 +195,16 @@ def test_a_key_has_its_default_range_unit_options_and_short_name() -> None:
     assert "dkm select jobs=" in explain("jobs")
     assert "dkm tune jobs=" in explain("jobs")
     assert "hydra.run.dir\n  Directory of the run" in explain("output")
+
+
+@pytest.mark.parametrize("key", ["data.id", "data.load", "data.array", "data.encoding"])
+def test_a_key_that_options_declare_in_different_ways_is_explained_for_each(key: str) -> None:
+    part = key.partition(".")[2]
+    having = {option: declared for option, schema in GROUPS["data"].items() if (declared := setting_of(schema, part))}
+    text = explain(key)
+    assert text.count(f"{key}\n  ") == len({declared.meaning for declared in having.values()}) > 1
+    for declared in having.values():
+        assert " ".join(declared.meaning.replace("`", "").split()) in " ".join(text.split())
 
 
 def test_an_option_is_explained_with_the_values_of_a_run_that_has_it() -> None:

@@ -65,7 +65,7 @@ def _explanations(name: str) -> Iterator[str]:
         yield "\n".join([key, *_wrapped(_HYDRA[key])])
     known = declarations()
     named = [key] if key in known else [other for other in known if other.rpartition(".")[2] == name]
-    yield from (_explain_key(other) for other in named if key not in _HYDRA)
+    yield from (text for other in named if key not in _HYDRA for text in _explain_key(other))
     for command, schema in COMMANDS.items():
         part = SELECT_ALIASES.get(name, name) if command == "select" else name
         declared = setting_of(schema, part) if part in {field.name for field in fields(schema)} else None
@@ -90,22 +90,25 @@ def _unknown(name: str) -> str:
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-def _explain_key(key: str) -> str:
-    """Return the explanation of a setting, with its default in the options that have it."""
+def _explain_key(key: str) -> Iterator[str]:
+    """Yield each explanation of a setting, which options may declare in different ways, with its default in them."""
     section, _, part = key.rpartition(".")
-    owners = _owners(section, part)
-    first = next(iter(owners.values()))
-    declared = setting_of(first, part)
-    assert declared is not None
-    facts = _facts_of_field(first, part, declared)
-    facts["default"] = _default_of_key(key, part, owners)
-    if section in GROUPS and len(owners) < len(GROUPS[section]):
-        facts["only"] = " ".join(f"{section}={option}" for option in owners)
-    facts["resume"] = declared.role.value
-    short = next((name for name, entry in SHORT_NAMES.items() if entry.key == key), None)
-    if short is not None:
-        facts["short"] = f"{short}="
-    return "\n".join([key, *_wrapped(declared.meaning), *_facts(facts)])
+    by_declaration: dict[str, dict[str, type[Any]]] = {}
+    for option, schema in _owners(section, part).items():
+        by_declaration.setdefault(repr(setting_of(schema, part)), {})[option] = schema
+    for owners in by_declaration.values():
+        first = next(iter(owners.values()))
+        declared = setting_of(first, part)
+        assert declared is not None
+        facts = _facts_of_field(first, part, declared)
+        facts["default"] = _default_of_key(key, part, owners)
+        if section in GROUPS and len(owners) < len(GROUPS[section]):
+            facts["only"] = " ".join(f"{section}={option}" for option in owners)
+        facts["resume"] = declared.role.value
+        short = next((name for name, entry in SHORT_NAMES.items() if entry.key == key), None)
+        if short is not None:
+            facts["short"] = f"{short}="
+        yield "\n".join([key, *_wrapped(declared.meaning), *_facts(facts)])
 
 
 def _owners(section: str, part: str) -> Mapping[str, type[Any]]:
