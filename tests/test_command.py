@@ -20,6 +20,7 @@ from dkm.config.commands import COMMANDS
 from dkm.config.commands import main as run_command
 from dkm.config.explain import explain, names, options
 from dkm.config.groups import GROUPS, PRESETS
+from dkm.config.page import composed_values
 from dkm.config.roles import declarations
 from dkm.config.settings import REQUIRED, setting_of
 from dkm.config.short import SHORT_NAMES
@@ -184,9 +185,10 @@ def test_every_option_is_explained(group: str, monkeypatch: pytest.MonkeyPatch) 
 def test_a_key_has_its_default_range_unit_options_and_short_name() -> None:
     assert explain("n_clusters").startswith("n_clusters is short for clustering.n_clusters.\n\nclustering.n_clusters\n")
     text = explain("pretrain.lr")
-    assert "  default   0.002 with recipe=auto, else 0.003\n  values    a finite number above 0\n" in text
+    assert "  default   0.002 with recipe=auto; 1.0 with recipe=aspc_da,dcn,dec,dec_da,idec;" in text
+    assert "with recipe=flagship; else 0.003\n  values    a finite number above 0\n" in text
     text = explain("clustering.weight")
-    assert "  default   0.1; 0.01 for dkm; 1.0 for dec\n" in text
+    assert "else 0.1; 0.01 for dkm; 1.0 for dec\n" in " ".join(text.split("\n            "))
     assert "  only      clustering=kmeans clustering=dkm" in text
     assert "clustering=none" not in text
     assert "(epochs)" in explain("pretrain.epochs")
@@ -195,6 +197,16 @@ def test_a_key_has_its_default_range_unit_options_and_short_name() -> None:
     assert "dkm select jobs=" in explain("jobs")
     assert "dkm tune jobs=" in explain("jobs")
     assert "hydra.run.dir\n  Directory of the run" in explain("output")
+
+
+@pytest.mark.parametrize("recipe", ["auto", "classic", "dec"])
+def test_the_defaults_of_a_recipe_are_those_of_a_run_with_it(recipe: str) -> None:
+    values = composed_values(f"recipe={recipe}")
+    for key in ("pretrain.lr", "pretrain.epochs", "joint.lr", "precision", "model.hidden", "model.latent_dim"):
+        default = " ".join(explain(key).partition("  default")[2].partition("\n  resume")[0].split())
+        of_recipe = re.search(rf"(?:^|; )([^;]*) with recipe=[\w,]*\b{recipe}\b", default)
+        otherwise = re.search(r"(?:^|; )else (\[.*?\]|[^; ]*)", default)
+        assert values[key] == (of_recipe or otherwise)[1], (key, default)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("key", ["data.id", "data.load", "data.array", "data.encoding"])

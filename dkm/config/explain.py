@@ -7,6 +7,7 @@ another command (``trials``), a section, a group, or an option of a group (``clu
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from dkm.config.checks import format_value
 from dkm.config.commands import COMMANDS, SELECT_ALIASES
 from dkm.config.groups import GROUPS, PRESETS
-from dkm.config.page import composed_values, current_value, default_of, summary_of, type_of, valid_values
+from dkm.config.page import composed_values, default_of, summary_of, type_of, valid_values
 from dkm.config.roles import declarations, plain_sections
 from dkm.config.run import Config
 from dkm.config.schema import config_dir, option_names
@@ -120,19 +122,39 @@ def _owners(section: str, part: str) -> Mapping[str, type[Any]]:
 
 
 def _default_of_key(key: str, part: str, owners: Mapping[str, type[Any]]) -> str:
-    """Return the default of a run without overrides, and of the options where it is another one."""
+    """Return the values that recipes set, that of most options, and those of the other options."""
     by_option: dict[str, list[str]] = {}
     for option, schema in owners.items():
         by_option.setdefault(default_of(schema, part).strip("`"), []).append(option)
-    defaults = list(by_option)
-    current = current_value(key)
-    current = None if current is not None and current in defaults else current
-    if len(defaults) == 1:
-        return defaults[0] if current is None else f"{current} with recipe=auto, else {defaults[0]}"
     usual = max(by_option, key=lambda value: len(by_option[value]))
-    others = [f"{value} for {', '.join(by_option[value])}" for value in defaults if value != usual]
-    text = "; ".join([usual, *others])
-    return text if current is None else f"{current} with recipe=auto; {text}"
+    others = [f"{value} for {', '.join(names)}" for value, names in by_option.items() if value != usual]
+    by_recipe: dict[str, list[str]] = {}
+    for recipe, values in _values_of_recipes().items():
+        if key in values and (others or values[key] != usual):
+            by_recipe.setdefault(values[key], []).append(recipe)
+    recipes = [f"{value} with recipe={','.join(names)}" for value, names in by_recipe.items()]
+    return "; ".join([*recipes, f"else {usual}" if recipes else usual, *others])
+
+
+@functools.cache
+def _values_of_recipes() -> Mapping[str, Mapping[str, str]]:
+    """Return the settings, by dotted key, that each recipe and the files of the options that it chooses set."""
+    from dkm.config.resolved import read_yaml
+    from dkm.config.schema import flatten
+
+    def values_in(file: str, section: str = "") -> dict[str, Any]:
+        content = read_yaml(config_dir() / f"{file}.yaml") or {}
+        values: dict[str, Any] = {}
+        for chosen in content.pop("defaults", ()):
+            for group, option in chosen.items() if isinstance(chosen, dict) else ():
+                name = group.removeprefix("override /")
+                values |= values_in(f"{name}/{option}", f"{name}.")
+        return values | flatten(content, section)
+
+    recipes = sorted(option_names("recipe"), key=lambda recipe: recipe != "auto")
+    return {
+        recipe: {key: format_value(value) for key, value in values_in(f"recipe/{recipe}").items()} for recipe in recipes
+    }
 
 
 def _facts_of_field(schema: type[Any], part: str, declared: Setting) -> dict[str, str]:
