@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from dkm import select, train
-from dkm.config.compose import parse
+from dkm.config.compose import compose, parse
+from dkm.config.schema import dotted, to_dict
 from dkm.errors import UserError
 from dkm.runs import reading
 from dkm.training.command_line import understand
@@ -77,6 +79,16 @@ def test_an_experiment_of_the_users_own_is_a_name(here: Path) -> None:
     Path("own/experiment").mkdir(parents=True)
     Path("own/experiment/mine.yaml").write_text("# @package _global_\nseed: 5\n")
     assert understand(["--config-dir", "own", "mine"]) == ["--config-dir", "own", "experiment=mine"]
+
+
+def test_a_file_beside_the_config_of_a_run_is_the_path_of_its_data(here: Path) -> None:
+    Path("run").mkdir()
+    text = OmegaConf.to_yaml(OmegaConf.create(to_dict(compose(parse(["data=csv", "data.path=old.csv"])).config)))
+    Path("run/config.yaml").write_text(text, encoding="utf-8")
+    flags = ["--config-dir", "run", "--config-name", "config"]
+    words = understand([*flags, "customers.csv"])
+    assert words == [*flags, "data.path=customers.csv"]
+    assert dotted(compose(parse(words)).config)["data.path"] == str(here / "customers.csv")
 
 
 EXPECTED = "expected an override KEY=VALUE, a file or folder, or the name of a data set or an experiment; "

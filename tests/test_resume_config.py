@@ -186,6 +186,12 @@ def test_the_whole_command_of_the_start_may_be_repeated(run: Path) -> None:
     assert line.startswith(f"seed=1: expected 0 as in {run / 'config.yaml'}, a resumed run keeps its config; leave")
 
 
+def test_a_recipe_beside_a_run_needs_the_whole_command(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "data=csv", "data.path=a.csv", "clustering.n_clusters=3")
+    remedy = "a command with recipe=auto must be the whole one that started the run; leave recipe=auto out"
+    assert refusal(run, "recipe=auto") == f"data.name=digits: expected csv as in {run / 'config.yaml'}, {remedy}"
+
+
 def test_a_table_of_version_0_1_is_read_as_that_version_did(tmp_path: Path) -> None:
     table = tmp_path / "x.csv"
     run = make_run(tmp_path / "table", "data=csv", f"data.path={table}", "clustering.n_clusters=3", *CONSTANT)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dkm.config.compose import CONFIG_FLAGS, is_multirun, require_known_flags, split_flags
+from dkm.config.compose import CONFIG_FLAGS, is_multirun, parse, require_known_flags, split_flags
 from dkm.config.data import DATASETS, CustomData, FileData
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.messages import keys
@@ -66,10 +66,11 @@ def understand(arguments: Sequence[str], *, is_sweep: bool = False, finds_number
         return [*flags, *given]
     if len(alone) > 1:
         _refuse_several(alone)
-    meaning = _meaning(alone[0], given, _config_folder(flags))
+    has_own_config = any(flag.partition("=")[0] in CONFIG_FLAGS for flag in flags)
+    repeats_run = has_own_config and parse(flags).is_plain
+    meaning = _meaning(alone[0], given, _config_folder(flags), repeats_run=repeats_run)
     derived = _without_repetitions(meaning.words, given, alone[0])
     told = meaning.told
-    has_own_config = any(flag.partition("=")[0] in CONFIG_FLAGS for flag in flags)
     if finds_number and not has_own_config and _lacks_number([*derived, *given]):
         derived.append(f"{_N_CLUSTERS}=auto")
         told += f"; without labels and n_clusters, the number of clusters is found: {_N_CLUSTERS}=auto"
@@ -96,7 +97,7 @@ def _refuse_several(alone: Sequence[str]) -> None:
     raise UserError(f"{' '.join(alone[:5])}: expected one file, folder or name, got {len(alone)}; {remedy}")
 
 
-def _meaning(word: str, given: Sequence[str], own_folder: Path | None) -> _Meaning:
+def _meaning(word: str, given: Sequence[str], own_folder: Path | None, *, repeats_run: bool) -> _Meaning:
     """Return what a word that stands alone means."""
     is_path = os.path.lexists(word)
     names = list(_names(word, own_folder))
@@ -109,6 +110,8 @@ def _meaning(word: str, given: Sequence[str], own_folder: Path | None) -> _Meani
         return _Meaning(names, f"{word}: {names[0]}")
     if not is_path and scheme_of(word) is None and not any(mark in word for mark in "*?["):
         raise UserError(_unknown(word))
+    if repeats_run:  # whose config decides data=
+        return _Meaning([f"data.path={as_value(word)}"], f"{word}: data.path of the run that is repeated")
     return _meaning_of_path(word, given)
 
 

@@ -81,8 +81,10 @@ def resumed_config(run: Path, command: Command) -> Config:
     """
     _require_no_other_directory(run, command.overrides)
     overrides = [o for o in command.overrides if not o.lstrip("+").startswith(("resume=", "hydra.", "hydra/"))]
-    if any(o.partition("=")[0] in PRESETS for o in overrides):
-        return with_config_of(run, compose(command._replace(overrides=overrides)).config)
+    preset = next((o for o in overrides if o.partition("=")[0] in PRESETS), None)
+    if preset is not None:
+        remedy = f"a command with {preset} must be the whole one that started the run; leave {preset} out"
+        return with_config_of(run, compose(command._replace(overrides=overrides)).config, remedy)
     saved = config_of(run)
     keys = []
     for override in overrides:
@@ -116,7 +118,7 @@ def config_of(run: Path) -> Config:
     return with_absolute_paths(read_config(run / CONFIG, to_resume=True))
 
 
-def with_config_of(run: Path, config: Config) -> Config:
+def with_config_of(run: Path, config: Config, remedy: str = _REMEDY) -> Config:
     """Return ``config`` for resuming ``run``; refuse it if it changes a setting that a resumed run must keep."""
     saved = config_of(run)
     config = _with_number_of(saved, read_json(run / MANIFEST) or {}, config)
@@ -124,12 +126,12 @@ def with_config_of(run: Path, config: Config) -> Config:
     before, after = dotted(saved), dotted(config)
     for key in sorted(before.keys() | after.keys(), key=lambda key: (not key.endswith(".name"), key)):
         if before.get(key) != after.get(key) and not role_of(key).may_change_on_resume:
-            raise UserError(f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {_REMEDY}")
+            raise UserError(f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {remedy}")
     for phase in (saved.pretrain, saved.joint):
         key = dotted_key(type(phase), "epochs")
         if (before[key] is None) != (after[key] is None):
             then, now = ("null" if value is None else value for value in (before[key], after[key]))
-            raise UserError(f"{key}={now}: expected {then} as in {run / CONFIG}, {_REMEDY}")
+            raise UserError(f"{key}={now}: expected {then} as in {run / CONFIG}, {remedy}")
         if before[key] != after[key] and phase.schedule != "constant":
             raise UserError(
                 f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as {phase.section}.schedule="
