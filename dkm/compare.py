@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from dkm.config.commands import CompareConfig, parse_words
+from dkm.config.commands import CompareConfig, parse_words, split_options
 from dkm.config.commands import main as run_command
 from dkm.config.custom import import_plugins, plugin_names
 from dkm.config.values import absolute
@@ -65,10 +65,8 @@ def main() -> None:
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.compare`` with the words of the command line."""
     known = {part.name for part in fields(CompareConfig)}
-    # The path of a run of a sweep may have an equals sign in it.
-    is_option = [word.partition("=")[0] in known and "=" in word for word in words]
-    paths = [word for word, option in zip(words, is_option, strict=True) if not option]
-    config, _ = parse_words(CompareConfig, [word for word, option in zip(words, is_option, strict=True) if option])
+    paths, options = split_options(words, known)
+    config, _ = parse_words(CompareConfig, options)
     compare(paths, config)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from dkm.config.commands import ReportConfig, parse_words
+from dkm.config.commands import ReportConfig, parse_words, split_options
 from dkm.config.commands import main as run_command
 from dkm.config.custom import import_plugins, plugin_names, split_model_class
 from dkm.config.values import absolute
@@ -44,10 +44,7 @@ def main() -> None:
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.report`` with the words of the command line."""
     known = {part.name for part in fields(ReportConfig)} | {"data", "model"}
-    # The path of a run of a sweep may have an equals sign in it.
-    is_option = ["=" in word and word.partition("=")[0].partition(".")[0] in known for word in words]
-    paths = [word for word, option in zip(words, is_option, strict=True) if not option]
-    options = [word for word, option in zip(words, is_option, strict=True) if option]
+    paths, options = split_options(words, known)
     config, rest = parse_words(ReportConfig, options, sections=("data", "model"))
     report(paths, config, rest)
 

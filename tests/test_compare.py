@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import adjusted_rand_score
 
-from dkm import compare, train
+from dkm import compare, report, train
 from dkm.clustering.labels import adjusted_rand_index
 from dkm.errors import UserError
 from dkm.evaluation.figures.comparison import comparison
@@ -279,6 +281,22 @@ def test_other_data_are_another_row_where_a_run_lacks_a_setting(tmp_path: Path) 
     assert (first.scores["acc"].mean, second.scores["acc"].mean) == (0.25, 0.75)
 
 
+@pytest.mark.parametrize("command", [compare, report])
+def test_a_mistyped_option_is_no_path(command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word, remedy in {
+        "overwite=true": "expected a key of this command; did you mean overwrite?",
+        "--overwrite=true": "expected a key of this command; did you mean overwrite?",
+        "-f": "expected KEY=VALUE; for example output=VALUE",
+    }.items():
+        with pytest.raises(UserError) as raised:
+            command.work(["run", word])
+        assert str(raised.value) == f"{word}: {remedy}"
+    for path, what in (("seed=3", "no such folder"), ("seed=*", "matches nothing")):
+        with pytest.raises(UserError, match=rf"^{re.escape(path)}: {what}"):
+            command.work([path])
+
+
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare.work([str(make(tmp_path / "seed=0")), "each=true"])
     assert "1 run of one setting: 1 completed" in capsys.readouterr().out
@@ -510,7 +528,7 @@ def test_damaged_assignments_leave_out_the_agreement_alone(tmp_path: Path, capsy
         (["nowhere"], "nowhere: no such folder"),
         (["no*where"], "no*where: matches nothing"),
         (["."], ".: no runs in it"),
-        (["run", "csvv=x"], "csvv=x: no such folder"),
+        (["run", "csvv=x"], "csvv=x: expected a key of this command; did you mean csv?"),
         (["run", "each=perhaps"], "each=perhaps: expected true or false"),
         (["run", "sort=accuracy"], "sort=accuracy: expected a score of these runs; did you mean sort=acc?"),
         (["run", "sort=effective"], "sort=effective: expected a score of these runs; did you mean sort=n_effective_cl"),

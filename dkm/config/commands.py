@@ -142,6 +142,23 @@ def parse_own(schema: type[T], words: Sequence[str], aliases: Mapping[str, str] 
     return parse_words(schema, matching, aliases=aliases)[0], others
 
 
+def split_options(words: Sequence[str], known: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return the paths and the options KEY=VALUE among the words of a command that takes several paths.
+
+    The path of a run of a sweep may have an equals sign in it. A word that is neither a path nor a pattern, and whose
+    key is similar to a known one, is an option with a mistake in it, which ``parse_words`` reports; so is a flag.
+    """
+    paths: list[str] = []
+    options: list[str] = []
+    for word in words:
+        key, equals, _ = word.partition("=")
+        is_known = bool(equals) and key.partition(".")[0] in known
+        looks_like_one = word.startswith("-") or (equals and difflib.get_close_matches(key, known))
+        is_path = os.path.lexists(word) or any(mark in word for mark in "*?[")
+        (options if is_known or (looks_like_one and not is_path) else paths).append(word)
+    return paths, options
+
+
 def _value(key: str, text: str, annotation: str) -> Any:
     if text == "null" and annotation.endswith("None"):
         return None

@@ -113,7 +113,8 @@ def _short_names() -> str:
     """Return the table of the short names."""
     rows = [f"| `{short.name}` | `{short.key}` | {short.meaning} |" for short in SHORT_NAMES.values()]
     head = (
-        "The commands also take these names. Lists may be written `a,b,c`.\n\n| name | key | meaning |\n|---|---|---|"
+        "`dkm train`, `dkm select` and `dkm tune` also take these names, `dkm predict` those of `data.` keys. Lists "
+        "may be written `a,b,c`.\n\n| name | key | meaning |\n|---|---|---|"
     )
     return "\n".join([head, *rows])
 
