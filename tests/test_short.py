@@ -107,6 +107,8 @@ def test_a_sweep_that_is_resumed_may_name_its_folder_in_another_way(
         (["n_clusters=5-9"], "write clustering.n_clusters=auto:5-9 to find the number in one run, or add --multirun"),
         (["seed=4-2"], "seed=4-2: expected a range that goes up; write seed=2-4"),
         (["jobs=2"], "jobs=2: expected one process for one run; add --multirun, or leave jobs out"),
+        (["output="], "output=: expected a folder, got an empty text; for example output=runs/mine"),
+        (["hydra.run.dir=''"], "hydra.run.dir='': expected a folder, got an empty text"),
         (["jobs=all"], "jobs=all: expected a whole number, 1 or more; for example jobs=2"),
     ],
 )

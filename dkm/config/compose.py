@@ -208,6 +208,9 @@ def parse(arguments: Sequence[str]) -> Command:
         flag = _CONFIG_FLAGS.get(flag, flag)
         if flag in _CONFIG_FLAGS.values():
             flag_values[flag] = value if equals else next(remaining, "")
+            if not flag_values[flag]:
+                what = "the name of a config" if flag == "--config-name" else "a folder"
+                raise UserError(f"{word}: expected {what} after it; for example {flag} mine")
         elif word.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE and "=" not in word):
             flags.append(word)
         else:

@@ -41,6 +41,7 @@ SHORT_NAMES: dict[str, ShortName] = {
     )
 }
 _SWEEP_DIR = "hydra.sweep.dir"
+_FOLDERS = (SHORT_NAMES["output"].key, _SWEEP_DIR)
 _PLUGINS = "plugins"
 _LISTS = ("data.columns", "data.exclude", _PLUGINS)
 # Whole numbers of which a sweep may have a range A-B.
@@ -72,6 +73,8 @@ def translate(words: Sequence[str], *, is_sweep: bool = False) -> list[str]:
             continue
         value = word.partition("=")[2]
         key = _key_of(name, is_sweep=is_sweep)
+        if key in _FOLDERS and not value.strip("\"'"):
+            raise UserError(f"{word}: expected a folder, got an empty text; for example {name}=runs/mine")
         if key != name and key in given:
             if _is_same(key, given[key], _split(_format(key, value))[1]):
                 continue
@@ -103,8 +106,7 @@ def _split(word: str) -> tuple[str, str]:
 
 
 def _is_same(key: str, value: str, other: str) -> bool:
-    is_folder = key in (SHORT_NAMES["output"].key, _SWEEP_DIR)
-    return value == other or (is_folder and absolute(value) == absolute(other))
+    return value == other or (key in _FOLDERS and absolute(value) == absolute(other))
 
 
 def _split_prefix(key: str) -> tuple[str, str]:
@@ -116,7 +118,7 @@ def _format(key: str, value: str) -> str:
     """Return KEY=VALUE as Hydra reads it, for a value that was written after a short name."""
     if key in _LISTS and value and value != "null" and not value.startswith("["):
         return shlex.split(as_list(key, value))[0]
-    if key in (SHORT_NAMES["output"].key, _SWEEP_DIR) and value and "${" not in value and value[0] not in "\"'":
+    if key in _FOLDERS and value and "${" not in value and value[0] not in "\"'":
         return f"{key}={as_value(value)}"
     return f"{key}={value}"
 
