@@ -345,19 +345,28 @@ COMMANDS: dict[str, type[Section]] = {
 }
 
 
+# More runs than anybody starts with one command.
+_MOST_NUMBERS = 10_000
+
+
 def numbers(key: str, text: str, example: str, *, least: int) -> list[int]:
     """Parse a range ``2-12`` or a list ``2,4,8`` of whole numbers; return them sorted and without duplicates.
 
     Hydra's ``range(2,13)``, which ends before its second number, is accepted too.
     """
-    if match := re.fullmatch(r"range\((\d+),\s*(\d+)(?:,\s*([1-9]\d*))?\)", text):
-        text = ",".join(map(str, range(int(match[1]), int(match[2]), int(match[3] or 1)))) or text
-    values: set[int] = set()
-    for piece in text.split(","):
-        first, dash, last = piece.partition("-")
-        is_number = first.isdecimal() and (not dash or last.isdecimal())
-        require(is_number, key, text, "a range or a list of whole numbers", f"for example {key}={example}")
-        values |= set(range(int(first), int(last if dash else first) + 1))
+    ranges = []
+    if match := re.fullmatch(r"range\((\d{1,9}),\s*(\d{1,9})(?:,\s*([1-9]\d{0,8}))?\)", text):
+        ranges.append(range(int(match[1]), int(match[2]), int(match[3] or 1)))
+    else:
+        for piece in text.split(","):
+            match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", piece)
+            if match is None:
+                what = "a range or a list of whole numbers of at most 9 digits"
+                raise UserError(f"{key}={text}: expected {what}; for example {key}={example}")
+            ranges.append(range(int(match[1]), int(match[2] or match[1]) + 1))
+    at_most = f"at most {_MOST_NUMBERS:,} numbers"
+    require(sum(map(len, ranges)) <= _MOST_NUMBERS, key, text, at_most, f"for example {key}={example}")
+    values = set().union(*ranges)
     require(bool(values), key, text, "a range that goes up", f"for example {key}={example}")
     require(min(values) >= least, key, text, f"numbers of {least} or more", f"for example {key}={example}")
     return sorted(values)
