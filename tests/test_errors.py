@@ -572,6 +572,8 @@ def test_hydras_rerun_from_a_pickle_is_refused_and_executes_nothing(tmp_path: Pa
         "seed=[1": "seed=[1: expected an override KEY=VALUE",
         "seed=1,2 batch_size=0": "batch_size=0: expected a whole number, 1 or more",
         "seed=0,-1": "seed=-1: expected a whole number",
+        "joint.lr=interval(0,1)": "joint.lr=interval(0,1): expected single values in a sweep, as joint.lr=VALUE,VALUE; "
+        "to search an interval: dkm tune 'joint.lr=interval(0,1)'\n",
         "seed=1,2 resume=run": "resume=run: expected null or auto in a sweep",
         "seed=1,2 hydra.sweep.dir=/proc/nope": "/proc/nope",
     }.items(),

@@ -107,6 +107,13 @@ def _check_sweep(command: Command) -> Path | None:
         return None
     directory: Path | None = None
     parsed = OverridesParser.create().parse_overrides(overrides)
+    for override in parsed:
+        if override.is_interval_sweep():
+            command_line = f"dkm tune {shlex.quote(str(override.input_line))}"
+            raise UserError(
+                f"{override.input_line}: expected single values in a sweep, as {override.key_or_group}=VALUE,VALUE; to "
+                f"search an interval: {command_line}"
+            )
     for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
         for job in batch:
             composed = compose(command._replace(overrides=list(job), is_for_hydra=False))
