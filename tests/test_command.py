@@ -195,6 +195,7 @@ def test_a_key_has_its_default_range_unit_options_and_short_name() -> None:
     assert "  short     id=\n" in explain("data.id") + "\n"
     assert explain("lr").count("Learning rate.") == 2
     assert "dkm select jobs=" in explain("jobs")
+    assert explain("jobs").startswith("jobs\n  Number of runs that dkm train --multirun trains at a time, by default")
     assert "dkm tune jobs=" in explain("jobs")
     assert "hydra.run.dir\n  Directory of the run" in explain("output")
 

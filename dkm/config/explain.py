@@ -27,10 +27,12 @@ from dkm.config.short import SHORT_NAMES
 from dkm.config.verbs import VERBS, WIDTH
 from dkm.errors import UserError
 
-# Keys of Hydra that a short name stands for.
+# Words that stand for keys of Hydra.
 _HYDRA = {
     "hydra.run.dir": "Directory of the run, a new or an empty one. By default runs/DATA_METHOD/TIME_seedSEED. With "
-    "--multirun output= sets hydra.sweep.dir, the directory of the sweep, by default runs/sweeps/TIME."
+    "--multirun output= sets hydra.sweep.dir, the directory of the sweep, by default runs/sweeps/TIME.",
+    "jobs": "Number of runs that dkm train --multirun trains at a time, by default 1. More than one require the extra "
+    "sweep.",
 }
 _INDENT = 10
 _MORE = "Values without other overrides. `dkm help KEY` explains a key in full."
