@@ -602,6 +602,14 @@ YAMLS = {
     "null": (b"batch_size: null\n", "expected a whole number"),
     "reference": (b"seed: ${nope}\n", "nope"),
     "no such option": (b"defaults: [{override /model: nope}]\n", "model=nope: expected one of auto, conv, custom, mlp"),
+    "text for a section": (
+        b"model: conv\n",
+        "mine.yaml: model: conv: expected keys of model; choose an option in the list defaults of the file: "
+        "`- override /model: conv`\n",
+    ),
+    "text for keys": (b"joint: fast\n", "JointConfig"),
+    "no override": (b"defaults: [/model: conv]\n", "list defaults of the file: `- override /model: conv`\n"),
+    "no slash": (b"defaults: [override model: conv]\n", "list defaults of the file: `- override /model: OPTION`\n"),
     "code": (b"seed: !!python/object/apply:os.mkdir [executed]\n", "experiment/mine.yaml"),
 }
 
@@ -622,7 +630,7 @@ def test_a_mistake_in_an_experiment_is_refused(kind: str, tmp_path: Path, refuse
     [
         ("seed: [\n", "mine.yaml"),
         ("[]\n", "mine"),
-        ("seed: 1\n", "data: missing from the config"),
+        ("seed: 1\n", "begin a config of your own with the line `defaults: [config, _self_]`\n"),
         ("defaults: [config, _self_]\nbach_size: 3\n", "bach_size: expected a key of the config; did you mean"),
         ("defaults: [config, _self_]\nbatch_size: 0\n", "batch_size=0: expected a whole number, 1 or more"),
         ("defaults: [nope]\n", "nope"),
@@ -631,6 +639,21 @@ def test_a_mistake_in_an_experiment_is_refused(kind: str, tmp_path: Path, refuse
 def test_a_mistake_in_an_own_config_is_refused(content: str, expected: str, tmp_path: Path, refuse: Refuse) -> None:
     (tmp_path / "mine.yaml").write_text(content)
     assert expected in refuse("--config-dir", str(tmp_path), "--config-name", "mine")
+
+
+def test_a_config_without_the_choices_of_the_package_is_told_how_to_have_them(tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 1\n")
+    line = refuse("--config-dir", str(tmp_path), "--config-name", "mine", "data=digits")
+    remedy = f"begin {tmp_path / 'mine.yaml'} with the line `defaults: [config, _self_]`"
+    assert line == f"error: data=digits: expected a config with a choice of data; {remedy}\n"
+
+
+@pytest.mark.parametrize("head", ["", "\ufeff# @package _global_\n", "# Mine.\n\n# @package _global_\n"])
+def test_an_experiment_without_its_first_line_is_told_so(head: str, tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(f"{head}seed: 1\n", encoding="utf-8")
+    line = refuse("--config-dir", str(tmp_path / "own"), "experiment=mine")
+    assert line.startswith("error: experiment/mine.yaml: expected it to begin with the line `# @package _global_`, ")
 
 
 @pytest.mark.parametrize("words", [["experiment=mine"], ["data=blobs"]])

@@ -347,6 +347,16 @@ def test_each_sweep_is_of_runs_that_compose(command: pages.Command) -> None:
         compose(parse([*(word for word in words if word != swept), f"{key}={value}"]))
 
 
+def test_the_configs_of_the_reference_compose(tmp_path: Path) -> None:
+    experiment, primary = (b.text for b in pages.blocks("docs/reference/options.md") if b.language == "yaml")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "first.yaml").write_text(experiment, encoding="utf-8")
+    (tmp_path / "second.yaml").write_text(primary, encoding="utf-8")
+    for words in (["experiment=first"], ["--config-name", "second"]):
+        config = compose(parse(["--config-dir", str(tmp_path), *words])).config
+        assert (config.model.name, config.joint.epochs) == ("conv", 20)
+
+
 def test_the_arguments_of_the_other_commands_are_known() -> None:
     for verb, schema, alone in (("predict", PredictConfig, ("run", "input")), ("export", ExportConfig, ("run",))):
         found = [command for command in pages.all_commands(verb) if "..." not in command.words]

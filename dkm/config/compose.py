@@ -48,7 +48,7 @@ from dkm.config.messages import describe, keys, kind_of, unknown_key
 from dkm.config.resolved import escaped, read_config
 from dkm.config.roles import declarations
 from dkm.config.run import Config
-from dkm.config.schema import config_dir, dotted, from_dictconfig, option_names, register, to_dict
+from dkm.config.schema import begin_with_config, config_dir, dotted, from_dictconfig, option_names, register, to_dict
 from dkm.config.values import absolute, as_list, override, require_utf8
 from dkm.errors import UserError
 from dkm.installation import install_command
@@ -79,6 +79,13 @@ _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"]
 # Matches Hydra's message about a file that does not fit the schema.
 _IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config:\s*(.*?)\s*full_key: *(\S*)", re.DOTALL)
 
+
+# Match Hydra's messages about a wrong entry of `defaults`, and about a text in the place of a section.
+_IN_DEFAULTS = re.compile(
+    r"^Multiple values for (\w+)\. To override a value use 'override /?\w+: (?P<option>\w+)'"
+    r"|^In '(?P<file>[^']+)': Could not override '(?:\w+/)+(\w+)@"
+)
+_NO_SECTION = re.compile(r"Merge error: str is not a subclass of (\w+)\.")
 
 # What ``explain`` explains. OmegaConf raises AssertionError for a key below a list that is null.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, AssertionError)
@@ -326,7 +333,7 @@ def compose(command: Command, *, missing: str | None = None) -> Composed:
         if command.is_of_a_run and not command.is_only_read:
             require_named_by_user(dotted(config), command.overrides, str(command.file))
     except COMPOSITION_ERRORS as error:
-        raise UserError(explain(error, command.overrides)) from error
+        raise UserError(explain(error, command)) from error
     except YAMLError as error:
         raise UserError(f"{error}; expected YAML; correct the file") from error
     except ValueError as error:  # a group is set to a number, or a file is not text
@@ -518,11 +525,12 @@ def quoted_override(word: str) -> str | None:
     return f"write {override(key, value)}"
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> str:
+def explain(error: Exception, command: Command) -> str:
     """Return one of ``COMPOSITION_ERRORS`` as one line: key, value, what was expected, and a remedy.
 
     An AssertionError that no override explains is raised again.
     """
+    overrides = command.overrides
     if isinstance(error, AssertionError):
         below = next(filter(None, map(_below_a_value, overrides)), None)
         if below is None:
@@ -541,14 +549,28 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         appended = [o for o in of_key if re.match(r"\+(?!\+)", o)]  # the key may be given without + as well
         override = next(iter(appended if text.startswith("Could not append") else of_key), key)
         if key.partition("@")[0] in GROUPS or key in PRESETS:
-            return f"{override}: expected keys, as this config has no choice of {key}; leave the override out"
+            if command.is_plain:
+                return f"{override}: expected keys, as this config has no choice of {key}; leave the override out"
+            return f"{override}: expected a config with a choice of {key}; {begin_with_config(str(command.file))}"
         if override.startswith("+") and key in keys():
             return f"{override}: expected no +, as the key is there already; write {override.lstrip('+')}"
         return unknown_key(key, override)
     if isinstance(error, ConfigCompositionException) and _SEVERAL_VALUES.search(text):
         return _several_values(text, overrides)
+    if in_defaults := _IN_DEFAULTS.search(text):
+        file, group, option = in_defaults["file"], in_defaults[1] or in_defaults[4], in_defaults["option"] or "OPTION"
+        what = f"expected an override of the choice of {group} in the default config"
+        return f"{f'{file}.yaml' if file else 'defaults'}: {what}; {_choose_in_defaults(group, option)}"
     if in_file := _IN_FILE.match(text):
         file, kind, message, key = in_file.groups()
+        if key and file.startswith(f"{key}/") and key in PRESETS:
+            what = "expected it to begin with the line `# @package _global_`, without a byte order mark before it"
+            return f"{file}.yaml: {what}; insert the line, or save the file as plain UTF-8"
+        schema = _NO_SECTION.match(message)
+        by_schema = {option.__name__: name for name, options in GROUPS.items() for option in options.values()}
+        if schema and (group := by_schema.get(schema[1])):
+            option = message.rpartition("value: ")[2]
+            return f"{file}.yaml: {group}: {option}: expected keys of {group}; {_choose_in_defaults(group, option)}"
         if kind in ("ConfigKeyError", "ConfigAttributeError") and key:
             return f"{file}.yaml: {unknown_key(key)}"
         where = f"{file}.yaml: {key}" if key else f"{file}.yaml"
@@ -560,6 +582,10 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         inner = next((k for k in by_key if k.startswith(f"{key}.")), "") if isinstance(cause, ConfigKeyError) else ""
         return describe(cause, by_key.get(key, by_key.get(inner)), inner or key)
     return " ".join(text.split()) + "; expected what `python -m dkm.train --cfg job` shows; correct it"
+
+
+def _choose_in_defaults(group: str, option: str) -> str:
+    return f"choose an option in the list defaults of the file: `- override /{group}: {option}`"
 
 
 def _several_values(text: str, overrides: Sequence[str]) -> str:

@@ -31,6 +31,11 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def begin_with_config(file: str) -> str:
+    """Return the remedy for a primary config that lacks the sections of the package's."""
+    return f"begin {file} with the line `defaults: [config, _self_]`"
+
+
 def option_names(group: str) -> list[str]:
     """Return the options of a group, or of ``recipe`` and ``experiment``: those with a schema, and then the others.
 
@@ -88,7 +93,8 @@ def from_dictconfig(cfg: DictConfig) -> Config:
     for group, options in GROUPS.items():
         section = OmegaConf.select(cfg, group)
         if not isinstance(section, DictConfig):
-            raise UserError(f"{group}: missing from the config; expected a section with a name; choose {group}=OPTION")
+            remedy = begin_with_config("a config of your own")
+            raise UserError(f"{group}: missing from the config; expected a section with a name; {remedy}")
         name = section.get("name")
         plugins = ",".join(map(str, cfg.get("plugins") or ()))
         remedy = f"add 'plugins=[{plugins}]' if you trust these modules" if plugins else f"choose {group}=OPTION"

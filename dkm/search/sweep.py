@@ -70,7 +70,7 @@ def run_hydra(command: Command) -> int:
         sys.argv = [sys.argv[0], *overrides]
         start(_run_job)()
     except COMPOSITION_ERRORS as error:
-        raise UserError(explain(error, command.overrides)) from error
+        raise UserError(explain(error, command)) from error
     except OSError as error:
         if not has_jobs or error.filename is None:
             raise  # not a matter of the sweep: what is printed, for example
