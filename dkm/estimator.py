@@ -38,7 +38,7 @@ from dkm.config.short import SHORT_NAMES, translate
 from dkm.config.values import as_value
 from dkm.data.datasets import Dataset, array_dataset
 from dkm.errors import UserError, reason
-from dkm.evaluation import report
+from dkm.evaluation import printed_scores
 from dkm.evaluation.clusters import Clusters, assign_clusters, require_finite_distances
 from dkm.evaluation.metrics import sample_neighbors
 from dkm.models.saved import SavedModel, load_model
@@ -266,7 +266,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         """Return what speaks against the clusters, in one line; None if nothing does."""
         K, sizes = self._n_features_out, cluster_sizes(self.labels_, self._n_features_out)
         n_with_rows = int(np.count_nonzero(sizes))
-        if warning := report.clustering_warning(None, {"n_effective_clusters": effective_clusters(sizes)}, K):
+        if warning := printed_scores.clustering_warning(None, {"n_effective_clusters": effective_clusters(sizes)}, K):
             return self._with_parameter_names(warning)
         if n_with_rows < K:
             return f"n_clusters={K}: only {n_with_rows} clusters have rows; lower n_clusters, or train longer"

@@ -57,7 +57,7 @@ TESTS = {
     "evaluation/metrics": ["test_metrics"],
     "evaluation/prediction": ["test_predict"],
     "evaluation/projection": ["test_dashboard"],
-    "evaluation/report": ["test_report", "test_scores"],
+    "evaluation/printed_scores": ["test_printed_scores", "test_scores"],
     "runs/directory": ["test_rundir", "test_provenance", "test_locks"],
     "runtime/atomic": ["test_durability"],
     "runtime/checkpoints": ["test_checkpoint", "test_durability"],
@@ -71,7 +71,7 @@ TESTS = {
     "training/requirements": ["test_requirements", "test_machine"],
     "training/restoring": ["test_restoring", "test_state"],
     "training/resume": ["test_resume_config", "test_provenance"],
-    "training/schedule": ["test_schedule", "test_steps"],
+    "training/due": ["test_due", "test_steps"],
     "training/segments": ["test_provenance"],
     "training/state": ["test_state", "test_train"],
 }

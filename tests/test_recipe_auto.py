@@ -25,7 +25,7 @@ from dkm.config.run import in_epochs
 from dkm.config.schema import config_dir, dotted
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
-from dkm.evaluation import report
+from dkm.evaluation import printed_scores
 from dkm.models.build import build_autoencoder
 from dkm.predict import work as predict
 from dkm.runs import reading
@@ -273,7 +273,7 @@ def test_the_end_does_not_claim_that_labels_were_learned_which_the_method_does_n
 )
 def test_the_closing_words_tell_learned_clusters_from_others(agreement: float | None, expected: str) -> None:
     scores = {"modularity_data": 0.5}
-    [*_, last] = report.table(scores, None, scores, name="dec", learned="kmeans_raw", agreement=agreement)
+    [*_, last] = printed_scores.table(scores, None, scores, name="dec", learned="kmeans_raw", agreement=agreement)
     assert expected in last
     assert ("learned" in last) == (agreement != 0.4)
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import homogeneity_score
 
 from dkm import compare, train
-from dkm.evaluation import metrics, report
+from dkm.evaluation import metrics, printed_scores
 from dkm.evaluation.scores import SCORES, SPACES, Score, ScoreContext, compute_scores, objectives
 from dkm.runs.comparison import is_higher_better
 from dkm.runs.tensorboard import layout
@@ -186,6 +186,6 @@ def test_a_score_for_files_alone_is_in_no_table(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(SCORES, "one", Score("one", "one", "sizes", True, lambda context: 1.0, shown="file"))
     scores = compute_scores(context_of(), final=False)
     assert scores["one"] == 1.0
-    head, _ = report.table(None, None, scores, name="kmeans")
+    head, _ = printed_scores.table(None, None, scores, name="kmeans")
     assert "one" not in head.split()
-    assert "one" not in report.line(scores)
+    assert "one" not in printed_scores.line(scores)

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dkm.clustering.labels import adjusted_rand_index
-from dkm.evaluation import report
+from dkm.evaluation import printed_scores
 from dkm.evaluation.summary import format_score
 from dkm.reports.material import Material
 
@@ -172,7 +172,7 @@ def _stage(material: Material) -> Iterator[Statement]:
         agreement = material.result.get("learned_agreement")
         if agreement is None or stage not in _NOT_LEARNED:
             yield Statement("note", _STAGES[stage])
-        elif agreement >= report.LEARNED:
+        elif agreement >= printed_scores.LEARNED:
             text = f"{_STAGES[stage]} They were learned to an adjusted Rand index of {agreement:.2f}."
             yield Statement("note", text)
         else:
@@ -192,7 +192,7 @@ def _modularity(material: Material) -> Iterator[Statement]:
     listed = " and ".join(f"{value:.3f} ({words})" for words, value in before.items())
     text = f"Modularity on the data, which is high if neighboring rows share a cluster: {final:.3f}"
     text += f"; baselines: {listed}." if listed else "."
-    if warning := report.clustering_warning(result.get("kmeans_raw"), result, len(material.sizes)):
+    if warning := printed_scores.clustering_warning(result.get("kmeans_raw"), result, len(material.sizes)):
         yield Statement("against", f"{warning[0].upper()}{warning[1:]}.")
     if final < _LOW_MODULARITY:
         yield Statement("doubt", f"{text} It is low: many neighbors are in different clusters.")
@@ -204,7 +204,7 @@ def _modularity(material: Material) -> Iterator[Statement]:
         yield Statement("for", f"{text} No baseline is better.")
     else:
         higher = [words for words, value in before.items() if value > final + _SLACK]
-        notes = {words: report.evenness(baselines[words], result) for words in higher}
+        notes = {words: printed_scores.evenness(baselines[words], result) for words in higher}
         if all(notes.values()):
             also = " ".join(f"That of {words} is higher, but {note}." for words, note in notes.items())
             yield Statement("for", f"{text} {also}")

@@ -16,7 +16,7 @@ from dkm.clustering.assignment import assign
 from dkm.clustering.lloyd import kmeans
 from dkm.config.clustering import ClusteringConfig
 from dkm.data.sampling import sample_dataset
-from dkm.evaluation import report
+from dkm.evaluation import printed_scores
 from dkm.evaluation.evaluator import Evaluator, every_row
 from dkm.runtime import distributed
 from dkm.training.cache import Cache
@@ -57,7 +57,7 @@ def find_or_score_raw_data(
     cached = cache.find(key)
     if cached is not None:
         baseline: Baseline | None = Baseline(cached["scores"], cached["labels"])
-        log.info("k-means on the raw data: %s (from pretrain.cache)", report.line(cached["scores"]))
+        log.info("k-means on the raw data: %s (from pretrain.cache)", printed_scores.line(cached["scores"]))
         return baseline
     with interruptible():
         baseline = cluster_raw_data(evaluator, n_init=settings.n_init, n_sample=settings.init_samples, seed=seed)
@@ -98,7 +98,7 @@ def cluster_raw_data(evaluator: Evaluator, *, n_init: int, n_sample: int, seed: 
     if not distributed.is_main():
         return None
     scores = evaluator.scores(evaluator.X, labels.cpu().numpy(), inertia, final=True)
-    log.info("k-means on the raw data: %s (%.1f s)", report.line(scores), time.perf_counter() - start_s)
+    log.info("k-means on the raw data: %s (%.1f s)", printed_scores.line(scores), time.perf_counter() - start_s)
     return Baseline(scores, labels.cpu())
 
 

@@ -25,7 +25,7 @@ from dkm.config.run import Config
 from dkm.config.schema import flatten, to_dict
 from dkm.data.stored import StoredRows
 from dkm.errors import in_short
-from dkm.evaluation import report
+from dkm.evaluation import printed_scores
 from dkm.evaluation.assignments import Assignments
 from dkm.evaluation.clusters import Clusters
 from dkm.evaluation.evaluator import Evaluator
@@ -223,7 +223,7 @@ class Recorder:
         terms = [f"{k.partition('/')[2]} {v:.4g}" for k, v in record.items() if k.startswith("loss_weighted/")]
         line = f"{record['phase']} epoch {record['epoch']}: loss {record['loss/total']:.4g} = {' + '.join(terms)}"
         if scores:
-            line += f"; labels changed {record['clusters/label_change']:.4f}; {report.line(scores)}"
+            line += f"; labels changed {record['clusters/label_change']:.4f}; {printed_scores.line(scores)}"
         log.info("%s; %s", line, throughput, extra={"is_progress": True})
 
     def pictures(self, record: dict[str, Any], z: Tensor, clusters: Clusters | None) -> None:
@@ -316,13 +316,13 @@ class Recorder:
         if "tensorboard" in run.sinks:
             run.sinks.projector(*project(self._autoencoder, self._evaluator, z, clusters))
         run.sinks.result(step, scores, run.given_settings())
-        if warning := report.clustering_warning(progress.raw, scores, len(self._centroids)):
+        if warning := printed_scores.clustering_warning(progress.raw, scores, len(self._centroids)):
             # Logged like the table below, so that log.progress=off silences both.
             log.info("warning: %s", warning)
             if warning not in run.warnings:  # as it is where a completed run is resumed
                 run.warnings.append(warning)
         log.info("run directory: %s", run.path)
-        table = report.table(
+        table = printed_scores.table(
             *(progress.raw, progress.pretrained, scores),
             name=config.clustering.name,
             learned=progress.state.learned,

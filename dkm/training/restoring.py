@@ -25,9 +25,9 @@ from dkm.runs.directory import RunWriter
 from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import checkpoints
 from dkm.training.contents import require_entries, require_kept, require_labels, require_like, require_progress
+from dkm.training.due import is_reset_ahead
 from dkm.training.guard import Kept
 from dkm.training.objective import LossTerms
-from dkm.training.schedule import is_reset_ahead
 from dkm.training.state import PHASES, Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
 

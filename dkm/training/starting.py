@@ -18,7 +18,7 @@ from dkm.clustering.lloyd import lowest_inertia
 from dkm.clustering.neighborhood import Neighborhood
 from dkm.config.clustering import ClusteringConfig
 from dkm.data.sampling import sample_rows
-from dkm.evaluation import report
+from dkm.evaluation import printed_scores
 from dkm.evaluation.evaluator import Evaluator
 from dkm.models.autoencoder import Autoencoder, mix_encoder
 from dkm.runtime import distributed
@@ -81,7 +81,7 @@ class Starter:
                 plain = initialization.assign_all_points(z, lowest_inertia(restarts))
                 Z, labels = self._evaluator.sampled(z), plain.labels.cpu().numpy()
                 scores = self._evaluator.scores(Z, labels, plain.inertia, final=True)
-                log.info("k-means on the embedding: %s", report.line(scores))
+                log.info("k-means on the embedding: %s", printed_scores.line(scores))
                 baseline = Baseline(scores, plain.labels.cpu(), plain.centroids)
             start = initialization.find_start(z, restarts, settings, self._given, seed, self._neighborhood)
         return self._share(start, z), baseline

@@ -44,7 +44,7 @@ from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
 from dkm.runtime.devices import deterministic, find_device, seeded
 from dkm.runtime.signals import Interrupted, Signals, signals_handled
-from dkm.training import schedule
+from dkm.training import due
 from dkm.training.baseline import find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
@@ -411,7 +411,7 @@ class Trainer:
                 self._steps.start_epoch(clustering.centroids)
         if is_joint:
             clustering.start_epoch(state.epoch)
-            if state.batch == 0 and schedule.is_reset_due(state.epoch, self._reset_every):
+            if state.batch == 0 and due.is_reset_due(state.epoch, self._reset_every):
                 self._reset_weights(phase)
                 self._is_state_consistent = False  # until a step has ended: a run resumed here would reset again
         is_evaluated = self._is_evaluated(state.epoch + 1, settings)
@@ -458,7 +458,7 @@ class Trainer:
         z: Tensor | None = None
         if state.is_joint and not progress.reassignment:
             z = self._reassign(phase)
-        has_settled = state.is_joint and schedule.have_labels_settled(
+        has_settled = state.is_joint and due.have_labels_settled(
             progress.reassignment, self.config.joint, state.epoch + 1, self._reset_every
         )
         record: dict[str, Any] | None = None
@@ -536,11 +536,11 @@ class Trainer:
 
     def _is_evaluated(self, epoch: int, settings: PhaseConfig) -> bool:
         every = self.config.evaluation.every_epochs
-        return not self._skips_evaluation and schedule.is_evaluated(epoch, settings.n_epochs, every)
+        return not self._skips_evaluation and due.is_evaluated(epoch, settings.n_epochs, every)
 
     def _is_pictured(self, epoch: int, settings: PhaseConfig) -> bool:
         has_figures = self.config.log.figures and self.run_dir.sinks.shows_images
-        return has_figures and schedule.is_pictured(epoch, settings.n_epochs, self.config.evaluation.every_epochs)
+        return has_figures and due.is_pictured(epoch, settings.n_epochs, self.config.evaluation.every_epochs)
 
     # --- checkpoints ---
 

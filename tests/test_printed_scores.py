@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dkm import train
-from dkm.evaluation import report
+from dkm.evaluation import printed_scores
 from dkm.evaluation.scores import Scores
 
 
@@ -38,25 +38,27 @@ def scores(modularity: float | None, effective: float | None) -> Scores:
 def test_scores_that_speak_against_a_clustering_give_a_warning(
     raw: float | None, final: Scores, n_clusters: int, told: str | None
 ) -> None:
-    found = report.clustering_warning(None if raw is None else scores(raw, 9.0), final, n_clusters)
+    found = printed_scores.clustering_warning(None if raw is None else scores(raw, 9.0), final, n_clusters)
     assert (found is None) == (told is None)
     assert found is None or (found.startswith(told or "") and "\n" not in found)
 
 
 def test_clusters_as_uneven_as_those_of_the_raw_data_are_no_collapse() -> None:
     raw, uneven = scores(0.5, 1.25), scores(0.5, 1.1)
-    assert report.clustering_warning(raw, uneven, 3) is None
-    assert report.clustering_warning(scores(0.5, 2.0), uneven, 3) is not None
+    assert printed_scores.clustering_warning(raw, uneven, 3) is None
+    assert printed_scores.clustering_warning(scores(0.5, 2.0), uneven, 3) is not None
 
 
 def test_the_line_of_an_evaluation_has_the_scores_against_labels_else_the_others() -> None:
     label_free: Scores = {"modularity_data": 0.81234, "silhouette": None, "davies_bouldin": 0.5, "inertia": 1234.56}
-    assert report.line(label_free) == "mod. data 0.8123, sil. own -"
-    assert report.line({"acc": 0.9, "nmi": 0.85, "ari": 1.0} | label_free) == "ACC 0.9000, NMI 0.8500, ARI 1.0000"
+    assert printed_scores.line(label_free) == "mod. data 0.8123, sil. own -"
+    assert (
+        printed_scores.line({"acc": 0.9, "nmi": 0.85, "ari": 1.0} | label_free) == "ACC 0.9000, NMI 0.8500, ARI 1.0000"
+    )
 
 
 def test_the_table_has_a_row_for_each_clustering_that_has_scores() -> None:
-    head, raw, final = report.table({"acc": 0.5}, None, {"acc": 0.75, "inertia": 12.5}, name="dkm")
+    head, raw, final = printed_scores.table({"acc": 0.5}, None, {"acc": 0.75, "inertia": 12.5}, name="dkm")
     assert head.split() == ["ACC", "inertia"]
     assert raw.split() == ["k-means,", "raw", "data", "0.5000", "-"]
     assert final.split() == ["final", "(dkm)", "0.7500", "12.5"]
@@ -66,7 +68,7 @@ def test_the_table_has_a_row_for_each_clustering_that_has_scores() -> None:
 def test_a_baseline_that_is_only_more_even_is_told_apart_from_a_better_one() -> None:
     final: Scores = {"modularity_data": 0.663, "assortativity_data": 1.0}
     even: Scores = {"modularity_data": 0.698, "assortativity_data": 0.886}
-    told = report.table(even, final, final, name="dkm")[-1]
+    told = printed_scores.table(even, final, final, name="dkm")[-1]
     assert told == (
         "The modularity of k-means, raw data is higher, but its assortativity is lower (0.886 for 1.000): its clusters "
         "are more even, not better."
@@ -78,7 +80,7 @@ def test_a_baseline_that_is_only_more_even_is_told_apart_from_a_better_one() -> 
         {"modularity_data": 0.698},  # of an earlier version
         {"modularity_data": None, "assortativity_data": None},
     ):
-        assert report.table(other, final, final, name="dkm")[-1].startswith("final (dkm)")
+        assert printed_scores.table(other, final, final, name="dkm")[-1].startswith("final (dkm)")
 
 
 def test_no_recorded_run_has_a_warning() -> None:
@@ -87,7 +89,7 @@ def test_no_recorded_run_has_a_warning() -> None:
     assert paths
     for path in paths:
         result = json.loads(path.read_text(encoding="utf-8"))["result"]
-        assert report.clustering_warning(result["kmeans_raw"], result, result["n_clusters"]) is None, path
+        assert printed_scores.clustering_warning(result["kmeans_raw"], result, result["n_clusters"]) is None, path
 
 
 def test_the_warning_of_a_run_is_printed_before_its_table_and_kept_once(

@@ -1,10 +1,10 @@
-"""`dkm.training.schedule`: in which epochs the run is evaluated and drawn, and its weights are reset."""
+"""`dkm.training.due`: in which epochs the run is evaluated and drawn, and its weights are reset."""
 
 from __future__ import annotations
 
 import pytest
 
-from dkm.training import schedule
+from dkm.training import due
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from dkm.training import schedule
 )
 def test_the_first_the_last_and_each_multiple_are_evaluated(n_epochs: int, every: int, expected: list[int]) -> None:
     epochs = range(1, n_epochs + 1)
-    assert [epoch for epoch in epochs if schedule.is_evaluated(epoch, n_epochs, every)] == expected
+    assert [epoch for epoch in epochs if due.is_evaluated(epoch, n_epochs, every)] == expected
 
 
 @pytest.mark.parametrize(
@@ -22,17 +22,17 @@ def test_the_first_the_last_and_each_multiple_are_evaluated(n_epochs: int, every
 )
 def test_the_first_the_last_and_evaluations_4_16_64_are_drawn(n_epochs: int, every: int, expected: list[int]) -> None:
     epochs = range(1, n_epochs + 1)
-    assert [epoch for epoch in epochs if schedule.is_pictured(epoch, n_epochs, every)] == expected
+    assert [epoch for epoch in epochs if due.is_pictured(epoch, n_epochs, every)] == expected
 
 
 def test_weights_are_reset_after_each_multiple_but_not_before_the_first_epoch() -> None:
-    assert [epoch for epoch in range(13) if schedule.is_reset_due(epoch, 4)] == [4, 8, 12]
-    assert [epoch for epoch in range(4) if schedule.is_reset_due(epoch, 1)] == [1, 2, 3]
-    assert not any(schedule.is_reset_due(epoch, None) for epoch in range(13))
+    assert [epoch for epoch in range(13) if due.is_reset_due(epoch, 4)] == [4, 8, 12]
+    assert [epoch for epoch in range(4) if due.is_reset_due(epoch, 1)] == [1, 2, 3]
+    assert not any(due.is_reset_due(epoch, None) for epoch in range(13))
 
 
 @pytest.mark.parametrize(("n_epochs", "last"), [(12, 8), (13, 12), (9, 8), (8, 4), (4, 0)])
 def test_a_reset_follows_until_the_last_one_before_the_end(n_epochs: int, last: int) -> None:
-    ahead = [epoch for epoch in range(1, n_epochs + 1) if schedule.is_reset_ahead(epoch, n_epochs, 4)]
+    ahead = [epoch for epoch in range(1, n_epochs + 1) if due.is_reset_ahead(epoch, n_epochs, 4)]
     assert ahead == [*range(1, last + 1)]
-    assert not schedule.is_reset_ahead(1, n_epochs, None)
+    assert not due.is_reset_ahead(1, n_epochs, None)
