@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
 
 from dkm.config.compose import compose, parse
@@ -191,7 +192,27 @@ def test_the_clusters_count_for_the_raw_data_and_through_the_latent_dimensions()
     (one, one_raw), (two, two_raw) = keys(fixed), keys(fixed, "clustering.n_clusters=4")
     assert one == two
     assert one_raw != two_raw
-    assert keys("clustering.n_clusters=4")[0] != one
+    assert keys("clustering.n_clusters=4")[0] != keys("clustering.n_clusters=3")[0]
+
+
+def test_the_rows_of_the_neighbor_embedding_count_where_there_is_one() -> None:
+    embedded = "pretrain.neighbor_weight=1"
+    assert keys(embedded)[0] != keys(embedded, "clustering.init_samples=50")[0]
+
+
+def test_filled_cells_count(tmp_path: Path) -> None:
+    """They take no part in the reconstruction, although the rows are the same with and without them."""
+    of = []
+    for cell in ("", "3.5"):
+        (tmp_path / "x.csv").write_text(
+            "a,b\n" + "".join(f"{cell if n == 2 else n},{n % 2}\n" for n in (1, 2, 3, 4, 5))
+        )
+        words = ["data=csv", f"data.path={tmp_path / 'x.csv'}", "clustering.n_clusters=2", "data.numeric=[a,b]"]
+        config = compose(parse([*words, "data.missing=median", "pretrain.cache=x"])).config
+        data = load_dataset(config.data)
+        of.append((Trainer(config, data).cache.key("pretrained"), data.X))
+    assert torch.equal(of[0][1], of[1][1])
+    assert of[0][0] != of[1][0]
 
 
 def test_the_optimizer_of_the_joint_phase_does_not_count_where_pretraining_has_its_own() -> None:

@@ -17,6 +17,7 @@ from dkm.config.data import CsvData, NpyData, NpzData
 from dkm.data.counts import Counts
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
+from dkm.runtime import checkpoints
 
 N, F = 300, 120
 QUICK = [
@@ -136,6 +137,10 @@ def test_a_resumed_run_keeps_the_scaling_it_began_with(
         manifest = json.loads((run / "manifest.json").read_text())
         assert manifest["data"].pop("scaling") == "standard"
         (run / "manifest.json").write_text(json.dumps(manifest))
+        for file in (run / "checkpoints").glob("*.pt"):
+            state = checkpoints.read(file)
+            assert state.pop("scaling") == "standard"
+            file.write_bytes(checkpoints.serialized(state))
     for n_epochs in (3, 4):
         assert train._main([f"resume={run}", f"joint.epochs={n_epochs}"]) == 0
         assert json.loads((run / "model" / "model.json").read_text())["scaling"]["kind"] == kind

@@ -116,14 +116,24 @@ def test_rows_outside_the_sample_join_the_nearest_centroids():
     torch.testing.assert_close(centroids, means_of_parts(rows[sample], labels[sample], K))
 
 
-def test_auto_looks_at_a_part_of_many_points(z):
+def test_auto_looks_at_a_part_of_many_points(z, monkeypatch):
+    n_seen, choose = [], partition.choose
+
+    def seen(points, *words, **more):
+        n_seen.append(len(points))
+        return choose(points, *words, **more)
+
+    monkeypatch.setattr(partition, "choose", seen)
     whole, part = (start_of(z, init="auto", partition_samples=n, n_neighbors=5).labels for n in (10_000, 60))
     assert adjusted_rand_score(whole.numpy(), part.numpy()) == 1
+    assert n_seen == [N, 60]
 
 
 def test_uniform_centroids_are_drawn_between_minus_one_and_one(z):
     first, other = start_of(z, init="uniform").centroids, start_of(z, init="uniform", seed=1).centroids
     assert first.abs().max() <= 1
+    assert first.min() < -0.5
+    assert first.max() > 0.5
     assert not torch.equal(first, other)
     assert torch.equal(first, start_of(z, init="uniform").centroids)
 
@@ -183,7 +193,16 @@ def test_clusters_found_again_stand_in_the_places_of_those_that_they_resemble(z)
 
 
 def test_clusters_are_found_again_on_a_part_of_the_points(z, monkeypatch):
+    n_seen, kmeans = [], initialization.kmeans
+
+    def seen(z, *words, **more):
+        n_seen.append(len(z))
+        return kmeans(z, *words, **more)
+
+    monkeypatch.setattr(initialization, "kmeans", seen)
     monkeypatch.setattr(initialization, "_RESET_SAMPLES", 50)
     old = start_of(z).labels
+    n_seen.clear()
     labels = initialization.cluster_again(z, K, KMeansConfig(name="kmeans"), torch.arange(0, N, 2), 7, old).labels
+    assert n_seen == [50]
     assert labels.tolist() == old.tolist()

@@ -13,6 +13,7 @@ from dkm.clustering import lloyd as module
 from dkm.clustering.assignment import Assignment, assign, means_of_parts, nearest_centroids, squared_distances_to
 from dkm.clustering.functional import kmeans_loss
 from dkm.clustering.lloyd import kmeans, kmeans_restarts, lowest_inertia, most_even
+from dkm.runtime.devices import matmul_precision
 
 INITS = ["k-means++", "random"]
 # The same float64 numbers, summed in another order.
@@ -185,15 +186,16 @@ def test_lowered_matmul_precision_leaves_the_nearest_exact():
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch has only the old setting")
-@pytest.mark.parametrize("backend", ["cuda", "mkldnn"])
-def test_precision_that_was_lowered_for_one_backend_leaves_the_nearest_exact(backend):
+@pytest.mark.parametrize(("backend", "precision"), [("cuda", "tf32"), ("mkldnn", "bf16")])
+def test_precision_that_was_lowered_for_one_backend_leaves_the_nearest_exact(backend, precision):
     z, centroids = normal(3000, 64, dtype=torch.float32), normal(40, 64, seed=1, dtype=torch.float32)
     expected = nearest_centroids(z.double(), centroids.double())
     loss = kmeans_loss(z, centroids)
     products = getattr(torch.backends, backend).matmul
     before = products.fp32_precision
-    products.fp32_precision = "tf32"
+    products.fp32_precision = precision
     try:
+        assert matmul_precision() != "highest"
         assert torch.equal(nearest_centroids(z, centroids), expected)
         assert torch.equal(kmeans_loss(z, centroids), loss)
         assert kmeans(z, 40, n_init=1).labels.shape == (3000,)
