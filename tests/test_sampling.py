@@ -18,6 +18,7 @@ from torch import Tensor
 from dkm.clustering import initialization
 from dkm.clustering.assignment import assign
 from dkm.clustering.graph import modularity, neighbor_graph
+from dkm.clustering.initialization import Start
 from dkm.clustering.labels import cluster_sizes, effective_clusters
 from dkm.clustering.lloyd import kmeans
 from dkm.config.compose import compose, parse
@@ -32,6 +33,8 @@ from dkm.evaluation import evaluator, metrics
 from dkm.runs.directory import RunDirectory
 from dkm.runtime import distributed
 from dkm.training import baseline
+from dkm.training.starting import Starter
+from dkm.training.state import Baseline
 from dkm.training.trainer import Trainer
 
 N, N_INIT, N_SCORED, N_SILHOUETTE = 300, 120, 90, 60
@@ -59,13 +62,19 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 class Sampled(NamedTuple):
-    """A finished run that saw samples; ``seen``, how many points each k-means had."""
+    """A finished run that saw samples; ``seen``, how many points each k-means had.
+
+    ``embedding`` and ``start`` are those with which the joint phase began, ``pretrained`` is k-means on the embedding.
+    """
 
     trainer: Trainer
     result: dict[str, Any]
     path: Path
     seen: list[int]
     log: list[str]
+    embedding: Tensor
+    start: Start
+    pretrained: Baseline
 
 
 @pytest.fixture(scope="module", params=["memory", "disk"])
@@ -83,11 +92,21 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
 
         return call
 
+    started: list[tuple[Tensor, Start, Baseline]] = []
+    start_joint_phase = Starter.start
+
+    def start(self: Starter, z: Tensor, *, is_scored: bool) -> tuple[Start, Baseline | None]:
+        found, plain = start_joint_phase(self, z, is_scored=is_scored)
+        assert plain is not None
+        started.append((z.clone(), Start(found.centroids.clone(), found.labels.clone()), plain))
+        return found, plain
+
     records: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("dkm")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Starter, "start", start)
         patch.setattr(baseline, "kmeans", counted(baseline.kmeans))
         patch.setattr(initialization, "kmeans_restarts", counted(initialization.kmeans_restarts))
         level = logger.level
@@ -101,7 +120,8 @@ def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_facto
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
-    return Sampled(one, json.loads((path / "result.json").read_text()), path, seen, records)
+    (at_start,) = started
+    return Sampled(one, json.loads((path / "result.json").read_text()), path, seen, records, *at_start)
 
 
 def rows_of_sample(limit: int) -> np.ndarray:
@@ -224,12 +244,19 @@ def test_the_raw_baseline_assigns_all_rows_to_the_centroids_of_the_sample(sample
 
 
 def test_the_joint_phase_starts_with_all_rows_assigned(sampled: Sampled) -> None:
-    pretrained = sampled.result["kmeans_pretrained"]
-    assert 1 < pretrained["n_effective_clusters"] <= 10
-    # The sum over all rows, and not over the sample, which has 40 % of them.
-    assert pretrained["inertia"] > 0
+    nearest = assign(sampled.embedding, sampled.start.centroids)
+    assert sampled.start.labels.tolist() == nearest.labels.tolist()
     assert sampled.trainer.clustering.assignments.shape == (N,)
-    assert sampled.trainer.clustering.assignments.bincount(minlength=10).sum() == N
+
+
+def test_k_means_on_the_embedding_is_scored_on_all_rows(sampled: Sampled) -> None:
+    assert sampled.pretrained.centroids is not None
+    nearest = assign(sampled.embedding, sampled.pretrained.centroids)
+    assert sampled.pretrained.labels.tolist() == nearest.labels.tolist()
+    result = sampled.result["kmeans_pretrained"]
+    # The sum over all rows, and not over the sample, which has 40 % of them.
+    assert result["inertia"] == pytest.approx(nearest.inertia, rel=1e-6)
+    assert result["n_effective_clusters"] == effective_clusters(cluster_sizes(nearest.labels.numpy(), 10))
 
 
 def test_scores_against_labels_are_over_all_rows_and_those_of_distances_over_the_sample(sampled: Sampled) -> None:
