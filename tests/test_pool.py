@@ -98,14 +98,22 @@ def test_each_run_is_yielded_once(tmp_path: Path) -> None:
     assert sorted(run.directory for run in ended) == [run.directory for run in runs]
 
 
-def test_a_poll_sees_what_a_run_wrote_last(tmp_path: Path) -> None:
-    run = program(tmp_path, f"open({str(tmp_path / 'file')!r}, 'w').write('last words')")
-    seen = []
+def test_a_poll_sees_what_a_run_wrote_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process writes right before it ends is there by the last call of ``on_poll``."""
+    run = program(tmp_path, "pass")
+    seen: list[bool] = []
     with ChildPool[Program]() as children:
         children.start(run)
-        while children.running:
-            list(children.ended(lambda _: seen.append((tmp_path / "file").exists())))
-    assert seen[-1]
+        poll = run.process.poll
+
+        def write_and_end() -> int | None:
+            run.process.wait()
+            (tmp_path / "file").write_text("last words")
+            return poll()
+
+        monkeypatch.setattr(run.process, "poll", write_and_end)
+        assert list(children.ended(lambda _: seen.append((tmp_path / "file").exists()))) == [run]
+    assert seen == [True]
 
 
 # --- how they end -----------------------------------------------------------------------------------------------------
