@@ -359,9 +359,9 @@ def test_a_prediction_skips_a_second_row_of_names_where_it_is(tmp_path: Path) ->
     assert [row[:3] for row in X] == [[0.5, 1, 2], [1.5, 3, 4]]
     frame = multi_index(index="group")
     joined = frame.set_axis([" / ".join(names) for names in frame.columns], axis=1)
-    for text in (frame.to_csv(), joined.to_csv(), frame.head(1).to_csv()):
+    for text, n_rows in ((frame.to_csv(), 20), (joined.to_csv(), 20), (frame.head(1).to_csv(), 1)):
         X, _ = predicted(tmp_path, frame.to_csv(), text)
-        assert frame.to_numpy()[: len(X)].tolist() == X
+        assert frame.to_numpy()[:n_rows].tolist() == X
 
 
 # --- notation ---------------------------------------------------------------------------------------------------------
@@ -1085,8 +1085,8 @@ def test_a_folder_is_read_in_natural_order_with_its_partitions(tmp_path: Path) -
             (tmp_path / "data" / f"year={year}" / f"part{part}.csv").write_text(rows, encoding="utf-8")
     reader = TableReader(CsvData(path=str(tmp_path / "data")))
     found = reader.read()
-    assert found.X[:, :2].tolist() == [[y + f, p] for y in (2, 10) for p in (2, 10) for f in (0.5, 0.25)]
-    assert reader.features[2:] == ("year",) or set(reader.features[2:]) == {"year=2", "year=10"}
+    assert reader.features == ("a", "b", "year")
+    assert found.X.tolist() == [[y + f, p, y] for y in (2, 10) for p in (2, 10) for f in (0.5, 0.25)]
     assert reader.report.decisions["files"].startswith("4, from part2.csv to part10.csv")
 
 
