@@ -17,7 +17,10 @@ from processes import train as train_in_process
 from quick import search_quickly
 from sklearn.datasets import make_blobs, make_moons
 
+from dkm.clustering import neighborhood
+from dkm.clustering.assignment import Assignment
 from dkm.clustering.graph import GraphScore
+from dkm.clustering.lloyd import kmeans
 from dkm.clustering.losses.dcn import DCNClustering
 from dkm.clustering.losses.kmeans import KMeansClustering
 from dkm.config.compose import compose, parse
@@ -522,12 +525,24 @@ def test_steps_of_earlier_versions_have_no_neighbor_term() -> None:
     assert with_all_terms(new) is new
 
 
-def test_the_baseline_is_the_candidate_of_the_rows(blobs: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_baseline_is_the_candidate_of_the_rows(
+    blobs: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """k-means on the rows runs once, and the clusters are those of a run without the baseline."""
-    lines = []
+    n_features: list[int] = []
+
+    def counted(points: torch.Tensor, n_clusters: int, *, n_init: int, seed: int) -> Assignment:
+        n_features.append(points.shape[1])
+        return kmeans(points, n_clusters, n_init=n_init, seed=seed)
+
+    monkeypatch.setattr(neighborhood, "kmeans", counted)
+    lines, on_the_rows = [], []
     for has_labels in ("true", "false"):  # the guard keeps the labels of the baseline
         directory = tmp_path / has_labels
+        n_features.clear()
         run((*blobs, *QUICK, f"joint.guard={has_labels}"), directory)
+        on_the_rows.append(n_features.count(5))
         log = (directory / "train.log").read_text()
         lines.append(log.partition("clusters from clustering.init=data: ")[2].partition(" (")[0])
+    assert on_the_rows == [0, 1]
     assert lines[0] == lines[1] != ""
