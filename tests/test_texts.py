@@ -344,7 +344,7 @@ def run(tmp_path: Path) -> Path:
         writer = csv.writer(file)
         writer.writerow(["id", "words", "kind"])
         writer.writerows(
-            [str(i), f"{WORDS[i % 6]} {'very ' * (60 * (i == 0))}" if i % 7 else "", "ab"[i % 2]] for i in range(40)
+            [str(i), f"{WORDS[i % 6]} {'very ' * (60 * (i == 1))}" if i % 7 else "", "ab"[i % 2]] for i in range(40)
         )
     words = ["data=text", f"data.path={tmp_path / 't.csv'}", "data.text=words", "data.id=id", "data.labels=kind"]
     assert train._main([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
@@ -376,9 +376,11 @@ def test_each_text_stands_beside_its_cluster_shortened(run: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 34  # rows 0, 7, 14, ... are empty
     assert rows[3]["text"] == WORDS[4]
+    assert rows[0]["text"] == f"{WORDS[1]} {'very ' * 60}"[:197] + "..."
     with (run / "exemplars.csv").open(newline="") as file:
         exemplars = list(csv.DictReader(file))
     text_of = {row["index"]: row["text"] for row in rows}
+    assert {row["cluster"] for row in exemplars} == {"0", "1"}
     assert all(row["text"] == text_of[row["index"]] for row in exemplars)
 
 
