@@ -466,7 +466,7 @@ def refused(arguments: Sequence[str], tmp_path: Path, n_ranks: int = 2, **own: S
     """Run ranks that are to be refused; return the only line that they print."""
     run = tmp_path / "run"
     given = {1: own["own"]} if own else {}
-    finished = train_ranks([f"hydra.run.dir={run}", *arguments], tmp_path / "log", n_ranks=n_ranks, own=given)
+    finished = train_ranks([f"output={run}", *arguments], tmp_path / "log", n_ranks=n_ranks, own=given)
     assert codes(finished) == [2] * n_ranks, finished
     assert {rank.out for rank in finished} == {""}
     line = only_line(finished)

@@ -111,12 +111,12 @@ def test_the_results_are_written_as_their_lines(is_safe: bool, tmp_path: Path, m
     given = {"safe_csv": True} if is_safe else {}  # the default is what a spreadsheet may execute
     run: Any = RunDirectory(tmp_path, progress="off", **given)
     run.write_assignments("a", "e")
-    run.write_features("c", "n", "s")
+    run.write_features("c", "n")
     run.write_result({"b": 1, "a": None})
     run.write_data_report(SimpleNamespace(to_dict=lambda: {"ä": 1}))
     assert (tmp_path / "assignments.csv").read_text() == f"a\n{is_safe}\n"
     assert (tmp_path / "exemplars.csv").read_text() == f"a\ne\n{is_safe}\n"
-    assert (tmp_path / "features.csv").read_text() == f"c\nn\ns\n{is_safe}\n"
+    assert (tmp_path / "features.csv").read_text() == f"c\nn\n{is_safe}\n"
     assert (tmp_path / "result.json").read_text() == '{\n  "b": 1,\n  "a": null\n}\n'
     assert (tmp_path / "data.json").read_text(encoding="utf-8") == '{\n  "ä": 1\n}\n'
 

@@ -52,7 +52,8 @@ def test_a_short_name_sets_its_key(word: str, key: str, value: object) -> None:
 def test_output_is_the_directory_of_a_run_or_of_a_sweep(folder: str) -> None:
     composed = compose(parse(translate([f"output={folder}"])))
     assert composed.hydra.run.dir == folder
-    composed = compose(parse(translate([f"output={folder}"], is_sweep=True)))
+    command = parse(["--multirun", *translate([f"output={folder}"], is_sweep=True)])
+    composed = compose(command._replace(overrides=command.overrides[-1:]))
     assert composed.hydra.sweep.dir == folder
 
 

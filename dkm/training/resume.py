@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,10 @@ def resumed_config(run: Path, command: Command) -> Config:
     overrides = [o for o in command.overrides if not o.lstrip("+").startswith(("resume=", "hydra.", "hydra/"))]
     preset = next((o for o in overrides if o.partition("=")[0] in PRESETS), None)
     if preset is not None:
+        given = {override.lstrip("+").partition("=")[0] for override in overrides}
         remedy = f"a command with {preset} must be the whole one that started the run; leave {preset} out"
-        return with_config_of(run, compose(command._replace(overrides=overrides)).config, remedy)
+        config = compose(command._replace(overrides=overrides)).config
+        return with_config_of(run, config, lambda key: _REMEDY if key.removesuffix(".name") in given else remedy)
     saved = config_of(run)
     keys = []
     for override in overrides:
@@ -118,20 +120,25 @@ def config_of(run: Path) -> Config:
     return with_absolute_paths(read_config(run / CONFIG, to_resume=True))
 
 
-def with_config_of(run: Path, config: Config, remedy: str = _REMEDY) -> Config:
-    """Return ``config`` for resuming ``run``; refuse it if it changes a setting that a resumed run must keep."""
+def with_config_of(run: Path, config: Config, remedy_of: Callable[[str], str] = lambda _: _REMEDY) -> Config:
+    """Return ``config`` for resuming ``run``; refuse it if it changes a setting that a resumed run must keep.
+
+    ``remedy_of`` returns the remedy for a key.
+    """
     saved = config_of(run)
     config = _with_number_of(saved, read_json(run / MANIFEST) or {}, config)
     config.resume = None
     before, after = dotted(saved), dotted(config)
     for key in sorted(before.keys() | after.keys(), key=lambda key: (not key.endswith(".name"), key)):
         if before.get(key) != after.get(key) and not role_of(key).may_change_on_resume:
-            raise UserError(f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {remedy}")
+            raise UserError(
+                f"{key}={after.get(key)}: expected {before.get(key)} as in {run / CONFIG}, {remedy_of(key)}"
+            )
     for phase in (saved.pretrain, saved.joint):
         key = dotted_key(type(phase), "epochs")
         if (before[key] is None) != (after[key] is None):
             then, now = ("null" if value is None else value for value in (before[key], after[key]))
-            raise UserError(f"{key}={now}: expected {then} as in {run / CONFIG}, {remedy}")
+            raise UserError(f"{key}={now}: expected {then} as in {run / CONFIG}, {remedy_of(key)}")
         if before[key] != after[key] and phase.schedule != "constant":
             raise UserError(
                 f"{key}={after[key]}: expected {before[key]} as in {run / CONFIG}, as {phase.section}.schedule="
