@@ -74,6 +74,8 @@ def looks_like_dates(name: str, present: pa.Array) -> bool:
     """Return whether all numbers are dates such as 20240131, which their name or their number and range confirm."""
     if not (is_text(present.type) or pa.types.is_integer(present.type) or pa.types.is_floating(present.type)):
         return False
+    if not is_whole(present.slice(0, HEAD_ROWS)):
+        return False
     if not is_text(present.type):
         least, most = pc.min_max(present).as_py().values()
         if least is None or least < 19_000_101 or most > 21_001_231:
