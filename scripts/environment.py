@@ -285,6 +285,8 @@ def run_pip(python: Path, command: str, *arguments: str, quiet: bool = False) ->
     words = [python, "-m", "pip", command, *(() if command == "--version" else ("--quiet",)), *arguments]
     if command == "install":
         words.insert(4, "--disable-pip-version-check")
+        if not os.environ.get("PYTHONDONTWRITEBYTECODE"):  # Python compiles what is imported, a small part
+            words.insert(5, "--no-compile")
     return quietly(words) if quiet else subprocess.run(words, check=False).returncode
 
 

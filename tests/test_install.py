@@ -536,6 +536,20 @@ def test_a_sweep_without_a_folder_gets_one_of_its_own(script: Script, tmp_path: 
     assert "| runs | ACC |" in (folder / "table.md").read_text(encoding="utf-8")
 
 
+def test_packages_are_compiled_when_they_are_imported_unless_python_may_write_nothing(
+    script: Script, checkout: Path
+) -> None:
+    """Of all modules a run imports a small part."""
+    called = script("train.sh", PYTHONDONTWRITEBYTECODE="").stdout.splitlines()
+    [call] = [call for call in called if " --editable " in call]
+    assert "-m pip install --disable-pip-version-check --no-compile " in call
+    with (checkout / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    called = script("train.sh", PYTHONDONTWRITEBYTECODE="1").stdout.splitlines()
+    [call] = [call for call in called if " --editable " in call]
+    assert "--no-compile" not in call
+
+
 def test_the_tests_need_their_extra_and_bring_what_training_needs(script: Script, checkout: Path) -> None:
     script("train.sh")
     calls = script("test.sh", "-k", "kmeans").stdout.splitlines()
