@@ -102,7 +102,7 @@ def read_differences(
         for row in rows:
             cells = [float(row[key]) for key in ("difference", "mean", "mean_of_others")]
             values[:, int(row["cluster"]), number[row["feature"]]] = cells
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{path}: not what a run writes ({error})") from error
     difference, mean, mean_of_others = values
     features = features_of(names, plan)

@@ -60,7 +60,9 @@ def infer(rows: Rows, names: Sequence[str], wishes: Wishes) -> Inferred:
     for i, name in enumerate(names):
         if name in sentinels:
             odd[name].clear()
-            inferred.columns[i] = _infer_column(name, rows.column(name), wishes, sentinels[name], odd[name])
+            values = rows.column(name)
+            with kinds.named_column(name, values.type):
+                inferred.columns[i] = _infer_column(name, values, wishes, sentinels[name], odd[name])
     inferred.odd += [what for name in names for what in odd[name]]
     if not wishes.is_strict:
         choose_id(inferred, rows, wishes)
