@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,9 +66,8 @@ class Rows:
     def __init__(self, tables: Iterator[pa.Table], stored: StoredColumns | None = None) -> None:
         self._parts: list[pa.Table] = []
         self._stored: StoredColumns | None = None
-        self._folder: Path | None = None
         self.num_rows, n_bytes, self._schema = 0, 0, pa.schema([])
-        writer = None
+        copy: _Copy | None = None
         try:
             for table in tables:
                 if self.num_rows == 0:
@@ -78,24 +77,19 @@ class Rows:
                 self.num_rows += len(table)
                 n_bytes += table.nbytes
                 self._parts.append(table)
-                if n_bytes > (MAX_BYTES_IN_MEMORY if writer is None else _GROUP_BYTES):
+                if n_bytes > (MAX_BYTES_IN_MEMORY if copy is None else _GROUP_BYTES):
                     if stored is not None:
                         self._stored, self.num_rows, self._parts = stored, stored.num_rows, []
                         return
-                    if writer is None:
-                        self._folder = Path(tempfile.mkdtemp(prefix="dkm-"))
-                        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-                        writer = pq.ParquetWriter(self._path, self._schema, compression="NONE", use_dictionary=False)
-                    writer.write_table(pa.concat_tables(self._parts), row_group_size=_CHUNK_ROWS)
+                    copy = copy or _Copy(self._schema)
+                    copy.append(self._parts)
                     self._parts, n_bytes = [], 0
-            if writer is not None and self._parts:
-                writer.write_table(pa.concat_tables(self._parts), row_group_size=_CHUNK_ROWS)
-                self._parts = []
+            if copy is not None and self._parts:
+                copy.append(self._parts)
         finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            self._parts = [pa.concat_tables(self._parts)]
+            if copy is not None:
+                copy.close()
+        self._stored, self._parts = copy, [] if copy is not None else [pa.concat_tables(self._parts)]
 
     @property
     def column_names(self) -> list[str]:
@@ -103,7 +97,7 @@ class Rows:
 
     @property
     def is_on_disk(self) -> bool:
-        return self._folder is not None or self._stored is not None
+        return self._stored is not None
 
     def type_of(self, name: str) -> pa.DataType:
         """Return the type of a column."""
@@ -111,30 +105,42 @@ class Rows:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return all values of a column."""
-        if self._stored is not None:
-            return self._stored.column(name)
-        if self._folder is None:
-            return self._parts[0].column(name)
-        with pq.ParquetFile(self._path) as file:
-            return file.read(columns=[name]).column(0)
+        return self._parts[0].column(name) if self._stored is None else self._stored.column(name)
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield all rows in order, in tables of a bounded number of rows."""
         if self._stored is not None:
             yield from self._stored.tables(_CHUNK_ROWS)
             return
-        if self._folder is None:
-            for start in range(0, self.num_rows, _CHUNK_ROWS):
-                yield self._parts[0].slice(start, _CHUNK_ROWS)
-            return
+        for start in range(0, self.num_rows, _CHUNK_ROWS):
+            yield self._parts[0].slice(start, _CHUNK_ROWS)
+
+
+class _Copy:
+    """Rows in a temporary Parquet file, which is removed with the last reference to them."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="dkm-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._path, self.num_rows = folder / "rows.parquet", 0
+        self._writer = pq.ParquetWriter(self._path, schema, compression="NONE", use_dictionary=False)
+
+    def append(self, tables: Sequence[pa.Table]) -> None:
+        self._writer.write_table(pa.concat_tables(tables), row_group_size=_CHUNK_ROWS)
+        self.num_rows += sum(map(len, tables))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        with pq.ParquetFile(self._path) as file:
+            return file.read(columns=[name]).column(0)
+
+    def tables(self, n_rows: int) -> Iterator[pa.Table]:
+        assert n_rows == _CHUNK_ROWS  # of its groups
         with pq.ParquetFile(self._path, pre_buffer=False) as file:
             for i in range(file.num_row_groups):
                 yield file.read_row_group(i, use_threads=False)
-
-    @property
-    def _path(self) -> Path:
-        assert self._folder is not None
-        return self._folder / "rows.parquet"
 
 
 class MatrixFile:
