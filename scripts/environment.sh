@@ -5,6 +5,8 @@
 # DKM_TORCH=auto           takes the torch of that Python if it has one (so activate your conda or virtual environment),
 #                          else the CPU build if there is no NVIDIA GPU and the package index has it, else the default
 # DKM_TORCH=cpu, default   installs the CPU build, or the default build of the package index
+# DKM_INSTALLER=auto       installs with uv if it is there and pip has no package index of its own, else with pip
+# DKM_INSTALLER=uv, pip    installs with this one
 
 # ensure_environment EXTRA ("", "test" or "docs"): sets $python. The stamp tells what the environment was made from.
 ensure_environment() {

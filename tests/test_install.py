@@ -51,7 +51,7 @@ def copy_checkout(target: Path, names: Sequence[str] = COPIED) -> Path:
 
 
 def run(command: Sequence[str | Path], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    left_out = ("PYTHONPATH", "VIRTUAL_ENV", "DKM_VENV", "DKM_TORCH", "DKM_CONSTRAINTS", "PYTHON")
+    left_out = ("PYTHONPATH", "VIRTUAL_ENV", "DKM_VENV", "DKM_TORCH", "DKM_CONSTRAINTS", "DKM_INSTALLER", "PYTHON")
     variables = {k: v for k, v in os.environ.items() if k not in left_out} | {"OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
 
@@ -241,6 +241,7 @@ if [[ "$1 $2" == "-m venv" ]]; then
     if [[ "${KILL_AT:-}" == venv ]]; then kill -KILL "$PPID"; fi
     cp "$0" "$3/bin/python"
 fi
+if [[ "$*" == "-m pip config list" ]]; then echo "${PIP_SETTINGS:-}"; fi
 if [[ "$*" == *--dry-run* ]]; then exit "${HAS_NO_CPU_BUILD:-1}"; fi
 if [[ "$1 $2 $3" == "-m pip install" && "${KILL_AT:-}" == pip ]]; then # what an upgrade of numpy leaves
     mkdir -p "$site/numpy" "$site/numpy-2.4.6.dist-info" "$site/~umpy"
@@ -273,7 +274,7 @@ def script(checkout: Path, tmp_path: Path) -> Script:
     def start(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         calls.write_text("")
         fakes = {"PYTHON": str(python), "DKM_VENV": str(tmp_path / "v env"), "CALLS": str(calls)}
-        fakes |= {"VERSION": "3, 11", "REAL_PYTHON": sys.executable, "DKM_TORCH": "default"}
+        fakes |= {"VERSION": "3, 11", "REAL_PYTHON": sys.executable, "DKM_TORCH": "default", "DKM_INSTALLER": "pip"}
         done = run([checkout / "scripts" / name, *arguments], tmp_path, **{**fakes, **variables})
         done.stdout = calls.read_text()
         return done
@@ -548,6 +549,72 @@ def test_packages_are_compiled_when_they_are_imported_unless_python_may_write_no
     called = script("train.sh", PYTHONDONTWRITEBYTECODE="1").stdout.splitlines()
     [call] = [call for call in called if " --editable " in call]
     assert "--no-compile" not in call
+
+
+FAKE_UV = """\
+#!/usr/bin/env bash
+echo "uv $*" >> "$CALLS"
+exit "${UV_EXIT:-0}"
+"""
+
+
+@pytest.fixture
+def uv(tmp_path: Path) -> dict[str, str]:
+    """Environment variables with a fake ``uv`` on PATH."""
+    command = tmp_path / "bin" / "uv"
+    command.parent.mkdir()
+    command.write_text(FAKE_UV)
+    command.chmod(0o755)
+    return {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "DKM_INSTALLER": ""}
+
+
+def test_uv_installs_the_same_where_it_is(script: Script, uv: dict[str, str], checkout: Path, tmp_path: Path) -> None:
+    done = script("train.sh", **uv, PIP_SETTINGS=":env:.cert='/a/b'\nglobal.timeout='60'")
+    make, settings, install, train = done.stdout.splitlines()
+    assert (make.split()[1], settings, train) == ("venv", "-m pip config list", "-m dkm.train")
+    requested = f"--constraint {checkout / 'constraints.txt'} --editable {checkout}"
+    assert install == f"uv pip install {requested} --quiet --python {tmp_path / 'v env' / 'bin' / 'python'}"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "global.index-url='https://packages.example.org/simple'",
+        "global.timeout='60'\n:env:.extra-index-url='https://packages.example.org/simple'",
+        "install.find-links='/opt/wheels'",
+        "user.no-index='true'",
+    ],
+)
+def test_a_package_index_of_pip_is_not_passed_over(script: Script, uv: dict[str, str], setting: str) -> None:
+    calls = script("train.sh", **uv, PIP_SETTINGS=setting).stdout
+    assert "-m pip install " in calls
+    assert "uv " not in calls
+    assert "uv pip install" in script("test.sh", **{**uv, "DKM_INSTALLER": "uv"}, PIP_SETTINGS=setting).stdout
+
+
+def test_where_uv_fails_pip_installs(script: Script, uv: dict[str, str]) -> None:
+    done = script("train.sh", **uv, UV_EXIT="2")
+    assert done.returncode == 0
+    assert [call.split()[:3] for call in done.stdout.splitlines()[2:4]] == [
+        ["uv", "pip", "install"],
+        ["-m", "pip", "install"],
+    ]
+    assert done.stderr.splitlines()[-1].startswith("uv failed, as it says above; taking pip")
+
+
+def test_the_torch_of_another_environment_is_for_pip(script: Script, uv: dict[str, str], tmp_path: Path) -> None:
+    other = fake_packages(tmp_path / "conda", torch="2.11.0")
+    done = script("train.sh", **{**uv, "DKM_INSTALLER": "uv"}, DKM_TORCH="auto", TORCH_PATH=str(other))
+    assert done.returncode == 0, done.stderr
+    assert "uv " not in done.stdout
+    assert "DKM_INSTALLER=uv: it is not on PATH, or does not see the torch that is used; taking pip" in done.stderr
+
+
+def test_an_installer_that_does_not_exist_is_refused(script: Script, tmp_path: Path) -> None:
+    done = script("train.sh", DKM_INSTALLER="poetry")
+    line = "error: DKM_INSTALLER=poetry: expected auto, pip or uv; set one of these, or none\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    assert not (tmp_path / "v env").exists()
 
 
 def test_the_tests_need_their_extra_and_bring_what_training_needs(script: Script, checkout: Path) -> None:
