@@ -1,12 +1,15 @@
-"""Tab completion of `dkm-train`, as docs/reference/options.md installs it, and of `dkm`, in a real bash."""
+"""Tab completion of `dkm-train`, as docs/reference/options.md installs it, and of `dkm`, in real shells."""
 
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pages
@@ -58,17 +61,22 @@ done
 """
 
 
-def test_a_shell_completes_verbs_keys_options_and_files(tmp_path: Path) -> None:
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Environment variables with the command ``dkm`` of this package on PATH."""
     pytest.importorskip("argcomplete")
-    if shutil.which("bash") is None:
-        pytest.skip("no bash")
     script = tmp_path / "bin" / "dkm"
     script.parent.mkdir()
     script.write_text(f"#!{sys.executable}\nfrom dkm.__main__ import main\nmain()\n")
     script.chmod(0o755)
     (tmp_path / "my table.csv").touch()
     path = os.pathsep.join([str(Path(completion.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "PYTHONPATH": path}
+    return {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "PYTHONPATH": path, "TERM": "dumb"}
+
+
+def test_bash_completes_verbs_keys_options_and_files(tmp_path: Path, environment: dict[str, str]) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
     done = subprocess.run(
         ["bash", "-c", ASK_DKM], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
@@ -76,6 +84,70 @@ def test_a_shell_completes_verbs_keys_options_and_files(tmp_path: Path) -> None:
     assert [line.strip() for line in done.stdout.splitlines()] == [
         *("train", "dkm dcn dec", "joint.average_epochs=", r"my\ table.csv"),
     ]
+
+
+ASK_FISH = """
+dkm completion fish | source
+for line in "dkm tr" "dkm train clustering=d" "dkm train joint.av" "dkm train data.path=my"
+    echo (complete -C "$line")
+end
+"""
+
+
+def test_fish_completes_verbs_keys_options_and_files(tmp_path: Path, environment: dict[str, str]) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("no fish")
+    command = ["fish", "--no-config", "-c", ASK_FISH]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = ["train", *(f"clustering={name}" for name in ("dcn", "dec", "dkm")), "joint.average_epochs="]
+    assert done.stdout.split(maxsplit=len(answers)) == [*answers, "data.path=my table.csv\n"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("dkm tr\t", "dkm train "),
+        ("dkm train joint.av\t", "joint.average_epochs="),
+        ("dkm predict my\t", r"my\ table.csv"),
+    ],
+)
+def test_zsh_completes_verbs_keys_and_files(
+    typed: str, expected: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    if shutil.which("zsh") is None:
+        pytest.skip("no zsh")
+    terminal, of_shell = pty.openpty()
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=of_shell,
+        stdout=of_shell,
+        stderr=of_shell,
+        start_new_session=True,
+    )
+    os.close(of_shell)
+    try:
+        os.write(
+            terminal, b'autoload -Uz compinit; compinit -u -D; eval "$(dkm completion zsh)"; echo its code is $?\n'
+        )
+        read_until(terminal, "its code is 0")
+        os.write(terminal, typed.encode())
+        read_until(terminal, expected)
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(terminal)
+
+
+def read_until(terminal: int, text: str) -> None:
+    """Read what a terminal shows until it has shown the text, for at most 30 seconds."""
+    shown, last_s = b"", time.monotonic() + 30
+    while text.encode() not in shown:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, last_s - time.monotonic()))
+        assert ready, f"expected {text!r} in {shown!r}"
+        shown += os.read(terminal, 65536)
 
 
 @pytest.mark.parametrize(
