@@ -207,7 +207,8 @@ def standard_torch() -> Iterator[None]:
         _precision.hold(_highest),
         ExitStack() as stack,
     ):
-        if torch.get_default_device().type != "cpu":  # only if needed: the mode slows down each call of torch
+        # torch.get_default_device does not see blocks of other devices before torch 2.7.
+        if torch.empty(0).device.type != "cpu":  # only if needed: the mode slows down each call of torch
             stack.enter_context(torch.device("cpu"))
         for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
             # Nested autocast blocks free their copies of the weights only when the outermost block ends.

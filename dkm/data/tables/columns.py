@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from dkm.data.tables.dates import FIRST_YEAR, parse_dates
 from dkm.data.tables.notation import AFFIXES, ALIKE, MINUS, MISSING, MISSING_MARKS, USUAL_MARKS
+from dkm.data.tables.nulls import null_where
 from dkm.errors import reason
 
 Floats = npt.NDArray[np.float64]
@@ -263,11 +264,11 @@ def _parse_plain(text: pa.Array, decimal: str, thousands: str) -> pa.Array:
         text = pc.if_else(is_grouped, pc.replace_substring(text, thousands, ""), text)
     if decimal != ".":
         # A point is no decimal mark here: 1.5 must not become a number that was never meant.
-        text = pc.if_else(pc.match_substring(text, "."), None, pc.replace_substring(text, decimal, "."))
+        text = null_where(pc.match_substring(text, "."), pc.replace_substring(text, decimal, "."))
     is_number = pc.match_substring_regex(
         text, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?inf(inity)?$", ignore_case=True
     )
-    text = pc.if_else(is_number, pc.utf8_ltrim(text, "+"), None)
+    text = null_where(pc.invert(is_number), pc.utf8_ltrim(text, "+"))
     return pc.cast(text, pa.float64())
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dkm.data.tables.nulls import null_where
+
 # The first of the hundred years that two digits may mean, unless a column says otherwise: as in POSIX.
 FIRST_YEAR = 1969
 # Two digits mean no later year where all dates of a column can be read so.
@@ -90,13 +92,13 @@ def _years(seconds: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.Array:
     """Return seconds as float64, null where a cell does not have the format; fractions of seconds are ignored."""
     if format_ == "iso":
-        text = pc.if_else(_is_iso(text), text, None)
+        text = null_where(pc.invert(_is_iso(text)), text)
         text = pc.replace_substring_regex(text, r"\.\d+", "")
         text = pc.replace_substring_regex(text, r" ?(UTC|GMT)$", "Z")
         text = pc.replace_substring_regex(text, r"(:.*[+-]\d{2})(\d{2})$", r"\1:\2")
         zone = pc.match_substring_regex(text, r":.*(Z|[+-]\d{2}:\d{2})$")
-        plain = pc.cast(pc.if_else(zone, None, text), pa.timestamp("s"))
-        zoned = pc.cast(pc.if_else(zone, text, None), pa.timestamp("s", "UTC"))
+        plain = pc.cast(null_where(zone, text), pa.timestamp("s"))
+        zoned = pc.cast(null_where(pc.invert(zone), text), pa.timestamp("s", "UTC"))
         seconds = pc.coalesce(pc.cast(plain, pa.int64()), pc.cast(zoned, pa.int64()))
         return pc.cast(seconds, pa.float64())
     if format_ == "quarter":
@@ -119,7 +121,7 @@ def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.
     if "%y" in format_ and first_year != FIRST_YEAR:
         seconds = _in_window(seconds, first_year)
     # %Y reads 07 as the year 7.
-    return pc.if_else(pc.and_(same, pc.greater(seconds, _YEAR_1000_S)), seconds, None)
+    return null_where(pc.invert(pc.and_(same, pc.greater(seconds, _YEAR_1000_S))), seconds)
 
 
 def _first_days(text: pa.Array, patterns: Sequence[str], start: Callable[[Any, Any], Any], n_parts: int) -> pa.Array:

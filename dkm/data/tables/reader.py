@@ -35,6 +35,7 @@ from dkm.data.tables.columns import Column, ColumnError, Mask, NotOfKindError, a
 from dkm.data.tables.dialect import WHITESPACE, Given
 from dkm.data.tables.inference import infer
 from dkm.data.tables.notation import MARK_NAMES, Known, Marks
+from dkm.data.tables.nulls import null_where
 from dkm.data.tables.plan import BadCellError, TablePlan
 from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.tables.sources import open_source
@@ -609,7 +610,7 @@ def number_levels(values: pa.Array | pa.ChunkedArray, decimal: str) -> pa.Array 
     text = pc.utf8_trim_whitespace(values)
     is_plain = pc.match_substring_regex(text, r"^[+-]?(0|[1-9]\d*)?([.,]\d*)?([eE][+-]?\d+)?$")
     is_exact = pc.match_substring_regex(text, r"^(0|-?[1-9]\d*)$")  # perhaps more digits than a float has
-    numbers = parse_numbers(pc.if_else(pc.and_(is_plain, pc.invert(is_exact)), text, None), decimal)
+    numbers = parse_numbers(null_where(pc.or_(pc.invert(is_plain), is_exact), text), decimal)
     return pc.coalesce(as_levels(numbers), text)
 
 

@@ -39,6 +39,7 @@ from dkm.data.tables.dialect import (
     split_at_spaces,
 )
 from dkm.data.tables.notation import USUAL_MARKS, Known, Marks, is_missing, is_number
+from dkm.data.tables.nulls import null_where
 from dkm.data.tables.rows import StoredColumns
 from dkm.data.unpacking import UnpackingLimit, parquet_bytes
 from dkm.errors import input_error
@@ -426,7 +427,7 @@ def _fits_int64(text: str) -> bool:
 
 def _type_of_cells(cells: pa.ChunkedArray, type_: pa.DataType, decimal: str) -> pa.DataType:
     """Return the narrowest type from ``type_`` on (int64, float64, string) that pyarrow reads all these cells as."""
-    text = pc.ascii_trim(pc.if_else(pc.is_in(cells, value_set=pa.array(_NULLS)), None, cells), " \t")
+    text = pc.ascii_trim(null_where(pc.is_in(cells, value_set=pa.array(_NULLS)), cells), " \t")
     if type_ == pa.int64():
         with contextlib.suppress(pa.ArrowInvalid):
             pc.cast(text, pa.int64())
