@@ -381,7 +381,7 @@ def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
     import numpy as np
 
     layers = [layer for layer in model.autoencoder.encoder.children() if isinstance(layer, torch.nn.Linear)]
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, Any] = {
         "shift": np.array(model.scaling.shift),
         "scale": np.array(model.scaling.scale),
         "row_length": np.array(model.scaling.row_length),
@@ -391,7 +391,7 @@ def _write_numpy(model: SavedModel, rows: np.ndarray, folder: Path) -> Outputs:
     }
     for number, layer in enumerate(layers):
         arrays |= {f"weight_{number}": layer.weight.numpy(), f"bias_{number}": layer.bias.numpy()}
-    np.savez(folder / "model.npz", allow_pickle=False, **arrays)
+    np.savez(folder / "model.npz", **arrays)
     (folder / "assign.py").write_text(_NUMPY_MODULE, encoding="utf-8")
     names: dict[str, Any] = {"__file__": str(folder / "assign.py")}
     exec(compile(_NUMPY_MODULE, "assign.py", "exec"), names)  # our own constant, not a file

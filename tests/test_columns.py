@@ -798,7 +798,10 @@ NO_FEATURES = {
 @pytest.mark.parametrize("case", NO_FEATURES)
 def test_columns_of_a_type_that_is_no_feature_are_left_out(case: str, tmp_path: Path) -> None:
     values = NO_FEATURES[case]
-    part, reader = read_typed(tmp_path, "parquet", values)
+    try:
+        part, reader = read_typed(tmp_path, "parquet", values)
+    except pa.ArrowNotImplementedError:
+        pytest.skip("this pyarrow cannot write the type")
     assert reader.features == ("x",)
     assert part.X.shape == (2, 1)
     note = column(reader, "c")["note"]

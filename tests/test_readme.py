@@ -236,7 +236,7 @@ def write_files(tmp_path: Path) -> None:
     if find_spec("zarr"):
         import zarr
 
-        zarr.open_group("store.zarr", mode="w").create_array("x", data=X)
+        zarr.open_group("store.zarr", mode="w").create_array("x", shape=X.shape, dtype=X.dtype)[...] = X
     for i, image in enumerate(load_digits().images[:40]):
         (tmp_path / "photos" / str(i % 2)).mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15).astype(np.uint8)).save(tmp_path / "photos" / str(i % 2) / f"{i}.png")

@@ -276,6 +276,6 @@ class _Npz:
     def close(self) -> None:
         if self._parts:
             names: Sequence[str] = list(self._parts[0])
-            joined = {name: np.concatenate([part[name] for part in self._parts]) for name in names}
+            joined: dict[str, Any] = {name: np.concatenate([part[name] for part in self._parts]) for name in names}
             with self._path.open("wb") as file:
-                np.savez(file, allow_pickle=False, **joined)
+                np.savez(file, **joined)
