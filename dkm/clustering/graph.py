@@ -22,6 +22,11 @@ _N_BISECTIONS = 64
 # Neighbors of a point in the graph in which clusterings are compared, and the points for each of them.
 _MOST_COMPARED, _FEWEST_COMPARED, _POINTS_PER_NEIGHBOR = 20, 2, 8
 
+# Below this modularity clusterings are said to be poor: Newman and Girvan (Physical Review E 69, 2004) see structure
+# from about 0.3 on, and k-means on normal noise of 200 rows and 8 features has up to 0.28. Noise of fewer features or
+# more rows has a higher one, as the parts of a plane have few neighbors outside, so a higher one proves nothing.
+LOW_MODULARITY = 0.3
+
 # The sums of a score depend on the numbers of the clusters in their last bits.
 _ROUNDING = 1e-9
 

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from dkm.clustering.graph import LOW_MODULARITY
 from dkm.errors import Failure
 
 # Kinds of agreement, and what it is between.
@@ -19,7 +20,7 @@ _AGREEMENTS = {"agreement_seeds": "seeds", "agreement_halves": "halves of the da
 _SLACK = 0.01
 # Thresholds of the warnings.
 _FEW_SEEDS, _MANY_PLAUSIBLE = 3, 3
-_LOW_AGREEMENT, _LOW_MODULARITY = 0.8, 0.3
+_LOW_AGREEMENT = 0.8
 # Of `recommend_stable`: the agreement of a number that is stable, and the fraction of the highest Calinski-Harabasz
 # score that suffices.
 _STABLE, _FRACTION = 0.97, 0.6
@@ -133,7 +134,7 @@ def _warnings_of_stable(means: Mapping[int, float], plausible: Sequence[int], ch
             f"the modularity is higher with {highest} clusters, {means[highest]:.3f} for {means[chosen]:.3f}: "
             + ("the clusters may have parts" if highest > chosen else "some of the clusters may belong together")
         )
-    if means[chosen] < _LOW_MODULARITY:
+    if means[chosen] < LOW_MODULARITY:
         yield f"the modularity is only {means[chosen]:.2f}: the data hardly fall into clusters"
     yield from _warnings_about_the_range(list(means), means, chosen, more)
 
@@ -186,7 +187,7 @@ def _warnings(
         elif values and statistics.fmean(values) < _LOW_AGREEMENT:
             mean = statistics.fmean(values)
             yield f"clusterings with {chosen} clusters agree only to {mean:.2f} between {between}"
-    if means[chosen] < _LOW_MODULARITY:
+    if means[chosen] < LOW_MODULARITY:
         yield f"the modularity is only {means[chosen]:.2f}: the data hardly fall into clusters"
     yield from _warnings_about_the_range(list(scores), means, chosen, more)
 

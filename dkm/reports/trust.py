@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dkm.clustering.graph import LOW_MODULARITY
 from dkm.clustering.labels import adjusted_rand_index
 from dkm.evaluation import printed_scores
 from dkm.evaluation.summary import format_score
@@ -19,8 +20,8 @@ Verdict = Literal["for", "note", "doubt", "against"]
 
 # Differences in modularity below this count as none.
 _SLACK = 0.01
-# Below this modularity many neighbors are in different clusters; below this agreement runs have found different ones.
-_LOW_MODULARITY, _GOOD_AGREEMENT, _LOW_AGREEMENT = 0.3, 0.9, 0.8
+# Below the lower agreement runs have found different clusters; below the higher one parts of them differ.
+_GOOD_AGREEMENT, _LOW_AGREEMENT = 0.9, 0.8
 # A row below this confidence lies between two clusters; this share of such rows is worth a doubt.
 UNCERTAIN, _MANY_UNCERTAIN = 0.1, 0.1
 # Clusters with a smaller share of the mean size are small, and so are those with fewer rows and half the mean size.
@@ -194,7 +195,7 @@ def _modularity(material: Material) -> Iterator[Statement]:
     text += f"; baselines: {listed}." if listed else "."
     if warning := printed_scores.clustering_warning(result.get("kmeans_raw"), result, len(material.sizes)):
         yield Statement("against", f"{warning[0].upper()}{warning[1:]}.")
-    if final < _LOW_MODULARITY:
+    if final < LOW_MODULARITY:
         yield Statement("doubt", f"{text} It is low: many neighbors are in different clusters.")
     elif not before:
         yield Statement("note", text)
