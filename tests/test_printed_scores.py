@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dkm import train
@@ -41,6 +42,38 @@ def test_scores_that_speak_against_a_clustering_give_a_warning(
     found = printed_scores.clustering_warning(None if raw is None else scores(raw, 9.0), final, n_clusters)
     assert (found is None) == (told is None)
     assert found is None or (found.startswith(told or "") and "\n" not in found)
+
+
+@pytest.mark.parametrize(
+    ("raw", "pretrained", "final", "n_clusters", "highest"),
+    [
+        (0.280, 0.263, 0.282, 4, "0.282"),
+        (0.280, None, 0.1, 4, "0.280"),
+        (None, 0.263, 0.282, 4, "0.282"),
+        (0.280, 0.263, 0.3, 4, None),
+        (0.280, 0.31, 0.282, 4, None),  # a baseline is not poor
+        (0.31, 0.263, 0.282, 4, None),
+        (None, None, 0.282, 4, None),  # one poor clustering says little of the data
+        (0.280, 0.263, None, 4, None),
+        (0.0, 0.0, 0.0, 1, None),  # by definition, whatever the rows
+    ],
+)
+def test_data_on_which_every_clustering_is_poor_give_a_warning(
+    raw: float | None, pretrained: float | None, final: float | None, n_clusters: int, highest: str | None
+) -> None:
+    of_raw, of_pretrained = (None if value is None else scores(value, 4.0) for value in (raw, pretrained))
+    found = printed_scores.structure_warning(of_raw, of_pretrained, scores(final, 4.0), n_clusters)
+    said = f"the modularity of all clusterings on the data is at most {highest}: the data hardly fall into clusters"
+    assert found == (None if highest is None else said)
+
+
+def test_small_clusters_that_hang_together_are_not_poor() -> None:
+    """A tenth of the rows far from all others: the modularity cannot exceed 0.18, and the assortativity is 1."""
+    apart: Scores = {"modularity_data": 0.173, "assortativity_data": 1.0}
+    split: Scores = {"modularity_data": 0.275, "assortativity_data": 0.557}
+    assert printed_scores.structure_warning(split, apart, split, 2) is None
+    assert printed_scores.structure_warning(split, split, apart, 2) is None
+    assert printed_scores.structure_warning(split, split, split, 2) is not None
 
 
 def test_clusters_as_uneven_as_those_of_the_raw_data_are_no_collapse() -> None:
@@ -89,7 +122,9 @@ def test_no_recorded_run_has_a_warning() -> None:
     assert paths
     for path in paths:
         result = json.loads(path.read_text(encoding="utf-8"))["result"]
-        assert printed_scores.clustering_warning(result["kmeans_raw"], result, result["n_clusters"]) is None, path
+        raw, n_clusters = result["kmeans_raw"], result["n_clusters"]
+        assert printed_scores.clustering_warning(raw, result, n_clusters) is None, path
+        assert printed_scores.structure_warning(raw, result["kmeans_pretrained"], result, n_clusters) is None, path
 
 
 def test_the_warning_of_a_run_is_printed_before_its_table_and_kept_once(
@@ -111,3 +146,24 @@ def test_the_warning_of_a_run_is_printed_before_its_table_and_kept_once(
     (table,) = [i for i, line in enumerate(lines) if line.split()[:1] == ["ACC"]]
     assert lines.index(f"warning: {warning}") < table
     assert f"warning: {warning}" in (run / "train.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("is_noise", [True, False])
+def test_a_run_says_once_that_the_data_hardly_fall_into_clusters(
+    is_noise: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    if not is_noise:
+        X[:, :4] += 9 * np.eye(4, dtype=np.float32)[np.arange(200) % 4]
+    np.save(tmp_path / "X.npy", X)
+    words = [*("data=npy", f"data.path={tmp_path / 'X.npy'}", "clustering.n_clusters=4", "model.hidden=[8]")]
+    words += ["pretrain.steps=5", "joint.steps=5", "log.figures=false", "log.report=false", "log.tensorboard=false"]
+    run = tmp_path / "run"
+    assert train._main([*words, f"hydra.run.dir={run}"]) == 0
+    said = "the data hardly fall into clusters"
+    kept = [
+        text for text in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["warnings"] if said in text
+    ]
+    printed = [line for line in capsys.readouterr().out.splitlines() if said in line]
+    assert (len(kept), len(printed)) == ((1, 1) if is_noise else (0, 0))
+    assert printed == [f"warning: {text}" for text in kept]

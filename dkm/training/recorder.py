@@ -316,7 +316,11 @@ class Recorder:
         if "tensorboard" in run.sinks:
             run.sinks.projector(*project(self._autoencoder, self._evaluator, z, clusters))
         run.sinks.result(step, scores, run.given_settings())
-        if warning := printed_scores.clustering_warning(progress.raw, scores, len(self._centroids)):
+        warnings = (
+            printed_scores.clustering_warning(progress.raw, scores, len(self._centroids)),
+            printed_scores.structure_warning(progress.raw, progress.pretrained, scores, len(self._centroids)),
+        )
+        for warning in filter(None, warnings):
             # Logged like the table below, so that log.progress=off silences both.
             log.info("warning: %s", warning)
             if warning not in run.warnings:  # as it is where a completed run is resumed
