@@ -281,6 +281,32 @@ def test_the_closing_words_tell_learned_clusters_from_others(agreement: float | 
     assert ("learned" in last) == (agreement != 0.4)
 
 
+@pytest.mark.parametrize(
+    ("raw", "final", "is_said"),
+    [
+        ({"modularity_data": 0.6}, {"modularity_data": 0.5}, True),
+        ({"modularity_data": 0.5}, {"modularity_data": 0.5}, False),
+        ({"modularity_data": 0.5}, {"modularity_data": 0.6}, False),
+        ({}, {"modularity_data": 0.6}, False),
+        # more even, not better
+        (
+            {"modularity_data": 0.698, "assortativity_data": 0.886},
+            {"modularity_data": 0.663, "assortativity_data": 1.0},
+            False,
+        ),
+    ],
+)
+def test_the_closing_words_say_that_the_clusters_are_below_those_that_were_not_learned(
+    raw: dict[str, float | None], final: dict[str, float | None], is_said: bool
+) -> None:
+    lines = printed_scores.table(raw, None, final, name="dec", learned="kmeans_raw", agreement=0.4)
+    (last,) = [line for line in lines if "differ from them" in line]
+    assert last.endswith(
+        "the final ones differ from them (adjusted Rand index 0.400)"
+        + (" and are below them: their modularity on the data is 0.500 for 0.600." if is_said else ".")
+    )
+
+
 # --- the guard ---
 
 Pair = tuple[float, float | None]  # modularity, assortativity

@@ -134,7 +134,7 @@ def table(
     elif learned is not None and agreement is not None and agreement < LEARNED:
         lines.append(
             f"The joint phase had ended below {titles[learned]}, and a second one started from those clusters; the "
-            f"final ones differ from them (adjusted Rand index {agreement:.3f})."
+            f"final ones differ from them (adjusted Rand index {agreement:.3f}){_below(rows[titles[learned]], final)}."
         )
     elif learned is not None:
         found_again = "" if agreement is None else f" (adjusted Rand index {agreement:.3f})"
@@ -146,6 +146,14 @@ def table(
         if note := evenness(rows[title], final):
             lines.append(f"The modularity of {title} is higher, but {note}.")
     return lines
+
+
+def _below(baseline: Scores | None, final: Scores) -> str:
+    """Return words that say that the final clusters are worse than a baseline; empty if they are not."""
+    before, after = graph_score(baseline), graph_score(final)
+    if before is None or after is None or not before.is_above(after) or before.modularity < after.modularity + _SHOWN:
+        return ""
+    return f" and are below them: their modularity on the data is {after.modularity:.3f} for {before.modularity:.3f}"
 
 
 def evenness(baseline: Scores | None, final: Scores) -> str | None:
