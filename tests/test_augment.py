@@ -227,7 +227,7 @@ def test_auto_leaves_tables_alone():
 
 
 def test_affine_on_a_table_is_refused():
-    with pytest.raises(UserError, match=r"augmentation=affine: expected image data, .* use augmentation=none or auto"):
+    with pytest.raises(UserError, match=r"augmentation=affine: expected image data, .* use recipe=auto .*, or augmen"):
         build_augmentation(AffineConfig(), None)
 
 

@@ -677,13 +677,19 @@ def test_a_config_directory_that_is_a_file_is_refused(tmp_path: Path, refuse: Re
 
 # --- what the data and the machine allow --------------------------------------------------------------------------
 
+AFFINE_ON_A_TABLE = (
+    "augmentation=affine: expected image data, got rows of a table; use recipe=auto instead of a recipe for images "
+    "(aspc_da, dec_da, flagship), or augmentation=none\n"
+)
 UNFIT = {
     "data=digits clustering.init_samples=5": "clustering.init_samples=5: expected at least the number of clusters, 10",
     "data=digits clustering.partition_samples=9": "clustering.partition_samples=9: expected at least the number of ",
     "data=blobs data.n_samples=30 clustering.n_clusters=50": "clustering.n_clusters=50: expected at most n_samples=30",
     "data=blobs model=conv": "model=conv: expected image data, got rows of a table; use model=mlp",
-    "data=blobs augmentation=affine": "augmentation=affine: expected image data, got rows of a table; "
-    "use augmentation=none",
+    "data=blobs augmentation=affine": AFFINE_ON_A_TABLE,
+    "data=blobs recipe=flagship": AFFINE_ON_A_TABLE,
+    "data=blobs recipe=aspc_da model=mlp": AFFINE_ON_A_TABLE,
+    "data=moons recipe=dec_da": AFFINE_ON_A_TABLE,
     "device=cuda:99": "device=cuda:99: expected a device that is there (cpu",
     "data=blobs data.blob_std=1e300": "data=blobs: values that are NaN, infinite or too large for float32",
 }

@@ -324,6 +324,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"config": ["resume=auto"]},
         "config: expected no run to resume, .*; leave resume=auto out of config",
     ),
+    "a recipe for images": (
+        {"recipe": "flagship", "hidden": None},
+        r"augmentation=affine: expected image data, got rows of a table; use recipe=auto .*flagship",
+    ),
     "a parameter in config": (
         {"config": {"n_clusters": 4}},
         "config: n_clusters=4 is no key of the config; expected keys .*; give the parameter n_clusters=4$",

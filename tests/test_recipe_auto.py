@@ -23,9 +23,11 @@ from dkm.clustering.graph import GraphScore
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.losses.dcn import DCNClustering
 from dkm.clustering.losses.kmeans import KMeansClustering
+from dkm.config.augmentation import AffineConfig
 from dkm.config.compose import compose, parse
 from dkm.config.run import in_epochs
 from dkm.config.schema import config_dir, dotted
+from dkm.data.augmentation import build_augmentation
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.evaluation import printed_scores
@@ -91,6 +93,29 @@ def test_a_recipe_composes_with_any_data_and_loses_to_the_command_line(recipe: s
     for data in ("digits", "blobs"):
         config = compose(parse([f"data={data}", f"recipe={recipe}", "pretrain.epochs=7"])).config
         assert (config.data.name, config.pretrain.epochs) == (data, 7)
+
+
+def test_a_recipe_for_images_is_refused_for_rows_of_a_table_by_its_name() -> None:
+    for_images = [r for r in RECIPES if compose(parse([f"recipe={r}"])).config.augmentation.name == "affine"]
+    with pytest.raises(UserError, match=rf"a recipe for images \({', '.join(for_images)}\), or augmentation=none$"):
+        build_augmentation(AffineConfig(), None)
+    assert for_images == ["aspc_da", "dec_da", "flagship"]
+
+
+@pytest.mark.parametrize("recipe", ["aspc_da", "dec_da", "flagship"])
+def test_a_recipe_for_images_trains_on_a_table_without_augmentation(recipe: str, blobs: tuple[str, ...]) -> None:
+    config = compose(parse([*blobs, f"recipe={recipe}", "augmentation=none", "pretrain.lr=0.1"])).config
+    assert Trainer(config, load_dataset(config.data)).augment is None
+
+
+def test_a_recipe_for_images_trains_as_with_automatic_augmentation(tmp_path: Path) -> None:
+    quick = [word for word in QUICK if ".steps=" not in word]
+    words = ("data=digits", "recipe=flagship", *quick, "pretrain.epochs=1", "joint.epochs=1")
+    weights = []
+    for name, more in (("affine", ()), ("auto", ("augmentation=auto",))):
+        run((*words, *more), tmp_path / name)
+        weights.append((tmp_path / name / "model" / "weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_recipe_dec_has_the_published_constants_and_trains(tmp_path: Path) -> None:

@@ -65,12 +65,15 @@ def build_augmentation(config: AugmentationConfig, image_shape: tuple[int, int, 
     Raises
     ------
     UserError
-        If ``augmentation=affine`` is set and the data are not images.
+        If ``augmentation=affine`` is set, by the user or by a recipe for images, and the data are not images.
     """
     if not isinstance(config, AffineConfig):
         return None
     if image_shape is None:
         if isinstance(config, AutoAugmentationConfig):
             return None
-        raise UserError("augmentation=affine: expected image data, got rows of a table; use augmentation=none or auto")
+        raise UserError(
+            "augmentation=affine: expected image data, got rows of a table; use recipe=auto instead of a recipe for "
+            "images (aspc_da, dec_da, flagship), or augmentation=none"
+        )
     return RandomAffine(image_shape, config.rotation, config.shift)
