@@ -17,6 +17,27 @@ def test_the_first_the_last_and_each_multiple_are_evaluated(n_epochs: int, every
 
 
 @pytest.mark.parametrize(
+    ("every", "n_epochs", "is_in_steps", "expected"),
+    [
+        (None, 800, True, 80),
+        (None, 134, True, 14),
+        (None, 101, True, 11),
+        (None, 100, True, 10),
+        (None, 1, True, 10),
+        (None, 0, True, 10),
+        (None, 800, False, 10),  # may be extended, and is then evaluated in the same epochs
+        (5, 800, True, 5),
+        (100, 800, True, 100),
+        (10, 800, True, 10),
+    ],
+)
+def test_a_phase_of_many_short_epochs_has_about_ten_evaluations(
+    every: int | None, n_epochs: int, is_in_steps: bool, expected: int
+) -> None:
+    assert due.evaluation_interval(every, n_epochs, is_in_steps=is_in_steps) == expected
+
+
+@pytest.mark.parametrize(
     ("n_epochs", "every", "expected"),
     [(300, 1, [1, 4, 16, 64, 256, 300]), (150, 2, [1, 8, 32, 128, 150]), (4, 5, [1, 4]), (32, 8, [1, 32])],
 )

@@ -182,6 +182,41 @@ def test_a_resumed_run_keeps_its_kind_of_length(blobs: tuple[str, ...], tmp_path
         main([f"resume={tmp_path / 'run'}", "joint.epochs=300"])
 
 
+def test_a_small_table_is_evaluated_about_ten_times_and_trains_as_with_any_other_number(tmp_path: Path) -> None:
+    X, y = make_blobs(60, 3, centers=3, random_state=0)
+    words = (*saved(tmp_path / "X.npz", X, y), *QUICK, "joint.tolerance=0", "pretrain.steps=120", "joint.steps=120")
+    epochs, outputs = [], []
+    for name, more in (("auto", ()), ("each", ("evaluation.every_epochs=1",))):
+        run((*words, *more), tmp_path / name)
+        records = reading.records(tmp_path / name / reading.METRICS)
+        epochs.append([record["epoch"] for record in records if record["phase"] == "pretrain"])
+        files = ("assignments.csv", "model/weights.safetensors")
+        outputs.append([(tmp_path / name / file).read_bytes() for file in files])
+    assert epochs == [[1, *range(12, 121, 12)], [*range(1, 121)]]
+    assert outputs[0] == outputs[1]
+
+
+def test_an_interrupted_small_table_is_evaluated_in_the_same_epochs(
+    blobs: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*blobs, *QUICK, "batch_size=300", "pretrain.steps=130", "joint.steps=5", "checkpoint.every_s=0")
+    run(words, tmp_path / "whole")
+    train_epoch = Trainer._train_epoch
+
+    def stopping(self: Trainer, *rest: Any) -> None:
+        if self.progress.state.epoch == 40:
+            raise KeyboardInterrupt
+        train_epoch(self, *rest)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(words, tmp_path / "parts")
+    monkeypatch.setattr(Trainer, "_train_epoch", train_epoch)
+    assert main([f"resume={tmp_path / 'parts'}"]) == 0
+    for file in (reading.METRICS, "result.json", "assignments.csv"):
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
 # --- the neighbor embedding ---
 
 

@@ -185,14 +185,20 @@ class DistributedConfig(Section):
     )
 
 
+# The interval of the evaluations in epochs, also where `evaluation.every_epochs` is null and the epochs are few.
+EVERY_EPOCHS = 10
+
+
 @dataclass
 class EvaluationConfig(Section):
     """Scores."""
 
     section: ClassVar[str] = "evaluation"
-    every_epochs: int = setting(
-        10,
-        "Number of epochs between two evaluations. The first and the last epoch of a phase are always evaluated.",
+    every_epochs: int | None = setting(
+        EVERY_EPOCHS,
+        "Number of epochs between two evaluations. The first and the last epoch of a phase are always evaluated. null: "
+        f"{EVERY_EPOCHS} or, in a phase whose length is a number of steps, a tenth of its epochs if that is more: with "
+        "few rows, 800 steps are 800 epochs.",
         role=Role.EVALUATION,
         unit="epochs",
         check=AtLeast(1),

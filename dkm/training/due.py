@@ -5,7 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from dkm.config.run import JointConfig
+from dkm.config.run import EVERY_EPOCHS, JointConfig
+
+# Evaluations of a phase, besides the first, where `evaluation.every_epochs` leaves their number open.
+_N_EVALUATIONS = 10
+
+
+def evaluation_interval(every: int | None, n_epochs: int, *, is_in_steps: bool) -> int:
+    """Return the number of epochs between two evaluations of a phase.
+
+    Parameters
+    ----------
+    every : int, optional
+        ``evaluation.every_epochs``; None for at most ten evaluations of a phase whose length is in steps. One whose
+        length is in epochs may be extended, and is evaluated in the same epochs then.
+    n_epochs : int
+        Number of epochs of the phase.
+    is_in_steps : bool
+        Whether the config has its length in steps.
+    """
+    if every is not None:
+        return every
+    return max(EVERY_EPOCHS, math.ceil(n_epochs / _N_EVALUATIONS)) if is_in_steps else EVERY_EPOCHS
 
 
 def is_evaluated(epoch: int, n_epochs: int, every: int) -> bool:

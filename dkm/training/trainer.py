@@ -107,7 +107,13 @@ class Trainer:
         require_packages(config, self.device)
         require_labels_kept(config)
         self.batches = build_batches(data.X, config.batch_size, config.seed, self.device)
+        in_steps = [phase.section for phase in (config.pretrain, config.joint) if phase.epochs is None]
         self.config = config = in_epochs(config, self.batches.n_batches)
+        every = config.evaluation.every_epochs
+        self._evaluation_intervals = {
+            phase.section: due.evaluation_interval(every, phase.n_epochs, is_in_steps=phase.section in in_steps)
+            for phase in (config.pretrain, config.joint)
+        }
         require_rows_for_all_processes(config, data, self.batches.n_batches)
         self.augment = build_augmentation(config.augmentation, data.image_shape)
         self.autoencoder = self._build_autoencoder(config.seed)
@@ -535,12 +541,12 @@ class Trainer:
         return not self.run_dir.is_written and not distributed.is_several()
 
     def _is_evaluated(self, epoch: int, settings: PhaseConfig) -> bool:
-        every = self.config.evaluation.every_epochs
+        every = self._evaluation_intervals[settings.section]
         return not self._skips_evaluation and due.is_evaluated(epoch, settings.n_epochs, every)
 
     def _is_pictured(self, epoch: int, settings: PhaseConfig) -> bool:
         has_figures = self.config.log.figures and self.run_dir.sinks.shows_images
-        return has_figures and due.is_pictured(epoch, settings.n_epochs, self.config.evaluation.every_epochs)
+        return has_figures and due.is_pictured(epoch, settings.n_epochs, self._evaluation_intervals[settings.section])
 
     # --- checkpoints ---
 
