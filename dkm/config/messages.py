@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from dkm.config.groups import GROUPS
+from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.run import Config
 from dkm.config.settings import default_of
+from dkm.config.short import SHORT_NAMES
 from dkm.config.values import as_list
 
 
@@ -45,17 +46,39 @@ def defaults() -> dict[str, Any]:
 
 
 def unknown_key(key: str, override: str | None = None) -> str:
-    """Return the message about a key that the configuration does not have; ``override`` is the override as given."""
-    override = override or key
+    """Return the message about a key that the configuration does not have.
+
+    Parameters
+    ----------
+    key : str
+    override : str, optional
+        The override as given, which may have short names; without it the key stands in a file, which has none.
+    """
+    has_short_names, override = override is not None, override or key
     section, _, name = key.rpartition(".")
     known = list(keys())
     if key in known:
         owners = [option for option, schema in GROUPS[section].items() if name in {f.name for f in fields(schema)}]
         choices = " or ".join(f"{section}={owner}" for owner in owners)
         return f"{override}: expected a key of the chosen {section} option; {key} belongs to {choices}"
-    near = [k for k in known if k.rpartition(".")[2] == name][:1] or difflib.get_close_matches(key, known, n=1)
-    remedy = f"did you mean {near[0]}?" if near else "`python -m dkm.train --cfg job` lists the keys"
+    near = _nearest(key.lstrip("+~"), known, has_short_names=has_short_names)
+    remedy = f"did you mean {near}?" if near else "`python -m dkm.train --cfg job` lists the keys"
     return f"{override}: expected a key of the config; {remedy}"
+
+
+def _nearest(key: str, known: Sequence[str], *, has_short_names: bool) -> str | None:
+    """Return what a mistyped key was probably meant to be; one without a dot is compared with names without a dot."""
+    by_last_part: dict[str, str] = {}
+    for full in known:
+        by_last_part.setdefault(full.rpartition(".")[2], full)
+    if (name := key.rpartition(".")[2]) in by_last_part:
+        return by_last_part[name]
+    if "." not in key:
+        names: dict[str, str] = dict(by_last_part)
+        names |= {name: name for name in (*GROUPS, *PRESETS, *(SHORT_NAMES if has_short_names else ()))}
+        if near := difflib.get_close_matches(key, names, n=1):
+            return names[near[0]]
+    return next(iter(difflib.get_close_matches(key, known, n=1)), None)
 
 
 def describe(error: OmegaConfBaseException, override: str | None = None, key: str = "") -> str:
