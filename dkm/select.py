@@ -30,7 +30,8 @@ def main() -> None:
 def work(words: Sequence[str]) -> None:
     """Choose the number of clusters as the words of the command line say."""
     config, rest = parse_own(SelectConfig, words, SELECT_ALIASES)
-    select(config, understand(rest, finds_number=False))
+    understood = understand(rest, finds_number=False)
+    select(config, understood.words, understood.tell)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError, printable
 from dkm.runtime import distributed
 from dkm.search.sweep import is_sweep, run_hydra
-from dkm.training.command_line import understand
+from dkm.training.command_line import Understood, understand
 from dkm.training.launch import Plan, execute_with_one_line_errors, plan_of_main, plan_run, print_once
 
 
@@ -59,26 +59,35 @@ def _main(arguments: Sequence[str]) -> int:
     if not distributed.is_several():
         if not {"--help", "-h"}.isdisjoint(arguments):
             return _print_help([word for word in arguments if word not in ("--help", "-h")])
-        command = parse(understand(arguments))
-        return run_hydra(command) if command.is_for_hydra else _train(plan_run(command))
+        understood = understand(arguments)
+        command = parse(understood.words)
+        if command.is_for_hydra:
+            return run_hydra(command, understood.tell)
+        plan = plan_run(command)
+        understood.tell()
+        return _train(plan)
     # Below, torch prints the stack of C++ for each lost connection, which our own line is about.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
     with distributed.process_group(with_cuda=torch.cuda.is_available()):
-        command = distributed.jointly(lambda: _parse_for_several(arguments))
+        understood, command = distributed.jointly(lambda: _parse_for_several(arguments))
         if command.is_for_hydra:  # prints, and needs no help with it
-            return run_hydra(command) if distributed.is_main() else 0
-        return _train(plan_of_main(distributed.jointly(lambda: plan_run(command))))
+            return run_hydra(command, understood.tell) if distributed.is_main() else 0
+        plan = plan_of_main(distributed.jointly(lambda: plan_run(command)))
+        understood.tell()
+        return _train(plan)
 
 
 def _print_help(arguments: Sequence[str]) -> int:
     """Print the screen of ``--help``; beside other words, the settings of the config that they choose."""
     text = screen("train")
     if arguments:
-        command = parse(understand(arguments))
+        understood = understand(arguments)
+        command = parse(understood.words)
         words = [word for word in command.overrides if "=" in word]
         text = help_text(compose_for_help(command._replace(overrides=words)))
+        understood.tell()
     try:
         print(text, flush=True)
     except BrokenPipeError:  # of a reader such as head
@@ -86,11 +95,12 @@ def _print_help(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse_for_several(arguments: Sequence[str]) -> Command:
-    command = parse(understand(arguments))
+def _parse_for_several(arguments: Sequence[str]) -> tuple[Understood, Command]:
+    understood = understand(arguments)
+    command = parse(understood.words)
     if is_sweep(command):
         raise UserError("--multirun: expected one process, got several from torchrun; start the runs one by one")
-    return command
+    return understood, command
 
 
 def _train(plan: Plan) -> int:

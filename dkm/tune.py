@@ -37,7 +37,8 @@ def main() -> None:
 def work(words: Sequence[str]) -> None:
     """Search as the words of the command line say."""
     config, rest = parse_own(TuneConfig, words)
-    tune(config, understand(rest, is_sweep=True, finds_number=False))
+    understood = understand(rest, is_sweep=True, finds_number=False)
+    tune(config, understood.words, understood.tell)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from dkm import select, train
+from dkm import select, train, tune
 from dkm.config.compose import compose, parse
 from dkm.config.schema import dotted, to_dict
 from dkm.errors import UserError
@@ -22,6 +24,8 @@ FOUND = "; without labels and n_clusters, the number of clusters is found: clust
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a table, an array, and a folder of the name of a data set."""
+    monkeypatch.setattr(sys, "argv", ["dkm-train"])  # which Hydra's flags replace, as they do this variable
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.chdir(tmp_path)
     rows = np.random.default_rng(0).normal(size=(60, 3))
     lines = [f"c{k},{','.join(f'{value:.3f}' for value in row)},{k % 3}" for k, row in enumerate(rows)]
@@ -35,8 +39,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_decides_the_data_and_without_labels_the_number_is_found(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = understand(["customers.csv"])
-    assert words == ["data=csv", "data.path=customers.csv", "clustering.n_clusters=auto"]
+    understood = understand(["customers.csv"])
+    assert understood.words == ["data=csv", "data.path=customers.csv", "clustering.n_clusters=auto"]
+    assert capsys.readouterr() == ("", "")
+    understood.tell()
     assert capsys.readouterr() == ("", f"customers.csv: data=csv, by its name{FOUND}\n")
 
 
@@ -66,11 +72,11 @@ def test_a_file_decides_the_data_and_without_labels_the_number_is_found(
     ],
 )  # fmt: skip
 def test_words_mean(arguments: str, words: str, here: Path) -> None:
-    assert understand(arguments.split(" ")) == words.split(" ")
+    assert understand(arguments.split(" ")).words == words.split(" ")
 
 
 def test_a_path_may_have_an_equals_sign_and_spaces(here: Path) -> None:
-    assert understand(["year=2024/my table.csv", "n_clusters=2"]) == [
+    assert understand(["year=2024/my table.csv", "n_clusters=2"]).words == [
         *("data=csv", 'data.path="year=2024/my table.csv"', "clustering.n_clusters=2")
     ]
 
@@ -78,7 +84,7 @@ def test_a_path_may_have_an_equals_sign_and_spaces(here: Path) -> None:
 def test_an_experiment_of_the_users_own_is_a_name(here: Path) -> None:
     Path("own/experiment").mkdir(parents=True)
     Path("own/experiment/mine.yaml").write_text("# @package _global_\nseed: 5\n")
-    assert understand(["--config-dir", "own", "mine"]) == ["--config-dir", "own", "experiment=mine"]
+    assert understand(["--config-dir", "own", "mine"]).words == ["--config-dir", "own", "experiment=mine"]
 
 
 def test_a_file_beside_the_config_of_a_run_is_the_path_of_its_data(here: Path) -> None:
@@ -86,7 +92,7 @@ def test_a_file_beside_the_config_of_a_run_is_the_path_of_its_data(here: Path) -
     text = OmegaConf.to_yaml(OmegaConf.create(to_dict(compose(parse(["data=csv", "data.path=old.csv"])).config)))
     Path("run/config.yaml").write_text(text, encoding="utf-8")
     flags = ["--config-dir", "run", "--config-name", "config"]
-    words = understand([*flags, "customers.csv"])
+    words = understand([*flags, "customers.csv"]).words
     assert words == [*flags, "data.path=customers.csv"]
     assert dotted(compose(parse(words)).config)["data.path"] == str(here / "customers.csv")
 
@@ -128,6 +134,35 @@ def test_files_that_a_shell_has_listed_are_answered_with_their_pattern(here: Pat
         understand(["year=2024/a.csv", "year=2024/b.csv"])
 
 
+@pytest.mark.parametrize("flags", [[], ["-m"], ["--cfg", "job"], ["--help"]])
+def test_an_error_is_not_preceded_by_what_was_derived(
+    flags: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"^nclusters=3: expected a key of the config; did you mean n_clusters\?$"):
+        train._main([*flags, "customers.csv", "nclusters=3"])
+    assert capsys.readouterr() == ("", "")
+    assert sorted(path.name for path in here.iterdir()) == ["customers.csv", "points.npy", "year=2024"]
+
+
+@pytest.mark.parametrize("command", [select, tune])
+def test_an_error_of_a_search_is_not_preceded_by_what_was_derived(
+    command: ModuleType, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"^lables=class: expected a key of the config; did you mean labels\?$"):
+        command.work(["customers.csv", "n_clusters=2-3" if command is select else "n_clusters=2", "lables=class"])
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--help"]])
+def test_what_was_derived_is_told_beside_the_config(
+    flags: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train._main([*flags, "customers.csv"]) == 0
+    out, err = capsys.readouterr()
+    assert "n_clusters" in out
+    assert err == f"customers.csv: data=csv, by its name{FOUND}\n"
+
+
 QUICK = [
     *("model.hidden=[4]", "pretrain.epochs=1", "joint.epochs=1", "clustering.n_init=1", "log.figures=false"),
     *("log.tensorboard=false", "log.progress=off", "evaluation.kmeans_raw=false"),
@@ -150,7 +185,7 @@ def test_a_table_is_clustered_by_its_name_alone(here: Path, capsys: pytest.Captu
 
 def test_a_choice_takes_a_file_and_the_spellings_of_training(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = []
-    monkeypatch.setattr(select, "select", lambda config, overrides: chosen.append((config, overrides)))
+    monkeypatch.setattr(select, "select", lambda config, overrides, _: chosen.append((config, overrides)))
     select.work(["points.npy", "n_clusters=2-4", "seed=0-1", "output=out", "model.hidden=[4]"])
     select.work(["data=npy", "data.path=points.npy", "k=2-4", "seeds=range(0,2)", "output=out", "model.hidden=[4]"])
     (first, words), (second, same) = chosen
@@ -176,4 +211,4 @@ def test_the_directory_of_a_run_may_be_in_the_home_folder(
     word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert plan_run(parse(understand(["data=blobs", word]))).directory == tmp_path / "runs" / "x"
+    assert plan_run(parse(understand(["data=blobs", word]).words)).directory == tmp_path / "runs" / "x"

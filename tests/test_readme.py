@@ -148,7 +148,7 @@ def run_tutorial(name: str, *, is_quick: bool) -> dict[str, Any]:
                 if command.verb != "train":
                     WORK[command.verb](command.words)
                 elif is_quick and "auto" in str(command):  # the search for the number takes some seconds
-                    compose(parse(understand(command.words)))
+                    compose(parse(understand(command.words).words))
                 else:
                     more = [*quick(command), "log.figures=false"] if is_quick else ["log.progress=off"]
                     assert train._main([*command.words, *more]) == 0, command
@@ -332,14 +332,16 @@ ELSEWHERE = r"--cfg|--help|--multirun|--config-dir|resume=|mine\.|plugins=|n_clu
 )
 @pytest.mark.usefixtures("own_files")
 def test_each_command_composes(command: pages.Command) -> None:
-    config = compose(parse(understand(command.words))).config
+    config = compose(parse(understand(command.words).words)).config
     if "customers.csv" in command.words and "n_clusters=8" in command.words:
         assert (config.data.name, config.clustering.n_clusters) == ("csv", 8)
 
 
 @pytest.mark.parametrize("command", [c for c in pages.all_commands("train") if "--multirun" in c.words], ids=str)
 def test_each_sweep_is_of_runs_that_compose(command: pages.Command) -> None:
-    words = [word for word in understand(command.words) if not word.startswith(("--multirun", "hydra", "resume="))]
+    words = [
+        word for word in understand(command.words).words if not word.startswith(("--multirun", "hydra", "resume="))
+    ]
     (swept,) = (word for word in words if "," in word)
     key, _, values = swept.partition("=")
     bounds = re.fullmatch(r"range\((\d+),(\d+)\)", values)

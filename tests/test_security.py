@@ -215,7 +215,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "too large": ("a: " + "x" * 2**22, "more than 4,194,304 bytes"),
     "no text": ("\x00\x01", "expected the plain values that a run writes, in YAML"),
     "an unknown key": ("sed: 1\n", "sed: expected a key of the config; did you mean"),
-    "a mistyped short name": ("nclusters: 3\n", "nclusters: expected a key of the config; did you mean clustering.n_cl"),
+    "a mistyped short name": (
+        "nclusters: 3\n",
+        "nclusters: expected a key of the config; did you mean clustering.n_cl",
+    ),
     "no sections": ("seed: 1\n", "data: missing from the config"),
 }
 

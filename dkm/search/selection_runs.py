@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,8 +53,16 @@ class Search(NamedTuple):
     lock: IO[bytes]
 
 
-def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
+def select(config: SelectConfig, overrides: Sequence[str], tell: Callable[[], None] = lambda: None) -> Recommendation:
     """Train the runs that are missing, recommend a number of clusters, write and print the answer.
+
+    Parameters
+    ----------
+    config : SelectConfig
+    overrides : sequence of str
+        Those of ``dkm train``.
+    tell : callable, optional
+        Called once the overrides have composed without an error.
 
     Raises
     ------
@@ -72,6 +80,7 @@ def select(config: SelectConfig, overrides: Sequence[str]) -> Recommendation:
     if wanted.model.latent_dim is None:
         what = "a number, as one pretraining serves all numbers of clusters"
         raise UserError(f"model.latent_dim=null: expected {what}; for example model.latent_dim=10")
+    tell()
     require_same_settings(folder, ks, seeds, wanted)
     sha256 = require_trainable(wanted)
     require_same_data(folder, ks, seeds, sha256)

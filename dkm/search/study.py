@@ -12,7 +12,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -46,8 +46,16 @@ _REFUSED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "resume")
 _STORAGE, _LOCK = "study.db", "study.lock"
 
 
-def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def tune(config: TuneConfig, overrides: Sequence[str], tell: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Run the trials that are missing; write, print and return the answer.
+
+    Parameters
+    ----------
+    config : TuneConfig
+    overrides : sequence of str
+        Those of ``dkm train``, with what varies.
+    tell : callable, optional
+        Called once the overrides have composed without an error.
 
     Raises
     ------
@@ -61,6 +69,7 @@ def tune(config: TuneConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
     folder = Path(absolute(config.output or f"runs/tune/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     plan = plan_study(config, folder, overrides)
+    tell()
     plan = plan._replace(sha256=data_sha256(plan))
     is_new = not os.path.exists(folder)  # noqa: PTH110  # pathlib raises for a name too long
     with lock_folder(folder, _LOCK):

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,8 +49,15 @@ def is_sweep(command: Command) -> bool:
     return is_multirun(command.overrides)
 
 
-def run_hydra(command: Command) -> int:
-    """Let Hydra execute ``--multirun``, ``--cfg``, ``--help`` or its other flags; return the exit code."""
+def run_hydra(command: Command, tell: Callable[[], None] = lambda: None) -> int:
+    """Let Hydra execute ``--multirun``, ``--cfg``, ``--help`` or its other flags; return the exit code.
+
+    Parameters
+    ----------
+    command : Command
+    tell : callable, optional
+        Called once the config is composed, and before the runs of a sweep start.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions and prints no traceback
     set_up()
     OwnConfigs.extra_dir = command.extra_dir
@@ -67,8 +74,11 @@ def run_hydra(command: Command) -> int:
             if directory is not None:  # fixes the time in its name
                 overrides = [*overrides, f"hydra.sweep.dir={quoted(directory)}"]
             _silence_resource_tracker()
+            tell()
         sys.argv = [sys.argv[0], *overrides]
         start(_run_job)()
+        if not has_jobs:
+            tell()
     except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, command)) from error
     except OSError as error:

@@ -1,8 +1,8 @@
 """From the words that a user writes to those that Hydra reads.
 
 A file, a folder, or the name of a data set or an experiment may stand alone: ``dkm train customers.csv n_clusters=8``.
-What follows from it is told in one line on standard error, and stands in the config of the run like words that were
-written. Short names are those of ``dkm.config.short``.
+What follows from it is told in one line on standard error once the config is composed, so that an error stays one line;
+it stands in the config of the run like words that were written. Short names are those of ``dkm.config.short``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,23 @@ class _Meaning(NamedTuple):
     told: str
 
 
-def understand(arguments: Sequence[str], *, is_sweep: bool = False, finds_number: bool = True) -> list[str]:
-    """Return the words of a command line as ``dkm.config.compose.parse`` takes them.
+class Understood(NamedTuple):
+    """The words of a command line as ``dkm.config.compose.parse`` takes them, and what was derived from them."""
+
+    words: list[str]
+    # One line for the user; empty if nothing was derived.
+    told: str = ""
+
+    def tell(self) -> None:
+        """Print what was derived on standard error, on rank 0 only."""
+        if self.told and is_main():
+            print(self.told, file=sys.stderr, flush=True)
+
+
+def understand(arguments: Sequence[str], *, is_sweep: bool = False, finds_number: bool = True) -> Understood:
+    """Return the words of a command line in the form that Hydra reads.
+
+    The caller calls ``tell`` of the result once the words have composed without an error.
 
     Parameters
     ----------
@@ -59,11 +74,11 @@ def understand(arguments: Sequence[str], *, is_sweep: bool = False, finds_number
     flags, words = split_flags(arguments)
     require_known_flags(flags)
     if any(flag.partition("=")[0] in _ANSWERS for flag in flags):
-        return list(arguments)
+        return Understood(list(arguments))
     alone = [word for word in words if stands_alone(word)]
     given = translate([word for word in words if word not in alone], is_sweep=is_sweep or is_multirun(flags))
     if not alone:
-        return [*flags, *given]
+        return Understood([*flags, *given])
     if len(alone) > 1:
         _refuse_several(alone)
     has_own_config = any(flag.partition("=")[0] in CONFIG_FLAGS for flag in flags)
@@ -74,9 +89,7 @@ def understand(arguments: Sequence[str], *, is_sweep: bool = False, finds_number
     if finds_number and not has_own_config and _lacks_number([*derived, *given]):
         derived.append(f"{_N_CLUSTERS}=auto")
         told += f"; without labels and n_clusters, the number of clusters is found: {_N_CLUSTERS}=auto"
-    if is_main():
-        print(told, file=sys.stderr, flush=True)
-    return [*flags, *derived, *given]
+    return Understood([*flags, *derived, *given], told)
 
 
 def stands_alone(word: str) -> bool:
