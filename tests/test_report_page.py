@@ -152,6 +152,15 @@ def test_the_page_says_what_the_run_has_found(table: Path) -> None:
     assert text.count("What differs from the rest") == text.count("Nearest cluster:") == 4
 
 
+def test_sentences_are_apart(table: Path, images: list[Path]) -> None:
+    assert "All 120 rows. Position:" in " ".join(visible(text_of(table / "report.html")).split())
+    several = [replace(read_material(run), title=f"A{number}") for number, run in enumerate(images)]
+    gone = [replace(m, rows=None) if number else m for number, m in enumerate(several)]
+    pages = [text_of(table / "report.html"), text_of(images[0] / "report.html"), render(several), render(gone)]
+    for text in pages:
+        assert not re.findall(r"\w+[.;:!?][A-Z]\w*", visible(text))
+
+
 def test_no_time_and_no_path_is_in_the_page(table: Path) -> None:
     text = text_of(table / "report.html")
     assert str(table.parent) not in text
