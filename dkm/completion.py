@@ -27,6 +27,8 @@ SHELLS = ("bash", "zsh", "fish")
 # Verbs that take the settings of ``dkm train``.
 _TRAINING = ("train", "select", "tune")
 _FLAGS = ("--multirun", "--cfg", "--config-dir", "--config-name", "--info", "--help")
+# What may have a + before it, as ``dkm.config.compose`` accepts it.
+_ADDED = ("experiment=", "resume=")
 # Settings whose values are files or folders.
 _PATHS = frozenset(
     [
@@ -87,6 +89,9 @@ def candidates(words: Sequence[str], prefix: str) -> list[str]:
         return _beginning_with(prefix, SHELLS)
     if prefix.startswith("-"):
         return _beginning_with(prefix, _FLAGS if verb == "train" else ["--help"])
+    if verb in _TRAINING and (name := prefix.lstrip("+")) != prefix:
+        plus = prefix.removesuffix(name)
+        return [f"{plus}{word}" for word in candidates(words, name) if word.startswith(_ADDED)]
     key, equals, value = prefix.partition("=")
     if equals:
         return [f"{key}={text}" for text in _values(verb, key, value)]
