@@ -535,7 +535,7 @@ def test_a_directory_with_something_in_it_is_refused_once(overrides: list[str], 
     (run / "mine").write_text("")
     finished = train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log")
     assert codes(finished) == [2, 2]
-    assert f"hydra.run.dir={run}: expected a new or an empty directory" in only_line(finished)
+    assert f"output={run}: expected a new or an empty directory" in only_line(finished)
     assert [path.name for path in run.iterdir()] == ["mine"]
 
 

@@ -582,7 +582,7 @@ def test_hydras_rerun_from_a_pickle_is_refused_and_executes_nothing(tmp_path: Pa
         "joint.lr=interval(0,1)": "joint.lr=interval(0,1): expected single values in a sweep, as joint.lr=VALUE,VALUE; "
         "to search an interval: dkm tune 'joint.lr=interval(0,1)'\n",
         "seed=1,2 resume=run": "resume=run: expected null or auto in a sweep",
-        "seed=1,2 hydra.sweep.dir=/proc/nope": "/proc/nope",
+        "seed=1,2 hydra.sweep.dir=/proc/nope": "output=/proc/nope",
     }.items(),
 )
 def test_a_sweep_is_refused_before_its_first_run(overrides: str, expected: str, refuse: Refuse) -> None:
@@ -938,7 +938,7 @@ def test_a_run_directory_that_is_not_empty_is_left_alone(name: str, tmp_path: Pa
     path.mkdir()
     (path / name).write_text("mine")
     line = refuse(*BASE, f"hydra.run.dir={path}")
-    assert f"hydra.run.dir={path}: expected a new or an empty directory" in line
+    assert f"output={path}: expected a new or an empty directory" in line
 
 
 def test_the_directory_of_a_run_is_not_used_twice(copy_of_run: Path, refuse: Refuse) -> None:
@@ -949,12 +949,12 @@ def test_the_directory_of_a_run_is_not_used_twice(copy_of_run: Path, refuse: Ref
 def test_a_run_directory_that_is_a_file_or_below_one_is_refused(below: str, tmp_path: Path, refuse: Refuse) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    assert f"hydra.run.dir={path}{below}: " in refuse(*BASE, f"hydra.run.dir={path}{below}")
+    assert f"output={path}{below}: " in refuse(*BASE, f"hydra.run.dir={path}{below}")
 
 
 @pytest.mark.parametrize("path", ["/proc/nope/run", "x" * 300])
 def test_a_run_directory_that_cannot_be_made_is_refused(path: str, refuse: Refuse) -> None:
-    assert "hydra.run.dir=" in refuse(*BASE, f"hydra.run.dir={path}")
+    assert "output=" in refuse(*BASE, f"hydra.run.dir={path}")
 
 
 def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path: Path, refuse: Refuse) -> None:
@@ -964,7 +964,7 @@ def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path: Path, refus
         path = Path("/proc/tty/ldisc")
         if not path.is_dir() or any(path.iterdir()):
             pytest.skip("root may write everywhere")
-    assert f"hydra.run.dir={path}: " in refuse(*BASE, f"hydra.run.dir={path}")
+    assert f"output={path}: " in refuse(*BASE, f"hydra.run.dir={path}")
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ def test_a_new_run_does_not_resume_another_that_was_made_meanwhile(words: list[s
     late = plan_in(path, "seed=1", *words)
     launch.execute(plan_in(path))
     before = files_in(path)
-    expected = f"hydra.run.dir={path}: expected a new or an empty directory; choose another, or continue"
+    expected = f"output={path}: expected a new or an empty directory; choose another, or continue"
     with pytest.raises(UserError, match=expected):
         launch.execute(late)
     assert files_in(path) == before
@@ -292,7 +292,7 @@ def test_a_run_that_another_process_trains_is_refused_with_its_holder(tmp_path: 
     path.mkdir()
     lock = acquire(path / reading.LOCK)
     assert lock is not None
-    expected = rf"hydra.run.dir={path}: expected a run that has ended, a process is training in it "
+    expected = rf"output={path}: expected a run that has ended, a process is training in it "
     with pytest.raises(UserError, match=rf"{expected}\(process {os.getpid()} on .* since .*\); wait until it ends, or"):
         launch.execute(plan)
     with pytest.raises(UserError, match=rf"^resume={path}: expected a run that has ended"):

@@ -74,7 +74,7 @@ def test_what_a_run_leaves_that_was_killed_as_it_began_is_no_run(tmp_path: Path)
     (tmp_path / "config.yaml.tmp").touch()
     require_new(tmp_path)
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(UserError, match=f"hydra.run.dir={tmp_path}: expected a new or an empty directory"):
+    with pytest.raises(UserError, match=f"output={tmp_path}: expected a new or an empty directory"):
         require_new(tmp_path)
 
 

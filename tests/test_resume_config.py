@@ -113,7 +113,7 @@ def test_a_config_of_the_users_own_may_say_auto(run: Path, tmp_path: Path) -> No
     file.write_text("# @package _global_\nresume: auto\n")
     plan = plan_run(parse(words))
     assert (plan.directory, plan.is_new) == (run, False)
-    with pytest.raises(UserError, match=r"^hydra\.run\.dir=.*: expected a new or an empty directory"):
+    with pytest.raises(UserError, match=r"^output=.*: expected a new or an empty directory"):
         plan_run(parse([*words, "resume=null"]))
     file.write_text(f"# @package _global_\nresume: {run}\n")
     with pytest.raises(UserError) as raised:

@@ -105,7 +105,7 @@ def test_auto_goes_on_with_each_run_of_an_interrupted_sweep(plain: Path, tmp_pat
     assert train(sweep, tmp_path / "log", Point(*OPTIMIZER, 7, signal.SIGINT)).code == 130
     again = train(sweep, tmp_path / "log")
     assert again.code == 1  # the other run was not there yet
-    assert f"hydra.run.dir={tmp_path / 'sweep' / '0'}: expected a new or an empty directory" in again.err
+    assert f"output={tmp_path / 'sweep' / '0'}: expected a new or an empty directory" in again.err
     finished = train([*sweep, "resume=auto"], tmp_path / "log")
     assert (finished.code, finished.err) == (0, "")
     for job in ("0", "1"):

@@ -84,7 +84,7 @@ def run_hydra(command: Command, tell: Callable[[], None] = lambda: None) -> int:
     except OSError as error:
         if not has_jobs or error.filename is None:
             raise  # not a matter of the sweep: what is printed, for example
-        where = f"hydra.sweep.dir={error.filename}"
+        where = f"output={error.filename}"
         raise UserError(f"{where}: {error.strerror}; expected a place to write; choose another") from error
     except BrokenExecutor as error:  # raised by joblib
         why = "a worker of the sweep was killed, which often means that there was not enough memory"

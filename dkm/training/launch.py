@@ -105,10 +105,10 @@ def require_new(directory: Path) -> None:
     """Refuse a run directory with files other than those of a run that was killed before it wrote its config."""
     is_directory = os.path.isdir(directory)  # noqa: PTH112  # also False for a name that is too long
     if os.path.lexists(directory) and not is_directory:
-        raise UserError(f"hydra.run.dir={directory}: expected a directory, got a file; choose another")
+        raise UserError(f"output={directory}: expected a directory, got a file; choose another")
     if is_directory and not all(_precedes_config(path) for path in directory.iterdir()):
         raise UserError(
-            f"hydra.run.dir={directory}: expected a new or an empty directory; choose another, or continue the run in "
+            f"output={directory}: expected a new or an empty directory; choose another, or continue the run in "
             f"it with resume={shlex.quote(str(directory))}"
         )
 
@@ -305,7 +305,7 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
         plan.directory.mkdir(parents=True, exist_ok=True)
         _require_no_links(plan.directory)
         if not run.lock():
-            key = "hydra.run.dir" if plan.is_new else "resume"
+            key = "output" if plan.is_new else "resume"
             found = f"a process is training in it ({holder_of(plan.directory / LOCK)})"
             remedy = "wait until it ends, or stop it"
             raise UserError(f"{key}={plan.directory}: expected a run that has ended, {found}; {remedy}")
@@ -318,7 +318,7 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
             _write_hydra_files(plan.directory / ".hydra", plan.composed)
     except OSError as error:
         raise UserError(
-            f"hydra.run.dir={plan.directory}: {error.strerror}; expected a place to write; choose another"
+            f"output={plan.directory}: {error.strerror}; expected a place to write; choose another"
         ) from error
     try:
         return checkpoints.load(plan.directory / "checkpoints")
