@@ -403,6 +403,26 @@ def cut_weights(run: Path) -> None:
     (run / "model" / "weights.safetensors").write_bytes(b"123")
 
 
+def lose_margin(run: Path) -> None:
+    cut_assignments(run, "margin")
+
+
+def lose_distance(run: Path) -> None:
+    cut_assignments(run, "distance")
+
+
+def cut_assignments(run: Path, column: str) -> None:
+    """End the file before a number of the last row."""
+    path = run / "assignments.csv"
+    lines = path.read_text().splitlines()
+    kept = lines[0].split(",").index(column)
+    path.write_text("\n".join([*lines[:-1], ",".join(lines[-1].split(",")[:kept])]))
+
+
+def cut_data_report(run: Path) -> None:
+    (run / "data.json").write_text('{"source": "data.path=peo')
+
+
 def damage_features(run: Path) -> None:
     (run / "features.csv").write_text("cluster,feature,difference,mean,mean_of_others\n99,x,1,1,1\n")
 
@@ -419,6 +439,12 @@ def lose_result(run: Path) -> None:
         (cut_weights, "model/weights.safetensors cannot be read"),
         (damage_features, "features.csv: not what a run writes"),
         (lose_result, "there is no result.json"),
+        (lose_margin, "assignments.csv has no margin for row 47"),
+        (lose_distance, "assignments.csv has no distance for row 47"),
+        (
+            cut_data_report,
+            "data.json cannot be read: expected a JSON object); expected the files of a finished run; copy",
+        ),
     ],
 )
 def test_a_damaged_run_is_one_line(damage: Callable[[Path], None], expected: str, call: Call, tmp_path: Path) -> None:
@@ -429,6 +455,19 @@ def test_a_damaged_run_is_one_line(damage: Callable[[Path], None], expected: str
     assert expected in err
     assert err.count("\n") == 1
     assert not (run / "report.html").exists()
+
+
+def test_a_cut_description_of_the_model_is_named_with_its_remedy(table: Path, call: Call, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(table, tmp_path / "run"))
+    path = run / "model" / "model.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    code, _, err = call(run)
+    assert code == 0
+    assert re.fullmatch(
+        rf"warning: {run}: the report has no map and no values, as its model cannot be read again: run={run}: "
+        r".*model\.json: .*; expected what a run writes; copy the folder again\n",
+        err,
+    )
 
 
 @pytest.mark.parametrize(

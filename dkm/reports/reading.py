@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dkm.config.compose import compose, parse
-from dkm.config.data import CustomData
+from dkm.config.data import CustomData, FileData
 from dkm.config.run import Config
 from dkm.data.datasets import Dataset, load_dataset
 from dkm.data.images.thumbnails import thumbnail_reader
@@ -73,6 +73,7 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
             is_safe=is_safe,
         )
         centroids = _read_centroids(run)
+        data_report = _read_data_report(run / reading.DATA)
     except (reading.DamagedRun, ValueError, KeyError, TypeError) as error:
         found = f"the run is damaged ({in_short(error)})"
         raise input_error(str(run), found, "the files of a finished run", "copy them again, or train again") from error
@@ -82,7 +83,7 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
         data_name=str(known.data.get("name", "")),
         sha256=known.data.get("sha256"),
         result=result,
-        data_report=read_json(run / reading.DATA) or {},
+        data_report=data_report,
         assignments=assignments,
         centroids=centroids,
         rows=None,
@@ -99,7 +100,7 @@ def _read_assignments(path: Path, result: dict[str, Any], *, is_safe: bool) -> A
             path,
             dtype={"index": np.int64, "cluster": np.int64, "id": str, "label": str, "text": str},
             keep_default_na=False,
-            na_values={"margin": [""]},
+            na_values={"distance": [""], "margin": [""]},
         )
     except (OSError, ValueError) as error:  # pandas' own errors are among these
         raise ValueError(f"{path.name} cannot be read: {in_short(error)}") from error
@@ -115,13 +116,31 @@ def _read_assignments(path: Path, result: dict[str, Any], *, is_safe: bool) -> A
             return None
         return (frame[name].map(without_mark) if is_safe else frame[name]).to_numpy(dtype=object)
 
-    margin = frame["margin"].to_numpy(np.float32)
+    index, distance, margin = frame["index"].to_numpy(), *_numbers_of(frame, path.name, has_margins=K > 1)
     return Assignments(
-        *(frame["index"].to_numpy(), text("id"), cluster, frame["distance"].to_numpy(np.float32)),
-        None if np.isnan(margin).any() else margin,
+        *(index, text("id"), cluster, distance, margin),
         labels=text("label"),
         texts=text("text"),
     )
+
+
+def _numbers_of(frame: Any, name: str, *, has_margins: bool) -> list[Any]:
+    """Return the distances and the margins (N,), None for the latter with a single cluster."""
+    numbers: list[Any] = []
+    for column in ("distance", "margin") if has_margins else ("distance",):
+        values = frame[column].to_numpy(np.float32)
+        if np.isnan(values).any():
+            raise ValueError(f"{name} has no {column} for row {frame['index'][int(np.isnan(values).argmax())]}")
+        numbers.append(values)
+    return numbers if has_margins else [*numbers, None]
+
+
+def _read_data_report(path: Path) -> dict[str, Any]:
+    """Return the data report of a run; empty for one of before there were any."""
+    content = read_json(path)
+    if content is None and path.exists():
+        raise ValueError(f"{path.name} cannot be read: expected a JSON object")
+    return content or {}
 
 
 def _read_plan(run: Path) -> tuple[Any, float]:
@@ -154,22 +173,31 @@ def _read_centroids(run: Path) -> Any:
 
 def _with_rows(material: Material, run: Path, overrides: Sequence[str], model_class: str | None) -> Material:
     """Return the material with the rows of the data, or with a warning that says why they are missing."""
+    part, remedy = "config", ""
     try:
         config = _config(run, overrides)
+        part = "data"
+        if isinstance(config.data, FileData):
+            remedy = "; set data.path=FILE if they moved"
+        elif isinstance(config.data, CustomData):
+            remedy = "; add data.class=package.Class"
         if isinstance(config.data, CustomData) and not any(word.startswith("data.class=") for word in overrides):
             raise _refused(run, overrides, "the data come from code", "add data.class=package.Class")
         set_threads(config.threads)
+        part = "model"
         model = load_model(str(run), model_class=model_class)
+        part = "data"
         data = load_dataset(config.data, model.scaling)
         if material.sha256 is not None and data.sha256 != material.sha256:
             raise _refused(run, overrides, "the data have changed since", "name those of the run")
     except UserError as error:
         if overrides or model_class is not None:
             raise
-        what = f"its data or its model cannot be read again ({in_short(error)})"
-        material.warnings.append(
-            f"{run}: {what}; the report has no map and no values; set data.path=FILE if they moved"
-        )
+        lack, why = "the report has no map and no values", f"its {part} cannot be read again"
+        if part == "data":
+            material.warnings.append(f"{run}: {why} ({in_short(error)}); {lack}{remedy}")
+        else:  # an error that ends with its own remedy
+            material.warnings.append(f"{run}: {lack}, as {why}: {' '.join(str(error).split())}")
         return material
     contrast = None
     if data.image_shape is None and material.n_clusters > 1:
