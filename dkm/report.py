@@ -3,9 +3,9 @@
     python -m dkm.report RUN... output=FILE.html
 
 A RUN is a run directory, a folder with runs anywhere below it, or a glob of these. A single run needs no output: its
-report.html is written anew. Several runs must be of the same data; the report then says how well they agree, and has
-their maps side by side. The page has a map of the embedding, a card for each cluster, and tables; it loads nothing
-from anywhere.
+report.html is written anew. Several runs must be of the same rows, but may read other columns or labels of them; the
+report then says how well they agree, and has their maps side by side. The page has a map of the embedding, a card for
+each cluster, and tables; it loads nothing from anywhere.
 
 The data are read again for the map and the values. Without them the report has the clusters and tables alone.
 
@@ -55,7 +55,7 @@ def report(paths: Sequence[str], config: ReportConfig, overrides: Sequence[str] 
     Raises
     ------
     UserError
-        If a run is unfinished or damaged, the runs are of different data, or the file cannot be written.
+        If a run is unfinished or damaged, the runs are of different rows, or the file cannot be written.
     """
     if not paths:
         raise UserError("RUN: missing; expected run directories, or folders with runs in them; add one")

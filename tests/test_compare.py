@@ -44,6 +44,7 @@ def make(
     status: str = "completed",
     labels: Sequence[int] = (0, 1, 1, 0),
     sha: str = "a" * 64,
+    rows: str | None = None,
     **changes: Any,
 ) -> Path:
     """Write what a run leaves, with the numbers given."""
@@ -55,7 +56,7 @@ def make(
         "status": status,
         "reason": None if status == "completed" else "signal",
         "seconds": {"pretrain": 1.0 + seed, "joint": 2.0},
-        "data": {"name": "digits", "sha256": sha, "shape": [4, 2]},
+        "data": {"name": "digits", "sha256": sha, "shape": [4, 2]} | ({} if rows is None else {"rows_sha256": rows}),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     record = {"phase": "joint", "epoch": 1, "step": 7, "metrics/acc": 0.25, "metrics/silhouette": 0.5}
@@ -341,6 +342,41 @@ def test_runs_of_different_data_do_not_agree_and_are_warned_about(
     assert "1.000      -" in captured.out
 
 
+def test_runs_of_other_columns_of_the_same_rows_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"name": "csv", "path": "/here/customers.csv", "exclude": []}
+    make(tmp_path / "a", rows="r" * 64, data=data)
+    make(tmp_path / "b", sha="b" * 64, rows="r" * 64, data=data | {"exclude": ["city"]}, labels=(0, 1, 1, 1))
+    first, second = groups_of(tmp_path)
+    assert (first.settings, second.settings) == ({"data.exclude": []}, {"data.exclude": ["city"]})
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "warning: the runs are of the same rows with other columns, labels or values, digits (aaaaaaaa), digits "
+        "(bbbbbbbb): their agreement compares, scores on the data do not\n"
+    )
+    assert f"1.000  {adjusted_rand_score([0, 1, 1, 0], [0, 1, 1, 1]):.3f}" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("rows", "path", "expected"),
+    [
+        (None, "/here/customers.csv", "of other columns, labels or values of customers.csv, or of other rows, digits"),
+        (None, "/here/other.csv", "of different data sets, digits (aaaaaaaa)"),
+        ("s" * 64, "/here/customers.csv", "of different data sets, digits (aaaaaaaa)"),
+    ],
+)
+def test_rows_that_may_differ_do_not_agree(
+    rows: str | None, path: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"name": "csv", "path": "/here/customers.csv", "exclude": []}
+    make(tmp_path / "a", rows="r" * 64, data=data)
+    make(tmp_path / "b", sha="b" * 64, rows=rows, data=data | {"path": path, "exclude": ["city"]})
+    groups_of(tmp_path)
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"warning: the runs are {expected}")
+    assert captured.err.count("\n") == 1
+    assert "1.000      -" in captured.out
+
+
 def test_many_runs_are_compared_pair_by_pair_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "_MOST_AGREEING", 2)
     for seed in range(3):
@@ -429,6 +465,7 @@ def change(path: Path, **entries: Any) -> None:
         {"data": None},
         {"data": {"name": "digits", "sha256": 5}},
         {"data": {"name": "digits", "sha256": ["a"]}},
+        {"data": {"name": "digits", "sha256": "a", "rows_sha256": 5}},
         {"reason": 5, "status": "failed"},
         {"seconds": {"joint": "x"}},
         {"seconds": {"joint": 10**400}},

@@ -90,6 +90,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / "seed0", folder / "seed1"]
 
 
+@pytest.fixture(scope="module")
+def other_columns(table: Path) -> list[Path]:
+    """Runs on the rows of ``table``: one without two of its columns, one with labels and another seed."""
+    runs = {"fewer": ["data.exclude=[pet,joined]"], "labeled": ["data.labels=pet", "seed=1"]}
+    words = ["data=csv", f"data.path={table.parent / 'people.csv'}", "data.id=who", *QUICK]
+    for name, own in runs.items():
+        assert train._main([*words, *own, f"hydra.run.dir={table.parent / name}"]) == 0
+    return [table.parent / name for name in runs]
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Return a function that runs ``dkm.report`` and returns its exit code, output and errors."""
@@ -357,6 +367,50 @@ def test_a_run_without_its_data_has_no_map_beside_one_that_has_them(images: list
     assert f"The data of run {'AB'[gone]} were not at hand" in visible(text)
     assert text.count('<article class="card"') == 8
     assert text.count('class="thumb"') > 8 * 8  # the rows are the same, so the run without data shows them too
+
+
+def test_runs_of_the_same_rows_stand_side_by_side_whatever_they_read(
+    table: Path, other_columns: list[Path], call: Call, tmp_path: Path
+) -> None:
+    code, _, err = call(table, *other_columns, f"output={tmp_path / 'x.html'}")
+    assert (code, err) == (0, "")
+    text = text_of(tmp_path / "x.html")
+    assert "The runs have the same rows, but read other columns, labels or values of them" in visible(text)
+    assert "Agreement of the runs: adjusted Rand index" in text
+    payload = payload_of(text)
+    assert [run["number"] for run in payload["runs"]] == [0, 1, 2]
+    assert payload["labels"]["names"] == ["bird", "cat & dog", "fish", "none"]
+    assert re.search(r'<th scope="row">features</th>(<td class="n">\d+</td>){3}', text)
+    assert "SHA-256" not in text
+    # The cards of each run have its own columns.
+    materials = [replace(read_material(run), title=f"{n}") for n, run in enumerate([table, *other_columns])]
+    content = Content(materials)
+    for number, material_ in enumerate(materials):
+        shown = {c for card in content._run(number, material_)["cards"] for c in card["exemplars"]["columns"]}
+        assert shown
+        if number == 1:
+            assert shown <= {"income", "<script>alert(2)</script>", "age"}
+
+
+def test_runs_whose_rows_are_not_known_are_refused(
+    table: Path, other_columns: list[Path], call: Call, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(other_columns[0], tmp_path / "run"))
+    manifest = json.loads(text_of(run / "manifest.json"))
+    del manifest["data"]["rows_sha256"]  # as of an earlier version
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = call(table, run, f"output={tmp_path / 'x.html'}")
+    assert code == 2
+    assert err == (
+        "error: RUN: the runs are of other columns, labels or values of people.csv, or of other rows; expected runs "
+        "that keep which rows they are of, as those of earlier versions and of large files do not; give each its own "
+        "report: dkm report RUN output=FILE.html\n"
+    )
+    manifest["data"]["rows_sha256"] = "0" * 64  # the file has changed
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = call(table, run, f"output={tmp_path / 'x.html'}")
+    assert code == 2
+    assert err.startswith("error: RUN: the runs are of different data, people.csv (120 rows) and people.csv (120 rows)")
 
 
 def test_runs_of_different_data_are_refused(images: list[Path], table: Path, call: Call, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Shown(NamedTuple):
 
 
 class Content:
-    """What a page says of one run or of several runs of the same data.
+    """What a page says of one run or of several runs of the same rows.
 
     Parameters
     ----------
@@ -79,6 +79,9 @@ class Content:
     def __init__(self, materials: Sequence[Material], max_points: int = MAX_POINTS) -> None:
         self.materials = list(materials)
         self._first = materials[0]
+        # The run with the labels of the rows, which another one may not have read.
+        self._labeled = next((m for m in materials if m.assignments.labels is not None), self._first)
+        self._is_of_same_data = len({material.sha256 for material in materials}) == 1
         self._max_points = max(max_points // len(materials), min(max_points, _LEAST_POINTS))
 
     @cached_property
@@ -145,8 +148,8 @@ class Content:
             "columns": [_packed_column(column) for column in self._chosen_columns],
             "runs": [self._map(number, layout) for number, layout in enumerate(self.layouts) if layout is not None],
         }
-        if self._first.label_codes is not None:
-            names, codes = self._first.label_codes
+        if self._labeled.label_codes is not None:
+            names, codes = self._labeled.label_codes
             if len(names) <= _MAX_LABELS:
                 payload["labels"] = {"names": names, "codes": _packed(codes[index], "u2")}
                 payload["labels"]["colors"] = cluster_colors(len(names))
@@ -198,7 +201,7 @@ class Content:
     def context(self) -> dict[str, Any]:
         """Return the variables of the template."""
         first, judgment = self._first, judge(self.materials)
-        n_rows, shown = first.n_samples, self.shown
+        n_rows, shown, labels = first.n_samples, self.shown, self._labeled.label_codes
         runs = [self._run(number, material) for number, material in enumerate(self.materials)]
         return {
             "title": _title(self.materials),
@@ -213,15 +216,17 @@ class Content:
             "tile": None if shown.sprite is None else _tile(shown.sprite),
             "judgment": judgment,
             "runs": runs,
-            "has_labels": first.assignments.labels is not None,
-            "colors_by_label": first.label_codes is not None and len(first.label_codes[0]) <= _MAX_LABELS,
+            "has_labels": labels is not None,
+            "colors_by_label": labels is not None and len(labels[0]) <= _MAX_LABELS,
             "column_names": [column.name for column in self._chosen_columns] if self._source is not None else [],
             "n_columns": len(shown.columns),
             "settings": _settings(self.materials),
             "scores": _score_table(self.materials),
             "agreement": _agreement_table(self.materials),
-            "data": _data_facts(first, with_scaling=_have_one_scaling(self.materials)),
-            "columns": list(first.data_report.get("columns", [])),
+            "data": _data_facts(
+                first, with_scaling=_have_one_scaling(self.materials), is_of_same_data=self._is_of_same_data
+            ),
+            "columns": list(first.data_report.get("columns", [])) if self._is_of_same_data else [],
             "uncertain": UNCERTAIN,
         }
 
@@ -285,8 +290,14 @@ class Content:
     def _columns_of_card(self, material: Material, k: int) -> list[Values]:
         if material.differences is None or material.rows is None:
             return self.shown.columns[:_N_COLUMNS]
-        by_feature = {f: column for column in self.shown.columns for f in column.features}
-        wanted = (by_feature.get(f) for f in material.differences.largest(k, 20))
+        largest = material.differences.largest(k, 20)
+        if self._is_of_same_data:
+            by_feature = {f: column for column in self.shown.columns for f in column.features}
+            wanted = [by_feature.get(f) for f in largest]
+        else:  # the run may have read other columns than the one whose values are shown
+            by_name = {column.name: column for column in self.shown.columns}
+            features = material.differences.features
+            wanted = [by_name.get(features[f].column or features[f].name) for f in largest]
         chosen = {column.name: column for column in wanted if column is not None}
         return list(chosen.values())[:_N_COLUMNS]
 
@@ -462,6 +473,8 @@ def _settings(materials: Sequence[Material]) -> list[tuple[str, list[str]]]:
     rows: dict[str, list[Any]] = {"seed": [material.seed for material in materials]}
     rows |= {key.removesuffix(".name"): [m.settings.get(key) for m in materials] for key in _SHOWN_SETTINGS}
     rows |= {name: [m.result.get(key) for m in materials] for key, name in _SHOWN_RESULTS.items()}
+    if len({material.sha256 for material in materials}) > 1:
+        rows["features"] = [m.data_report.get("n_features") for m in materials]
     if not _have_one_scaling(materials):
         rows["scaling"] = [m.data_report.get("scaling") for m in materials]
     shown = {name: values for name, values in rows.items() if any(value is not None for value in values)}
@@ -472,17 +485,17 @@ def _have_one_scaling(materials: Sequence[Material]) -> bool:
     return len({m.data_report.get("scaling") for m in materials}) == 1
 
 
-def _data_facts(material: Material, *, with_scaling: bool) -> list[tuple[str, str]]:
+def _data_facts(material: Material, *, with_scaling: bool, is_of_same_data: bool) -> list[tuple[str, str]]:
     data = material.data_report
     facts = [("source", material.data_label), ("rows", f"{data.get('n_rows', material.n_samples):,}")]
     if data.get("n_used", material.n_samples) != data.get("n_rows", material.n_samples):
         facts.append(("rows used", f"{data['n_used']:,}"))
-    if data.get("n_features"):
+    if data.get("n_features") and is_of_same_data:
         facts.append(("features", f"{data['n_features']:,}"))
     facts += [(what, str(how)) for what, how in data.get("decisions", {}).items() if what != "cache"]
     if data.get("scaling") and with_scaling:
         facts.append(("scaling", str(data["scaling"])))
-    if material.sha256:
+    if material.sha256 and is_of_same_data:
         facts.append(("SHA-256", f"{material.sha256[:16]}…"))
     return facts
 

@@ -65,6 +65,8 @@ class Material:
     rows: Rows | None
     # From features.csv, where there are no rows.
     kept_differences: Differences | None = None
+    # The digest of the rows, whichever columns and labels are read; None where it is not known.
+    rows_sha256: str | None = None
     # What sets the run apart from others beside it.
     title: str = ""
     warnings: list[str] = field(default_factory=list)

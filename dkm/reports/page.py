@@ -15,6 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dkm.errors import UserError
 from dkm.reports.content import MAX_POINTS, Content
 from dkm.reports.material import Material
@@ -31,7 +33,7 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 
 def write_report(materials: Sequence[Material], path: Path) -> None:
-    """Write the report of a run, or of several runs of the same data, as one file."""
+    """Write the report of a run, or of several runs of the same rows, as one file."""
     write_atomically(path, render(materials).encode())
 
 
@@ -41,9 +43,9 @@ def render(materials: Sequence[Material]) -> str:
     Raises
     ------
     UserError
-        If the runs are not of the same data.
+        If the runs are not of the same rows.
     """
-    _require_same_data(materials)
+    _require_same_rows(materials)
     max_points = MAX_POINTS
     page = _render(Content(materials, max_points))
     while len(page.encode()) > _MAX_BYTES and max_points > _FEWEST_POINTS:
@@ -52,16 +54,22 @@ def render(materials: Sequence[Material]) -> str:
     return page
 
 
-def _require_same_data(materials: Sequence[Material]) -> None:
+def _require_same_rows(materials: Sequence[Material]) -> None:
     first = materials[0]
     for other in materials[1:]:
-        is_same = other.sha256 == first.sha256 and other.n_samples == first.n_samples
-        if not is_same or (other.assignments.position != first.assignments.position).any():
-            names = f"{first.data_label} ({first.n_samples:,} rows) and {other.data_label} ({other.n_samples:,} rows)"
+        has_positions = np.array_equal(first.assignments.position, other.assignments.position)
+        digests = first.rows_sha256, other.rows_sha256
+        if has_positions and (other.sha256 == first.sha256 or (None not in digests and digests[0] == digests[1])):
+            continue
+        remedy = "give each its own report: dkm report RUN output=FILE.html"
+        if has_positions and None in digests and first.data_label == other.data_label:
+            what = f"of other columns, labels or values of {first.data_label}, or of other rows"
             raise UserError(
-                f"RUN: the runs are of different data, {names}; expected runs of the same rows; give each its own "
-                "report: dkm report RUN output=FILE.html"
+                f"RUN: the runs are {what}; expected runs that keep which rows they are of, as those of earlier "
+                f"versions and of large files do not; {remedy}"
             )
+        names = f"{first.data_label} ({first.n_samples:,} rows) and {other.data_label} ({other.n_samples:,} rows)"
+        raise UserError(f"RUN: the runs are of different data, {names}; expected runs of the same rows; {remedy}")
 
 
 def _render(content: Content) -> str:

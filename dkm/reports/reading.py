@@ -88,6 +88,7 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
         centroids=centroids,
         rows=None,
         kept_differences=kept,
+        rows_sha256=known.rows_sha256,
     )
     return _with_rows(material, run, overrides, model_class)
 

@@ -57,11 +57,14 @@ def agreement_of(materials: Sequence[Material]) -> np.ndarray | None:
 
 
 def judge(materials: Sequence[Material]) -> Judgment:
-    """Return how far to trust the clusters of a run, or of several runs of the same data."""
+    """Return how far to trust the clusters of a run, or of several runs of the same rows."""
     statements: list[Statement] = []
     is_alone, found = len(materials) == 1, materials[0].result.get("n_clusters_choice")
     if not is_alone:
         statements.append(_agreement(materials))
+    if len({material.sha256 for material in materials}) > 1:
+        text = "The runs have the same rows, but read other columns, labels or values of them: the agreement compares "
+        statements.append(Statement("note", f"{text}the runs, scores on the data do not."))
     for material in materials:
         for statement in _of_run(material):
             if is_alone:

@@ -89,10 +89,24 @@ def read_all(paths: Sequence[Path]) -> list[Run]:
 
 def comparison_warnings(runs: Sequence[Run], groups: Sequence[Group]) -> Iterator[str]:
     """Yield reasons why scores of the runs do not compare, or do not count."""
-    data = {run.data["sha256"]: str(run.data.get("name")) for run in runs if run.data.get("sha256")}
+    data = {run.data["sha256"]: run for run in runs if run.data.get("sha256")}
     if len(data) > 1:
-        names = ", ".join(f"{name} ({sha[:8]})" for sha, name in data.items())
-        yield f"the runs are of different data sets, {names}: their scores do not compare"
+        names = ", ".join(f"{run.data.get('name')} ({sha[:8]})" for sha, run in data.items())
+        first, *rest = data.values()
+        paths = {run.settings.get("data.path") for run in data.values()}
+        if all(_has_rows_of(first, other) for other in rest):
+            yield (
+                f"the runs are of the same rows with other columns, labels or values, {names}: their agreement "
+                "compares, scores on the data do not"
+            )
+        elif len(paths) == 1 and None not in paths and any(run.rows_sha256 is None for run in data.values()):
+            file = Path(str(paths.pop())).name
+            yield (
+                f"the runs are of other columns, labels or values of {file}, or of other rows, {names}: their scores "
+                "do not compare, and not all of them keep which rows they are of"
+            )
+        else:
+            yield f"the runs are of different data sets, {names}: their scores do not compare"
     counted = {run.path for group in groups for run in group.counted}
     repeated = [run for group in groups for run in group.completed if run.path not in counted]
     if repeated:
@@ -130,6 +144,12 @@ def _distinguish_data(runs: Sequence[Run]) -> list[Run]:
     if all(len(digests - {_NO_SHA256}) < 2 for digests in seen.values()):
         return list(runs)
     return [replace(run, settings={**run.settings, "data.sha256": _sha256(run)[:8]}) for run in runs]
+
+
+def _has_rows_of(run: Run, other: Run) -> bool:
+    """Return whether two runs are of the same rows, of which they may read other columns and labels."""
+    is_same_data = run.data.get("sha256") == other.data.get("sha256")
+    return is_same_data or (run.rows_sha256 is not None and run.rows_sha256 == other.rows_sha256)
 
 
 def _sha256(run: Run) -> str:
@@ -242,7 +262,7 @@ def agreement_of(runs: Sequence[Run]) -> Agreement | None:
         return None
     ari = np.eye(len(read))
     for (i, (first, index, labels)), (j, (second, other_index, others)) in combinations(enumerate(read), 2):
-        is_same = first.data.get("sha256") == second.data.get("sha256") and np.array_equal(index, other_index)
+        is_same = _has_rows_of(first, second) and np.array_equal(index, other_index)
         ari[i, j] = ari[j, i] = adjusted_rand_index(labels, others) if is_same else np.nan
     return Agreement([run for run, *_ in read], ari)
 

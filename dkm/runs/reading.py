@@ -67,7 +67,7 @@ class Run:
     baselines: Mapping[str, Mapping[str, float | None]]
     # Seconds of all sections of the run.
     seconds: float | None
-    # Name, SHA-256 and shape of the data, as far as the run got.
+    # Name, SHA-256 and shape of the data, and the digest of their rows, as far as the run got.
     data: Mapping[str, Any]
     # Start of the run in ISO 8601; empty if unknown.
     started: str = ""
@@ -75,6 +75,11 @@ class Run:
     @property
     def is_completed(self) -> bool:
         return self.status == COMPLETED
+
+    @property
+    def rows_sha256(self) -> str | None:
+        """The digest of the rows, whichever columns and labels are read; None where it is not known."""
+        return self.data.get("rows_sha256")
 
 
 def find(words: Sequence[str]) -> list[Path]:
@@ -161,7 +166,8 @@ def read(path: Path) -> Run:
         reason = _typed(manifest.get("reason"), str | None, "reason")
         reason = None if reason is None else printable(reason)
         data = _typed(manifest.get("data", {}), dict, "data")
-        _typed(data.get("sha256"), str | None, "data.sha256")
+        for name in ("sha256", "rows_sha256"):
+            _typed(data.get(name), str | None, f"data.{name}")
         started = str(manifest.get("started", ""))
         return Run(path, status, reason, settings, seed, scores, baselines, total, data, started)
     except (AttributeError, OverflowError, TypeError) as error:

@@ -23,6 +23,7 @@ from dkm.config.optimizer import AdamWConfig
 from dkm.config.regularization import WeightDecayConfig
 from dkm.config.run import Config
 from dkm.config.schema import flatten, to_dict
+from dkm.data.row_identity import digest_of_rows
 from dkm.data.stored import StoredRows
 from dkm.errors import in_short
 from dkm.evaluation import printed_scores
@@ -120,6 +121,7 @@ class Recorder:
     def _start_manifest(self, step: int, metrics_bytes: int | None) -> None:
         """Write what the run is made with, beside the entries of earlier processes; warn of what differs from them."""
         run, config, data, device = self.run, self._config, self._data, self._centroids.device
+        rows = digest_of_rows(config.data, data.n_samples, data.position)
         made_with = {**environment(), "device": str(device), "processor": processor(device)}
         manifest = {
             **made_with,
@@ -129,6 +131,7 @@ class Recorder:
                 "sha256": data.sha256,
                 "shape": list(data.X.shape),
                 "scaling": data.scaling.kind,
+                **({} if rows is None else {"rows_sha256": rows}),
             },
             "seed": config.seed,
             "epochs": {phase.section: phase.n_epochs for phase in (config.pretrain, config.joint)},
