@@ -329,6 +329,7 @@ def planted(here: Path, run: Run, settings: dict[str, object]) -> str:
     path.write_text(yaml.safe_dump(config))
     path = here / "run" / "model" / "model.json"
     description = json.loads(path.read_text())
+    del description["sha256"]
     description["model"] = {"name": "custom", "class": "evil.Class", "latent_dim": None, "options": {}}
     path.write_text(json.dumps(description))
     return str(here / "run")

@@ -339,6 +339,7 @@ def test_a_model_of_before_ignores_transparency_and_the_range_as_it_did(tmp_path
     )
     description = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
     del description["reading"]["background"], description["reading"]["range"], description["plan"]
+    del description["sha256"]
     (tmp_path / "run" / "model" / "model.json").write_text(json.dumps(description))
     pixels = np.full((8, 8, 2), 100, np.uint8)
     pixels[..., 1] = 0
@@ -447,6 +448,7 @@ def refusals(run: Path, table: Path, tmp: Path) -> dict[str, tuple[list[str], st
         archive.writestr("xl/workbook.xml", "")
     description = json.loads((run / "model" / "model.json").read_text())
     shutil.copytree(run / "model", tmp / "array" / "model")
+    del description["sha256"]
     description |= {"data": "npy", "features": None, "fill": None, "plan": None, "reading": {}}
     (tmp / "array" / "model" / "model.json").write_text(json.dumps(description))
     frame = pd.read_csv(table / "t.csv")

@@ -412,8 +412,43 @@ def test_weights_with_one_bit_flipped_are_refused(run: Path) -> None:
 def test_the_model_of_an_earlier_version_has_no_digest_and_loads(run: Path) -> None:
     path = run / "model" / "model.json"
     description = json_of(path)
-    assert len(description.pop("weights_sha256")) == 64
+    assert len(description.pop("weights_sha256")) == len(description.pop("sha256")) == 64
     path.write_text(json.dumps(description), encoding="utf-8")
+    assert load_model(str(run)).n_clusters == 5
+
+
+def with_other_digit(content: bytes, key: bytes) -> bytes:
+    """Flip the lowest bit of the first digit from 0 to 7 after a key."""
+    start = content.index(key) + len(key)
+    place = next(i for i in range(start, len(content)) if content[i] in b"01234567")
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+DESCRIPTION_DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "a digit of a number": lambda content: with_other_digit(content, b'"shift"'),
+    "the name of a field": lambda content: content.replace(b'"fill"', b'"fimm"'),
+    "the digest of the weights": lambda content: with_other_digit(content, b'"weights_sha256"'),
+    "its own digest": lambda content: with_other_digit(content, b'"sha256"'),
+}
+
+
+@pytest.mark.parametrize("damage", DESCRIPTION_DAMAGE)
+def test_a_description_with_one_bit_flipped_is_refused(damage: str, run: Path) -> None:
+    path = run / "model" / "model.json"
+    content = path.read_bytes()
+    path.write_bytes(DESCRIPTION_DAMAGE[damage](content))
+    assert path.read_bytes() != content
+    for words in (run, run / "model"):
+        with pytest.raises(UserError) as raised:
+            load_model(str(words))
+        found = "model.json: damaged or altered: its SHA-256 is not the one that it was written with"
+        expected = "expected what a run writes; copy the folder again"
+        assert str(raised.value) == f"run={words}: the model in {run / 'model'} cannot be read ({found}); {expected}"
+
+
+def test_the_digest_of_a_description_does_not_depend_on_its_layout(run: Path) -> None:
+    path = run / "model" / "model.json"
+    path.write_text(json.dumps(json_of(path), sort_keys=True), encoding="utf-8")
     assert load_model(str(run)).n_clusters == 5
 
 

@@ -8,6 +8,7 @@ before its size is known to be that of the stored weights.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from dkm.data.tables.columns import MARKS, Column
 from dkm.data.tables.plan import TablePlan
 
 FORMAT_VERSION = 1
+# The key with the SHA-256 of all other keys.
+_DIGEST = "sha256"
 # The vocabulary of a model of texts and the columns of a wide table are in it.
 _MAX_BYTES = 2**28
 _MAX_FEATURES = 2**31 - 1
@@ -36,13 +39,25 @@ _LAYOUTS = ("rows", "hwc", "chw", "series")
 Object = Mapping[str, Any]
 
 
+def with_digest(description: Object) -> dict[str, Any]:
+    """Return a description as JSON values, with their SHA-256 for ``read_description``."""
+    values: dict[str, Any] = json.loads(json.dumps(description))
+    return {**values, _DIGEST: _digest_of(values)}
+
+
+def _digest_of(values: Object) -> str:
+    """Return the SHA-256 of the values, which does not depend on their order or on white space in the file."""
+    rest = {key: value for key, value in values.items() if key != _DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def read_description(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file, unchecked.
+    """Return the JSON object of a file: as it was written, if it has a digest, otherwise unchecked.
 
     Raises
     ------
     OSError, ValueError
-        If it cannot be read, is larger than 256 MiB, or holds no description of this format.
+        If it cannot be read, is larger than 256 MiB, holds no description of this format, or was altered.
     """
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
@@ -50,6 +65,7 @@ def read_description(path: Path) -> dict[str, Any]:
         raise ValueError(f"more than {_MAX_BYTES:,} bytes")
     try:
         description = json.loads(content.decode("utf-8"))
+        digest = _digest_of(description) if isinstance(description, dict) else None
     except RecursionError as error:
         raise ValueError("too many levels") from error
     if not isinstance(description, dict):
@@ -57,6 +73,8 @@ def read_description(path: Path) -> dict[str, Any]:
     version = description.get("format_version")
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise ValueError(f"format_version={_short(version)}, this release reads {FORMAT_VERSION}")
+    if description.get(_DIGEST, digest) != digest:  # models of earlier versions have none
+        raise ValueError("damaged or altered: its SHA-256 is not the one that it was written with")
     if not isinstance(description.get("model"), dict) or not isinstance(description["model"].get("name"), str):
         raise ValueError("model: expected the section of a network, with its name")
     return description

@@ -34,7 +34,7 @@ from dkm.data.stored import CHUNK_ROWS
 from dkm.errors import UserError, input_error, reason
 from dkm.models.autoencoder import Autoencoder, evaluation_mode
 from dkm.models.build import build_autoencoder
-from dkm.models.description import FORMAT_VERSION, check_description, read_description
+from dkm.models.description import FORMAT_VERSION, check_description, read_description, with_digest
 from dkm.runtime.atomic import write_atomically
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -130,12 +130,12 @@ class SavedModel:
         }
 
     def save(self, folder: Path) -> None:
-        """Write the ``model/`` folder: the tensors as safetensors, the rest, with their SHA-256, as JSON."""
+        """Write the ``model/`` folder: the tensors as safetensors, the rest as JSON, each with its SHA-256 there."""
         folder.mkdir(exist_ok=True)
         cpu = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
         weights = safetensors.torch.save(cpu)
         write_atomically(folder / WEIGHTS, weights)
-        description = {**self.description(), _DIGEST: hashlib.sha256(weights).hexdigest()}
+        description = with_digest({**self.description(), _DIGEST: hashlib.sha256(weights).hexdigest()})
         write_atomically(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
 
     def memberships(self, z: Tensor) -> Tensor:
