@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -12,15 +13,18 @@ from typing import Any
 import pytest
 import yaml
 
+from dkm import compare, report
 from dkm.config.compose import compose, parse
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.models.saved import load_model
+from dkm.runs import reading
 from dkm.runs.directory import RunDirectory, Unwritten
 from dkm.runtime import environment
+from dkm.search import sweep
 from dkm.train import _main as main
 from dkm.training import launch, recorder
-from dkm.training.resume import unfinished_run
+from dkm.training.resume import config_of, unfinished_run
 from dkm.training.segments import changes_between, earlier_segments
 from dkm.training.trainer import Trainer
 
@@ -222,6 +226,7 @@ OTHER_TYPES: dict[str, Any] = {
     "compile_seconds": [1],
     "warnings": 5,
     "logged_to": [1],
+    "results_sha256": [1],
     "n_clusters_choice": 3,
     "status": ["running"],
 }
@@ -391,6 +396,71 @@ def test_the_files_of_hydra_are_written_whole(finished: Path, tmp_path: Path, mo
     assert contents[0]["batch_size"] == 256
     assert contents[1]["hydra"]["job"]["name"] == "train"
     assert contents[2][: len(WORDS)] == WORDS
+
+
+# --- digests of the results ---------------------------------------------------------------------------------------
+
+
+def altered_line(run: Path, name: str) -> str:
+    what = "damaged or altered since the run completed (its SHA-256 is not the one in manifest.json)"
+    remedy = f"copy it again, or write it anew: python -m dkm.train resume={run}"
+    return f"warning: {run / name}: {what}; what is read from it may be wrong; {remedy}\n"
+
+
+def test_a_completed_run_has_the_digests_of_its_results(finished: Path) -> None:
+    digests = json_of(finished / "manifest.json")["results_sha256"]
+    assert list(digests) == ["result.json", "assignments.csv", "exemplars.csv", "features.csv"]
+    for name, digest in digests.items():
+        assert hashlib.sha256((finished / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize(("name", "key"), [("result.json", b'"silhouette"'), ("assignments.csv", b"margin")])
+def test_a_result_with_one_bit_flipped_is_told_and_written_anew(
+    name: str, key: bytes, run: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(with_other_digit(content, key))
+    compare.work([str(run), str(finished)])
+    assert capsys.readouterr().err.startswith(altered_line(run, name))
+    report.work([str(run)])
+    assert capsys.readouterr().err == altered_line(run, name)
+    assert resume(run)["results_sha256"] == json_of(finished / "manifest.json")["results_sha256"]
+    assert (run / name).read_bytes() == content
+    capsys.readouterr()
+    report.work([str(run)])
+    assert capsys.readouterr().err == ""
+
+
+def test_features_that_are_lost_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "features.csv").unlink()
+    report.work([str(run)])
+    assert f"warning: {run / 'features.csv'}: cannot be read (No such file or directory); " in capsys.readouterr().err
+
+
+def test_a_result_that_was_altered_does_not_count_as_done_in_a_sweep(run: Path) -> None:
+    config = config_of(run)
+    assert sweep._scores_of_completed(run, config) is not None
+    (run / "result.json").write_bytes(with_other_digit((run / "result.json").read_bytes(), b'"silhouette"'))
+    assert sweep._scores_of_completed(run, config) is None
+
+
+def test_a_run_that_is_resumed_has_no_digests_of_its_earlier_results(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder.Recorder, "finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([f"resume={run}", "log.progress=off", "joint.epochs=3"])
+    manifest = json_of(run / "manifest.json")
+    assert (manifest["status"], "results_sha256" in manifest) == ("failed", False)
+    assert list(reading.alterations(reading.read(run), ["result.json"])) == []
+
+
+def test_a_run_of_an_earlier_version_has_no_digests_of_its_results(run: Path) -> None:
+    manifest = json_of(run / "manifest.json")
+    del manifest["results_sha256"]
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (run / "result.json").write_bytes((run / "result.json").read_bytes() + b"\n")
+    assert list(reading.alterations(reading.read(run), ["result.json"])) == []
 
 
 # --- the model ----------------------------------------------------------------------------------------------------

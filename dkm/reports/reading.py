@@ -90,6 +90,8 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
         kept_differences=kept,
         rows_sha256=known.rows_sha256,
     )
+    results = (reading.RESULT, reading.ASSIGNMENTS, reading.FEATURES)
+    material.warnings.extend(reading.alterations(known, results))
     return _with_rows(material, run, overrides, model_class)
 
 

@@ -76,15 +76,22 @@ def sweep_table(folder: Path) -> str:
 
 
 def read_all(paths: Sequence[Path]) -> list[Run]:
-    """Read runs; warn of those that are damaged, and leave them out."""
+    """Read runs; warn of those that are damaged, and leave them out. One whose result was altered stays."""
     runs = []
     for path in paths:
         try:
             runs.append(reading.read(path))
+            warn_of_alterations(runs[-1], reading.RESULT)
         except reading.DamagedRun as error:
             print(f"warning: {error}; left out", file=sys.stderr)
     reading.require_some(runs)
     return runs
+
+
+def warn_of_alterations(run: Run, name: str) -> None:
+    """Warn if a file of a completed run is not as the run wrote it."""
+    for warning in reading.alterations(run, [name]):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def comparison_warnings(runs: Sequence[Run], groups: Sequence[Group]) -> Iterator[str]:
@@ -257,6 +264,7 @@ def agreement_of(runs: Sequence[Run]) -> Agreement | None:
         if run.is_completed:
             assignments = _assignments(run.path / reading.ASSIGNMENTS)
             if assignments is not None:
+                warn_of_alterations(run, reading.ASSIGNMENTS)
                 read.append((run, *assignments))
     if len(read) < 2:
         return None

@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ from dkm.runs.reading import (
     N_CLUSTERS_CHOICE,
     OVERRIDES,
     RESULT,
+    RESULTS_SHA256,
     is_choice,
 )
 from dkm.runs.sinks.base import SinkContext, Sinks
@@ -74,7 +75,7 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "segments": _is(list),
     "status": _is(str),
     **dict.fromkeys(("versions", "data", "epochs", "seconds"), _is(dict)),
-    **dict.fromkeys(("samples_per_second", "compile_seconds", LOGGED_TO), _is(dict)),
+    **dict.fromkeys(("samples_per_second", "compile_seconds", LOGGED_TO, RESULTS_SHA256), _is(dict)),
     "warnings": lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
     N_CLUSTERS_CHOICE: is_choice,
 }
@@ -90,6 +91,8 @@ class RunWriter(Protocol):
     sinks: Sinks
     # What the run has warned about, in this process and in earlier ones.
     warnings: list[str]
+    # SHA-256 of the results that this process has written, by the names of their files.
+    results_sha256: dict[str, str]
 
     def lock(self) -> bool: ...
     def open_log(self) -> None: ...
@@ -137,6 +140,7 @@ class RunDirectory:
         self._handlers: list[logging.Handler] = []
         self._lock: Lock | None = None
         self.warnings: list[str] = []
+        self.results_sha256: dict[str, str] = {}
 
     # --- start and end ---
 
@@ -303,16 +307,29 @@ class RunDirectory:
         self._write(DATA, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        self._write(RESULT, json.dumps(result, indent=2) + "\n")
+        self._write_result(RESULT, [json.dumps(result, indent=2), "\n"])
 
     def write_assignments(self, assignments: Assignments, exemplars: Sequence[Exemplars]) -> None:
         """Write one row per sample, see ``dkm.evaluation.assignments``, and the exemplars of each cluster."""
-        write_atomically(self.path / ASSIGNMENTS, csv_parts(assignments, is_safe=self._safe_csv))
-        self._write(EXEMPLARS, "".join(exemplar_lines(assignments, exemplars, is_safe=self._safe_csv)))
+        self._write_result(ASSIGNMENTS, csv_parts(assignments, is_safe=self._safe_csv))
+        self._write_result(EXEMPLARS, exemplar_lines(assignments, exemplars, is_safe=self._safe_csv))
 
     def write_features(self, contrast: Contrast, names: Sequence[str]) -> None:
         """Write the features in which each cluster differs most from the others."""
-        self._write(FEATURES, "".join(feature_lines(contrast, names, is_safe=self._safe_csv)))
+        self._write_result(FEATURES, feature_lines(contrast, names, is_safe=self._safe_csv))
+
+    def _write_result(self, name: str, parts: Iterable[str | bytes]) -> None:
+        """Write a file in parts; keep its SHA-256 for the manifest."""
+        digest = hashlib.sha256()
+
+        def digested() -> Iterator[bytes]:
+            for part in parts:
+                content = part.encode() if isinstance(part, str) else part
+                digest.update(content)
+                yield content
+
+        write_atomically(self.path / name, digested())
+        self.results_sha256[name] = digest.hexdigest()
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
@@ -329,6 +346,7 @@ class Unwritten:
         self.manifest: dict[str, Any] = {}
         self.sinks = Sinks()
         self.warnings: list[str] = []
+        self.results_sha256: dict[str, str] = {}
 
     def lock(self) -> bool:
         return True

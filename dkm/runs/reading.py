@@ -6,13 +6,15 @@ Reads only, without torch, and fast: a thousand runs in a second or two.
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ COMPLETED = "completed"
 N_CLUSTERS_CHOICE = "n_clusters_choice"
 # The key of the manifest with what finds the run in its sinks again, by the name of the sink.
 LOGGED_TO = "logged_to"
+# The key of the manifest of a completed run with the SHA-256 of its results by the names of their files.
+RESULTS_SHA256 = "results_sha256"
 
 
 class DamagedRun(Exception):
@@ -71,6 +75,8 @@ class Run:
     data: Mapping[str, Any]
     # Start of the run in ISO 8601; empty if unknown.
     started: str = ""
+    # SHA-256 of the results of a completed run by the names of their files; runs of earlier versions have none.
+    results_sha256: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_completed(self) -> bool:
@@ -169,7 +175,8 @@ def read(path: Path) -> Run:
         for name in ("sha256", "rows_sha256"):
             _typed(data.get(name), str | None, f"data.{name}")
         started = str(manifest.get("started", ""))
-        return Run(path, status, reason, settings, seed, scores, baselines, total, data, started)
+        digests = _typed(manifest.get(RESULTS_SHA256, {}), dict, RESULTS_SHA256) if status == COMPLETED else {}
+        return Run(path, status, reason, settings, seed, scores, baselines, total, data, started, digests)
     except (AttributeError, OverflowError, TypeError) as error:
         raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
 
@@ -179,6 +186,25 @@ def _typed(value: Any, expected: Any, name: str) -> Any:
     if not isinstance(value, expected):
         raise TypeError(f"{name} is of another type")
     return value
+
+
+def alterations(run: Run, names: Sequence[str]) -> Iterator[str]:
+    """Yield a warning for each file of a completed run that is missing or not as the run wrote it."""
+    for name in names:
+        path = run.path / name
+        if name not in run.results_sha256:
+            continue
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            what = f"cannot be read ({in_short(error)})"
+        else:
+            if digest == run.results_sha256[name]:
+                continue
+            what = f"damaged or altered since the run completed (its SHA-256 is not the one in {MANIFEST})"
+        remedy = f"python -m dkm.train resume={shlex.quote(str(run.path))}"
+        yield f"{path}: {what}; what is read from it may be wrong; copy it again, or write it anew: {remedy}"
 
 
 def is_in_use(path: Path) -> bool:

@@ -327,8 +327,10 @@ def collect_scores(
 
 def _agreement_of_seeds(runs: Mapping[int, reading.Run]) -> dict[tuple[int, ...], float]:
     """Return the adjusted Rand index of each two runs, by their seeds; without those where it is not known."""
-    from dkm.runs.comparison import agreement_of
+    from dkm.runs.comparison import agreement_of, warn_of_alterations
 
+    for run in runs.values():
+        warn_of_alterations(run, reading.RESULT)
     agreement = agreement_of(list(runs.values()))
     if agreement is None:
         return {}

@@ -235,6 +235,8 @@ def _run_job(cfg: DictConfig) -> float:
 def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] | None:
     """Return the scores of a run that completed on the same data and needs no more training, None for other runs.
 
+    None also for one whose result was altered: it is written anew from the checkpoint.
+
     ``config`` equals the run's config except for settings that may change on resume.
     """
     from dkm.runs import reading
@@ -246,7 +248,9 @@ def _scores_of_completed(directory: Path, config: Config) -> Mapping[str, Any] |
         return None
     saved, wanted = dotted(config_of(directory)), dotted(config)
     applied_on_resume = [key for key in wanted if key.endswith(".epochs") or key.startswith("log.")]
-    if not run.is_completed or any(saved[key] != wanted[key] for key in applied_on_resume):
+    if not run.is_completed or any(reading.alterations(run, [reading.RESULT])):
+        return None
+    if any(saved[key] != wanted[key] for key in applied_on_resume):
         return None
     from dkm.data.datasets import load_dataset
 

@@ -37,7 +37,7 @@ from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
 from dkm.reports.material import Material, Rows
 from dkm.runs.directory import RunWriter
-from dkm.runs.reading import LOGGED_TO, N_CLUSTERS_CHOICE, moving_numbers
+from dkm.runs.reading import COMPLETED, LOGGED_TO, N_CLUSTERS_CHOICE, RESULTS_SHA256, moving_numbers
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
@@ -140,6 +140,7 @@ class Recorder:
         }
         # Keep the entries of earlier processes of the run, such as its start and the seconds of pretraining.
         earlier = run.read_manifest()
+        earlier.pop(RESULTS_SHA256, None)  # the results will be written anew
         manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1
         manifest["segments"] = [*earlier_segments(earlier), {"step": step, **made_with}]
@@ -343,7 +344,7 @@ class Recorder:
         run.sinks.text("table", "\n".join(table), step)
         # Before the manifest says that the run is completed: a process that is killed meanwhile leaves it unfinished.
         self._write_report(result, assignments, z, contrast)
-        self.end("completed", None, progress)
+        self.end(COMPLETED, None, progress)
         return result
 
     def _write_report(
@@ -382,14 +383,19 @@ class Recorder:
             )
 
     def end(self, status: str, reason: str | None, progress: Progress) -> None:
-        """Write the final status to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason."""
+        """Write the final status to the manifest: ``completed``, or ``interrupted`` or ``failed`` with a reason.
+
+        The manifest of a completed run has the SHA-256 of its results too.
+        """
         run = self.run
+        digests = {RESULTS_SHA256: dict(run.results_sha256)} if status == COMPLETED else {}
         run.update_manifest(
             status=status,
             reason=reason,
             warnings=list(run.warnings),
             seconds=progress.seconds,
             peak_memory_bytes=peak_memory_bytes(),
+            **digests,
         )
         # One step after the last one, so that TensorBoard keeps the initial manifest.
         step = progress.step + 1
