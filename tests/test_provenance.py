@@ -20,7 +20,7 @@ from dkm.errors import UserError
 from dkm.models.saved import load_model
 from dkm.runs import reading
 from dkm.runs.directory import RunDirectory, Unwritten
-from dkm.runtime import environment
+from dkm.runtime import checkpoints, environment
 from dkm.search import sweep
 from dkm.train import _main as main
 from dkm.training import launch, recorder
@@ -396,6 +396,66 @@ def test_the_files_of_hydra_are_written_whole(finished: Path, tmp_path: Path, mo
     assert contents[0]["batch_size"] == 256
     assert contents[1]["hydra"]["job"]["name"] == "train"
     assert contents[2][: len(WORDS)] == WORDS
+
+
+# --- lost checkpoints ---------------------------------------------------------------------------------------------
+
+
+def state_of(run: Path) -> dict[str, bytes]:
+    return {p.relative_to(run).as_posix(): p.read_bytes() for p in run.rglob("*") if p.is_file() and p.suffix != ".log"}
+
+
+def set_status(run: Path, status: str) -> None:
+    path = run / "manifest.json"
+    path.write_text(json.dumps(json_of(path) | {"status": status}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("lost", ["completed", "has results", "its joint phase has begun"])
+def test_a_run_without_the_checkpoints_that_it_had_is_not_begun_again(
+    lost: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if lost != "completed":
+        set_status(run, "interrupted")
+    if lost == "its joint phase has begun":
+        (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    before = state_of(run)
+    for words in ([f"resume={run}", "joint.epochs=3"], [*WORDS, f"hydra.run.dir={run}", "resume=auto"]):
+        with pytest.raises(UserError) as refused:
+            main(words)
+        gone = "but its checkpoints are gone; expected checkpoints/last.pt"
+        assert str(refused.value) == f"{run}: {lost}, {gone}; put it back, or start a new run with output=DIR"
+        assert state_of(run) == before
+    capsys.readouterr()
+    assert unfinished_run(compose(parse(WORDS)).config, run.parent / "new") is None
+    left_alone = f"warning: resume=auto: {run}: {lost}, but its checkpoints are gone, so the run is left alone\n"
+    assert capsys.readouterr().err == ("" if lost == "completed" else left_alone)
+
+
+@pytest.mark.parametrize("records", [None, b'{"phase": "pretrain", "epoch": 1}\n[]\n{"phase": "jo'])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    records: bytes | None, run: Path, finished: Path
+) -> None:
+    set_status(run, "running")
+    for name in ("result.json", "assignments.csv", "metrics.jsonl"):
+        (run / name).unlink()
+    shutil.rmtree(run / "checkpoints")
+    if records is not None:
+        (run / "metrics.jsonl").write_bytes(records)
+    assert unfinished_run(compose(parse(WORDS)).config, run.parent / "new") == run
+    assert resume(run)["status"] == "completed"
+    for name in ("result.json", "assignments.csv", "metrics.jsonl"):
+        assert (run / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_the_folder_of_the_checkpoints_survives_a_power_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(checkpoints, "sync_directory", synced.append)
+    for _ in range(2):
+        checkpoints.save(tmp_path / "checkpoints", {"step": 1})
+    assert synced == [tmp_path]
 
 
 # --- digests of the results ---------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ ASSIGNMENTS = "assignments.csv"
 EXEMPLARS = "exemplars.csv"
 FEATURES = "features.csv"
 SWEEP = "sweep.csv"
+CHECKPOINTS = "checkpoints"
 LOG = "train.log"
 # Exists while a process trains in the directory, and after it was killed.
 LOCK = "run.lock"

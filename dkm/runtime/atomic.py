@@ -60,7 +60,7 @@ def publish(temporary: Path, path: Path) -> None:
     """Flush a file, or a folder with all of its files, to disk and give it its final name."""
     sync(temporary)
     temporary.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def sync(path: Path) -> None:
@@ -71,10 +71,11 @@ def sync(path: Path) -> None:
         return
     for child in path.iterdir():
         sync(child)
-    _sync_directory(path)
+    sync_directory(path)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Flush the names in a directory to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

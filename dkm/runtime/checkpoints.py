@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from dkm.errors import UserError, is_out_of_memory
-from dkm.runtime.atomic import replacing, write_atomically
+from dkm.runtime.atomic import replacing, sync_directory, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,9 @@ class DamagedCheckpoint(CheckpointError):
 def save(directory: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and builtin containers) as the last checkpoint; keep the one before as the previous."""
     content = serialized(state)
-    directory.mkdir(exist_ok=True)
+    if not directory.is_dir():
+        directory.mkdir()
+        sync_directory(directory.parent)  # else a power failure could leave metrics of the joint phase without it
     last = directory / LAST
     if last.exists():
         # Linked under a second name instead of moved, so that `last.pt` always exists.

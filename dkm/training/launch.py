@@ -18,7 +18,7 @@ from dkm.config.data import SCALINGS
 from dkm.config.run import Config, with_number
 from dkm.config.values import absolute, override
 from dkm.errors import Failure, UserError, is_out_of_memory
-from dkm.runs.reading import CONFIG, LOCK, LOG, MANIFEST, N_CLUSTERS_CHOICE
+from dkm.runs.reading import CHECKPOINTS, CONFIG, LOCK, LOG, MANIFEST, N_CLUSTERS_CHOICE
 from dkm.runtime import distributed
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
     try:
         return execute(plan)
     except distributed.RankLost as error:
-        if (plan.directory / "checkpoints").is_dir():
+        if (plan.directory / CHECKPOINTS).is_dir():
             what = "a checkpoint was written" if distributed.is_main() else "the last checkpoint is kept"
             error.remedy = f"{what}; {_how_to_continue(plan)}"
         raise
@@ -300,6 +300,7 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
     """Create the run directory and open its log; return the checkpoint to resume from, or None."""
     from dkm.runtime import checkpoints
     from dkm.runtime.locks import holder_of
+    from dkm.training.resume import what_was_lost
 
     try:
         plan.directory.mkdir(parents=True, exist_ok=True)
@@ -321,11 +322,18 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
             f"output={plan.directory}: {error.strerror}; expected a place to write; choose another"
         ) from error
     try:
-        return checkpoints.load(plan.directory / "checkpoints")
+        state = checkpoints.load(plan.directory / CHECKPOINTS)
+        lost = what_was_lost(plan.directory) if state is None and not plan.is_new else None
     except OSError as error:
         where = error.filename or plan.directory / "checkpoints"
         found = f"cannot be read ({error.strerror}); nothing was changed"
         raise UserError(f"{where}: {found}; expected a readable checkpoint; resume the run once it is") from error
+    if lost is not None:
+        raise UserError(
+            f"{plan.directory}: {lost}, but its checkpoints are gone; expected {CHECKPOINTS}/{checkpoints.LAST}; "
+            "put it back, or start a new run with output=DIR"
+        )
+    return state
 
 
 def _require_no_links(run: Path) -> None:

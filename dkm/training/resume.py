@@ -6,6 +6,8 @@ others are applied; the role of a setting decides (``dkm.config.settings.Role``)
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import sys
@@ -23,7 +25,7 @@ from dkm.config.settings import dotted_key
 from dkm.config.values import absolute, auto_bounds
 from dkm.errors import UserError
 from dkm.runs.directory import read_json
-from dkm.runs.reading import COMPLETED, CONFIG, MANIFEST, N_CLUSTERS_CHOICE, is_in_use
+from dkm.runs.reading import CHECKPOINTS, COMPLETED, CONFIG, MANIFEST, METRICS, N_CLUSTERS_CHOICE, RESULT, is_in_use
 
 
 def named_run(value: str) -> Path:
@@ -69,8 +71,36 @@ def unfinished_run(wanted: Config, directory: Path, *, is_named: bool = False) -
             remedy = f"if it has not ended, set resume={shlex.quote(str(manifest_path.parent))}"
             print(f"warning: resume=auto: {found}; {remedy}", file=sys.stderr)
             continue
+        if (lost := what_was_lost(manifest_path.parent)) is not None:
+            found = f"{manifest_path.parent}: {lost}, but its checkpoints are gone, so the run is left alone"
+            print(f"warning: resume=auto: {found}", file=sys.stderr)
+            continue
         unfinished.append((str(manifest.get("started")), manifest_path.parent))
     return max(unfinished)[1] if unfinished else None
+
+
+def what_was_lost(run: Path) -> str | None:
+    """Return what tells that a run without checkpoints has had some; None if it has one, or may have had none.
+
+    The first checkpoint that every run writes is that of the begin of the joint phase.
+    """
+    folder = run / CHECKPOINTS
+    if any((folder / name).exists() for name in ("last.pt", "previous.pt")):
+        return None
+    if (read_json(run / MANIFEST) or {}).get("status") == COMPLETED:
+        return "completed"
+    if (run / RESULT).exists():
+        return "has results"
+    return "its joint phase has begun" if _has_joint_record(run / METRICS) else None
+
+
+def _has_joint_record(path: Path) -> bool:
+    """Return whether metrics have a record of the joint phase; damaged records do not count."""
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(RecursionError, ValueError, AttributeError):
+            if json.loads(line).get("phase") == "joint":
+                return True
+    return False
 
 
 def resumed_config(run: Path, command: Command) -> Config:
