@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -213,6 +215,50 @@ def test_a_run_with_a_damaged_manifest_says_what_is_lost(run: Path, capsys: pyte
     assert manifest["status"] == "completed"
     told = f"{run / 'manifest.json'} is damaged: what it told about the earlier parts of the run is lost"
     assert capsys.readouterr().err == f"warning: {told}\n"
+
+
+@pytest.mark.parametrize("n_before", range(4))
+def test_a_manifest_that_cannot_be_read_now_is_not_damaged(
+    n_before: int, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever of the readings of a resume fails, neither the manifest nor results are written."""
+    path, n_left, act = run / "manifest.json", [n_before], Path.read_bytes
+
+    def fail(self: Path) -> bytes:
+        if self == path:
+            n_left[0] -= 1
+            if n_left[0] < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return act(self)
+
+    (run / "metrics.jsonl").write_bytes(b"")  # which is warned about
+    before = state_of(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(UserError) as refused:
+            main([f"resume={run}", "joint.epochs=3", "log.progress=off"])
+    found = "cannot be read (Input/output error); it was left as it is"
+    assert str(refused.value) == f"{path}: {found}; expected a readable file; run the command again once it is"
+    after = state_of(run)
+    del after["config.yaml"], before["config.yaml"]  # may have the new number of epochs
+    assert after == before
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_whose_manifest_cannot_be_read_is_left_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act = Path.read_bytes
+
+    def fail(self: Path) -> bytes:
+        if self.name == "manifest.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return act(self)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert unfinished_run(compose(parse(WORDS)).config, run.parent / "new") is None
+    told = f"warning: resume=auto: the run is left alone: {run / 'manifest.json'}: cannot be read (Input/output error)"
+    assert capsys.readouterr().err.startswith(told)
 
 
 OTHER_TYPES: dict[str, Any] = {

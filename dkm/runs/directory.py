@@ -156,13 +156,13 @@ class RunDirectory:
         has_labels : bool
             Whether there are scores against labels.
         """
+        references = (read_json(self.path / MANIFEST) or {}).get(LOGGED_TO)
         text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
         header = _CONFIG_HEADER.format(directory=shlex.quote(str(self.path)))
         text = header + with_digest(_CONFIG_DEFAULTS + text)
         path = self.path / CONFIG
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             self._write(CONFIG, text)
-        references = (read_json(self.path / MANIFEST) or {}).get(LOGGED_TO)
         context = SinkContext(self.path, config, step, has_labels)
         self.sinks = Sinks.open(self._sink_names, context, references if isinstance(references, dict) else {})
 
@@ -257,7 +257,7 @@ class RunDirectory:
             return file.tell()
 
     def _keep_warnings(self) -> None:
-        if self.manifest and self.manifest.get("warnings", []) != self.warnings:
+        if "status" in self.manifest and self.manifest.get("warnings", []) != self.warnings:
             self.update_manifest(warnings=list(self.warnings))
 
     def metrics_sha256(self) -> str:
@@ -440,9 +440,18 @@ class _Console(logging.Handler):
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a JSON object, or None if the file is missing or holds something else."""
+    """Return a JSON object, or None if the file is missing or holds something else.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read now: it is not damaged, and must not be written anew.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError):
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, RecursionError, ValueError):
         return None
+    except OSError as error:
+        found = f"cannot be read ({error.strerror}); it was left as it is"
+        raise UserError(f"{path}: {found}; expected a readable file; run the command again once it is") from error
     return content if isinstance(content, dict) else None

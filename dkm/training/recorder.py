@@ -111,14 +111,15 @@ class Recorder:
             Digest of ``metrics.jsonl`` at the checkpoint; None if it is not known.
         """
         run = self.run
+        earlier = run.read_manifest()  # before anything is changed: it may be unreadable
         run.truncate_metrics(metrics_bytes or 0, metrics_sha256)
         if run.is_written:
-            self._start_manifest(step, metrics_bytes)
+            self._start_manifest(earlier, step, metrics_bytes)
         self._log_data_report()
         self._log_setup(init_sample)
         self._log_advice()
 
-    def _start_manifest(self, step: int, metrics_bytes: int | None) -> None:
+    def _start_manifest(self, earlier: dict[str, Any], step: int, metrics_bytes: int | None) -> None:
         """Write what the run is made with, beside the entries of earlier processes; warn of what differs from them."""
         run, config, data, device = self.run, self._config, self._data, self._centroids.device
         rows = digest_of_rows(config.data, data.n_samples, data.position)
@@ -139,7 +140,6 @@ class Recorder:
             "reason": None,
         }
         # Keep the entries of earlier processes of the run, such as its start and the seconds of pretraining.
-        earlier = run.read_manifest()
         earlier.pop(RESULTS_SHA256, None)  # the results will be written anew
         manifest["started"] = earlier.get("started", manifest["started"])
         manifest["n_resumed"] = earlier.get("n_resumed", -1) + 1

@@ -55,10 +55,10 @@ def unfinished_run(wanted: Config, directory: Path, *, is_named: bool = False) -
     unfinished: list[tuple[str, Path]] = []
     expected = _settings_of_a_run(wanted)
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
-        manifest = read_json(manifest_path)
-        if (manifest or {}).get("status") == COMPLETED or is_in_use(manifest_path.parent):
-            continue
         try:
+            manifest = read_json(manifest_path)
+            if (manifest or {}).get("status") == COMPLETED or is_in_use(manifest_path.parent):
+                continue
             saved = config_of(manifest_path.parent)
         except UserError as error:
             print(f"warning: resume=auto: the run is left alone: {error}", file=sys.stderr)
