@@ -341,15 +341,14 @@ def _require_no_links(run: Path) -> None:
 
     The directory itself may be a link, and wandb makes links within it.
     """
-    inside = os.path.realpath(run)
-    for place, folders, files in os.walk(run):
-        for link in (Path(place, name) for name in sorted(folders + files)):
-            if link.is_symlink() and not Path(os.path.realpath(link)).is_relative_to(inside):
-                copied = f"cp -rL {shlex.quote(str(run))} {shlex.quote(f'{run}-copy')}"
-                raise UserError(
-                    f"{link}: a link to {link.readlink()}; expected files of the run alone, as resuming it writes to "
-                    f"them; remove the link, or resume a copy without links: {copied}"
-                )
+    from dkm.runtime.links import links_out_of
+
+    for link in links_out_of(run):
+        copied = f"cp -rL {shlex.quote(str(run))} {shlex.quote(f'{run}-copy')}"
+        raise UserError(
+            f"{link}: a link to {link.readlink()}; expected files of the run alone, as resuming it writes to "
+            f"them; remove the link, or resume a copy without links: {copied}"
+        )
 
 
 def _write_hydra_files(directory: Path, composed: Composed) -> None:
