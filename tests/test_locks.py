@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from dkm.config.compose import parse
-from dkm.errors import UserError
+from dkm.errors import Failure, UserError
 from dkm.runs import reading
 from dkm.runs.directory import RunDirectory
 from dkm.runtime import locks
 from dkm.runtime.locks import acquire, holder_of, is_locked, lock_folder, try_lock
+from dkm.search.pool import ChildPool, ChildRun
 from dkm.training import launch
 
 
@@ -356,3 +357,47 @@ def test_a_folder_that_cannot_be_made_is_a_mistake_of_one_line(tmp_path: Path) -
     expected = r"output=.*file: File exists; expected a place to write; choose another"
     with pytest.raises(UserError, match=expected), lock_folder(tmp_path / "file", "lock"):
         pass
+
+
+# --- links --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lock", "logs", "logs/k3-seed0.log", "k3/seed0/new"])
+def test_a_folder_with_a_link_that_leads_out_of_it_is_not_locked(name: str, tmp_path: Path) -> None:
+    target, folder = tmp_path / "mine", tmp_path / "search"
+    target.write_text("ssh-rsa AAAA\n")
+    link = folder / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(target)
+    with pytest.raises(UserError) as refused, lock_folder(folder, "lock"):
+        pass
+    expected = "expected a folder without links that lead out of it, as it is written to"
+    found = f"output={folder}: {link} is a link to {target}"
+    assert str(refused.value) == f"{found}; {expected}; remove the link: rm {link}"
+    assert target.read_text() == "ssh-rsa AAAA\n"
+    assert (folder / "lock").exists() == (name == "lock")
+
+
+def test_a_lock_is_not_written_through_a_link_within_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "lock").symlink_to("result.json")
+    expected = f"output={tmp_path}: lock is a link; expected a place to write; choose another"
+    with pytest.raises(UserError, match=expected), lock_folder(tmp_path, "lock"):
+        pass
+    assert (tmp_path / "result.json").read_text() == "{}"
+
+
+def test_the_log_of_a_search_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "0.log").symlink_to("result.json")
+    with ChildPool[ChildRun]() as pool, pytest.raises(Failure, match=r"0\.log is a link"):
+        pool.start(ChildRun([], tmp_path / "0", tmp_path / "0.log"))
+    assert (tmp_path / "result.json").read_text() == "{}"
+
+
+def test_the_folder_of_a_search_may_be_a_link_itself(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "search").symlink_to("disk")
+    (tmp_path / "disk" / "latest").symlink_to("lock")
+    with lock_folder(tmp_path / "search", "lock"):
+        assert is_locked(tmp_path / "disk" / "lock")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -24,6 +25,7 @@ from typing import IO, Any
 from filelock import lock_descriptor
 
 from dkm.errors import UserError
+from dkm.runtime.links import links_out_of, open_unless_link
 
 # `is_locked` briefly holds the lock: a file is in use only if it stays locked over several tries.
 _N_TRIES, _PAUSE_S = 5, 0.02
@@ -69,10 +71,10 @@ def acquire(path: Path) -> Lock | None:
     Raises
     ------
     OSError
-        If the file cannot be written to.
+        If the file cannot be written to, or is a link.
     """
     for n_left in reversed(range(_N_TRIES)):
-        file, problem = path.open("a+b"), None
+        file, problem = open_unless_link(path, "a+b"), None
         try:
             is_free = _lock(file)
         except OSError as error:
@@ -162,10 +164,11 @@ def lock_folder(folder: Path, name: str) -> Iterator[IO[bytes]]:
     Raises
     ------
     UserError
-        If the folder cannot be created or written to, or another process uses it.
+        If the folder cannot be created or written to, another process uses it, or a link in it leads out of it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _require_no_links(folder)
         lock = acquire(folder / name)
     except OSError as error:
         raise UserError(f"output={folder}: {error.strerror}; expected a place to write; choose another") from error
@@ -177,3 +180,12 @@ def lock_folder(folder: Path, name: str) -> Iterator[IO[bytes]]:
         print(f"warning: {lock.caution}", file=sys.stderr)
     with lock.file as file:
         yield file
+
+
+def _require_no_links(folder: Path) -> None:
+    """Refuse a folder with a link that leads out of it: somebody may have planted it, and a search writes there."""
+    for link in links_out_of(folder):
+        raise UserError(
+            f"output={folder}: {link} is a link to {link.readlink()}; expected a folder without links that lead out of "
+            f"it, as it is written to; remove the link: rm {shlex.quote(str(link))}"
+        )

@@ -24,7 +24,9 @@ from typing import IO, Generic, TypeVar
 
 from dkm.config.commands import EXIT_INTERRUPTED
 from dkm.config.values import quoted
+from dkm.errors import Failure, reason
 from dkm.runs.reading import CONFIG
+from dkm.runtime.links import open_unless_link
 from dkm.runtime.locks import try_lock
 from dkm.search import server
 
@@ -129,8 +131,7 @@ class ChildPool(Generic[R]):
         if run.log is None:
             run.process = _start_process(run.command(), 1, 2, descriptors)
         else:
-            run.log.parent.mkdir(parents=True, exist_ok=True)
-            with run.log.open("wb") as log, Path(os.devnull).open("wb") as devnull:
+            with _open_log(run.log) as log, Path(os.devnull).open("wb") as devnull:
                 try_lock(log)  # the process inherits the lock with the file
                 run.process = _start_process(run.command(), devnull.fileno(), log.fileno(), descriptors)
         self.running.append(run)
@@ -169,6 +170,15 @@ class ChildPool(Generic[R]):
             except subprocess.TimeoutExpired:
                 os.killpg(run.process.pid, signal.SIGKILL)
                 run.process.wait()
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open_unless_link(path, "wb")
+    except OSError as error:
+        found = f"cannot be written ({reason(error)})"
+        raise Failure(f"{path}: {found}; remove it if it is a link, or choose another output=") from error
 
 
 def _start_process(
