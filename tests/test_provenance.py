@@ -126,6 +126,37 @@ def test_a_run_of_an_earlier_version_has_the_segment_that_its_manifest_tells_of(
 
 
 PRESENT = {"device": "cpu", "processor": "A", "threads": 2, "processes": 1, "versions": {"torch": "2", "numpy": "1"}}
+CHECKOUT = {"commit": "aaa", "dirty": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"commit": "bbb"}, ["commit bbb (before: aaa)"]),
+        ({"dirty": True}, ["dirty True (before: False)"]),
+        ({"commit": "bbb", "dirty": True}, ["commit bbb (before: aaa)", "dirty True (before: False)"]),
+        ({}, []),
+    ],
+)
+def test_another_commit_of_the_code_is_told(change: dict[str, Any], expected: list[str]) -> None:
+    assert changes_between({**PRESENT, "git": CHECKOUT}, {**PRESENT, "git": CHECKOUT | change}) == expected
+
+
+@pytest.mark.parametrize("git", [None, ..., "aaa"])
+def test_a_run_outside_of_a_checkout_has_no_commit_to_compare(git: object) -> None:
+    one = PRESENT if git is ... else {**PRESENT, "git": git}
+    for earlier, present in ((one, {**PRESENT, "git": CHECKOUT}), ({**PRESENT, "git": CHECKOUT}, one), (one, one)):
+        assert changes_between(earlier, present) == []
+
+
+def test_a_run_that_is_resumed_with_another_commit_is_warned_about(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "manifest.json"
+    path.write_text(json.dumps(json_of(path) | {"git": CHECKOUT}), encoding="utf-8")
+    monkeypatch.setattr(environment, "git_state", lambda _: {"commit": "bbb", "dirty": False})
+    assert resume(run)["segments"][-1]["git"]["commit"] == "bbb"
+    assert capsys.readouterr().err.startswith("warning: resumed with commit bbb (before: aaa); the last bits of the ")
 
 
 @pytest.mark.parametrize("key", ["device", "processor", "threads", "processes"])

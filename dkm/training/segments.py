@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# The entries of a manifest, and the packages, that the last bits of the results depend on.
+# The entries of a manifest, of its git state, and the packages, that the last bits of the results depend on.
 _DECIDING = ("device", "processor", "threads", "processes")
+_DECIDING_GIT = ("commit", "dirty")
 _DECIDING_PACKAGES = ("dkm", "torch", "numpy", "scikit-learn", "scipy")
 _ENTRIES = ("started", "python", "platform", "versions", "git", "threads", "processes", "device", "processor")
 
@@ -31,7 +32,7 @@ def changes_between(earlier: Mapping[str, Any], present: Mapping[str, Any]) -> l
 
 
 def _deciding(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    versions = manifest.get("versions")
-    for entries, keys in ((versions, _DECIDING_PACKAGES), (manifest, _DECIDING)):
+    versions, git = manifest.get("versions"), manifest.get("git")
+    for entries, keys in ((versions, _DECIDING_PACKAGES), (git, _DECIDING_GIT), (manifest, _DECIDING)):
         if isinstance(entries, Mapping):
             yield from ((key, entries[key]) for key in keys if key in entries)
