@@ -407,6 +407,36 @@ def test_a_description_that_is_no_object_of_json_is_refused(model: Path) -> None
             load_model(str(model))
 
 
+HALF = "the half character '\\ud800', expected texts of whole characters"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("features", ["\ud800", "b", "c"], f"features: {HALF}"),
+        ("data", "csv\ud800", f"data: {HALF}"),
+        ("plan", {**COLUMNS, "columns": [{"name": "x", "levels": ["\ud800"]}]}, f"plan: {HALF}"),
+        ("plan", {"\ud800": 1}, f"plan: {HALF}"),
+        ("\ud800", 1, f"\\ud800: {HALF}"),
+    ],
+)
+def test_half_characters_of_a_description_are_refused(key: str, value: object, expected: str, model: Path) -> None:
+    change_json(model / "model.json", key, value)
+    for work in (
+        lambda: predict.work([f"run={model}", f"input={OLD / 'people.csv'}", f"output={model.parent / 'x.csv'}"]),
+        lambda: export.work([f"run={model}", f"input={OLD / 'people.csv'}", f"output={model.parent / 'artifact'}"]),
+    ):
+        with pytest.raises(UserError) as refused:
+            work()
+        assert f"cannot be read (model.json: {expected})" in str(refused.value)
+        assert str(refused.value).encode()
+
+
+def test_whole_characters_of_a_description_are_read(model: Path) -> None:
+    change_json(model / "model.json", "data", "daten ä 😀")
+    assert load_model(str(model)).data == "daten ä 😀"
+
+
 def test_weights_that_are_not_finite_are_refused(model: Path) -> None:
     path = model / "weights.safetensors"
     tensors = safetensors.torch.load(path.read_bytes())

@@ -77,7 +77,20 @@ def read_description(path: Path) -> dict[str, Any]:
         raise ValueError("damaged or altered: its SHA-256 is not the one that it was written with")
     if not isinstance(description.get("model"), dict) or not isinstance(description["model"].get("name"), str):
         raise ValueError("model: expected the section of a network, with its name")
+    for key, value in description.items():
+        _require_encodable(key, value)
     return description
+
+
+def _require_encodable(key: str, value: object) -> None:
+    """Refuse half characters (lone surrogates), which JSON can escape and no file can have."""
+    try:
+        json.dumps({key: value}, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        found = ascii(error.object[error.start])
+        raise ValueError(
+            f"{ascii(key)[1:-1]}: the half character {found}, expected texts of whole characters"
+        ) from None
 
 
 def check_description(description: Object) -> None:
