@@ -523,7 +523,7 @@ def test_the_reason_of_a_run_steers_no_terminal(tmp_path: Path, capsys: pytest.C
     assert "gone \\x1b[2J\\ud800" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("labels", [(), (0, 1, -1, 0), (0, 1, 2**40, 0)])
+@pytest.mark.parametrize("labels", [(), (0, 1, -1, 0), (0, 1, 2**40, 0), (0, 1, 10**30, 0)])
 def test_assignments_that_no_run_writes_leave_out_the_agreement_alone(
     labels: Sequence[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

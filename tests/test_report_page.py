@@ -448,6 +448,11 @@ def damage_assignments(run: Path) -> None:
     (run / "assignments.csv").write_text("a,b\n1,2\n")
 
 
+def write_a_huge_index(run: Path) -> None:
+    header, line, *lines = (run / "assignments.csv").read_text().splitlines()
+    (run / "assignments.csv").write_text("\n".join([header, "9" * 30 + line[1:], *lines]) + "\n")
+
+
 def lose_rows(run: Path) -> None:
     lines = (run / "assignments.csv").read_text().splitlines()
     (run / "assignments.csv").write_text("\n".join(lines[:-3]) + "\n")
@@ -481,6 +486,21 @@ def damage_features(run: Path) -> None:
     (run / "features.csv").write_text("cluster,feature,difference,mean,mean_of_others\n99,x,1,1,1\n")
 
 
+def open_a_quote(run: Path) -> None:
+    """As one flipped bit before a feature's name does in a large file: a cell of more characters than csv reads."""
+    lines = (run / "features.csv").read_text().splitlines()
+    (run / "features.csv").write_text("\n".join([lines[0], '0,1,"' + "x" * 140_000, *lines[1:]]))
+
+
+def write_no_text(run: Path) -> None:
+    (run / "features.csv").write_bytes(b"\xff\n")
+
+
+def write_infinity(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"n_samples": float("inf")}))
+
+
 def lose_result(run: Path) -> None:
     (run / "result.json").unlink()
 
@@ -489,9 +509,13 @@ def lose_result(run: Path) -> None:
     ("damage", "expected"),
     [
         (damage_assignments, "assignments.csv has no column cluster"),
+        (write_a_huge_index, "assignments.csv cannot be read: Overflow"),
         (lose_rows, "assignments.csv does not have the 48 rows and 3 clusters of result.json"),
         (cut_weights, "model/weights.safetensors cannot be read"),
         (damage_features, "features.csv: not what a run writes"),
+        (open_a_quote, "features.csv: not what a run writes (field larger than field limit (131072))"),
+        (write_no_text, "features.csv: not what a run writes ('utf-8' codec can't decode byte 0xff"),
+        (write_infinity, "the run is damaged (cannot convert float infinity to integer)"),
         (lose_result, "there is no result.json"),
         (lose_margin, "assignments.csv has no margin for row 47"),
         (lose_distance, "assignments.csv has no distance for row 47"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dkm.errors import in_short
 from dkm.evaluation.assignments import without_mark
 from dkm.reports.features import Feature, features_of
 
@@ -91,9 +92,9 @@ def read_differences(
     """
     if not path.is_file():
         return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         if is_safe:
             rows = [row | {"feature": without_mark(row["feature"])} for row in rows]
         names = list(dict.fromkeys(row["feature"] for row in rows))
@@ -102,8 +103,8 @@ def read_differences(
         for row in rows:
             cells = [float(row[key]) for key in ("difference", "mean", "mean_of_others")]
             values[:, int(row["cluster"]), number[row["feature"]]] = cells
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{path}: not what a run writes ({error})") from error
+    except (OSError, csv.Error, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path}: not what a run writes ({in_short(error)})") from error
     difference, mean, mean_of_others = values
     features = features_of(names, plan)
     return Differences(features, difference, mean, mean_of_others, are_shares(features), are_terms, has_means)

@@ -74,7 +74,7 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
         )
         centroids = _read_centroids(run)
         data_report = _read_data_report(run / reading.DATA)
-    except (reading.DamagedRun, ValueError, KeyError, TypeError) as error:
+    except (reading.DamagedRun, OverflowError, ValueError, KeyError, TypeError) as error:
         found = f"the run is damaged ({in_short(error)})"
         raise input_error(str(run), found, "the files of a finished run", "copy them again, or train again") from error
     material = Material(
@@ -105,7 +105,7 @@ def _read_assignments(path: Path, result: dict[str, Any], *, is_safe: bool) -> A
             keep_default_na=False,
             na_values={"distance": [""], "margin": [""]},
         )
-    except (OSError, ValueError) as error:  # pandas' own errors are among these
+    except (OSError, OverflowError, ValueError) as error:  # pandas' own errors are among these
         raise ValueError(f"{path.name} cannot be read: {in_short(error)}") from error
     if missing := {"index", "cluster", "distance", "margin"} - set(frame):
         raise ValueError(f"{path.name} has no column {min(missing)}")

@@ -283,7 +283,7 @@ def _assignments(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         frame = pd.read_csv(path, usecols=["index", "cluster"], dtype=np.int64)
         if not frame["cluster"].between(0, len(frame) - 1).all() or frame.empty:
             raise ValueError("clusters that no run of so many rows has")
-    except (OSError, ValueError) as error:  # pandas' own errors are among these
+    except (OSError, OverflowError, ValueError) as error:  # pandas' own errors are among these
         print(f"warning: {path}: cannot be read ({in_short(error)}); left out of the agreement", file=sys.stderr)
         return None
     return frame["index"].to_numpy(), frame["cluster"].to_numpy()
