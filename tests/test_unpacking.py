@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,42 @@ def test_bytes_are_counted_while_they_are_unpacked(tmp_path: Path, monkeypatch: 
             pass
     stream.close()
     assert UnpackingLimit("x", 10).check_file(10**15, tmp_path / "missing") is None  # type: ignore[func-returns-value]
+
+
+# --- sizes that a file declares wrongly, or not at all ----------------------------------------------------------------
+
+
+def write_mat_with_a_wrong_size(path: Path, value: Any) -> None:
+    """Write a compressed variable whose outer tag declares 1,000 bytes."""
+    plain = path.with_suffix(".plain")
+    io.savemat(plain, {"X": value})
+    content = plain.read_bytes()
+    plain.unlink()
+    packed = zlib.compress(content[128:132] + (1000).to_bytes(4, "little") + content[136:])
+    path.write_bytes(content[:128] + (15).to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed)
+
+
+CELLS = np.empty((3, 1), object)
+CELLS[:, 0] = [np.zeros(2**18)] * 3
+
+
+@pytest.mark.parametrize("value", [np.zeros((2**18, 2)), sparse.csc_array(np.eye(2**9) + 1), np.zeros((9, 2**15)) + 1j])
+def test_the_size_that_a_matlab_variable_declares_is_not_trusted(
+    value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.mat"
+    write_mat_with_a_wrong_size(path, value)
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
+    with pytest.raises(UserError, match=r"bytes that unpack to [\d,]+ bytes or more; expected at most 200 times"):
+        load("mat", path)
+
+
+def test_other_matlab_variables_are_counted_only_up_to_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.mat"
+    write_mat_with_a_wrong_size(path, CELLS)
+    limit = UnpackingLimit("data.path=x", 1)
+    assert unpacking.compressed_parts(path, limit) == 1000  # too short to exceed 1 GiB: not unpacked
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
+    assert 2**20 < unpacking.compressed_parts(path, limit) <= 2**20 + 2**17

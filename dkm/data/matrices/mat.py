@@ -45,7 +45,8 @@ def open_mat(config: MatData, source: str, plan: Mapping[str, Any] | None) -> Ra
     if is_hdf5:
         file = _Mat73File(config.path, source, config.max_expansion)
     else:
-        UnpackingLimit(source, config.max_expansion).check_file(compressed_parts(path), path)
+        limit = UnpackingLimit(source, config.max_expansion)
+        limit.check_file(compressed_parts(path, limit), path)
         file = _Mat5File(path, source)
     name, why = choose_array(file.arrays, config, source, plan, usual=_USUAL_NAMES, axes=(0, -1))
     shape = file.shapes[name]
