@@ -156,3 +156,28 @@ def test_other_matlab_variables_are_counted_only_up_to_the_limit(
     assert unpacking.compressed_parts(path, limit) == 1000  # too short to exceed 1 GiB: not unpacked
     monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
     assert 2**20 < unpacking.compressed_parts(path, limit) <= 2**20 + 2**17
+
+
+def write_hdf5_chunk(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        x = file.create_dataset(
+            "x", shape=(40, 8), maxshape=(None, 8), dtype="f8", chunks=(100_000, 8), compression="gzip"
+        )
+        x[...] = np.arange(320.0).reshape(40, 8)
+
+
+def write_zarr_chunk(path: Path) -> None:
+    array = zarr.create_array(path, shape=(40, 8), dtype="f8", chunks=(100_000, 8))
+    array[...] = np.arange(320.0).reshape(40, 8)
+
+
+@pytest.mark.parametrize(("option", "write"), [("hdf5", write_hdf5_chunk), ("zarr", write_zarr_chunk)])
+def test_a_chunk_larger_than_its_array_is_refused_by_its_own_size(
+    option: str, write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    write(path)
+    assert load(option, path).X.shape == (40, 8)
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
+    with pytest.raises(UserError, match=r"bytes that unpack to 6,400,000 bytes or more"):
+        load(option, path)

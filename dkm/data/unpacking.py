@@ -7,8 +7,9 @@ while they are unpacked.
 from __future__ import annotations
 
 import io
+import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from gzip import GzipFile
 from pathlib import Path
@@ -111,6 +112,11 @@ class _Bounded(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+def array_bytes(shape: Sequence[int], chunks: Sequence[int] | None, itemsize: int) -> int:
+    """Return the size of an array, or of one chunk if that is larger: a chunk is unpacked whole."""
+    return math.prod(map(max, shape, chunks or shape)) * itemsize
 
 
 def parquet_bytes(file: Any) -> int:

@@ -9,7 +9,6 @@ are refused. h5py is imported where it is used, because it is an extra.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import LazyArray, SparseArray
-from dkm.data.unpacking import UnpackingLimit
+from dkm.data.unpacking import UnpackingLimit, array_bytes
 from dkm.errors import UserError, input_error, missing_extra_error, reason
 
 # What h5py raises for damaged files and objects.
@@ -199,7 +198,7 @@ class Hdf5File:
 
     def _check_size(self, part: Any) -> None:
         with one_line_hdf5_errors(self.source):
-            n_bytes = 0 if part.shape is None else math.prod(part.shape) * part.dtype.itemsize
+            n_bytes = 0 if part.shape is None else array_bytes(part.shape, part.chunks, part.dtype.itemsize)
         self.limit.check(n_bytes, self._state[0])
 
 

@@ -23,7 +23,7 @@ from dkm.data.raw import RawData
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import LazyArray
-from dkm.data.unpacking import UnpackingLimit
+from dkm.data.unpacking import UnpackingLimit, array_bytes
 from dkm.errors import UserError, input_error, missing_extra_error, reason
 
 METADATA = ("zarr.json", ".zgroup", ".zarray")
@@ -39,7 +39,8 @@ def open_zarr(config: ZarrData, source: str, plan: Mapping[str, Any] | None) -> 
     limit = UnpackingLimit(source, config.max_expansion)
     for part in dict.fromkeys(read for read in (name, label_name) if read is not None):
         with _one_line_errors(f"{source}: {part}"):
-            sizes = parts[part].nbytes, parts[part].nbytes_stored()
+            itemsize = _dtype_of(parts[part]).itemsize
+            sizes = array_bytes(parts[part].shape, parts[part].chunks, itemsize), parts[part].nbytes_stored()
         limit.check(*sizes)
     labels = None
     if label_name is not None:
