@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import zarr
-from pyarrow import feather, parquet
+from pyarrow import feather, ipc, parquet
 from scipy import io, sparse
 
 from dkm.config.compose import compose, parse
 from dkm.data import unpacking
 from dkm.data.datasets import load_dataset
+from dkm.data.tables import sources
 from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError
 
@@ -180,4 +181,40 @@ def test_a_chunk_larger_than_its_array_is_refused_by_its_own_size(
     assert load(option, path).X.shape == (40, 8)
     monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
     with pytest.raises(UserError, match=r"bytes that unpack to 6,400,000 bytes or more"):
+        load(option, path)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_feather_batches_are_refused_before_they_are_unpacked(
+    compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"a": np.zeros(2**18), "b": pa.array(["a", "b"] * 2**17).dictionary_encode()})
+    path, plain = tmp_path / "x.feather", tmp_path / "plain.feather"
+    feather.write_feather(table, path, compression=compression, chunksize=2**17)
+    feather.write_feather(table, plain, compression="uncompressed")
+    assert unpacking.feather_bytes(plain) == 0
+    n_bytes = unpacking.feather_bytes(path)
+    assert 2**18 * 12 <= n_bytes <= 2**18 * 12 + 1000
+    for n in range(0, path.stat().st_size, 97):  # a damaged file is read without an error
+        (tmp_path / "cut").write_bytes(path.read_bytes()[:n])
+        unpacking.feather_bytes(tmp_path / "cut")
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(ipc.RecordBatchFileReader, "get_batch", None)
+    with pytest.raises(UserError, match=f"bytes that unpack to {n_bytes:,} bytes or more"):
+        load("feather", path)
+
+
+@pytest.mark.parametrize("option", ["feather", "parquet"])
+def test_values_of_a_dictionary_are_counted_before_they_are_repeated(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = pa.DictionaryArray.from_arrays(np.arange(5_000) % 2, ["x" * 10_000, "y" * 10_000])
+    path = tmp_path / "x"
+    table = pa.table({"a": np.arange(5_000.0) % 7, "b": text})
+    getattr(feather if option == "feather" else parquet, f"write_{'feather' if option == 'feather' else 'table'}")(
+        table, path
+    )
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(sources.pc, "cast", None)
+    with pytest.raises(UserError, match=r"bytes that unpack to [\d,]+ bytes or more"):
         load(option, path)

@@ -6,15 +6,20 @@ while they are unpacked.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from gzip import GzipFile
 from pathlib import Path
 from typing import IO, Any, Literal
 from zipfile import ZipInfo
+
+import numpy as np
+import numpy.typing as npt
 
 from dkm.errors import UserError, input_error
 
@@ -123,6 +128,100 @@ def parquet_bytes(file: Any) -> int:
     """Return the size that the pages of a ``pyarrow.parquet.ParquetFile`` unpack to, as it declares it."""
     metadata = file.metadata
     return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+
+
+def feather_bytes(path: Path) -> int:
+    """Return the size that the compressed buffers of a Feather file unpack to, as each of them declares it.
+
+    pyarrow unpacks a whole batch and does not say beforehand how long it is. The footer of the file and the head of
+    each batch are FlatBuffers; what is damaged in them is left to pyarrow to report.
+    """
+    total = 0
+    with path.open("rb") as file, contextlib.suppress(struct.error, OSError, ValueError):
+        n_footer = _Table.number("<i", _bytes_at(file, file.seek(0, io.SEEK_END) - 10, 4), 0)
+        footer = _Table.root(_bytes_at(file, file.tell() - 4 - n_footer, n_footer))
+        for field, part in ((2, 1), (3, None)):  # dictionaries and batches
+            for offset, n_head, _ in footer.vector(field, "<qi4xq"):
+                head = _bytes_at(file, offset, n_head)
+                n_prefix = 8 if head[:4] == b"\xff\xff\xff\xff" else 4
+                batch = _Table.root(head[n_prefix:]).table(2)
+                batch = batch if part is None or batch is None else batch.table(part)
+                if batch is None or batch.table(3) is None:  # not compressed
+                    continue
+                for position, n_bytes in batch.vector(2, "<qq"):
+                    if n_bytes >= 8:
+                        declared = _Table.number("<q", _bytes_at(file, offset + n_head + position, 8), 0)
+                        total += n_bytes if declared < 0 else declared
+    return total
+
+
+def plain_bytes(values: Any) -> int:
+    """Return the size of a pyarrow array; of one with a dictionary the size of its values where those are long."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(values.type):
+        return int(values.nbytes)
+    lengths = _entry_bytes(values.dictionary)
+    if not len(lengths) or int(lengths.max()) * len(values) <= FREE_BYTES:
+        return int(values.nbytes)
+    counts = np.bincount(values.indices.drop_null().to_numpy(zero_copy_only=False), minlength=len(lengths))
+    return int(counts @ lengths)
+
+
+def _entry_bytes(dictionary: Any) -> npt.NDArray[np.int64]:
+    """Return the size of each entry of a dictionary."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    of_bytes = pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary
+    if any(is_type(dictionary.type) for is_type in of_bytes):
+        return np.asarray(pc.fill_null(pc.binary_length(dictionary), 0), np.int64)
+    return np.full(len(dictionary), dictionary.nbytes // max(1, len(dictionary)), np.int64)
+
+
+def _bytes_at(file: IO[bytes], position: int, n_bytes: int) -> bytes:
+    file.seek(position)
+    return file.read(max(0, n_bytes))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of a FlatBuffer, whose fields are known by their number."""
+
+    content: bytes
+    position: int
+
+    @staticmethod
+    def number(format_: str, content: bytes, position: int) -> int:
+        if position < 0:
+            raise ValueError("a position before the beginning")
+        (value,) = struct.unpack_from(format_, content, position)
+        return int(value)
+
+    @classmethod
+    def root(cls, content: bytes) -> _Table:
+        return cls(content, cls.number("<I", content, 0))
+
+    def _field(self, number: int) -> int | None:
+        """Return the position of a field; None if it has its default."""
+        fields = self.position - self.number("<i", self.content, self.position)
+        if 4 + 2 * number >= self.number("<H", self.content, fields):
+            return None
+        offset = self.number("<H", self.content, fields + 4 + 2 * number)
+        return self.position + offset if offset else None
+
+    def table(self, number: int) -> _Table | None:
+        field = self._field(number)
+        return None if field is None else _Table(self.content, field + self.number("<I", self.content, field))
+
+    def vector(self, number: int, format_: str) -> Iterator[tuple[int, ...]]:
+        """Yield the structs of a vector."""
+        field = self._field(number)
+        if field is None:
+            return
+        start = field + self.number("<I", self.content, field)
+        for i in range(self.number("<I", self.content, start)):
+            yield struct.unpack_from(format_, self.content, start + 4 + i * struct.calcsize(format_))
 
 
 def compressed_parts(path: Path, limit: UnpackingLimit) -> int:

@@ -41,7 +41,7 @@ from dkm.data.tables.dialect import (
 from dkm.data.tables.notation import USUAL_MARKS, Known, Marks, is_missing, is_number
 from dkm.data.tables.nulls import null_where
 from dkm.data.tables.rows import StoredColumns
-from dkm.data.unpacking import UnpackingLimit, parquet_bytes
+from dkm.data.unpacking import UnpackingLimit, feather_bytes, parquet_bytes, plain_bytes
 from dkm.errors import input_error
 
 _BLOCK_BYTES = 2**20
@@ -530,7 +530,7 @@ class ArrowSource:
         for path, partition in self._files:
             n_bytes = 0
             for batch in self._read(path, stored, n_rows or _BATCH_ROWS):
-                n_bytes += batch.nbytes
+                n_bytes += sum(map(plain_bytes, batch.columns))
                 self._limit.check_file(n_bytes, path)
                 # All columns at once: Table.set_column copies the list of all columns.
                 values = []
@@ -568,6 +568,7 @@ class ArrowSource:
             self.n_rows += metadata.num_rows
             self._n_groups += metadata.num_row_groups
             return metadata.schema.to_arrow_schema()
+        self._limit.check_file(feather_bytes(path), path)
         with pa.OSFile(str(path)) as file:
             return ipc.open_file(file).schema
 
