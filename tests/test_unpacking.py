@@ -23,6 +23,8 @@ from dkm.config.compose import compose, parse
 from dkm.data import unpacking
 from dkm.data.datasets import load_dataset
 from dkm.data.tables import sources
+from dkm.data.tables.dialect import Given
+from dkm.data.tables.notation import Known
 from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError
 
@@ -218,3 +220,58 @@ def test_values_of_a_dictionary_are_counted_before_they_are_repeated(
     monkeypatch.setattr(sources.pc, "cast", None)
     with pytest.raises(UserError, match=r"bytes that unpack to [\d,]+ bytes or more"):
         load(option, path)
+
+
+def write_long_texts(path: Path, **options: Any) -> None:
+    """Write 2,000 rows, in row groups of 500, of which the last have two texts of 20,000 characters by turns."""
+    texts = [f"text {i % 7}" for i in range(1_500)] + [f"{i % 2}" + "x" * 20_000 for i in range(500)]
+    table = pa.table({"a": np.arange(2_000.0) % 7, "text": texts, "some": [{"b": text} for text in texts]})
+    parquet.write_table(table, path, compression="zstd", row_group_size=500, **options)
+
+
+@pytest.mark.parametrize(("option", "column"), [("parquet", "text"), ("text", "text"), ("parquet", "some")])
+def test_long_texts_that_parquet_stores_once_are_read_in_small_batches(
+    option: str, column: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.parquet"
+    write_long_texts(path)
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
+    sizes: list[int] = []
+    read = parquet.ParquetFile.iter_batches
+
+    def iter_batches(*arguments: Any, **options: Any) -> Any:
+        for batch in read(*arguments, **options):
+            sizes.append(batch.nbytes)
+            yield batch
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", iter_batches)
+    if option == "parquet":
+        source = sources.open_source(str(path), option, f"data.path={path}", "data.path", Given(), Known(), 200)
+        with pytest.raises(UserError, match=r"bytes that unpack to [\d,]+ bytes or more"):
+            list(source.batches([column], [], None))
+    else:
+        assert len(load(option, path, "data.text=text").X) == 2_000
+    assert max(sizes) <= 2**20
+
+
+def test_rows_of_parquet_that_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.parquet"
+
+    def n_rows(*columns: str) -> int:
+        with parquet.ParquetFile(path) as file:
+            return unpacking.parquet_rows(path, file, columns, 2**16)
+
+    write_long_texts(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet.ParquetFile, "iter_batches", None)
+        assert n_rows("a", "text", "some") == 2**16  # 500 rows of 40 kB: nothing is read to see that
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 2**20)
+    assert n_rows("a") == 2**16
+    assert n_rows("text") == n_rows("some") == 2**20 // 20_001
+    assert n_rows("text", "some") == 2**20 // 40_002
+    write_long_texts(path, use_dictionary=False)
+    assert n_rows("text") == 2**16  # the file has each text by itself
+    write_long_texts(path, use_dictionary=False, column_encoding={"text": "DELTA_BYTE_ARRAY"})
+    assert n_rows("text") < 2**20 // 20_001
+    parquet.write_table(pa.table({"text": pa.array([b"x" * 2**12] * 9, pa.binary(2**12))}), path)
+    assert n_rows("text") == 2**8

@@ -130,6 +130,95 @@ def parquet_bytes(file: Any) -> int:
     return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
 
 
+def parquet_rows(path: Path, file: Any, columns: Sequence[str], n_rows: int) -> int:
+    """Return how many rows of a Parquet file to read at once: at most ``n_rows``, fewer where texts or bytes are long.
+
+    Of a column with a dictionary, Parquet stores each value once and declares only what that takes. The rows of a batch
+    are limited such that they take at most ``FREE_BYTES``, so that they can be counted batch by batch. Dictionaries are
+    read only where they are long enough for that to matter: from the first row of a row group.
+
+    Parameters
+    ----------
+    path : Path
+    file : pyarrow.parquet.ParquetFile
+        The same file, opened.
+    columns : sequence of str
+        Those that are read.
+    n_rows : int
+    """
+    schema, wanted = file.schema_arrow, set(columns)
+    with_bytes = {field.name for field in schema if field.name in wanted and _has_bytes(field.type)}
+    leaves = {i: file.schema.column(i) for i in range(len(file.schema))} if with_bytes else {}
+    leaves = {i: leaf for i, leaf in leaves.items() if leaf.path.partition(".")[0] in with_bytes}
+    row_bytes, doubtful = 0, dict[int, set[str]]()
+    with path.open("rb") as content:
+        for group in range(file.metadata.num_row_groups if leaves else 0):
+            chunks, n_bytes = file.metadata.row_group(group), 0
+            for i, leaf in leaves.items():
+                chunk = chunks.column(i)
+                if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY":
+                    n_bytes += leaf.length
+                elif leaf.physical_type == "BYTE_ARRAY" and "DELTA_BYTE_ARRAY" in chunk.encodings:
+                    n_bytes += chunk.total_uncompressed_size  # each value may repeat the one before it
+                elif leaf.physical_type == "BYTE_ARRAY":
+                    most = min(n_rows, chunks.num_rows) * _dictionary_bytes(content, chunk)
+                    if most > FREE_BYTES // len(leaves):
+                        doubtful.setdefault(group, set()).add(leaf.path)
+            row_bytes = max(row_bytes, n_bytes)
+    for group, paths in doubtful.items():
+        row_bytes = max(row_bytes, _longest_entries(path, file, group, sorted(paths)))
+    return max(1, min(n_rows, FREE_BYTES // max(1, row_bytes)))
+
+
+def _has_bytes(type_: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(type_):
+        return any(_has_bytes(field.type) for field in type_)
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "fixed_size_binary")
+    return any(getattr(pa.types, f"is_{name}")(type_) for name in names)
+
+
+def _dictionary_bytes(content: IO[bytes], chunk: Any) -> int:
+    """Return the size of the dictionary of a column chunk, 0 if it does not begin with one.
+
+    The chunk begins with a header in Thrift's compact protocol: the type of the page, then its size when unpacked.
+    """
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
+        start = chunk.dictionary_page_offset
+    head = _bytes_at(content, max(0, start), 8)
+    if head[:3] != _DICTIONARY_HEAD:
+        return 0
+    zigzag = 0
+    for i, byte in enumerate(head[3:]):
+        zigzag |= (byte & 0x7F) << 7 * i
+        if byte < 0x80:
+            break
+    return zigzag >> 1
+
+
+# Field 1, an int32 (0x15): 2 for the page of a dictionary (0x04 as zigzag); field 2, an int32.
+_DICTIONARY_HEAD = b"\x15\x04\x15"
+
+
+def _longest_entries(path: Path, file: Any, group: int, leaves: Sequence[str]) -> int:
+    """Return the sum of the longest entries in the dictionaries of some columns."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path, metadata=file.metadata, read_dictionary=list(leaves), pre_buffer=False) as reader:
+        batch = next(reader.iter_batches(1, row_groups=[group], columns=list(leaves)), None)
+    return sum(map(_longest_entry, [] if batch is None else batch.columns))
+
+
+def _longest_entry(values: Any) -> int:
+    import pyarrow as pa
+
+    if pa.types.is_struct(values.type):
+        return sum(_longest_entry(values.field(i)) for i in range(values.type.num_fields))
+    return int(_entry_bytes(values.dictionary).max(initial=0)) if pa.types.is_dictionary(values.type) else 0
+
+
 def feather_bytes(path: Path) -> int:
     """Return the size that the compressed buffers of a Feather file unpack to, as each of them declares it.
 

@@ -21,7 +21,7 @@ from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import rows_per_part
-from dkm.data.unpacking import UnpackingLimit, parquet_bytes
+from dkm.data.unpacking import UnpackingLimit, parquet_bytes, parquet_rows
 from dkm.errors import UserError, input_error, reason
 
 # The first bytes of the formats that people keep in tables.
@@ -69,6 +69,7 @@ class ImageParquet:
             self._limits = (given[0], given[1])
         self.plan: dict[str, Any] = {}
         silence_pillow()
+        self._place = expand(config.path, key)
         self._file = open_parquet(config.path, self.source, key, config.max_expansion)
         schema = self._file.schema_arrow
         self.image = self._find_image_column(schema)
@@ -93,7 +94,8 @@ class ImageParquet:
         columns = [name for name in (self.image, self._id, self._labels) if name is not None]
         groups, position = self._row_groups_from(start)
         try:
-            for batch in self._file.iter_batches(_ROWS_AT_ONCE, groups, columns=list(dict.fromkeys(columns))):
+            n_rows = parquet_rows(self._place, self._file, columns, _ROWS_AT_ONCE)
+            for batch in self._file.iter_batches(n_rows, groups, columns=list(dict.fromkeys(columns))):
                 n_skipped = min(max(start - position, 0), batch.num_rows)
                 batch, position = batch.slice(n_skipped), position + n_skipped
                 images = batch.column(self.image).to_pylist()
@@ -178,7 +180,8 @@ class ImageParquet:
         return with_images[0]
 
     def _begins_as_image(self, name: str) -> bool:
-        for batch in self._file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name]):
+        n_rows = parquet_rows(self._place, self._file, [name], _ROWS_AT_ONCE)
+        for batch in self._file.iter_batches(batch_size=n_rows, columns=[name]):
             for value in batch.column(0).to_pylist():
                 if value is not None:
                     return bool(value.startswith(_IMAGE_STARTS))
@@ -188,7 +191,8 @@ class ImageParquet:
         """Return the path of the first struct that has one; None if there is none."""
         if not self._is_struct or self._file.schema_arrow.field(self.image).type.get_field_index("path") < 0:
             return None
-        for batch in self._file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[f"{self.image}.path"]):
+        n_rows = parquet_rows(self._place, self._file, [self.image], _ROWS_AT_ONCE)
+        for batch in self._file.iter_batches(batch_size=n_rows, columns=[f"{self.image}.path"]):
             for value in batch.column(0).to_pylist():
                 if value and value.get("path"):
                     return str(value["path"])

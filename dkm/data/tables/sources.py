@@ -41,7 +41,7 @@ from dkm.data.tables.dialect import (
 from dkm.data.tables.notation import USUAL_MARKS, Known, Marks, is_missing, is_number
 from dkm.data.tables.nulls import null_where
 from dkm.data.tables.rows import StoredColumns
-from dkm.data.unpacking import UnpackingLimit, feather_bytes, parquet_bytes, plain_bytes
+from dkm.data.unpacking import UnpackingLimit, feather_bytes, parquet_bytes, parquet_rows, plain_bytes
 from dkm.errors import input_error
 
 _BLOCK_BYTES = 2**20
@@ -505,6 +505,7 @@ class ArrowSource:
         self._source, self._files, self._is_parquet, self._limit = source, files, kind == "parquet", limit
         first: list[str] = []
         self.n_rows = self._n_groups = 0  # of Parquet
+        self._rows_of: dict[tuple[object, ...], int] = {}  # rows of Parquet that are read at once
         self._types_of: dict[str, dict[pa.DataType, str]] = {}  # by column and type the name of the first file with it
         for path, _ in files:
             schema = self._schema(path)
@@ -577,7 +578,10 @@ class ArrowSource:
         if self._is_parquet:
             with pq.ParquetFile(path, pre_buffer=False) as file:
                 self._limit.check_file(parquet_bytes(file), path)
-                for batch in file.iter_batches(batch_size=n_rows, columns=list(columns)):
+                key = path, *columns, n_rows
+                if key not in self._rows_of:
+                    self._rows_of[key] = parquet_rows(path, file, columns, n_rows)
+                for batch in file.iter_batches(batch_size=self._rows_of[key], columns=list(columns)):
                     # In the order asked for: the file yields them in its own.
                     yield batch.select(list(columns))
             return

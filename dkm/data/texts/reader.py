@@ -35,13 +35,15 @@ from dkm.data.tables.dialect import HEAD_BYTES, find_delimiter, find_encoding
 from dkm.data.tables.sources import open_unpacked
 from dkm.data.texts.features import Tfidf, find_sentence_encoder
 from dkm.data.unicode import is_encodable, replace_surrogates
-from dkm.data.unpacking import UnpackingLimit
+from dkm.data.unpacking import UnpackingLimit, parquet_rows
 from dkm.errors import UserError, input_error, reason
 
 # Length of a text in the outputs.
 _MAX_SHOWN = 200
 _TABLE_SUFFIXES, _JSON_SUFFIXES = {".csv", ".tsv"}, {".json", ".jsonl", ".ndjson"}  # another may follow: .csv.gz
 _MAX_CELL = 2**31 - 1
+# Rows of a Parquet file that are read at once.
+_ROWS_AT_ONCE = 2**16
 # The first lines, which decide the delimiter and the keys of JSON objects.
 _N_LINES = 1000
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error)
@@ -306,7 +308,8 @@ class TextReader:
         names = [name for name in (self.text, self._id, self._labels) if name is not None]
         position = 0
         try:
-            for batch in file.iter_batches(columns=list(dict.fromkeys(names))):
+            n_rows = parquet_rows(self._path, file, names, _ROWS_AT_ONCE)
+            for batch in file.iter_batches(n_rows, columns=list(dict.fromkeys(names))):
                 columns = [
                     [None] * batch.num_rows if name is None else batch.column(name).to_pylist()
                     for name in (self.text, self._id, self._labels)
