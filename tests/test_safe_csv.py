@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, featur
 from dkm.runs.comparison import csv_text
 from dkm.runs.directory import RunDirectory
 
-EVIL = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=1,2"]
+EVIL = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t1", "\ra", "=1,2"]
 HARMLESS = ["", "a", "-5", "+1.5e3", "-inf", "a=1", "'=1", "1-2"]
 
 
@@ -47,6 +48,30 @@ def test_other_texts_and_numbers_stay(text: str) -> None:
 def test_the_mark_is_taken_off_again(text: str) -> None:
     """But for a text that has such an apostrophe of its own."""
     assert without_mark(safe_text(text)) == text
+
+
+INNER = {
+    "x;=cmd|' /C calc'!A0;": "x;'=cmd|' /C calc'!A0;",
+    "=1;-2": "'=1;'-2",
+    "x\t@a": "x\t'@a",
+    "\t=1": "'\t'=1",
+    "x\n+1": "x\n'+1",
+    "x\r\n=1": "x\r'\n'=1",
+    'x;"=1;': "x;'\"=1;",
+    "x;'=1": "x;''=1",
+    "x;y; =1,=2": "x;y; =1,=2",
+}
+
+
+@pytest.mark.parametrize("text", INNER)
+def test_a_formula_within_a_text_where_a_spreadsheet_splits_it_gets_an_apostrophe(text: str) -> None:
+    assert safe_text(text) == INNER[text]
+    assert without_mark(INNER[text]) == text
+    # As a spreadsheet reads the line whose delimiter is a semicolon or a tab.
+    line = csv_line(0, text, is_safe=True)
+    for delimiter in ";\t":
+        cells = [cell for row in csv.reader(io.StringIO(line, newline=""), delimiter=delimiter) for cell in row]
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
 
 
 def test_each_text_of_the_assignments_is_marked(tmp_path: Path) -> None:

@@ -327,7 +327,8 @@ class Config(Section):
     safe_csv: bool = setting(
         False,
         "Whether ids, labels, texts and names of features in CSV files that begin with `=`, `+`, `-`, `@`, a tab or a "
-        "line break, and are no numbers, get an apostrophe before them. A spreadsheet would execute them as formulas: "
+        "line break, and are no numbers, get an apostrophe before them, and also one after each `;`, tab or line break "
+        "in them that is followed by such a character. A spreadsheet would execute them as formulas: "
         "set it if you open the files in one and do not trust where the data come from.",
         role=Role.OUTPUT,
     )

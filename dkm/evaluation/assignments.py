@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ FORMATS = (".csv", ".parquet", ".npz")
 _ROWS_AT_ONCE = 100_000
 # What makes a spreadsheet take a cell for a formula.
 _FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# A place within a text where a cell may begin that is a formula. An apostrophe there is marked too, so that it can be
+# told from a mark.
+_INNER_FORMULA = re.compile(r"""(?<=[;\t\r\n])(?=['"]*[=+\-@\t\r\n])""")
+_INNER_MARK = re.compile(r"""(?<=[;\t\r\n])'(?=['"]*[=+\-@\t\r\n])""")
 
 
 class Assignments(NamedTuple):
@@ -96,19 +101,26 @@ def csv_line(*cells: object, is_safe: bool = False) -> str:
 
 
 def safe_text(text: str) -> str:
-    """Return a text with an apostrophe before it if a spreadsheet would take it for a formula; numbers stay."""
+    """Return a text with an apostrophe before what a spreadsheet would take for a formula; numbers stay.
+
+    Where the decimal mark is a comma, a spreadsheet splits the lines of a CSV file at semicolons, and does not see that
+    the text is quoted unless it begins the line. So what follows a semicolon, a tab or a line break gets an apostrophe
+    too, also after quotation marks.
+    """
+    marked = _INNER_FORMULA.sub("'", text)
     if not text.startswith(_FORMULA_MARKS):
-        return text
+        return marked
     try:
         float(text)
     except ValueError:
-        return f"'{text}"
-    return text if text.strip() == text else f"'{text}"
+        return f"'{marked}"
+    return text if text.strip() == text else f"'{marked}"
 
 
 def without_mark(text: str) -> str:
     """Return the text of which ``safe_text`` made this one."""
-    return text[1:] if text.startswith("'") and safe_text(text[1:]) == text else text
+    plain = _INNER_MARK.sub("", text)
+    return plain[1:] if plain.startswith("'") and safe_text(plain[1:]) == text else plain
 
 
 def _cells(column: Array | None, n_rows: int, *, is_safe: bool) -> Array | list[str]:
