@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
+import io as io_
 import lzma
 import zipfile
 import zlib
@@ -15,6 +17,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 import zarr
 from pyarrow import feather, ipc, parquet
 from scipy import io, sparse
@@ -22,11 +25,13 @@ from scipy import io, sparse
 from dkm.config.compose import compose, parse
 from dkm.data import unpacking
 from dkm.data.datasets import load_dataset
+from dkm.data.images.encoders import _read_state_dict
 from dkm.data.tables import sources
 from dkm.data.tables.dialect import Given
 from dkm.data.tables.notation import Known
 from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError
+from dkm.runtime import checkpoints
 
 N = 2_000
 X = np.zeros((N, 10))
@@ -275,3 +280,38 @@ def test_rows_of_parquet_that_are_read_at_once(tmp_path: Path, monkeypatch: pyte
     assert n_rows("text") < 2**20 // 20_001
     parquet.write_table(pa.table({"text": pa.array([b"x" * 2**12] * 9, pa.binary(2**12))}), path)
     assert n_rows("text") == 2**8
+
+
+def compress_members(content: bytes, *, is_repeated: bool = False) -> bytes:
+    """Return the output of ``torch.save`` with compressed members, or with a member that is there many times."""
+    buffer = io_.BytesIO()
+    method = zipfile.ZIP_STORED if is_repeated else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(io_.BytesIO(content)) as archive, zipfile.ZipFile(buffer, "w", method) as changed:
+        for info in archive.infolist():
+            changed.writestr(info.filename, archive.read(info))
+        if is_repeated:
+            for i in range(10):
+                copy = zipfile.ZipInfo.from_file(__file__, f"copy{i}")
+                first = max(changed.infolist(), key=lambda info: info.file_size)
+                copy.header_offset, copy.CRC = first.header_offset, first.CRC
+                copy.file_size = copy.compress_size = first.file_size
+                changed.filelist.append(copy)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_compressed_checkpoints_and_weights_are_refused(is_repeated: bool, tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(checkpoints.serialized({"weights": torch.zeros(2**16)}))
+    assert checkpoints.read(path)["weights"].shape == (2**16,)
+    trailer = b"\ndkm sha256 "
+    payload = compress_members(path.read_bytes().rpartition(trailer)[0], is_repeated=is_repeated)
+    path.write_bytes(payload + trailer + hashlib.sha256(payload).hexdigest().encode() + b"\n")
+    found = "has members that are larger than the file" if is_repeated else "has compressed members"
+    with pytest.raises(checkpoints.CheckpointError, match=rf"last.pt: {found}.*; not loaded; expected a checkpoint"):
+        checkpoints.read(path)
+    path.write_bytes(payload)
+    with pytest.raises(UserError, match=rf"cannot be read as weights \({found}.*expected safetensors, or a state dict"):
+        _read_state_dict(path, "data.encoder_weights=x")
+    torch.save({"weights": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    assert _read_state_dict(path, "data.encoder_weights=x")["weights"].tolist() == [1, 1]

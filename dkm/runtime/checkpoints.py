@@ -15,8 +15,9 @@ import io
 import logging
 import os
 import shutil
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -36,6 +37,10 @@ _TRAILER_BYTES = len(_MARK) + 64 + 1
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be used."""
+
+
+class CompressedError(ValueError):
+    """An archive that unpacks to more than its size."""
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -100,6 +105,24 @@ def load(directory: Path) -> dict[str, Any] | None:
     return None
 
 
+def require_stored(file: IO[bytes]) -> None:
+    """Raise ``CompressedError`` if the output of ``torch.save`` unpacks to more than its size.
+
+    ``torch.save`` writes a zip archive whose members are not compressed; ``torch.load`` would unpack others without a
+    limit. The older format is no archive.
+    """
+    is_archive = file.read(4) == b"PK\x03\x04"  # as torch decides
+    n_bytes = file.seek(0, io.SEEK_END)
+    if is_archive:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise CompressedError("has compressed members, which torch.save does not write")
+        if sum(member.file_size for member in members) > n_bytes:
+            raise CompressedError("has members that are larger than the file")
+    file.seek(0)
+
+
 def read(path: Path) -> dict[str, Any]:
     """Return the state in a file with the content of ``serialized``, on the CPU.
 
@@ -118,12 +141,14 @@ def read(path: Path) -> dict[str, Any]:
     if trailer != _MARK + digest + b"\n":
         raise DamagedCheckpoint(f"{path}: damaged or altered (its SHA-256 is not the one it was written with)")
     try:
+        require_stored(io.BytesIO(payload))
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # crafted content can raise any exception in the unpickler; none of it is executed
         if isinstance(error, OSError) or is_out_of_memory(error):
             raise
-        found = "holds something other than tensors and plain containers; not loaded"
-        raise CheckpointError(f"{path}: {found}; expected a checkpoint of a run; {_REMEDY}") from error
+        is_compressed = isinstance(error, CompressedError)
+        found = str(error) if is_compressed else "holds something other than tensors and plain containers"
+        raise CheckpointError(f"{path}: {found}; not loaded; expected a checkpoint of a run; {_REMEDY}") from error
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format_version={version}, expected {FORMAT_VERSION}; {_REMEDY}")

@@ -30,6 +30,7 @@ from dkm.data.builtin.torchvision import import_torchvision
 from dkm.data.features import Features, digest_of_files, first_line, require_package, unusable_encoder_error
 from dkm.data.files import expand
 from dkm.errors import UserError, input_error
+from dkm.runtime import checkpoints
 from dkm.runtime.devices import find_device
 
 if TYPE_CHECKING:
@@ -211,6 +212,8 @@ def _read_state_dict(path: Path, source: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             weights: Any = safetensors.torch.load_file(path)
             return dict(weights)
+        with path.open("rb") as file:
+            checkpoints.require_stored(file)
         weights = torch.load(path, map_location="cpu", weights_only=True)
         weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
         if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
