@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import io
 import json
@@ -10,10 +11,12 @@ import lzma
 import re
 import shlex
 import subprocess
+import sys
+import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -1125,6 +1128,37 @@ def test_a_table_that_passes_through_files_gives_the_same_rows(
     assert found.filled is not None
     assert expected.filled is not None
     assert found.filled.sha256() == expected.filled.sha256()
+
+
+@pytest.mark.parametrize("has_descriptors", [True, False])
+def test_nothing_is_left_of_rows_in_temporary_files(
+    has_descriptors: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a process that is killed, where the system allows files without a name."""
+    (tmp_path / "t.csv").write_text(CUSTOMERS, encoding="utf-8")
+    (folder := tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(table_rows, "MAX_BYTES_IN_MEMORY", 1000)
+    if not has_descriptors:
+        monkeypatch.setattr(table_rows, "_DESCRIPTORS", tmp_path / "none")
+    names: list[str] = []
+    tables = table_rows.Rows.tables
+
+    def list_names(rows: table_rows.Rows) -> Iterator[pa.Table]:
+        names.extend(path.name for path in folder.iterdir())
+        return tables(rows)
+
+    monkeypatch.setattr(table_rows.Rows, "tables", list_names)
+    found = load_dataset(CsvData(path=str(tmp_path / "t.csv"), load="disk"))
+    assert not isinstance(found.X, torch.Tensor)
+    names.extend(path.name for path in folder.iterdir())
+    assert bool(names) == (not has_descriptors or sys.platform != "linux")
+    rows = found.X.read(0, 90)
+    gc.collect()
+    assert torch.equal(found.X.read(0, 90), rows)
+    del found
+    gc.collect()
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(("group_rows", "is_copied"), [(60, False), (10, True)])

@@ -9,11 +9,12 @@ the folder of the environment variable ``TMPDIR``, else in that of the system.
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from dkm.data.stored import StoredArray
 MAX_BYTES_IN_MEMORY = 2**28
 _GROUP_BYTES = 2**25
 _CHUNK_ROWS = 2**16
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 class SchemaChangedError(Exception):
@@ -116,13 +118,32 @@ class Rows:
             yield self._parts[0].slice(start, _CHUNK_ROWS)
 
 
+def _open_temporary(name: str) -> tuple[IO[bytes], Path, Callable[[], object]]:
+    """Return a new file, a path that leads to it, and what removes it.
+
+    On Linux it has no name in a folder: nothing of it stays when the process is killed or ends without the shutdown of
+    the interpreter. The path leads to it as long as the file is open. Elsewhere it is in a folder of its own.
+    """
+    if sys.platform == "linux" and _DESCRIPTORS.is_dir():
+        file = tempfile.TemporaryFile(prefix="dkm-")  # noqa: SIM115
+        return file, _DESCRIPTORS / str(file.fileno()), file.close
+    folder = Path(tempfile.mkdtemp(prefix="dkm-"))
+    named = (folder / name).open("wb")
+
+    def remove() -> None:
+        named.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    return named, folder / name, remove
+
+
 class _Copy:
     """Rows in a temporary Parquet file, which is removed with the last reference to them."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="dkm-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._path, self.num_rows = folder / "rows.parquet", 0
+        _, self._path, remove = _open_temporary("rows.parquet")
+        weakref.finalize(self, remove)
+        self.num_rows = 0
         self._writer = pq.ParquetWriter(self._path, schema, compression="NONE", use_dictionary=False)
 
     def append(self, tables: Sequence[pa.Table]) -> None:
@@ -153,10 +174,8 @@ class MatrixFile:
     """
 
     def __init__(self, n_features: int, dtype: np.dtype[Any]) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="dkm-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._path = folder / "rows.npy"
-        self._file = self._path.open("wb")
+        self._file, self._path, remove = _open_temporary("rows.npy")
+        self._remove = weakref.finalize(self, remove)
         self._n_features, self._dtype, self._n_rows = n_features, dtype, 0
         self._write_header()
 
@@ -169,10 +188,11 @@ class MatrixFile:
         """Return the rows; the file is removed with the last reference to them."""
         self._file.seek(0)
         self._write_header()  # as long as before: NumPy leaves room for the digits of N
-        self._file.close()
+        self._file.flush()
         array = StoredArray(NpyFiles("temporary file", str(self._path)))
-        self._remove.detach()
-        weakref.finalize(array, shutil.rmtree, self._path.parent, ignore_errors=True)
+        detached = self._remove.detach()
+        assert detached is not None
+        weakref.finalize(array, detached[1])
         return array
 
     def _write_header(self) -> None:
