@@ -33,6 +33,7 @@ def folder(connection: socket.socket, tmp_path: Path, monkeypatch: pytest.Monkey
     """Return the current folder, whose modules the processes of that server can import."""
     monkeypatch.setattr(server, "_connect", lambda: connection)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as python -m does
     return tmp_path
 
 
@@ -92,6 +93,30 @@ def test_a_process_has_what_a_new_one_has(folder: Path, monkeypatch: pytest.Monk
     assert {**seen, "pid": 0, "session": 0} == {**expected, "pid": 0, "session": 0}
 
 
+def test_no_module_of_the_current_folder_is_imported_unless_the_parent_has_it_on_its_path(
+    tmp_path: Path, connection: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("open('imported', 'w').close()")
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "PRELOADED", ["evil"])
+        with server._connect.__wrapped__() as other:
+            assert other.recv(1) == b""  # the server has ended
+    assert not (tmp_path / "imported").exists()
+    monkeypatch.setattr(server, "_connect", lambda: connection)
+    process = start("", tmp_path)
+    assert process.wait(60) == 1
+    assert "No module named program" in (tmp_path / "err").read_text()
+    with (tmp_path / "out").open("wb") as out:
+        code = "import sys; print(sys.flags.safe_path)"
+        for first in ("/other", str(tmp_path), ""):
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "path", [first, *sys.path])
+                new = pool._start_process([sys.executable, "-c", code], out.fileno(), out.fileno(), [])
+            assert new.wait(60) == 0
+    assert (tmp_path / "out").read_text().split() == ["True", "False", "False"]
+
+
 def test_a_process_can_be_waited_for_and_signaled(folder: Path) -> None:
     process = start("print('runs', flush=True); signal.pause()", folder)
     await_output(process, folder)
@@ -146,6 +171,7 @@ def test_the_end_of_the_server_is_no_end_of_a_process(tmp_path: Path, monkeypatc
     """The next one is started without it."""
     monkeypatch.setattr(server, "PRELOADED", [])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     connection = server._connect.__wrapped__()
     monkeypatch.setattr(server, "_connect", lambda: connection)
     process = start("print('runs', flush=True); signal.pause()", tmp_path)
@@ -220,6 +246,7 @@ def test_an_interrupted_forked_run_writes_a_checkpoint(tmp_path: Path) -> None:
 def test_the_server_does_not_initialize_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forked process could not use it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     code = "import torch; print(torch.cuda.is_initialized(), torch.cuda._is_in_bad_fork())"
     process = start(code, tmp_path)
     assert process.wait(60) == 0

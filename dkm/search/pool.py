@@ -190,7 +190,11 @@ def _start_process(
             return server.start(command[2], command[3:], [stdout, stderr, *inherited])
         except OSError:
             pass  # no server
-    return subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True, pass_fds=inherited)
+    # Not the option -P: the processes that torchrun starts need it too.
+    environment = None if server.has_folder_on_path() else {**os.environ, "PYTHONSAFEPATH": "1"}
+    return subprocess.Popen(
+        command, stdout=stdout, stderr=stderr, env=environment, start_new_session=True, pass_fds=inherited
+    )
 
 
 def resume_hint(folder: Path) -> str:

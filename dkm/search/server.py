@@ -98,7 +98,13 @@ def start(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> 
     OSError
         If the server cannot be reached, or the arguments and the environment are too long for it.
     """
-    asked = {"module": module, "arguments": [*arguments], "folder": str(Path.cwd()), "environment": dict(os.environ)}
+    asked = {
+        "module": module,
+        "arguments": [*arguments],
+        "folder": str(Path.cwd()),
+        "has_folder": has_folder_on_path(),
+        "environment": dict(os.environ),
+    }
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
@@ -109,14 +115,25 @@ def start(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> 
     return ForkedProcess(ours)
 
 
+def has_folder_on_path() -> bool:
+    """Return whether this process looks for modules in the current folder first, as ``python -m`` does.
+
+    A console script does not, and its child runs must not either.
+    """
+    return sys.path[:1] in ([""], [str(Path.cwd())])
+
+
 @functools.cache
 def _connect() -> socket.socket:
     """Start the server, which ends with this process; return the connection to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = f"from dkm.search.server import serve; serve({theirs.fileno()}, {PRELOADED})"
+    # Last on the path, because `python -m` may have found dkm in the current folder.
+    root = str(Path(__file__).parents[2])
+    program = f"import sys; sys.path.append({root!r}); from dkm.search.server import serve; "
+    program += f"serve({theirs.fileno()}, {PRELOADED})"
     with theirs:
         server = subprocess.Popen(
-            [sys.executable, "-c", program],
+            [sys.executable, "-P", "-c", program],  # -P: no modules of the current folder
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -188,8 +205,8 @@ def _run(request: bytes, received: Sequence[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
-    if not sys.flags.safe_path:
-        sys.path[0] = asked["folder"]  # as -m does
+    if asked["has_folder"]:
+        sys.path.insert(0, asked["folder"])
     sys.argv = ["-m", *asked["arguments"]]
     code: object = 1
     try:
