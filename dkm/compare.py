@@ -36,7 +36,7 @@ from dkm.config.commands import main as run_command
 from dkm.config.custom import import_plugins, plugin_names
 from dkm.config.values import absolute
 from dkm.config.verbs import screen
-from dkm.errors import UserError
+from dkm.errors import UserError, printable
 from dkm.runs import reading
 from dkm.runs.comparison import (
     Agreement,
@@ -89,7 +89,7 @@ def compare(paths: Sequence[str], config: CompareConfig) -> list[Group]:
     agreement = agreement_of(runs) if is_requested or n_completed <= _MOST_AGREEING else None
     groups = score_groups(group_runs(runs, each=config.each), agreement, each=config.each)
     for warning in comparison_warnings(runs, groups):
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     if config.sort is not None:
         groups = sort_groups(groups, config.sort)
     report = build_report(groups, agreement)

@@ -38,7 +38,7 @@ from dkm.config.custom import import_plugins, plugin_names, split_model_class
 from dkm.config.short import translate_data_names
 from dkm.config.values import absolute, scheme_of
 from dkm.config.verbs import screen
-from dkm.errors import input_error
+from dkm.errors import input_error, printable
 from dkm.evaluation.prediction import assign_parts, input_reader
 from dkm.runtime.remote import uploaded
 
@@ -48,6 +48,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("dkm.predict")
 
 
+class _PrintableLines(logging.Formatter):
+    """Escapes control characters: names of columns come from the file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line) for line in super().format(record).split("\n"))
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     run_command(work, screen("predict"))
@@ -55,7 +62,9 @@ def main() -> None:
 
 def work(words: Sequence[str]) -> None:
     """Run ``dkm.predict`` with the words of the command line."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(_PrintableLines("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[console])
     log.setLevel(logging.INFO)
     words = translate_data_names(words, kept=[part.name for part in fields(PredictConfig)])
     config, rest = parse_words(PredictConfig, words, sections=("data", "model"), alone=("run", "input"))

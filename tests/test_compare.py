@@ -516,6 +516,19 @@ def test_a_number_of_epochs_that_is_none_is_damage(epochs: Any, tmp_path: Path) 
         reading.n_epochs_of(run, "pretrain")
 
 
+def test_settings_data_and_paths_of_a_run_steer_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;pwn\x07"
+    for number, sha in enumerate("ab"):
+        run = make(tmp_path / f"{number}{evil}", sha=sha * 64, optimizer={"schedule": f"{number}{evil}"})
+        change(run / "manifest.json", data={"name": evil, "sha256": sha * 64, "shape": [4, 2]})
+    make(tmp_path / f"2{evil}", sha="b" * 64, optimizer={"schedule": f"1{evil}"})
+    groups_of(tmp_path, f"markdown={tmp_path / 'x.md'}")
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err, (tmp_path / "x.md").read_text()):
+        assert "\\x1b]0;pwn\\x07" in text
+        assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_the_reason_of_a_run_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "a")
     change(make(tmp_path / "b", seed=1, status="failed") / "manifest.json", reason="gone \x1b[2J\ud800")

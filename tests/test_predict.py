@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 import sys
 import zipfile
@@ -411,6 +412,17 @@ def test_what_was_decided_about_the_input_is_told(
     assert warning.endswith("3 missing values are filled as those of the training data were: b (1), e (2)")
 
 
+def test_names_of_columns_steer_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(predict, "parse_words", lambda *_, **__: predict.log.warning("column \x1b]0;x\x07\nmore"))
+    with pytest.raises(TypeError):  # after the log lines are set up
+        predict.work([])
+    assert capsys.readouterr().err == "WARNING: column \\x1b]0;x\\x07\nmore\n"
+
+
 @pytest.mark.parametrize(
     ("kind", "high", "values", "doubt"),
     [
@@ -535,7 +547,9 @@ def test_a_mistake_costs_one_line_and_leaves_no_output(
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:x", ""])
 def test_a_device_is_checked_as_in_training(device: str) -> None:
     words = ["run=run", "input=x.npy", "output=o.csv", f"device={device}"]
-    with pytest.raises(UserError, match=f"^device={device}: expected one of auto, cpu, cuda, cuda:N; for example"):
+    with pytest.raises(
+        UserError, match=f"^device={device}: expected one of auto, cpu, cuda, cuda:N; (for ex|did you mean)"
+    ):
         predict.work(words)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dkm.errors import printable
 from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import Summary
 from dkm.runs import reading
@@ -32,10 +33,11 @@ class Report(NamedTuple):
     parts: list[tuple[str, Table]]
 
     def lines(self, as_lines: Callable[[Table], list[str]]) -> list[str]:
-        """Return the report as lines, its tables formatted by ``as_lines``."""
+        """Return the report as lines, its tables formatted by ``as_lines``; control characters of runs are escaped."""
         lines: list[str] = []
-        for title, table in self.parts:
-            lines += [*([""] if lines else []), title, "", *as_lines(table)]
+        for title, cells in self.parts:
+            table = [[printable(cell) for cell in row] for row in cells]
+            lines += [*([""] if lines else []), printable(title), "", *as_lines(table)]
         return lines
 
 
