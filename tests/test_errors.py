@@ -138,9 +138,29 @@ def refuse_data(here: Path, tmp_path: Path) -> RefuseData:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_an_option_that_is_not_there_is_answered_with_those_that_are(group: str, refuse: Refuse) -> None:
-    line = refuse(f"{group}=nope")
+    line = refuse(f"{group}=qqq")
     options = {*GROUPS[group], *(["auto"] if group == "model" else [])}
-    assert f"error: {group}=nope: expected one of {', '.join(sorted(options))}; choose {group}=OPTION" in line
+    assert f"error: {group}=qqq: expected one of {', '.join(sorted(options))}; choose {group}=OPTION" in line
+
+
+NEAR = {
+    "data=csvv": "did you mean data=csv?",
+    "model=mpl": "did you mean model=mlp?",
+    "optimizer=adma": "did you mean optimizer=adam?",
+    "clustering=kmaens": "did you mean clustering=kmeans?",
+    "experiment=mnsit": "did you mean experiment=aspc_da_mnist or experiment=dcn_mnist or experiment=dec_da_mnist?",
+    "recipe=atuo": "did you mean recipe=auto?",
+    "device=cuad": "did you mean device=cuda?",
+    "--multirn": "did you mean --multirun?",
+    "hydra.rn.dir=x": "hydra.rn.dir=x: expected a key of Hydra's config; did you mean hydra.run.dir=x?",
+    "hydra.job.chdri=true": "did you mean hydra.job.chdir=true?",
+    "hydra.nope=1": "hydra.nope=1: expected a key of the config; `python -m dkm.train --cfg job` lists the keys",
+}
+
+
+@pytest.mark.parametrize("word", NEAR)
+def test_the_nearest_option_flag_or_key_of_hydra_is_suggested(word: str, refuse: Refuse) -> None:
+    assert refuse(word).rstrip().endswith(NEAR[word])
 
 
 UNKNOWN = {

@@ -146,10 +146,11 @@ class EachOf:
 
 @dataclass(frozen=True)
 class Satisfies:
-    """A value that a predicate accepts."""
+    """A value that a predicate accepts; ``choices`` are words among them, to suggest the nearest."""
 
     expected: str
     accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
 
 
 def _is_device(name: Any) -> bool:
@@ -158,7 +159,7 @@ def _is_device(name: Any) -> bool:
 
 
 # `find_device` explains why mps is refused.
-DEVICE = Satisfies("one of auto, cpu, cuda, cuda:N", _is_device)
+DEVICE = Satisfies("one of auto, cpu, cuda, cuda:N", _is_device, choices=("auto", "cpu", "cuda"))
 
 
 def apply_check(check: Check, key: str, value: object, example: object, *, is_nullable: bool = False) -> None:
@@ -172,6 +173,8 @@ def apply_check(check: Check, key: str, value: object, example: object, *, is_nu
     if isinstance(check, Choice):
         near = difflib.get_close_matches(str(value), check.choices, n=1)
         remedy = f"did you mean {key}={near[0]}?" if near else f"choose one, for example {key}={check.choices[0]}"
+    elif isinstance(check, Satisfies) and (near := difflib.get_close_matches(str(value), check.choices, 1, 0.7)):
+        remedy = f"did you mean {key}={near[0]}?"
     if isinstance(check, EachOf) and isinstance(value, list):
         wrong = next(str(name) for name in value if name not in check.choices)
         near = difflib.get_close_matches(wrong, check.choices, n=1)

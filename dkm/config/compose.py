@@ -9,6 +9,7 @@ This module does not import torch, so a wrong override is reported without that 
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import os
 import re
@@ -18,7 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self, cast
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -53,6 +54,8 @@ from dkm.config.values import absolute, as_list, override, require_utf8
 from dkm.errors import UserError
 from dkm.installation import install_command
 
+# Names that a message suggests at most.
+_MOST_NEAR = 3
 # Flags that are passed on to Hydra. --experimental-rerun is refused, because it loads a pickle.
 HYDRA_FLAGS = frozenset(
     (
@@ -191,7 +194,9 @@ def require_known_flags(flags: Iterable[str]) -> None:
     for flag in (word.partition("=")[0] for word in flags if word.startswith("-")):
         if flag not in accepted:
             known = ", ".join(sorted(accepted))
-            raise UserError(f"{flag}: expected a flag that is known ({known}); overrides are written KEY=VALUE")
+            near = difflib.get_close_matches(flag, [name for name in accepted if name.startswith("--")], n=1)
+            remedy = f"did you mean {near[0]}?" if near else "overrides are written KEY=VALUE"
+            raise UserError(f"{flag}: expected a flag that is known ({known}); {remedy}")
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -554,7 +559,8 @@ def explain(error: Exception, command: Command) -> str:
             return f"{override}: expected a config with a choice of {key}; {begin_with_config(str(command.file))}"
         if override.startswith("+") and key in keys():
             return f"{override}: expected no +, as the key is there already; write {override.lstrip('+')}"
-        return unknown_key(key, override)
+        of_hydra = _unknown_hydra_key(key, override) if key.startswith("hydra.") else None
+        return of_hydra or unknown_key(key, override)
     if isinstance(error, ConfigCompositionException) and _SEVERAL_VALUES.search(text):
         return _several_values(text, overrides)
     if in_defaults := _IN_DEFAULTS.search(text):
@@ -613,4 +619,28 @@ def _no_such_option(path: str, options: Sequence[str]) -> str:
     if path in LAUNCHERS:
         launcher = path.replace("/launcher/", "/launcher=")
         return f"{launcher}: expected its plugin; install it: {install_command('sweep')}"
-    return f"{group}={option}: expected one of {', '.join(known)}; choose {group}=OPTION"
+    # A part of a name is enough: several experiments are called METHOD_mnist.
+    near = difflib.get_close_matches(option, known, n=1)
+    near = near or [name for name in known if difflib.get_close_matches(option, name.split("_"))]
+    remedy = f"did you mean {' or '.join(f'{group}={name}' for name in near[:_MOST_NEAR])}?"
+    return f"{group}={option}: expected one of {', '.join(known)}; {remedy if near else f'choose {group}=OPTION'}"
+
+
+def _unknown_hydra_key(key: str, word: str) -> str | None:
+    """Return the message about an unknown key of Hydra's own config; None if no known key is near it."""
+    from hydra.conf import HydraConf
+
+    known = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(HydraConf)))
+    near = difflib.get_close_matches(key.removeprefix("hydra."), [name[1:] for name in _keys_below("", known)], n=1)
+    if not near:
+        return None
+    suggestion = f"hydra.{near[0]}{word.lstrip('+~')[len(key) :]}"
+    return f"{word}: expected a key of Hydra's config; did you mean {shlex.quote(suggestion)}?"
+
+
+def _keys_below(prefix: str, values: Mapping[str, Any]) -> list[str]:
+    keys = []
+    for name, value in values.items():
+        key = f"{prefix}.{name}"
+        keys += _keys_below(key, value) if isinstance(value, dict) and value else [key]
+    return keys
