@@ -154,7 +154,7 @@ NEAR = {
     "--multirn": "did you mean --multirun?",
     "hydra.rn.dir=x": "hydra.rn.dir=x: expected a key of Hydra's config; did you mean hydra.run.dir=x?",
     "hydra.job.chdri=true": "did you mean hydra.job.chdir=true?",
-    "hydra.nope=1": "hydra.nope=1: expected a key of the config; `python -m dkm.train --cfg job` lists the keys",
+    "hydra.nope=1": "hydra.nope=1: expected a key of Hydra's config; `python -m dkm.train --cfg hydra` lists the keys",
 }
 
 
@@ -183,7 +183,7 @@ UNKNOWN = {
     "lables=city": "lables=city: expected a key of the config; did you mean labels?",
     "ouput=x": "ouput=x: expected a key of the config; did you mean output?",
     "latent_dims=3": "latent_dims=3: expected a key of the config; did you mean model.latent_dim?",
-    "hydra.nope=1": "hydra.nope=1: expected a key",
+    "hydra.nope=1": "hydra.nope=1: expected a key of Hydra's config",
     "log={tensorboar:false}": "log={tensorboar:false}: expected a key of the config",
     "model={hiden:[8]}": "model={hiden:[8]}: expected",
     "optimizer.momentum=0.9": "optimizer.momentum=0.9: expected a key of the chosen optimizer option; "

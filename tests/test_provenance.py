@@ -501,7 +501,8 @@ def test_a_run_without_the_checkpoints_that_it_had_is_not_begun_again(
         with pytest.raises(UserError) as refused:
             main(words)
         gone = "but its checkpoints are gone; expected checkpoints/last.pt"
-        assert str(refused.value) == f"{run}: {lost}, {gone}; put it back, or start a new run with output=DIR"
+        remedy = "put it back, or start a new run with output=DIR; a search trains a run again whose directory is gone"
+        assert str(refused.value) == f"{run}: {lost}, {gone}; {remedy}"
         assert state_of(run) == before
     capsys.readouterr()
     assert unfinished_run(compose(parse(WORDS)).config, run.parent / "new") is None

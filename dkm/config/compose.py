@@ -559,8 +559,7 @@ def explain(error: Exception, command: Command) -> str:
             return f"{override}: expected a config with a choice of {key}; {begin_with_config(str(command.file))}"
         if override.startswith("+") and key in keys():
             return f"{override}: expected no +, as the key is there already; write {override.lstrip('+')}"
-        of_hydra = _unknown_hydra_key(key, override) if key.startswith("hydra.") else None
-        return of_hydra or unknown_key(key, override)
+        return _unknown_hydra_key(key, override) if key.startswith("hydra.") else unknown_key(key, override)
     if isinstance(error, ConfigCompositionException) and _SEVERAL_VALUES.search(text):
         return _several_values(text, overrides)
     if in_defaults := _IN_DEFAULTS.search(text):
@@ -626,16 +625,17 @@ def _no_such_option(path: str, options: Sequence[str]) -> str:
     return f"{group}={option}: expected one of {', '.join(known)}; {remedy if near else f'choose {group}=OPTION'}"
 
 
-def _unknown_hydra_key(key: str, word: str) -> str | None:
-    """Return the message about an unknown key of Hydra's own config; None if no known key is near it."""
+def _unknown_hydra_key(key: str, word: str) -> str:
+    """Return the message about an unknown key of Hydra's own config."""
     from hydra.conf import HydraConf
 
     known = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(HydraConf)))
     near = difflib.get_close_matches(key.removeprefix("hydra."), [name[1:] for name in _keys_below("", known)], n=1)
-    if not near:
-        return None
-    suggestion = f"hydra.{near[0]}{word.lstrip('+~')[len(key) :]}"
-    return f"{word}: expected a key of Hydra's config; did you mean {shlex.quote(suggestion)}?"
+    remedy = "`python -m dkm.train --cfg hydra` lists the keys"
+    if near:
+        suggestion = f"hydra.{near[0]}{word.lstrip('+~')[len(key) :]}"
+        remedy = f"did you mean {shlex.quote(suggestion)}?"
+    return f"{word}: expected a key of Hydra's config; {remedy}"
 
 
 def _keys_below(prefix: str, values: Mapping[str, Any]) -> list[str]:

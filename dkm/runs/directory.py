@@ -7,6 +7,7 @@ have equal ``metrics.jsonl``, ``result.json`` and ``assignments.csv``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -452,6 +453,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, RecursionError, ValueError):
         return None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # so it cannot be there
+            return None
         found = f"cannot be read ({error.strerror}); it was left as it is"
         raise UserError(f"{path}: {found}; expected a readable file; run the command again once it is") from error
     return content if isinstance(content, dict) else None

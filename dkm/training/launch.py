@@ -331,7 +331,7 @@ def prepare_run_directory(run: RunWriter, plan: Plan) -> dict[str, Any] | None:
     if lost is not None:
         raise UserError(
             f"{plan.directory}: {lost}, but its checkpoints are gone; expected {CHECKPOINTS}/{checkpoints.LAST}; "
-            "put it back, or start a new run with output=DIR"
+            "put it back, or start a new run with output=DIR; a search trains a run again whose directory is gone"
         )
     return state
 
