@@ -279,7 +279,8 @@ def _is_finite(chunk: Array) -> bool:
 def _not_finite_error(raw: RawData, source: str) -> UserError:
     n_bad, n_rows, first = 0, 0, ""
     for chunk in _chunks(raw.X):
-        rows = chunk.reshape(len(chunk), -1).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signaling NaN
+            rows = chunk.reshape(len(chunk), -1).astype(np.float64)
         bad = np.argwhere(~(np.abs(rows) <= np.finfo(np.float32).max))
         if len(bad) and not first:
             row, column = bad[0]

@@ -10,6 +10,7 @@ import difflib
 import math
 import os
 import re
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -214,7 +215,9 @@ def read_header(path: Path, source: str) -> NpyHeader:
         state = os.fstat(file.fileno())
         # Version 3.0 differs from 2.0 only in the encoding of field names, and data have no fields.
         read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-        shape, is_fortran, dtype = read(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a header of Python 2 is read as well
+            shape, is_fortran, dtype = read(file)
         if dtype.hasobject:
             raise ValueError("expected allow_pickle=True")
         if any(length < 0 for length in shape):
