@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from sklearn.datasets import load_digits
 from dkm import predict, train
 from dkm.config.data import H5adData, Hdf5Data, MatData, NpyData, NpzData, ZarrData
 from dkm.data.datasets import load_dataset
+from dkm.data.matrices import mat_types
 from dkm.data.matrices.reader import MatrixReader
 from dkm.data.stored import StoredRows
 from dkm.errors import UserError
@@ -534,3 +537,93 @@ def test_a_package_that_is_not_installed_is_named(
     text = message(config(path=str(tmp_path)))
     remedy = f"install it: {install_command(extra)}"
     assert text.endswith(f"{module} is not installed; expected the extra {extra}; {remedy}")
+
+
+# --- damaged files of MATLAB that end SciPy's process -----------------------------------------------------------------
+
+MAT_VALUES: dict[str, Any] = {
+    "numbers": np.random.default_rng(0).random((20, 3)),
+    "complex": np.ones((20, 3)) + 1j,
+    "bytes": np.arange(60, dtype=np.uint8).reshape(20, 3),
+    "text": np.array(["some text"]),
+    "sparse": sparse.csc_array(np.eye(20, 3)),
+    "complex sparse": sparse.csc_array(np.eye(20, 3) * 1j),
+    "cells": np.array([["a", np.ones((2, 2))], [np.array([]), np.array([["b", 1.0]], dtype=object)]], dtype=object),
+    "empty": np.zeros((0, 3)),
+    "short": np.array([[1]], dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("name", MAT_VALUES)
+def test_the_types_of_each_class_of_matlab_are_known(name: str, is_compressed: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.mat"
+    io.savemat(path, {"first": np.ones(3), "x": MAT_VALUES[name]}, do_compression=is_compressed)
+    mat_types.require_known_types(path, "x")
+    mat_types.require_known_types(path, "not there")
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("type_", [0, 8, 10, 19, 99, 65535])
+@pytest.mark.parametrize(
+    ("name", "n_elements"),
+    [("numbers", 1), ("complex", 2), ("sparse", 3), ("complex sparse", 4), ("cells", 1), ("short", 1)],
+)
+def test_a_type_that_matlab_does_not_have_is_refused_before_scipy_reads_it(
+    name: str, n_elements: int, type_: int, is_compressed: bool, tmp_path: Path
+) -> None:
+    """SciPy would end the process with a segmentation fault."""
+    path = tmp_path / "x.mat"
+    io.savemat(path, {"x": MAT_VALUES[name]})
+    content = bytearray(path.read_bytes())
+    places = places_of_types(bytes(content))
+    assert len(places) >= n_elements
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place : place + 2] = type_.to_bytes(2, "little")
+        packed = zlib.compress(damaged[128:])
+        element = struct.pack("<II", 15, len(packed)) + packed if is_compressed else damaged[128:]
+        path.write_bytes(bytes(damaged[:128]) + bytes(element))
+        with pytest.raises(ValueError, match=f"^values of type {type_}, which the format does not have$"):
+            mat_types.require_known_types(path, "x")
+    if name == "numbers":
+        assert "x: cannot be read (values of type" in message(MatData(path=str(path), array="x"))
+
+
+def places_of_types(content: bytes) -> list[int]:
+    """Return where the types of the values are in a file that SciPy wrote without compression."""
+    places: list[int] = []
+
+    def walk(at: int) -> None:
+        kind, is_complex = content[at + 16], bool(content[at + 17] & 8)
+        n_dims = int.from_bytes(content[at + 28 : at + 32], "little")
+        shape = np.frombuffer(content[at + 32 : at + 32 + n_dims], "<i4")
+        place = at + 32 + -(-n_dims // 8) * 8
+        place = after(place)  # the name
+        if kind == 1:
+            for _ in range(int(shape.prod())):
+                if int.from_bytes(content[place + 4 : place + 8], "little"):
+                    walk(place)
+                place = after(place)
+            return
+        for _ in range(is_complex + (3 if kind == 5 else 1)):
+            places.append(place)
+            place = after(place)
+
+    def after(place: int) -> int:
+        if content[place + 2] or content[place + 3]:
+            return place + 8
+        return place + 8 + -(-int.from_bytes(content[place + 4 : place + 8], "little") // 8) * 8
+
+    walk(128)
+    return places
+
+
+def test_a_variable_of_matlab_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.mat"
+    io.savemat(path, {"x": MAT_VALUES["cells"]}, do_compression=True)
+    content = path.read_bytes()
+    for end in range(140, len(content) - 60, 3):  # whether the last value is whole is SciPy's concern
+        path.write_bytes(content[:end])
+        with pytest.raises((ValueError, zlib.error)):
+            mat_types.require_known_types(path, "x")

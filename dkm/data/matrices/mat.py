@@ -19,6 +19,7 @@ import numpy as np
 from dkm.config.data import MatData
 from dkm.data.files import expand, read_first_bytes
 from dkm.data.matrices.hdf5 import Hdf5Array, Hdf5File, one_line_hdf5_errors, read_sparse_columns
+from dkm.data.matrices.mat_types import require_known_types
 from dkm.data.matrices.named_arrays import NamedShape, choose_array, choose_labels, describe_array, flat_labels
 from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
@@ -34,6 +35,8 @@ _DTYPES |= {f"{sign}int{n}": f"{sign or 'i'}{n // 8}" for sign in ("", "u") for 
 # A class of anything else, such as char, cell, struct, function: no data, but a char or cell array may be labels.
 _OTHER = np.dtype("O")
 _SPARSE_PARTS = ("data", "ir", "jc")
+# What SciPy calls the format of MATLAB 5 to 7; that of MATLAB 4 is 0.
+_VERSION_5 = 1
 
 
 def open_mat(config: MatData, source: str, plan: Mapping[str, Any] | None) -> RawData:
@@ -98,6 +101,8 @@ class _Mat5File:
 
     def _load(self, name: str) -> Any:
         with _one_line_errors(f"{self._source}: {name}"):
+            if self._io.matlab.matfile_version(self._path)[0] == _VERSION_5:
+                require_known_types(self._path, name)
             return self._io.loadmat(self._path, variable_names=[name])[name]
 
     def open(self, name: str, *, is_last: bool) -> RawRows:
