@@ -386,8 +386,8 @@ _INTRODUCTION = """\
 Written by `python scripts/benchmark_tables.py`; do not edit. Mean and standard deviation over seeds; labels only score.
 Every method gets the rows as the application scales them, and the number of classes, except HDBSCAN and Leiden, which
 find their own. Seconds are processor time on one thread; ours are of the whole command, without figures, report and
-TensorBoard. Methods without a standard deviation were run with one
-seed: they do not depend on it (Ward, Genie) or take long.
+TensorBoard. Methods without a standard deviation were run with one seed: they do not depend on it (Ward, Genie) or take
+long. ClustPy ran beside another process on most sets, which may lengthen its seconds.
 """
 
 
