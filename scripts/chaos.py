@@ -72,7 +72,7 @@ _WINDOW_S = {
 _SLOW = {"plain": 8.0, "torchrun": 12.0, "search": 12.0}
 _POLL_S = 0.0002
 # Attempts to kill, or to start while children of a killed search still train.
-_N_TRIES, _PATIENCE_S = 4, 90.0
+_N_TRIES, _PATIENCE_S, _PAUSE_S = 4, 90.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,9 @@ class Attack:
             ended = self._kill_once()
             if ended is None:
                 continue
+            if _is_in_use(ended) and any(kill["which"] == "parent" for kill in self.story.kills):
+                time.sleep(_PAUSE_S)
+                continue
             if ended.code != 0:
                 return self._judge(ended)
             if self.story.kills:  # it has completed, which a resume must not change
@@ -217,9 +220,9 @@ class Attack:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             ended = self._start(max_file_bytes).wait()
-            if ended.code != 2 or "in use by" not in ended.err or time.monotonic() > deadline:
+            if not _is_in_use(ended) or time.monotonic() > deadline:
                 return ended
-            time.sleep(0.3)
+            time.sleep(_PAUSE_S)
 
     def _judge(self, ended: Ended) -> Verdict:
         return judge(ended, self.work.results(self.run), self.expected, self.story.damaged)
@@ -322,6 +325,11 @@ class Attack:
         self.story.damaged = victim.relative_to(self.run).as_posix()
         self.story.fault = {"kind": self.case.fault, "file": self.story.damaged, "offset": offset}
         return None
+
+
+def _is_in_use(ended: Ended) -> bool:
+    """Return whether a start was refused because children of a killed search still train."""
+    return ended.code == 2 and "in use by" in ended.err
 
 
 def damage(path: Path, kind: str, draw: random.Random) -> int:
