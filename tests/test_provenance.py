@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -665,3 +666,22 @@ def test_a_model_is_described_only_after_its_weights_are_written(run: Path, monk
     monkeypatch.setattr("dkm.models.saved.write_atomically", lambda path, data: written.append(path.name))
     model.save(run / "model")
     assert written == ["weights.safetensors", "model.json"]
+
+
+def test_asking_for_the_commit_does_not_write_to_the_checkout(tmp_path: Path) -> None:
+    """`git status` writes the index anew, and leaves index.lock if it is killed meanwhile."""
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    package = tmp_path / "dkm"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    os.utime(package / "__init__.py", (1, 1))  # so that the index is out of date
+    index = tmp_path / ".git" / "index"
+    before = index.read_bytes()
+    state = environment.git_state(package)
+    assert state is not None
+    assert state["dirty"] is False
+    assert index.read_bytes() == before

@@ -67,7 +67,8 @@ def git_state(directory: Path) -> dict[str, Any] | None:
     """Return the commit, and whether code or configs have changed since; None outside of a checkout of dkm."""
 
     def git(*arguments: str) -> str:
-        command: Sequence[str] = ["git", "-C", str(directory), *arguments]
+        # Without locks: a killed `git status` would leave index.lock, and git would refuse to work in the checkout.
+        command: Sequence[str] = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
