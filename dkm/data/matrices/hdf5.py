@@ -165,6 +165,14 @@ class Hdf5File:
         """Return whether an object is a data set and not a group."""
         return isinstance(part, self._h5py.Dataset)
 
+    def dtype_of(self, part: Any) -> np.dtype[Any]:
+        """Return the type of a data set; object for one that NumPy does not have, such as a damaged one."""
+        try:
+            dtype: np.dtype[Any] = part.dtype
+        except _ERRORS:
+            return np.dtype(object)
+        return dtype
+
     def _checked(self, part: Any, name: str) -> Any:
         if self.is_array(part) and part.is_virtual:
             raise self._other_file_error(name, "a virtual data set, which other files hold")
@@ -191,8 +199,8 @@ class Hdf5File:
 
     def require_numbers(self, part: Any, name: str) -> None:
         """Refuse anything but a data set of real numbers."""
-        what = f"values of {part.dtype}" if self.is_array(part) else "a group"
-        if not self.is_array(part) or part.dtype.kind not in "biuf" or part.shape is None:
+        what = f"values of {self.dtype_of(part)}" if self.is_array(part) else "a group"
+        if not self.is_array(part) or self.dtype_of(part).kind not in "biuf" or part.shape is None:
             raise input_error(f"{self.source}: {name}", what, "an array of real numbers", "choose another array")
         self._check_size(part)
 
@@ -296,7 +304,7 @@ def open_hdf5(config: Hdf5Data, source: str, plan: Mapping[str, Any] | None) -> 
             if not file.is_array(part):
                 raise input_error(f"{source}: {name}", "a group", "an array", "name an array in it")
             parts[name] = part
-    arrays = {name: NamedShape(part.shape or (), part.dtype) for name, part in parts.items()}
+    arrays = {name: NamedShape(part.shape or (), file.dtype_of(part)) for name, part in parts.items()}
     name, why = choose_array(arrays, config, source, plan)
     X = Hdf5Array(file, file.find(name))
     label_name = choose_labels(arrays, config, source, plan)

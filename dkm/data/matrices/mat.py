@@ -157,7 +157,7 @@ class _Mat73File:
             kind = part.attrs.get("MATLAB_class", b"double")
             self._parts[path] = part
             is_number = (kind.decode() if isinstance(kind, bytes) else str(kind)) in _DTYPES
-            dtype = part.dtype if is_number else _OTHER
+            dtype = self._file.dtype_of(part) if is_number else _OTHER
             self.shapes[path] = tuple((part.shape or ())[::-1])
             self.arrays[path] = NamedShape(_without_vectors(self.shapes[path]), dtype)
 
