@@ -241,7 +241,7 @@ def test_the_rows_of_a_table_are_read_twice_whatever_its_row_groups(
     monkeypatch.setattr("dkm.data.images.parquet._ROWS_AT_ONCE", 2)
     images = ImageParquet(ImageParquetData(path=str(table), root="", encoder=str(network)))
     assert images._file.metadata.num_row_groups == 1
-    n_read, iter_batches = 0, images._file.iter_batches
+    n_read, file, iter_batches = 0, images._file, images._file.iter_batches
 
     def count(*arguments: Any, **options: Any) -> Iterator[Any]:
         nonlocal n_read
@@ -249,7 +249,9 @@ def test_the_rows_of_a_table_are_read_twice_whatever_its_row_groups(
             n_read += batch.num_rows
             yield batch
 
-    images._file = SimpleNamespace(metadata=images._file.metadata, iter_batches=count)
+    images._file = SimpleNamespace(
+        metadata=file.metadata, schema=file.schema, schema_arrow=file.schema_arrow, iter_batches=count
+    )
     encoded = EncodedImages(images, images._config)
     assert len(encoded.read().X) == N_IMAGES
     assert n_read == 2 * N_IMAGES
