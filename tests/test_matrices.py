@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from dkm import predict, train
 from dkm.config.data import H5adData, Hdf5Data, MatData, NpyData, NpzData, ZarrData
 from dkm.data.datasets import load_dataset
-from dkm.data.matrices import mat_types
+from dkm.data.matrices import mat5
 from dkm.data.matrices.reader import MatrixReader
 from dkm.data.stored import StoredRows
 from dkm.errors import UserError
@@ -559,8 +559,8 @@ MAT_VALUES: dict[str, Any] = {
 def test_the_types_of_each_class_of_matlab_are_known(name: str, is_compressed: bool, tmp_path: Path) -> None:
     path = tmp_path / "x.mat"
     io.savemat(path, {"first": np.ones(3), "x": MAT_VALUES[name]}, do_compression=is_compressed)
-    mat_types.require_known_types(path, "x")
-    mat_types.require_known_types(path, "not there")
+    mat5.require_known_types(path, "x")
+    mat5.require_known_types(path, "not there")
 
 
 @pytest.mark.parametrize("is_compressed", [False, True])
@@ -585,7 +585,7 @@ def test_a_type_that_matlab_does_not_have_is_refused_before_scipy_reads_it(
         element = struct.pack("<II", 15, len(packed)) + packed if is_compressed else damaged[128:]
         path.write_bytes(bytes(damaged[:128]) + bytes(element))
         with pytest.raises(ValueError, match=f"^values of type {type_}, which the format does not have$"):
-            mat_types.require_known_types(path, "x")
+            mat5.require_known_types(path, "x")
     if name == "numbers":
         assert "x: cannot be read (values of type" in message(MatData(path=str(path), array="x"))
 
@@ -626,4 +626,4 @@ def test_a_variable_of_matlab_that_is_cut_off_is_refused(tmp_path: Path) -> None
     for end in range(140, len(content) - 60, 3):  # whether the last value is whole is SciPy's concern
         path.write_bytes(content[:end])
         with pytest.raises((ValueError, zlib.error)):
-            mat_types.require_known_types(path, "x")
+            mat5.require_known_types(path, "x")

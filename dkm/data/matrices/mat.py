@@ -19,13 +19,13 @@ import numpy as np
 from dkm.config.data import MatData
 from dkm.data.files import expand, read_first_bytes
 from dkm.data.matrices.hdf5 import Hdf5Array, Hdf5File, one_line_hdf5_errors, read_sparse_columns
-from dkm.data.matrices.mat_types import require_known_types
+from dkm.data.matrices.mat5 import compressed_parts, require_known_types
 from dkm.data.matrices.named_arrays import NamedShape, choose_array, choose_labels, describe_array, flat_labels
 from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import SparseArray
-from dkm.data.unpacking import UnpackingLimit, compressed_parts
+from dkm.data.unpacking import UnpackingLimit
 from dkm.errors import UserError, input_error, reason
 
 _USUAL_NAMES = ("X", "x", "data", "fea", "features")

@@ -12,6 +12,10 @@ import zlib
 from pathlib import Path
 from typing import IO, Literal
 
+from dkm.data.unpacking import UnpackingLimit
+
+Order = Literal["little", "big"]
+
 _MATRIX, _COMPRESSED = 14, 15
 # int8 to uint32, single, double, int64, uint64, UTF-8, UTF-16 and UTF-32.
 _TYPES = frozenset([1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18])
@@ -143,3 +147,80 @@ def _skip(stream: IO[bytes] | _Unpacked, n_bytes: int) -> None:
         return
     while n_bytes > 0 and (content := stream.read(min(n_bytes, _BLOCK_BYTES))):
         n_bytes -= len(content)
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------
+
+
+def compressed_parts(path: Path, limit: UnpackingLimit) -> int:
+    """Return how many bytes the compressed variables of a MATLAB file unpack to, 0 if it has none.
+
+    Of an array of real numbers or characters, the first bytes tell how many values are read. What is read of other
+    variables is counted by unpacking them, unless they are too short to exceed the limit; counting ends at the limit.
+    """
+    total, most = 0, limit.most(path.stat().st_size)
+    with path.open("rb") as file:
+        header = file.read(128)
+        order: Order = "little" if header[126:128] == b"IM" else "big"
+        while len(tag := file.read(8)) == 8 and total <= most:
+            kind, n_bytes = int.from_bytes(tag[:4], order), int.from_bytes(tag[4:], order)
+            position = file.tell()
+            if kind == _COMPRESSED:
+                try:
+                    first = zlib.decompressobj().decompress(file.read(min(n_bytes, 1024)), _HEAD_BYTES)
+                    n_declared = int.from_bytes(first[4:8], order)
+                    n_values = _value_bytes(first, order)
+                    if n_values is None and total + _MAX_RATIO * n_bytes > most:
+                        file.seek(position)
+                        n_values = _unpacked_bytes(file, n_bytes, most - total)
+                except zlib.error:
+                    return total
+                total += max(n_declared, n_values or 0)
+            file.seek(position + n_bytes)
+    return total
+
+
+def _value_bytes(first: bytes, order: Order) -> int | None:
+    """Return how many bytes the values of a MATLAB variable take, by its first bytes.
+
+    None if they do not tell: SciPy does not compare the sizes within a variable with the size of the variable.
+    """
+    flags = int.from_bytes(first[16:20], order)
+    if flags & 0xFF not in _PLAIN_CLASSES or flags & _COMPLEX:
+        return None
+    position = 24
+    for _ in ("dimensions", "name"):
+        n_bytes, is_short = _element(first[position:], order)
+        position += 8 if is_short else 8 + -(-n_bytes // 8) * 8
+    if position + 8 > len(first):
+        return None
+    return _element(first[position:], order)[0]
+
+
+def _element(tag: bytes, order: Order) -> tuple[int, bool]:
+    """Return the number of bytes of an element, and whether its tag of 8 bytes holds them."""
+    word = int.from_bytes(tag[:4], order)
+    return (word >> 16, True) if word >> 16 else (int.from_bytes(tag[4:8], order), False)
+
+
+def _unpacked_bytes(file: IO[bytes], n_bytes: int, most: int) -> int:
+    """Return how many bytes the next ``n_bytes`` bytes unpack to, or a number above ``most``."""
+    unpack, total = zlib.decompressobj(), 0
+    while n_bytes > 0 and total <= most and (packed := file.read(min(n_bytes, _BLOCK_BYTES))):
+        n_bytes -= len(packed)
+        while packed and total <= most and not unpack.eof:
+            total += len(unpack.decompress(packed, _BLOCK_BYTES))
+            packed = unpack.unconsumed_tail
+        if unpack.eof:
+            break
+    return total
+
+
+# Bytes at the beginning of a variable that hold its class, its shape and its name.
+_HEAD_BYTES = 1024
+# Classes of characters and of numbers (double, single, int8 to uint64), which have one element of values unless they
+# are complex.
+_PLAIN_CLASSES = (4, *range(6, 16))
+_COMPLEX = 1 << 11
+# No stream of zlib unpacks to more times its size.
+_MAX_RATIO = 1032
