@@ -1,4 +1,4 @@
-"""The types within a variable of a MATLAB 5 file, checked before SciPy reads it.
+"""The elements of a MATLAB 5 file: their types and sizes, checked before SciPy reads them.
 
 SciPy takes the number of a type as a place in a table without a check: where there is none, it reads other memory, and
 the process ends with a segmentation fault (SciPy 1.17). The format is that of "MAT-File Format", The MathWorks.
@@ -6,6 +6,7 @@ the process ends with a segmentation fault (SciPy 1.17). The format is that of "
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import zlib
@@ -20,7 +21,7 @@ _MATRIX, _COMPRESSED = 14, 15
 # int8 to uint32, single, double, int64, uint64, UTF-8, UTF-16 and UTF-32.
 _TYPES = frozenset([1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18])
 _CELL, _SPARSE = 1, 5
-# Characters and numbers.
+# Characters and numbers (double, single, int8 to uint64), which have one element of values unless they are complex.
 _PLAIN = frozenset([4, *range(6, 16)])
 _IS_COMPLEX = 1 << 11
 _HEADER_BYTES, _BLOCK_BYTES = 128, 2**17
@@ -37,7 +38,7 @@ def require_known_types(path: Path, name: str) -> None:
         If one has a type that the format does not have, is cut off, or belongs to a struct, an object or a function.
     """
     with path.open("rb") as file:
-        order: Literal["little", "big"] = "little" if file.read(_HEADER_BYTES)[126:128] == b"IM" else "big"
+        order: Order = "little" if file.read(_HEADER_BYTES)[126:128] == b"IM" else "big"
         while len(tag := file.read(8)) == 8:
             kind, n_bytes = int.from_bytes(tag[:4], order), int.from_bytes(tag[4:], order)
             end = file.tell() + n_bytes
@@ -63,13 +64,13 @@ class _Head:
 
 
 class _Elements:
-    def __init__(self, stream: IO[bytes] | _Unpacked, order: Literal["little", "big"]) -> None:
+    def __init__(self, stream: IO[bytes] | _Unpacked, order: Order) -> None:
         self._stream, self._order = stream, order
 
     def _number(self, content: bytes) -> int:
         return int.from_bytes(content, self._order)
 
-    def _tag(self) -> tuple[int, int, bytes | None]:
+    def tag(self) -> tuple[int, int, bytes | None]:
         """Return the type and the number of bytes of the next element, and its bytes if the tag holds them."""
         tag = _exactly(self._stream, 8)
         word = self._number(tag[:4])
@@ -78,7 +79,7 @@ class _Elements:
         return word, self._number(tag[4:]), None
 
     def _head_element(self) -> bytes:
-        _, n_bytes, content = self._tag()
+        _, n_bytes, content = self.tag()
         if n_bytes > _MAX_HEAD_BYTES:
             raise ValueError(f"a shape or name of {n_bytes:,} bytes")
         if content is None:
@@ -92,7 +93,7 @@ class _Elements:
         return _Head(flags, math.prod(lengths), name.decode("latin-1"))
 
     def _check_element(self, *, is_last: bool) -> None:
-        type_, n_bytes, content = self._tag()
+        type_, n_bytes, content = self.tag()
         if type_ not in _TYPES:
             raise ValueError(f"values of type {type_}, which the format does not have")
         if content is None and not is_last:
@@ -105,7 +106,7 @@ class _Elements:
                 self._check_element(is_last=depth == 0 and i == n_elements - 1)
         elif head.kind == _CELL and depth < _MAX_DEPTH:
             for _ in range(head.n_values):
-                kind, n_bytes, _ = self._tag()
+                kind, n_bytes, _ = self.tag()
                 if kind != _MATRIX:
                     raise ValueError(f"an element of type {kind} in a cell array")
                 if n_bytes:
@@ -185,42 +186,23 @@ def _value_bytes(first: bytes, order: Order) -> int | None:
 
     None if they do not tell: SciPy does not compare the sizes within a variable with the size of the variable.
     """
-    flags = int.from_bytes(first[16:20], order)
-    if flags & 0xFF not in _PLAIN_CLASSES or flags & _COMPLEX:
+    elements = _Elements(io.BytesIO(first[8:]), order)
+    try:
+        head = elements.head()
+        return None if head.kind not in _PLAIN or head.is_complex else elements.tag()[1]
+    except ValueError:  # cut off
         return None
-    position = 24
-    for _ in ("dimensions", "name"):
-        n_bytes, is_short = _element(first[position:], order)
-        position += 8 if is_short else 8 + -(-n_bytes // 8) * 8
-    if position + 8 > len(first):
-        return None
-    return _element(first[position:], order)[0]
-
-
-def _element(tag: bytes, order: Order) -> tuple[int, bool]:
-    """Return the number of bytes of an element, and whether its tag of 8 bytes holds them."""
-    word = int.from_bytes(tag[:4], order)
-    return (word >> 16, True) if word >> 16 else (int.from_bytes(tag[4:8], order), False)
 
 
 def _unpacked_bytes(file: IO[bytes], n_bytes: int, most: int) -> int:
     """Return how many bytes the next ``n_bytes`` bytes unpack to, or a number above ``most``."""
-    unpack, total = zlib.decompressobj(), 0
-    while n_bytes > 0 and total <= most and (packed := file.read(min(n_bytes, _BLOCK_BYTES))):
-        n_bytes -= len(packed)
-        while packed and total <= most and not unpack.eof:
-            total += len(unpack.decompress(packed, _BLOCK_BYTES))
-            packed = unpack.unconsumed_tail
-        if unpack.eof:
-            break
+    stream, total = _Unpacked(file, n_bytes), 0
+    while total <= most and (content := stream.read(_BLOCK_BYTES)):
+        total += len(content)
     return total
 
 
 # Bytes at the beginning of a variable that hold its class, its shape and its name.
 _HEAD_BYTES = 1024
-# Classes of characters and of numbers (double, single, int8 to uint64), which have one element of values unless they
-# are complex.
-_PLAIN_CLASSES = (4, *range(6, 16))
-_COMPLEX = 1 << 11
 # No stream of zlib unpacks to more times its size.
 _MAX_RATIO = 1032
