@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from dkm.config.data import DataConfig, FileData, ImageListData, ImageParquetData
 from dkm.config.values import scheme_of
+from dkm.data.features import digest_of_files
+from dkm.errors import UserError
 
 # A larger source is not read a second time.
 _MAX_BYTES = 2**30
@@ -70,14 +72,10 @@ def _digest_of_source(path: str) -> str | None:
         files = [place] if place.is_file() else sorted(_files_below(place))
         if not files or sum(file.stat().st_size for file in files) > _MAX_BYTES:
             return None
-        digest = hashlib.sha256()
-        for file in files:
-            name = "" if file == place else file.relative_to(place).as_posix()
-            with file.open("rb") as content:
-                digest.update(f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    except (OSError, ValueError):
+        names = {"" if file == place else file.relative_to(place).as_posix(): file for file in files}
+        return digest_of_files(names, path)
+    except (UserError, OSError, ValueError):
         return None
-    return digest.hexdigest()
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
