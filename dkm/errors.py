@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text whose lines are printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class UserError(Exception):
     """Something that the user can mend: the message is one line that names key or file, value, expectation, remedy."""
 

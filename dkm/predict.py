@@ -38,7 +38,7 @@ from dkm.config.custom import import_plugins, plugin_names, split_model_class
 from dkm.config.short import translate_data_names
 from dkm.config.values import absolute, scheme_of
 from dkm.config.verbs import screen
-from dkm.errors import input_error, printable
+from dkm.errors import input_error, printable_lines
 from dkm.evaluation.prediction import assign_parts, input_reader
 from dkm.runtime.remote import uploaded
 
@@ -52,7 +52,7 @@ class _PrintableLines(logging.Formatter):
     """Escapes control characters: names of columns come from the file."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(printable(line) for line in super().format(record).split("\n"))
+        return printable_lines(super().format(record))
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from dkm.config.resolved import read_yaml, with_digest
 from dkm.config.run import Config
 from dkm.config.schema import to_dict
 from dkm.data.report import DataReport
-from dkm.errors import UserError, printable
+from dkm.errors import UserError, printable_lines
 from dkm.evaluation.assignments import Assignments, csv_parts
 from dkm.evaluation.exemplars import Contrast, Exemplars, exemplar_lines, feature_lines
 from dkm.runs.reading import (
@@ -436,8 +436,7 @@ class _Console(logging.Handler):
         warns = record.levelno >= logging.WARNING
         prefix = f"{record.levelname.lower()}: " if warns else ""
         # The report of the data has lines, and names that come from a file.
-        text = "\n".join(printable(line) for line in record.getMessage().split("\n"))
-        tqdm.write(prefix + text, file=sys.stderr if warns else sys.stdout)
+        tqdm.write(prefix + printable_lines(record.getMessage()), file=sys.stderr if warns else sys.stdout)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
