@@ -495,6 +495,7 @@ RANGES = {
     "checkpoint.every_s=-1": "expected a finite number, 0 or more",
     "evaluation.every_epochs=0": "expected a whole number, 1 or more",
     "evaluation.silhouette_samples=1": "expected a whole number, 2 or more",
+    "evaluation.graph_samples=1": "expected a whole number, 2 or more",
     "log.progress=none": "expected one of auto, bar, plain, off",
     "log.map=mds": "expected one of pca, tsne, umap",
     "log.to=[csv,tensorbord]": "expected a list of tensorboard, csv, wandb, mlflow",

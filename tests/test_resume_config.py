@@ -204,6 +204,15 @@ def test_a_table_of_version_0_1_is_read_as_that_version_did(tmp_path: Path) -> N
     assert resumed(run, "joint.epochs=9")["data.strict"] is True
 
 
+def test_one_number_of_points_for_both_samples_stays_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "evaluation.silhouette_samples=500", *CONSTANT)
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    added = ("graph_samples:", "# SHA-256")  # since then
+    without = "".join(line for line in config.splitlines(keepends=True) if not any(text in line for text in added))
+    (run / "config.yaml").write_text(without, encoding="utf-8")
+    assert resumed(run)["evaluation.graph_samples"] == 500
+
+
 @pytest.mark.parametrize("words", [["clustering=kmeans"], ["data=blobs"], ["model=mlp", "optimizer=adam"]])
 def test_the_options_of_the_run_may_be_repeated(words: list[str], run: Path) -> None:
     assert resumed(run, *words) == dotted(composed(*CONSTANT))

@@ -37,7 +37,7 @@ from dkm.training.starting import Starter
 from dkm.training.state import Baseline
 from dkm.training.trainer import Trainer
 
-N, N_INIT, N_SCORED, N_SILHOUETTE = 300, 120, 90, 60
+N, N_INIT, N_SCORED, N_SILHOUETTE, N_GRAPH = 300, 120, 90, 60, 70
 LABEL_FREE = ("silhouette", "davies_bouldin", "calinski_harabasz")
 
 
@@ -81,7 +81,8 @@ class Sampled(NamedTuple):
 def sampled(request: pytest.FixtureRequest, overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Sampled:
     path = tmp_path_factory.mktemp("sampled")
     sizes = [f"clustering.init_samples={N_INIT}", f"evaluation.samples={N_SCORED}"]
-    sizes += [f"evaluation.silhouette_samples={N_SILHOUETTE}", f"data.load={request.param}"]
+    sizes += [f"evaluation.silhouette_samples={N_SILHOUETTE}", f"evaluation.graph_samples={N_GRAPH}"]
+    sizes += [f"data.load={request.param}"]
     config = compose(parse([*overrides, *sizes])).config
     seen: list[int] = []
 
@@ -146,10 +147,10 @@ def against_labels(y: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def modularity_of_sample(Z: np.ndarray, labels: np.ndarray) -> float:
-    """That of a part of the sample's points, as large as the one that the silhouette sees."""
-    part = np.random.default_rng(0).choice(N_SCORED, N_SILHOUETTE, replace=False)
+    """That of a part of the sample's points."""
+    part = np.random.default_rng(0).choice(N_SCORED, N_GRAPH, replace=False)
     rows = np.asarray(rows_of_sample(N_SCORED))[part]
-    return modularity(neighbor_graph(Z[rows], 7), labels[rows])
+    return modularity(neighbor_graph(Z[rows], N_GRAPH // 8), labels[rows])
 
 
 def all_rows(one: Trainer) -> np.ndarray:

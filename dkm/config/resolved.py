@@ -126,6 +126,8 @@ def read_config(path: Path, *, to_resume: bool = False) -> Config:
         _require_no_composition(content)
         if to_resume and isinstance(data := content.get("data"), dict) and "exclude" in data:
             data.setdefault("strict", True)
+        if isinstance(evaluation := content.get("evaluation"), dict) and "silhouette_samples" in evaluation:
+            evaluation.setdefault("graph_samples", evaluation["silhouette_samples"])  # once one number for both
         return _config_from({key: value for key, value in content.items() if key != "defaults"})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -213,8 +213,13 @@ class EvaluationConfig(Section):
     )
     silhouette_samples: int = setting(
         10_000,
-        "Size of the fixed random sample for the silhouette, which compares all pairs of points, and for the "
-        "nearest-neighbor graph of the modularity on the data.",
+        "Size of the fixed random sample for the silhouette, which compares all pairs of points.",
+        unit="points",
+        check=AtLeast(2),
+    )
+    graph_samples: int = setting(
+        10_000,
+        "Size of the fixed random sample for the nearest-neighbor graph of the modularity on the data.",
         unit="points",
         check=AtLeast(2),
     )

@@ -64,6 +64,7 @@ class Evaluator:
         self.batches = batches
         self.n_clusters = n_clusters
         self.silhouette_samples = config.silhouette_samples
+        self._graph_samples = config.graph_samples
 
     @property
     def y(self) -> IntArray | None:
@@ -77,9 +78,9 @@ class Evaluator:
 
     @cached_property
     def neighbors(self) -> metrics.NeighborSample | None:
-        """The graph of nearest neighbors on ``evaluation.silhouette_samples`` rows of the sample."""
+        """The graph of nearest neighbors on ``evaluation.graph_samples`` rows of the sample."""
         is_image = self.data.image_shape is not None
-        return metrics.sample_neighbors(self.X, self.silhouette_samples, is_image=is_image)
+        return metrics.sample_neighbors(self.X, self._graph_samples, is_image=is_image)
 
     def graph_score(self, labels: np.ndarray) -> GraphScore | None:
         """Return the scores of labels (N,) in the graph of the data; None where they are undefined."""
