@@ -103,6 +103,12 @@ def test_embeddings_are_normalized(tmp_path: Path) -> None:
     assert "row_rms (each row to the same length) because the rows are embeddings; else standard" in lines
 
 
+def test_empty_texts_among_embeddings_have_no_length_to_compare(tmp_path: Path) -> None:
+    X = embeddings()
+    X[: len(X) // 20] = 0
+    assert load(X, tmp_path).scaling.kind == "row_rms"
+
+
 def change(X: Any, what: str) -> Any:
     rng = np.random.default_rng(1)
     if what == "few features":

@@ -303,6 +303,15 @@ def test_what_only_looks_like_counts_is_not_taken_for_them() -> None:
     ]
 
 
+@pytest.mark.parametrize("table", ["events", "tags"])
+def test_one_large_feature_beside_counts_is_not_what_rows_are_divided_by(table: str) -> None:
+    random = np.random.default_rng(0)
+    spent = random.lognormal(9, 1.5, size=(400, 1)).astype(np.int64)
+    tags = (random.uniform(size=(400, 150)) < 0.1).astype(np.int64)
+    few = counts_of().astype(np.int64) if table == "events" else tags
+    assert evidence_of(np.concatenate([few, spent], axis=1)) is None
+
+
 @pytest.mark.parametrize("kind", ["standard", "centered", "counts"])
 def test_a_feature_without_variance_in_training_is_ignored_afterwards(kind: str) -> None:
     X = np.array([[1, 0, 2], [5, 0, 1], [3, 0, 9]], dtype=np.float32)

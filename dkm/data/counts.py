@@ -21,6 +21,9 @@ _MAX_VALUE = 2**20
 # Largest fraction of the non-zero values that may exceed half of the maximum. Of the counts of 2,000 genes in 4,271
 # blood cells 0.02 % do, of the pixels of MNIST most, of the cells of a one-hot table all.
 _MAX_SHARE_ABOVE_HALF = 0.01
+# Largest fraction of the sum of all values that one feature may have: rows are divided by their sums, which would be
+# this feature, an amount of money beside numbers of events. Of those blood cells the largest gene has 20 %.
+_MAX_SHARE_OF_FEATURE = 0.5
 
 
 class Counts:
@@ -28,6 +31,7 @@ class Counts:
 
     def __init__(self) -> None:
         self._sums: list[npt.NDArray[np.float64]] = []
+        self._of_feature: npt.NDArray[np.float64] = np.zeros(0)
         self._n_of_value = np.zeros(_MAX_VALUE + 1, dtype=np.int64)
         self._max = 0.0
         self._is_whole = True
@@ -51,6 +55,7 @@ class Counts:
             row, column = np.argwhere(chunk < 0)[0]
             self.negative = float(chunk[row, column]), sum(map(len, self._sums)) + int(row), int(column)
         self._sums.append(chunk.sum(axis=1, dtype=np.float64))
+        self._of_feature = chunk.sum(axis=0, dtype=np.float64) + (self._of_feature if self._of_feature.size else 0.0)
         self._max = max(self._max, float(chunk.max()))
         is_whole = chunk.dtype.kind in "iu" or bool((chunk == np.floor(chunk)).all())
         self._is_whole = self._is_whole and chunk.dtype.kind in "iuf" and is_whole and self.negative is None
@@ -76,6 +81,8 @@ class Counts:
         mean = float(self._n_of_value @ values) / n
         is_spread = float(self._n_of_value @ np.square(values - mean)) / n > mean
         if share > _MAX_SHARE_ABOVE_HALF or not (2 * n_zeros > n or is_spread):
+            return None
+        if self._of_feature.max() > _MAX_SHARE_OF_FEATURE * self._of_feature.sum():
             return None
         return (
             f"whole numbers from 0 to {self._max:,.0f} in {self.n_features:,} features, {n_zeros / n:.0%} are 0, and "

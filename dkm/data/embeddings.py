@@ -47,6 +47,7 @@ class Embeddings:
         if not self._lengths:
             return None
         lengths, mean = np.concatenate(self._lengths), self._sum / self._n
+        lengths = lengths[lengths > 0]  # an empty text may be all zeros
         deviation = np.sqrt(np.maximum(self._squares / self._n - mean**2, 0.0))
         varies = deviation > 1e-6 * np.sqrt(self._squares / self._n)
         if varies.sum() < _MIN_FEATURES:
