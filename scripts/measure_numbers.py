@@ -84,19 +84,27 @@ def page(results: Mapping[str, Mapping[str, Found]]) -> str:
         *_INTRODUCTION.splitlines(),
         *("", f"| data | rows | classes | found | {' | '.join(counted)} | s |", f"|{'---|' * (len(counted) + 5)}"),
     ]
-    total, n_cases = dict.fromkeys(counted, 0), 0
+    cases_of: dict[str, list[Found]] = {}
     for name, by_seed in results.items():
         cases = list(by_seed.values())
-        n_classes = cases[0]["n_classes"]
-        counts = dict(zip(counted, count(cases), strict=True))
-        total = {key: total[key] + counts[key] for key in counted}
-        n_cases += len(cases)
-        is_fresh = SETS[name] == "select" and measure_select.SETS[name].is_fresh
+        kind = "fresh" if is_fresh(name) else "others"
+        for group in (kind, "all"):
+            cases_of.setdefault(group, []).extend(cases)
         numbers, seconds = ", ".join(str(case["found"]) for case in cases), max(case["seconds"] for case in cases)
-        cells = [f"{name}{' (fresh)' if is_fresh else ''}", f"{cases[0]['n_rows']:,}", str(n_classes), numbers]
-        lines.append(f"| {' | '.join([*cells, *map(str, counts.values()), f'{seconds:.0f}'])} |")
-    lines.append(f"| all |  |  | {n_cases} | {' | '.join(map(str, total.values()))} |  |")
+        title = f"{name} (fresh)" if kind == "fresh" else name
+        cells = [title, f"{cases[0]['n_rows']:,}", str(cases[0]["n_classes"]), numbers, *map(str, count(cases))]
+        lines.append(f"| {' | '.join([*cells, f'{seconds:.0f}'])} |")
+    for group in sorted(cases_of, reverse=True):
+        cases = cases_of[group]
+        lines.append(f"| {group} |  |  | {len(cases)} | {' | '.join(map(str, count(cases)))} |  |")
     return "\n".join([*lines, ""])
+
+
+def is_fresh(name: str) -> bool:
+    """Return whether the rule was chosen without the classes of a data set."""
+    if SETS[name] == "tables":
+        return name in benchmark_tables.SETS and benchmark_tables.SETS[name].keel is not None
+    return measure_select.SETS[name].is_fresh
 
 
 def count(cases: Sequence[Found]) -> tuple[int, int, int, int]:

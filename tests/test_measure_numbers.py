@@ -39,10 +39,18 @@ def test_cases_are_counted(numbers: ModuleType) -> None:
 
 
 def test_the_page_has_each_set_and_the_sum(numbers: ModuleType) -> None:
-    page = numbers.page({"blobs5": {"0": case(5, [5]), "1": case(6, [6])}, "blobs16": {"0": case(5, [5])}})
+    vowel = {"0": case(9, [9])}
+    page = numbers.page(
+        {"blobs5": {"0": case(5, [5]), "1": case(6, [6])}, "blobs16": {"0": case(5, [5])}, "vowel": vowel}
+    )
     assert "| blobs5 | 1,200 | 5 | 5, 6 | 1 | 2 | 1 | 0 | 3 |" in page
     assert "| blobs16 (fresh) |" in page
-    assert "| all |  |  | 3 | 2 | 3 | 2 | 0 |  |" in page
+    assert "| vowel (fresh) |" in page
+    assert page.endswith(
+        "| others |  |  | 2 | 1 | 2 | 1 | 0 |  |\n"
+        "| fresh |  |  | 2 | 1 | 1 | 1 | 0 |  |\n"
+        "| all |  |  | 4 | 2 | 3 | 2 | 0 |  |\n"
+    )
 
 
 def test_digits_are_read_as_images_and_as_a_table(numbers: ModuleType) -> None:
