@@ -241,6 +241,16 @@ def test_labels_must_be_there_for_each_row(tmp_path: Path) -> None:
     assert "data.labels=y: 1 rows without a label, the first is row 1" in text
 
 
+def test_the_remedy_for_missing_labels_makes_them_no_feature(tmp_path: Path) -> None:
+    table = "age,town,segment\n" + "".join(f"{i},{'ab'[i % 2]},{'xyz'[i % 3]}\n" for i in range(40)) + "1,a,\n"
+    text = message(tmp_path, table, labels="segment", exclude=["town"])
+    assert text.endswith("or set data.labels=null data.exclude=[town,segment]: labels only score")
+    _, reader = read(tmp_path, table, exclude=["town", "segment"])
+    assert reader.features == ("age",)
+    text = message(tmp_path, table, labels="segment", columns=["age"])
+    assert text.endswith("or set data.labels=null: labels only score")
+
+
 def test_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("größe\n1\n2\n".encode("latin-1"))
     config = CsvData(path=str(tmp_path / "t.csv"))

@@ -156,9 +156,19 @@ def format_of(head: bytes) -> str | None:
     return next((name for start, name in _FIRST_BYTES.items() if head.startswith(start)), None)
 
 
-def missing_label_error(labels: str | None, found: str) -> UserError:
-    """Return the error about rows without a label; ``labels`` is the value of ``data.labels``."""
-    remedy = "give each row a label, or set data.labels=null: labels only score"
+def missing_label_error(labels: str | None, found: str, *, exclude: str = "") -> UserError:
+    """Return the error about rows without a label.
+
+    Parameters
+    ----------
+    labels : str, optional
+        The value of ``data.labels``.
+    found : str
+    exclude : str
+        Where the labels would be a feature without ``data.labels``, the override that prevents it.
+    """
+    settings = " ".join(filter(None, ["data.labels=null", exclude]))
+    remedy = f"give each row a label, or set {settings}: labels only score"
     return input_error(f"data.labels={labels}", found, "a label in each row", remedy)
 
 

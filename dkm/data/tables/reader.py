@@ -523,7 +523,10 @@ class TableReader:
         empty = np.flatnonzero(empty_mask.to_numpy(zero_copy_only=False))
         if len(empty):
             found = f"{len(empty):,} rows without a label, the first is row {start + empty[0]:,} (counted from 0)"
-            raise missing_label_error(self._config.labels, found)
+            name, columns = self._config.labels, self._config.columns
+            is_feature = name is not None and (columns is None or name in columns)
+            exclude = override("data.exclude", [*self._config.exclude, str(name)]) if is_feature else ""
+            raise missing_label_error(name, found, exclude=exclude)
         if self._source.is_text:
             is_whole = pc.all(pc.match_substring_regex(values, r"^-?(0|[1-9]\d{0,17})$")).as_py()
             if is_whole and not self._is_trained:
