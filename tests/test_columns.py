@@ -607,6 +607,13 @@ def test_what_looks_like_a_date_and_is_none_is_a_category(cells: list[str], tmp_
     assert column(reader, "d")["kind"] == "category"
 
 
+def test_a_date_in_another_format_than_in_training_is_told_with_the_format(tmp_path: Path) -> None:
+    _, reader = read(tmp_path, table("d", [day.strftime("%d.%m.%Y") for day in DAYS]))
+    expected = r"column d has '05/15/2024' in row 0 .*; expected dates such as 31\.01\.2024; "
+    with pytest.raises(UserError, match=expected):
+        predict(tmp_path, reader.plan, table("d", ["05/15/2024"]))
+
+
 @pytest.mark.parametrize("none", ["0000-00-00", "0000-00-00 00:00:00"])
 def test_the_zero_date_means_missing(none: str, tmp_path: Path) -> None:
     part, reader = read(tmp_path, table("d", [*DAYS, none, none]))
@@ -623,7 +630,8 @@ def test_a_cell_among_dates_that_is_no_date_is_missing_and_told(tmp_path: Path) 
     assert reader.report.odd[0].startswith(
         "column d has '2023-02-30' in 1 cell, which is no date and is read as missing"
     )
-    with pytest.raises(UserError, match=r"column d has '2023-02-31' in row 1 \(counted from 0\); expected dates"):
+    expected = r"column d has '2023-02-31' in row 1 \(counted from 0\); expected dates such as 2024-01-31; correct"
+    with pytest.raises(UserError, match=expected):
         predict(tmp_path, reader.plan, table("d", ["2024-01-02", "2023-02-31"]))
     with pytest.raises(UserError, match=r"column d has '2023-02-30' in row 100 .* data.missing_values=\[2023-02-30\]"):
         read(tmp_path, table("d", [*DAYS, "2023-02-30"]), dates=["d"])

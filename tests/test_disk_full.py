@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 from processes import Finished, train
 
+from dkm.config.compose import compose, parse
+from dkm.errors import Failure
 from dkm.runs.directory import RunDirectory
 from dkm.runs.tensorboard import Dashboard
+from dkm.training import launch
 
 WORDS = [
     *("data=digits", "recipe=classic", "threads=1", "model.hidden=[32]", "pretrain.epochs=2", "joint.epochs=1"),
@@ -50,6 +53,23 @@ def test_a_run_goes_on_without_events_that_cannot_be_written(tmp_path: Path) -> 
     assert manifest["status"] == "completed"
     assert any("log.to=tensorboard" in warning for warning in manifest["warnings"])
     assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_a_full_disk_is_told_with_how_to_go_on(
+    has_checkpoint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(plan: launch.Plan) -> None:
+        raise OSError(28, "No space left on device", str(plan.directory / "metrics.jsonl"))
+
+    if has_checkpoint:
+        (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(launch, "execute", fill)
+    with pytest.raises(Failure) as failed:
+        launch.execute_with_one_line_errors(launch.Plan(compose(parse([])).config, tmp_path))
+    line = f"{tmp_path / 'metrics.jsonl'}: No space left on device; what was written before is kept"
+    how = f"; free some space, then continue with resume={tmp_path}, with any number of processes"
+    assert str(failed.value) == line + how * has_checkpoint
 
 
 def test_the_thread_that_writes_events_prints_no_traceback(

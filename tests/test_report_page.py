@@ -327,7 +327,8 @@ def test_a_report_that_fails_is_a_warning_and_the_run_is_complete(
     words = ["data=blobs", "data.n_samples=60", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"]
     assert train._main(words) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["warning: report.html was not written (OSError: No space left on device); the run is complete"]
+    remedy = f"the run is complete; write it with: dkm report {tmp_path / 'run'}"
+    assert lines == [f"warning: report.html was not written (OSError: No space left on device); {remedy}"]
     manifest = json.loads(text_of(tmp_path / "run" / "manifest.json"))
     assert manifest["status"] == "completed"
     assert manifest["warnings"] == [lines[0].removeprefix("warning: ")]

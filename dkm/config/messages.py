@@ -123,4 +123,5 @@ def kind_of(key: str) -> str:
 
 def _first_line(error: BaseException) -> str:
     line = str(error).strip().splitlines()[0].rstrip(".")
-    return line.replace("KeyError raised while resolving interpolation: ", "")
+    line = line.replace("KeyError raised while resolving interpolation: ", "")
+    return line.replace("Invalid value assigned: str is not a ListConfig, list or tuple", "one text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -140,6 +141,8 @@ def execute_with_one_line_errors(plan: Plan) -> dict[str, Any]:
     except OSError as error:
         where = error.filename or str(plan.directory)
         kept = "; what was written before is kept" if distributed.is_main() else ""  # rank 0 tells what was
+        if kept and error.errno in (errno.ENOSPC, errno.EDQUOT) and (plan.directory / CHECKPOINTS).is_dir():
+            kept += f"; free some space, then {_how_to_continue(plan)}"
         raise Failure(f"{_who()}{where}: {error.strerror or error}{kept}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

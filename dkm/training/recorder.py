@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -379,7 +380,8 @@ class Recorder:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)  # of an earlier end of the run
             log.warning(
-                "%s was not written (%s: %s); the run is complete", REPORT, type(error).__name__, in_short(error)
+                "%s was not written (%s: %s); the run is complete; write it with: dkm report %s",
+                *(REPORT, type(error).__name__, in_short(error), shlex.quote(str(self.run.path))),
             )
 
     def end(self, status: str, reason: str | None, progress: Progress) -> None:

@@ -10,6 +10,7 @@ one-line ``UserError``. Nothing in a file is executed.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import difflib
 import lzma
 import zlib
@@ -545,6 +546,8 @@ class TableReader:
         expected = kinds.get(error.column.kind, error.column.kind)
         found = f"column {name} has {text!r} in row {start + error.row:,} (counted from 0)"
         if self._is_trained:
+            if error.column.formats:
+                expected += f" such as {' or '.join(map(_example_of, error.column.formats))}"
             remedy = "correct it, as in the data that the model was trained on, or leave the cell empty"
             return input_error(self.source, found, expected, remedy)
         exclude = override("data.exclude", [*self._config.exclude, name])
@@ -566,6 +569,11 @@ class TableReader:
         if self._is_trained:
             remedy = "complete them, or set data.missing=drop to leave out these rows"
         return input_error(self.source, found, "a value everywhere", remedy)
+
+
+def _example_of(date_format: str) -> str:
+    date = datetime.datetime(2024, 1, 31, 23, 59)
+    return str(date.date()) if date_format == "iso" else date.strftime(date_format)
 
 
 def _given(config: TableData) -> Given:
