@@ -219,9 +219,13 @@ def is_list(type_: pa.DataType) -> bool:
 
 def is_readable(type_: pa.DataType) -> bool:
     """Return whether a column of this type can be a feature: not bytes, structs, maps, or lists of anything else."""
-    is_number = pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
     is_time = pa.types.is_temporal(type_) and not pa.types.is_interval(type_)
-    return bool(is_number or is_time or is_text(type_) or pa.types.is_boolean(type_) or is_list(type_))
+    return bool(is_real(type_) or is_time or is_text(type_) or pa.types.is_boolean(type_) or is_list(type_))
+
+
+def is_real(type_: pa.DataType) -> bool:
+    """Return whether the values are integers, floats or decimals."""
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
 
 
 def is_text(type_: pa.DataType) -> bool:

@@ -29,7 +29,7 @@ from pyarrow import parquet as pq
 
 from dkm.config.values import override
 from dkm.data.files import expand, natural_key, read_first_bytes
-from dkm.data.tables.columns import as_levels, named_column
+from dkm.data.tables.columns import as_levels, is_real, named_column
 from dkm.data.tables.dialect import (
     HEAD_BYTES,
     WHITESPACE,
@@ -625,9 +625,9 @@ def _common_type(types: Sequence[pa.DataType]) -> pa.DataType | None:
     if len(present) < 2:
         return [*present, pa.null()][0]
     has_wide = any(pa.types.is_uint64(type_) or pa.types.is_decimal(type_) for type_ in present)
-    if has_wide and all(map(_is_real, present)):
+    if has_wide and all(map(is_real, present)):
         return pa.float64()
-    if any(map(_is_real, present)):
+    if any(map(is_real, present)):
         present = [pa.uint8() if pa.types.is_boolean(type_) else type_ for type_ in present]
     if all(pa.types.is_date(type_) or (pa.types.is_timestamp(type_) and type_.tz is None) for type_ in present):
         return pa.timestamp("us")
@@ -635,13 +635,9 @@ def _common_type(types: Sequence[pa.DataType]) -> pa.DataType | None:
     with contextlib.suppress(pa.ArrowTypeError, pa.ArrowInvalid):
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     is_text = pa.string() in present and all(
-        _is_real(type_) or type_ in (pa.string(), pa.bool_()) or pa.types.is_date(type_) for type_ in present
+        is_real(type_) or type_ in (pa.string(), pa.bool_()) or pa.types.is_date(type_) for type_ in present
     )
     return pa.string() if is_text else None
-
-
-def _is_real(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
 
 
 def _as_type(values: pa.Array, type_: pa.DataType) -> pa.Array:
