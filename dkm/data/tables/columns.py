@@ -203,7 +203,7 @@ class Column:
             marks = {*_MARKS[self.marks], *self.missing, *(_NO_DATES if self.kind == "date" else ())}
             words = pa.array(sorted(marks - {""} if self.is_check_box else marks))
             missing = pc.or_(missing, pc.is_in(pc.utf8_trim_whitespace(values), value_set=words))
-        elif self.missing and pa.types.is_primitive(values.type) and not pa.types.is_temporal(values.type):
+        elif self.missing and (is_real(values.type) or pa.types.is_boolean(values.type)):
             numbers = [float(text) for text in self.missing if _is_float(text)]
             floats = pc.cast(values, pa.float64(), safe=False)
             missing = pc.or_(missing, pc.fill_null(pc.is_in(floats, value_set=pa.array(numbers, pa.float64())), False))

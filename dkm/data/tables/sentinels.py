@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dkm.data.tables.columns import is_real
 from dkm.data.tables.wishes import Wishes
 
 # Fewer different numbers may be codes: -9 beside 1 to 5 is one, unless it is so many times their range below them.
@@ -27,9 +28,10 @@ class SentinelSearch:
 
     def look_at(self, name: str, values: pa.ChunkedArray) -> None:
         """Look at a column (N,), of any type."""
-        is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
-        if not is_number or name in self._settled:
+        if not is_real(values.type) or name in self._settled:
             return
+        if pa.types.is_decimal(values.type):
+            values = pc.cast(values, pa.float64(), safe=False)
         low = pc.min(values).as_py()
         if low is None or low >= -1 or low != np.floor(low) or not np.isfinite(low):
             return

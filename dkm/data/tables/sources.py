@@ -58,6 +58,7 @@ _LONGEST_WAIT_S = 10.0
 _SCAN_BYTES = 2**24
 _INT = re.compile(r"[+-]?(0|[1-9]\d*)")
 _LARGEST_INT = 2**63 - 1
+_INT_DIGITS = 18  # that every 64-bit integer of as many digits has
 _LEADING_ZERO = re.compile(r"[+-]?0\d+")
 _NULLS = sorted(USUAL_MARKS)
 _SUFFIXES = {
@@ -548,11 +549,22 @@ class ArrowSource:
     def _type_of(self, name: str) -> pa.DataType:
         """Return the type that holds the values of a column in all files."""
         type_ = self._types[name]
+        if type_ is not None and _is_whole_decimal(type_):
+            type_ = self._types[name] = self._whole_type(name)
         if type_ is None:
             found = " and ".join(f"{type_} in {file}" for type_, file in list(self._types_of[name].items())[:2])
             remedy = f"write the files again with one type, or set {override('data.exclude', [name])}"
             raise input_error(self._source, f"column {name} is {found}", "one type in all files", remedy)
         return type_
+
+    def _whole_type(self, name: str) -> pa.DataType:
+        """Return the type of decimals without fractions, as Oracle and Snowflake write integers: text if it is long."""
+        for path, _ in self._files:
+            for batch in self._read(path, [name], _BATCH_ROWS):
+                bounds = pc.min_max(_as_type(batch.column(0), self._types[name])).as_py().values()
+                if any(bound is not None and abs(bound) > _LARGEST_INT for bound in bounds):
+                    return pa.string()
+        return pa.int64()
 
     def _told_types(self) -> dict[str, str]:
         mixed = {}
@@ -616,7 +628,13 @@ def _plain_type(type_: pa.DataType) -> pa.DataType:
         type_ = type_.value_type
     if pa.types.is_large_string(type_) or type_ == pa.string_view():
         return pa.string()
+    if _is_whole_decimal(type_) and type_.precision <= _INT_DIGITS:
+        return pa.int64()
     return pa.float32() if pa.types.is_float16(type_) else type_
+
+
+def _is_whole_decimal(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(type_) and type_.scale == 0)
 
 
 def _common_type(types: Sequence[pa.DataType]) -> pa.DataType | None:

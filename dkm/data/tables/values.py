@@ -46,6 +46,8 @@ def is_whole(values: pa.Array | pa.ChunkedArray) -> bool:
 def _is_whole_each(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     if is_text(values.type):
         return pc.match_substring_regex(values, r"^\s*[+-]?\d+(\.0*)?\s*$")
+    if pa.types.is_decimal(values.type):
+        values = pc.cast(values, pa.float64(), safe=False)
     if pa.types.is_floating(values.type):
         return pc.or_(pc.equal(values, pc.floor(values)), pc.is_nan(values))
     return pa.array([False])

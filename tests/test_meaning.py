@@ -1,0 +1,101 @@
+"""What the values of a column mean: whole numbers, codes, dates, durations and measures, however they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from dkm.config.data import CsvData, FeatherData, ParquetData
+from dkm.data.raw import RawData
+from dkm.data.tables.reader import TableReader
+
+RNG = np.random.default_rng(0)
+N = 200
+X = RNG.normal(size=N)
+
+
+def read(folder: Path, columns: dict[str, Sequence[object]], **settings: Any) -> tuple[RawData, TableReader]:
+    """Read a CSV file of a column of numbers and these columns."""
+    return read_text(folder, pd.DataFrame({"x": X.round(3), **columns}).to_csv(index=False), **settings)
+
+
+def read_text(folder: Path, text: str, **settings: Any) -> tuple[RawData, TableReader]:
+    (folder / "t.csv").write_text(text, encoding="utf-8")
+    reader = TableReader(CsvData(path=str(folder / "t.csv"), **settings))
+    return reader.read(), reader
+
+
+def read_typed(folder: Path, table: pa.Table, kind: str = "parquet") -> tuple[RawData, TableReader]:
+    path = folder / f"t.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+        reader = TableReader(ParquetData(path=str(path)))
+    else:
+        pyarrow.feather.write_feather(table, path)
+        reader = TableReader(FeatherData(path=str(path)))
+    return reader.read(), reader
+
+
+def column(reader: TableReader, name: str) -> dict[str, Any]:
+    return next(column for column in reader.report.columns if column["name"] == name)
+
+
+def told(reader: TableReader, name: str) -> str:
+    """Return the warnings about a column."""
+    return "\n".join(odd for odd in reader.report.odd if f"column {name} " in odd)
+
+
+def predict(folder: Path, reader: TableReader) -> np.ndarray[Any, Any]:
+    """Return the features that a model with this plan reads from the same file."""
+    assert reader.plan is not None
+    config = CsvData(path=str(folder / "t.csv"))
+    return np.concatenate([part.X for part in TableReader(config, key="input", plan=reader.plan.to_dict()).parts(7)])
+
+
+# --- whole numbers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_whole_numbers_stored_as_decimals_are_read_like_integers(kind: str, tmp_path: Path) -> None:
+    """Snowflake and Oracle write NUMBER(38,0): ids, codes, dates and -999 were quantities in silence."""
+    values = {
+        "CUSTOMER_ID": RNG.permutation(N) + 70_000,
+        "STORE_ID": RNG.integers(1, 9, N),
+        "REGION_CODE": RNG.integers(1, 5, N),
+        "ORDER_DATE": 20240100 + RNG.integers(1, 31, N),
+        "SCORE": np.where(np.arange(N) % 7 == 0, -999, RNG.integers(0, 100, N)),
+    }
+    integers = pa.table({"x": X, **values})
+    decimals = {name: pa.array([Decimal(int(v)) for v in column], pa.decimal128(38)) for name, column in values.items()}
+    plain, plain_reader = read_typed(tmp_path, integers, kind)
+    part, reader = read_typed(tmp_path, pa.table({"x": X, **decimals}), kind)
+    assert [(c["role"], c["kind"]) for c in reader.report.columns] == [
+        ("feature", "number"),
+        ("id", ""),
+        ("feature", "category"),
+        ("feature", "category"),
+        ("feature", "date"),
+        ("feature", "number"),
+    ]
+    assert list(reader.report.columns) == list(plain_reader.report.columns)
+    assert reader.report.odd == plain_reader.report.odd
+    np.testing.assert_array_equal(part.X, plain.X)
+    assert part.ids is not None and part.ids[0] == str(values["CUSTOMER_ID"][0])
+
+
+def test_decimals_beyond_64_bits_are_exact_ids_and_fractions_have_sentinels(tmp_path: Path) -> None:
+    keys = [Decimal(10**25 + 7 * i) for i in range(N)]
+    prices = [Decimal(-999) if i % 9 == 0 else Decimal(i % 50) + Decimal("0.25") for i in range(N)]
+    table = pa.table({"x": X, "key": pa.array(keys, pa.decimal128(38)), "price": pa.array(prices, pa.decimal128(12, 2))})
+    part, reader = read_typed(tmp_path, table)
+    assert part.ids is not None and part.ids[:2].tolist() == [str(10**25), str(10**25 + 7)]
+    assert reader.report.filled == {"price": 23}
