@@ -99,3 +99,18 @@ def test_decimals_beyond_64_bits_are_exact_ids_and_fractions_have_sentinels(tmp_
     part, reader = read_typed(tmp_path, table)
     assert part.ids is not None and part.ids[:2].tolist() == [str(10**25), str(10**25 + 7)]
     assert reader.report.filled == {"price": 23}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_numbers_that_the_file_declares_to_be_a_category_are_one(kind: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": X, "plan": pd.Categorical(RNG.integers(1, 5, N))})
+    _, reader = read_typed(tmp_path, pa.Table.from_pandas(frame), kind)
+    assert column(reader, "plan")["kind"] == "category"
+    assert column(reader, "plan")["note"] == "4 levels; a category, as the file says"
+    assert set(reader.features) == {"x", "plan=1", "plan=2", "plan=3", "plan=4"}
+
+
+def test_metadata_that_are_no_table_of_columns_declare_nothing(tmp_path: Path) -> None:
+    for text in (b"{", b"[]", b'{"columns": 3}', b'{"columns": [{"name": []}]}'):
+        table = pa.table({"x": X, "n": RNG.integers(1, 5, N)}).replace_schema_metadata({"pandas": text})
+        assert column(read_typed(tmp_path, table)[1], "n")["kind"] == "number"

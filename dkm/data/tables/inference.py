@@ -132,6 +132,8 @@ def _infer_column(
             percent = 100 * (1 - n_present / len(values))
             return Column(name, "left_out", note=f"constant where present: {value}; {percent:.0f} % missing")
         return Column(name, "left_out", note=f"constant: {value}")
+    if name in wishes.declared and kinds.is_real(values.type):
+        return as_category(column, kinds.as_levels(present), note="a category, as the file says")
     if kinds.is_list(values.type):
         column.kind, column.length = "list", _length_of(present)
         if column.length == 0:

@@ -281,6 +281,7 @@ class TableReader:
             categorical=config.categorical,
             numeric=config.numeric,
             dates=config.dates,
+            declared=self._source.categories,
             missing_values=getattr(config, "missing_values", None),
             is_strict=config.strict,
             decimal=self._source.decimal,

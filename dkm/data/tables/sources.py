@@ -78,6 +78,8 @@ class Source(Protocol):
     is_text: bool
     decimal: str
     thousands: str
+    # Columns of numbers that the file declares to be categories.
+    categories: frozenset[str]
 
     @property
     def n_empty(self) -> int:
@@ -174,7 +176,7 @@ def check_duplicates(names: Sequence[str], source: str) -> None:
 class TextSource:
     """CSV, TSV and other text tables, also compressed; how they are written is decided by their content."""
 
-    is_text = True
+    is_text, categories = True, frozenset[str]()
 
     def __init__(
         self,
@@ -505,12 +507,14 @@ class ArrowSource:
     ) -> None:
         self._source, self._files, self._is_parquet, self._limit = source, files, kind == "parquet", limit
         first: list[str] = []
+        categories: set[str] = set()
         self.n_rows = self._n_groups = 0  # of Parquet
         self._rows_of: dict[tuple[object, ...], int] = {}  # rows of Parquet that are read at once
         self._types_of: dict[str, dict[pa.DataType, str]] = {}  # by column and type the name of the first file with it
         for path, _ in files:
             schema = self._schema(path)
             names = [str(name) for name in schema.names]
+            categories |= _declared_categories(schema)
             for name, type_ in zip(names, schema.types, strict=True):
                 self._types_of.setdefault(name, {}).setdefault(_plain_type(type_), path.name)
             first = first or names
@@ -523,6 +527,7 @@ class ArrowSource:
                 raise input_error(where, found, expected, "write it again, or leave it out")
         self._partitions = tuple(files[0][1])
         self.names = (*first, *self._partitions)
+        self.categories = frozenset(categories)
         self._types = {name: _common_type(list(self._types_of[name])) for name in first}
         self.decisions = {**_told_files(files), **self._told_types()}
 
@@ -620,6 +625,14 @@ class _ParquetColumns:
 
     def tables(self, n_rows: int) -> Iterator[pa.Table]:
         return self._source.batches(self._columns, self._texts, n_rows)
+
+
+def _declared_categories(schema: pa.Schema) -> set[str]:
+    """Return the columns of numbers that are categories of pandas, or dictionaries, by the schema of their file."""
+    with contextlib.suppress(ValueError, LookupError, TypeError):  # the metadata may be anything
+        columns = (schema.pandas_metadata or {})["columns"]
+        return {column["name"] for column in columns if column["pandas_type"] == "categorical"}
+    return {field.name for field in schema if pa.types.is_dictionary(field.type) and is_real(field.type.value_type)}
 
 
 def _plain_type(type_: pa.DataType) -> pa.DataType:

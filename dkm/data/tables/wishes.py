@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from dkm.data.tables.columns import Column
@@ -19,6 +19,8 @@ class Wishes:
     categorical: Sequence[str] = ()
     numeric: Sequence[str] = ()
     dates: Sequence[str] = ()
+    # What the file itself declares to be categories.
+    declared: Collection[str] = ()
     # None where there is no such setting.
     missing_values: Sequence[str] | None = ()
     is_strict: bool = False
