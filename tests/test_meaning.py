@@ -114,3 +114,34 @@ def test_metadata_that_are_no_table_of_columns_declare_nothing(tmp_path: Path) -
     for text in (b"{", b"[]", b'{"columns": 3}', b'{"columns": [{"name": []}]}'):
         table = pa.table({"x": X, "n": RNG.integers(1, 5, N)}).replace_schema_metadata({"pandas": text})
         assert column(read_typed(tmp_path, table)[1], "n")["kind"] == "number"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_codes_with_a_gap_are_codes(kind: str, tmp_path: Path) -> None:
+    """Pandas writes whole numbers with a gap as 1.0 to 5.0."""
+    frame = pd.DataFrame({"x": X, "region": RNG.integers(1, 6, N) * 1.0, "zip": RNG.integers(1000, 1020, N) * 1.0})
+    frame.loc[5, ["region", "zip"]] = np.nan
+    if kind == "csv":
+        part, reader = read(tmp_path, frame.to_dict("list"))
+        np.testing.assert_array_equal(predict(tmp_path, reader), part.X)
+    else:
+        _, reader = read_typed(tmp_path, pa.Table.from_pandas(frame))
+    assert column(reader, "region") == {
+        "name": "region",
+        "role": "feature",
+        "kind": "category",
+        "note": "5 levels; whole-number codes, by its name",
+    }
+    assert {f"region={level}" for level in range(1, 6)} < set(reader.features)
+    assert column(reader, "zip")["kind"] == "category"
+
+
+def test_codes_beside_a_word_are_codes(tmp_path: Path) -> None:
+    cells = ["unknown" if i % 50 == 3 else RNG.integers(1, 6) for i in range(N)]
+    part, reader = read(tmp_path, {"region": cells, "sales": cells})
+    assert column(reader, "region")["note"] == (
+        "5 levels; whole-number codes, by its name; 'unknown' means missing"
+    )
+    assert column(reader, "sales")["kind"] == "number"
+    assert reader.report.filled == {"region": 4, "sales": 4}
+    np.testing.assert_array_equal(predict(tmp_path, reader), part.X)

@@ -164,10 +164,9 @@ def _infer_column(
             return Column(name, "left_out", note=note)
         if n_things > 2 or pc.min_max(kinds.as_levels(present)).as_py() != {"min": "0", "max": "1"}:
             return as_category(replace(column, kind="", note=""), kinds.as_levels(present), note=note)
-    if is_text(values.type):
-        return column
     if _looks_like_codes(name, present):
-        return as_category(column, kinds.as_levels(present), note="whole-number codes, by its name")
+        note = join_notes("whole-number codes, by its name", column.note)
+        return as_category(replace(column, kind="", note=""), kinds.as_levels(present), note=note)
     column.kind = "number"
     return column
 
@@ -188,8 +187,10 @@ def _explain_missing(name: str, values: pa.Array, missing: Mask, wishes: Wishes)
 
 def _looks_like_codes(name: str, present: pa.Array) -> bool:
     """Return whether a column of numbers holds codes of categories: few whole numbers below a name such as Region."""
-    if not pa.types.is_integer(present.type) or not naming.is_code(name):
+    if not naming.is_code(name) or not is_whole(present):
         return False
+    if is_text(present.type):
+        present = kinds.parse_numbers(present)
     if naming.PLACE.search(name):
         return True
     low, high = pc.min_max(present).as_py().values()
