@@ -145,3 +145,21 @@ def test_codes_beside_a_word_are_codes(tmp_path: Path) -> None:
     assert column(reader, "sales")["kind"] == "number"
     assert reader.report.filled == {"region": 4, "sales": 4}
     np.testing.assert_array_equal(predict(tmp_path, reader), part.X)
+
+
+# --- dates and durations --------------------------------------------------------------------------------------
+
+NO_DATES = {
+    "versions": ["3.8.10", "3.9.7", "3.10.12", "3.12.1"],
+    "short versions": ["2.0.1", "1.4.0", "1.13.2", "1.4.12"],
+    "results": ["2:1", "0:0", "1:3"],
+    "aspects": ["16:9", "4:3", "21:9"],
+    "mixtures": ["1:10", "1:5", "1:25"],
+    "formations": ["4-4-2", "4-3-3", "3-5-2"],
+}
+
+
+@pytest.mark.parametrize("case", NO_DATES)
+def test_versions_scores_and_ratios_are_no_dates(case: str, tmp_path: Path) -> None:
+    _, reader = read(tmp_path, {"c": RNG.choice(NO_DATES[case], N)})
+    assert column(reader, "c")["note"] == f"{len(NO_DATES[case])} levels"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ _ISO_NO_DAY = r"^\d{4}-(02-3|(04|06|09|11)-31)"
 _ISO_LEAP_DAY = r"^\d{4}-02-29"
 _ISO_LEAP_YEAR = r"^(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-"
 TIME_FORMATS = ("%H:%M:%S", "%H:%M", "%H.%M.%S", "%I:%M:%S %p", "%I:%M %p")
+# Parts that keep their leading zeros: 2:1 is a score, 3.9.7 a version, 4-4-2 a formation.
+_WIDTHS = {"Y": r"\d{4}", "y": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}"}
 
 
 def parse_dates(values: pa.Array, formats: Sequence[str], first_year: int = FIRST_YEAR) -> pa.Array:
@@ -113,6 +116,8 @@ def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.
     again = pc.strftime(parsed, format=format_)
     digits = pc.replace_substring_regex(text, r"\b0+(\d)", r"\1")
     same = pc.equal(pc.utf8_lower(pc.replace_substring_regex(again, r"\b0+(\d)", r"\1")), pc.utf8_lower(digits))
+    shape = re.sub("%(.)", lambda part: _WIDTHS.get(part[1], ".+"), re.escape(format_))
+    same = pc.and_(same, pc.match_substring_regex(text, f"^{shape}$"))
     if format_ in ("%Y-%m", "%Y/%m"):  # 2000-1 is a semester or a season
         same = pc.equal(again, text)
     seconds = pc.cast(pc.cast(parsed, pa.int64()), pa.float64())
