@@ -163,3 +163,27 @@ NO_DATES = {
 def test_versions_scores_and_ratios_are_no_dates(case: str, tmp_path: Path) -> None:
     _, reader = read(tmp_path, {"c": RNG.choice(NO_DATES[case], N)})
     assert column(reader, "c")["note"] == f"{len(NO_DATES[case])} levels"
+
+
+STAMPS = {
+    "PostgreSQL": ("2024-01-{:02} 10:00:00+00", "2024-01-{:02} 12:00:11.123456+02"),
+    "log4j": ("2024-01-{:02} 10:00:00,123", "2024-01-{:02} 10:00:11,999"),
+    "slashes": ("2024/01/{:02} 10:00:00.123", "2024/01/{:02} 10:00:11.123"),
+    "AM": ("1/{}/2024 10:00AM", "1/{}/2024 10:00AM"),
+    "space before the zone": ("2024-01-{:02} 10:00:00 +0000", "2024-01-{:02} 10:00:11 +00:00"),
+}
+
+
+@pytest.mark.parametrize("case", STAMPS)
+def test_dates_of_databases_and_logs_are_read(case: str, tmp_path: Path) -> None:
+    """They were left out as texts, or became the id."""
+    cells = [STAMPS[case][i % 2].format(i % 28 + 1) for i in range(N)]
+    part, reader = read(tmp_path, {"created": cells}, dates=["created"])
+    np.testing.assert_allclose(part.X[:28, 1], np.arange(28), atol=2e-4)
+    inferred, _ = read(tmp_path, {"created": cells})
+    np.testing.assert_array_equal(inferred.X, part.X)
+
+
+def test_am_needs_no_space(tmp_path: Path) -> None:
+    _, reader = read(tmp_path, {"t": [f"{i % 12 + 1}:{i % 60:02}{'ap'[i % 2]}m".upper() for i in range(N)]})
+    assert column(reader, "t")["note"] == "format %I:%M %p; time of day"

@@ -37,7 +37,7 @@ DATE_TIME_FORMATS = (
 # 2024-01-31, with a time after T or a space, with or without a zone; the days are checked apart.
 _ISO = (
     r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
-    r"([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z| ?UTC| ?GMT|[+-]([01]\d|2[0-3]):?[0-5]\d)?)?$"
+    r"([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d+)?)?(Z| ?UTC| ?GMT| ?[+-]([01]\d|2[0-3])(:?[0-5]\d)?)?)?$"
 )
 _QUARTERS = (r"^(?P<year>\d{4})[ -]?[Qq](?P<part>[1-4])$", r"^[Qq](?P<part>[1-4])[ -]?(?P<year>\d{4})$")
 _WEEKS = (r"^(?P<year>\d{4})[ -]?W(?P<part>\d{1,2})$",)
@@ -96,9 +96,10 @@ def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.
     """Return seconds as float64, null where a cell does not have the format; fractions of seconds are ignored."""
     if format_ == "iso":
         text = null_where(pc.invert(_is_iso(text)), text)
-        text = pc.replace_substring_regex(text, r"\.\d+", "")
+        text = pc.replace_substring_regex(text, r"[.,]\d+", "")
         text = pc.replace_substring_regex(text, r" ?(UTC|GMT)$", "Z")
-        text = pc.replace_substring_regex(text, r"(:.*[+-]\d{2})(\d{2})$", r"\1:\2")
+        text = pc.replace_substring_regex(text, r"(:\d{2}) ?([+-]\d{2}):?(\d{2})?$", r"\1\2:\3")
+        text = pc.replace_substring_regex(text, ":$", ":00")  # +02 of PostgreSQL
         zone = pc.match_substring_regex(text, r":.*(Z|[+-]\d{2}:\d{2})$")
         plain = pc.cast(null_where(zone, text), pa.timestamp("s"))
         zoned = pc.cast(null_where(pc.invert(zone), text), pa.timestamp("s", "UTC"))
@@ -111,6 +112,9 @@ def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.
     if format_ in DATE_TIME_FORMATS:
         text = pc.replace_substring_regex(text, r", (\d{1,2}:\d{2})", r" \1")
         text = pc.replace_substring_regex(text, r" (UTC|GMT|\+0000)$", "")
+    if "%M" in format_:
+        text = pc.replace_substring_regex(text, r"(:\d{2}:\d{2})[.,]\d+", r"\1")
+        text = pc.replace_substring_regex(text, r"(?i)(\d)([ap]m)$", r"\1 \2")  # 9:30AM
     parsed = pc.strptime(text, format=format_, unit="s", error_is_null=True)
     # strptime reads 11/11/2007 as %y too, and 12 as the year 12.
     again = pc.strftime(parsed, format=format_)
