@@ -440,6 +440,8 @@ def _encodings(model: SavedModel) -> Iterator[str]:
         elif column.kind == "category":
             other = f" {names[-1]} is any level without a column of its own." if column.has_other else ""
             yield f"{', '.join(names)}: 1 for the level of the row, 0 for the others.{other}"
+        elif column.kind == "number" and column.formats:
+            yield f"{names[0]}: a duration in seconds."
         elif column.kind == "date":
             yield from _encodings_of_date(column)
 

@@ -25,7 +25,7 @@ X = RNG.normal(size=N)
 
 def read(folder: Path, columns: dict[str, Sequence[object]], **settings: Any) -> tuple[RawData, TableReader]:
     """Read a CSV file of a column of numbers and these columns."""
-    return read_text(folder, pd.DataFrame({"x": X.round(3), **columns}).to_csv(index=False), **settings)
+    return read_text(folder, pd.DataFrame({"x": X.round(4), **columns}).to_csv(index=False), **settings)
 
 
 def read_text(folder: Path, text: str, **settings: Any) -> tuple[RawData, TableReader]:
@@ -95,7 +95,9 @@ def test_whole_numbers_stored_as_decimals_are_read_like_integers(kind: str, tmp_
 def test_decimals_beyond_64_bits_are_exact_ids_and_fractions_have_sentinels(tmp_path: Path) -> None:
     keys = [Decimal(10**25 + 7 * i) for i in range(N)]
     prices = [Decimal(-999) if i % 9 == 0 else Decimal(i % 50) + Decimal("0.25") for i in range(N)]
-    table = pa.table({"x": X, "key": pa.array(keys, pa.decimal128(38)), "price": pa.array(prices, pa.decimal128(12, 2))})
+    table = pa.table(
+        {"x": X, "key": pa.array(keys, pa.decimal128(38)), "price": pa.array(prices, pa.decimal128(12, 2))}
+    )
     part, reader = read_typed(tmp_path, table)
     assert part.ids is not None and part.ids[:2].tolist() == [str(10**25), str(10**25 + 7)]
     assert reader.report.filled == {"price": 23}
@@ -139,9 +141,7 @@ def test_codes_with_a_gap_are_codes(kind: str, tmp_path: Path) -> None:
 def test_codes_beside_a_word_are_codes(tmp_path: Path) -> None:
     cells = ["unknown" if i % 50 == 3 else RNG.integers(1, 6) for i in range(N)]
     part, reader = read(tmp_path, {"region": cells, "sales": cells})
-    assert column(reader, "region")["note"] == (
-        "5 levels; whole-number codes, by its name; 'unknown' means missing"
-    )
+    assert column(reader, "region")["note"] == ("5 levels; whole-number codes, by its name; 'unknown' means missing")
     assert column(reader, "sales")["kind"] == "number"
     assert reader.report.filled == {"region": 4, "sales": 4}
     np.testing.assert_array_equal(predict(tmp_path, reader), part.X)
@@ -165,6 +165,48 @@ def test_versions_scores_and_ratios_are_no_dates(case: str, tmp_path: Path) -> N
     assert column(reader, "c")["note"] == f"{len(NO_DATES[case])} levels"
 
 
+DURATIONS = {
+    "finish": (["2:59:31", "3:05:00", "27:15:00"], [10771, 11100, 98100], "durations in seconds: 2:59:31 is 10771"),
+    "lap_time": (["1:02", "0:59", "61:00"], [62, 59, 3660], "durations in seconds: 1:02 is 62"),
+    "t": (["0 days 00:05:00", "1 days 00:00:01.5", "0 days 10:00:00"], [300, 86401.5, 36000], "durations in seconds"),
+}
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_durations_are_seconds(name: str, tmp_path: Path) -> None:
+    cells, seconds, note = DURATIONS[name]
+    part, reader = read(tmp_path, {name: [*(cells * 67)[: N - 2], "DNF", "DNF"]})
+    assert reader.features == ("x", name)
+    assert part.X[:3, 1].tolist() == seconds
+    assert column(reader, name)["note"].startswith(note)
+    assert "'DNF' means missing" in column(reader, name)["note"]
+    np.testing.assert_array_equal(predict(tmp_path, reader), part.X)
+
+
+def test_a_finish_without_seconds_is_a_time_of_day(tmp_path: Path) -> None:
+    _, reader = read(tmp_path, {"finish": [f"{i % 24}:{i % 60:02}" for i in range(N)]})
+    assert column(reader, "finish")["kind"] == "date"
+
+
+def test_times_of_day_and_durations_have_a_setting_each(tmp_path: Path) -> None:
+    cells = [f"{i % 9 + 1}:{i % 60:02}:{i * 7 % 60:02}" for i in range(N)]
+    _, reader = read(tmp_path, {"elapsed": cells, "opens": cells})
+    assert column(reader, "elapsed")["note"].endswith("; data.dates=[elapsed] reads times of day")
+    assert column(reader, "opens")["note"].endswith("time of day; data.numeric=[opens] reads durations")
+    part, reader = read(tmp_path, {"elapsed": cells, "opens": cells}, numeric=["opens"], dates=["elapsed"])
+    assert reader.features == ("x", "elapsed (day sin)", "elapsed (day cos)", "opens")
+    assert part.X[1, 3] == 2 * 3600 + 67
+    np.testing.assert_array_equal(predict(tmp_path, reader), part.X)
+
+
+def test_durations_of_a_typed_file_are_seconds(tmp_path: Path) -> None:
+    table = pa.table({"x": X, "stay": pa.array(np.arange(N) * 12 * 3600 * 10, pa.duration("s"))})
+    part, reader = read_typed(tmp_path, table)
+    assert reader.features == ("x", "stay")
+    assert part.X[:3, 1].tolist() == [0, 432_000, 864_000]
+    assert column(reader, "stay")["note"] == "durations in seconds"
+
+
 STAMPS = {
     "PostgreSQL": ("2024-01-{:02} 10:00:00+00", "2024-01-{:02} 12:00:11.123456+02"),
     "log4j": ("2024-01-{:02} 10:00:00,123", "2024-01-{:02} 10:00:11,999"),
@@ -178,7 +220,7 @@ STAMPS = {
 def test_dates_of_databases_and_logs_are_read(case: str, tmp_path: Path) -> None:
     """They were left out as texts, or became the id."""
     cells = [STAMPS[case][i % 2].format(i % 28 + 1) for i in range(N)]
-    part, reader = read(tmp_path, {"created": cells}, dates=["created"])
+    part, _ = read(tmp_path, {"created": cells}, dates=["created"])
     np.testing.assert_allclose(part.X[:28, 1], np.arange(28), atol=2e-4)
     inferred, _ = read(tmp_path, {"created": cells})
     np.testing.assert_array_equal(inferred.X, part.X)

@@ -102,7 +102,7 @@ class Column:
     has_other : bool
         Whether a category has rarer levels, which become one number together.
     formats : list of str
-        Format of a date in text.
+        Format of a date in text; ``duration`` of a number that is one, in seconds.
     first_year : int
         First of the hundred years that two digits of a date in text may mean.
     origin : float
@@ -282,9 +282,14 @@ def _parse_plain(text: pa.Array, decimal: str, thousands: str) -> pa.Array:
 def _encode_number(column: Column, values: pa.Array) -> tuple[npt.NDArray[Any], Mask, int]:
     missing = column.is_missing(values)
     if is_text(values.type):
-        numbers = parse_numbers(values, column.decimal, column.thousands, negatives=column.negatives)
+        if column.formats:
+            numbers = parse_dates(values, column.formats)
+        else:
+            numbers = parse_numbers(values, column.decimal, column.thousands, negatives=column.negatives)
         _require_parsed(values, numbers, missing)
         array = numbers.to_numpy(zero_copy_only=False)
+    elif pa.types.is_duration(values.type):
+        array = temporal_seconds(values)
     elif pa.types.is_decimal(values.type):
         array = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     elif pa.types.is_boolean(values.type):

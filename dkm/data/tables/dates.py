@@ -41,6 +41,9 @@ _ISO = (
 )
 _QUARTERS = (r"^(?P<year>\d{4})[ -]?[Qq](?P<part>[1-4])$", r"^[Qq](?P<part>[1-4])[ -]?(?P<year>\d{4})$")
 _WEEKS = (r"^(?P<year>\d{4})[ -]?W(?P<part>\d{1,2})$",)
+# 2:59:31, 27:15:00, 14:35 (minutes and seconds), 0 days 00:05:00 (pandas).
+_DURATION = r"^(?:(?P<days>\d+) days?,? )?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>[0-5]\d(?:\.\d+)?)$"
+_UNITS = {"days": 86_400.0, "hours": 3_600.0, "minutes": 60.0, "seconds": 1.0}
 _ISO_NO_DAY = r"^\d{4}-(02-3|(04|06|09|11)-31)"
 _ISO_LEAP_DAY = r"^\d{4}-02-29"
 _ISO_LEAP_YEAR = r"^(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-"
@@ -105,6 +108,15 @@ def _strptime(text: pa.Array, format_: str, first_year: int = FIRST_YEAR) -> pa.
         zoned = pc.cast(null_where(pc.invert(zone), text), pa.timestamp("s", "UTC"))
         seconds = pc.coalesce(pc.cast(plain, pa.int64()), pc.cast(zoned, pa.int64()))
         return pc.cast(seconds, pa.float64())
+    if format_ == "duration":
+        found = pc.extract_regex(text, _DURATION)
+        parts = {unit: pc.struct_field(found, unit) for unit in _UNITS}
+        numbers = [
+            pc.multiply(pc.cast(null_where(pc.equal(part, ""), part), pa.float64()), _UNITS[unit])
+            for unit, part in parts.items()
+        ]
+        filled = [pc.fill_null(number, 0.0) for number in numbers[:-1]]
+        return pc.add(pc.add(filled[0], filled[1]), pc.add(filled[2], numbers[3]))
     if format_ == "quarter":
         return _first_days(text, _QUARTERS, lambda year, part: year + 3 * (part - 1), 4)
     if format_ == "week":

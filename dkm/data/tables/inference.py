@@ -17,7 +17,7 @@ from dkm.config.values import override
 from dkm.data.tables import columns as kinds
 from dkm.data.tables import naming
 from dkm.data.tables.columns import Column, Mask, is_text
-from dkm.data.tables.inferred_dates import as_date, looks_like_dates
+from dkm.data.tables.inferred_dates import as_date, as_duration, looks_like_dates
 from dkm.data.tables.inferred_text import as_category, as_check_box, infer_text, read_numbers
 from dkm.data.tables.roles import choose_id, leave_out_labels
 from dkm.data.tables.rows import Rows
@@ -123,7 +123,7 @@ def _infer_column(
     if name in wishes.numeric:
         column.kind = "number"
         column.missing = list(wishes.missing_values or ())
-        if is_text(values.type):
+        if is_text(values.type) and as_duration(column, present) is None:
             read_numbers(column, present)
         return column
     if is_constant(present):
@@ -139,6 +139,9 @@ def _infer_column(
         if column.length == 0:
             return Column(name, "left_out", note="empty lists")
         column.note = f"{column.length} numbers"
+        return column
+    if pa.types.is_duration(values.type):
+        column.kind, column.formats, column.note = "number", ["duration"], "durations in seconds"
         return column
     if pa.types.is_temporal(values.type):
         return as_date(column, present) or _refused(column, "date")

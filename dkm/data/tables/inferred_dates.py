@@ -70,6 +70,23 @@ def as_date(column: Column, present: pa.Array, odd: list[str] | None = None) -> 
     return column
 
 
+def as_duration(column: Column, text: pa.Array, odd: list[str] | None = None) -> Column | None:
+    """Return text such as 2:59:31 as a number of seconds; None if it is none.
+
+    With ``odd``, a few other cells are read as missing, and told there.
+    """
+    seconds = dates.parse_dates(text, ["duration"])
+    others = pc.unique(text.filter(seconds.is_null())).to_pylist() if is_mostly_read(seconds) else None
+    if others is None or len(others) > (0 if odd is None else MAX_OTHERS) or seconds.null_count == len(text):
+        return None
+    first = pc.index(seconds.is_valid(), True).as_py()
+    column.kind, column.formats = "number", ["duration"]
+    column.note = f"durations in seconds: {text[first].as_py().strip()} is {seconds[first].as_py():g}"
+    if others and odd is not None:
+        read_as_missing(column, others, seconds.null_count, odd)
+    return column
+
+
 def looks_like_dates(name: str, present: pa.Array) -> bool:
     """Return whether all numbers are dates such as 20240131, which their name or their number and range confirm."""
     if not (is_text(present.type) or pa.types.is_integer(present.type) or pa.types.is_floating(present.type)):

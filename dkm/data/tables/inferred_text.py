@@ -13,7 +13,7 @@ from dkm.config.values import override
 from dkm.data.tables import columns as kinds
 from dkm.data.tables import naming
 from dkm.data.tables.columns import Column, Mask, is_text
-from dkm.data.tables.inferred_dates import as_date
+from dkm.data.tables.inferred_dates import as_date, as_duration
 from dkm.data.tables.strays import MAX_OTHERS, is_mostly_read, join_notes, read_as_missing
 from dkm.data.tables.wishes import Wishes
 
@@ -46,7 +46,17 @@ def infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]
     if len(levels) == 2 and words <= kinds.TRUE | kinds.FALSE and words & kinds.TRUE and words & kinds.FALSE:
         column.kind = "boolean"
         return column
+    has_days = pc.any(pc.match_substring_regex(text, r"^\d+ days?,? \d+:")).as_py()
+    has_seconds = pc.any(pc.match_substring_regex(text, r"^\d+:\d\d:\d\d")).as_py()
+    is_named = naming.is_duration(column.name, has_seconds=has_seconds)
+    if (has_days or is_named) and (duration := as_duration(column, text, odd)) is not None:
+        remedy = override("data.dates", [*wishes.dates, column.name])
+        duration.note = join_notes(duration.note, "" if has_days else f"{remedy} reads times of day")
+        return duration
     if (date := as_date(column, text, odd)) is not None:
+        if date.cycles == ["day"] and as_duration(replace(date), text) is not None:
+            remedy = override("data.numeric", [*wishes.numeric, column.name])
+            date.note = join_notes(date.note, f"{remedy} reads durations")
         return date
     column = _infer_words(column, text, len(levels))
     is_mixed = is_number is not None and pc.mean(pc.cast(is_number, pa.float64())).as_py() >= _LEAST_NUMBERS

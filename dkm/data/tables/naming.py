@@ -51,6 +51,19 @@ DATE = re.compile(
     r"(^|[\s_.\-])(day|time|timestamp|dt|dob|birth|birthday|ymd|yyyymmdd|fecha)($|[\s_.\-])|dat(e|um)$|^date",
     re.IGNORECASE,
 )
+# A number of hours, minutes and seconds below such a name is no time of day.
+_DURATION = re.compile(
+    r"(^|[\s_.\-])(duration|dur|elapsed|lap|pace|split|runtime|taken|delay|waiting|wait|"
+    r"(chip|gun|lap|net|race|travel|response|finish|finishing)[\s_.\-]?time)s?($|[\s_.\-])",
+    re.IGNORECASE,
+)
+
+_FINISH = re.compile(r"(^|[\s_.\-])finish$", re.IGNORECASE)
+
+
+def is_duration(name: str, *, has_seconds: bool) -> bool:
+    """Return whether hours and minutes below a name are a duration: 2:59:31 at the finish, but not 17:30."""
+    return _DURATION.search(name) is not None or (has_seconds and _FINISH.search(name) is not None)
 
 
 def is_numero(name: str, names: Container[str]) -> bool:
