@@ -229,3 +229,33 @@ def test_dates_of_databases_and_logs_are_read(case: str, tmp_path: Path) -> None
 def test_am_needs_no_space(tmp_path: Path) -> None:
     _, reader = read(tmp_path, {"t": [f"{i % 12 + 1}:{i % 60:02}{'ap'[i % 2]}m".upper() for i in range(N)]})
     assert column(reader, "t")["note"] == "format %I:%M %p; time of day"
+
+
+# --- numbers as text ------------------------------------------------------------------------------------------
+
+
+def test_a_few_leading_zeros_are_read_as_numbers_and_told(tmp_path: Path) -> None:
+    ages = ["07" if i == 5 else str(i % 60 + 18) for i in range(N)]
+    part, reader = read(tmp_path, {"age": ages})
+    assert column(reader, "age")["kind"] == "number" and part.X[5, 1] == 7
+    assert told(reader, "age") == "column age has '07', read as 7; data.categorical=[age] reads codes"
+    np.testing.assert_array_equal(predict(tmp_path, reader), part.X)
+
+
+@pytest.mark.parametrize("name", ["article", "zip", "dept"])
+def test_many_leading_zeros_or_one_width_are_codes(name: str, tmp_path: Path) -> None:
+    cells = {
+        "article": ["0123" if i == 5 else str(1000 + i % 8) for i in range(N)],  # one width
+        "zip": ["01234" if i == 5 else str(90 + i % 8) for i in range(N)],  # its name
+        "dept": [f"{i % 30:02}" if i % 2 else str(i + 100) for i in range(N)],  # many
+    }[name]
+    _, reader = read(tmp_path, {name: cells})
+    assert column(reader, name)["kind"] in ("category", "")
+
+
+def test_codes_that_are_left_out_may_be_numbers(tmp_path: Path) -> None:
+    cells = [f"{i * 7 % 24:02}{i * 11 % 60:02}" for i in range(N)]
+    _, reader = read(tmp_path, {"hhmm": cells})
+    assert column(reader, "hhmm")["role"] == "left_out"
+    assert told(reader, "hhmm").endswith("as codes have, and is left out; data.numeric=[hhmm] reads numbers")
+    assert read(tmp_path, {"hhmm": cells}, numeric=["hhmm"])[0].X[1, 1] == 711

@@ -14,7 +14,8 @@ from dkm.data.tables import columns as kinds
 from dkm.data.tables import naming
 from dkm.data.tables.columns import Column, Mask, is_text
 from dkm.data.tables.inferred_dates import as_date, as_duration
-from dkm.data.tables.strays import MAX_OTHERS, is_mostly_read, join_notes, read_as_missing
+from dkm.data.tables.strays import MAX_OTHER_FRACTION, MAX_OTHERS, is_mostly_read, join_notes, read_as_missing
+from dkm.data.tables.values import is_distinct
 from dkm.data.tables.wishes import Wishes
 
 # A text column of one value with at least so many blank cells and values is a check box.
@@ -29,8 +30,9 @@ def infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]
     """Return the kind of a text column: number, boolean, date, category, or free text, which is left out."""
     text = pc.utf8_trim_whitespace(present)
     is_number: pa.Array | None = None
-    has_zeros = pc.any(pc.match_substring_regex(text, r"^0\d+$")).as_py()  # 007: the text of an id or a code
-    if not has_zeros:
+    has_zero = pc.match_substring_regex(text, r"^0\d+$")
+    is_coded = _is_coded(column.name, text, has_zero)
+    if not is_coded:
         number = replace(column)
         numbers = read_numbers(number, text)
         others = pc.unique(text.filter(numbers.is_null())).to_pylist() if is_mostly_read(numbers) else None
@@ -39,6 +41,10 @@ def infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]
             number.note = join_notes(_notation(text), number.note)
             if others:
                 read_as_missing(number, others, numbers.null_count, odd)
+            if pc.any(has_zero).as_py():
+                first = text.filter(has_zero)[0].as_py()
+                remedy = override("data.categorical", [*wishes.categorical, column.name])
+                odd.append(f"column {column.name} has {first!r}, read as {int(first)}; {remedy} reads codes")
             return number
         is_number = numbers.is_valid()
     levels = pc.unique(text)
@@ -62,7 +68,23 @@ def infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]
     is_mixed = is_number is not None and pc.mean(pc.cast(is_number, pa.float64())).as_py() >= _LEAST_NUMBERS
     if is_mixed and not naming.is_id(column.name, ()):  # 15, 15A
         _tell_numbers(column, text, is_number, wishes, odd)
+    if is_coded and column.role == "left_out" and not naming.is_id(column.name, ()) and not is_distinct(text):
+        first, remedy = text.filter(has_zero)[0].as_py(), override("data.numeric", [*wishes.numeric, column.name])
+        odd.append(
+            f"column {column.name} has leading zeros, such as {first!r}, as codes have, and is left out; {remedy} "
+            "reads numbers"
+        )
     return column
+
+
+def _is_coded(name: str, text: pa.Array, has_zero: pa.Array) -> bool:
+    """Return whether cells are codes such as 007: more than a few have zeros before them, or all have one width."""
+    n_zeros = pc.sum(has_zero).as_py() or 0
+    if n_zeros == 0:
+        return False
+    shortest, longest = pc.min_max(pc.utf8_length(text)).as_py().values()
+    has_name = naming.is_id(name, ()) or naming.is_code(name)
+    return has_name or (shortest == longest > 2) or n_zeros > MAX_OTHER_FRACTION * len(text)
 
 
 def _infer_words(column: Column, text: pa.Array, n_levels: int) -> Column:
