@@ -231,6 +231,25 @@ def test_am_needs_no_space(tmp_path: Path) -> None:
     assert column(reader, "t")["note"] == "format %I:%M %p; time of day"
 
 
+def test_an_open_end_far_from_the_other_dates_is_told_with_its_spelling(tmp_path: Path) -> None:
+    """SAP writes 9999-12-31; it was a date, and all others were at -0.16."""
+    days = [f"{i % 28 + 1:02}.{i % 12 + 1:02}.2024" for i in range(N)]
+    few = ["31.12.9999" if i % 40 == 0 else day for i, day in enumerate(days)]
+    most = ["31.12.9999" if i % 3 else day for i, day in enumerate(days)]
+    early = ["01.01.1900", *days[1:]]
+    _, reader = read(tmp_path, {"few": few, "most": most, "early": early, "days": days})
+    text = "far from the other dates; data.missing_values=[{0}] reads it as missing"
+    assert told(reader, "few") == "column few has '31.12.9999' in 5 cells, " + text.format("31.12.9999")
+    assert told(reader, "most") == "column most has '31.12.9999' in 133 cells, " + text.format("31.12.9999")
+    assert told(reader, "early") == "column early has '01.01.1900' in 1 cell, " + text.format("01.01.1900")
+    assert told(reader, "days") == ""
+    _, reader = read(tmp_path, {"few": few, "days": days}, missing_values=["31.12.9999"])
+    assert reader.report.filled == {"few": 5} and told(reader, "few") == ""
+    table = pa.table({"x": X[:100], "end": pd.to_datetime([*days[:99], "31.12.9999"], format="%d.%m.%Y").as_unit("us")})
+    _, reader = read_typed(tmp_path, table)
+    assert told(reader, "end").endswith("correct the file or leave the column out with data.exclude=[end]")
+
+
 # --- numbers as text ------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from dkm.config.values import override
 from dkm.data.tables import columns as kinds
 from dkm.data.tables import naming
 from dkm.data.tables.columns import Column, Mask, is_text
-from dkm.data.tables.inferred_dates import as_date, as_duration, looks_like_dates
+from dkm.data.tables.inferred_dates import as_date, as_duration, looks_like_dates, tell_far_date
 from dkm.data.tables.inferred_text import as_category, as_check_box, infer_text, read_numbers
 from dkm.data.tables.roles import choose_id, leave_out_labels
 from dkm.data.tables.rows import Rows
@@ -92,6 +92,13 @@ def _infer_column(
         return Column(name, "left_out", note="not in data.columns")
     assert chunks is not None
     values = chunks.combine_chunks()
+    column = _infer_used(name, values, wishes, sentinels, odd)
+    if column.cycles[:1] == ["days"]:
+        tell_far_date(column, values, wishes, odd)
+    return column
+
+
+def _infer_used(name: str, values: pa.Array, wishes: Wishes, sentinels: list[str], odd: list[str]) -> Column:
     missing_words = [*(wishes.missing_values or ()), *sentinels]
     column = Column(name, missing=missing_words, marks="usual", decimal=wishes.decimal, thousands=wishes.thousands)
     is_asked = name in (*wishes.categorical, *wishes.numeric, *wishes.dates)

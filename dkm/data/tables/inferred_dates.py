@@ -9,14 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dkm.config.values import override
 from dkm.data.tables import columns as kinds
 from dkm.data.tables import dates, naming
 from dkm.data.tables.columns import Column, is_text
 from dkm.data.tables.strays import MAX_OTHER_FRACTION, MAX_OTHERS, is_mostly_read, read_as_missing
-from dkm.data.tables.values import HEAD_ROWS, is_whole
+from dkm.data.tables.values import FAR, HEAD_ROWS, is_whole
+from dkm.data.tables.wishes import Wishes
 
 # So many different numbers are dates by their values alone.
 _LEAST_DATES = 10
+_YEAR_9999_S = 253_370_764_800.0  # SAP and others write 9999-12-31 for an open end
 
 
 def as_date(column: Column, present: pa.Array, odd: list[str] | None = None) -> Column | None:
@@ -85,6 +88,23 @@ def as_duration(column: Column, text: pa.Array, odd: list[str] | None = None) ->
     if others and odd is not None:
         read_as_missing(column, others, seconds.null_count, odd)
     return column
+
+
+def tell_far_date(column: Column, values: pa.Array, wishes: Wishes, odd: list[str]) -> None:
+    """Tell the date that is farthest from the others, if it is far: it often means that there is none."""
+    seconds, missing = kinds.date_seconds(column, values)
+    low, median, high = np.quantile(seconds[~missing], (0.25, 0.5, 0.75))
+    at = int(np.nanargmax(seconds))
+    if seconds[at] < _YEAR_9999_S:
+        at = int(np.nanargmax(np.abs(seconds - median)))
+        if high == low or abs(seconds[at] - median) <= FAR * (high - low):
+            return
+    cell, n = kinds.as_levels(values.slice(at, 1))[0].as_py(), int((seconds == seconds[at]).sum())
+    remedy = f"correct the file or leave the column out with {override('data.exclude', [*wishes.exclude, column.name])}"
+    if wishes.missing_values is not None:
+        remedy = f"{override('data.missing_values', [*wishes.missing_values, cell])} reads it as missing"
+    cells = "1 cell" if n == 1 else f"{n:,} cells"
+    odd.append(f"column {column.name} has {cell!r} in {cells}, far from the other dates; {remedy}")
 
 
 def looks_like_dates(name: str, present: pa.Array) -> bool:

@@ -40,6 +40,7 @@ from dkm.data.tables.nulls import null_where
 from dkm.data.tables.plan import BadCellError, TablePlan
 from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.tables.sources import open_source
+from dkm.data.tables.values import FAR
 from dkm.data.tables.wishes import Wishes
 from dkm.errors import UserError, input_error, reason
 
@@ -53,8 +54,6 @@ _FILE_ERRORS = (
 # Largest number of names listed in a message.
 _MAX_NAMES = 5
 _MAX_LEVELS_SHOWN = 3
-# A value is far from the others if it is so many interquartile ranges from the median.
-_FAR = 15
 # Rows that give the quartiles.
 _SAMPLE_ROWS = 20_000
 # The first rows, in which equal rows and values far from the others are looked for.
@@ -499,7 +498,7 @@ class TableReader:
             if column.kind == "number":
                 low, median, high = np.quantile(X[::step, at].astype(np.float64), (0.25, 0.5, 0.75))
                 extreme = max(highest[at], lowest[at], key=lambda value: abs(value - median))
-                if high > low and abs(extreme - median) > _FAR * (high - low):
+                if high > low and abs(extreme - median) > FAR * (high - low):
                     far.append(f"{column.name} ({_shown(extreme)}, median {_shown(median)})")
             at += len(column.features)
         if far:

@@ -10,6 +10,8 @@ from dkm.data.tables.columns import Floats, is_list, is_text
 
 # The first rows, which settle most questions.
 HEAD_ROWS = 200
+# A value is far from the others if it is so many interquartile ranges from the median.
+FAR = 15
 
 
 def is_constant(present: pa.Array) -> bool:
