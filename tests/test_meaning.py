@@ -278,3 +278,47 @@ def test_codes_that_are_left_out_may_be_numbers(tmp_path: Path) -> None:
     assert column(reader, "hhmm")["role"] == "left_out"
     assert told(reader, "hhmm").endswith("as codes have, and is left out; data.numeric=[hhmm] reads numbers")
     assert read(tmp_path, {"hhmm": cells}, numeric=["hhmm"])[0].X[1, 1] == 711
+
+
+MEASURES = {
+    "weight": "{} kg",
+    "height": "{}cm",
+    "dose": "{}.5 mg/dL",
+    "area": "{}m²",
+    "price": "EUR {}.50",
+    "views": "{}.2M",
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_measures_that_are_not_read_are_told(name: str, tmp_path: Path) -> None:
+    cells = [MEASURES[name].format(i % 25 + 10) for i in range(N)]
+    _, reader = read(tmp_path, {name: [*cells[:-2], "unknown", "unknown"]})
+    what = f"a unit, such as {cells[0]!r}"
+    assert told(reader, name).startswith(f"column {name} has numbers with {what}, and is read as a category; correct")
+    assert told(reader, name).endswith(f"data.exclude=[{name}]; data.categorical=[{name}] confirms the category")
+    assert told(read(tmp_path, {name: cells}, categorical=[name])[1], name) == ""
+
+
+def test_the_other_decimal_mark_is_told(tmp_path: Path) -> None:
+    rows = "".join(f'{i}.5,{i % 9}.25,"{i % 20},{i % 9}"\n' for i in range(N))
+    _, reader = read_text(tmp_path, f"a,b,lat\n{rows}")
+    assert "has numbers with a decimal comma, where the file has a decimal point, and is not a" in told(reader, "lat")
+    rows = "".join(f"{i},5;{i % 9},25;{47 + i / 130:.6f}\n" for i in range(N))
+    _, reader = read_text(tmp_path, f"a;b;lat\n{rows}")
+    assert "has numbers with a decimal point, where the file has a decimal comma, and is not a" in told(reader, "lat")
+
+
+@pytest.mark.parametrize(
+    "cells", [["3.8.10", "3.9.7", "3.1.2"], ["12A", "7B", "3C"], ["u1", "u22", "u3"], ["3D", "2D"]]
+)
+def test_versions_and_codes_are_no_measures(cells: list[str], tmp_path: Path) -> None:
+    _, reader = read(tmp_path, {"c": [cells[i % len(cells)] for i in range(N)]})
+    assert column(reader, "c")["kind"] == "category" and told(reader, "c") == ""
+
+
+def test_indian_groups_of_digits(tmp_path: Path) -> None:
+    rows = "".join(f'{i},"₹{i % 80 + 12},34,567","1,05,00,{i:03}.5"\n' for i in range(N))
+    part, reader = read_text(tmp_path, f"a,price,total\n{rows}")
+    assert part.X[0].tolist()[-2:] == [1234567, 10500000.5]
+    np.testing.assert_array_equal(predict(tmp_path, reader), part.X)

@@ -261,9 +261,10 @@ def _parse_plain(text: pa.Array, decimal: str, thousands: str) -> pa.Array:
         if thousands in ALIKE:
             text = pc.replace_substring_regex(text, f"[{ALIKE[thousands]}]", thousands)
         group = re.escape(thousands)
-        # Only marks between groups of three digits, of which the first does not begin with 0.
+        # Only marks between groups of three digits, of which the first does not begin with 0; Indian 12,34,567.
+        pairs = r"(,\d\d)*" if thousands == "," else ""
         is_grouped = pc.match_substring_regex(
-            text, rf"^[+-]?[1-9]\d{{0,2}}({group}\d{{3}})+({re.escape(decimal)}\d+)?$"
+            text, rf"^[+-]?[1-9]\d{{0,2}}{pairs}({group}\d{{3}})+({re.escape(decimal)}\d+)?$"
         )
         text = pc.if_else(is_grouped, pc.replace_substring(text, thousands, ""), text)
     if decimal != ".":

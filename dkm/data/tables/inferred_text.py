@@ -24,6 +24,12 @@ _MIN_BLANK = 0.05
 _LONG_TEXT = 40
 # A text column with so many numbers may be one of numbers; so many words are named in a remedy.
 _LEAST_NUMBERS, _MAX_WORDS = 0.5, 10
+# 72 kg, 180cm, 2.5M, EUR 12.50; fewer different numbers are levels.
+_MEASURE = (
+    r"^(?P<before>(?:EUR|USD|GBP|CHF|JPY|CNY|INR|AUD|CAD|BRL|Rs\.?|US\$|R\$)?) ?"
+    r"(?P<number>[+-]?(?:\d+|\d{1,3}(?:[.,]\d{3})+)(?:[.,]\d+)?) ?(?P<after>(?:[\p{L}\p{Sc}°²³/'\"]{1,10}\d?)?)$"
+)
+_LEAST_MEASURES = 3
 
 
 def infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]) -> Column:
@@ -68,6 +74,8 @@ def infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]
     is_mixed = is_number is not None and pc.mean(pc.cast(is_number, pa.float64())).as_py() >= _LEAST_NUMBERS
     if is_mixed and not naming.is_id(column.name, ()):  # 15, 15A
         _tell_numbers(column, text, is_number, wishes, odd)
+    elif not is_coded and (what := _find_measure(text, wishes.decimal)):
+        odd.append(f"column {column.name} has {what}, and is {_result(column)}; {_remedy(column, wishes)}")
     if is_coded and column.role == "left_out" and not naming.is_id(column.name, ()) and not is_distinct(text):
         first, remedy = text.filter(has_zero)[0].as_py(), override("data.numeric", [*wishes.numeric, column.name])
         odd.append(
@@ -182,6 +190,22 @@ def _notation(text: pa.Array) -> str:
     return "; ".join(notes)
 
 
+def _find_measure(text: pa.Array, decimal: str) -> str:
+    """Return why nearly all cells are no numbers: the other decimal mark, or a unit; nothing for other texts."""
+    here, other, mark = ("point", "comma", ",") if decimal == "." else ("comma", "point", ".")
+    if is_mostly_read(kinds.parse_numbers(text, mark)):
+        return f"numbers with a decimal {other}, where the file has a decimal {here}"
+    found = pc.extract_regex(text, _MEASURE).drop_null()
+    before, number, after = (pc.struct_field(found, part) for part in ("before", "number", "after"))
+    after = pc.replace_substring_regex(after, "^[kKmMbB]$", "M")  # 1.2M beside 300k
+    units = pc.value_counts(pc.binary_join_element_wise(before, after, "")).to_pylist()
+    n_largest = max((unit["counts"] for unit in units if unit["values"]), default=0)
+    if n_largest < (1 - MAX_OTHER_FRACTION) * len(text) or pc.count_distinct(number).as_py() < _LEAST_MEASURES:
+        return ""
+    example = text.filter(pc.match_substring_regex(text, _MEASURE))[0].as_py()
+    return f"numbers with a unit, such as {example!r}"
+
+
 def _tell_numbers(column: Column, text: pa.Array, is_number: pa.Array, wishes: Wishes, odd: list[str]) -> None:
     """Tell that most cells of a column that is no number are numbers, and what reads it as one."""
     counts = pc.value_counts(text.filter(pc.invert(is_number))).to_pylist()
@@ -189,16 +213,25 @@ def _tell_numbers(column: Column, text: pa.Array, is_number: pa.Array, wishes: W
     others = [item["values"] for item in counts]
     shown = ", ".join(map(repr, others[:MAX_OTHERS])) + (", ..." if len(others) > MAX_OTHERS else "")
     percent = 100 * pc.mean(pc.cast(is_number, pa.float64())).as_py()
-    result = "read as a category" if column.role == "feature" else "not a feature"
     if len(others) <= _MAX_WORDS and wishes.missing_values is not None:
         words = override("data.missing_values", [*wishes.missing_values, *others])
-        remedy = f"{words} reads them as missing, and the column as numbers"
+        remedy = _remedy(column, wishes, f"{words} reads them as missing, and the column as numbers")
     else:
-        exclude = override("data.exclude", [*wishes.exclude, column.name])
-        remedy = f"correct the file, or leave the column out with {exclude}"
-    if column.role == "feature":
-        remedy += f"; {override('data.categorical', [*wishes.categorical, column.name])} confirms the category"
+        remedy = _remedy(column, wishes)
     odd.append(
-        f"column {column.name} has numbers in {percent:.0f} % of its cells and {shown} in others, and is {result}; "
-        f"{remedy}"
+        f"column {column.name} has numbers in {percent:.0f} % of its cells and {shown} in others, and is "
+        f"{_result(column)}; {remedy}"
     )
+
+
+def _result(column: Column) -> str:
+    return "read as a category" if column.role == "feature" else "not a feature"
+
+
+def _remedy(column: Column, wishes: Wishes, remedy: str = "") -> str:
+    """Return what to do about a column whose numbers are not read."""
+    exclude = override("data.exclude", [*wishes.exclude, column.name])
+    remedy = remedy or f"correct the file, or leave the column out with {exclude}"
+    if column.role != "feature":
+        return remedy
+    return f"{remedy}; {override('data.categorical', [*wishes.categorical, column.name])} confirms the category"

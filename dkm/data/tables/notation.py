@@ -58,8 +58,8 @@ _OTHER = {".": ",", ",": "."}
 _MINUS = re.compile(rf"[{MINUS}](?=[.,]?\d)")
 _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?(\d*,\d+([eE][+-]?\d+)?|\d+)")
-# The first group never begins with 0: 0.123 is a decimal only.
-_GROUPS = re.compile(r"[+-]?([1-9]\d{0,2})([.,' ])\d{3}(?:\2\d{3})*(?:([.,])\d+)?")
+# The first group never begins with 0: 0.123 is a decimal only. Indian numbers have pairs of digits: 12,34,567.
+_GROUPS = re.compile(r"[+-]?([1-9]\d{0,2})([.,' ])(?:(?<=,)\d\d,)*\d{3}(?:\2\d{3})*(?:([.,])\d+)?")
 _LIKE_ANY = str.maketrans({character: mark for mark, characters in ALIKE.items() for character in characters})
 # A column in which fewer cells are numbers says nothing about their notation.
 _LEAST_NUMBERS = 0.5
