@@ -322,3 +322,18 @@ def test_indian_groups_of_digits(tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, f"a,price,total\n{rows}")
     assert part.X[0].tolist()[-2:] == [1234567, 10500000.5]
     np.testing.assert_array_equal(predict(tmp_path, reader), part.X)
+
+
+def test_two_units_in_one_column_are_told(tmp_path: Path) -> None:
+    signs = {
+        "rate": [f"{i % 40 + 1}%" if i % 2 else f"0.{i % 40 + 10}" for i in range(N)],
+        "price": [f"{'$€'[i % 2]}{i % 40 + 1}.5" for i in range(N)],
+        "share": [f"{i % 40}%" if i % 40 else "0" for i in range(N)],
+        "cost": [f"${i % 40}.5" if i % 2 else f"{i % 40}.5" for i in range(N)],
+    }
+    _, reader = read(tmp_path, signs)
+    assert told(reader, "rate").startswith(
+        "column rate has a per cent sign in some cells only, such as '2%' beside '0.10', read as numbers of one unit; "
+    )
+    assert told(reader, "price").startswith("column price has numbers in $ and €, read as numbers of one unit; ")
+    assert told(reader, "share") == told(reader, "cost") == ""

@@ -30,6 +30,7 @@ _MEASURE = (
     r"(?P<number>[+-]?(?:\d+|\d{1,3}(?:[.,]\d{3})+)(?:[.,]\d+)?) ?(?P<after>(?:[\p{L}\p{Sc}°²³/'\"]{1,10}\d?)?)$"
 )
 _LEAST_MEASURES = 3
+_CURRENCIES = "$€£¥₹"
 
 
 def infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]) -> Column:
@@ -45,6 +46,7 @@ def infer_text(column: Column, present: pa.Array, wishes: Wishes, odd: list[str]
         if others is not None and len(others) <= MAX_OTHERS:
             number.kind = "number"
             number.note = join_notes(_notation(text), number.note)
+            _tell_mixed_signs(number, text.filter(numbers.is_valid()), wishes, odd)
             if others:
                 read_as_missing(number, others, numbers.null_count, odd)
             if pc.any(has_zero).as_py():
@@ -182,12 +184,31 @@ def read_numbers(column: Column, text: pa.Array) -> pa.Array:
 
 def _notation(text: pa.Array) -> str:
     """Return what stands around the numbers."""
-    signs = {"%": "per cent", "$": "$", "€": "€", "£": "£"}
+    signs = {"%": "per cent", **{sign: sign for sign in _CURRENCIES}}
     found = [word for sign, word in signs.items() if pc.any(pc.match_substring(text, sign)).as_py()]
     notes = [f"without its {', '.join(found)}"] if found else []
     dashes = pc.unique(pc.utf8_slice_codeunits(text.filter(pc.match_substring_regex(text, kinds.TYPESET_MINUS)), 0, 1))
     notes += [f"{dash!r} means minus" for dash in sorted(dashes.to_pylist())]
     return "; ".join(notes)
+
+
+def _tell_mixed_signs(column: Column, numbers: pa.Array, wishes: Wishes, odd: list[str]) -> None:
+    """Tell that numbers of two units are read as one: 45% and 0.45, or $5 and 5 €; a zero needs no per cent sign."""
+    found = [sign for sign in _CURRENCIES if pc.any(pc.match_substring(numbers, sign)).as_py()]
+    what = f"numbers in {' and '.join(found)}" if len(found) > 1 else ""
+    is_percent = pc.match_substring(numbers, "%")
+    if (
+        pc.any(is_percent).as_py()
+        and not pc.all(pc.or_(is_percent, pc.match_substring_regex(numbers, "^[0., ]*$"))).as_py()
+    ):
+        example = numbers.filter(is_percent)[0].as_py(), numbers.filter(pc.invert(is_percent))[0].as_py()
+        what = f"a per cent sign in some cells only, such as {example[0]!r} beside {example[1]!r}"
+    if what:
+        exclude = override("data.exclude", [*wishes.exclude, column.name])
+        odd.append(
+            f"column {column.name} has {what}, read as numbers of one unit; correct the file, or leave the column out "
+            f"with {exclude}"
+        )
 
 
 def _find_measure(text: pa.Array, decimal: str) -> str:
