@@ -337,3 +337,18 @@ def test_two_units_in_one_column_are_told(tmp_path: Path) -> None:
     )
     assert told(reader, "price").startswith("column price has numbers in $ and €, read as numbers of one unit; ")
     assert told(reader, "share") == told(reader, "cost") == ""
+
+
+@pytest.mark.parametrize("name", ["phone", "home_phone", "Mobile Number", "EAN13", "isbn", "fax_no"])
+def test_numbers_of_telephones_and_articles_are_no_quantities(name: str, tmp_path: Path) -> None:
+    numbers = RNG.integers(4915100000000, 4917999999999, N)
+    numbers[7] = numbers[6]
+    assert column(read(tmp_path, {name: numbers})[1], name)["role"] == "left_out"
+    numbers[7] += 1
+    assert column(read(tmp_path, {name: numbers})[1], name)["role"] == "id"
+
+
+@pytest.mark.parametrize("name", ["mobile", "phone_sales", "telecom", "cells"])
+def test_counts_of_calls_and_visits_are_quantities(name: str, tmp_path: Path) -> None:
+    numbers = RNG.integers(10, 3000, N) * (1 if name == "mobile" else 10**6)
+    assert column(read(tmp_path, {name: numbers})[1], name)["kind"] == "number"

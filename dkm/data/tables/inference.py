@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -168,7 +169,7 @@ def _infer_used(name: str, values: pa.Array, wishes: Wishes, sentinels: list[str
         remedy = override("data.numeric", [*wishes.numeric, name])
         date.note = join_notes(column.note, date.note, f"{remedy} reads the whole numbers as they are")
         return date
-    if naming.is_key(name) and is_whole(present) and (n_things := pc.count_distinct(present).as_py()) < len(present):
+    if _names_things(name, present) and (n_things := pc.count_distinct(present).as_py()) < len(present):
         note = "numbers that name something, by its name"
         if n_things > min(kinds.MAX_LEVELS, 0.5 * len(present)):
             return Column(name, "left_out", note=note)
@@ -195,12 +196,28 @@ def _explain_missing(name: str, values: pa.Array, missing: Mask, wishes: Wishes)
     return f"{quoted} mean missing, {remedy} makes levels of them"
 
 
+def _names_things(name: str, present: pa.Array) -> bool:
+    """Return whether whole numbers name something, by the name of the column: customers, or telephones."""
+    if naming.is_key(name):
+        return is_whole(present)
+    return (
+        naming.LONG_NUMBER.search(name) is not None
+        and is_whole(present)
+        and naming.is_long_number(name, _as_floats(present))
+    )
+
+
+def _as_floats(present: pa.Array) -> kinds.Floats:
+    numbers = kinds.parse_numbers(present) if is_text(present.type) else pc.cast(present, pa.float64(), safe=False)
+    return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
+
+
 def _looks_like_codes(name: str, present: pa.Array) -> bool:
     """Return whether a column of numbers holds codes of categories: few whole numbers below a name such as Region."""
     if not naming.is_code(name) or not is_whole(present):
         return False
     if is_text(present.type):
-        present = kinds.parse_numbers(present)
+        present = pa.array(_as_floats(present))
     if naming.PLACE.search(name):
         return True
     low, high = pc.min_max(present).as_py().values()

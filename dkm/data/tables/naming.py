@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)?|index|level_\d+", re.IGNORECASE)
 ID = re.compile(r"(^|[\s_.\-])(id|uuid|guid|key|rownames?|row)$|^id([\s_.\-]|$)", re.IGNORECASE)
 # invoice_no, but not votes_no beside votes_yes.
@@ -47,6 +50,13 @@ _THINGS = (
     *("usubj", "vehicle", "vendor", "village", "visit", "zone"),
 )
 _GLUED_KEY = re.compile(rf"(^|[\s_.\-])({'|'.join(_THINGS)})id\d?$", re.IGNORECASE)
+# Numbers with so many digits below such a name are no quantities; smaller ones may count calls or visits.
+LONG_NUMBER = re.compile(
+    r"(^|[\s_.\-])(phone|telephone|mobile|cell|tel|fax|ean|gtin|upc|isbn|iban|imei|ssn)(\d\d?)?"
+    r"([\s_.\-]?(number|num|no|nr|code))?$",
+    re.IGNORECASE,
+)
+_LEAST_LONG_NUMBER = 1e6
 DATE = re.compile(
     r"(^|[\s_.\-])(day|time|timestamp|dt|dob|birth|birthday|ymd|yyyymmdd|fecha)($|[\s_.\-])|dat(e|um)$|^date",
     re.IGNORECASE,
@@ -76,6 +86,11 @@ def is_numero(name: str, names: Container[str]) -> bool:
 def is_key(name: str) -> bool:
     """Return whether whole numbers below a name are numbers of things, such as customers."""
     return KEY.search(name) is not None or _GLUED_KEY.search(name) is not None
+
+
+def is_long_number(name: str, numbers: npt.NDArray[np.float64]) -> bool:
+    """Return whether whole numbers (n,) are those of telephones, articles or books, by the name and by their size."""
+    return LONG_NUMBER.search(name) is not None and bool(np.nanmedian(numbers) >= _LEAST_LONG_NUMBER)
 
 
 def is_id(name: str, names: Container[str]) -> bool:

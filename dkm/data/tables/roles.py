@@ -107,7 +107,8 @@ def _why_id(name: str, present: pa.Array, n_rows: int, names: Sequence[str]) -> 
     if not is_distinct(present):
         return None
     numbers = pc.cast(present, pa.float64(), safe=False).to_numpy()
-    if naming.is_id(name, names) or (naming.NUMBER.search(name) and _counts_or_codes(name, numbers)):
+    is_named = naming.is_id(name, names) or naming.is_long_number(name, numbers)
+    if is_named or (naming.NUMBER.search(name) and _counts_or_codes(name, numbers)):
         return "a different number in each row, and its name"
     is_first = name == names[0]
     low, span = numbers.min(), numbers.max() - numbers.min()
