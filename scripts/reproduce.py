@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from dkm.config.compose import compose, parse
-from dkm.config.roles import differences
+from dkm.config.roles import differences, distinguishing_settings
 from dkm.config.schema import dotted
 from dkm.config.values import quoted
 from dkm.errors import UserError
@@ -186,7 +186,7 @@ def _is_completed(directory: Path, words: Sequence[str]) -> bool:
     """
     if not reading.is_run(directory):
         return False
-    settings = reading.moving_numbers(dotted(compose(parse(words)).config))
+    settings = distinguishing_settings(dotted(compose(parse(words)).config))
     run = reading.read(directory)
     for key, wanted, kept in differences(settings, run.settings):
         if key != "data.path":  # the data may have moved

@@ -19,12 +19,18 @@ from dkm.config.groups import GROUPS
 from dkm.config.messages import keys
 from dkm.config.model import MODELS
 from dkm.config.page import help_text, settings_page
-from dkm.config.roles import declarations, plain_sections, role_of, stages_of, that_processes_share
+from dkm.config.roles import (
+    declarations,
+    distinguishing_settings,
+    plain_sections,
+    role_of,
+    stages_of,
+    that_processes_share,
+)
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.config.settings import REQUIRED, Role, Section, Stage, section_from, setting, setting_of
 from dkm.errors import UserError
-from dkm.runs.reading import moving_numbers
 
 ROOT = Path(dkm.__file__).parents[1]
 SCHEMAS = [Config, *plain_sections(), *(schema for options in GROUPS.values() for schema in options.values())]
@@ -171,12 +177,12 @@ OTHER_ROW = ["batch_size=8", "joint.epochs=3", "evaluation.samples=50", "precisi
 
 @pytest.mark.parametrize("override", [*SAME_ROW, *OTHER_ROW])
 def test_runs_share_a_row_of_a_comparison_if_no_number_of_theirs_is_decided_differently(override: str) -> None:
-    one, two = (moving_numbers(dotted(compose(parse(words)).config)) for words in ([], [override]))
+    one, two = (distinguishing_settings(dotted(compose(parse(words)).config)) for words in ([], [override]))
     assert (one == two) == (override in SAME_ROW)
 
 
 def test_a_key_of_another_version_counts() -> None:
-    assert moving_numbers({"nope.nope": 1, "threads": 2}) == {"nope.nope": 1}
+    assert distinguishing_settings({"nope.nope": 1, "threads": 2}) == {"nope.nope": 1}
 
 
 def test_processes_that_train_together_share_what_decides_their_work() -> None:

@@ -66,8 +66,8 @@ def stages_of(key: str) -> Stage:
     return next((schema.stages for schema in schemas if schema.section == section), Stage.ALL)
 
 
-def that_tell_runs_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings, by dotted key, that are equal for all runs in one row of a comparison."""
+def distinguishing_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings, by dotted key, in which two runs must differ to be different ones."""
     return {key: value for key, value in settings.items() if role_of(key).tells_runs_apart}
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dkm.config.resolved import read_yaml
-from dkm.config.roles import that_tell_runs_apart
+from dkm.config.roles import distinguishing_settings
 from dkm.config.schema import flatten
 from dkm.data.files import expand
 from dkm.errors import UserError, in_short, input_error, printable
@@ -219,7 +219,7 @@ def has_safe_csv(path: Path) -> bool:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    return moving_numbers(flatten({key: value for key, value in _config(path).items() if key != "defaults"}))
+    return distinguishing_settings(flatten({key: value for key, value in _config(path).items() if key != "defaults"}))
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -230,11 +230,6 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DamagedRun(f"{path / CONFIG}: holds no settings")
     return content
-
-
-def moving_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the settings, by their dotted keys, that decide the numbers of a run."""
-    return that_tell_runs_apart(settings)
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

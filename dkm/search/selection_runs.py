@@ -18,7 +18,7 @@ from dkm.config.commands import EXIT_USER_ERROR, SelectConfig, numbers, words_of
 from dkm.config.compose import compose, parse
 from dkm.config.custom import require_named_by_user
 from dkm.config.resolved import read_config
-from dkm.config.roles import differences
+from dkm.config.roles import differences, distinguishing_settings
 from dkm.config.run import Config
 from dkm.config.schema import dotted
 from dkm.config.values import absolute
@@ -258,7 +258,7 @@ def _is_pretrained(directory: Path) -> bool:
 
 def require_same_settings(folder: Path, ks: Sequence[int], seeds: Sequence[int], wanted: Config) -> None:
     """Refuse a folder with runs of other settings, apart from the number of clusters and the seed."""
-    settings = _comparable(reading.moving_numbers(dotted(wanted)))
+    settings = _comparable(distinguishing_settings(dotted(wanted)))
     for run in _runs_of(folder, ks, seeds):
         for key, value, kept in differences(settings, _comparable(run.settings)):
             what = f"expected {kept} as in {run.path}, which this search would resume"

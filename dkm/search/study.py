@@ -25,12 +25,12 @@ from dkm.config.compose import compose, parse
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.messages import kind_of
 from dkm.config.regularization import NoRegularizationConfig
+from dkm.config.roles import distinguishing_settings
 from dkm.config.run import Config
 from dkm.config.schema import dotted, flatten
 from dkm.config.values import absolute
 from dkm.errors import Failure, UserError, in_short, missing_extra_error
 from dkm.evaluation.scores import SCORES, objectives
-from dkm.runs import reading
 from dkm.runtime.locks import lock_folder
 from dkm.search.pool import resume_hint
 from dkm.search.space import Choices, Interval, Space, space_of, whole_numbers
@@ -232,7 +232,7 @@ def _first(plan: Study) -> Config:
 
 def _fixed(plan: Study) -> dict[str, Any]:
     """Return the settings that all trials have, and that move a number; the file of a preset may have changed."""
-    settings = reading.moving_numbers(dotted(_first(plan)))
+    settings = distinguishing_settings(dotted(_first(plan)))
     # Data are told apart by their SHA-256: they may have moved.
     varying = (*(f"{key}." for key in plan.space), "data.path", "data.labels")
     return {key: value for key, value in settings.items() if key not in plan.space and not key.startswith(varying)}
@@ -276,7 +276,7 @@ def open_study(plan: Study) -> optuna.Study:
         what = "the study there was made with other data; expected the same data for all trials"
         raise UserError(f"output={plan.folder}: {what}; choose another output=")
     if "fixed" in was:  # what has come since has a default that does what was done before
-        was["fixed"] = reading.moving_numbers(was["fixed"])  # an older version counted more settings
+        was["fixed"] = distinguishing_settings(was["fixed"])  # an older version counted more settings
         settings["fixed"] = {key: settings["fixed"].get(key) for key in was["fixed"]}
     for key, value in settings.items():
         if was.setdefault(key, value) != value:

@@ -22,6 +22,7 @@ from dkm.clustering.losses.base import ClusteringLoss
 from dkm.config.clustering import JointClusteringConfig
 from dkm.config.optimizer import AdamWConfig
 from dkm.config.regularization import WeightDecayConfig
+from dkm.config.roles import distinguishing_settings
 from dkm.config.run import Config
 from dkm.config.schema import flatten, to_dict
 from dkm.data.row_identity import digest_of_rows
@@ -38,7 +39,7 @@ from dkm.models.autoencoder import Autoencoder
 from dkm.models.saved import SavedModel
 from dkm.reports.material import Material, Rows
 from dkm.runs.directory import RunWriter
-from dkm.runs.reading import COMPLETED, LOGGED_TO, N_CLUSTERS_CHOICE, RESULTS_SHA256, moving_numbers
+from dkm.runs.reading import COMPLETED, LOGGED_TO, N_CLUSTERS_CHOICE, RESULTS_SHA256
 from dkm.runtime import distributed
 from dkm.runtime.devices import has_bf16
 from dkm.runtime.environment import environment, peak_memory_bytes, processor
@@ -361,7 +362,7 @@ class Recorder:
             path.unlink(missing_ok=True)  # an earlier end of the run, with fewer epochs, may have written it
             return
         try:
-            settings = moving_numbers(flatten(to_dict(config)))
+            settings = distinguishing_settings(flatten(to_dict(config)))
             pictures = thumbnail_reader(config.data, data.position)
             material = Material(
                 settings={key: value for key, value in settings.items() if key != "seed"},

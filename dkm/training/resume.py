@@ -18,7 +18,7 @@ from typing import Any
 from dkm.config.compose import Command, compose, with_absolute_paths
 from dkm.config.groups import GROUPS, PRESETS
 from dkm.config.resolved import read_config
-from dkm.config.roles import role_of
+from dkm.config.roles import distinguishing_settings, role_of
 from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted
 from dkm.config.settings import dotted_key
@@ -53,7 +53,7 @@ def unfinished_run(wanted: Config, directory: Path, *, is_named: bool = False) -
     if is_named:
         return None
     unfinished: list[tuple[str, Path]] = []
-    expected = _settings_of_a_run(wanted)
+    expected = distinguishing_settings(dotted(wanted))
     for manifest_path in directory.parent.glob(f"*/{MANIFEST}"):
         try:
             manifest = read_json(manifest_path)
@@ -64,7 +64,8 @@ def unfinished_run(wanted: Config, directory: Path, *, is_named: bool = False) -
             print(f"warning: resume=auto: the run is left alone: {error}", file=sys.stderr)
             continue
         numbered = _with_number_of(saved, manifest or {}, wanted)
-        if _settings_of_a_run(saved) != (expected if numbered is wanted else _settings_of_a_run(numbered)):
+        settings = expected if numbered is wanted else distinguishing_settings(dotted(numbered))
+        if distinguishing_settings(dotted(saved)) != settings:
             continue
         if manifest is None:  # it may have completed
             found = f"{manifest_path} is damaged, so the run is left alone"
@@ -198,12 +199,3 @@ def _with_number_of(saved: Config, manifest: Mapping[str, Any], config: Config) 
 
 def _command_of(run: Path, overrides: list[str]) -> Command:
     return Command(run, "config", None, overrides, is_for_hydra=False, is_to_resume=True)
-
-
-def _settings_of_a_run(config: Config) -> dict[str, object]:
-    """Return the settings that make two runs different ones.
-
-    Data that have moved are still those of the run, and a run may be made longer, but only a command that names the
-    run says so.
-    """
-    return {key: value for key, value in dotted(config).items() if role_of(key).tells_runs_apart}
