@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> int:
     verb, rest = words[0], list(words[1:])
     if verb in ("--version", "-V"):
         verb = "version"
-    if verb not in VERBS or not VERBS[verb].is_available:
+    if verb not in VERBS:
         print(f"error: {_unknown(verb, rest)}", file=sys.stderr)
         return EXIT_USER_ERROR
     if rest and _HELP.issuperset(rest):

@@ -20,7 +20,7 @@ from dkm.config.commands import COMMANDS, SELECT_ALIASES
 from dkm.config.commands import main as run_command
 from dkm.config.settings import setting_of
 from dkm.config.short import SHORT_NAMES
-from dkm.config.verbs import available, screen
+from dkm.config.verbs import VERBS, screen
 from dkm.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -79,12 +79,12 @@ def candidates(words: Sequence[str], prefix: str) -> list[str]:
         Its beginning.
     """
     if not words:
-        return _beginning_with(prefix, available())
+        return _beginning_with(prefix, VERBS)
     verb = words[0]
     if verb == "help":
         from dkm.config.explain import names
 
-        return _beginning_with(prefix, [*names(), *available(), "settings"])
+        return _beginning_with(prefix, [*names(), *VERBS, "settings"])
     if verb == "completion":
         return _beginning_with(prefix, SHELLS)
     if prefix.startswith("-"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import textwrap
 from dataclasses import MISSING, dataclass, fields
-from importlib.util import find_spec
 from typing import Any
 
 from dkm.config.checks import format_value
@@ -50,11 +49,6 @@ class Verb:
     examples: tuple[str, ...]
     settings: dict[str, str]
     more: str = ""
-
-    @property
-    def is_available(self) -> bool:
-        """Whether its module exists."""
-        return find_spec(self.module) is not None
 
 
 _OUTPUT = "folder of the runs and the answer; an existing one is resumed"
@@ -242,11 +236,6 @@ VERBS: dict[str, Verb] = {
 }
 
 
-def available() -> list[str]:
-    """Return the names of the verbs whose modules exist."""
-    return [name for name, verb in VERBS.items() if verb.is_available]
-
-
 def overview() -> str:
     """Return the text of ``dkm --help``."""
     lines = [
@@ -255,7 +244,7 @@ def overview() -> str:
         "Deep embedded clustering of tables, images, texts and matrices.",
         "",
     ]
-    lines += [f"  {name:<11} {VERBS[name].meaning}".rstrip(".") for name in available()]
+    lines += [f"  {name:<11} {verb.meaning}".rstrip(".") for name, verb in VERBS.items()]
     lines += ["", "  dkm train                              handwritten digits, about 20 seconds"]
     lines += ["  dkm train customers.csv n_clusters=8   your own table"]
     return "\n".join([*lines, "", "dkm VERB --help shows examples and settings; dkm help KEY explains a setting."])
@@ -293,6 +282,6 @@ def default_of(verb: str, key: str) -> Any:
 
 def unknown_verb(word: str) -> str:
     """Return the message about a word that is no verb."""
-    near = difflib.get_close_matches(word, available(), n=1)
-    remedy = f"did you mean `dkm {near[0]}`?" if near else f"expected one of {', '.join(available())}"
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    remedy = f"did you mean `dkm {near[0]}`?" if near else f"expected one of {', '.join(VERBS)}"
     return f"{word}: unknown command; {remedy}"
