@@ -11,7 +11,7 @@ import torch
 
 from dkm import train
 from dkm.clustering.assignment import nearest_centroids
-from dkm.evaluation.clusters import assign_clusters
+from dkm.evaluation.clusters import Clusters, assign_clusters
 
 Z = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
 CENTROIDS = torch.tensor([[0.0, 0.0], [3.0, 0.0], [9.0, 9.0]])
@@ -26,6 +26,12 @@ def test_clusters_by_hand() -> None:
     np.testing.assert_allclose(clusters.margin, [3, 1, np.sqrt(10) - 1], rtol=1e-6)
     assert clusters.inertia == 17
     assert clusters.sizes.tolist() == [2, 1, 0]
+
+
+def test_inertia_is_a_float64_sum() -> None:
+    # In float32 the running total would stop growing at 2**24.
+    clusters = Clusters(np.zeros(1, np.int64), torch.ones(2**24 + 3), CENTROIDS[:1])
+    assert clusters.inertia == 2**24 + 3
 
 
 def test_the_margin_is_unknown_where_nobody_searched_for_it_and_with_one_cluster() -> None:

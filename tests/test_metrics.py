@@ -18,7 +18,6 @@ from dkm.evaluation.metrics import (
     accuracy,
     adjusted_rand_index,
     dispersion,
-    inertia,
     normalized_mutual_information,
     sample_neighbors,
     silhouette,
@@ -168,7 +167,7 @@ def test_label_scores_of_degenerate_clusterings_are_finite(y, labels, acc):
     assert all(isinstance(value, float) and np.isfinite(value) for value in scores.values())
 
 
-# --- sizes and inertia --------------------------------------------------------------------------------------
+# --- sizes --------------------------------------------------------------------------------------------------
 
 
 def test_cluster_sizes_count_empty_clusters():
@@ -183,11 +182,6 @@ def test_cluster_sizes_count_empty_clusters():
 )
 def test_effective_clusters_by_hand(sizes, expected):
     assert effective_clusters(np.array(sizes)) == pytest.approx(expected, abs=1e-12)
-
-
-def test_inertia_is_a_float64_sum():
-    # In float32 the running total would stop growing at 2**24.
-    assert inertia(np.full(2**24 + 3, 1.0, dtype=np.float32)) == 2**24 + 3
 
 
 # --- without labels -----------------------------------------------------------------------------------------

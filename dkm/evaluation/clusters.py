@@ -14,7 +14,6 @@ from torch import Tensor
 from dkm.clustering.assignment import nearest_centroids, squared_distances_to
 from dkm.clustering.labels import cluster_sizes
 from dkm.errors import input_error
-from dkm.evaluation import metrics
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -44,7 +43,7 @@ class Clusters:
     @property
     def inertia(self) -> float:
         """The sum of the squared distances, in float64."""
-        return metrics.inertia(self.squared_distance.cpu().numpy())
+        return float(self.squared_distance.cpu().numpy().sum(dtype=np.float64))
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:

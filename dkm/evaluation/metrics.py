@@ -94,22 +94,6 @@ def adjusted_rand_index(y: IntArray, labels: IntArray) -> float:
 # --- without labels -----------------------------------------------------------------------------------------
 
 
-def inertia(distances_squared: FloatArray) -> float:
-    """Return the sum of the squared distances of the samples to their centroids, as scikit-learn's ``inertia_``.
-
-    Parameters
-    ----------
-    distances_squared : float array, shape (N,), values >= 0
-        Squared distance of each sample to its centroid.
-
-    Returns
-    -------
-    float >= 0
-        Sum over the samples, accumulated in float64.
-    """
-    return float(distances_squared.sum(dtype=np.float64))
-
-
 def _is_scorable(Z: FloatArray, labels: IntArray) -> bool:
     n_nonempty = len(np.unique(labels))
     return bool(1 < n_nonempty < len(Z) and np.isfinite(Z).all() and (Z.min(axis=0) < Z.max(axis=0)).any())
