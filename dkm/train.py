@@ -15,12 +15,12 @@ import sys
 from collections.abc import Sequence
 
 from dkm.config.commands import EXIT_INTERRUPTED, EXIT_USER_ERROR
-from dkm.config.compose import Command, compose_for_help, parse
+from dkm.config.compose import Command, compose_for_help, is_multirun, parse
 from dkm.config.page import help_text
 from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError, printable
 from dkm.runtime import distributed
-from dkm.search.sweep import is_sweep, run_hydra
+from dkm.search.sweep import run_hydra
 from dkm.training.command_line import Understood, understand
 from dkm.training.launch import Plan, execute_with_one_line_errors, plan_of_main, plan_run, print_once
 
@@ -98,7 +98,7 @@ def _print_help(arguments: Sequence[str]) -> int:
 def _parse_for_several(arguments: Sequence[str]) -> tuple[Understood, Command]:
     understood = understand(arguments)
     command = parse(understood.words)
-    if is_sweep(command):
+    if is_multirun(command.overrides):
         raise UserError("--multirun: expected one process, got several from torchrun; start the runs one by one")
     return understood, command
 

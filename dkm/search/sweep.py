@@ -45,10 +45,6 @@ from dkm.training.launch import Plan, execute_with_one_line_errors, require_new
 _ENDED: list[JobReturn] = []
 
 
-def is_sweep(command: Command) -> bool:
-    return is_multirun(command.overrides)
-
-
 def run_hydra(command: Command, tell: Callable[[], None] = lambda: None) -> int:
     """Let Hydra execute ``--multirun``, ``--cfg``, ``--help`` or its other flags; return the exit code.
 
@@ -61,7 +57,7 @@ def run_hydra(command: Command, tell: Callable[[], None] = lambda: None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions and prints no traceback
     set_up()
     OwnConfigs.extra_dir = command.extra_dir
-    has_jobs = is_sweep(command)
+    has_jobs = is_multirun(command.overrides)
     overrides, directory = command.overrides, None
     jobs: dict[str, JobReturn] = {}  # the jobs of a sweep by directory
     getter = JobReturn.return_value.getter(lambda job: _record_job(job, jobs))  # type: ignore[attr-defined]
