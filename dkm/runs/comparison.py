@@ -84,7 +84,8 @@ def read_all(paths: Sequence[Path]) -> list[Run]:
             warn_of_alterations(runs[-1], reading.RESULT)
         except reading.DamagedRun as error:
             print(f"warning: {error}; left out", file=sys.stderr)
-    reading.require_some(runs)
+    if not runs:
+        raise UserError("PATH: none of the runs can be read; expected run directories; see the warnings above")
     return runs
 
 

@@ -310,9 +310,3 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
         for key, value in values.items()
         if value is None or isinstance(value, int | float)
     }
-
-
-def require_some(runs: Sequence[Run]) -> None:
-    """Refuse an empty list of runs."""
-    if not runs:
-        raise UserError("PATH: none of the runs can be read; expected run directories; see the warnings above")
