@@ -14,8 +14,6 @@ import numpy.typing as npt
 from dkm.data.scaling import Array
 from dkm.errors import input_error
 
-_REPLACEMENT = "\ufffd"
-
 
 def is_encodable(text: str) -> bool:
     """Return whether a text can be written as UTF-8."""

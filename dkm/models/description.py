@@ -109,10 +109,10 @@ def check_description(description: Object) -> None:
         if widths is not None and model["name"] in ("mlp", "conv"):
             is_small = len(widths) <= _MAX_LAYERS and all(width <= _MAX_WIDTH for width in widths)
             _require(is_small, f"model.{name}", widths, f"at most {_MAX_LAYERS:,} widths of at most {_MAX_WIDTH:,}")
-    F = _whole(description, "n_features", 1, _MAX_FEATURES)
-    _whole(description, "latent_dim", 1, _MAX_WIDTH)
-    _whole(description, "n_clusters", 1, _MAX_FEATURES)
-    _check_image_shape(description, "image_shape", F)
+    F = _whole(description, "n_features", _MAX_FEATURES)
+    _whole(description, "latent_dim", _MAX_WIDTH)
+    _whole(description, "n_clusters", _MAX_FEATURES)
+    _check_image_shape(description, F)
     _check_scaling(description.get("scaling"), F)
     _require(isinstance(description.get("data", ""), str), "data", description.get("data"), "the name of a data set")
     features, fill = description.get("features"), description.get("fill")
@@ -143,13 +143,13 @@ def _check_scaling(scaling: Any, F: int) -> None:
         _require(total is None, "scaling.total", total, f"null for kind={kind}")
 
 
-def _check_image_shape(fields_: Object, key: str, F: int, prefix: str = "") -> None:
-    shape = fields_.get(key)
+def _check_image_shape(fields_: Object, F: int, prefix: str = "") -> None:
+    shape = fields_.get("image_shape")
     if shape is None:
         return
     is_shape = isinstance(shape, list) and len(shape) == 3 and all(_is_whole(n) and 1 <= n <= F for n in shape)
     is_shape = is_shape and math.prod(shape) == F
-    _require(is_shape, f"{prefix}{key}", shape, f"null or three numbers whose product is n_features={F}")
+    _require(is_shape, f"{prefix}image_shape", shape, f"null or three numbers whose product is n_features={F}")
 
 
 def _check_reading(description: Object) -> None:
@@ -180,7 +180,7 @@ def _check_plan(description: Object, F: int) -> None:
         _require(plan["range"][0] <= plan["range"][1], "plan.range", plan["range"], "the smaller number first")
     if "layout" in plan:
         _require(plan["layout"] in _LAYOUTS, "plan.layout", plan["layout"], f"one of {', '.join(_LAYOUTS)}")
-        _check_image_shape(plan, "image_shape", F, "plan.")
+        _check_image_shape(plan, F, "plan.")
     if "array" in plan:
         _require(isinstance(plan["array"], str), "plan.array", plan["array"], "the name of an array")
     if "is_last" in plan:
@@ -253,10 +253,10 @@ def _check_column(column: Column, key: str, F: int) -> None:
     _require(is_fill, f"{key}.fill", column.fill, "null, a finite number, or the level of a category")
 
 
-def _whole(fields_: Object, key: str, least: int, most: int) -> int:
+def _whole(fields_: Object, key: str, most: int) -> int:
     value = fields_.get(key)
-    is_right = _is_whole(value) and least <= value <= most  # type: ignore[operator]
-    _require(is_right, key, value, f"a whole number from {least:,} to {most:,}")
+    is_right = _is_whole(value) and 1 <= value <= most  # type: ignore[operator]
+    _require(is_right, key, value, f"a whole number from 1 to {most:,}")
     return int(value)  # type: ignore[arg-type]
 
 
@@ -274,9 +274,8 @@ def _numbers(values: object, key: str, lengths: Sequence[int], expected: str, ac
     assert isinstance(values, list)
     counts = " or ".join(f"{n:,}" for n in dict.fromkeys(lengths))
     _require(len(values) in lengths, key, f"{len(values):,} numbers", f"{counts} of them")
-    wrong = next((value for value in values if not _is_number(value) or not accepts(value)), None)
-    is_right = all(_is_number(value) and accepts(value) for value in values)
-    _require(is_right, key, wrong, expected)
+    for value in values:
+        _require(_is_number(value) and accepts(value), key, value, expected)
 
 
 def _texts(values: object, key: str, length: int) -> None:

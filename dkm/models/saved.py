@@ -149,15 +149,13 @@ class SavedModel:
         return torch.softmax(-squared / (2 * variance), dim=1).float()
 
 
-def load_model(run: str, key: str = "run", model_class: str | None = None) -> SavedModel:
+def load_model(run: str, model_class: str | None = None) -> SavedModel:
     """Read the model of a run directory, or a ``model/`` folder itself.
 
     Parameters
     ----------
     run : str
         Path of the run directory or model folder.
-    key : str
-        The setting that contains the path, for messages.
     model_class : str, optional
         Dotted name of the class of a ``model=custom`` model. The name stored in the folder is never imported.
 
@@ -166,9 +164,9 @@ def load_model(run: str, key: str = "run", model_class: str | None = None) -> Sa
     UserError
         If the folder does not exist or does not contain a model.
     """
-    folder, source = expand(run, key), f"{key}={run}"
+    folder, source = expand(run, "run"), f"run={run}"
     if not folder.is_dir():
-        raise input_error(source, "no such folder", "a run directory, or its model/ folder", f"correct {key}")
+        raise input_error(source, "no such folder", "a run directory, or its model/ folder", "correct run")
     if (folder / "model").is_dir():
         folder = folder / "model"
     for name in (DESCRIPTION, WEIGHTS):

@@ -83,7 +83,6 @@ class Peers:
         self.log = ""
         self._connections = dict(connections)
         self._rank = rank
-        self._n_ranks = n_ranks
         self._changed = threading.Condition()  # guards all that follows
         self._failed_at_s = 0.0
         self._n_meetings = 0  # that this rank came to

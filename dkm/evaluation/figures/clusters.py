@@ -42,7 +42,6 @@ def embedding_map(
     method: str = "pca",
     max_points: int | None = None,
     seed: int = 0,
-    title: str = "Embedding",
 ) -> Figure:
     """Draw the embedding in two dimensions, with the centroids.
 
@@ -70,7 +69,7 @@ def embedding_map(
     points, crosses, names = plane(Z, centroids, method=method, seed=seed)
 
     width, height, cross_size = (7.0, 6.0, 7) if K <= MAX_ROOMY else (10.5, MAX_HEIGHT, 6)
-    figure, axes = figure_with_axes(width, height, title)
+    figure, axes = figure_with_axes(width, height, "Embedding")
     axes.set(xlabel=names[0], ylabel=names[1])
     if names[1] == "jitter":
         axes.set_yticks([])
