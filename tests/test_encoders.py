@@ -25,7 +25,7 @@ from dkm.data.datasets import load_dataset
 from dkm.data.images import encoded as encoded_images
 from dkm.data.images import encoders
 from dkm.data.images.decoding import Decoder
-from dkm.data.images.encoded import EncodedImages, image_folder_reader, map_ahead, read_image_files, read_image_parquet
+from dkm.data.images.encoded import EncodedImages, image_files_reader, map_ahead, read_image_files, read_image_parquet
 from dkm.data.images.parquet import ImageParquet, has_image_column
 from dkm.data.images.rows import ImageRow
 from dkm.data.raw import RawData
@@ -412,7 +412,7 @@ def test_weights_beside_a_graph_are_part_of_the_encoder(name: str, network: Path
     config = ImageFolderData(path="", root="", encoder=str(network))
     identity, earlier = (encoder := encoders.find_image_encoder(config)).identity, encoder.earlier_digest
     assert (earlier is None) == (name == "net.onnx.data")
-    reader = image_folder_reader(
+    reader = image_files_reader(
         replace(config, path=str(photos)),
         key="input",
         plan={"encoder": identity | {"digest": earlier or identity["digest"]}},

@@ -578,13 +578,13 @@ DATASETS: dict[str, DataSet] = {
             "image_folder",
             ImageFolderData,
             "dkm.data.images.encoded:read_image_files",
-            "dkm.data.images.encoded:image_folder_reader",
+            "dkm.data.images.encoded:image_files_reader",
         ),
         DataSet(
             "image_list",
             ImageListData,
             "dkm.data.images.encoded:read_image_files",
-            "dkm.data.images.encoded:image_list_reader",
+            "dkm.data.images.encoded:image_files_reader",
         ),
         DataSet(
             "image_parquet",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import PIL
 
-from dkm.config.data import EncodedData, ImageData, ImageFolderData, ImageListData, ImageParquetData
+from dkm.config.data import EncodedData, ImageData, ImageParquetData
 from dkm.data.features import (
     CHUNK,
     EncodingProgress,
@@ -31,7 +31,7 @@ from dkm.data.files import Part
 from dkm.data.images.decoding import Decoder
 from dkm.data.images.encoders import BATCH, Network, find_image_encoder
 from dkm.data.images.parquet import ImageParquet, part_of
-from dkm.data.images.reader import ImageFolder, ImageList, ImageReader, read_images
+from dkm.data.images.reader import ImageReader, open_images, read_images
 from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport
@@ -235,8 +235,7 @@ def read_image_files(config: ImageData) -> RawData:
     """Read the images of a folder or a list for training."""
     if config.encoder is None:
         return read_images(config)
-    reader = ImageList(config) if isinstance(config, ImageListData) else ImageFolder(config)
-    return _read_encoded(FileRows(reader), config)
+    return _read_encoded(FileRows(open_images(config)), config)
 
 
 def read_image_parquet(config: ImageParquetData) -> RawData:
@@ -257,29 +256,12 @@ def _read_encoded(images: ImageSource, config: ImageData) -> RawData:
     return from_part(part, scaling="row_rms", plan=encoded.plan, report=encoded.report)
 
 
-def image_folder_reader(
-    config: ImageFolderData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
+def image_files_reader(
+    config: ImageData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
 ) -> PartReader:
-    """Return the reader of a folder of images for a trained model."""
-    return _reader_of_files(ImageFolder, config, key, plan, n_channels)
-
-
-def image_list_reader(
-    config: ImageListData, *, key: str, plan: Mapping[str, Any] | None, n_channels: int | None
-) -> PartReader:
-    """Return the reader of a list of images for a trained model."""
-    return _reader_of_files(ImageList, config, key, plan, n_channels)
-
-
-def _reader_of_files(
-    files: Callable[..., ImageReader],
-    config: ImageData,
-    key: str,
-    plan: Mapping[str, Any] | None,
-    n_channels: int | None,
-) -> PartReader:
+    """Return the reader of a folder or a list of images for a trained model."""
     uses_encoder = _uses_encoder(config, plan)
-    reader = files(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
+    reader = open_images(config, key=key, plan=plan, n_channels=3 if uses_encoder else n_channels)
     return EncodedImages(FileRows(reader), config, plan) if uses_encoder else reader
 
 

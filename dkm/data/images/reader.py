@@ -56,7 +56,7 @@ _PAUSE_S = 0.1
 
 def read_images(config: ImageData) -> RawData:
     """Read a folder or a list of images for training."""
-    reader = ImageList(config) if isinstance(config, ImageListData) else ImageFolder(config)
+    reader = open_images(config)
     n_values = reader.n_rows * config.image_size**2 * (1 if config.color == "gray" else 3)
     if config.load == "memory" or (config.load == "auto" and not is_large(n_values)):
         return from_part(reader.read(), value_range=_BYTES, plan=reader.plan, report=reader.report)
@@ -367,6 +367,11 @@ class ImageList(ImageReader):
             is_trained=n_channels is not None,
         )
         super().__init__(config, files, report=report, plan=plan, n_channels=n_channels)
+
+
+def open_images(config: ImageData, **how: Any) -> ImageReader:
+    """Return the reader of a folder or a list of images; ``how`` as for ``ImageFolder``."""
+    return ImageList(config, **how) if isinstance(config, ImageListData) else ImageFolder(config, **how)
 
 
 def choose_color(is_color: Sequence[bool], report: DataReport) -> int:

@@ -15,7 +15,7 @@ from dkm.config.data import DataConfig, ImageData, ImageFolderData, ImageListDat
 from dkm.data.images.decoding import Decoder, silence_pillow
 from dkm.data.images.encoded import FileRows, ImageSource
 from dkm.data.images.parquet import ImageParquet
-from dkm.data.images.reader import ImageFolder, ImageList
+from dkm.data.images.reader import open_images
 from dkm.data.images.rows import ImageRow
 from dkm.errors import UserError
 
@@ -56,9 +56,7 @@ def thumbnail_reader(config: DataConfig, position: IntArray | None) -> Callable[
 def _source(config: ImageData) -> ImageSource | None:
     if isinstance(config, ImageParquetData):
         return ImageParquet(config)
-    if isinstance(config, ImageListData):
-        return FileRows(ImageList(config))
-    return FileRows(ImageFolder(config)) if isinstance(config, ImageFolderData) else None
+    return FileRows(open_images(config)) if isinstance(config, ImageFolderData | ImageListData) else None
 
 
 def _draw(source: ImageSource, positions: IntArray, background: str) -> Pictures:
