@@ -30,7 +30,7 @@ from dkm.data.gaps import GapMask
 from dkm.data.loaders import read_raw
 from dkm.data.raw import RawData, RawRows
 from dkm.data.report import DataReport
-from dkm.data.scaling import Array, Scaling, channels_first, row_slices, to_rows
+from dkm.data.scaling import Array, Scaling, channels_first, picture_channels, row_slices, to_rows
 from dkm.data.stored import StoredRows
 from dkm.data.unicode import require_encodable
 from dkm.errors import UserError, input_error
@@ -88,6 +88,11 @@ class Dataset:
     @property
     def n_classes(self) -> int | None:
         return None if self.y is None else int(self.y.max()) + 1
+
+    def to_pictures(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return scaled rows (n, F) of image data as images (n, 1 or 3, H, W) with values in [0, 1]."""
+        assert self.image_shape is not None
+        return picture_channels(self.scaling.for_pictures(rows.reshape(-1, *self.image_shape)))
 
 
 def load_dataset(config: DataConfig, scaling: Scaling | None = None, *, kept_kind: str | None = None) -> Dataset:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dkm.data.sampling import sample_row_indices
-from dkm.data.scaling import picture_channels
 from dkm.evaluation.clusters import Clusters
 from dkm.evaluation.evaluator import Evaluator
 from dkm.models.autoencoder import Autoencoder, evaluation_mode
@@ -53,6 +52,5 @@ def project(autoencoder: Autoencoder, evaluator: Evaluator, z: Tensor, clusters:
     if data.image_shape is not None:
         with evaluation_mode(autoencoder):
             decoded = autoencoder.decode(centroids).cpu().numpy()
-        images = np.concatenate([evaluator.rows(rows), decoded]).reshape(-1, *data.image_shape)
-        images = picture_channels(data.scaling.for_pictures(images))
+        images = data.to_pictures(np.concatenate([evaluator.rows(rows), decoded]))
     return Projection(Z, columns, images)

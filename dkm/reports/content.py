@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 from dkm.config.roles import role_of
 from dkm.config.settings import Role
-from dkm.data.datasets import Dataset
-from dkm.data.scaling import picture_channels
 from dkm.evaluation.exemplars import Exemplars
 from dkm.evaluation.scores import SCORES
 from dkm.evaluation.summary import format_score
@@ -114,14 +112,14 @@ class Content:
         labels = source.assignments.cluster
         if rows.data.image_shape is not None:
             pilot = rows.take(rows_of_map(labels, [], min(limit, 400)))
-            limit = min(limit, int(_SPRITE_BYTES / bytes_per_image(_images(rows.data, pilot))))
+            limit = min(limit, int(_SPRITE_BYTES / bytes_per_image(rows.data.to_pictures(pilot))))
         elif rows.pictures is not None:
             limit = min(limit, _MAX_DECODED)
         index = rows_of_map(labels, exemplars, limit)
         scaled = rows.take(index)
         sprite = None
         if rows.data.image_shape is not None:
-            sprite = draw_sprite(_images(rows.data, scaled))
+            sprite = draw_sprite(rows.data.to_pictures(scaled))
         elif rows.pictures is not None and (pictures := rows.pictures(index)) is not None:
             sprite = draw_sprite(pictures, max(pictures.shape[2:]))
         return Shown(index, columns_of(rows.data, scaled, index), sprite)
@@ -321,11 +319,6 @@ class Content:
 def _few(material: Material) -> Iterator[Exemplars]:
     for nearest, least_certain in material.exemplars:
         yield Exemplars(nearest[:_N_EXEMPLARS], least_certain[:_N_UNCERTAIN])
-
-
-def _images(data: Dataset, scaled: Any) -> Any:
-    assert data.image_shape is not None
-    return picture_channels(data.scaling.for_pictures(scaled.reshape(-1, *data.image_shape)))
 
 
 # --- numbers for the script -------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from torch import Tensor
 from dkm.clustering.labels import contingency
 from dkm.data.datasets import Dataset
 from dkm.data.sampling import sample_row_indices
-from dkm.data.scaling import picture_channels
 from dkm.errors import UserError, in_short
 from dkm.evaluation import metrics
 from dkm.evaluation.clusters import Clusters
@@ -111,7 +110,7 @@ def _reconstructions(context: RunContext) -> Drawing | None:
     index = torch.arange(n_shown) * (data.n_samples - 1) // max(n_shown - 1, 1)  # evenly spaced
     x = evaluator.batches.take(index)
     x_hat = autoencoder.decode(autoencoder.encode(x))
-    return reconstruction_pairs(*(_to_images(rows.cpu().numpy(), data) for rows in (x, x_hat)))
+    return reconstruction_pairs(*(data.to_pictures(rows.cpu().numpy()) for rows in (x, x_hat)))
 
 
 def _agreement(context: RunContext) -> Drawing | None:
@@ -132,7 +131,7 @@ def _decoded_centroids(context: RunContext) -> Drawing | None:
     if data.image_shape is None:
         return decoded_profiles(decoded, data.features, clusters.sizes)
     titles = [f"{k}: {size:,}" for k, size in enumerate(clusters.sizes)]
-    return image_grid(_to_images(decoded, data), n_columns=10, titles=titles)
+    return image_grid(data.to_pictures(decoded), n_columns=10, titles=titles)
 
 
 def _embedding(context: RunContext) -> Drawing | None:
@@ -185,7 +184,7 @@ def _exemplars(context: RunContext, *, kind: str) -> Drawing | None:
     images = np.full((len(rows_by_cluster), M, n_channels, *data.image_shape[1:]), np.nan, np.float32)
     for k, rows in enumerate(rows_by_cluster):
         if len(rows):
-            images[k, : len(rows)] = _to_images(context.evaluator.rows(rows), data)
+            images[k, : len(rows)] = data.to_pictures(context.evaluator.rows(rows))
     return exemplar_grid(images, clusters.sizes)
 
 
@@ -195,12 +194,6 @@ def _features(context: RunContext) -> Drawing | None:
 
 def _loss_curves(context: RunContext) -> Drawing:
     return loss_curves(context.records)
-
-
-def _to_images(rows: np.ndarray, data: Dataset) -> np.ndarray:
-    """Return rows (n, F) as images (n, 1 or 3, H, W) with values in [0, 1]."""
-    assert data.image_shape is not None
-    return picture_channels(data.scaling.for_pictures(rows.reshape(-1, *data.image_shape)))
 
 
 FIGURES: dict[str, Figure] = {
