@@ -12,7 +12,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -49,6 +49,41 @@ class Part(NamedTuple):
     ids: npt.NDArray[Any] | None = None  # (n,) identifiers of the rows
     labels: npt.NDArray[Any] | None = None  # (n,)
     texts: npt.NDArray[Any] | None = None  # (n,) the text of each row, shortened, to show it beside its cluster
+
+
+def part_of(rows: Sequence[Any], X: npt.NDArray[Any]) -> Part:
+    """Return the part of rows, with position, id and label; ids and labels all rows of a source have, or none."""
+    ids = None if rows[0].id is None else np.array([row.id for row in rows])
+    labels = None if rows[0].label is None else np.array([row.label for row in rows])
+    return Part(X, np.array([row.position for row in rows]), ids, labels)
+
+
+def concatenate(parts: Sequence[Part]) -> Part:
+    """Return the rows of consecutive parts, of which there is at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns: list[Any] = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Part(*columns)
+
+
+def find_column(key: str, name: str | None, columns: Sequence[str], source: str, *, is_trained: bool) -> str | None:
+    """Return the name of a column that a setting gives; None if it gives none, or a trained model does without it.
+
+    Raises
+    ------
+    UserError
+        If the source has no such column.
+    """
+    if name is None or name in columns:
+        return name
+    if is_trained:
+        return None
+    raise no_column_error(key, name, columns, source)
+
+
+def no_column_error(key: str, name: str, columns: Sequence[str], source: str) -> UserError:
+    expected = f"one of {', '.join(columns)}"
+    return input_error(f"{key}={name}", f"{source} has no such column", expected, f"correct {key}")
 
 
 # --- messages -----------------------------------------------------------------------------------------------

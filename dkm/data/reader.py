@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from dkm.config.data import DATASETS, ArrayData, FileData, ImageData, TableData,
 from dkm.config.registry import load
 from dkm.data.arrays import has_array, read_for_model
 from dkm.data.datasets import check_labels, check_shape
-from dkm.data.files import Part, expand, format_of, read_first_bytes
+from dkm.data.files import Part, concatenate, expand, format_of, read_first_bytes
 from dkm.data.images.decoding import is_image
 from dkm.data.images.parquet import has_image_column
 from dkm.data.loaders import read_raw
@@ -187,19 +187,12 @@ def _rechunk(parts: Iterable[Part], n_rows: int) -> Iterator[Part]:
         kept.append(part)
         n_kept += len(part.position)
         while n_kept >= n_rows:
-            whole = _concatenate(kept)
+            whole = concatenate(kept)
             yield _slice_part(whole, slice(0, n_rows))
             n_kept -= n_rows
             kept = [_slice_part(whole, slice(n_rows, None))] if n_kept else []
     if n_kept:
-        yield _concatenate(kept)
-
-
-def _concatenate(parts: Sequence[Part]) -> Part:
-    if len(parts) == 1:
-        return parts[0]
-    columns: list[Any] = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Part(*columns)
+        yield concatenate(kept)
 
 
 def _slice_part(part: Part, rows: slice) -> Part:

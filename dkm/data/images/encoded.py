@@ -27,10 +27,10 @@ from dkm.data.features import (
     require_trained_encoder,
     unusable_encoder_error,
 )
-from dkm.data.files import Part
+from dkm.data.files import Part, concatenate, part_of
 from dkm.data.images.decoding import Decoder
 from dkm.data.images.encoders import BATCH, Network, find_image_encoder
-from dkm.data.images.parquet import ImageParquet, part_of
+from dkm.data.images.parquet import ImageParquet
 from dkm.data.images.reader import ImageReader, open_images, read_images
 from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.raw import RawData, from_part
@@ -123,11 +123,7 @@ class EncodedImages:
 
     def read(self) -> Part:
         """Return the features of all images, float32 (n, F)."""
-        parts = list(self.parts(self.n_rows))
-        columns: list[Any] = [
-            None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)
-        ]
-        return Part(*columns)
+        return concatenate(list(self.parts(self.n_rows)))
 
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Yield the features of all images in parts of at most ``CHUNK`` rows, whatever ``n_rows``."""

@@ -14,12 +14,20 @@ import numpy as np
 from dkm.config.data import ImageParquetData
 from dkm.config.values import override
 from dkm.data.features import chunked
-from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
+from dkm.data.files import (
+    Part,
+    expand,
+    find_column,
+    format_of,
+    missing_label_error,
+    no_column_error,
+    part_of,
+    read_first_bytes,
+)
 from dkm.data.images.decoding import Decoded, Decoder, Limits, describe_notes, lost_bits_warnings, silence_pillow
 from dkm.data.images.reader import SIXTEEN_BITS, choose_color, fit_range, stack_images
 from dkm.data.images.rows import ImageRow, UnreadableImages
 from dkm.data.report import DataReport
-from dkm.data.scaling import Array
 from dkm.data.stored import rows_per_part
 from dkm.data.unpacking import UnpackingLimit, parquet_bytes, parquet_rows
 from dkm.errors import UserError, input_error, reason
@@ -74,8 +82,8 @@ class ImageParquet:
         schema = self._file.schema_arrow
         self.image = self._find_image_column(schema)
         self._is_struct = _is_struct(schema.field(self.image).type)
-        self._id = self._find_column("data.id", config.id, schema, is_trained)
-        self._labels = self._find_column("data.labels", config.labels, schema, is_trained)
+        self._id = find_column("data.id", config.id, schema.names, self.source, is_trained=is_trained)
+        self._labels = find_column("data.labels", config.labels, schema.names, self.source, is_trained=is_trained)
         self.n_rows = self._file.metadata.num_rows
         if not self.n_rows:
             raise input_error(self.source, "no rows", "one image or more", "check how the file was written")
@@ -164,7 +172,7 @@ class ImageParquet:
         names = [str(field.name) for field in schema if _is_struct(field.type) or _is_binary(field.type)]
         if self._config.image is not None:
             if self._config.image not in schema.names:
-                raise self._no_column_error("data.image", self._config.image, schema)
+                raise no_column_error("data.image", self._config.image, schema.names, self.source)
             if self._config.image not in names:
                 found = f"{self.source} has values of {schema.field(self._config.image).type} there"
                 expected = "bytes of image files, or structs of bytes and path"
@@ -198,28 +206,10 @@ class ImageParquet:
                     return str(value["path"])
         return None
 
-    def _find_column(self, key: str, name: str | None, schema: Any, is_trained: bool) -> str | None:
-        if name is None or name in schema.names:
-            return name
-        if is_trained:
-            return None
-        raise self._no_column_error(key, name, schema)
-
-    def _no_column_error(self, key: str, name: str, schema: Any) -> UserError:
-        expected = f"one of {', '.join(schema.names)}"
-        return input_error(f"{key}={name}", f"{self.source} has no such column", expected, f"correct {key}")
-
     def _check_label(self, label: Any, position: int) -> str | int:
         if label is None:
             raise missing_label_error(self._config.labels, f"no label in row {position:,} (counted from 0)")
         return label if isinstance(label, int) and not isinstance(label, bool) else str(label)
-
-
-def part_of(rows: list[ImageRow], X: Array) -> Part:
-    """Return the part of the rows; ids and labels are those of a source, which all rows have or none."""
-    ids = None if rows[0].id is None else np.array([row.id for row in rows])
-    labels = None if rows[0].label is None else np.array([row.label for row in rows])
-    return Part(X, np.array([row.position for row in rows]), ids, labels)
 
 
 def has_image_column(path: str) -> bool:

@@ -25,7 +25,7 @@ from dkm.config.data import TextData
 from dkm.config.values import override
 from dkm.data.arrays import has_array
 from dkm.data.features import chunked
-from dkm.data.files import Part, expand, format_of, missing_label_error, read_first_bytes
+from dkm.data.files import Part, expand, find_column, format_of, missing_label_error, part_of, read_first_bytes
 from dkm.data.images.parquet import open_parquet, unreadable_parquet_error
 from dkm.data.raw import RawData, RawRows, from_part
 from dkm.data.recognition import COMPRESSED, is_json_object, json_error
@@ -102,10 +102,10 @@ class TextReader:
         self._encoding, self._delimiter, self.has_header = "utf-8", ",", True
         self._told: dict[str, str] = {}  # how the encoding was found
         self.format = "Parquet" if self._file is not None else self._find_format()
-        self._columns = self._read_columns()
+        self._columns = columns = self._read_columns()
         self.text = self._find_text_column()
-        self._id = self._find_column("data.id", config.id)
-        self._labels = self._find_column("data.labels", config.labels)
+        self._id = find_column("data.id", config.id, columns, self.source, is_trained=self._is_trained)
+        self._labels = find_column("data.labels", config.labels, columns, self.source, is_trained=self._is_trained)
         self.empty: list[int] = []  # the first positions of empty texts
         self.n_empty = self.n_replaced = 0
         self.report.decisions |= self._decisions()
@@ -260,15 +260,6 @@ class TextReader:
             remedy = f"{remedy}, or data.text=null if each line is a text"
         raise input_error(source, found, expected, remedy)
 
-    def _find_column(self, key: str, name: str | None) -> str | None:
-        if name is None or name in self._columns:
-            return name
-        if self._is_trained:
-            return None
-        raise input_error(
-            f"{key}={name}", f"{self.source} has no such column", f"one of {', '.join(self._columns)}", f"correct {key}"
-        )
-
     # --- the rows ---
 
     def _cells(self) -> Iterator[tuple[str | None, str | None, str | None]]:
@@ -388,10 +379,7 @@ def read_text(config: TextData) -> RawData:
 
 
 def _part_of(rows: Sequence[_Row], X: np.ndarray) -> Part:
-    ids = None if rows[0].id is None else np.array([row.id for row in rows])
-    labels = None if rows[0].label is None else np.array([row.label for row in rows])
-    position = np.array([row.position for row in rows])
-    return Part(X, position, ids, labels, np.array([_shorten(row.text) for row in rows], dtype=object))
+    return part_of(rows, X)._replace(texts=np.array([_shorten(row.text) for row in rows], dtype=object))
 
 
 def _shorten(text: str) -> str:
