@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from dkm.config.commands import main as run_command
 from dkm.config.values import absolute
 from dkm.config.verbs import screen
 from dkm.errors import Failure, UserError, in_short
+from dkm.runtime.environment import cpu_name, version_of
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "hydra-core", "omegaconf"),
@@ -84,17 +84,10 @@ def _software() -> Iterator[tuple[str, str]]:
     yield "dkm", str(import_module("dkm").__version__)
     yield "Python", f"{platform.python_version()} ({sys.executable})"
     for name in _PACKAGES:
-        found = _version(name)
+        found = version_of(name)
         module = {"scikit-learn": "sklearn", "hydra-core": "hydra"}.get(name, name)
         error = _import_error(module) if found is not None and name in ("torch", "torchvision") else None
         yield name, (found or "missing") + ("" if error is None else f", cannot be imported: {error}")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _import_error(module: str) -> str | None:
@@ -108,7 +101,7 @@ def _import_error(module: str) -> str | None:
 
 def _machine() -> Iterator[tuple[str, str]]:
     yield "system", platform.platform()
-    yield "processor", _processor()
+    yield "processor", cpu_name()
     n_usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield "cores", f"{os.cpu_count()}, usable {n_usable}"
     yield "memory", _memory()
@@ -119,15 +112,6 @@ def _machine() -> Iterator[tuple[str, str]]:
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     yield "GPU", "; ".join(gpus) or f"none (torch is built for CUDA {torch.version.cuda or 'no'})"
     yield "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _memory() -> str:

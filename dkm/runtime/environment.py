@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dkm.installation import VERSION
 from dkm.runtime import distributed
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ["torch", "torchvision", "numpy", "scikit-learn", "scipy", "hydra-core", "omegaconf", "tensorboard"]
 
 
 def versions() -> dict[str, str | None]:
     """Return the versions of the packages that affect results, None for a package that is not installed."""
-    return {"dkm": VERSION} | {name: _version(name) for name in _PACKAGES}
+    return {"dkm": VERSION} | {name: version_of(name) for name in _PACKAGES}
 
 
 def environment() -> dict[str, Any]:
@@ -29,6 +30,8 @@ def environment() -> dict[str, Any]:
 
     The versions and the git state are those at the first call: what a process has imported does not change later.
     """
+    import torch
+
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -42,15 +45,21 @@ def environment() -> dict[str, Any]:
 
 def processor(device: torch.device) -> str:
     """Return the name of the GPU, or of the CPU with the instruction set that torch uses."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    return f"{device.type}: {cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def cpu_name() -> str:
+    """Return the model of the processor, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    name = next(names, platform.processor() or platform.machine())
-    return f"{device.type}: {name}, {torch.backends.cpu.get_cpu_capability()}"
+    return next(names, platform.processor() or platform.machine())
 
 
 def peak_memory_bytes() -> int | None:
@@ -82,7 +91,8 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
 
 @functools.cache
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Return the version of a package, None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
