@@ -5,6 +5,8 @@ Nothing here imports more than the standard library, so that a loss can be impor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dkm.installation import install_command
 
 # Some libraries quote the file.
@@ -21,6 +23,12 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return a text whose lines are printable."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Return at most so many names as a list for a message, with the number of the others."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class UserError(Exception):

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dkm.errors import first_of
+
 # Columns listed by name in one line of the text form; the JSON form has all.
 _MAX_NAMES = 8
 _MAX_EXAMPLES = 5
@@ -84,8 +86,7 @@ class DataReport:
         for what, how in self.decisions.items():
             yield f"  {what}: {how}"
         for label, names in self._groups():
-            more = f", and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-            yield f"  {label}: {', '.join(names[:_MAX_NAMES])}{more}"
+            yield f"  {label}: {first_of(names, _MAX_NAMES)}"
         for part in self.left_out:
             yield f"  left out: {part}"
         if self.filled:
@@ -110,9 +111,8 @@ class DataReport:
 
     def _filled(self) -> tuple[int, str]:
         """Return the number of filled cells, and the columns with theirs."""
-        columns = list(self.filled)
-        more = f", and {len(columns) - _MAX_NAMES} more" if len(columns) > _MAX_NAMES else ""
-        return sum(self.filled.values()), ", ".join(f"{n} ({self.filled[n]:,})" for n in columns[:_MAX_NAMES]) + more
+        columns = [f"{name} ({n:,})" for name, n in self.filled.items()]
+        return sum(self.filled.values()), first_of(columns, _MAX_NAMES)
 
     def _groups(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the columns by role and kind, each with what is special about it in parentheses."""

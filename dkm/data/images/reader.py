@@ -39,7 +39,7 @@ from dkm.data.raw import RawData, from_part
 from dkm.data.report import DataReport, LeftOut
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large, rows_per_part
-from dkm.errors import UserError, input_error, reason
+from dkm.errors import UserError, first_of, input_error, reason
 from dkm.runtime.atomic import replacing, write_atomically
 from dkm.runtime.locks import acquire, holder_of
 
@@ -285,9 +285,7 @@ class ImageReader:
         self.report.leave_out("images", len(self._unreadable), "cannot be read", self._unreadable)
 
     def _list_unreadable(self) -> tuple[int, str]:
-        more = len(self._unreadable) - _MAX_LISTED
-        first = ", ".join(self._unreadable[:_MAX_LISTED])
-        return len(self._unreadable), first + (f", and {more} more" if more > 0 else "")
+        return len(self._unreadable), first_of(self._unreadable, _MAX_LISTED)
 
     def _too_many_unreadable_error(self) -> UserError:
         n, names = self._list_unreadable()

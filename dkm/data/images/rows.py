@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dkm.data.report import DataReport
-from dkm.errors import UserError, input_error
+from dkm.errors import UserError, first_of, input_error
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,7 @@ class UnreadableImages:
             log.warning("%s: %d images cannot be read and are left out: %s", self._source, n, self._list_names())
 
     def _list_names(self) -> str:
-        more = len(self._names) - _MAX_LISTED
-        return ", ".join(self._names[:_MAX_LISTED]) + (f", and {more} more" if more > 0 else "")
+        return first_of(self._names, _MAX_LISTED)
 
     def _error(self) -> UserError:
         found = f"{len(self._names)} of {self._n_rows} images or more cannot be read: {self._list_names()}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from dkm.config.data import ArrayFileData
 from dkm.data.scaling import Array
-from dkm.errors import UserError, input_error
+from dkm.errors import UserError, first_of, input_error
 
 _MAX_NAMES = 5
 
@@ -123,6 +123,5 @@ def _no_array_error(key: str, name: str, arrays: Mapping[str, NamedShape], sourc
 
 
 def _listed(arrays: Mapping[str, NamedShape]) -> str:
-    first = [f"{name} of {describe_shape(array.shape)}" for name, array in list(arrays.items())[:_MAX_NAMES]]
-    more = f", and {len(arrays) - _MAX_NAMES} more" if len(arrays) > _MAX_NAMES else ""
-    return f" ({', '.join(first)}{more})" if first else ""
+    listed = [f"{name} of {describe_shape(array.shape)}" for name, array in arrays.items()]
+    return f" ({first_of(listed, _MAX_NAMES)})" if listed else ""

@@ -42,7 +42,7 @@ from dkm.data.tables.rows import MatrixFile, Rows, SchemaChangedError
 from dkm.data.tables.sources import open_source
 from dkm.data.tables.values import FAR
 from dkm.data.tables.wishes import Wishes
-from dkm.errors import UserError, input_error, reason
+from dkm.errors import UserError, first_of, input_error, reason
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": WHITESPACE}
 MARKS = {name: mark for mark, name in MARK_NAMES.items()}
@@ -261,14 +261,16 @@ class TableReader:
         missing = [column.name for column in plan.used if column.name not in there]
         if missing:
             noun = "column" if len(missing) == 1 else f"{len(missing)} columns"
-            found = f"has no {noun} {_list_names(missing)}; its columns are {_list_names(names)}"
+            found = f"has no {noun} {first_of(missing, _MAX_NAMES)}; its columns are {first_of(names, _MAX_NAMES)}"
             raise input_error(self.source, found, "the columns that the model was trained on", "add or rename them")
 
     def _no_column_error(self, key: str, name: str, names: Sequence[str]) -> UserError:
         near = difflib.get_close_matches(name, names, n=1)
         is_list = key not in ("data.id", "data.labels")
         remedy = f"did you mean {override(key, near if is_list else near[0])}?" if near else f"correct {key}"
-        return input_error(f"{key}={name}", f"{self.source} has no such column", f"one of {_list_names(names)}", remedy)
+        return input_error(
+            f"{key}={name}", f"{self.source} has no such column", f"one of {first_of(names, _MAX_NAMES)}", remedy
+        )
 
     def _infer(self, rows: Rows) -> TablePlan:
         config = self._config
@@ -297,7 +299,7 @@ class TableReader:
         return plan
 
     def _no_features_error(self) -> UserError:
-        found = f"no column is left of {_list_names(self._source.names)}"
+        found = f"no column is left of {first_of(self._source.names, _MAX_NAMES)}"
         example = override("data.categorical", self._source.names[:1])
         remedy = f"correct data.columns or data.exclude, or name the kind of a column, such as {example}"
         return input_error(self.source, found, "one feature or more", remedy)
@@ -422,7 +424,7 @@ class TableReader:
         self._report_left_out()
         report.n_rows, report.columns = self.n_rows, list(plan.rows())
         if not len(X):
-            found = f"every row misses a value ({_list_names([column.name for column in plan.used])})"
+            found = f"every row misses a value ({first_of([column.name for column in plan.used], _MAX_NAMES)})"
             remedy = "set data.missing=median, or leave out columns"
             raise input_error(self.source, found, "complete rows", remedy)
         if self._is_trained:
@@ -476,7 +478,7 @@ class TableReader:
                     what = f"{n:,} cells, rare in the training data or new, such as {first}, read as other"
                     self.report.decisions[f"new levels of {column.name}"] = what
                     continue
-                known = _list_names(list(map(repr, column.levels)))
+                known = first_of(list(map(repr, column.levels)), _MAX_NAMES)
                 self.report.odd.append(
                     f"column {column.name} has {n:,} cells with levels that it did not have in training ({first}), "
                     f"which are read as none of its levels {known}"
@@ -502,9 +504,8 @@ class TableReader:
                     far.append(f"{column.name} ({_shown(extreme)}, median {_shown(median)})")
             at += len(column.features)
         if far:
-            more = f", and {len(far) - _MAX_NAMES} more" if len(far) > _MAX_NAMES else ""
             self.report.odd.append(
-                f"values far from the others in {', '.join(far[:_MAX_NAMES])}{more}; errors, or heavy tails, which a "
+                f"values far from the others in {first_of(far, _MAX_NAMES)}; errors, or heavy tails, which a "
                 "logarithm would tame"
             )
 
@@ -564,7 +565,7 @@ class TableReader:
         first = _names_with_gaps(gaps[row : row + 1], plan)[0]
         n_rows = int(gaps.any(axis=1).sum())
         where = f"in {n_rows:,} rows; the first is {first} in row {index[row]:,} (counted from 0)"
-        found = f"values are missing in {_list_names(names)}, {where}"
+        found = f"values are missing in {first_of(names, _MAX_NAMES)}, {where}"
         remedy = "set data.missing=drop (leave out these rows) or data.missing=median (fill the gaps)"
         if self._is_trained:
             remedy = "complete them, or set data.missing=drop to leave out these rows"
@@ -652,11 +653,6 @@ def _names_with_gaps(gaps: Mask, plan: TablePlan) -> list[str]:
 def _shown(value: float) -> str:
     """Return a number in the digits that tell it from others of its column, without an exponent unless it is huge."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def _list_names(names: Sequence[str]) -> str:
-    first = ", ".join(names[:_MAX_NAMES])
-    return first if len(names) <= _MAX_NAMES else f"{first}, and {len(names) - _MAX_NAMES} more"
 
 
 @contextlib.contextmanager

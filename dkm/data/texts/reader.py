@@ -36,7 +36,7 @@ from dkm.data.tables.sources import open_unpacked
 from dkm.data.texts.features import Tfidf, find_sentence_encoder
 from dkm.data.unicode import is_encodable, replace_surrogates
 from dkm.data.unpacking import UnpackingLimit, parquet_rows
-from dkm.errors import UserError, input_error, reason
+from dkm.errors import UserError, first_of, input_error, reason
 
 # Length of a text in the outputs.
 _MAX_SHOWN = 200
@@ -251,7 +251,7 @@ class TextReader:
         if config.text is None and len(usual) == 1:
             return usual[0]
         found = "no such column" if config.text is not None else "several columns that could be the texts"
-        listed = ", ".join(others[:8]) + (f", and {len(others) - 8} more" if len(others) > 8 else "")
+        listed = first_of(others, 8)
         source = self.source if config.text is None else f"data.text={config.text}"
         remedy = f"set {override('data.text', others[0] if others else 'COLUMN')}, for example"
         expected = f"one of {listed or 'its columns (it has none)'}"
