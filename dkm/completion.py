@@ -19,7 +19,7 @@ from dkm.config.checks import Choice
 from dkm.config.commands import COMMANDS, SELECT_ALIASES
 from dkm.config.commands import main as run_command
 from dkm.config.settings import setting_of
-from dkm.config.short import SHORT_NAMES
+from dkm.config.short import SHORT_NAMES, key_of
 from dkm.config.verbs import VERBS, screen
 from dkm.errors import UserError
 
@@ -132,7 +132,7 @@ def _words_of_training(prefix: str) -> list[str]:
 
 def _values(verb: str, key: str, prefix: str) -> list[str]:
     """Return the values of a key that begin with ``prefix``."""
-    key = SHORT_NAMES[key].key if key in SHORT_NAMES and key not in _own_keys(verb) else key
+    key = key if key in _own_keys(verb) else key_of(key)
     if key in _PATHS:
         return _files(prefix)
     if key in _own_keys(verb):

@@ -34,7 +34,7 @@ from dkm.config.compose import compose, parse
 from dkm.config.messages import kind_of
 from dkm.config.run import Config, with_number
 from dkm.config.schema import dotted, flatten
-from dkm.config.short import SHORT_NAMES, translate
+from dkm.config.short import key_of, translate
 from dkm.config.values import as_value
 from dkm.data.datasets import Dataset, array_dataset
 from dkm.errors import UserError, reason
@@ -316,7 +316,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                     f"config: {name}={value} is no key of the config; expected keys such as joint.lr; give the "
                     f"parameter {name}={_python_value(value)}"
                 )
-            if refusal := _REFUSED.get(_key_of(name)):
+            if refusal := _REFUSED.get(key_of(name)):
                 raise ValueError(f"config: expected {refusal}; leave {word} out of config")
         try:
             return translate(overrides)
@@ -458,15 +458,10 @@ def _composed_without_seed(words: tuple[str, ...], folder: str) -> Config:
     return compose(parse(list(words))).config
 
 
-def _key_of(name: str) -> str:
-    """Return the key that a short name stands for, any other name as it is."""
-    return SHORT_NAMES[name].key if name in SHORT_NAMES else name
-
-
 def _overrides(settings: Mapping[str, Any]) -> list[str]:
     """Return the settings as overrides KEY=VALUE; short names stay."""
     return [
-        f"{name}={_override_value(value, is_text=kind_of(_key_of(name)).startswith('text'))}"
+        f"{name}={_override_value(value, is_text=kind_of(key_of(name)).startswith('text'))}"
         for name, value in settings.items()
     ]
 

@@ -23,7 +23,7 @@ from dkm.config.roles import declarations, plain_sections
 from dkm.config.run import Config
 from dkm.config.schema import config_dir, option_names
 from dkm.config.settings import Section, Setting, dotted_key, setting_of
-from dkm.config.short import SHORT_NAMES
+from dkm.config.short import SHORT_NAMES, key_of
 from dkm.config.verbs import VERBS, WIDTH
 from dkm.errors import UserError
 
@@ -62,7 +62,7 @@ def _explanations(name: str) -> Iterator[str]:
     sections = {schema.section: schema for schema in plain_sections()}
     if name in sections:
         yield _explain_section(name, sections[name])
-    key = SHORT_NAMES[name].key if name in SHORT_NAMES else name
+    key = key_of(name)
     if key != name:
         yield f"{name} is short for {key}."
     if key in _HYDRA:

@@ -72,7 +72,7 @@ def translate(words: Sequence[str], *, is_sweep: bool = False) -> list[str]:
             result.append(word)
             continue
         value = word.partition("=")[2]
-        key = _key_of(name, is_sweep=is_sweep)
+        key = key_of(name, is_sweep=is_sweep)
         if key in _FOLDERS and not value.strip("\"'"):
             raise UserError(f"{word}: expected a folder, got an empty text; for example {name}=runs/mine")
         if key != name and key in given:
@@ -94,7 +94,8 @@ def translate_data_names(words: Sequence[str], kept: Sequence[str] = ()) -> list
     return [translate([word])[0] if word.partition("=")[0] in names else word for word in words]
 
 
-def _key_of(name: str, *, is_sweep: bool) -> str:
+def key_of(name: str, *, is_sweep: bool = False) -> str:
+    """Return the key that a short name stands for, any other name as it is."""
     if name == "output" and is_sweep:
         return _SWEEP_DIR
     return SHORT_NAMES[name].key if name in SHORT_NAMES else name

@@ -14,7 +14,7 @@ from typing import Any
 from dkm.config.checks import format_value
 from dkm.config.commands import COMMANDS, SELECT_ALIASES
 from dkm.config.settings import REQUIRED
-from dkm.config.short import SHORT_NAMES
+from dkm.config.short import SHORT_NAMES, key_of
 
 WIDTH = 80
 _NAME_WIDTH = 13
@@ -277,7 +277,7 @@ def default_of(verb: str, key: str) -> Any:
         return "auto"
     from dkm.config.messages import defaults
 
-    return defaults().get(SHORT_NAMES[key].key if key in SHORT_NAMES else key, MISSING)
+    return defaults().get(key_of(key), MISSING)
 
 
 def unknown_verb(word: str) -> str:
