@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 from dkm.config.resolved import read_yaml
 from dkm.config.roles import distinguishing_settings
 from dkm.config.schema import flatten
-from dkm.data.files import expand
+from dkm.data.files import expand, natural_key
 from dkm.errors import UserError, in_short, input_error, printable
 from dkm.runtime.locks import is_locked
 
@@ -107,7 +106,10 @@ def find(words: Sequence[str]) -> list[Path]:
         path = expand(word, "run")
         # os.path says no where pathlib raises: of a name too long, of a folder that may not be looked into.
         is_pattern = not os.path.exists(path) and glob.has_magic(word)  # noqa: PTH110
-        places = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural) if is_pattern else [path]  # noqa: PTH207
+        places = [path]
+        if is_pattern:
+            matching = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
+            places = sorted(matching, key=lambda place: natural_key(str(place)))
         runs = [run for place in places for run in _below(place)]
         if not runs:
             what = "matches nothing" if is_pattern and not places else "no runs in it"
@@ -126,19 +128,13 @@ def _below(folder: Path) -> Iterator[Path]:
             folders.clear()
             yield Path(place)
         else:
-            folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+            folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
 
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is a run directory; the run may have just begun."""
     has_config = os.path.isfile(folder / CONFIG) and os.path.isdir(folder / ".hydra")  # noqa: PTH112, PTH113
     return has_config or os.path.isfile(folder / MANIFEST)  # noqa: PTH113
-
-
-def _natural(path: str | Path) -> list[tuple[int, int | str]]:
-    """Sort key in which numbers within a name count as numbers."""
-    pieces = re.split(r"(\d+)", str(path))
-    return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces]
 
 
 def read(path: Path) -> Run:
