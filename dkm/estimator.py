@@ -414,7 +414,6 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def load(cls, run: str | Path, *, model_class: str | None = None) -> DeepKMeans:
         """Return an estimator with the model of a run directory, without the attributes of the training rows.
 
-
         Parameters
         ----------
         run : str or Path

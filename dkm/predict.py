@@ -75,7 +75,6 @@ def work(words: Sequence[str]) -> None:
 def predict(config: PredictConfig, reading: Sequence[str] = (), model_class: str | None = None) -> int:
     """Assign all rows of ``config.input``, write the assignments, and return the number of rows.
 
-
     Parameters
     ----------
     config : PredictConfig

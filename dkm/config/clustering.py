@@ -16,14 +16,8 @@ else:
     NumberOfClusters = Any  # OmegaConf cannot merge a config that has a union; `ClusterCount` checks the type too
 
 INITS = ("k-means++", "random", "gmm", "spectral", "ward", "auto", "data", "uniform", "file")
-
-
 ASSIGNMENTS = ("epoch", "batch")
-
-
 CENTROIDS = ("gradient", "mean", "fixed")
-
-
 ALPHA_SCHEDULES = ("constant", "annealed")
 
 _BASELINE_AND_JOINT = Stage.BASELINE | Stage.JOINT

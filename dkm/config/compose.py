@@ -78,11 +78,8 @@ CONFIG_FLAGS = frozenset([*_CONFIG_FLAGS, *_CONFIG_FLAGS.values()])
 _ADDED = re.compile(r"\+{1,2}(experiment|resume)=")
 _FLAGS_WITH_VALUE = frozenset(["--cfg", "-c", "--package", "-p", "--info", "-i"])
 
-
 # Matches Hydra's message about a file that does not fit the schema.
 _IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config:\s*(.*?)\s*full_key: *(\S*)", re.DOTALL)
-
-
 # Match Hydra's messages about a wrong entry of `defaults`, and about a text in the place of a section.
 _IN_DEFAULTS = re.compile(
     r"^Multiple values for (\w+)\. To override a value use 'override /?\w+: (?P<option>\w+)'"

@@ -15,11 +15,7 @@ from dkm.config.registry import Entry
 from dkm.config.settings import REQUIRED, Role, Section, setting
 
 SCALINGS = ("none", "unit", "symmetric", "rms", "standard", "centered", "l2", "row_rms", "counts")
-
-
 SPLITS = ("all", "train", "test")
-
-
 LOADS = ("auto", "memory", "disk")
 
 
@@ -249,14 +245,8 @@ def has_three(values: Sequence[float]) -> bool:
 
 
 MISSING_VALUES = ("refuse", "drop", "median")
-
-
 DELIMITERS = ("comma", "semicolon", "tab", "pipe", "space")
-
-
 DECIMALS = ("point", "comma")
-
-
 THOUSANDS = ("none", "comma", "point", "space", "apostrophe")
 
 

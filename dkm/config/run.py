@@ -19,14 +19,8 @@ from dkm.config.settings import REQUIRED, Role, Section, Stage, setting
 from dkm.config.sinks import SINKS
 
 REDUCTIONS = ("mean", "sum")
-
-
 SCHEDULES = ("constant", "cosine", "one_cycle")
-
-
 PROGRESS = ("auto", "bar", "plain", "off")
-
-
 MAPS = ("pca", "tsne", "umap")
 
 

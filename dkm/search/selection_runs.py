@@ -346,8 +346,8 @@ def _agreement_of_halves(
 ) -> dict[int, dict[tuple[int, ...], float]]:
     """Return for each number and seed how far k-means on one half of the pretrained embedding agrees with the other's.
 
-    The embedding is the pretrained one, the same for every
-    number: the joint phase makes any clusters compact, and so any number stable.
+    The embedding is the pretrained one, the same for every number: the joint phase makes any clusters compact, and so
+    any number stable.
     """
     from dkm.clustering.agreement import agreement_of_halves
     from dkm.data.datasets import load_dataset

@@ -23,7 +23,7 @@ def require_finite(terms: Tensor, parameters: Iterable[Tensor], state: TrainStat
 
     Parameters
     ----------
-    terms : Tensor of shape (B, 4)
+    terms : Tensor of shape (B, 5)
         The ``LossTerms`` of the steps so far. The optimizer has skipped the first non-finite step and all after it.
     parameters : iterable of Tensor
     state : TrainState

@@ -85,8 +85,8 @@ class WeightAverage:
     """The exponential moving average of parameters over the steps.
 
     The average is smoother than the parameters: where a network learns from its own assignments, those of the average
-    are wrong less often. Polyak and Juditsky, "Acceleration of stochastic
-    approximation by averaging" (1992); as a teacher: Tarvainen and Valpola (arXiv:1703.01780).
+    are wrong less often. Polyak and Juditsky, "Acceleration of stochastic approximation by averaging" (1992); as a
+    teacher: Tarvainen and Valpola (arXiv:1703.01780).
 
     Parameters
     ----------

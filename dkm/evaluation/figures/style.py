@@ -24,41 +24,20 @@ from dkm.runtime.atomic import replacing
 
 # N samples, D dimensions, K clusters, M exemplars of each, F features, C channels, H height, W width
 IntArray = npt.NDArray[np.integer[Any]]
-
-
 FloatArray = npt.NDArray[np.floating[Any]]
 
-
 DPI = 120
-
-
 MAX_WIDTH, MAX_HEIGHT = 12.0, 9.0  # inches: 1440 x 1080 pixels, a laptop's screen
-
-
 MAX_ROOMY = 20  # names or counts that fit side by side in full size
-
-
 MAX_NAMED = 100  # names that fit side by side at all
-
-
 MAX_LETTERS = 24  # of a name
-
-
 MAX_TITLE = 40  # letters over a panel
-
-
 MAX_FEATURES = 50
-
-
 MAX_GROUPS = 40  # of compared runs
-
-
 LEFT, RIGHT, BOTTOM, TOP = 0.95, 0.15, 0.65, 0.35  # inches around a panel: room for numbers, a label and a title
-
 
 # Ten colors that stay apart under color-vision deficiency (Petroff, arXiv:2107.02270).
 PALETTE = color_sequences["petroff10"]
-
 
 # matplotlib's defaults, whatever style the user has, but for these.
 styled = rc_context(
