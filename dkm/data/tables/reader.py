@@ -16,6 +16,7 @@ import lzma
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 from zipfile import BadZipFile
 
@@ -242,13 +243,10 @@ class TableReader:
             if name is not None and name not in names:
                 raise self._no_column_error(f"data.{key}", name, names)
         kinds = {key: set(getattr(config, key)) for key in ("categorical", "numeric", "dates")}
-        for key, others in (("categorical", ("numeric", "dates")), ("numeric", ("dates",))):
-            for other in others:
-                if both := kinds[key] & kinds[other]:
-                    name = min(both)
-                    raise input_error(
-                        f"data.{key}={name}", f"also in data.{other}", "one kind", f"leave it out of data.{other}"
-                    )
+        for key, other in combinations(kinds, 2):
+            if both := kinds[key] & kinds[other]:
+                remedy = f"leave it out of data.{other}"
+                raise input_error(f"data.{key}={min(both)}", f"also in data.{other}", "one kind", remedy)
         for name in sorted({*kinds["categorical"], *kinds["numeric"], *kinds["dates"]}):
             if name in config.exclude or name in (config.id, config.labels):
                 raise input_error(
