@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
+from written import assert_same
 
 from dkm.config.compose import compose, parse
 from dkm.data.datasets import load_dataset
 from dkm.training import cache as caches
 from dkm.training.trainer import Trainer
 
-SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 SMALL = [
     *("data=blobs", "data.n_samples=120", "model.hidden=[16]", "batch_size=16", "device=cpu", "clustering.n_init=2"),
     *(
@@ -41,11 +41,6 @@ METHODS = {
 
 def start(overrides: list[str], run: Path, point: Point | None = None) -> Finished:
     return train([*SMALL, *overrides, f"hydra.run.dir={run}"], run.parent / f"{run.name}_log", point)
-
-
-def assert_same(run: Path, other: Path) -> None:
-    for name in SAME:
-        assert (run / name).read_bytes() == (other / name).read_bytes(), name
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from written import SAME
 
 import dkm
 from dkm.config.compose import compose, parse
@@ -36,7 +37,6 @@ from dkm.train import main
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 RECIPES = sorted(path.stem for path in (config_dir() / "recipe").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
-SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 QUIET = ["log.tensorboard=false", "log.figures=false", "log.report=false", "clustering.n_init=1"]
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from processes import Finished, Point, on_call, train
 from sklearn.datasets import load_digits
+from written import assert_same
 
 from dkm.evaluation import metrics
 from dkm.runtime import checkpoints
 
-SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 N, BATCH_SIZE, WINDOWS, BATCHES_PER_WINDOW = 360, 20, 6, 3
 BATCHES = WINDOWS * BATCHES_PER_WINDOW
 EPOCHS = 2  # of each phase
@@ -93,12 +93,6 @@ def reference(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert finished.err == ""
     assert "read from disk" in finished.out
     return run
-
-
-def assert_same(run: Path, reference: Path) -> None:
-    for name in SAME:
-        assert (run / name).read_bytes() == (reference / name).read_bytes(), name
-    assert json.loads((run / "manifest.json").read_text())["status"] == "completed"
 
 
 def result_of(run: Path) -> dict[str, object]:

@@ -6,7 +6,6 @@ one dies: they must find out by themselves.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -25,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
+from written import manifest_of, records_of
 
 from dkm.runtime import distributed
 from dkm.runtime.signals import Signals, signals_handled
@@ -100,17 +100,12 @@ def only_line(finished: Sequence[Finished]) -> str:
 
 
 def losses_of(run: Path) -> Losses:
-    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    records = records_of(run)
     return [{k: v for k, v in r.items() if k in ("epoch", "step") or k.startswith("loss")} for r in records]
 
 
 def clusters_of(run: Path) -> np.ndarray:
     return np.loadtxt(run / "assignments.csv", delimiter=",", skiprows=1, usecols=1, dtype=int)
-
-
-def manifest_of(run: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((run / "manifest.json").read_text())
-    return manifest
 
 
 def state_of(run: Path) -> dict[str, Any]:
@@ -147,7 +142,7 @@ def files_of(run: Path) -> Counter[str]:
 
 
 def n_revived(run: Path) -> int:
-    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    records = records_of(run)
     return sum(record.get("clusters/n_revived", 0) for record in records)
 
 

@@ -17,6 +17,7 @@ import torch
 from processes import OPTIMIZER, Point, train
 from sklearn.datasets import load_digits
 from torch import Tensor
+from written import SAME
 
 from dkm.clustering.functional import kmeans_loss, soft_kmeans_loss
 from dkm.clustering.lloyd import kmeans
@@ -31,7 +32,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
-SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 QUICK = ["recipe=classic", "pretrain.epochs=4", "joint.epochs=4", "joint.tolerance=0", "log.figures=false"]
 QUICK += ["clustering.n_init=3", "evaluation.kmeans_raw=false"]
 DIGITS = ["data=digits", "augmentation=affine", *QUICK]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +13,7 @@ import pytest
 import torch
 from processes import train
 from torch import Tensor
+from written import manifest_of, records_of
 
 from dkm.clustering import functional
 from dkm.clustering.functional import kmeans_loss
@@ -31,11 +31,6 @@ TINY = [
     *("data=blobs", "data.n_samples=200", "model.hidden=[8]", "batch_size=50", "recipe=classic", "pretrain.epochs=2"),
     *("joint.epochs=2", "joint.tolerance=0", "clustering.n_init=2", *QUIET),
 ]
-
-
-def manifest_of(run: Path) -> dict[str, object]:
-    manifest: dict[str, object] = json.loads((run / "manifest.json").read_text())
-    return manifest
 
 
 # --- threads ------------------------------------------------------------------------------------------------------
@@ -113,7 +108,7 @@ def test_bf16_warns_once_where_the_processor_has_none_and_trains(
     arguments = [*TINY, "precision=bf16", f"hydra.run.dir={run}"]
     finished = train(arguments, tmp_path / "log", prepare=partial(set_capabilities, *names))
     assert (finished.code, finished.err) == (0, said)
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = records_of(run)
     assert records[1]["loss/reconstruction"] < records[0]["loss/reconstruction"]
 
 
@@ -196,7 +191,7 @@ def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
         assert finished.code == 0, finished.err
         said = [f"compile: the first step of the {phase} phase took" in finished.out for phase in ("pretrain", "joint")]
         assert said == [is_compiled] * 2
-        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        records = records_of(run)
         losses[is_compiled] = [v for r in records for k, v in r.items() if k.startswith("loss/")]
     seconds = manifest_of(tmp_path / "True")["compile_seconds"]
     assert isinstance(seconds, dict)

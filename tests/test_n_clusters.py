@@ -18,6 +18,7 @@ import torch
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
 from quick import search_quickly
 from sklearn.metrics import adjusted_rand_score, calinski_harabasz_score
+from written import SAME
 
 from dkm.clustering import neighborhood as neighborhood_module
 from dkm.clustering.agreement import agreement_of_halves
@@ -46,7 +47,6 @@ SMALL = [
 ]
 ASKED = "clustering.n_clusters=auto:3-7"
 WORDS = [*BLOBS, *SMALL, ASKED]
-SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 
 
 def main_with_quick_search() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import train
+from written import json_of, records_of, rows_of
 
 from dkm import compare, export, predict
 from dkm.estimator import DeepKMeans
@@ -46,18 +45,8 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     return run
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def column(rows: list[dict[str, str]], name: str) -> list[float]:
     return [float(row[name]) for row in rows]
-
-
-def json_of(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def copy_of(name: str, tmp_path: Path) -> Path:
@@ -70,8 +59,7 @@ def resume(run: Path, data: Path, *more: str) -> None:
 
 
 def evaluations(run: Path) -> list[tuple[str, int]]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [(record["phase"], record["epoch"]) for record in map(json.loads, lines)]
+    return [(record["phase"], record["epoch"]) for record in records_of(run)]
 
 
 PRETRAINED = [("pretrain", epoch) for epoch in (1, 2, 4, 6, 8, 10, 12)]

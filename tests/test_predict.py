@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shutil
@@ -21,6 +20,7 @@ from scipy import sparse
 from sklearn.datasets import load_digits, make_blobs
 from torch import nn
 from words import SMALL_RUN
+from written import rows_of
 
 from dkm import predict, train
 from dkm.data.reader import option_for
@@ -68,11 +68,6 @@ def run(table: Path) -> Path:
     words = ["data=csv", f"data.path={table / 't.csv'}", "data.id=customer", "data.labels=kind", "data.missing=median"]
     assert train._main([*words, *QUICK, f"hydra.run.dir={table / 'run'}"]) == 0
     return table / "run"
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("part_rows", [2048, 4096, 8 * 2048])

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from written import json_of
 
 from dkm import compare, report
 from dkm.config.compose import compose, parse
@@ -49,11 +50,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
-def json_of(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def resume(run: Path, *words: str) -> dict[str, Any]:

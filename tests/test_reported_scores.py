@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn import metrics
 from sklearn.datasets import make_blobs
 from sklearn.neighbors import kneighbors_graph
+from written import json_of, records_of, rows_of
 
 from dkm.estimator import DeepKMeans
 from dkm.train import _main as main
@@ -35,12 +34,10 @@ class Finished(NamedTuple):
 
     @property
     def result(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-        return content
+        return json_of(self.path / "result.json")
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        with (self.path / name).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return rows_of(self.path / name)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +113,7 @@ def test_the_sizes_and_their_perplexity(run: Finished) -> None:
 
 
 def test_the_last_evaluation_is_that_of_the_final_model(run: Finished) -> None:
-    record = json.loads((run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    record = records_of(run.path)[-1]
     for name in ("acc", "nmi", "ari", "silhouette", "davies_bouldin", "calinski_harabasz", "modularity_data"):
         assert record[f"metrics/{name}"] == pytest.approx(run.result[name], rel=1e-6)
     assert record["clusters/sizes"] == np.bincount(run.labels, minlength=K).tolist()

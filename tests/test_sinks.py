@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from written import manifest_of, records_of, rows_of
 
 from dkm.config.compose import compose, parse
 from dkm.config.sinks import SINKS, SinkType
@@ -31,15 +31,6 @@ BYTES = ("metrics.jsonl", "result.json", "assignments.csv", "metrics.csv", "mode
 def train(run: Path, *words: str) -> Path:
     assert main([*WORDS, *words, f"hydra.run.dir={run}"]) == 0
     return run
-
-
-def records_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def manifest_of(run: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    return manifest
 
 
 @contextmanager
@@ -111,9 +102,7 @@ def test_a_sink_is_loaded_by_its_name(name: str) -> None:
 
 
 def test_the_table_has_the_records(reference: Path) -> None:
-    with (reference / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    records = records_of(reference)
+    rows, records = rows_of(reference / "metrics.csv"), records_of(reference)
     assert len(rows) == len(records) == 6
     for row, record in zip(rows, records, strict=True):
         for key, cell in row.items():

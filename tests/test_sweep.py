@@ -16,13 +16,13 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 from processes import OPTIMIZER, Finished, Point, train
+from written import assert_same
 
 import dkm
 from dkm.config.compose import compose, parse
 from dkm.installation import install_command
 from dkm.search import sweep
 
-SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 LAUNCHERS = ["joblib", "submitit_local"]
 SMALL = [
     *("data=blobs", "data.n_samples=60", "model.hidden=[16]", "batch_size=16", "device=cpu"),
@@ -54,11 +54,6 @@ def start(arguments: Sequence[str], *, has_plugins: bool = True, **variables: st
         command(arguments, has_plugins=has_plugins), env=given, capture_output=True, text=True, check=False
     )
     return Finished(done.returncode, done.stdout, done.stderr)
-
-
-def assert_same(path: Path, other: Path) -> None:
-    for name in SAME:
-        assert (path / name).read_bytes() == (other / name).read_bytes(), name
 
 
 @pytest.fixture(scope="module")

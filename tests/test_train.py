@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import subprocess
@@ -18,6 +17,7 @@ from processes import Finished, train
 from sklearn.datasets import load_digits
 from steps import recorded_steps
 from tqdm import tqdm
+from written import SAME, records_of, rows_of
 
 from dkm.config.compose import compose, parse
 from dkm.data.datasets import load_dataset
@@ -29,7 +29,6 @@ from dkm.training.optimizers import WeightAverage
 from dkm.training.state import Clock, TrainState
 from dkm.training.trainer import Trainer
 
-SAME = ("metrics.jsonl", "result.json", "assignments.csv")
 SMALL = [
     "model.hidden=[32,16]",
     "batch_size=64",
@@ -75,17 +74,8 @@ def run_quietly(trainer: Trainer, path: Path) -> None:
     trainer.run(directory)
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with (path / "assignments.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def labels_of(path: Path) -> list[int]:
-    return [int(row["cluster"]) for row in rows_of(path)]
-
-
-def records_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [int(row["cluster"]) for row in rows_of(path / "assignments.csv")]
 
 
 # --- repeatability ------------------------------------------------------------------------------------------------
@@ -152,7 +142,7 @@ def test_no_label_reaches_the_training(run: Path, tmp_path: Path) -> None:
     assert json.loads((one / "result.json").read_text())["acc"] != json.loads((run / "result.json").read_text())["acc"]
     result = json.loads((other / "result.json").read_text())
     assert "acc" not in result
-    assert "label" not in rows_of(other)[0]
+    assert "label" not in rows_of(other / "assignments.csv")[0]
     assert result["silhouette"] == json.loads((run / "result.json").read_text())["silhouette"]
 
 
@@ -180,7 +170,7 @@ def test_no_label_reaches_any_method(method: list[str], tmp_path: Path) -> None:
     weights = [(path / "model" / "weights.safetensors").read_bytes() for path in paths]
     assert weights[0] == weights[1]
     one, other = paths
-    for ours, theirs in zip(rows_of(one), rows_of(other), strict=True):
+    for ours, theirs in zip(*(rows_of(path / "assignments.csv") for path in (one, other)), strict=True):
         assert {**ours, "label": ""} == {**theirs, "label": ""}
     against_labels = dict.fromkeys(["metrics/acc", "metrics/nmi", "metrics/ari"])
     for ours, theirs in zip(records_of(one), records_of(other), strict=True):
@@ -297,7 +287,7 @@ def test_the_result_is_that_of_the_saved_model(run: Path, labeled: list[str]) ->
     with torch.no_grad():
         z = trainer.autoencoder.encode(data.X).double()
     distances = torch.cdist(z, centroids).sort(1)
-    rows = rows_of(run)
+    rows = rows_of(run / "assignments.csv")
     assert [int(row["index"]) for row in rows] == list(range(300))
     assert [int(row["cluster"]) for row in rows] == distances.indices[:, 0].tolist()
     margin = distances.values[:, 1] - distances.values[:, 0]
@@ -758,7 +748,7 @@ def test_the_baseline_is_in_a_checkpoint_before_pretraining_begins(
 
 def test_pretraining_may_have_an_optimizer_of_its_own(run: Path, labeled: list[str], tmp_path: Path) -> None:
     def losses(phase: str, path: Path) -> list[float]:
-        records = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+        records = records_of(path)
         return [record["loss/reconstruction"] for record in records if record["phase"] == phase]
 
     quick = ["log.tensorboard=false", "log.figures=false", "log.report=false"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.image import imread
+from written import rows_of
 
 from dkm import tune
 from dkm.config.commands import TuneConfig
@@ -47,8 +47,7 @@ QUICK = [
 
 
 def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "tune.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return rows_of(folder / "tune.csv")
 
 
 # --- what varies ---
