@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from malicious import Malicious
 from torch import nn
 
 from dkm.errors import UserError
@@ -324,16 +325,6 @@ def test_a_checkpoint_of_a_later_version_is_not_taken_for_a_damaged_one(director
 
 
 # --- nothing in a checkpoint runs ---------------------------------------------------------------------------
-
-
-class Malicious:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def malicious_pickle(path, protocol=2):

@@ -26,6 +26,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from malicious import Malicious
 from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
@@ -458,16 +459,6 @@ def test_a_missing_label_file_is_refused_under_its_own_key(tmp_path: Path) -> No
     np.save(tmp_path / "x.npy", TABLE)
     text = message(NpyData(path=str(tmp_path / "x.npy"), labels=str(tmp_path / "y.npy")))
     assert text.startswith(f"data.labels={tmp_path / 'y.npy'}: no such file in {tmp_path}; ")
-
-
-class Malicious:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
-        return Path.touch, (self.marker,)
 
 
 def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:

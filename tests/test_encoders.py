@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from malicious import Malicious
 from PIL import Image
 
 from dkm import predict, train
@@ -530,19 +531,9 @@ def test_a_model_of_pixels_reads_a_folder_and_a_table(photos: Path, table: Path,
     assert (tmp_path / "o.csv").read_bytes() == expected
 
 
-class Harmful:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
 def test_weights_are_never_unpickled(tmp_path: Path, photos: Path) -> None:
-    (tmp_path / "w.pth").write_bytes(pickle.dumps(Harmful(tmp_path / "harm")))
-    torch.save({"a": Harmful(tmp_path / "harm")}, tmp_path / "w.pt")
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Malicious(tmp_path / "harm")))
+    torch.save({"a": Malicious(tmp_path / "harm")}, tmp_path / "w.pt")
     for name in ("w.pth", "w.pt"):
         with pytest.raises(UserError, match=r"data.encoder_weights=.*cannot be read as weights") as caught:
             read_folder(photos, encoder="torchvision/resnet18", encoder_weights=str(tmp_path / name))

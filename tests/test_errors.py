@@ -30,6 +30,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from malicious import Malicious
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from quick import search_quickly
@@ -574,16 +575,6 @@ FLAGS = {
 @pytest.mark.parametrize("arguments", FLAGS)
 def test_a_wrong_flag_is_refused(arguments: str, refuse: Refuse) -> None:
     assert FLAGS[arguments] in refuse(*arguments.split(" "))
-
-
-class Malicious:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
-        return Path.touch, (self.marker,)
 
 
 def test_hydras_rerun_from_a_pickle_is_refused_and_executes_nothing(tmp_path: Path, refuse: Refuse) -> None:
