@@ -83,7 +83,7 @@ FloatArray = npt.NDArray[np.float32]
 class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """k-means in the embedding of an autoencoder, both trained together.
 
-    Several fits may run at the same time in threads.
+    Several fits may run at the same time in threads, and threads may share a fitted model.
 
     Parameters
     ----------
@@ -221,6 +221,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.n_clusters_ = trainer.n_clusters
         self.n_clusters_choice_ = None if choice is None else choice.to_dict()
         self.inertia_ = clusters.inertia
+                self.model_.autoencoder.eval()  # so that `predict` need not switch it, which threads would share
         self.n_iter_ = trainer.progress.state.n_joint_epochs
         self.data_report_ = trainer.data.report.to_dict()
         self.cluster_centers_ = self.model_.centroids.numpy()

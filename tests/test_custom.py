@@ -29,7 +29,7 @@ from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.evaluation.figures.run import FIGURES
 from dkm.evaluation.scores import SCORES
-from dkm.models.autoencoder import mix_encoder
+from dkm.models.autoencoder import evaluation_mode, mix_encoder
 from dkm.models.build import build_autoencoder
 from dkm.models.description import FORMAT_VERSION
 from dkm.models.saved import load_model
@@ -152,6 +152,26 @@ def test_batch_norm_and_dropout_act_in_training_alone(here: Path, run: Run) -> N
     z = model.embed(X)
     torch.testing.assert_close(model.embed(X[:1]), z[:1])  # a row's embedding is its own
     torch.testing.assert_close(model.embed(X), z)
+
+
+def test_threads_may_share_a_model_with_batch_norm(here: Path) -> None:
+    """Each call would switch the mode back that another one still needs."""
+    (here / "mine.py").write_text(NOISY)
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    quick: dict[str, Any] = {"recipe": "classic", "pretrain_epochs": 1, "joint_epochs": 1, "n_init": 1}
+    fitted = dkm.DeepKMeans(2, config=["model=custom", "model.class=mine.Noisy"], random_state=0, **quick).fit(X)
+    fitted.save("saved")
+    for model in (fitted.model_, load_model("saved", model_class="mine.Noisy")):
+        before = {name: value.clone() for name, value in model.autoencoder.state_dict().items()}
+        rows = model.scaling.apply(X)
+        expected = model.embed(torch.from_numpy(rows))
+        one, other = evaluation_mode(model.autoencoder), evaluation_mode(model.autoencoder)
+        with one:
+            other.__enter__()
+        assert torch.equal(model.autoencoder.encode(torch.from_numpy(rows)), expected)
+        other.__exit__(None, None, None)
+        assert torch.equal(model.embed(torch.from_numpy(rows)), expected)
+        assert all(torch.equal(value, before[name]) for name, value in model.autoencoder.state_dict().items())
 
 
 def test_dropout_of_a_resumed_run_draws_the_same(here: Path, run: Run) -> None:

@@ -78,7 +78,10 @@ class Autoencoder(nn.Module):
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode within the block: batch norm and dropout act on each row alone."""
+    """Put a network into evaluation mode within the block: batch norm and dropout act on each row alone.
+
+    The mode belongs to the network: threads may share one only if it is in evaluation mode before.
+    """
     in_training = [module for module in network.modules() if module.training]
     for module in in_training:
         module.training = False

@@ -240,7 +240,7 @@ def _build_model(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
             _require_shapes(build_autoencoder(config, *sizes, seed=0), weights)
     autoencoder = build_autoencoder(config, *sizes, seed=0)
     autoencoder.load_state_dict(weights)
-    autoencoder.requires_grad_(False)
+    autoencoder.requires_grad_(False).eval()  # see `evaluation_mode`: nothing to switch while threads predict
     centroids = tensors["centroids"]
     if centroids.shape != (description["n_clusters"], description["latent_dim"]):
         raise ValueError(f"centroids of shape {tuple(centroids.shape)}")
