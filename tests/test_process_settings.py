@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dkm import DeepKMeans
-from dkm.runtime.devices import deterministic, matmul_precision, standard_torch, threads
+from dkm.runtime.devices import deterministic, matmul_precision, seeded, standard_torch, threads
 
 HAS_NEW_SETTING = hasattr(torch.backends, "fp32_precision")
 needs_new_setting = pytest.mark.skipif(not HAS_NEW_SETTING, reason="torch has only the old setting")
@@ -126,3 +126,27 @@ def test_a_fit_gives_the_same_bits_whatever_precision_the_caller_has_chosen(sett
     lowered_inertia, lowered_distances = fit()
     assert lowered_inertia == inertia
     assert np.array_equal(lowered_distances, distances)
+
+
+def test_threads_draw_from_their_own_seeds() -> None:
+    cpu = torch.device("cpu")
+    entered, has_drawn, has_left = threading.Event(), threading.Event(), threading.Event()
+
+    def draw() -> None:
+        entered.wait()
+        with seeded(2, cpu):
+            torch.rand(1)
+            has_drawn.set()
+            has_left.wait(10)
+
+    worker = threading.Thread(target=draw)
+    worker.start()
+    with seeded(1, cpu):
+        entered.set()
+        first = torch.rand(1).item()
+        has_drawn.wait(0.2)  # as long as this block is open, the other thread does not get that far
+        drawn = [first, torch.rand(1).item()]
+    has_left.set()
+    worker.join()
+    generator = torch.Generator().manual_seed(1)
+    assert drawn == [torch.rand(1, generator=generator).item() for _ in range(2)]

@@ -216,10 +216,16 @@ def standard_torch() -> Iterator[None]:
         yield
 
 
+_generators = threading.RLock()
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw torch's numbers from ``seed`` within the block; outside it, its generators go on as before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Draw torch's numbers from ``seed`` within the block; outside it, its generators go on as before.
+
+    All threads share torch's generators: one thread at a time is in such a block.
+    """
+    with _generators, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
