@@ -24,10 +24,16 @@ import numpy as np
 import pytest
 import torch
 from processes import OPTIMIZER, Finished, Point, train, train_ranks
+from torch import nn
 from written import manifest_of, records_of
 
+from dkm.config.compose import compose, parse
+from dkm.data.datasets import load_dataset
+from dkm.evaluation.clusters import assign_clusters
+from dkm.models.saved import load_model
 from dkm.runtime import distributed
 from dkm.runtime.signals import Signals, signals_handled
+from dkm.train import main
 
 N_SAMPLES, N_BATCHES = 201, 5  # batches of 40 and 41 rows: shares of 20 and 21
 PRETRAIN_EPOCHS, JOINT_EPOCHS = 3, 5
@@ -260,6 +266,53 @@ def test_three_ranks_equal_one(overrides: list[str], reference: Path, tmp_path: 
     run = tmp_path / "run"
     assert codes(train_ranks([*overrides, f"hydra.run.dir={run}"], tmp_path / "log", n_ranks=3)) == [0, 0, 0]
     assert_equal(run, reference)
+
+
+class BatchNormed(nn.Module):
+    def __init__(self, n_features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(n_features, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, latent_dim))
+        self.decoder = nn.Linear(latent_dim, n_features)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(x)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return self.decoder(z)
+
+
+def train_here() -> None:
+    """Run the command line in a process that has imported this module."""
+    main()
+
+
+@pytest.mark.thorough
+def test_batch_norm_has_the_same_statistics_in_all_ranks(tmp_path: Path) -> None:
+    """The saved model assigns as the run did, and a run that ended within an epoch goes on as one that did not."""
+    own = "model.class=test_distributed.BatchNormed"
+    words = ["data=blobs", "data.n_samples=4500", "data.blob_std=4", "model=custom", own, "batch_size=500"]
+    words += [word for word in SMALL if not word.startswith(("model.", "batch_size", "joint.epochs", "pretrain."))]
+    words += ["pretrain.epochs=1", "joint.epochs=2", "joint.average_epochs=1"]
+    whole = tmp_path / "whole"
+
+    def ranks(*words: str, points: Mapping[int, Point] | None = None) -> list[int | None]:
+        return codes(train_ranks(words, tmp_path / "log", points=points, program=train_here))
+
+    assert ranks(*words, f"hydra.run.dir={whole}") == [0, 0]
+    ends = {
+        "interrupted": ({0: Point(*OPTIMIZER, 13, signal.SIGINT)}, [130, 130]),
+        "killed": ({1: Point(*OPTIMIZER, 13)}, [1, -signal.SIGKILL]),  # rank 0 finds out in a later forward pass
+    }
+    for end, (points, expected) in ends.items():
+        run = tmp_path / end
+        assert ranks(*words, f"hydra.run.dir={run}", points=points) == expected, end
+        assert ranks(f"resume={run}", own) == [0, 0], end
+        for name in ("metrics.jsonl", "result.json", "assignments.csv", "model/weights.safetensors"):
+            assert (run / name).read_bytes() == (whole / name).read_bytes(), (end, name)
+    data = load_dataset(compose(parse(words)).config.data)
+    model = load_model(str(whole), model_class="test_distributed.BatchNormed")
+    labels = assign_clusters(model.embed(data.X), model.centroids).labels
+    assert (labels == clusters_of(whole)).all()
 
 
 # --- a rank that dies ---------------------------------------------------------------------------------------------
@@ -640,6 +693,12 @@ def exchange() -> None:
         assert distributed.mean_(torch.tensor([1.0, rank])).tolist() == [1, 0.5]
         assert math.isnan(distributed.mean_(torch.tensor(math.nan if rank else 1.0)).item())
         assert distributed.broadcast_(torch.tensor([rank + 3])).tolist() == [3]
+        norm = nn.BatchNorm1d(2)
+        norm.running_mean.fill_(rank)
+        norm.running_var[1] += 2 * rank
+        norm.num_batches_tracked += 7 + rank
+        distributed.share_buffers(norm)
+        assert [buffer.tolist() for buffer in norm.buffers()] == [[0.5, 0.5], [1, 2], 7]
         assert [distributed.any_rank(flag) for flag in (False, rank == 0, rank == 1, True)] == [False, True, True, True]
         assert distributed.gather(b"a" * (3 * rank)) == [b"", b"aaa"]
         assert distributed.gather(b"") == [b"", b""]

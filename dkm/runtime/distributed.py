@@ -32,7 +32,7 @@ from dkm.runtime import peers
 from dkm.runtime.peers import Peers, RankFailure
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
@@ -360,6 +360,23 @@ def broadcast_(tensor: Tensor) -> Tensor:
         with peers_needed():
             distributed.broadcast(tensor, src=0, group=_group)
     return tensor
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Replace the floating-point buffers of a module by their mean over the ranks, all others by those of rank 0."""
+    if not is_several():
+        return
+    import torch
+
+    buffers = list(module.buffers())
+    floating = [buffer for buffer in buffers if buffer.is_floating_point()]
+    others = [buffer for buffer in buffers if not (buffer.is_floating_point() or buffer.is_complex())]
+    for group, dtype, share in ((floating, torch.float64, mean_), (others, torch.int64, broadcast_)):
+        if group:
+            flat = share(torch.cat([buffer.detach().flatten().to(dtype) for buffer in group]))
+            parts = torch.split(flat, [buffer.numel() for buffer in group])
+            for buffer, values in zip(group, parts, strict=True):
+                buffer.detach().copy_(values.view_as(buffer))
 
 
 def any_rank(flag: bool) -> bool:

@@ -117,7 +117,8 @@ class Phase:
                     self._objective,
                     device_ids=[device] if device.type == "cuda" else None,
                     process_group=distributed.current_group(),
-                    broadcast_buffers=False,  # every rank has the same assignments already
+                    # Every rank has the same assignments already; those of the network see `distributed.share_buffers`.
+                    broadcast_buffers=False,
                     gradient_as_bucket_view=True,
                 )
         if not is_compiled:

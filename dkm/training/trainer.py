@@ -118,6 +118,8 @@ class Trainer:
         self.augment = build_augmentation(config.augmentation, data.image_shape)
         self.autoencoder = self._build_autoencoder(config.seed)
         require_halves(config, self.autoencoder)
+        # Such as the running statistics of batch norm in a network of the user's own.
+        self._has_buffers = next(self.autoencoder.buffers(), None) is not None
         self.clustering: ClusteringLoss = build_clustering(
             config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.n_epochs
         ).to(self.device)
@@ -435,11 +437,14 @@ class Trainer:
                         x = self.augment(x, seed, first=batch.first, n_rows=batch.n_rows)
                 phase.set_lr(learning_rate(settings.schedule, settings.lr, step, n_steps))
                 share = len(x) * distributed.world_size() / batch.n_rows
+                if self._has_buffers:
+                    self._is_state_consistent = False  # from the forward pass on, which changes them
                 with self._autocast(), self._draws_seeded(number):
                     local = phase.forward(x, batch.rows, share)
                 phase.optimizer.zero_grad()
                 local.total.backward()  # type: ignore[no-untyped-call]
                 terms = distributed.mean_(torch.stack(local).detach())
+                distributed.share_buffers(self.autoencoder)
                 self._steps.terms[number] = terms
                 torch.maximum(phase.is_broken, (~terms[0].isfinite()).float(), out=phase.is_broken)
                 if is_evaluated and number == n_batches - 1:
