@@ -6,10 +6,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from dkm.clustering.methods import build_clustering
 from dkm.config.compose import compose, parse
 from dkm.config.run import Config
+from dkm.models.autoencoder import Autoencoder
 from dkm.models.mlp import mlp_autoencoder
 from dkm.training.phase import Phase
 
@@ -51,6 +53,26 @@ def test_weights_are_averaged_over_so_many_epochs_and_one_step_or_more(
 def test_without_epochs_no_weights_are_averaged(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.joint, "average_epochs", 0.0)
     assert phase_of(config).average is None
+
+
+def test_the_running_statistics_of_batch_norm_are_averaged_with_the_weights(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config.joint, "average_epochs", 2.0)
+    norm = nn.BatchNorm1d(3)
+    autoencoder = Autoencoder(nn.Sequential(nn.Linear(6, 3), norm), nn.Linear(3, 6), 3)
+    clustering = build_clustering(config.clustering, 4, 3, 20, 5)
+    phase = Phase(config, config.joint, autoencoder, clustering, n_batches=N_BATCHES, on_compiled=lambda seconds: None)
+    assert norm.running_mean is not None
+    expected = torch.zeros(3)
+    for seed in range(2):
+        step(phase, seed)
+        expected = 0.95 * expected + 0.05 * norm.running_mean
+    raw = norm.running_mean.clone()
+    with phase.averaged():
+        torch.testing.assert_close(norm.running_mean, expected)
+    assert torch.equal(norm.running_mean, raw)
+    assert norm.num_batches_tracked == 2
 
 
 def test_a_phase_continues_from_its_state_to_the_same_bits(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

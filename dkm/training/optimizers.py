@@ -90,13 +90,13 @@ class WeightAverage:
 
     Parameters
     ----------
-    parameters : iterable of Parameters
-        The average starts at their present values.
+    parameters : iterable of Tensors
+        Parameters, and buffers that belong to them. The average starts at their present values.
     decay : float in [0, 1)
         The part of the average that remains after a step; it spans about ``1 / (1 - decay)`` steps.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
         self.decay = decay
         self._parameters = [parameter.detach() for parameter in parameters]  # the same memory
         self._averages = [parameter.clone() for parameter in self._parameters]

@@ -101,7 +101,9 @@ class Phase:
         self.average: WeightAverage | None = None
         if is_joint and config.joint.average_epochs > 0:
             n_steps = max(1.0, config.joint.average_epochs * n_batches)
-            everything = [*autoencoder.parameters(), clustering.centroids]
+            # With the buffers, such as the running statistics of batch norm, which belong to the weights.
+            buffers = [buffer for buffer in autoencoder.buffers() if buffer.is_floating_point()]
+            everything = [*autoencoder.parameters(), *clustering.parameters(), *buffers]
             self.average = WeightAverage(everything, decay=1 - 1 / n_steps)
         self.is_broken = torch.zeros((), device=self._centroids.device)
         self.optimizer.found_inf = self.is_broken  # type: ignore[attr-defined]  # read by fused optimizers
