@@ -183,6 +183,41 @@ def test_dropout_of_a_resumed_run_draws_the_same(here: Path, run: Run) -> None:
     assert (here / "longer" / "metrics.jsonl").read_bytes() == (here / "whole" / "metrics.jsonl").read_bytes()
 
 
+SCALED_LOSS = """
+import torch
+from torch import nn
+from dkm.clustering.losses.base import ClusteringLoss
+class Scaled(ClusteringLoss):
+    def __init__(self, n_clusters, latent_dim, n_samples):
+        super().__init__(n_clusters, latent_dim, n_samples)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+    @classmethod
+    def from_config(cls, config, *, n_clusters, latent_dim, n_samples, n_epochs):
+        return cls(n_clusters, latent_dim, n_samples)
+    def forward(self, z, index):
+        return torch.cdist(z, self.centroids).amin(1).mean() * torch.exp(-self.log_scale) + self.log_scale
+class Alone(nn.Module):
+    def __init__(self, n_clusters, latent_dim):
+        super().__init__()
+        self.centroids = nn.Parameter(torch.zeros(n_clusters, latent_dim))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+    forward = Scaled.forward
+"""
+
+
+@pytest.mark.parametrize(("name", "key"), [("Scaled", "log_scale"), ("Alone", "module.log_scale")])
+def test_all_parameters_of_a_clustering_loss_are_trained(name: str, key: str, here: Path, run: Run) -> None:
+    (here / "mine.py").write_text(SCALED_LOSS)
+    words = ["data=blobs", "clustering=custom", f"clustering.class=mine.{name}", *QUICK, "joint.average_epochs=1"]
+    assert run(*words, "hydra.run.dir=run") == (0, "")
+    state = torch.load(here / "run" / "checkpoints" / "last.pt", weights_only=True)
+    value = state["clustering"][key].item()
+    assert value != 0
+    scalars = [average.item() for average in state["average"] if average.dim() == 0]
+    assert len(scalars) == 1
+    assert 0 < scalars[0] / value < 1  # the average follows it
+
+
 NOISY_LOSS = """
 import torch
 from torch import nn

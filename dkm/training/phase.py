@@ -77,8 +77,8 @@ class Phase:
         autoencoder.require_decoder_grad(reconstruction_weight > 0)
         parameters = [p for p in autoencoder.parameters() if p.requires_grad]
         centroids = clustering.centroids if is_joint and clustering.centroids.requires_grad else None
-        if centroids is not None:
-            parameters.append(centroids)
+        if is_joint:  # centroids, and what a loss of the user's own has beside them
+            parameters += [p for p in clustering.parameters() if p.requires_grad]
         chosen = regularized_parameters(regularization, autoencoder, centroids)
         self._regularized = [p for p in chosen if p.requires_grad]  # excludes a frozen decoder
         self._l2_strength: float = getattr(regularization, "strength", 0.0)

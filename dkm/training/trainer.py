@@ -581,7 +581,7 @@ class Trainer:
 
     def _require_finite(self) -> None:
         state = self.progress.state
-        parameters = [*self.autoencoder.parameters(), self.clustering.centroids]
+        parameters = [*self.autoencoder.parameters(), *self.clustering.parameters()]
         require_finite(self._steps.terms[: state.batch], parameters, state)
 
     # --- parts ---

@@ -17,7 +17,7 @@ from dkm.errors import UserError
 class CustomClustering(ClusteringLoss):
     """Adapter that gives a module with ``forward(z, index)`` and ``centroids`` the interface of ``ClusteringLoss``.
 
-    The optimizer updates its centroids; empty clusters are not revived.
+    The optimizer updates its parameters; empty clusters are not revived.
     """
 
     def __init__(self, module: nn.Module, centroids: nn.Parameter, n_samples: int) -> None:
