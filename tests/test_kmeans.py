@@ -452,6 +452,18 @@ def test_clusters_without_a_point_to_start_from_are_refused(n_clusters):
         kmeans(normal(4, 2), n_clusters)
 
 
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ({"init": "kmeans++"}, r"init='kmeans\+\+': expected one of k-means\+\+, random;"),
+        ({"n_init": 0}, "n_init=0: expected 1 or more starts;"),
+    ],
+)
+def test_other_starts_are_refused(mistake, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        kmeans(normal(4, 2), 2, **mistake)
+
+
 # --- starts -------------------------------------------------------------------------------------------------
 
 

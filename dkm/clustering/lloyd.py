@@ -56,6 +56,8 @@ def kmeans_restarts(
     ----------
     z : Tensor of shape (N, D), floating point
         N >= n_clusters, finite. Half precision is computed in float32.
+    n_init : int
+        At least 1.
     init : {"k-means++", "random"}
         ``random`` starts from distinct random points.
 
@@ -67,11 +69,15 @@ def kmeans_restarts(
     Raises
     ------
     ValueError
-        If there are more clusters than points, or a value that is nan or inf.
+        If there are more clusters than points, or a value that is nan or inf, or for another ``n_init`` or ``init``.
     """
     N = len(z)
     if not 1 <= n_clusters <= N:
         raise ValueError(f"n_clusters={n_clusters}: expected 1 to n_samples={N}")
+    if n_init < 1:
+        raise ValueError(f"n_init={n_init}: expected 1 or more starts; the default is n_init=20")
+    if init not in _STARTS:
+        raise ValueError(f"init={init!r}: expected one of {', '.join(_STARTS)}; the default is init='k-means++'")
     z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
     n_non_finite = int((~z.isfinite()).sum())
     if n_non_finite > 0:
@@ -83,7 +89,7 @@ def kmeans_restarts(
     origin = z.mean(0)
     centered = z - origin  # scores round well near the origin
     tolerance = TOLERANCE * centered.var(0, correction=0).mean().item()
-    start = _plus_plus if init == "k-means++" else _random_points
+    start = _STARTS[init]
     results: list[Assignment] = []
     for _ in range(n_init):
         centroids = _lloyd(centered, start(centered, n_clusters, generator), tolerance) + origin
@@ -158,6 +164,9 @@ def _plus_plus(z: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor
         chosen.append(trials[best])
         closest = reach[best]
     return z[torch.cat(chosen)]
+
+
+_STARTS = {"k-means++": _plus_plus, "random": _random_points}
 
 
 def _running_sums(values: Tensor) -> Tensor:
