@@ -359,8 +359,9 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         """Return the modularity of the clusters of X in the data, not in the embedding; ``y`` is ignored.
 
         The graph is that of the 20 nearest neighbors of X, scaled as in training; of fewer than 160 rows, of an eighth
-        of them and at least 2. Higher is better. It compares models, unlike the inertia in the embedding, which any
-        setting can shrink.
+        of them and at least 2. Of more than 10,000 rows, 10,000 random ones are compared; of more than 100 features,
+        their first 100 principal components, unless X are images or embeddings. Higher is better. It compares models,
+        unlike the inertia in the embedding, which any setting can shrink.
         """
         rows, _, clusters = self._cluster(X)
         is_image = self.model_.image_shape is not None

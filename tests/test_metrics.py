@@ -441,6 +441,14 @@ def test_the_graph_of_many_features_is_that_of_their_principal_components_but_fo
     assert sample_neighbors(X, 150).modularity(labels) != sample_neighbors(X, 150, is_image=True).modularity(labels)
 
 
+def test_the_principal_components_are_those_of_the_rows_in_the_graph():
+    X = np.random.default_rng(0).normal(size=(300, 200))
+    X[draw_rows(300, 300)[150:], :100] *= 10  # the spread of rows that are left out
+    sample, in_order = sample_neighbors(X, 150), np.sort(draw_rows(300, 150))
+    graph = neighbor_graph(principal_components(X[in_order])[np.searchsorted(in_order, sample.rows)], 18)
+    assert (sample.graph != graph).nnz == 0
+
+
 @pytest.mark.parametrize(
     ("n_points", "expected"),
     [(2, 2), (3, 2), (15, 2), (23, 2), (24, 3), (100, 12), (159, 19), (160, 20), (161, 20), (10_000, 20)],

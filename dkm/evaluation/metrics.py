@@ -220,7 +220,7 @@ class NeighborSample(NamedTuple):
 def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False) -> NeighborSample | None:
     """Join at most ``max_samples`` random rows of X (n, F) to their nearest neighbors, see `n_compared`.
 
-    Distances are those of `principal_components`, but of images those of all pixels.
+    Distances are those of the `principal_components` of these rows, but of images those of all pixels.
 
     The graph is the same for all clusterings of the rows, wherever they were found, so that its modularity compares
     them. None for fewer than two rows, and where some are not finite or too far from each other for float32.
@@ -228,5 +228,7 @@ def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False)
     rows = draw_rows(len(X), max_samples)
     if len(rows) < 2 or not np.isfinite(X[rows]).all() or not has_distances(X):
         return None
-    points = X if is_image else principal_components(X)
-    return NeighborSample(rows, neighbor_graph(points[rows], n_compared(len(rows))))
+    in_order = np.sort(rows)  # of all rows the components are those of X to the last bit
+    points = X[in_order] if is_image else principal_components(X[in_order])
+    points = points[np.searchsorted(in_order, rows)]
+    return NeighborSample(rows, neighbor_graph(points, n_compared(len(rows))))
