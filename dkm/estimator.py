@@ -42,6 +42,7 @@ from dkm.evaluation import printed_scores
 from dkm.evaluation.clusters import Clusters, assign_clusters, require_finite_distances
 from dkm.evaluation.metrics import sample_neighbors
 from dkm.models.saved import SavedModel, load_model
+from dkm.evaluation.prediction import unit_doubt
 from dkm.runs.directory import Unwritten
 from dkm.runtime.devices import deterministic, standard_torch, threads
 from dkm.training.n_clusters import Choice, find_number, with_largest_number
@@ -337,7 +338,13 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     # --- a fitted model ---
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """Return the cluster of each row of X (N, F). A feature with one value in training is ignored."""
+        """Return the cluster of each row of X (N, F). A feature with one value in training is ignored.
+
+        Warns
+        -----
+        UserWarning
+            If X seems to be in another unit than the training rows. So do ``transform``, ``embed`` and ``score``.
+        """
         _, _, clusters = self._cluster(X)
         return clusters.labels
 
@@ -351,7 +358,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def embed(self, X: Any) -> FloatArray:
         """Return the encoder's output for each row of X (N, F): (N, D)."""
         with standard_torch():
-            rows = self._rows(X)
+            rows = self._rows(X, stacklevel=3)
             embedding: FloatArray = self.model_.embed(rows).numpy()
         return embedding
 
@@ -371,7 +378,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def _cluster(self, X: Any) -> tuple[Tensor, Tensor, Clusters]:
         """Return the scaled rows (N, F) of X, their embedding (N, D) and their clusters."""
         with standard_torch():
-            rows = self._rows(X)
+            rows = self._rows(X, stacklevel=4)
             z = self.model_.embed(rows)
             clusters = assign_clusters(z, self.model_.centroids)
         try:
@@ -380,7 +387,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             raise ValueError(str(error)) from error
         return rows, z, clusters
 
-    def _rows(self, X: Any) -> Tensor:
+    def _rows(self, X: Any, stacklevel: int) -> Tensor:
+        """Return the scaled rows (N, F) of X; ``stacklevel`` is that of the user's call, for a warning."""
         check_is_fitted(self)
         fill = self.model_.fill  # a run may have filled gaps in its data; `fit` does not
         finite = True if fill is None else "allow-nan"
@@ -392,6 +400,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         if not np.isfinite(scaled).all():
             raise ValueError("X: expected values that are finite as float32 once they are scaled; correct the largest")
         return torch.from_numpy(scaled)
+        if (doubt := unit_doubt(self.model_.scaling, rows)) is not None:
+            warnings.warn(f"X: {doubt}", stacklevel=stacklevel)
 
     # --- files ---
 

@@ -481,6 +481,18 @@ def test_an_empty_cluster_is_told() -> None:
         small(3).fit(two_points)
 
 
+@pytest.mark.parametrize("method", ["predict", "transform", "embed", "score"])
+def test_values_in_another_unit_than_in_training_are_told_once(method: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(60, 16))
+    model = small(2, image_shape=(1, 4, 4)).fit(pixels)
+    assert model.model_.scaling.kind == "unit"
+    getattr(model, method)(pixels)
+    with pytest.warns(UserWarning, match="^X: values from 0 to 1, and those of the training data were from 0") as told:
+        getattr(model, method)(pixels / 255)
+    assert len(told) == 1
+    assert method == "transform" or told[0].filename == __file__  # scikit-learn wraps `transform`
+
+
 def test_set_output_names_the_distances() -> None:
     frame = small().set_output(transform="pandas").fit_transform(pd.DataFrame(X, index=range(7, 307)))
     assert frame.columns.tolist() == [f"deepkmeans{k}" for k in range(4)]
