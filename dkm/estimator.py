@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import copy
 import functools
+import logging
 import math
 import os
 import re
@@ -79,6 +80,9 @@ _REFUSED = {
 _FIXED = ("data=npy", "data.path=X", "log.progress=off")
 
 FloatArray = npt.NDArray[np.float32]
+
+# What the user must know, `fit` warns about. No command imports this module: their log messages reach the terminal.
+logging.getLogger("dkm").addHandler(logging.NullHandler())
 
 
 class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -479,6 +481,19 @@ def test_an_empty_cluster_is_told() -> None:
     two_points = np.repeat([[1.0, 2.0], [3.0, 4.0]], 50, axis=0)
     with pytest.warns(ConvergenceWarning, match="^n_clusters=3: only 2 clusters have rows"):
         small(3).fit(two_points)
+
+
+@pytest.mark.thorough
+def test_nothing_but_warnings_reaches_standard_error() -> None:
+    program = """
+import warnings, numpy as np
+from dkm import DeepKMeans
+warnings.simplefilter("ignore")
+X = np.repeat([[1.0, 2.0], [3.0, 4.0]], 50, axis=0)
+DeepKMeans(3, recipe="classic", pretrain_epochs=1, joint_epochs=1, n_init=1, hidden=(4,), random_state=0).fit(X)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stderr == ""
 
 
 @pytest.mark.parametrize("method", ["predict", "transform", "embed", "score"])

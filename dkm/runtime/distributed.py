@@ -530,7 +530,8 @@ class _OwnWarnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.add(record.getMessage())
-        if len(logging.getLogger("dkm").handlers) == 1 and logging.lastResort is not None:  # the run has no log yet
+        others = (h for h in logging.getLogger("dkm").handlers if not isinstance(h, _OwnWarnings | logging.NullHandler))
+        if next(others, None) is None and logging.lastResort is not None:  # the run has no log yet
             logging.lastResort.handle(record)
 
 
