@@ -183,8 +183,9 @@ class KMeansConfig(JointClusteringConfig):
     )
     self_paced: bool = setting(
         False,
-        "Whether to leave out, in each epoch but the first, points whose distance to their centroid exceeds the mean "
-        "distance plus a multiple of its standard deviation. The multiple grows from 0 to 1 over the phase (ASPC-DA).",
+        "Whether to leave out, in each epoch but the first, points whose squared distance to their centroid exceeds "
+        "the mean squared distance plus a multiple of its standard deviation. The multiple grows from 0 to 1 over the "
+        "phase (ASPC-DA).",
     )
     norm_weight: float = setting(
         0.0,
