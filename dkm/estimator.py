@@ -42,8 +42,8 @@ from dkm.errors import UserError, reason
 from dkm.evaluation import printed_scores
 from dkm.evaluation.clusters import Clusters, assign_clusters, require_finite_distances
 from dkm.evaluation.metrics import sample_neighbors
-from dkm.models.saved import SavedModel, load_model
 from dkm.evaluation.prediction import unit_doubt
+from dkm.models.saved import SavedModel, load_model
 from dkm.runs.directory import Unwritten
 from dkm.runtime.devices import deterministic, standard_torch, threads
 from dkm.training.n_clusters import Choice, find_number, with_largest_number
@@ -113,7 +113,8 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     batch_size : int, optional
         Number of rows in a training step.
     tol : float, optional
-        The joint training stops when less than this fraction of the labels changes in an epoch.
+        The joint training stops when less than this fraction of the labels changes in an epoch; with labels that are
+        held, as by the default recipe, when the nearest centroids give other labels to less than this fraction.
     random_state : int, RandomState instance or None
         Seed. With an int the results are those of ``python -m dkm.train seed=...`` on the same array, bit for bit.
     image_shape : tuple of int, optional
@@ -220,13 +221,13 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 trainer.run(run)
                 clusters = assign_clusters(trainer.embed(), trainer.clustering.centroids.detach())
                 self.model_ = trainer.saved_model(clusters.inertia).to(torch.device("cpu"))
+                self.model_.autoencoder.eval()  # so that `predict` need not switch it, which threads would share
         except UserError as error:
             raise ValueError(self._with_parameter_names(str(error))) from error
         self.labels_ = clusters.labels
         self.n_clusters_ = trainer.n_clusters
         self.n_clusters_choice_ = None if choice is None else choice.to_dict()
         self.inertia_ = clusters.inertia
-                self.model_.autoencoder.eval()  # so that `predict` need not switch it, which threads would share
         self.n_iter_ = trainer.progress.state.n_joint_epochs
         self.data_report_ = trainer.data.report.to_dict()
         self.cluster_centers_ = self.model_.centroids.numpy()
@@ -399,13 +400,13 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         rows = validate_data(self, X, dtype=_ANY_NUMBERS, reset=False, ensure_all_finite=finite)
         if fill is not None and rows.dtype.kind == "f":
             rows = np.where(np.isnan(rows), np.array(fill), rows)
+        if (doubt := unit_doubt(self.model_.scaling, rows)) is not None:
+            warnings.warn(f"X: {doubt}", stacklevel=stacklevel)
         with np.errstate(over="ignore"):
             scaled = self.model_.scaling.apply(rows)
         if not np.isfinite(scaled).all():
             raise ValueError("X: expected values that are finite as float32 once they are scaled; correct the largest")
         return torch.from_numpy(scaled)
-        if (doubt := unit_doubt(self.model_.scaling, rows)) is not None:
-            warnings.warn(f"X: {doubt}", stacklevel=stacklevel)
 
     # --- files ---
 
