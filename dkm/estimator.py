@@ -400,7 +400,7 @@ class DeepKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         rows = validate_data(self, X, dtype=_ANY_NUMBERS, reset=False, ensure_all_finite=finite)
         if fill is not None and rows.dtype.kind == "f":
             rows = np.where(np.isnan(rows), np.array(fill), rows)
-        if (doubt := unit_doubt(self.model_.scaling, rows)) is not None:
+        if (doubt := unit_doubt(self.model_.scaling, rows, self.model_.features)) is not None:
             warnings.warn(f"X: {doubt}", stacklevel=stacklevel)
         with np.errstate(over="ignore"):
             scaled = self.model_.scaling.apply(rows)

@@ -441,6 +441,24 @@ def test_values_in_another_unit_than_in_training_are_doubted(
     assert found == doubt if doubt is None else str(found).startswith(doubt)
 
 
+@pytest.mark.parametrize("kind", ["standard", "centered"])
+def test_a_column_far_from_that_of_training_is_doubted(kind: str) -> None:
+    random = np.random.default_rng(0)
+    flags = (random.uniform(size=(500, 1)) < 0.002).astype(np.float64)
+    X = np.concatenate([random.normal(64, 20, size=(500, 2)), flags], axis=1)
+    scaling = Scaling.fit([X], kind)
+    assert unit_doubt(scaling, X) is None
+    thousands = X * [1, 1000, 1]
+    found = str(unit_doubt(scaling, thousands, ["age", "income", "is_new"]))
+    assert found.startswith("column income has a median of 6")
+    assert found.endswith(": give the model values in the same unit")
+    assert "where the mean of the training data was 6" in found
+    assert str(unit_doubt(scaling, X * [1000, 1000, 1])).startswith("feature 0 (counted from 0) has a median of 6")
+    assert "likewise 1 more" in str(unit_doubt(scaling, X * [1000, 1000, 1]))
+    assert unit_doubt(scaling, np.repeat([[64.0, 64.0, 1.0]], 20, axis=0)) is None  # a rare flag, set everywhere
+    assert unit_doubt(scaling, thousands[:3]) is None  # few rows may be unusual ones
+
+
 # --- refused ------------------------------------------------------------------------------------------------
 
 

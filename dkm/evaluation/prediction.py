@@ -19,6 +19,7 @@ from dkm.config.data import FileData, ImageData, MatrixData, TableData, TextData
 from dkm.config.groups import GROUPS
 from dkm.config.messages import describe
 from dkm.config.resolved import escaped, section_of
+from dkm.data.scaling import to_rows
 from dkm.errors import UserError, input_error
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ _MAX_LOGARITHM = 20
 _LARGE_RANGE = 100
 # New values are hardly ever this many times the largest of the training data.
 _MAX_EXCESS = 4
+# The rows of which medians are taken, at least and at most, and how many times the spread of the training data a median
+# may be from their mean: an amount in another unit is much further, other customers are not.
+_FEWEST_LOOKED_AT, _N_LOOKED_AT, _FAR = 10, 1_000, 20
 
 
 def input_reader(path: str, model: SavedModel, words: Sequence[str] = (), key: str = "input") -> InputReader:
@@ -146,7 +150,7 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
     differing = np.zeros(len(constant), dtype=np.int64)  # number of rows, by constant feature
     doubt: str | None = None
     for i, part in enumerate(prefetch(as_read, parts)):
-        doubt = unit_doubt(model.scaling, part.X) if i == 0 else doubt
+        doubt = unit_doubt(model.scaling, part.X, model.features) if i == 0 else doubt
         rows = scaled_rows(model, part.X, source, part.position)
         if len(constant):
             differing += model.scaling.differs_in_constant(part.X).sum(axis=0)
@@ -171,11 +175,14 @@ def assign_parts(model: SavedModel, parts: Iterator[Part], source: str, config: 
         _warn_of_constant(model, source, constant[differing > 0], differing[differing > 0])
 
 
-def unit_doubt(scaling: Scaling, X: Array) -> str | None:
+def unit_doubt(scaling: Scaling, X: Array, features: Sequence[str] | None = None) -> str | None:
     """Return why rows (n, ...) seem to be in another unit than those that a scaling was fitted to, None if not.
 
-    Pixels are from 0 to 1 or from 0 to 255, and counts are often given as their logarithm.
+    Pixels are from 0 to 1 or from 0 to 255, counts are often given as their logarithm, and a column of a table, named
+    in ``features``, may be in thousands.
     """
+    if scaling.kind in ("standard", "centered"):
+        return _column_doubt(scaling, to_rows(X[:_N_LOOKED_AT]), features)
     if scaling.kind not in ("counts", "unit"):
         return None
     low, high = float(X.min()), float(X.max())
@@ -193,9 +200,31 @@ def unit_doubt(scaling: Scaling, X: Array) -> str | None:
     return None
 
 
+def _column_doubt(scaling: Scaling, X: Array, features: Sequence[str] | None) -> str | None:
+    """Return which features of X (n, F) have a median that is far from their mean in training, None if none has."""
+    if len(X) < _FEWEST_LOOKED_AT:
+        return None
+    shift, scale = (np.broadcast_to(np.array(part), scaling.n_features) for part in (scaling.shift, scaling.scale))
+    median = np.median(X, axis=0)
+    is_far = np.abs(median - shift) > _FAR * scale  # a constant feature has an infinite scale
+    is_far &= ~np.isin(X, (0, 1)).all(axis=0)  # a rare level or flag that all rows have
+    if not is_far.any():
+        return None
+    first, *others = map(int, np.flatnonzero(is_far))
+    more = f", and likewise {len(others):,} more" if others else ""
+    return (
+        f"{_name_of(first, features)} has a median of {median[first]:g}, where the mean of the training data was "
+        f"{shift[first]:g}{more}: give the model values in the same unit"
+    )
+
+
+def _name_of(feature: int, features: Sequence[str] | None) -> str:
+    return f"feature {feature} (counted from 0)" if features is None else f"column {features[feature]}"
+
+
 def _warn_of_constant(model: SavedModel, source: str, constant: Int64Array, n_rows: Int64Array) -> None:
     first, value = int(constant[0]), np.broadcast_to(np.array(model.scaling.shift), model.scaling.n_features)
-    name = f"feature {first} (counted from 0)" if model.features is None else f"column {model.features[first]}"
+    name = _name_of(first, model.features)
     was = "" if model.scaling.total is not None else f" ({value[first]:g})"
     more = f", and likewise {len(constant) - 1:,} more" if len(constant) > 1 else ""
     log.warning(
