@@ -435,9 +435,8 @@ class TableReader:
             self._note_outliers(sample, plan)
 
     def _report_left_out(self) -> None:
-        for why, n in self._n_left_out.items():
+        for why, n in (*self._n_left_out.items(), *self._source.left_out.items()):
             self.report.leave_out("rows", n, why)
-        self.report.leave_out("rows", self._source.n_empty, "nothing but delimiters and spaces")
 
     def _count_filled(self, gaps: Mask, plan: TablePlan) -> None:
         counts = gaps.sum(axis=0)

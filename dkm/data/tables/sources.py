@@ -19,6 +19,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Protocol, cast
 
 import pyarrow as pa
@@ -61,6 +62,8 @@ _LARGEST_INT = 2**63 - 1
 _INT_DIGITS = 18  # that every 64-bit integer of as many digits has
 _LEADING_ZERO = re.compile(r"[+-]?0\d+")
 _NULLS = sorted(USUAL_MARKS)
+# Why a row of another width than the others is left out.
+_EMPTY = "nothing but delimiters and spaces"
 _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt", ".data", ".tab", ".gz", ".bz2", ".xz", ".zip", ".zst"),
     "parquet": (".parquet", ".pq", ".parq"),
@@ -82,8 +85,8 @@ class Source(Protocol):
     categories: frozenset[str]
 
     @property
-    def n_empty(self) -> int:
-        """The rows of nothing but delimiters, of another width than the others, that the last pass has left out."""
+    def left_out(self) -> Mapping[str, int]:
+        """The number of rows that the last pass has left out for each reason."""
         ...
 
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
@@ -205,11 +208,11 @@ class TextSource:
         self.has_header, self.decimal, self.thousands = first.has_header, first.decimal, first.thousands
         self.decisions = {**_told_files(files), **first.decisions}
         self._types = {name: self._type_of(place) for place, name in enumerate(first.names)}
-        self._n_empty = dict.fromkeys((path for path, _ in files), 0)
+        self._left_out: dict[Path, Counter[str]] = {}
 
     @property
-    def n_empty(self) -> int:
-        return sum(self._n_empty.values())
+    def left_out(self) -> Mapping[str, int]:
+        return sum(self._left_out.values(), Counter())
 
     def batches(self, columns: Sequence[str], texts: Sequence[str], n_rows: int | None) -> Iterator[pa.Table]:
         types = {name: pa.string() if name in texts else self._types.get(name, pa.string()) for name in columns}
@@ -265,11 +268,11 @@ class TextSource:
         bad: list[pa_csv.InvalidRow] = []
         encoding = dialect.encoding.replace("utf-8-sig", "utf-8")
         delimiter = "," if dialect.delimiter == WHITESPACE else dialect.delimiter
-        self._n_empty[path] = 0
+        left_out = self._left_out[path] = Counter()
 
         def handle(row: pa_csv.InvalidRow) -> str:
             if not (row.text or "").strip(f" \t{delimiter}"):
-                self._n_empty[path] += 1
+                left_out[_EMPTY] += 1
                 return "skip"
             bad.append(row)
             return "error"
@@ -500,7 +503,8 @@ def _rechunk(batches: Iterator[pa.RecordBatch], n_rows: int | None, skip: int) -
 class ArrowSource:
     """Parquet and Feather files, whose columns have types."""
 
-    is_text, has_header, decimal, thousands, n_empty = False, True, ".", "", 0
+    is_text, has_header, decimal, thousands = False, True, ".", ""
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
         self, files: Sequence[tuple[Path, Mapping[str, str]]], kind: str, source: str, limit: UnpackingLimit
