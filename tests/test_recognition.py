@@ -72,6 +72,13 @@ def test_text_of_another_name_is_read_by_its_content(
     assert recognize(name) == (option, why)
 
 
+def test_a_damaged_gzip_file_is_left_to_the_reader_of_its_kind(here: Path) -> None:
+    content = bytearray(gzip.compress(TABLE.encode()))
+    content[10] |= 0b110  # a type of block that does not exist
+    (here / "x.csv.gz").write_bytes(content)
+    assert recognize("x.csv.gz").option == "csv"
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
 def test_compressed_text_is_read_by_its_content(compress, here: Path) -> None:  # type: ignore[no-untyped-def]
     (here / "x.gz").write_bytes(compress((TABLE * 9000).encode()))

@@ -17,6 +17,7 @@ import lzma
 import os
 import shlex
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -202,7 +203,7 @@ def _decompress(head: bytes) -> bytes:
     try:
         while len(text) < _HEAD_BYTES and (block := opened.read(1024)):
             text += block
-    except (EOFError, OSError, lzma.LZMAError):  # it is cut off
+    except (EOFError, OSError, lzma.LZMAError, zlib.error):  # it is cut off, or damaged
         pass
     return bytes(text)
 
