@@ -479,6 +479,26 @@ def test_compression_is_found_by_content(how: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.X, B)
 
 
+def test_codes_keep_leading_zeros_that_begin_below_the_first_rows(tmp_path: Path) -> None:
+    ids = [*range(99_999, 97_499, -1), *range(9_999, 9_499, -1)]
+    numbers = RNG.integers(150, 200, 3000)
+    rows = [f"{i:05},{20_000 + i % 7 if k < 2500 else '01234'},{numbers[k]}\n" for k, i in enumerate(ids)]
+    part, reader = read_text(tmp_path, "cust_id,zip,height\n" + "".join(rows))
+    assert part.ids is not None
+    assert part.ids[[0, 2500, 2999]].tolist() == ["99999", "09999", "09500"]
+    assert columns(reader)["zip"] == ("feature", "category")
+    assert part.features[-1] == "height"
+    np.testing.assert_array_equal(part.X[:, -1], numbers)
+
+
+def test_an_id_keeps_a_zero_before_numbers_of_any_length(tmp_path: Path) -> None:
+    ids = [str(i) for i in range(1, 2600)]
+    ids[2500] = "09999"
+    part, _ = read_text(tmp_path, "id,x\n" + "".join(f"{i},{RNG.normal():.3f}\n" for i in ids))
+    assert part.ids is not None
+    assert part.ids.tolist() == ids
+
+
 def test_quoted_line_breaks_and_delimiters_stay_in_their_cell(tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, '"a\nb",c\n1.5,"x, y"\n2,"x\ny"\n3,"x, y"\n')
     assert reader.features[0] == "a b"

@@ -154,10 +154,13 @@ class TableReader:
             return self._encode(rows, self.plan)
 
     def _lacks_exact_ids(self, rows: Rows, plan: TablePlan) -> bool:
-        """Return whether the id that was found has lost how it is written: 1.0, 1e15, or NA."""
+        """Return whether the id that was found has lost how it is written: 1.0, 1e15, 007, or NA."""
         name = plan.named("id")
         if self._config.id is not None or name is None:
             return False
+        if self._source.is_text and pa.types.is_integer(rows.type_of(name)):
+            text = Rows(self._source.batches([name], [name], None)).column(name)
+            return not pc.cast(rows.column(name), pa.string()).equals(text)
         is_float, has_gaps = pa.types.is_floating(rows.type_of(name)), rows.column(name).null_count > 0
         return bool(is_float or (has_gaps and self._source.is_text))
 

@@ -61,6 +61,7 @@ _INT = re.compile(r"[+-]?(0|[1-9]\d*)")
 _LARGEST_INT = 2**63 - 1
 _INT_DIGITS = 18  # that every 64-bit integer of as many digits has
 _LEADING_ZERO = re.compile(r"[+-]?0\d+")
+_CODE = re.compile(r"[1-9]\d{2,}")
 _NULLS = sorted(USUAL_MARKS)
 # Why a row of another width than the others is left out.
 _EMPTY = "nothing but delimiters and spaces"
@@ -207,7 +208,15 @@ class TextSource:
         self.names = (*first.names, *self._partitions)
         self.has_header, self.decimal, self.thousands = first.has_header, first.decimal, first.thousands
         self.decisions = {**_told_files(files), **first.decisions}
-        self._types = {name: self._type_of(place) for place, name in enumerate(first.names)}
+        self._types: dict[str, pa.DataType] = {}
+        # The smallest number of as many digits as all first cells of a column have: below it may be 0123.
+        self._least: dict[str, int] = {}
+        for place, name in enumerate(first.names):
+            cells = [row[place].strip() for row in first.rows if place < len(row)]
+            values = [cell for cell in cells if not is_missing(cell) and cell not in USUAL_MARKS]
+            self._types[name] = self._type_of(values)
+            if len(set(map(len, values))) == 1 and all(map(_CODE.fullmatch, values)):
+                self._least[name] = int(10 ** (len(values[0]) - 1))
         self._left_out: dict[Path, Counter[str]] = {}
 
     @property
@@ -230,9 +239,14 @@ class TextSource:
         while True:
             try:
                 for table in _rechunk(self._read(path, dialect, types), n_rows, skip=n_done):
+                    if self._has_shorter_codes(table):
+                        raise _ShorterCodesError
                     n_done += len(table)
                     yield table
                 return
+            except _ShorterCodesError:
+                self._widen(i, n_done, types)
+                self._least = {name: least for name, least in self._least.items() if name not in types}
             except pa.ArrowInvalid as error:
                 name = _failed_column(str(error), dialect)
                 if name is None or types.get(name) == pa.string():
@@ -240,6 +254,14 @@ class TextSource:
                 is_fraction = types[name] == pa.int64() and _is_fraction(str(error), dialect.decimal)
                 types[name] = self._types[name] = pa.float64() if is_fraction else pa.string()
                 self._widen(i, n_done, types)
+
+    def _has_shorter_codes(self, table: pa.Table) -> bool:
+        """Return whether a column of whole numbers of equal length has a shorter one, which may be written as 0123."""
+        return any(
+            column.type == pa.int64() and pc.any(pc.less(column, self._least[name])).as_py()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+            if name in self._least
+        )
 
     def _widen(self, i: int, n_done: int, types: dict[str, pa.DataType]) -> None:
         """Widen the types of all columns to what their cells need from row ``n_done`` of file ``i`` to the last file.
@@ -256,7 +278,9 @@ class TextSource:
             for table in _rechunk(self._read(path, dialect, texts, _SCAN_BYTES), None, skip):
                 for name, type_ in open_types.items():
                     if type_ != pa.string():
-                        open_types[name] = _type_of_cells(table.column(name), type_, dialect.decimal)
+                        open_types[name] = _type_of_cells(
+                            table.column(name), type_, dialect.decimal, is_code=name in self._least
+                        )
             for name, type_ in open_types.items():
                 types[name] = self._types[name] = type_
 
@@ -315,16 +339,13 @@ class TextSource:
         source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
         return find_dialect(head, source, given, known, path=path, is_whole=len(head) < HEAD_BYTES)
 
-    def _type_of(self, place: int) -> pa.DataType:
-        """Return the type of the column at a place by the first rows: int64, float64, or string."""
-        dialect = self._dialects[0]
-        cells = [row[place].strip() for row in dialect.rows if place < len(row)]
-        values = [cell for cell in cells if not is_missing(cell) and cell not in USUAL_MARKS]
+    def _type_of(self, values: Sequence[str]) -> pa.DataType:
+        """Return the type of a column by its first values: int64, float64, or string."""
         if not values or any(_LEADING_ZERO.fullmatch(value) for value in values):
             return pa.string()
         if all(_INT.fullmatch(value) for value in values):  # as text, larger numbers keep their digits
             return pa.int64() if all(_fits_int64(value) for value in values) else pa.string()
-        return pa.float64() if all(is_number(value, dialect.decimal) for value in values) else pa.string()
+        return pa.float64() if all(is_number(value, self.decimal) for value in values) else pa.string()
 
 
 def _proven_marks(dialect: Dialect) -> Marks:
@@ -332,6 +353,10 @@ def _proven_marks(dialect: Dialect) -> Marks:
     cells = (cell for row in dialect.rows for cell in row if dialect.decimal in cell)
     is_proven = any(is_number(cell, dialect.decimal, dialect.thousands) for cell in cells)
     return Marks(dialect.decimal, dialect.thousands) if is_proven else Marks()
+
+
+class _ShorterCodesError(Exception):
+    """A column of whole numbers of equal length has a shorter one."""
 
 
 class _Tracker:
@@ -431,10 +456,15 @@ def _fits_int64(text: str) -> bool:
     return -_LARGEST_INT - 1 <= int(text) <= _LARGEST_INT
 
 
-def _type_of_cells(cells: pa.ChunkedArray, type_: pa.DataType, decimal: str) -> pa.DataType:
-    """Return the narrowest type from ``type_`` on (int64, float64, string) that pyarrow reads all these cells as."""
+def _type_of_cells(cells: pa.ChunkedArray, type_: pa.DataType, decimal: str, *, is_code: bool) -> pa.DataType:
+    """Return the narrowest type from ``type_`` on (int64, float64, string) that pyarrow reads all these cells as.
+
+    A code is text if a cell begins with a zero, as in 0123.
+    """
     text = pc.ascii_trim(null_where(pc.is_in(cells, value_set=pa.array(_NULLS)), cells), " \t")
     if type_ == pa.int64():
+        if is_code and pc.any(pc.match_substring_regex(text, rf"^{_LEADING_ZERO.pattern}$")).as_py():
+            return pa.string()
         with contextlib.suppress(pa.ArrowInvalid):
             pc.cast(text, pa.int64())
             return type_
