@@ -479,6 +479,30 @@ def test_compression_is_found_by_content(how: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.X, B)
 
 
+def test_answers_below_the_questions_of_a_survey_are_no_respondent(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{11_000_000 + 37 * i},{1 + i % 9:02}/{10 + i % 18}/2024 10:10:00,{'Red' * (i % 2)},{'Blue' * (i % 3 > 0)},"
+        f"{18 + i * i % 60},{'Male' if i % 5 < 3 else 'Female'}\n"
+        for i in range(60)
+    )
+    names = "Respondent ID,Start Date,Which colors?,,How old are you?,Gender\n"
+    part, reader = read_text(tmp_path, names + ",,Red,Blue,Open-Ended Response,Response\n" + rows)
+    assert len(part.X) == 60
+    assert {"Which colors? / Red", "Which colors? / Blue", "How old are you?", "Gender"} <= set(columns(reader))
+    part, _ = read_text(tmp_path, names.replace(",,", ",x,") + ",,Red,Blue,44,Male\n" + rows)
+    assert len(part.X) == 61, "a respondent without an id"
+
+
+def test_qualtrics_with_choice_texts(tmp_path: Path) -> None:
+    levels = ["Agree", "Disagree", "Neutral"]
+    rows = "".join(f"True,R_{i * 7919},{levels[i % 3]},{levels[i * i % 3]}\n" for i in range(60))
+    keys = ",".join('"{""ImportId"":""' + key + '""}"' for key in ("finished", "_recordId", "QID1", "QID2"))
+    names = f"Finished,ResponseId,Q1,Q2\nFinished,Response ID,I like it,I use it\n{keys}\n"
+    part, reader = read_text(tmp_path, names + rows)
+    assert len(part.X) == 60
+    assert columns(reader)["Q1"] == ("feature", "category")
+
+
 def test_codes_keep_leading_zeros_that_begin_below_the_first_rows(tmp_path: Path) -> None:
     ids = [*range(99_999, 97_499, -1), *range(9_999, 9_499, -1)]
     numbers = RNG.integers(150, 200, 3000)

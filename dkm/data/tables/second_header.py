@@ -14,6 +14,7 @@ _MOST_ROWS = 3
 _LABEL = re.compile(r"[^\W\d_]|[%‰°$€£¥]")
 _AMOUNT = re.compile(r"[<>~]?\s*[+-]?[.,]?\d[\d.,]*\s*\D{0,4}")
 _YEAR = re.compile(r"(1[89]|20)\d\d")
+_QUALTRICS = '{"ImportId"'
 # Words in the place of a number.
 _NO_NUMBERS = frozenset({"inf", "+inf", "-inf", "infinity", "n.a.", "unknown", "missing", "error", "nil"})
 # A column with a larger fraction of numbers is one of numbers.
@@ -48,6 +49,13 @@ def find_second_header(
     decisions : dict
         Gets an entry ``second header row`` if there are such rows.
     """
+    for n, row in enumerate(rows[:_MOST_ROWS], 1):
+        if all(cell.startswith(_QUALTRICS) for cell in row):
+            return _skipped(rows[:n], first, decisions)
+    if len(rows) > n_least and (answers := _with_answers(first, rows[0], rows[1:], marks)) is not None:
+        shown = ", ".join(filter(None, rows[0]))[:60]
+        decisions["second header row"] = f"{shown!r} below the names, joined to questions with several columns"
+        return SecondHeader(1, answers)
     for n in range(_MOST_ROWS, 0, -1):
         below, rest = rows[:n], rows[n:]
         if len(rest) < n_least or any(len(row) != len(first) for row in below):
@@ -56,14 +64,48 @@ def find_second_header(
         if names is None:
             continue
         if names == first:
-            shown = ", ".join(" ".join(cell.split()) for cell in below[0] if cell.strip())[:60]
-            more = f" and {n - 1} more rows" if n > 1 else ""
-            decisions["second header row"] = f"{shown!r}{more} below the names skipped"
-        else:
-            example = next(name for name, cell in zip(names, first, strict=True) if name != cell and " / " in name)
-            decisions["second header row"] = f"joined to the names, as in {example!r}"
+            return _skipped(below, first, decisions)
+        example = next(name for name, cell in zip(names, first, strict=True) if name != cell and " / " in name)
+        decisions["second header row"] = f"joined to the names, as in {example!r}"
         return SecondHeader(n, names)
     return SecondHeader(0, first)
+
+
+def _skipped(below: Sequence[Sequence[str]], first: list[str], decisions: dict[str, str]) -> SecondHeader:
+    shown = ", ".join(" ".join(cell.split()) for cell in below[0] if cell.strip())[:60]
+    more = f" and {len(below) - 1} more rows" if len(below) > 1 else ""
+    decisions["second header row"] = f"{shown!r}{more} below the names skipped"
+    return SecondHeader(len(below), first)
+
+
+def _with_answers(
+    first: Sequence[str], row: Sequence[str], rest: Sequence[Sequence[str]], marks: Marks
+) -> list[str] | None:
+    """Return the names with the answers below them, as SurveyMonkey writes them; None if the row is data.
+
+    It has no id, which all other rows have, and a text below each empty name. It has a number nowhere, and below other
+    names no text that occurs again, but a text above numbers or below an empty name.
+    """
+    decimal, thousands = marks.decimal or ".", marks.thousands or ""
+    has_id = all(other and other[0].strip() for other in rest)
+    if len(row) != len(first) or row[0].strip() or not first[0].strip() or not has_id:
+        return None
+    columns = [[other[i].strip() for other in rest if i < len(other)] for i in range(len(first))]
+    names, question, is_known = [], "", False
+    for i, (name, cell) in enumerate(zip(first, (cell.strip() for cell in row), strict=True)):
+        question = name or question
+        has_several = not name or (i + 1 < len(first) and not first[i + 1])
+        is_value = is_number(cell, decimal, thousands) or (not has_several and cell in columns[i])
+        if is_value if cell else not name:
+            return None
+        above_numbers = (
+            _is_label(cell)
+            and any(columns[i])
+            and all(is_number(value, decimal, thousands) for value in columns[i] if value)
+        )
+        is_known = is_known or not name or above_numbers
+        names.append(f"{question} / {cell}" if has_several and cell else name)
+    return names if is_known else None
 
 
 class _Table:
