@@ -479,6 +479,39 @@ def test_compression_is_found_by_content(how: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.X, B)
 
 
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        ("age,income,city", [f"{20 + i * 7 % 60},{20_000 + i},Paris, France" for i in range(60)]),
+        ("name,income,city", [f"Ann {i},{20_000 + i},Paris, France" for i in range(60)]),
+        ("station,temp", [f"s{i},{10 + i % 20},{i % 7}" for i in range(60)]),
+    ],
+)
+def test_one_cell_more_than_names_may_be_a_delimiter_without_quotes(
+    names: str, rows: list[str], tmp_path: Path
+) -> None:
+    """Each value was read under the next name."""
+    with pytest.raises(UserError) as caught:
+        read_text(tmp_path, names + "\n" + "\n".join(rows) + "\n")
+    assert "begin the names with 'row' and a comma if first cells name rows" in str(caught.value)
+    _, reader = read_text(tmp_path, "row," + names + "\n" + "\n".join(rows) + "\n")
+    assert len(reader.report.columns) == names.count(",") + 2
+
+
+def test_ratings_beside_names_of_rows_are_no_fractions(tmp_path: Path) -> None:
+    part, _ = read_text(tmp_path, "u,v\n" + "".join(f"s{i},{10 + i * i % 20},{1 + i % 5}\n" for i in range(60)))
+    assert part.features == ("u", "v")
+    assert part.X[:2].tolist() == [[10, 1], [11, 2]]
+
+
+def test_quotation_marks_after_spaces_are_read(tmp_path: Path) -> None:
+    rows = "".join(f'{i + 100}, {20 + i * i % 50}, "Smith, {["Ann", "Bob", "Cy"][i % 3]}"\n' for i in range(60))
+    part, reader = read_text(tmp_path, "id, age, name\n" + rows)
+    assert part.features == ("age", "name=Smith, Ann", "name=Smith, Bob", "name=Smith, Cy")
+    assert part.X[:3, 0].tolist() == [20, 21, 24]
+    assert "quotes" in reader.report.decisions
+
+
 def test_answers_below_the_questions_of_a_survey_are_no_respondent(tmp_path: Path) -> None:
     rows = "".join(
         f"{11_000_000 + 37 * i},{1 + i % 9:02}/{10 + i % 18}/2024 10:10:00,{'Red' * (i % 2)},{'Blue' * (i % 3 > 0)},"

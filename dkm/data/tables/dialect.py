@@ -67,6 +67,8 @@ class Dialect:
     rows: list[list[str]] = field(repr=False)
     # How each was decided, for the data report.
     decisions: dict[str, str] = field(default_factory=dict)
+    # Whether pyarrow cannot cut the lines: between spaces, or with spaces before quotation marks.
+    is_rewritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,14 @@ def find_dialect(
     if given.delimiter is None:
         check_format(lines, path, source)
     delimiter = given.delimiter or delimiter or find_delimiter(lines, decisions)
-    if delimiter == WHITESPACE:
+    is_rewritten = delimiter == WHITESPACE
+    if is_rewritten:
         rows = [cells for line in lines[: _SAMPLE_ROWS + 1] if (cells := split_at_spaces(line))]
     else:
         rows = [row for row in _cells("".join(lines), delimiter) if any(cell.strip() for cell in row)]
+        if (cut := _cut_at_spaced_quotes("".join(lines), delimiter, rows)) is not None:
+            rows, is_rewritten = cut, True
+            decisions["quotes"] = "spaces between the delimiter and a quotation mark left out"
     if not rows:
         raise input_error(source, "no cell with a value", "one row or more", "check how the file was written")
     rows = rows[: 1 + max(_LEAST_ROWS, _SAMPLE_CELLS // len(rows[0]))]
@@ -159,6 +165,11 @@ def find_dialect(
         rows = rows[n_titles:]
     header_lines = rows[0] = _without_end(rows[0], width)
     has_row_names = len(rows) > 1 and len(header_lines) == width - 1
+    if has_row_names and "Unnamed: 0" not in known.names:
+        n_quoted = sum(
+            line.lstrip().startswith('"') for line in lines[: _count_lines(lines, delimiter, n_titles + len(rows))]
+        )
+        _check_row_names(header_lines, rows[1:], delimiter, is_quoted=n_quoted >= len(rows) - 1, source=source)
     first = ["", *header_lines] if has_row_names else header_lines
     second = SecondHeader(0, first)
     if given.header is not False:
@@ -183,6 +194,7 @@ def find_dialect(
         names if has_header else tuple(map(str, range(width))),
         rows[n_header:],
         decisions,
+        is_rewritten=is_rewritten,
     )
 
 
@@ -295,11 +307,21 @@ def _skip_preamble(lines: Sequence[str], decisions: dict[str, str]) -> tuple[int
     return number + n_comments, delimiter
 
 
-def _cells(text: str, delimiter: str, n_rows: int = _SAMPLE_ROWS + 1) -> list[list[str]]:
+def _cells(text: str, delimiter: str, n_rows: int = _SAMPLE_ROWS + 1, *, skips_spaces: bool = False) -> list[list[str]]:
     try:
-        return list(itertools.islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), n_rows))
+        lines = io.StringIO(text, newline="")
+        return list(itertools.islice(csv.reader(lines, delimiter=delimiter, skipinitialspace=skips_spaces), n_rows))
     except csv.Error:
         return [line.rstrip("\r\n").split(delimiter) for line in text.splitlines()[:n_rows]]
+
+
+def _cut_at_spaced_quotes(text: str, delimiter: str, rows: Sequence[Sequence[str]]) -> list[list[str]] | None:
+    """Return the rows with quotation marks after spaces read as such, if all are equally wide then; else None."""
+    if delimiter == " " or f'{delimiter} "' not in text:
+        return None
+    cut = [row for row in _cells(text, delimiter, skips_spaces=True) if any(cell.strip() for cell in row)]
+    is_even = len(set(map(len, cut[:-1]))) == 1  # the end of the last may not be there
+    return cut if is_even and cut != [[cell.lstrip(" ") for cell in row] for row in rows] else None
 
 
 def _count_lines(lines: Sequence[str], delimiter: str, n_rows: int) -> int:
@@ -385,7 +407,7 @@ def _begin_with_row_names(lines: Sequence[str], rows: Sequence[Sequence[str]], w
 
 def _cut(text: str, delimiter: str) -> _Cut | None:
     """Return how a delimiter cuts a text; None if it leaves most lines whole."""
-    rows = [row for row in _cells(text, delimiter) if any(cell.strip() for cell in row)]
+    rows = [row for row in _cells(text, delimiter, skips_spaces=True) if any(cell.strip() for cell in row)]
     widths = [len(row) for row in rows]
     width, n = Counter(widths).most_common(1)[0] if rows else (0, 0)
     if width < 2:
@@ -462,6 +484,26 @@ def _are_row_names(cells: Sequence[str]) -> bool:
         numbers = [int(cell) for cell in cells]
         return numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     return len(set(cells)) == len(cells) and not any(is_number(cell) or is_number(cell, ",") for cell in cells)
+
+
+def _check_row_names(
+    names: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str, *, is_quoted: bool, source: str
+) -> None:
+    """Refuse rows with one cell more than there are names unless the first cells name them.
+
+    Else a cell with the delimiter in it may lack its quotes: a last cell that begins with a space, as no other does, or
+    a fraction after a decimal comma.
+    """
+    before, last = [[row[i] for row in rows if len(row) > 2] for i in (-2, -1)]
+    has_space = last != [] and all(cell[:1] == " " for cell in last) and not any(cell[:1] == " " for cell in before)
+    is_fraction = delimiter == "," and set(map(len, last)) in ({1}, {2}, {3}) and all(map(str.isdecimal, before + last))
+    is_fraction = is_fraction and any(cell[0] == "0" for cell in last)  # else ratings, say
+    if is_quoted or (_are_row_names([row[0] for row in rows if row]) and not has_space and not is_fraction):
+        return
+    mark = _DELIMITERS.get(delimiter, "space")
+    found = f"{len(names):,} names ({', '.join(names)[:60]}) above rows of {len(names) + 1:,} cells"
+    remedy = f"begin the names with 'row' and a {mark} if first cells name rows, else put cells with a {mark} in quotes"
+    raise input_error(source, found, "as many names as cells", remedy)
 
 
 # --- header ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import threading
 import weakref
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Protocol, cast
@@ -291,7 +291,7 @@ class TextSource:
         chosen = [i for i, name in enumerate(dialect.names) if name in types]
         bad: list[pa_csv.InvalidRow] = []
         encoding = dialect.encoding.replace("utf-8-sig", "utf-8")
-        delimiter = "," if dialect.delimiter == WHITESPACE else dialect.delimiter
+        delimiter = "," if dialect.is_rewritten else dialect.delimiter
         left_out = self._left_out[path] = Counter()
 
         def handle(row: pa_csv.InvalidRow) -> str:
@@ -304,11 +304,11 @@ class TextSource:
         try:
             with open_unpacked(path, self._source, self._limit) as opened:
                 for batch in _csv_batches(
-                    _as_csv(opened, dialect) if dialect.delimiter == WHITESPACE else opened,
+                    _as_csv(opened, dialect) if dialect.is_rewritten else opened,
                     pa_csv.ReadOptions(
                         column_names=names,
                         skip_rows=dialect.n_skipped,
-                        encoding="utf-8" if dialect.delimiter == WHITESPACE else encoding,
+                        encoding="utf-8" if dialect.is_rewritten else encoding,
                         block_size=block_bytes,
                     ),
                     pa_csv.ConvertOptions(
@@ -435,9 +435,16 @@ def _csv_batches(
 
 
 def _as_csv(file: IO[bytes], dialect: Dialect) -> IO[bytes]:
-    """Return a table whose cells are separated by spaces as CSV, in memory: such files are old and small."""
+    """Return a table that pyarrow cannot cut as CSV, in memory: such files are small."""
     text, content = io.StringIO(newline=""), file.read().decode(dialect.encoding)
-    csv.writer(text).writerows(split_at_spaces(line) for line in content.splitlines())
+    lines = io.StringIO(content, newline="")
+    rows: Iterable[list[str]] = csv.reader(lines, delimiter=dialect.delimiter, skipinitialspace=True)
+    if dialect.delimiter == WHITESPACE:
+        rows = (split_at_spaces(line) for line in content.splitlines())
+    try:
+        csv.writer(text).writerows(rows)
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
     return io.BytesIO(text.getvalue().encode())
 
 
