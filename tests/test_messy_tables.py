@@ -37,6 +37,7 @@ from dkm.data.recognition import recognize
 from dkm.data.tables import rows as table_rows
 from dkm.data.tables import sources
 from dkm.data.tables.dialect import Dialect, Given, find_dialect
+from dkm.data.tables.lines import TableFile
 from dkm.data.tables.plan import TablePlan
 from dkm.data.tables.reader import TableReader
 from dkm.errors import UserError
@@ -184,7 +185,7 @@ def test_names_above_numbers_outweigh_a_name_that_is_a_level_too(tmp_path: Path)
     decision = reader.report.decisions["header"]
     assert decision == "the first row: 'a' stands above numbers, although 'control' occurs again below"
     for text in (
-        "a,b\n1,b\n2.5,a\na,b\n4,c\n5,c\n6,b\n",  # a again below
+        "a,b\n1,b\n2.5,a\na,c\n4,c\n5,c\n6,b\n",  # a again below
         "x,b,7\n1,b,8\n2,c,6\n3,c,9\n",
         "a,,c\n1,2,c\n3,4,d\n5,6,d\n",
         "unknown,red,big\n1,red,big\n2,blue,small\n3,red,small\n",
@@ -479,6 +480,35 @@ def test_compression_is_found_by_content(how: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.X, B)
 
 
+@pytest.mark.parametrize("case", ["comma", "tab", "at once", "unread"])
+def test_rows_between_two_quotation_marks_are_not_lost(case: str, tmp_path: Path) -> None:
+    """The cell between them held 140 rows of 200, and nothing told it."""
+    marked = (10, 11) if case == "at once" else (10, 150)
+    mark = '"'
+    rows = [f"u{i},{mark * (i in marked)}L,{20 + i % 50},{150.5 + i % 40}\n" for i in range(200)]
+    text = "user,size,age,height\n" + "".join(rows)
+    settings = {"columns": ["age", "height"]} if case == "unread" else {}
+    with pytest.raises(UserError) as caught:
+        read_text(tmp_path, text.replace(",", "\t") if case == "tab" else text, **settings)
+    last = 13 if case == "at once" else 152
+    assert f"in line 12 ends in line {last} only" in str(caught.value)
+    assert len(read_text(tmp_path, text.replace('"', ""), **settings)[0].X) == 200
+
+
+def test_texts_of_several_lines_are_no_lost_rows(tmp_path: Path) -> None:
+    texts = ["Good, I think\nnot cheap, but fine, really\nso, yes", "10, at most\n9, no\n8, 7, 6\nover, and out"]
+    rows = "".join(f'{i},"{texts[i % 2]}",{i % 5}\n' for i in range(60))
+    part, _ = read_text(tmp_path, "id,review,stars\n" + rows)
+    assert len(part.X) == 60
+
+
+def test_an_open_quotation_mark_is_named(tmp_path: Path) -> None:
+    rows = [f"u {i}\tL {i % 3}\t{20 + i}\t{150.5 + i}\n" for i in range(60)]
+    rows[50] = rows[50].replace("\tL", '\t"L')
+    with pytest.raises(UserError, match="remove the quotation mark in this row"):
+        read_text(tmp_path, "user\tsize\tage\theight\n" + "".join(rows))
+
+
 @pytest.mark.parametrize(
     ("names", "rows"),
     [
@@ -512,6 +542,44 @@ def test_quotation_marks_after_spaces_are_read(tmp_path: Path) -> None:
     assert "quotes" in reader.report.decisions
 
 
+@pytest.mark.parametrize("at", [5, 2500])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_names_that_are_repeated_among_the_rows_are_left_out(
+    at: int, mark: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"{i * 7 % 60},{20_000 + i * 37 % 500},{'Rome' if i % 2 else 'Oslo'}" for i in range(3000)]
+    repeated = [*rows[:at], f"{mark}age,income,city", *rows[at:], "age,income,city"]
+    expected, _ = read_text(tmp_path, "age,income,city\n" + "\n".join(rows))
+    for block_bytes in (2**20, 2**14 - 1):  # the names lie on a boundary between blocks or not
+        monkeypatch.setattr(sources, "_BLOCK_BYTES", block_bytes)
+        part, reader = read_text(tmp_path, "age,income,city" + end + end.join(repeated))
+        np.testing.assert_array_equal(part.X, expected.X)
+        assert [(left.n, left.reason) for left in reader.report.left_out] == [(2, "the names once more")]
+
+
+@pytest.mark.parametrize("n_bytes", range(16, 60))
+def test_repeated_names_are_found_across_blocks(n_bytes: int) -> None:
+    content = b"a,bc\n" + b"1,2\n33,44,a,bc\na,bc\n5,6\n" * 3 + b"a,bc"
+    file = TableFile(io.BytesIO(content), b"a,bc")
+    assert b"".join(iter(lambda: file.read(n_bytes), b"")) == b"a,bc\n" + b"1,2\n33,44,a,bc\n5,6\n" * 3
+    assert file.n_repeated == 4
+
+
+def test_rows_equal_to_the_first_stay_if_it_has_no_words(tmp_path: Path) -> None:
+    part, _ = read_text(tmp_path, ROWS + ROWS)
+    assert len(part.X) == 120
+    part, _ = read_text(tmp_path, "0,1\n" + "0,1\n1,1\n1,0\n" * 20, header=True)
+    assert len(part.X) == 60
+
+
+def test_a_table_between_spaces_may_repeat_its_names_and_end_without_a_line_end(tmp_path: Path) -> None:
+    rows = [f"{i * 7 % 60}  {i * i % 7}   {i * i % 11}" for i in range(60)]
+    part, _ = read_text(tmp_path, "\n".join(["age  width   height", *rows[:30], "age  width   height", *rows[30:]]))
+    assert part.X[[30, 59], 0].tolist() == [30, 53]
+    assert len(part.X) == 60
+
+
 def test_answers_below_the_questions_of_a_survey_are_no_respondent(tmp_path: Path) -> None:
     rows = "".join(
         f"{11_000_000 + 37 * i},{1 + i % 9:02}/{10 + i % 18}/2024 10:10:00,{'Red' * (i % 2)},{'Blue' * (i % 3 > 0)},"
@@ -534,6 +602,26 @@ def test_qualtrics_with_choice_texts(tmp_path: Path) -> None:
     part, reader = read_text(tmp_path, names + rows)
     assert len(part.X) == 60
     assert columns(reader)["Q1"] == ("feature", "category")
+
+
+@pytest.mark.parametrize("n_rows", [60, 3000])
+def test_a_source_below_the_table_is_left_out(n_rows: int, tmp_path: Path) -> None:
+    rows = "".join(f"{1900 + i},{RNG.normal():.3f},{RNG.normal():.3f}\n" for i in range(n_rows))
+    part, reader = read_text(tmp_path, f"year,gdp,pop\n{rows}\nSource: Eurostat\nLast update: 2024\n")
+    assert part.X.shape == (n_rows, 3)
+    assert [(left.n, left.reason) for left in reader.report.left_out] == [(2, "a text below the table")]
+    with pytest.raises(UserError, match="a row of 1 cells"):
+        read_text(tmp_path, f"year,gdp,pop\n{rows}Source: Eurostat\n1850,1.5,2.5\n")
+
+
+def test_rows_without_their_last_cells_are_filled_by_the_command_of_the_message(tmp_path: Path) -> None:
+    rows = "".join(f"p{i},{20 + i},{i % 7}{',late' if i % 4 == 0 else ',' if i < 16 else ''}\n" for i in range(60))
+    with pytest.raises(UserError, match="a row of 3 cells") as caught:
+        read_text(tmp_path, "name,age,score,note\n" + rows)
+    program = shlex.split(str(caught.value).partition("fill it: ")[2])[2]
+    exec(program)
+    part = TableReader(CsvData(path=str(tmp_path / "t-filled.csv"))).read()
+    assert len(part.X) == 60
 
 
 def test_codes_keep_leading_zeros_that_begin_below_the_first_rows(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ _MAX_COMPARED_CELLS = 2000
 _LEAST_BELOW = 3
 # Cells of a line above the names that delimiters fill up.
 _MOST_TITLES = 3
+# Lines of text below a table.
+MOST_BELOW = 5
 # Integers below so many decimal commas may count the rows by accident.
 _LEAST_COUNTED = 10
 _YEARS = range(1800, 2101)
@@ -67,6 +69,8 @@ class Dialect:
     rows: list[list[str]] = field(repr=False)
     # How each was decided, for the data report.
     decisions: dict[str, str] = field(default_factory=dict)
+    # The line with the names, by which further ones are found; empty if there is none.
+    names_line: bytes = b""
     # Whether pyarrow cannot cut the lines: between spaces, or with spaces before quotation marks.
     is_rewritten: bool = False
 
@@ -145,6 +149,9 @@ def find_dialect(
         )
         raise input_error(source, found, f"at most {_MOST_COLUMNS:,} columns", remedy)
     width = Counter(map(len, rows[1:] or rows)).most_common(1)[0][0]
+    for _ in range(MOST_BELOW):
+        if len(rows) > _LEAST_BELOW and is_below_table(rows[-1], width):
+            rows.pop()
     ends_empty = all(len(row) == width and not row[-1].strip() for row in rows[1:])  # a delimiter too many
     if len(rows) > 1 and len(header_lines) == width - 1 and ends_empty:
         rows[0] = header_lines = [*header_lines, ""]
@@ -163,6 +170,12 @@ def find_dialect(
         more = f" and {n_titles - 1} more rows" if n_titles > 1 else ""
         decisions["title"] = f"{shown!r}{more} above the table skipped"
         rows = rows[n_titles:]
+    has_words = len(rows[0]) > 1 and any(re.search(r"[^\W\d]", cell) for cell in rows[0])
+    can_repeat = has_words and "\n\n".encode(encoding).endswith(b"\n\n")
+    once = [row for row in rows if row is rows[0] or [cell.removeprefix("\ufeff") for cell in row] != rows[0]]
+    if can_repeat and given.header is not False:
+        has_names = given.header or known.names or _has_names(rows[0], once[1:], Marks(decimal, thousands))
+        rows = once if has_names else rows
     header_lines = rows[0] = _without_end(rows[0], width)
     has_row_names = len(rows) > 1 and len(header_lines) == width - 1
     if has_row_names and "Unnamed: 0" not in known.names:
@@ -184,6 +197,7 @@ def find_dialect(
     else:
         has_header = _has_header(rows, decimal, thousands, given.header, source, decisions)
     n_header = has_header + second.n_rows
+    line = lines[_count_lines(lines, delimiter, n_titles + 1) - 1].strip("\r\n") if has_header else ""
     return Dialect(
         encoding,
         delimiter,
@@ -194,7 +208,8 @@ def find_dialect(
         names if has_header else tuple(map(str, range(width))),
         rows[n_header:],
         decisions,
-        is_rewritten=is_rewritten,
+        line.encode(encoding).removeprefix(codecs.BOM_UTF8) if can_repeat and line.count('"') % 2 == 0 else b"",
+        is_rewritten,
     )
 
 
@@ -438,6 +453,12 @@ def _is_narrow(row: Sequence[str], width: int) -> bool:
     n = next((n for n in range(len(row), 0, -1) if row[n - 1].strip()), 0)  # cells up to the last that is not empty
     is_filled_up = 0 < n <= _MOST_TITLES and 2 * n <= width and all(cell.strip() for cell in row[:n])
     return len(row) < width or is_filled_up or (n == 1 and width > 2)
+
+
+def is_below_table(cells: Sequence[str], width: int) -> bool:
+    """Return whether a row has less cells than others and begins with a text: a source or a note below the table."""
+    is_text = re.search(r"[^\W\d]", cells[0]) is not None and not is_missing(cells[0])
+    return is_text and len(cells) < width and (len(cells) == 1 or 2 * len(cells) <= width)
 
 
 def _count_titles(rows: Sequence[Sequence[str]], n_narrow: int, width: int, marks: Marks) -> int:

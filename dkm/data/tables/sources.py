@@ -6,6 +6,7 @@ A source knows the names of its columns and yields their rows again as often as 
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import csv
 import glob
@@ -13,6 +14,7 @@ import gzip
 import io
 import lzma
 import re
+import shlex
 import threading
 import weakref
 import zipfile
@@ -33,17 +35,20 @@ from dkm.data.files import expand, natural_key, read_first_bytes
 from dkm.data.tables.columns import as_levels, is_real, named_column
 from dkm.data.tables.dialect import (
     HEAD_BYTES,
+    MOST_BELOW,
     WHITESPACE,
     Dialect,
     Given,
     find_dialect,
+    is_below_table,
     split_at_spaces,
 )
+from dkm.data.tables.lines import TableFile, find_joined_rows
 from dkm.data.tables.notation import USUAL_MARKS, Known, Marks, is_missing, is_number
 from dkm.data.tables.nulls import null_where
 from dkm.data.tables.rows import StoredColumns
 from dkm.data.unpacking import UnpackingLimit, feather_bytes, parquet_bytes, parquet_rows, plain_bytes
-from dkm.errors import input_error
+from dkm.errors import UserError, input_error
 
 _BLOCK_BYTES = 2**20
 _BATCH_ROWS = 2**16
@@ -63,8 +68,12 @@ _INT_DIGITS = 18  # that every 64-bit integer of as many digits has
 _LEADING_ZERO = re.compile(r"[+-]?0\d+")
 _CODE = re.compile(r"[1-9]\d{2,}")
 _NULLS = sorted(USUAL_MARKS)
-# Why a row of another width than the others is left out.
+# Why a row is left out.
 _EMPTY = "nothing but delimiters and spaces"
+_BELOW = "a text below the table"
+_REPEATED = "the names once more"
+# Columns of a table whose columns are all looked at for lost rows, also those that are not used.
+_MOST_WATCHED = 500
 _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt", ".data", ".tab", ".gz", ".bz2", ".xz", ".zip", ".zst"),
     "parquet": (".parquet", ".pq", ".parq"),
@@ -289,22 +298,31 @@ class TextSource:
     ) -> Iterator[pa.RecordBatch]:
         names = [f"c{i}" for i in range(len(dialect.names))]  # a name may have any characters
         chosen = [i for i, name in enumerate(dialect.names) if name in types]
+        # Further columns tell whether rows are lost; in wide tables each column costs a call.
+        watched = [i for i in range(len(names)) if dialect.names[i] not in types and len(names) <= _MOST_WATCHED]
         bad: list[pa_csv.InvalidRow] = []
+        below: list[pa_csv.InvalidRow] = []
         encoding = dialect.encoding.replace("utf-8-sig", "utf-8")
         delimiter = "," if dialect.is_rewritten else dialect.delimiter
         left_out = self._left_out[path] = Counter()
+        numbers = {i: dialect.decimal for i, name in enumerate(dialect.names) if self._types[name] != pa.string()}
 
         def handle(row: pa_csv.InvalidRow) -> str:
-            if not (row.text or "").strip(f" \t{delimiter}"):
+            text = (row.text or "").strip(f" \t{delimiter}")
+            if not text:
                 left_out[_EMPTY] += 1
+                return "skip"
+            if len(below) < MOST_BELOW and is_below_table(text.split(delimiter), row.expected_columns):
+                below.append(row)
                 return "skip"
             bad.append(row)
             return "error"
 
         try:
             with open_unpacked(path, self._source, self._limit) as opened:
+                file = TableFile(opened, dialect.names_line)
                 for batch in _csv_batches(
-                    _as_csv(opened, dialect) if dialect.is_rewritten else opened,
+                    _as_csv(file, dialect) if dialect.is_rewritten else file,
                     pa_csv.ReadOptions(
                         column_names=names,
                         skip_rows=dialect.n_skipped,
@@ -312,8 +330,8 @@ class TextSource:
                         block_size=block_bytes,
                     ),
                     pa_csv.ConvertOptions(
-                        include_columns=[names[i] for i in chosen],
-                        column_types={names[i]: types[dialect.names[i]] for i in chosen},
+                        include_columns=[names[i] for i in (*chosen, *watched)],
+                        column_types={names[i]: types.get(dialect.names[i], pa.binary()) for i in (*chosen, *watched)},
                         null_values=_NULLS,
                         strings_can_be_null=False,
                         decimal_point=dialect.decimal,
@@ -321,17 +339,45 @@ class TextSource:
                     delimiter,
                     handle,
                 ):
-                    yield batch.rename_columns([dialect.names[i] for i in chosen])
+                    if file.has_quotes:
+                        lines = find_joined_rows(batch, [*chosen, *watched], len(names), numbers, delimiter)
+                        if lines:
+                            raise self._joined_rows_error(path, dialect, lines)
+                    yield batch.select(range(len(chosen))).rename_columns([dialect.names[i] for i in chosen])
+                end = [line.strip() for line in file.tail.decode(dialect.encoding, "replace").splitlines()]
+                end = [line for line in end if line.strip(f" \t{delimiter}")]
+                if below and sorted((row.text or "").strip() for row in below) != sorted(end[-len(below) :]):
+                    raise self._width_error(path, below[0], dialect)
+                left_out.update({_BELOW: len(below), _REPEATED: file.n_repeated})
         except pa.ArrowInvalid as error:
             if bad:
-                row = bad[0]
-                where = f"a row of {row.actual_columns} cells: {' '.join((row.text or '').split())[:60]!r}"
-                expected = f"{row.expected_columns} cells, as in the other rows"
-                raise input_error(
-                    f"{self._source}: {path.name}" if len(self._files) > 1 else self._source, where, expected,
-                    "correct the row (cells with the delimiter in them need quotes), or set data.delimiter",
-                ) from error  # fmt: skip
+                raise self._width_error(path, bad[0], dialect) from error
             raise
+
+    def _named(self, path: Path) -> str:
+        return f"{self._source}: {path.name}" if len(self._files) > 1 else self._source
+
+    def _width_error(self, path: Path, row: pa_csv.InvalidRow, dialect: Dialect) -> UserError:
+        found = f"a row of {row.actual_columns} cells: {' '.join((row.text or '').split())[:60]!r}"
+        remedy = "correct the row (cells with the delimiter in them need quotes), or set data.delimiter"
+        if "\n" in (row.text or "").strip():
+            remedy = "remove the quotation mark in this row, which joins it to the rows below"
+        elif row.actual_columns < row.expected_columns and dialect.delimiter != WHITESPACE:
+            old, new = str(path), str(path.with_name(path.name.split(".")[0] + "-filled.csv"))
+            options = f"sep={dialect.delimiter!r}, encoding={dialect.encoding!r}, dtype=str, keep_default_na=False"
+            program = f"import pandas; pandas.read_csv({old!r}, {options}).to_csv({new!r}, index=False)"
+            quoted = shlex.quote(program) if re.search(r'["$`]', program) else f'"{program}"'
+            remedy = f"correct the row or, if its last cells are empty, fill it: python -c {quoted}"
+        return input_error(self._named(path), found, f"{row.expected_columns} cells, as in the other rows", remedy)
+
+    def _joined_rows_error(self, path: Path, dialect: Dialect, lines: Sequence[str]) -> UserError:
+        begin = '"' + lines[0].strip("\r").replace('"', '""')
+        with open_unpacked(path, self._source, self._limit) as opened:
+            rows = enumerate(codecs.getreader(dialect.encoding)(opened), 1)
+            number = next((i for i, line in rows if line.rstrip("\r\n").endswith(begin)), 0)
+        found = f"the quotation mark of {begin[:30]!r} in line {number:,} ends in line {number + len(lines) - 1:,} only"
+        remedy = "remove the quotation marks in these two lines"
+        return input_error(self._named(path), found, "quotation marks around single cells", remedy)
 
     def _read_dialect(self, path: Path, given: Given, known: Known) -> Dialect:
         with open_unpacked(path, self._source, self._limit) as file:
@@ -386,7 +432,7 @@ class _Tracker:
 class _TrackedFile:
     """A file for pyarrow to read; its blocks are tracked."""
 
-    def __init__(self, file: IO[bytes], tracker: _Tracker) -> None:
+    def __init__(self, file: IO[bytes] | TableFile, tracker: _Tracker) -> None:
         self._file = file
         self._tracker = tracker
 
@@ -402,7 +448,7 @@ class _TrackedFile:
 
 
 def _csv_batches(
-    file: IO[bytes],
+    file: IO[bytes] | TableFile,
     read: pa_csv.ReadOptions,
     convert: pa_csv.ConvertOptions,
     delimiter: str,
@@ -434,7 +480,7 @@ def _csv_batches(
         tracker.wait()
 
 
-def _as_csv(file: IO[bytes], dialect: Dialect) -> IO[bytes]:
+def _as_csv(file: TableFile, dialect: Dialect) -> IO[bytes]:
     """Return a table that pyarrow cannot cut as CSV, in memory: such files are small."""
     text, content = io.StringIO(newline=""), file.read().decode(dialect.encoding)
     lines = io.StringIO(content, newline="")
@@ -530,7 +576,7 @@ def _rechunk(batches: Iterator[pa.RecordBatch], n_rows: int | None, skip: int) -
     for batch in batches:
         n_skipped = min(skip, batch.num_rows)
         skip -= n_skipped
-        for start in range(n_skipped, batch.num_rows, n_rows or batch.num_rows):
+        for start in range(n_skipped, batch.num_rows, n_rows or batch.num_rows or 1):
             yield pa.Table.from_batches([batch.slice(start, n_rows)])
 
 
