@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -245,7 +246,8 @@ def test_an_open_end_far_from_the_other_dates_is_told_with_its_spelling(tmp_path
     assert told(reader, "days") == ""
     _, reader = read(tmp_path, {"few": few, "days": days}, missing_values=["31.12.9999"])
     assert reader.report.filled == {"few": 5} and told(reader, "few") == ""
-    table = pa.table({"x": X[:100], "end": pd.to_datetime([*days[:99], "31.12.9999"], format="%d.%m.%Y").as_unit("us")})
+    ends = [datetime.datetime.strptime(day, "%d.%m.%Y") for day in (*days[:99], "31.12.9999")]
+    table = pa.table({"x": X[:100], "end": pa.array(ends, pa.timestamp("us"))})
     _, reader = read_typed(tmp_path, table)
     assert told(reader, "end").endswith("correct the file or leave the column out with data.exclude=[end]")
 
