@@ -382,8 +382,7 @@ class TextSource:
     def _read_dialect(self, path: Path, given: Given, known: Known) -> Dialect:
         with open_unpacked(path, self._source, self._limit) as file:
             head = file.read(HEAD_BYTES)
-        source = self._source if len(self._files) == 1 else f"{self._source}: {path.name}"
-        return find_dialect(head, source, given, known, path=path, is_whole=len(head) < HEAD_BYTES)
+        return find_dialect(head, self._named(path), given, known, path=path, is_whole=len(head) < HEAD_BYTES)
 
     def _type_of(self, values: Sequence[str]) -> pa.DataType:
         """Return the type of a column by its first values: int64, float64, or string."""
