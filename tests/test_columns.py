@@ -16,7 +16,7 @@ import pytest
 
 from dkm.config.data import CsvData, FeatherData, ParquetData
 from dkm.data.raw import RawData
-from dkm.data.tables import inference, sources
+from dkm.data.tables import dates, inference, sources
 from dkm.data.tables.columns import parse_numbers
 from dkm.data.tables.dates import parse_dates
 from dkm.data.tables.dialect import Given
@@ -605,6 +605,14 @@ def test_dates_that_do_not_exist_are_none() -> None:
 def test_what_looks_like_a_date_and_is_none_is_a_category(cells: list[str], tmp_path: Path) -> None:
     _, reader = read(tmp_path, table("d", cells * 30))
     assert column(reader, "d")["kind"] == "category"
+
+
+@pytest.mark.parametrize(
+    "format_",
+    ["iso", "duration", *dates.DATE_FORMATS, *dates.MONTH_FORMATS, *dates.DATE_TIME_FORMATS[:2], *dates.TIME_FORMATS],
+)
+def test_the_example_of_a_format_is_read_in_it(format_: str) -> None:
+    assert parse_dates(pa.array([dates.example_of(format_)]), [format_]).null_count == 0
 
 
 def test_a_date_in_another_format_than_in_training_is_told_with_the_format(tmp_path: Path) -> None:

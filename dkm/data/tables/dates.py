@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,8 +49,16 @@ _ISO_NO_DAY = r"^\d{4}-(02-3|(04|06|09|11)-31)"
 _ISO_LEAP_DAY = r"^\d{4}-02-29"
 _ISO_LEAP_YEAR = r"^(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-"
 TIME_FORMATS = ("%H:%M:%S", "%H:%M", "%H.%M.%S", "%I:%M:%S %p", "%I:%M %p")
+# Formats that are none of strftime's.
+_EXAMPLES = {"iso": "2024-01-31", "quarter": "2024-Q1", "week": "2024-W05", "duration": "2:59:31"}
+_EXAMPLE = datetime.datetime(2024, 1, 31, 23, 59)
 # Parts that keep their leading zeros: 2:1 is a score, 3.9.7 a version, 4-4-2 a formation.
 _WIDTHS = {"Y": r"\d{4}", "y": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}"}
+
+
+def example_of(format_: str) -> str:
+    """Return a text in a format of ``parse_dates``."""
+    return _EXAMPLES.get(format_) or _EXAMPLE.strftime(format_)
 
 
 def parse_dates(values: pa.Array, formats: Sequence[str], first_year: int = FIRST_YEAR) -> pa.Array:

@@ -10,7 +10,6 @@ one-line ``UserError``. Nothing in a file is executed.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import difflib
 import lzma
 import zlib
@@ -34,6 +33,7 @@ from dkm.data.report import DataReport
 from dkm.data.scaling import Array
 from dkm.data.stored import StoredArray, is_large
 from dkm.data.tables.columns import Column, ColumnError, Mask, NotOfKindError, as_levels, named_column, parse_numbers
+from dkm.data.tables.dates import example_of
 from dkm.data.tables.dialect import WHITESPACE, Given
 from dkm.data.tables.inference import infer
 from dkm.data.tables.notation import MARK_NAMES, Known, Marks
@@ -548,7 +548,7 @@ class TableReader:
         found = f"column {name} has {text!r} in row {start + error.row:,} (counted from 0)"
         if self._is_trained:
             if error.column.formats:
-                expected += f" such as {' or '.join(map(_example_of, error.column.formats))}"
+                expected += f" such as {' or '.join(map(example_of, error.column.formats))}"
             remedy = "correct it, as in the data that the model was trained on, or leave the cell empty"
             return input_error(self.source, found, expected, remedy)
         exclude = override("data.exclude", [*self._config.exclude, name])
@@ -570,11 +570,6 @@ class TableReader:
         if self._is_trained:
             remedy = "complete them, or set data.missing=drop to leave out these rows"
         return input_error(self.source, found, "a value everywhere", remedy)
-
-
-def _example_of(date_format: str) -> str:
-    date = datetime.datetime(2024, 1, 31, 23, 59)
-    return str(date.date()) if date_format == "iso" else date.strftime(date_format)
 
 
 def _given(config: TableData) -> Given:
