@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import signal
@@ -30,6 +31,7 @@ from dkm.config.schema import config_dir, dotted
 from dkm.data.augmentation import build_augmentation
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
+from dkm.estimator import DeepKMeans
 from dkm.evaluation import printed_scores
 from dkm.models.build import build_autoencoder
 from dkm.predict import work as predict
@@ -494,21 +496,117 @@ def test_a_joint_phase_is_judged_by_what_the_run_had_before(
 
 def test_an_earlier_state_that_is_more_even_is_not_better() -> None:
     kept = Kept("joint", 0.6, {}, torch.zeros(2, 1), 0.7)
-    assert kept.is_above(GraphScore(0.57, 0.73))
-    assert not kept.is_above(GraphScore(0.57, 0.74))
-    assert kept.is_above(GraphScore(0.54, 0.74))
+    assert kept.is_ahead_of(GraphScore(0.57, 0.73))
+    assert not kept.is_ahead_of(GraphScore(0.57, 0.74))
+    assert kept.is_ahead_of(GraphScore(0.54, 0.74))
 
 
 def test_a_state_keeps_both_scores_in_checkpoints() -> None:
     network = torch.nn.Linear(1, 1)
-    kept = Kept.of("joint", GraphScore(0.6, 0.7), network, torch.zeros(2, 1))  # type: ignore[arg-type]
+    kept = Kept.of("joint", GraphScore(0.6, 0.7), network, torch.zeros(2, 1), 7)  # type: ignore[arg-type]
     again = Kept.from_dict(kept._asdict())
     assert again is not None
-    assert (again.modularity, again.assortativity) == (0.6, 0.7)
-    earlier = {name: value for name, value in kept._asdict().items() if name != "assortativity"}
+    assert (again.score, again.step) == (GraphScore(0.6, 0.7), 7)
+    earlier = {name: value for name, value in kept._asdict().items() if name not in ("assortativity", "step")}
     again = Kept.from_dict(earlier)
     assert again is not None
-    assert again.is_above(GraphScore(0.59, 0.9))
+    assert again.is_ahead_of(GraphScore(0.59, 0.9))
+
+
+@pytest.fixture(scope="module")
+def wandering(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """A run whose clusters are better after some epochs than at the end: the rows are noise."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(400, 6)), np.arange(400) % 5
+    words = saved(tmp_path_factory.mktemp("noise") / "noise.npz", X, y)
+    return (*words, *QUICK, "evaluation.every_epochs=10")
+
+
+def mean_of_scores(scores: GraphScore) -> float:
+    assert scores.assortativity is not None
+    return float(np.sqrt(scores.modularity * scores.assortativity))
+
+
+def test_the_reported_clusters_are_the_best_that_the_model_had(
+    wandering: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, GraphScore]] = []
+    take = Trainer._graph_score
+
+    def noted(self: Trainer, z: torch.Tensor) -> GraphScore | None:
+        score = take(self, z)
+        assert score is not None
+        found.append((self.progress.step, score))
+        return score
+
+    monkeypatch.setattr(Trainer, "_graph_score", noted)
+    result = run(wandering, tmp_path / "run")
+    final = GraphScore(result["modularity_data"], result["assortativity_data"])
+    best_step, best = max(found, key=lambda at: mean_of_scores(at[1]))
+    assert (best.modularity, best.assortativity) == pytest.approx(final)
+    assert result["restored_step"] == best_step
+    assert mean_of_scores(found[-1][1]) < mean_of_scores(final) - 1e-4  # the end was worse
+    assert (result["stage"], result["is_undone"]) == ("kmeans_raw", False)
+    # The record of that step is of the same model.
+    (record,) = [record for record in joint_records(tmp_path / "run") if record["step"] == best_step]
+    assert record["metrics/modularity_data"] == result["modularity_data"]
+    assert record["metrics/silhouette"] == pytest.approx(result["silhouette"], abs=1e-6)
+    assert reading.read(tmp_path / "run").scores["reconstruction"] == record["loss/reconstruction"]
+    told = (tmp_path / "run" / "train.log").read_text()
+    assert f"those of step {best_step}, restored: the joint phase ended with worse clusters on the data." in told
+
+
+def test_what_is_evaluated_does_not_decide_which_clusters_are_kept(wandering: tuple[str, ...], tmp_path: Path) -> None:
+    runs = [run((*wandering, f"evaluation.every_epochs={n}"), tmp_path / str(n)) for n in (3, 1000)]
+    assert runs[0] == runs[1]
+    assert runs[0]["restored_step"] is not None
+
+
+def test_the_estimator_keeps_the_same_clusters(wandering: tuple[str, ...], tmp_path: Path) -> None:
+    """It writes nothing, so nothing is evaluated on the way."""
+    result = run(wandering, tmp_path / "run")
+    assert result["restored_step"] is not None
+    X = np.load(wandering[1].removeprefix("data.path="))["X"]
+    words = [word for word in wandering if not word.startswith(("data", "clustering.n_clusters"))]
+    model = DeepKMeans(5, config=words, random_state=0).fit(X)
+    with (tmp_path / "run" / "assignments.csv").open(newline="") as file:
+        assert model.labels_.tolist() == [int(row["cluster"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_that_is_made_longer_may_keep_the_clusters_of_its_former_end(
+    blobs: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_end = 60 + 1 + 10 * 3  # steps; the initialization counts as one
+    monkeypatch.setattr(
+        Trainer, "_graph_score", lambda self, z: GraphScore(0.9 if self.progress.step == at_end else 0.8, 1.0)
+    )
+    words = (*blobs, *QUICK, "joint.steps=null", "joint.schedule=constant", "joint.tolerance=0")
+    short = run((*words, "joint.epochs=10"), tmp_path / "run")
+    assert (short["steps"], short["restored_step"]) == (at_end, None)
+    assert main([f"resume={tmp_path / 'run'}", "joint.epochs=20"]) == 0
+    longer = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert longer == run((*words, "joint.epochs=20"), tmp_path / "other")
+    assert (longer["restored_step"], longer["stage"], longer["is_undone"]) == (at_end, "joint", False)
+    with pytest.raises(UserError, match=rf"has gone back to step {at_end} \(joint.guard\); leave the override out"):
+        main([f"resume={tmp_path / 'run'}", "joint.epochs=30"])
+
+
+@pytest.mark.parametrize("n_steps", [60 + 60 + 20, 60 + 60 + 58], ids=["before", "after"])
+@pytest.mark.thorough
+def test_a_run_killed_before_or_after_its_best_clusters_resumes_to_the_same_bytes(
+    n_steps: int, wandering: tuple[str, ...], tmp_path: Path
+) -> None:
+    words = [*wandering, "checkpoint.every_s=0"]  # a checkpoint each step
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train_in_process([*words, f"hydra.run.dir={whole}"], tmp_path / "log", prepare=search_quickly).code == 0
+    finished = train_in_process(
+        [*words, f"hydra.run.dir={killed}"], tmp_path / "log2", Point(*OPTIMIZER, n_steps), search_quickly
+    )
+    assert finished.code == -signal.SIGKILL, finished.err
+    assert train_in_process([f"resume={killed}"], tmp_path / "log3", prepare=search_quickly).code == 0
+    assert json.loads((whole / "result.json").read_text())["restored_step"] is not None
+    for name in ("metrics.jsonl", "result.json", "assignments.csv", "model/weights.safetensors"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 # A learning rate that destroys the network: it learns neither the clusters of its start nor those of a baseline.
@@ -536,7 +634,7 @@ def test_a_run_that_cannot_learn_a_baseline_goes_back_to_the_pretraining(undone:
     assert last["metrics/modularity_data"] < result["modularity_data"] - 0.01
     told = (undone.parent / "told").read_text()
     assert "k-means, pretrained embedding, restored" in told
-    assert "went back" in told or "back to the best clusters" in told
+    assert "worse than those of the pretraining, which are restored" in told
 
 
 def test_the_restored_model_gives_the_reported_clusters(blobs: tuple[str, ...], undone: Path, tmp_path: Path) -> None:

@@ -139,6 +139,10 @@ class GraphScore(NamedTuple):
     modularity: float
     assortativity: float | None = None
 
+    def __str__(self) -> str:
+        assortativity = "unknown" if self.assortativity is None else f"{self.assortativity:.4f}"
+        return f"modularity {self.modularity:.4f}, assortativity {assortativity}"
+
     def is_above(self, other: GraphScore) -> bool:
         """Return whether these clusters are better than others of the same graph.
 
@@ -150,6 +154,16 @@ class GraphScore(NamedTuple):
         if self.assortativity is None or other.assortativity is None:
             return is_higher
         return is_higher and self._mean > other._mean + _ROUNDING
+
+    def is_ahead_of(self, other: GraphScore) -> bool:
+        """Return whether these clusters come before others of the same graph in an order of all clusterings.
+
+        It is that of the geometric mean of both scores, or of the modularity where one was not kept. Clusters that are
+        above others are ahead of them, so none are above those that are ahead of all.
+        """
+        if self.assortativity is None or other.assortativity is None:
+            return self.modularity > other.modularity + _ROUNDING
+        return self._mean > other._mean + _ROUNDING
 
     @property
     def _mean(self) -> float:

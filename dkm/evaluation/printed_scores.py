@@ -99,6 +99,7 @@ def table(
     learned: str | None = None,
     agreement: float | None = None,
     restored: str | None = None,
+    restored_step: int | None = None,
 ) -> list[str]:
     """Return the lines of the closing table.
 
@@ -116,7 +117,10 @@ def table(
     agreement : float, optional
         The adjusted Rand index of the final labels and the learned ones.
     restored : str, optional
-        The earlier stage that was restored, "initialization" or "joint", as these labels could not be learned.
+        The stage of the model that was restored, as the joint phase had ended below it: "initialization", "joint" or
+        the learned baseline.
+    restored_step : int, optional
+        The step of the run that it is of.
     """
     titles = {"kmeans_raw": "k-means, raw data", "kmeans_pretrained": "k-means, pretrained embedding"}
     rows = dict(zip(titles.values(), (raw, pretrained), strict=True)) | {f"final ({name})": final}
@@ -125,27 +129,30 @@ def table(
     for title, scores in rows.items():
         if scores is not None:
             lines.append(f"{title:30}" + "".join(f"{format_score(scores.get(score.name)):>11}" for score in columns))
+    is_undone = restored not in (None, learned or "joint")
     if restored is not None:
-        which = titles["kmeans_pretrained"] if restored == "initialization" else "the first joint phase"
-        lines.append(
-            f"The final model and clusters are those of {which}, restored: the joint phase had ended below a baseline "
-            "and could not learn its clusters either."
-        )
-    elif learned is not None and agreement is not None and agreement < LEARNED:
-        lines.append(
-            f"The joint phase had ended below {titles[learned]}, and a second one started from those clusters; the "
-            f"final ones differ from them (adjusted Rand index {agreement:.3f}){_below(rows[titles[learned]], final)}."
-        )
-    elif learned is not None:
-        found_again = "" if agreement is None else f" (adjusted Rand index {agreement:.3f})"
-        lines.append(
-            f"The final clusters are those of {titles[learned]}, learned{found_again}: the joint phase had ended below "
-            "them."
-        )
+        which = titles["kmeans_pretrained"] if restored == "initialization" else f"step {restored_step}"
+        why = "the joint phase ended with worse clusters on the data"
+        if is_undone and learned is not None:
+            why = "the joint phase had ended below a baseline and could not learn its clusters either"
+        lines.append(f"The final model and clusters are those of {which}, restored: {why}.")
+    if learned is not None and not is_undone:
+        lines.append(_on_learning(titles[learned], rows[titles[learned]], final, agreement))
     for title in titles.values():
         if note := evenness(rows[title], final):
             lines.append(f"The modularity of {title} is higher, but {note}.")
     return lines
+
+
+def _on_learning(title: str, baseline: Scores | None, final: Scores, agreement: float | None) -> str:
+    """Return the line that says how well a second joint phase has learned the labels of a baseline."""
+    if agreement is not None and agreement < LEARNED:
+        return (
+            f"The joint phase had ended below {title}, and a second one started from those clusters; the final ones "
+            f"differ from them (adjusted Rand index {agreement:.3f}){_below(baseline, final)}."
+        )
+    found_again = "" if agreement is None else f" (adjusted Rand index {agreement:.3f})"
+    return f"The final clusters are those of {title}, learned{found_again}: the joint phase had ended below them."
 
 
 def _below(baseline: Scores | None, final: Scores) -> str:

@@ -137,8 +137,8 @@ def _of_run(material: Material) -> Iterator[Statement]:
 _UNDONE = {
     "joint": "The clusters come from the first joint training of the network and the clusters. It ended below a "
     "baseline, whose clusters a second one could not learn; that one was undone.",
-    "initialization": "The joint training ended below k-means and was undone: the clusters are those of k-means on the "
-    "pretrained embedding.",
+    "initialization": "The joint training ended with worse clusters in the graph of the data than k-means on the "
+    "pretrained embedding, whose clusters these are; it was undone.",
 }
 _STAGES = {
     "joint": "The clusters come from the joint training of the network and the clusters.",
@@ -164,7 +164,13 @@ _INITIALIZATIONS = {
 
 
 def _stage(material: Material) -> Iterator[Statement]:
-    stage = material.result.get("stage")
+    stage, restored_step = material.result.get("stage"), material.result.get("restored_step")
+    if restored_step is not None and not material.result.get("is_undone"):
+        yield Statement(
+            "note",
+            f"The network and the clusters are those of step {restored_step}: the joint training ended with worse "
+            "clusters in the graph of the data.",
+        )
     if material.result.get("is_undone"):
         yield Statement("doubt", _UNDONE[stage])  # type: ignore[index]
     elif stage == "initialization":

@@ -158,9 +158,7 @@ def read(path: Path) -> Run:
             name: _numbers(flatten(final[name])) for name in ("kmeans_raw", "kmeans_pretrained") if final.get(name)
         }
         scores = _numbers(final if result else _last_scores(evaluations))
-        # The last evaluation of a run that was undone is not of the model that it ended with.
-        is_known = bool(evaluations) and not final.get("is_undone")
-        scores["reconstruction"] = _numbers(evaluations[-1]).get("loss/reconstruction") if is_known else None
+        scores["reconstruction"] = _reconstruction(evaluations, final)
         seconds = _typed(manifest.get("seconds") or {}, dict, "seconds")
         total = sum(_typed(part, int | float, "seconds") for part in seconds.values()) if seconds else None
         if total is not None and not math.isfinite(total):
@@ -176,6 +174,16 @@ def read(path: Path) -> Run:
         return Run(path, status, reason, settings, seed, scores, baselines, total, data, started, digests)
     except (AttributeError, OverflowError, TypeError) as error:
         raise DamagedRun(f"{path}: {RESULT} or {MANIFEST} is not what a run writes ({error})") from error
+
+
+def _reconstruction(evaluations: Sequence[Mapping[str, Any]], final: Mapping[str, Any]) -> float | None:
+    """Return the loss at the evaluation of the model that the run ended with; None where there was none."""
+    step = final.get("restored_step")
+    if step is not None:
+        evaluations = [record for record in evaluations if record.get("step") == step]
+    elif final.get("is_undone"):  # runs of earlier versions do not say to which step
+        return None
+    return _numbers(evaluations[-1]).get("loss/reconstruction") if evaluations else None
 
 
 def _typed(value: Any, expected: Any, name: str) -> Any:

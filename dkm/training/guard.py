@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
@@ -18,34 +19,39 @@ from dkm.runtime import distributed
 class Kept(NamedTuple):
     """A state of the model that can be restored.
 
-    ``stage`` says which clusters it has, "initialization" for those of k-means on the pretrained embedding or "joint",
-    ``modularity`` and ``assortativity`` are those on the data (None if unknown, and on all processes but the first),
-    ``autoencoder`` holds the weights and ``centroids`` is (K, D).
+    ``stage`` says which clusters it has: "initialization" for those of k-means on the pretrained embedding, "joint", or
+    the baseline whose labels were being learned. ``modularity`` and ``assortativity`` are those on the data (None if
+    unknown), ``autoencoder`` holds the weights, ``centroids`` is (K, D), and ``step`` is the number of finished steps
+    of the run.
     """
 
     stage: str
     modularity: float | None
     autoencoder: dict[str, Tensor]
     centroids: Tensor
-    assortativity: float | None = None  # checkpoints of earlier versions lack it
+    assortativity: float | None = None  # checkpoints of earlier versions lack these two
+    step: int | None = None
 
     @classmethod
-    def of(cls, stage: str, score: GraphScore | None, autoencoder: Autoencoder, centroids: Tensor) -> Self:
-        """Return a copy of the present state."""
+    def of(cls, stage: str, score: GraphScore | None, autoencoder: Autoencoder, centroids: Tensor, step: int) -> Self:
+        """Return a copy of the present state; the score is the same on every process."""
         weights = {name: value.detach().clone() for name, value in autoencoder.state_dict().items()}
         modularity, assortativity = score or (None, None)
-        return cls(stage, modularity, weights, centroids.detach().clone(), assortativity)
+        return cls(stage, modularity, weights, centroids.detach().clone(), assortativity, step)
 
     @classmethod
     def from_dict(cls, state: dict[str, Any] | None) -> Self | None:
         """Return what ``_asdict`` gave for a checkpoint; None for None."""
         return None if state is None else cls(**state)
 
-    def is_above(self, score: GraphScore | None) -> bool:
-        """Return whether these clusters are known to be better than some with this score."""
-        if self.modularity is None or score is None:
-            return False
-        return GraphScore(self.modularity, self.assortativity).is_above(score)
+    @property
+    def score(self) -> GraphScore | None:
+        """The scores of these clusters in the graph of the data; None if unknown."""
+        return None if self.modularity is None else GraphScore(self.modularity, self.assortativity)
+
+    def is_ahead_of(self, score: GraphScore | None) -> bool:
+        """Return whether these clusters are known to come before others with this score, see `GraphScore`."""
+        return self.score is not None and score is not None and self.score.is_ahead_of(score)
 
     def restore(self, autoencoder: Autoencoder) -> Tensor:
         """Load the weights, on every process; return the first process's centroids (K, D)."""
@@ -54,6 +60,14 @@ class Kept(NamedTuple):
         centroids = self.centroids.to(device).clone()
         distributed.broadcast_(centroids)
         return centroids
+
+
+def of_main(score: GraphScore | None) -> GraphScore | None:
+    """Return the score that the first process has, on every process."""
+    known = distributed.from_main(json.dumps(score).encode())
+    assert known is not None
+    values = json.loads(known)
+    return None if values is None else GraphScore(*values)
 
 
 def baseline_above(baselines: Mapping[str, Scores | None], score: GraphScore | None) -> str | None:
@@ -80,17 +94,19 @@ def judge(
     Parameters
     ----------
     baselines : dict
-        Scores of k-means on the raw data and on the pretrained embedding.
+        Scores of k-means on the raw data and on the pretrained embedding, on the first process.
     kept : Kept, optional
         The best state of the model before.
     score : GraphScore, optional
-        That of the present clusters on the data, on the first process; None if unknown.
+        That of the present clusters on the data, on every process; None if unknown.
     learned : str, optional
         The baseline whose labels this phase has learned.
     """
-    learn = baseline_above(baselines, score) if learned is None else None
-    restore = kept is not None and kept.is_above(score)
-    known = distributed.from_main(f"{learn or ''} {int(restore)}".encode())
-    assert known is not None
-    name, number = known.decode().split(" ")
-    return Verdict(name or None, number == "1")
+    restore = kept is not None and kept.is_ahead_of(score)
+    # k-means on the pretrained embedding is one of the baselines: its labels are learned before it is restored.
+    is_of_phase = kept is not None and kept.stage != "initialization"
+    best = kept.score if kept is not None and restore and is_of_phase else score
+    learn = baseline_above(baselines, best) if learned is None else None
+    name = distributed.from_main((learn or "").encode())
+    assert name is not None
+    return Verdict(name.decode() or None, restore)

@@ -284,7 +284,8 @@ class Recorder:
             "joint_epochs": progress.state.n_joint_epochs if has_joint_phase else 0,
             "steps": progress.step,
             "stage": progress.stage(has_joint_phase),
-            "is_undone": progress.state.restored is not None,
+            "is_undone": progress.state.is_undone,
+            "restored_step": progress.state.restored_step,
             **progress.baselines,
             **{key: run.manifest[key] for key in (N_CLUSTERS_CHOICE,) if key in run.manifest},
         }
@@ -338,6 +339,7 @@ class Recorder:
             learned=progress.state.learned,
             agreement=agreement,
             restored=progress.state.restored,
+            restored_step=progress.state.restored_step,
         )
         if N_CLUSTERS_CHOICE in run.manifest:
             table += choice_lines(run.manifest[N_CLUSTERS_CHOICE])
@@ -435,6 +437,6 @@ class Recorder:
 def _agreement(progress: Progress, clusters: Clusters) -> float | None:
     """Return the adjusted Rand index of the clusters and the baseline whose labels were learned; None without one."""
     labels = progress.labels.get(progress.state.learned or "")
-    if labels is None or progress.state.restored is not None:
+    if labels is None or progress.state.is_undone:
         return None
     return adjusted_rand_index(labels.numpy(), clusters.labels)

@@ -138,8 +138,10 @@ class Checkpointer:
             If a run of that length would not have come to this position.
         """
         n_epochs, what = self._config.joint.n_epochs, None
-        if state.restored is not None:
+        if state.is_undone:
             what = "was undone"
+        elif state.restored is not None:
+            what = f"has gone back to step {state.restored_step} (joint.guard)"
         elif state.learned is not None:
             what = f"has gone on to learn the labels of {state.learned} (joint.guard)"
         if what is not None:

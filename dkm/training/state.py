@@ -29,7 +29,13 @@ class TrainState:
     # See ``joint.guard``.
     learned: str | None = None  # the baseline whose labels a second joint phase learns
     epochs_before: int = 0  # finished epochs of the first joint phase, in the second one
-    restored: str | None = None  # the earlier stage whose weights were restored after that
+    restored: str | None = None  # the stage of the model that was restored at the end, see ``Kept``
+    restored_step: int | None = None  # and the step that it is of
+
+    @property
+    def is_undone(self) -> bool:
+        """Whether the run has gone back to what it had before its last joint phase."""
+        return self.restored not in (None, self.learned or "joint")
 
     @property
     def phase_idx(self) -> int:
@@ -104,7 +110,7 @@ class Progress:
     pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
     # With ``joint.guard`` the labels (N,) of both, by their names, on the first process.
     labels: dict[str, Tensor] = field(default_factory=dict)
-    # With ``joint.guard`` the best state of the model so far, from the end of the pretraining on.
+    # With ``joint.guard`` the best state of the model so far, from the end of the pretraining on; see ``judge``.
     kept: Kept | None = None
     cache_key: str | None = None  # the key under which this run's pretraining may be cached; see ``pretrain.cache``
 

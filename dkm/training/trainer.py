@@ -48,7 +48,7 @@ from dkm.training import due
 from dkm.training.baseline import find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
-from dkm.training.guard import Kept, Verdict, judge
+from dkm.training.guard import Kept, Verdict, judge, of_main
 from dkm.training.optimizers import learning_rate, reset_rows
 from dkm.training.phase import Phase
 from dkm.training.pretraining import adopt_pretraining, keep_pretraining
@@ -114,6 +114,10 @@ class Trainer:
             phase.section: due.evaluation_interval(every, phase.n_epochs, is_in_steps=phase.section in in_steps)
             for phase in (config.pretrain, config.joint)
         }
+        # With ``joint.guard`` clusters are compared at these, whatever is evaluated.
+        self._comparison_interval = due.evaluation_interval(
+            None, config.joint.n_epochs, is_in_steps=config.joint.section in in_steps
+        )
         require_rows_for_all_processes(config, data, self.batches.n_batches)
         self.augment = build_augmentation(config.augmentation, data.image_shape)
         self.autoencoder = self._build_autoencoder(config.seed)
@@ -266,12 +270,12 @@ class Trainer:
             self._run_phase(settings)
             if not settings.guard:
                 return
-            verdict = self._judge()
+            verdict, score = self._judge()
             if verdict.learn is not None:
                 self._learn(verdict.learn)
                 continue
             if verdict.restore:
-                self._restore_kept()
+                self._restore_kept(score)
             return
 
     def _pretrained_state(self, baseline: Baseline | None) -> Kept:
@@ -279,20 +283,34 @@ class Trainer:
         score, centroids = None, torch.zeros_like(self.clustering.centroids)
         if baseline is not None and baseline.centroids is not None:
             score, centroids = graph_score(baseline.scores), baseline.centroids
-        return Kept.of("initialization", score, self.autoencoder, centroids)
+        return Kept.of("initialization", of_main(score), self.autoencoder, centroids, self.progress.step)
 
-    def _judge(self) -> Verdict:
-        """Compare the end of a joint phase with what the run had before, in the graph of the data."""
+    def _judge(self) -> tuple[Verdict, GraphScore | None]:
+        """Compare the end of a joint phase with what the run had before; return its scores in the graph of the data."""
         progress = self.progress
         with self._averaged_weights(), self._signals.interruptible():
-            z, centroids = self.embed(), self.clustering.centroids.detach()
-            score: GraphScore | None = None
-            if distributed.is_main():
-                score = self.evaluator.graph_score(assign_clusters(z, centroids).labels)
+            score = self._graph_score(self.embed())
             verdict = judge(progress.baselines, progress.kept, score, learned=progress.state.learned)
             if verdict.learn is not None and not verdict.restore:
-                progress.kept = Kept.of("joint", score, self.autoencoder, centroids)
-        return verdict
+                progress.kept = self._present_state(score)
+        return verdict, score
+
+    def _keep_if_best(self, z: Tensor) -> None:
+        """Keep the present state of the model, whose embedding is z (N, D), if no earlier clusters are as good."""
+        score, kept = self._graph_score(z), self.progress.kept
+        if score is not None and (kept is None or kept.score is None or score.is_ahead_of(kept.score)):
+            self.progress.kept = self._present_state(score)
+
+    def _graph_score(self, z: Tensor) -> GraphScore | None:
+        """Return the scores of the clusters of z (N, D) in the graph of the data, on every process."""
+        score: GraphScore | None = None
+        if distributed.is_main():
+            score = self.evaluator.graph_score(assign_clusters(z, self.clustering.centroids.detach()).labels)
+        return of_main(score)
+
+    def _present_state(self, score: GraphScore | None) -> Kept:
+        state = self.progress.state
+        return Kept.of(state.learned or "joint", score, self.autoencoder, self.clustering.centroids, state.step)
 
     def _learn(self, baseline: str) -> None:
         """Start a second joint phase that holds the labels of a baseline."""
@@ -312,14 +330,20 @@ class Trainer:
         self._phase = None
         self._save()
 
-    def _restore_kept(self) -> None:
-        """Go back to the best state of the model, as the second joint phase has ended below it too."""
+    def _restore_kept(self, score: GraphScore | None) -> None:
+        """Go back to the best state of the model, as the joint phase has ended with worse clusters."""
         progress, state, kept = self.progress, self.progress.state, self.progress.kept
         assert kept is not None
-        log.info("joint: the labels of %s were not learned; back to the best clusters before", state.learned)
+        which = "the pretraining" if kept.stage == "initialization" else f"step {kept.step}"
+        log.info(
+            "joint: the clusters at the end are worse than those of %s, which are restored (%s for %s)",
+            *(which, kept.score, score),
+        )
         self._phase = None
         self.clustering.centroids.detach().copy_(kept.restore(self.autoencoder))
-        progress.state = replace(state, step=state.step + 1, is_stopped=True, restored=kept.stage)
+        progress.state = replace(
+            state, step=state.step + 1, is_stopped=True, restored=kept.stage, restored_step=kept.step
+        )
         self._save()
 
     def _reset_weights(self, phase: Phase) -> None:
@@ -474,6 +498,10 @@ class Trainer:
         )
         record: dict[str, Any] | None = None
         clusters: Clusters | None = None
+        if state.is_joint and not has_settled and self._is_compared(state.epoch + 1):
+            with self._signals.interruptible():
+                z = self.embed(self.config.precision) if z is None else z
+                self._keep_if_best(z)
         if self._is_evaluated(state.epoch + 1, settings) or (has_settled and not self._skips_evaluation):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
@@ -548,6 +576,10 @@ class Trainer:
     def _is_evaluated(self, epoch: int, settings: PhaseConfig) -> bool:
         every = self._evaluation_intervals[settings.section]
         return not self._skips_evaluation and due.is_evaluated(epoch, settings.n_epochs, every)
+
+    def _is_compared(self, epoch: int) -> bool:
+        """Return whether the clusters after this epoch of the joint phase may be kept, as in a longer run."""
+        return self.config.joint.guard and (epoch == 1 or epoch % self._comparison_interval == 0)
 
     def _is_pictured(self, epoch: int, settings: PhaseConfig) -> bool:
         has_figures = self.config.log.figures and self.run_dir.sinks.shows_images
