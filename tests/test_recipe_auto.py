@@ -18,7 +18,7 @@ from processes import train as train_in_process
 from quick import search_quickly
 from sklearn.datasets import make_blobs, make_moons
 
-from dkm.clustering import neighborhood
+from dkm.clustering import graph, neighborhood
 from dkm.clustering.assignment import Assignment
 from dkm.clustering.graph import GraphScore
 from dkm.clustering.lloyd import kmeans
@@ -33,6 +33,7 @@ from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.estimator import DeepKMeans
 from dkm.evaluation import printed_scores
+from dkm.evaluation.evaluator import Evaluator
 from dkm.models.build import build_autoencoder
 from dkm.predict import work as predict
 from dkm.runs import reading
@@ -730,3 +731,36 @@ def test_the_baseline_is_the_candidate_of_the_rows(
         lines.append(log.partition("clusters from clustering.init=data: ")[2].partition(" (")[0])
     assert on_the_rows == [0, 1]
     assert lines[0] == lines[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("n_features", "words", "n_searches"),
+    [
+        (5, (), 1),
+        (150, (), 1),  # the graph of both is that of 100 principal components
+        (5, ("evaluation.graph_samples=100",), 2),
+        (5, ("evaluation.samples=100",), 2),
+        (5, ("clustering.init_samples=100",), 2),
+    ],
+)
+def test_clusters_are_scored_in_the_graph_that_they_are_found_in_where_it_is_the_same(
+    n_features: int, words: tuple[str, ...], n_searches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = make_blobs(200, n_features, centers=4, cluster_std=4.0, random_state=0)
+    config = compose(parse([*saved(tmp_path / "X.npz", X, y), *QUICK, *words])).config
+    data = load_dataset(config.data)
+    trainer = Trainer(config, data)
+    searched: list[int] = []
+
+    def counted(points: Any, n_neighbors: int) -> graph.Neighbors:
+        searched.append(len(points))
+        return search(points, n_neighbors)
+
+    search = graph.nearest_neighbors
+    monkeypatch.setattr(graph, "nearest_neighbors", counted)
+    labels = np.random.default_rng(0).integers(4, size=200)
+    score = trainer.evaluator.graph_score(labels)
+    assert (score, trainer.neighborhood.graph.shape[0]) == (trainer.evaluator.graph_score(labels), searched[-1])
+    assert len(searched) == n_searches
+    alone = Evaluator(data, trainer.batches, 4, config.evaluation)
+    assert alone.graph_score(labels) == score

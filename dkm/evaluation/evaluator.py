@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dkm.clustering.graph import GraphScore
 from dkm.clustering.labels import IntArray
+from dkm.clustering.neighborhood import Neighborhood
 from dkm.config.run import EvaluationConfig
 from dkm.data.batches import Batches
 from dkm.data.datasets import Dataset
@@ -56,15 +57,33 @@ class Evaluator:
     """Scores clusterings of one data set; it is the ``ScoredData`` of ``dkm.evaluation.scores``.
 
     Scores that look at distances are taken on ``sample``, the indices of some rows, or None for all rows.
+
+    Parameters
+    ----------
+    data : Dataset
+    batches : Batches
+    n_clusters : int
+        K.
+    config : EvaluationConfig
+    neighborhood : Neighborhood, optional
+        One of the same data: where the scores take the same graph, neighbors are searched for once.
     """
 
-    def __init__(self, data: Dataset, batches: Batches, n_clusters: int, config: EvaluationConfig) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        batches: Batches,
+        n_clusters: int,
+        config: EvaluationConfig,
+        neighborhood: Neighborhood | None = None,
+    ) -> None:
         self.sample = sample_dataset(data, config.samples)
         self.data = data
         self.batches = batches
         self.n_clusters = n_clusters
         self.silhouette_samples = config.silhouette_samples
         self._graph_samples = config.graph_samples
+        self._neighborhood = neighborhood
 
     @property
     def y(self) -> IntArray | None:
@@ -80,6 +99,10 @@ class Evaluator:
     def neighbors(self) -> metrics.NeighborSample | None:
         """The graph of nearest neighbors on ``evaluation.graph_samples`` rows of the sample."""
         is_image = self.data.image_shape is not None
+        has_all_rows = self.sample is None and len(self.X) <= self._graph_samples
+        known = self._neighborhood if has_all_rows and not is_image and metrics.has_graph(self.X) else None
+        if known is not None and known.sample is None:
+            return metrics.NeighborSample(np.arange(len(self.X)), known.graph)
         return metrics.sample_neighbors(self.X, self._graph_samples, is_image=is_image)
 
     def graph_score(self, labels: np.ndarray) -> GraphScore | None:

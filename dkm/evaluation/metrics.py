@@ -217,6 +217,11 @@ class NeighborSample(NamedTuple):
         return self.score(labels).modularity
 
 
+def has_graph(X: FloatArray) -> bool:
+    """Return whether the rows X (N, F) have a graph of nearest neighbors: several, finite, and no infinite distance."""
+    return len(X) > 1 and bool(np.isfinite(X).all()) and has_distances(X)
+
+
 def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False) -> NeighborSample | None:
     """Join at most ``max_samples`` random rows of X (n, F) to their nearest neighbors, see `n_compared`.
 
@@ -226,7 +231,7 @@ def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False)
     them. None for fewer than two rows, and where some are not finite or too far from each other for float32.
     """
     rows = draw_rows(len(X), max_samples)
-    if len(rows) < 2 or not np.isfinite(X[rows]).all() or not has_distances(X):
+    if not has_graph(X[rows]):
         return None
     in_order = np.sort(rows)  # of all rows the components are those of X to the last bit
     points = X[in_order] if is_image else principal_components(X[in_order])

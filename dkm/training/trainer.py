@@ -128,11 +128,11 @@ class Trainer:
             config.clustering, self.n_clusters, self.latent_dim, data.n_samples, config.joint.n_epochs
         ).to(self.device)
         self._has_own_code = not (is_of_package(self.autoencoder) and is_of_package(self.clustering))
-        self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation)
         sample = sample_dataset(data, config.clustering.init_samples, at_least=self.n_clusters)
         self.neighborhood = Neighborhood(self.batches.take, sample, self.latent_dim, config.seed)
         if neighborhood is not None and neighborhood.is_like(self.neighborhood):
             self.neighborhood = neighborhood
+        self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation, self.neighborhood)
         self.starter = Starter(config.clustering, self.evaluator, self.neighborhood, self.latent_dim, config.seed)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.run_dir: RunWriter = Unwritten()
