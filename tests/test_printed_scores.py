@@ -116,6 +116,22 @@ def test_a_baseline_that_is_only_more_even_is_told_apart_from_a_better_one() -> 
         assert printed_scores.table(other, final, final, name="dkm")[-1].startswith("final (dkm)")
 
 
+def test_labels_of_the_start_that_were_not_learned_are_told() -> None:
+    final: Scores = {"modularity_data": 0.6, "assortativity_data": 0.7}
+    start: Scores = {"agreement": 0.9, "modularity_data": 0.65, "assortativity_data": 0.75}
+    assert printed_scores.table(None, None, final, name="dkm", start=start)[-1] == (
+        "The joint phase was to keep the clusters that it started from; the final ones differ from them (adjusted Rand "
+        "index 0.900) and are below them: their modularity on the data is 0.600 for 0.650."
+    )
+    for other in (
+        {**start, "agreement": 0.96},  # learned but for a few rows
+        {**start, "modularity_data": 0.59},  # not better
+        {**start, "modularity_data": None, "assortativity_data": None},
+        None,
+    ):
+        assert printed_scores.not_learned(other, final) is None
+
+
 def test_no_recorded_run_has_a_warning() -> None:
     """As docs/explanation/judging.md says."""
     paths = sorted((Path(__file__).parents[1] / "docs" / "results").glob("*/*.json"))

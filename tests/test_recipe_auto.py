@@ -610,6 +610,16 @@ def test_a_run_killed_before_or_after_its_best_clusters_resumes_to_the_same_byte
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_a_run_says_how_far_the_labels_of_its_start_were_learned(moons: tuple[str, ...], tmp_path: Path) -> None:
+    few = run((*moons, *QUICK, "pretrain.steps=1", "joint.steps=4", "joint.guard=false"), tmp_path / "few")
+    assert few["start"]["agreement"] < 0.9
+    assert few["start"]["modularity_data"] > few["modularity_data"] + 0.01
+    told = (tmp_path / "few" / "train.log").read_text()
+    assert "The joint phase was to keep the clusters that it started from; the final ones differ" in told
+    free = run((*moons, *QUICK, "joint.hold_labels=false", "joint.guard=false"), tmp_path / "free")
+    assert "start" not in free
+
+
 # A learning rate that destroys the network: it learns neither the clusters of its start nor those of a baseline.
 DESTROYED = ("joint.lr=3", "joint.tolerance=0", "checkpoint.every_s=0")
 

@@ -945,6 +945,20 @@ def test_how_far_a_baseline_was_learned_is_told(agreement: float, verdict: str) 
     assert f"adjusted Rand index of {agreement:.2f}" in told.text
 
 
+def test_labels_of_the_start_that_were_not_learned_are_a_doubt() -> None:
+    better = {"modularity_data": 0.99, "assortativity_data": 0.99}
+    for agreement, is_told in ((0.9, True), (0.97, False)):
+        judgment = judge([material(**GOOD, stage="joint", start={"agreement": agreement, **better})])
+        told = [s for s in judgment.statements if "was to keep the clusters that it started from" in s.text]
+        assert [s.verdict for s in told] == ["doubt"] * is_told
+
+
+def test_an_earlier_state_of_the_joint_training_is_told() -> None:
+    judgment = judge([material(**GOOD, stage="joint", restored_step=120)])
+    [told] = [statement for statement in judgment.statements if "step 120" in statement.text]
+    assert told.verdict == "note"
+
+
 @pytest.mark.parametrize(
     ("init", "told"),
     [

@@ -98,6 +98,7 @@ def table(
     name: str,
     learned: str | None = None,
     agreement: float | None = None,
+    start: Scores | None = None,
     restored: str | None = None,
     restored_step: int | None = None,
 ) -> list[str]:
@@ -116,6 +117,9 @@ def table(
         The baseline whose labels a second joint phase was to learn, as the first had ended below it (``joint.guard``).
     agreement : float, optional
         The adjusted Rand index of the final labels and the learned ones.
+    start : dict, optional
+        Two scores of the labels that ``joint.hold_labels`` was to learn, and the ``agreement`` of the final labels with
+        them, an adjusted Rand index.
     restored : str, optional
         The stage of the model that was restored, as the joint phase had ended below it: "initialization", "joint" or
         the learned baseline.
@@ -138,10 +142,20 @@ def table(
         lines.append(f"The final model and clusters are those of {which}, restored: {why}.")
     if learned is not None and not is_undone:
         lines.append(_on_learning(titles[learned], rows[titles[learned]], final, agreement))
+    if note := not_learned(start, final):
+        lines.append(f"The joint phase was to keep the clusters that it started from; {note}.")
     for title in titles.values():
         if note := evenness(rows[title], final):
             lines.append(f"The modularity of {title} is higher, but {note}.")
     return lines
+
+
+def not_learned(start: Scores | None, final: Scores) -> str | None:
+    """Return how far the final clusters fall short of those of the start, which they were to be; None if not at all."""
+    agreement = (start or {}).get("agreement")
+    if agreement is None or agreement >= LEARNED or not (below := _below(start, final)):
+        return None
+    return f"the final ones differ from them (adjusted Rand index {agreement:.3f}){below}"
 
 
 def _on_learning(title: str, baseline: Scores | None, final: Scores, agreement: float | None) -> str:

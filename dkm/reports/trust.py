@@ -173,6 +173,8 @@ def _stage(material: Material) -> Iterator[Statement]:
         )
     if material.result.get("is_undone"):
         yield Statement("doubt", _UNDONE[stage])  # type: ignore[index]
+    elif note := printed_scores.not_learned(material.result.get("start"), dict(material.result)):
+        yield Statement("doubt", f"The joint training was to keep the clusters that it started from; {note}.")
     elif stage == "initialization":
         init = _INITIALIZATIONS.get(
             str(material.settings.get("clustering.init")), "of k-means on the pretrained embedding"

@@ -292,6 +292,9 @@ class Recorder:
         agreement = _agreement(progress, clusters)
         if agreement is not None:
             result["learned_agreement"] = agreement
+        start = self._start(progress, clusters)
+        if start is not None:
+            result["start"] = start
         run.write_result(result)
         position = np.arange(data.n_samples) if data.position is None else data.position
         assignments = Assignments(
@@ -338,6 +341,7 @@ class Recorder:
             name=config.clustering.name,
             learned=progress.state.learned,
             agreement=agreement,
+            start=start,
             restored=progress.state.restored,
             restored_step=progress.state.restored_step,
         )
@@ -350,6 +354,20 @@ class Recorder:
         self._write_report(result, assignments, z, contrast)
         self.end(COMPLETED, None, progress)
         return result
+
+    def _start(self, progress: Progress, clusters: Clusters) -> Scores | None:
+        """Return how far the final clusters are those that ``joint.hold_labels`` was to learn, and the scores of these.
+
+        None if no labels were held, or only those of a baseline.
+        """
+        config = self._config
+        is_held = config.joint.hold_labels and config.clustering.can_hold_labels and config.joint.n_epochs > 0
+        if not is_held or progress.state.learned is not None:
+            return None
+        labels = self._clustering.assignments.cpu().numpy()
+        modularity, assortativity = self._evaluator.graph_score(labels) or (None, None)
+        agreement = adjusted_rand_index(labels, clusters.labels)
+        return {"agreement": agreement, "modularity_data": modularity, "assortativity_data": assortativity}
 
     def _write_report(
         self, result: dict[str, Any], assignments: Assignments, z: Tensor, contrast: Contrast | None
