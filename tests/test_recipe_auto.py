@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ from dkm.models.build import build_autoencoder
 from dkm.predict import work as predict
 from dkm.runs import reading
 from dkm.train import _main as main
-from dkm.training.guard import Kept, Verdict, baseline_above, judge
+from dkm.training.guard import Guard, Kept, Verdict, baseline_above, judge
 from dkm.training.objective import Objective, mean_squared_distance
 from dkm.training.restoring import with_all_terms
-from dkm.training.state import TrainState
+from dkm.training.state import Progress, TrainState
 from dkm.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_search")
@@ -532,15 +533,18 @@ def test_the_reported_clusters_are_the_best_that_the_model_had(
     wandering: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[tuple[int, GraphScore]] = []
-    take = Trainer._graph_score
 
-    def noted(self: Trainer, z: torch.Tensor) -> GraphScore | None:
-        score = take(self, z)
-        assert score is not None
-        found.append((self.progress.step, score))
-        return score
+    def noting(compare: Callable[..., Any]) -> Callable[..., Any]:
+        def compare_and_note(self: Guard, progress: Progress, z: torch.Tensor) -> Any:
+            score = self.score(z)
+            assert score is not None
+            found.append((progress.step, score))
+            return compare(self, progress, z)
 
-    monkeypatch.setattr(Trainer, "_graph_score", noted)
+        return compare_and_note
+
+    for name in ("keep_if_best", "judge"):
+        monkeypatch.setattr(Guard, name, noting(getattr(Guard, name)))
     result = run(wandering, tmp_path / "run")
     final = GraphScore(result["modularity_data"], result["assortativity_data"])
     best_step, best = max(found, key=lambda at: mean_of_scores(at[1]))
@@ -578,9 +582,9 @@ def test_a_run_that_is_made_longer_may_keep_the_clusters_of_its_former_end(
     blobs: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_end = 60 + 1 + 10 * 3  # steps; the initialization counts as one
-    monkeypatch.setattr(
-        Trainer, "_graph_score", lambda self, z: GraphScore(0.9 if self.progress.step == at_end else 0.8, 1.0)
-    )
+    # After the epochs 1 and 10 and at the end; after epoch 20 and at the new end; after 1, 10 and 20 and at the end.
+    scores = iter([0.8, 0.9, 0.9, 0.8, 0.8, 0.8, 0.9, 0.8, 0.8])
+    monkeypatch.setattr(Guard, "score", lambda *_: GraphScore(next(scores), 1.0))
     words = (*blobs, *QUICK, "joint.steps=null", "joint.schedule=constant", "joint.tolerance=0")
     short = run((*words, "joint.epochs=10"), tmp_path / "run")
     assert (short["steps"], short["restored_step"]) == (at_end, None)

@@ -1,19 +1,30 @@
-"""The guard of a run: the best clusters that the model has had so far, and whether the joint phase ended below them."""
+"""The guard of a run: keeps the best clusters that the model has had, and judges the end of a joint phase by them."""
 
-# Shapes: D latent, K clusters.
+# Shapes: N rows, D latent, K clusters.
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import torch
 from torch import Tensor
 
 from dkm.clustering.graph import GraphScore
+from dkm.clustering.losses.base import ClusteringLoss
+from dkm.evaluation.clusters import assign_clusters
+from dkm.evaluation.evaluator import Evaluator
 from dkm.evaluation.scores import Scores, graph_score
 from dkm.models.autoencoder import Autoencoder
 from dkm.runtime import distributed
+
+if TYPE_CHECKING:
+    from dkm.training.state import Baseline, Progress
+
+log = logging.getLogger(__name__)
 
 
 class Kept(NamedTuple):
@@ -110,3 +121,77 @@ def judge(
     name = distributed.from_main((learn or "").encode())
     assert name is not None
     return Verdict(name.decode() or None, restore)
+
+
+class Guard:
+    """Keeps the best state of a model while it trains, see ``joint.guard``; it is ``kept`` of the run's progress.
+
+    All methods are called on every process.
+
+    Parameters
+    ----------
+    autoencoder, clustering : nn.Module
+        The model, whose present weights are those that are compared.
+    evaluator : Evaluator
+        Scores clusters in the graph of the run's data.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, clustering: ClusteringLoss, evaluator: Evaluator) -> None:
+        self._autoencoder = autoencoder
+        self._clustering = clustering
+        self._evaluator = evaluator
+
+    @property
+    def _centroids(self) -> Tensor:
+        return self._clustering.centroids.detach()
+
+    def score(self, z: Tensor) -> GraphScore | None:
+        """Return the scores of the present clusters of z (N, D) in the graph of the data."""
+        score: GraphScore | None = None
+        if distributed.is_main():
+            score = self._evaluator.graph_score(assign_clusters(z, self._centroids).labels)
+        return of_main(score)
+
+    def keep_pretrained(self, progress: Progress, baseline: Baseline | None) -> None:
+        """Keep the pretrained autoencoder with the centroids of k-means on its embedding (None on other processes)."""
+        score, centroids = None, torch.zeros_like(self._centroids)
+        if baseline is not None and baseline.centroids is not None:
+            score, centroids = graph_score(baseline.scores), baseline.centroids
+        progress.kept = Kept.of("initialization", of_main(score), self._autoencoder, centroids, progress.step)
+
+    def keep_if_best(self, progress: Progress, z: Tensor) -> None:
+        """Keep the present state, whose embedding is z (N, D), if no earlier clusters are as good."""
+        score, kept = self.score(z), progress.kept
+        if score is not None and (kept is None or kept.score is None or score.is_ahead_of(kept.score)):
+            self._keep(progress, score)
+
+    def judge(self, progress: Progress, z: Tensor) -> Verdict:
+        """Compare the end of a joint phase, whose embedding is z (N, D), with what the run had before; see ``judge``.
+
+        If another joint phase follows, the better of both is what is kept.
+        """
+        score, kept = self.score(z), progress.kept
+        verdict = judge(progress.baselines, kept, score, learned=progress.state.learned)
+        if verdict.learn is not None and not verdict.restore:
+            self._keep(progress, score)
+        elif verdict.learn is None and verdict.restore:
+            assert kept is not None
+            which = "the pretraining" if kept.stage == "initialization" else f"step {kept.step}"
+            log.info(
+                "joint: the clusters at the end are worse than those of %s, which are restored (%s for %s)",
+                *(which, kept.score, score),
+            )
+        return verdict
+
+    def restore(self, progress: Progress) -> None:
+        """Go back to the state that is kept: the run ends with it."""
+        state, kept = progress.state, progress.kept
+        assert kept is not None
+        self._centroids.copy_(kept.restore(self._autoencoder))
+        progress.state = replace(
+            state, step=state.step + 1, is_stopped=True, restored=kept.stage, restored_step=kept.step
+        )
+
+    def _keep(self, progress: Progress, score: GraphScore | None) -> None:
+        stage = progress.state.learned or "joint"
+        progress.kept = Kept.of(stage, score, self._autoencoder, self._centroids, progress.step)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dkm.clustering.assignment import means_of_parts
-from dkm.clustering.graph import GraphScore
 from dkm.clustering.losses.base import ClusteringLoss
 from dkm.clustering.methods import build_clustering
 from dkm.clustering.neighborhood import Neighborhood
@@ -34,7 +32,7 @@ from dkm.data.sampling import sample_dataset
 from dkm.errors import UserError
 from dkm.evaluation import evaluator
 from dkm.evaluation.clusters import Clusters, assign_clusters
-from dkm.evaluation.scores import Scores, graph_score
+from dkm.evaluation.scores import Scores
 from dkm.models.autoencoder import Autoencoder, evaluation_mode
 from dkm.models.build import build_autoencoder
 from dkm.models.custom import is_of_package, require_halves
@@ -48,7 +46,7 @@ from dkm.training import due
 from dkm.training.baseline import find_or_score_raw_data
 from dkm.training.cache import Cache
 from dkm.training.divergence import require_finite
-from dkm.training.guard import Kept, Verdict, judge, of_main
+from dkm.training.guard import Guard
 from dkm.training.optimizers import learning_rate, reset_rows
 from dkm.training.phase import Phase
 from dkm.training.pretraining import adopt_pretraining, keep_pretraining
@@ -133,6 +131,7 @@ class Trainer:
         if neighborhood is not None and neighborhood.is_like(self.neighborhood):
             self.neighborhood = neighborhood
         self.evaluator = evaluator.Evaluator(data, self.batches, self.n_clusters, config.evaluation, self.neighborhood)
+        self.guard = Guard(self.autoencoder, self.clustering, self.evaluator)
         self.starter = Starter(config.clustering, self.evaluator, self.neighborhood, self.latent_dim, config.seed)
         self.cache = Cache(config, data, n_clusters=self.n_clusters, latent_dim=self.latent_dim, device=self.device)
         self.run_dir: RunWriter = Unwritten()
@@ -258,7 +257,7 @@ class Trainer:
         self.clustering.initialize(*start, z)
         self.progress.pretrained = self._kept("kmeans_pretrained", baseline)
         if self.config.joint.guard:
-            self.progress.kept = self._pretrained_state(baseline)
+            self.guard.keep_pretrained(self.progress, baseline)
         self.progress.state = TrainState("joint", step=self.progress.step + 1)
         self._phase = None
         self._save()
@@ -270,47 +269,16 @@ class Trainer:
             self._run_phase(settings)
             if not settings.guard:
                 return
-            verdict, score = self._judge()
+            with self._averaged_weights(), self._signals.interruptible():
+                verdict = self.guard.judge(progress, self.embed())
             if verdict.learn is not None:
                 self._learn(verdict.learn)
                 continue
             if verdict.restore:
-                self._restore_kept(score)
+                self._phase = None
+                self.guard.restore(progress)
+                self._save()
             return
-
-    def _pretrained_state(self, baseline: Baseline | None) -> Kept:
-        """Return the pretrained autoencoder with the centroids of k-means on its embedding."""
-        score, centroids = None, torch.zeros_like(self.clustering.centroids)
-        if baseline is not None and baseline.centroids is not None:
-            score, centroids = graph_score(baseline.scores), baseline.centroids
-        return Kept.of("initialization", of_main(score), self.autoencoder, centroids, self.progress.step)
-
-    def _judge(self) -> tuple[Verdict, GraphScore | None]:
-        """Compare the end of a joint phase with what the run had before; return its scores in the graph of the data."""
-        progress = self.progress
-        with self._averaged_weights(), self._signals.interruptible():
-            score = self._graph_score(self.embed())
-            verdict = judge(progress.baselines, progress.kept, score, learned=progress.state.learned)
-            if verdict.learn is not None and not verdict.restore:
-                progress.kept = self._present_state(score)
-        return verdict, score
-
-    def _keep_if_best(self, z: Tensor) -> None:
-        """Keep the present state of the model, whose embedding is z (N, D), if no earlier clusters are as good."""
-        score, kept = self._graph_score(z), self.progress.kept
-        if score is not None and (kept is None or kept.score is None or score.is_ahead_of(kept.score)):
-            self.progress.kept = self._present_state(score)
-
-    def _graph_score(self, z: Tensor) -> GraphScore | None:
-        """Return the scores of the clusters of z (N, D) in the graph of the data, on every process."""
-        score: GraphScore | None = None
-        if distributed.is_main():
-            score = self.evaluator.graph_score(assign_clusters(z, self.clustering.centroids.detach()).labels)
-        return of_main(score)
-
-    def _present_state(self, score: GraphScore | None) -> Kept:
-        state = self.progress.state
-        return Kept.of(state.learned or "joint", score, self.autoencoder, self.clustering.centroids, state.step)
 
     def _learn(self, baseline: str) -> None:
         """Start a second joint phase that holds the labels of a baseline."""
@@ -328,22 +296,6 @@ class Trainer:
         epochs_before = progress.state.epoch
         progress.state = TrainState("joint", step=step + 1, learned=baseline, epochs_before=epochs_before)
         self._phase = None
-        self._save()
-
-    def _restore_kept(self, score: GraphScore | None) -> None:
-        """Go back to the best state of the model, as the joint phase has ended with worse clusters."""
-        progress, state, kept = self.progress, self.progress.state, self.progress.kept
-        assert kept is not None
-        which = "the pretraining" if kept.stage == "initialization" else f"step {kept.step}"
-        log.info(
-            "joint: the clusters at the end are worse than those of %s, which are restored (%s for %s)",
-            *(which, kept.score, score),
-        )
-        self._phase = None
-        self.clustering.centroids.detach().copy_(kept.restore(self.autoencoder))
-        progress.state = replace(
-            state, step=state.step + 1, is_stopped=True, restored=kept.stage, restored_step=kept.step
-        )
         self._save()
 
     def _reset_weights(self, phase: Phase) -> None:
@@ -501,7 +453,7 @@ class Trainer:
         if state.is_joint and not has_settled and self._is_compared(state.epoch + 1):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
-                self._keep_if_best(z)
+                self.guard.keep_if_best(progress, z)
         if self._is_evaluated(state.epoch + 1, settings) or (has_settled and not self._skips_evaluation):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
