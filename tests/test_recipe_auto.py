@@ -33,7 +33,7 @@ from dkm.data.augmentation import build_augmentation
 from dkm.data.datasets import load_dataset
 from dkm.errors import UserError
 from dkm.estimator import DeepKMeans
-from dkm.evaluation import printed_scores
+from dkm.evaluation import metrics, printed_scores
 from dkm.evaluation.evaluator import Evaluator
 from dkm.models.build import build_autoencoder
 from dkm.predict import work as predict
@@ -748,19 +748,27 @@ def test_the_baseline_is_the_candidate_of_the_rows(
 
 
 @pytest.mark.parametrize(
-    ("n_features", "words", "n_searches"),
+    ("n_features", "n_values", "words", "n_searches"),
     [
-        (5, (), 1),
-        (150, (), 1),  # the graph of both is that of 100 principal components
-        (5, ("evaluation.graph_samples=100",), 2),
-        (5, ("evaluation.samples=100",), 2),
-        (5, ("clustering.init_samples=100",), 2),
+        (5, None, (), 1),
+        (3, 5, (), 1),  # many neighbors are equally far
+        (150, None, (), 1),  # the graph of both is that of 100 principal components
+        (5, None, ("evaluation.graph_samples=100",), 2),
+        (5, None, ("evaluation.samples=100",), 2),
+        (5, None, ("clustering.init_samples=100",), 2),
     ],
 )
 def test_clusters_are_scored_in_the_graph_that_they_are_found_in_where_it_is_the_same(
-    n_features: int, words: tuple[str, ...], n_searches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_features: int,
+    n_values: int | None,
+    words: tuple[str, ...],
+    n_searches: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     X, y = make_blobs(200, n_features, centers=4, cluster_std=4.0, random_state=0)
+    if n_values is not None:
+        X = np.random.default_rng(0).integers(n_values, size=X.shape)
     config = compose(parse([*saved(tmp_path / "X.npz", X, y), *QUICK, *words])).config
     data = load_dataset(config.data)
     trainer = Trainer(config, data)
@@ -771,7 +779,8 @@ def test_clusters_are_scored_in_the_graph_that_they_are_found_in_where_it_is_the
         return search(points, n_neighbors)
 
     search = graph.nearest_neighbors
-    monkeypatch.setattr(graph, "nearest_neighbors", counted)
+    for module in (graph, metrics):
+        monkeypatch.setattr(module, "nearest_neighbors", counted)
     labels = np.random.default_rng(0).integers(4, size=200)
     score = trainer.evaluator.graph_score(labels)
     assert (score, trainer.neighborhood.graph.shape[0]) == (trainer.evaluator.graph_score(labels), searched[-1])

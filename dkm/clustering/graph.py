@@ -20,7 +20,7 @@ _N_BLOCKS = 32
 # Steps of the search for the scale of a point's neighborhood.
 _N_BISECTIONS = 64
 # Neighbors of a point in the graph in which clusterings are compared, and the points for each of them.
-_MOST_COMPARED, _FEWEST_COMPARED, _POINTS_PER_NEIGHBOR = 20, 2, 8
+MOST_COMPARED, _FEWEST_COMPARED, _POINTS_PER_NEIGHBOR = 20, 2, 8
 
 # Below this modularity clusterings are said to be poor: Newman and Girvan (Physical Review E 69, 2004) see structure
 # from about 0.3 on, and k-means on normal noise of 200 rows and 8 features has up to 0.28. Noise of fewer features or
@@ -37,7 +37,7 @@ def n_compared(n_points: int) -> int:
     An eighth of the points, at least 2 and at most 20. If nearly all points are neighbors, the modularity of the right
     clusters is about 0, and that of uneven wrong ones can be higher.
     """
-    return min(_MOST_COMPARED, max(_FEWEST_COMPARED, n_points // _POINTS_PER_NEIGHBOR))
+    return min(MOST_COMPARED, max(_FEWEST_COMPARED, n_points // _POINTS_PER_NEIGHBOR))
 
 
 def has_distances(X: FloatArray) -> bool:
@@ -95,6 +95,11 @@ def unweighted_graph(neighbors: Neighbors) -> csr_array:
     """Return 1 where one of two points is among the nearest neighbors of the other; see `neighbor_graph`."""
     directed = _directed(neighbors, np.ones(neighbors.indices.shape))
     return directed.maximum(directed.T).tocsr()
+
+
+def compared_graph(neighbors: Neighbors) -> csr_array:
+    """Return the graph (N, N) in which clusterings are compared, of points with `MOST_COMPARED` neighbors each."""
+    return unweighted_graph(neighbors.first(n_compared(len(neighbors.indices))))
 
 
 def fuzzy_graph(neighbors: Neighbors) -> csr_array:

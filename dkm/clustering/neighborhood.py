@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # SciPy takes long to load
 
 log = logging.getLogger(__name__)
 
-# Neighbors of a row that are searched for, and those in the graph that is embedded, as in UMAP.
-_N_NEIGHBORS, _N_EMBEDDED = 20, 15
+# Neighbors of a row in the graph that is embedded, as in UMAP.
+_N_EMBEDDED = 15
 # By so much must the modularity of clusters of the eigenvectors exceed that of clusters of the neighbor embedding.
 _SLACK = 0.01
 # The adjusted Rand index of two clusterings that count as the same.
@@ -74,12 +74,12 @@ class _RowGraph:
 
     @cached_property
     def _neighbors(self) -> Neighbors:
-        return graph.nearest_neighbors(self.points.numpy(), _N_NEIGHBORS)
+        return graph.nearest_neighbors(self.points.numpy(), graph.MOST_COMPARED)
 
     @cached_property
     def unweighted(self) -> csr_array:
         """The graph (M, M) of the modularity."""
-        return graph.unweighted_graph(self._neighbors.first(graph.n_compared(len(self.points))))
+        return graph.compared_graph(self._neighbors)
 
     @cached_property
     def fuzzy(self) -> csr_array:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dkm.clustering.graph import GraphScore, has_distances, n_compared, neighbor_graph, score
+from dkm.clustering.graph import MOST_COMPARED, GraphScore, compared_graph, has_distances, nearest_neighbors, score
 from dkm.clustering.labels import FloatArray, Int64Array, IntArray, contingency
 from dkm.clustering.partition import principal_components
 from dkm.data.sampling import draw_rows
@@ -228,12 +228,13 @@ def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False)
     Distances are those of the `principal_components` of these rows, but of images those of all pixels.
 
     The graph is the same for all clusterings of the rows, wherever they were found, so that its modularity compares
-    them. None for fewer than two rows, and where some are not finite or too far from each other for float32.
+    them. Of all rows it is that of a `dkm.clustering.neighborhood.Neighborhood` too, also where neighbors are equally
+    far: the rows keep their order, and distances are those in float32. None for fewer than two rows, and where some are
+    not finite or too far from each other for float32.
     """
-    rows = draw_rows(len(X), max_samples)
+    rows = np.sort(draw_rows(len(X), max_samples))
     if not has_graph(X[rows]):
         return None
-    in_order = np.sort(rows)  # of all rows the components are those of X to the last bit
-    points = X[in_order] if is_image else principal_components(X[in_order])
-    points = points[np.searchsorted(in_order, rows)]
-    return NeighborSample(rows, neighbor_graph(points, n_compared(len(rows))))
+    points = X[rows] if is_image else principal_components(X[rows])
+    neighbors = nearest_neighbors(np.ascontiguousarray(points, np.float32), MOST_COMPARED)
+    return NeighborSample(rows, compared_graph(neighbors))
