@@ -158,22 +158,25 @@ class GraphScore(NamedTuple):
         is_higher = self.modularity > other.modularity + _ROUNDING
         if self.assortativity is None or other.assortativity is None:
             return is_higher
-        return is_higher and self._mean > other._mean + _ROUNDING
+        return is_higher and self.order > other.order + _ROUNDING
 
-    def is_ahead_of(self, other: GraphScore) -> bool:
-        """Return whether these clusters come before others of the same graph in an order of all clusterings.
+    def is_ahead_of(self, other: GraphScore, by: float = _ROUNDING) -> bool:
+        """Return whether these clusters come before others of the same graph by more than a margin in `order`.
 
-        It is that of the geometric mean of both scores, or of the modularity where one was not kept. Clusters that are
-        above others are ahead of them, so none are above those that are ahead of all.
+        Clusters that are above others are ahead of them, so none are above those that are ahead of all.
         """
         if self.assortativity is None or other.assortativity is None:
-            return self.modularity > other.modularity + _ROUNDING
-        return self._mean > other._mean + _ROUNDING
+            return self.modularity > other.modularity + by
+        return self.order > other.order + by
 
     @property
-    def _mean(self) -> float:
-        """The geometric mean of both; negative if they are."""
-        assert self.assortativity is not None
+    def order(self) -> float:
+        """What all clusterings of one graph are ordered by: the geometric mean of both scores, negative if they are.
+
+        The modularity itself where the assortativity was not kept.
+        """
+        if self.assortativity is None:
+            return self.modularity
         return math.copysign(math.sqrt(self.modularity * self.assortativity), self.modularity)
 
 

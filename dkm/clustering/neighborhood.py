@@ -17,7 +17,7 @@ from torch import Tensor
 from dkm.clustering import graph
 from dkm.clustering.graph import GraphScore, Neighbors
 from dkm.clustering.labels import FloatArray, IntArray, adjusted_rand_index
-from dkm.clustering.lloyd import kmeans
+from dkm.clustering.lloyd import kmeans, kmeans_restarts, lowest_inertia
 from dkm.clustering.neighbor_embedding import embed_neighbors, laplacian_eigenvectors
 from dkm.clustering.partition import principal_components
 from dkm.errors import input_error
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _N_EMBEDDED = 15
 # By so much must the modularity of clusters of the eigenvectors exceed that of clusters of the neighbor embedding.
 _SLACK = 0.01
+# Restarts of k-means on the neighbor embedding are tied if their inertia is above the lowest by at most this fraction.
+_TIED = 0.02
 # The adjusted Rand index of two clusterings that count as the same.
 _SAME = 0.95
 # Of at most so many rows this many neighbor embeddings are made: those of few rows vary with the seed, and on some of
@@ -208,11 +210,12 @@ class Neighborhood:
         """Cluster the rows by their graph.
 
         The candidates are the restarts of k-means with the lowest inertia on the neighbor embedding, on the
-        eigenvectors of the graph and on the rows. That of the neighbor embedding is returned unless another is above it
-        in the graph, see `GraphScore`; of two that are, the one with the higher modularity. The modularity of the
-        eigenvectors must be higher by 0.01, as they too are made from the graph; the rows owe nothing to it. And
-        k-means with another seed must find the other clusters again, to an adjusted Rand index of 0.95: splits of a
-        large cluster are seldom the same.
+        eigenvectors of the graph and on the rows. On the neighbor embedding restarts are tied whose inertia is within
+        2 % of the lowest, since its distances vary with the seed; the one that comes first in the graph is taken, see
+        `GraphScore.is_ahead_of`. It is returned unless another candidate is above it in the graph, see `GraphScore`; of
+        two that are, the one with the higher modularity. The modularity of the eigenvectors must be higher by 0.01, as
+        they too are made from the graph; the rows owe nothing to it. And k-means with another seed must find the other
+        clusters again, to an adjusted Rand index of 0.95: splits of a large cluster are seldom the same.
 
         Parameters
         ----------
@@ -226,7 +229,12 @@ class Neighborhood:
             spaces = {EMBEDDING: self.embedding, SPECTRUM: self.spectral_points(n_clusters), **spaces}
 
         def cluster(origin: str, seed: int) -> IntArray:
-            return kmeans(spaces[origin], n_clusters, n_init=n_init, seed=seed).labels.numpy()
+            if origin != EMBEDDING:
+                return kmeans(spaces[origin], n_clusters, n_init=n_init, seed=seed).labels.numpy()
+            restarts = kmeans_restarts(spaces[origin], n_clusters, n_init=n_init, seed=seed)
+            highest = (1 + _TIED) * lowest_inertia(restarts).inertia
+            ties = [restart.labels.numpy() for restart in restarts if restart.inertia <= highest]
+            return max(ties, key=lambda labels: self.score(labels).order)
 
         def is_found_again(origin: str) -> bool:
             return adjusted_rand_index(found[origin], cluster(origin, self.seed + 1)) >= _SAME
