@@ -27,6 +27,9 @@ MOST_COMPARED, _FEWEST_COMPARED, _POINTS_PER_NEIGHBOR = 20, 2, 8
 # more rows has a higher one, as the parts of a plane have few neighbors outside, so a higher one proves nothing.
 LOW_MODULARITY = 0.3
 
+# Differences in modularity of less than this do not show in the three digits of tables.
+VISIBLE = 0.0005
+
 # The sums of a score depend on the numbers of the clusters in their last bits.
 _ROUNDING = 1e-9
 

@@ -138,12 +138,12 @@ class JointConfig(PhaseConfig):
     guard: bool = setting(
         False,
         "Whether a run ends with its best clusters. They are scored in the graph of the data by the geometric mean of "
-        "modularity and assortativity: those of k-means on the pretrained embedding, those at about ten epochs of the "
-        "joint phase (every tenth one if its length is in epochs), and those at its end. If the end is not the best, "
-        "the best state of the model is restored. Before, if k-means on the raw data or on the pretrained embedding is "
-        "better by the mean and by the modularity alone (more even sizes alone are not better), a second joint phase "
-        "learns the labels of the better one. They are held; with methods that `hold_labels` does not affect, the "
-        "phase only starts from them.",
+        "modularity and assortativity: those of k-means on the pretrained embedding, those after ten or more epochs of "
+        "the joint phase (the first and every tenth one if its length is in epochs), and those at its end. If the best "
+        "state of the model is better than the end by 0.0005 or more, it is restored. Before, if k-means on the raw "
+        "data or on the pretrained embedding is better by the mean and by the modularity alone (more even sizes alone "
+        "are not better), a second joint phase learns the labels of the better one. They are held; with methods that "
+        "`hold_labels` does not affect, the phase only starts from them.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from dkm.clustering.graph import LOW_MODULARITY
+from dkm.clustering.graph import LOW_MODULARITY, VISIBLE
 from dkm.evaluation.scores import SCORES, Scores, graph_score
 from dkm.evaluation.summary import format_score
 
@@ -19,8 +19,6 @@ LEARNED = 0.95
 # cannot be high. k-means on noise had at most 0.56 where its modularity was below 0.3 (8 and 20 features, 2 to 8
 # clusters); a tenth of the rows, 5 deviations away from all others, has 0.88.
 _HANGING_TOGETHER = 0.8
-# Differences in modularity below this do not show in the table.
-_SHOWN = 0.0005
 
 
 def line(scores: Scores) -> str:
@@ -135,10 +133,10 @@ def table(
             lines.append(f"{title:30}" + "".join(f"{format_score(scores.get(score.name)):>11}" for score in columns))
     is_undone = restored not in (None, learned or "joint")
     if restored is not None:
-        which = titles["kmeans_pretrained"] if restored == "initialization" else f"step {restored_step}"
+        which = titles["kmeans_pretrained"] if restored == "initialization" else earlier(restored_step)
         why = "the joint phase ended with worse clusters on the data"
         if is_undone and learned is not None:
-            why = "the joint phase had ended below a baseline and could not learn its clusters either"
+            why = f"both joint phases, of which the second started from {titles[learned]}, ended with worse clusters"
         lines.append(f"The final model and clusters are those of {which}, restored: {why}.")
     if learned is not None and not is_undone:
         lines.append(_on_learning(titles[learned], rows[titles[learned]], final, agreement))
@@ -148,6 +146,11 @@ def table(
         if note := evenness(rows[title], final):
             lines.append(f"The modularity of {title} is higher, but {note}.")
     return lines
+
+
+def earlier(step: int | None) -> str:
+    """Say which earlier state of the model was restored; runs of earlier versions did not keep its step."""
+    return "an earlier state" if step is None else f"step {step}"
 
 
 def not_learned(start: Scores | None, final: Scores) -> str | None:
@@ -172,7 +175,7 @@ def _on_learning(title: str, baseline: Scores | None, final: Scores, agreement: 
 def _below(baseline: Scores | None, final: Scores) -> str:
     """Return words that say that the final clusters are worse than a baseline; empty if they are not."""
     before, after = graph_score(baseline), graph_score(final)
-    if before is None or after is None or not before.is_above(after) or before.modularity < after.modularity + _SHOWN:
+    if before is None or after is None or not before.is_above(after) or before.modularity < after.modularity + VISIBLE:
         return ""
     return f" and are below them: their modularity on the data is {after.modularity:.3f} for {before.modularity:.3f}"
 
@@ -182,7 +185,7 @@ def evenness(baseline: Scores | None, final: Scores) -> str | None:
     before, after = graph_score(baseline), graph_score(final)
     if before is None or after is None or before.assortativity is None or after.assortativity is None:
         return None
-    if before.is_above(after) or before.modularity < after.modularity + _SHOWN:
+    if before.is_above(after) or before.modularity < after.modularity + VISIBLE:
         return None
     return (
         f"its assortativity is lower ({before.assortativity:.3f} for {after.assortativity:.3f}): its clusters are more "

@@ -61,6 +61,7 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
             remedy = f"finish it: python -m dkm.train resume={shlex.quote(str(run))}"
             raise input_error(str(run), f"the run is {known.status}", "a finished run", remedy)
         result = read_json(run / reading.RESULT) or {}
+        _require_scores(result)
         is_safe = reading.has_safe_csv(run)
         assignments = _read_assignments(run / reading.ASSIGNMENTS, result, is_safe=is_safe)
         texts = assignments.texts is not None
@@ -93,6 +94,16 @@ def read_material(run: Path, overrides: Sequence[str] = (), model_class: str | N
     results = (reading.RESULT, reading.ASSIGNMENTS, reading.FEATURES)
     material.warnings.extend(reading.alterations(known, results))
     return _with_rows(material, run, overrides, model_class)
+
+
+def _require_scores(result: dict[str, Any]) -> None:
+    """Raise a TypeError unless what the run says of labels that it learned are numbers or None."""
+    start = result.get("start", {})
+    if not isinstance(start, dict):
+        raise TypeError("start is of another type")
+    for value in (result.get("learned_agreement"), *start.values()):
+        if not isinstance(value, int | float | None):
+            raise TypeError("an agreement is not a number")
 
 
 def _read_assignments(path: Path, result: dict[str, Any], *, is_safe: bool) -> Assignments:

@@ -135,8 +135,8 @@ def _of_run(material: Material) -> Iterator[Statement]:
 
 
 _UNDONE = {
-    "joint": "The clusters come from the first joint training of the network and the clusters. It ended below a "
-    "baseline, whose clusters a second one could not learn; that one was undone.",
+    "joint": "The clusters come from the first joint training of the network and the clusters. A second one, which "
+    "started from the clusters of a baseline, ended with worse clusters in the graph of the data and was undone.",
     "initialization": "The joint training ended with worse clusters in the graph of the data than k-means on the "
     "pretrained embedding, whose clusters these are; it was undone.",
 }
@@ -164,17 +164,15 @@ _INITIALIZATIONS = {
 
 
 def _stage(material: Material) -> Iterator[Statement]:
-    stage, restored_step = material.result.get("stage"), material.result.get("restored_step")
-    if restored_step is not None and not material.result.get("is_undone"):
-        yield Statement(
-            "note",
-            f"The network and the clusters are those of step {restored_step}: the joint training ended with worse "
-            "clusters in the graph of the data.",
-        )
-    if material.result.get("is_undone"):
-        yield Statement("doubt", _UNDONE[stage])  # type: ignore[index]
-    elif note := printed_scores.not_learned(material.result.get("start"), dict(material.result)):
+    stage, result = material.result.get("stage"), material.result
+    step = result.get("restored_step")
+    if step is not None and stage != "initialization":
+        text = "the joint training ended with worse clusters in the graph of the data."
+        yield Statement("note", f"The network and the clusters are those of step {step}: {text}")
+    if note := printed_scores.not_learned(result.get("start"), dict(result)):
         yield Statement("doubt", f"The joint training was to keep the clusters that it started from; {note}.")
+    if result.get("is_undone"):
+        yield Statement("doubt", _UNDONE[stage])  # type: ignore[index]
     elif stage == "initialization":
         init = _INITIALIZATIONS.get(
             str(material.settings.get("clustering.init")), "of k-means on the pretrained embedding"

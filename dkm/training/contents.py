@@ -22,8 +22,6 @@ from dkm.training.state import PHASES, Progress
 
 # More epochs, steps or bytes than any run has; floats count up to here without gaps.
 _MOST = 2**53
-# What a model can have been restored to.
-_STAGES = ("initialization", "joint", *BASELINES)
 
 
 def require(is_valid: bool, name: str) -> None:
@@ -79,7 +77,7 @@ def require_progress(progress: Progress, *, n_samples: int, n_clusters: int, n_b
     require(at.batch <= n_batches, "train_state.batch")
     require(isinstance(at.is_stopped, bool), "train_state.is_stopped")
     require(at.learned in (None, *BASELINES), "train_state.learned")
-    require(at.restored in (None, *_STAGES), "train_state.restored")
+    require(at.restored in (None, "initialization", "joint", at.learned), "train_state.restored")
     require(at.restored_step is None or _is_count(at.restored_step), "train_state.restored_step")
     require(all(math.isfinite(seconds) and seconds >= 0 for seconds in progress.seconds.values()), "seconds")
     reassigned = progress.reassignment
@@ -97,7 +95,7 @@ def require_kept(kept: Kept | None, autoencoder: Mapping[str, Tensor], centroids
     """Refuse a kept state of another model than that of these weights and centroids (K, D)."""
     if kept is None:
         return
-    require(kept.stage in _STAGES, "kept.stage")
+    require(kept.stage in ("initialization", "joint", *BASELINES), "kept.stage")
     require(kept.step is None or _is_count(kept.step), "kept.step")
     require(_are_numbers({"modularity": kept.modularity, "assortativity": kept.assortativity}), "kept.modularity")
     require_like(kept.centroids, centroids, "kept.centroids")

@@ -29,6 +29,19 @@ def evaluation_interval(every: int | None, n_epochs: int, *, is_in_steps: bool) 
     return max(EVERY_EPOCHS, math.ceil(n_epochs / _N_EVALUATIONS)) if is_in_steps else EVERY_EPOCHS
 
 
+def comparison_interval(n_epochs: int, *, is_in_steps: bool) -> int:
+    """Return the number of epochs between two comparisons of clusters, see ``joint.guard``.
+
+    They are compared wherever they are evaluated by default, and in a short phase whose length is in steps also
+    between: at least ten times if it has ten epochs.
+    """
+    interval = evaluation_interval(None, n_epochs, is_in_steps=is_in_steps)
+    if not is_in_steps:
+        return interval
+    finer = (divisor for divisor in range(1, interval + 1) if interval % divisor == 0 and n_epochs >= 10 * divisor)
+    return max(finer, default=1)
+
+
 def is_evaluated(epoch: int, n_epochs: int, every: int) -> bool:
     """Return whether the run is evaluated after this epoch: the first, the last and each multiple of ``every``."""
     return epoch % every == 0 or epoch in (1, n_epochs)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from dkm.clustering.graph import GraphScore
+from dkm.clustering.graph import VISIBLE, GraphScore
 from dkm.clustering.losses.base import ClusteringLoss
+from dkm.evaluation import printed_scores
 from dkm.evaluation.clusters import assign_clusters
 from dkm.evaluation.evaluator import Evaluator
 from dkm.evaluation.scores import Scores, graph_score
@@ -60,17 +61,14 @@ class Kept(NamedTuple):
         """The scores of these clusters in the graph of the data; None if unknown."""
         return None if self.modularity is None else GraphScore(self.modularity, self.assortativity)
 
-    def is_ahead_of(self, score: GraphScore | None) -> bool:
+    def is_ahead_of(self, score: GraphScore | None, by: float = 0.0) -> bool:
         """Return whether these clusters are known to come before others with this score, see `GraphScore`."""
-        return self.score is not None and score is not None and self.score.is_ahead_of(score)
+        return self.score is not None and score is not None and self.score.is_ahead_of(score, by)
 
-    def restore(self, autoencoder: Autoencoder) -> Tensor:
-        """Load the weights, on every process; return the first process's centroids (K, D)."""
+    def restore(self, autoencoder: Autoencoder, centroids: Tensor) -> None:
+        """Load the weights, and the centroids into ``centroids`` (K, D)."""
         autoencoder.load_state_dict(self.autoencoder)
-        device = next(iter(autoencoder.parameters())).device
-        centroids = self.centroids.to(device).clone()
-        distributed.broadcast_(centroids)
-        return centroids
+        centroids.copy_(self.centroids)
 
 
 def of_main(score: GraphScore | None) -> GraphScore | None:
@@ -82,11 +80,11 @@ def of_main(score: GraphScore | None) -> GraphScore | None:
 
 
 def baseline_above(baselines: Mapping[str, Scores | None], score: GraphScore | None) -> str | None:
-    """Return the baseline that is above this score on the data, of two the one with the higher modularity, or None."""
+    """Return the baseline that is above this score on the data, of two the one that comes first, or None."""
     if score is None:
         return None
     known = {name: graph_score(scores) for name, scores in baselines.items()}
-    above = {name: found.modularity for name, found in known.items() if found is not None and found.is_above(score)}
+    above = {name: found.order for name, found in known.items() if found is not None and found.is_above(score)}
     return max(above, key=above.__getitem__, default=None)
 
 
@@ -94,7 +92,7 @@ class Verdict(NamedTuple):
     """What follows the end of a joint phase: a baseline to learn, or None; whether the kept state is the better one."""
 
     learn: str | None
-    restore: bool
+    is_kept_better: bool
 
 
 def judge(
@@ -113,14 +111,17 @@ def judge(
     learned : str, optional
         The baseline whose labels this phase has learned.
     """
-    restore = kept is not None and kept.is_ahead_of(score)
-    # k-means on the pretrained embedding is one of the baselines: its labels are learned before it is restored.
-    is_of_phase = kept is not None and kept.stage != "initialization"
-    best = kept.score if kept is not None and restore and is_of_phase else score
-    learn = baseline_above(baselines, best) if learned is None else None
+    is_kept_better = kept is not None and kept.is_ahead_of(score, VISIBLE)
+    learn = None
+    if learned is None:
+        # k-means on the pretrained embedding is one of the baselines: its labels are learned before it is restored.
+        is_of_phase = kept is not None and kept.stage != "initialization"
+        learn = baseline_above(baselines, kept.score if kept is not None and is_kept_better and is_of_phase else score)
+        if learn is not None and kept is not None and kept.is_ahead_of(graph_score(baselines[learn])):
+            learn = None
     name = distributed.from_main((learn or "").encode())
     assert name is not None
-    return Verdict(name.decode() or None, restore)
+    return Verdict(name.decode() or None, is_kept_better)
 
 
 class Guard:
@@ -156,7 +157,8 @@ class Guard:
         """Keep the pretrained autoencoder with the centroids of k-means on its embedding (None on other processes)."""
         score, centroids = None, torch.zeros_like(self._centroids)
         if baseline is not None and baseline.centroids is not None:
-            score, centroids = graph_score(baseline.scores), baseline.centroids
+            score, centroids = graph_score(baseline.scores), baseline.centroids.clone()
+        distributed.broadcast_(centroids)
         progress.kept = Kept.of("initialization", of_main(score), self._autoencoder, centroids, progress.step)
 
     def keep_if_best(self, progress: Progress, z: Tensor) -> None:
@@ -165,21 +167,19 @@ class Guard:
         if score is not None and (kept is None or kept.score is None or score.is_ahead_of(kept.score)):
             self._keep(progress, score)
 
-    def judge(self, progress: Progress, z: Tensor) -> Verdict:
-        """Compare the end of a joint phase, whose embedding is z (N, D), with what the run had before; see ``judge``.
+    def keep(self, progress: Progress, z: Tensor) -> None:
+        """Keep the present state, whose embedding is z (N, D)."""
+        self._keep(progress, self.score(z))
 
-        If another joint phase follows, the better of both is what is kept.
-        """
+    def judge(self, progress: Progress, z: Tensor) -> Verdict:
+        """Compare the end of a joint phase, with embedding z (N, D), with what the run had before; see ``judge``."""
         score, kept = self.score(z), progress.kept
         verdict = judge(progress.baselines, kept, score, learned=progress.state.learned)
-        if verdict.learn is not None and not verdict.restore:
-            self._keep(progress, score)
-        elif verdict.learn is None and verdict.restore:
-            assert kept is not None
-            which = "the pretraining" if kept.stage == "initialization" else f"step {kept.step}"
+        if kept is not None and verdict == Verdict(None, is_kept_better=True):
+            what = "the pretraining" if kept.stage == "initialization" else printed_scores.earlier(kept.step)
             log.info(
                 "joint: the clusters at the end are worse than those of %s, which are restored (%s for %s)",
-                *(which, kept.score, score),
+                *(what, kept.score, score),
             )
         return verdict
 
@@ -187,7 +187,7 @@ class Guard:
         """Go back to the state that is kept: the run ends with it."""
         state, kept = progress.state, progress.kept
         assert kept is not None
-        self._centroids.copy_(kept.restore(self._autoencoder))
+        kept.restore(self._autoencoder, self._centroids)
         progress.state = replace(
             state, step=state.step + 1, is_stopped=True, restored=kept.stage, restored_step=kept.step
         )

@@ -358,13 +358,13 @@ class Recorder:
     def _start(self, progress: Progress, clusters: Clusters) -> Scores | None:
         """Return how far the final clusters are those that ``joint.hold_labels`` was to learn, and the scores of these.
 
-        None if no labels were held, or only those of a baseline.
+        None if no labels were held.
         """
-        config = self._config
-        is_held = config.joint.hold_labels and config.clustering.can_hold_labels and config.joint.n_epochs > 0
-        if not is_held or progress.state.learned is not None:
+        config, kept = self._config, progress.labels.get("start")
+        is_held = config.joint.hold_labels and config.clustering.can_hold_labels and progress.state.n_joint_epochs > 0
+        if kept is None and (not is_held or progress.state.learned is not None):
             return None
-        labels = self._clustering.assignments.cpu().numpy()
+        labels = (self._clustering.assignments.cpu() if kept is None else kept).numpy()
         modularity, assortativity = self._evaluator.graph_score(labels) or (None, None)
         agreement = adjusted_rand_index(labels, clusters.labels)
         return {"agreement": agreement, "modularity_data": modularity, "assortativity_data": assortativity}

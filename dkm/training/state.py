@@ -108,7 +108,8 @@ class Progress:
     reassignment: dict[str, float] = field(default_factory=dict)
     raw: Scores | None = None  # scores of k-means on the raw data
     pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
-    # With ``joint.guard`` the labels (N,) of both, by their names, on the first process.
+    # With ``joint.guard`` the labels (N,) of both, by their names, on the first process; in a second joint phase also
+    # those of the "start", which the first one held.
     labels: dict[str, Tensor] = field(default_factory=dict)
     # With ``joint.guard`` the best state of the model so far, from the end of the pretraining on; see ``judge``.
     kept: Kept | None = None

@@ -113,8 +113,8 @@ class Trainer:
             for phase in (config.pretrain, config.joint)
         }
         # With ``joint.guard`` clusters are compared at these, whatever is evaluated.
-        self._comparison_interval = due.evaluation_interval(
-            None, config.joint.n_epochs, is_in_steps=config.joint.section in in_steps
+        self._comparison_interval = due.comparison_interval(
+            config.joint.n_epochs, is_in_steps=config.joint.section in in_steps
         )
         require_rows_for_all_processes(config, data, self.batches.n_batches)
         self.augment = build_augmentation(config.augmentation, data.image_shape)
@@ -272,19 +272,19 @@ class Trainer:
             with self._averaged_weights(), self._signals.interruptible():
                 verdict = self.guard.judge(progress, self.embed())
             if verdict.learn is not None:
-                self._learn(verdict.learn)
+                self._learn(verdict.learn, is_kept=not verdict.is_kept_better)
                 continue
-            if verdict.restore:
+            if verdict.is_kept_better:
                 self._phase = None
                 self.guard.restore(progress)
                 self._save()
             return
 
-    def _learn(self, baseline: str) -> None:
-        """Start a second joint phase that holds the labels of a baseline."""
+    def _learn(self, baseline: str, *, is_kept: bool) -> None:
+        """Start a second joint phase that holds the labels of a baseline; keep the present state if it is the best."""
         progress, step = self.progress, self.progress.step
-        is_held = self.config.clustering.can_hold_labels
-        what = "whose labels are learned now" if is_held else "from which a second joint phase starts"
+        can_hold = self.config.clustering.can_hold_labels
+        what = "whose labels are learned now" if can_hold else "from which a second joint phase starts"
         log.info("joint: on the data the clusters are below those of %s, %s", baseline, what)
         if self._phase is not None and self._phase.average is not None:
             self._phase.average.adopt()  # what was judged goes on
@@ -292,6 +292,10 @@ class Trainer:
             z = self.embed()
         labels = progress.labels.get(baseline, self.clustering.assignments).to(self.device).clone()
         distributed.broadcast_(labels)
+        if is_kept:
+            self.guard.keep(progress, z)
+        if self._holds_labels:
+            progress.labels["start"] = self.clustering.assignments.cpu().clone()
         self.clustering.initialize(means_of_parts(z, labels, self.n_clusters), labels, z)
         epochs_before = progress.state.epoch
         progress.state = TrainState("joint", step=step + 1, learned=baseline, epochs_before=epochs_before)
@@ -453,7 +457,7 @@ class Trainer:
         if state.is_joint and not has_settled and self._is_compared(state.epoch + 1):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
-                self.guard.keep_if_best(progress, z)
+                self.guard.keep_if_best(progress, z if self.config.precision == "fp32" else self.embed())
         if self._is_evaluated(state.epoch + 1, settings) or (has_settled and not self._skips_evaluation):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
@@ -521,6 +525,10 @@ class Trainer:
         return getattr(self.config.clustering, "reset_every", None)
 
     @property
+    def _holds_labels(self) -> bool:
+        return self.config.joint.hold_labels and self.config.clustering.can_hold_labels
+
+    @property
     def _skips_evaluation(self) -> bool:
         """No output and a single process: nobody would see an evaluation."""
         return not self.run_dir.is_written and not distributed.is_several()
@@ -530,7 +538,10 @@ class Trainer:
         return not self._skips_evaluation and due.is_evaluated(epoch, settings.n_epochs, every)
 
     def _is_compared(self, epoch: int) -> bool:
-        """Return whether the clusters after this epoch of the joint phase may be kept, as in a longer run."""
+        """Return whether the clusters after this epoch of the joint phase may be kept; the end is judged apart.
+
+        That of a phase whose length is in epochs may be an epoch on the way of a longer run.
+        """
         return self.config.joint.guard and (epoch == 1 or epoch % self._comparison_interval == 0)
 
     def _is_pictured(self, epoch: int, settings: PhaseConfig) -> bool:
