@@ -6,6 +6,7 @@ one dies: they must find out by themselves.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -313,6 +314,29 @@ def test_batch_norm_has_the_same_statistics_in_all_ranks(tmp_path: Path) -> None
     model = load_model(str(whole), model_class="test_distributed.BatchNormed")
     labels = assign_clusters(model.embed(data.X), model.centroids).labels
     assert (labels == clusters_of(whole)).all()
+
+
+@pytest.mark.thorough
+def test_all_ranks_go_back_to_the_best_clusters(tmp_path: Path) -> None:
+    """What the first process scores decides; the others have its state, also when the run is resumed before its end."""
+    path = tmp_path / "noise.npz"
+    np.savez(path, x=np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32), y=np.arange(400) % 5)
+    words = ["data=npz", f"data.path={path}", "data.labels=y", "model.hidden=[32]", "batch_size=100", "joint.lr=0.02"]
+    words += ["pretrain.steps=60", "joint.steps=60", "joint.average_epochs=1"]
+    words += [word for word in SMALL if word.startswith(("log.", "checkpoint."))]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert codes(train_ranks([*words, f"hydra.run.dir={whole}"], tmp_path / "log")) == [0, 0]
+    result = json.loads((whole / "result.json").read_text())
+    assert result["restored_step"] is not None
+    points = {0: Point("dkm.training.guard:Guard", "restore", 1, signal.SIGKILL)}
+    codes(train_ranks([*words, f"hydra.run.dir={killed}"], tmp_path / "log", points=points))
+    assert not (killed / "result.json").exists()
+    assert codes(train_ranks([f"resume={killed}"], tmp_path / "log")) == [0, 0]
+    for name in ("metrics.jsonl", "result.json", "assignments.csv", "model/weights.safetensors"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    data = load_dataset(compose(parse(words)).config.data)
+    model = load_model(str(whole))
+    assert (assign_clusters(model.embed(data.X), model.centroids).labels == clusters_of(whole)).all()
 
 
 # --- a rank that dies ---------------------------------------------------------------------------------------------
