@@ -281,8 +281,9 @@ def test_clusters_made_from_the_graph_need_a_clear_advantage(space, advantage, i
     [
         ((100.0, 101.9, 102.1), (0.5, 0.6, 0.7), 1),
         ((101.9, 100.0, 102.1), (0.5, 0.6, 0.7), 1),
-        ((102.1, 101.9, 100.0), (0.5, 0.6, 0.6), 1),  # of equal ones the first
+        ((102.1, 101.9, 100.0), (0.5, 0.6, 0.6), 2),  # not better than that with the lowest inertia
         ((100.0, 101.9, 102.1), (0.6, 0.5, 0.7), 0),
+        ((100.0, 101.9, 101.9), (0.6, 0.61, 0.62), 2),
     ],
 )
 def test_restarts_of_nearly_the_same_inertia_on_the_embedding_are_told_apart_by_the_graph(

@@ -21,7 +21,7 @@ from sklearn.datasets import make_blobs, make_moons
 
 from dkm.clustering import graph, neighborhood
 from dkm.clustering.assignment import Assignment
-from dkm.clustering.graph import GraphScore
+from dkm.clustering.graph import VISIBLE, GraphScore
 from dkm.clustering.lloyd import kmeans
 from dkm.clustering.losses.dcn import DCNClustering
 from dkm.clustering.losses.kmeans import KMeansClustering
@@ -41,7 +41,7 @@ from dkm.predict import work as predict
 from dkm.runs import reading
 from dkm.train import _main as main
 from dkm.training import due
-from dkm.training.guard import Guard, Kept, Verdict, baseline_above, judge
+from dkm.training.guard import Guard, Kept, baseline_above, best_above, judge, states_from, with_state
 from dkm.training.objective import Objective, mean_squared_distance
 from dkm.training.restoring import with_all_terms
 from dkm.training.state import Progress, TrainState
@@ -327,7 +327,7 @@ def test_the_end_does_not_claim_that_labels_were_learned_which_the_method_does_n
     trainer.progress.state = TrainState("joint")
     trainer.progress.labels["kmeans_raw"] = torch.arange(300) % 4
     with caplog.at_level(logging.INFO):
-        trainer._learn("kmeans_raw", is_kept=True)
+        trainer._learn("kmeans_raw")
     assert "below those of kmeans_raw, from which a second joint phase starts" in caplog.text
     assert "learned" not in caplog.text
 
@@ -470,48 +470,74 @@ def test_averaged_weights_go_on_where_a_baseline_is_learned(bad_start: tuple[str
     with phase.averaged():
         expected = trainer.embed()
     trainer.progress.labels["kmeans_raw"] = torch.arange(300) % 4
-    trainer._learn("kmeans_raw", is_kept=True)
+    trainer._learn("kmeans_raw")
     torch.testing.assert_close(trainer.embed(), expected)
     means = torch.stack([expected[k::4].mean(0) for k in range(4)])
     torch.testing.assert_close(trainer.clustering.centroids.detach(), means)
 
 
+def state_with(stage: str, modularity: float, assortativity: float | None = None) -> Kept:
+    return Kept(stage, modularity, {}, torch.zeros(2, 1), assortativity, 7)
+
+
 @pytest.mark.parametrize(
     ("kept", "final", "learned", "expected"),
     [
-        (("initialization", 0.6), 0.55, None, Verdict("kmeans_raw", is_kept_better=True)),
-        (("initialization", 0.6), 0.65, None, Verdict("kmeans_raw", is_kept_better=False)),
-        (("initialization", 0.6), 0.75, None, Verdict(None, is_kept_better=False)),
-        (("initialization", 0.6), 0.55, "kmeans_raw", Verdict(None, is_kept_better=True)),
-        (("initialization", 0.6), 0.65, "kmeans_raw", Verdict(None, is_kept_better=False)),
-        (("initialization", 0.6), 0.6, "kmeans_raw", Verdict(None, is_kept_better=False)),
-        (("initialization", 0.6), 0.5996, "kmeans_raw", Verdict(None, is_kept_better=False)),  # .600 in the table
-        (("joint", 0.65), 0.55, None, Verdict("kmeans_raw", is_kept_better=True)),
-        (("joint", 0.72), 0.55, None, Verdict(None, is_kept_better=True)),  # no baseline is above the best epoch
-        (("joint", 0.72), 0.55, "kmeans_raw", Verdict(None, is_kept_better=True)),
-        (("kmeans_raw", 0.69), 0.68, "kmeans_raw", Verdict(None, is_kept_better=True)),
-        (("initialization", None), 0.1, "kmeans_raw", Verdict(None, is_kept_better=False)),
-        (("initialization", 0.6), None, None, Verdict(None, is_kept_better=False)),
+        ([("initialization", 0.6)], 0.55, None, ("kmeans_raw", None)),
+        ([("initialization", 0.6)], 0.65, None, ("kmeans_raw", None)),
+        ([("initialization", 0.6)], 0.75, None, (None, None)),
+        ([("initialization", 0.6)], 0.55, "kmeans_raw", (None, 0)),
+        ([("initialization", 0.6)], 0.65, "kmeans_raw", (None, None)),
+        ([("initialization", 0.6)], 0.6, "kmeans_raw", (None, None)),
+        ([("initialization", 0.6)], 0.5996, "kmeans_raw", (None, None)),  # .600 in the table
+        ([("joint", 0.65)], 0.55, None, ("kmeans_raw", None)),
+        ([("joint", 0.72)], 0.55, None, (None, 0)),  # no baseline is above the best epoch
+        ([("joint", 0.72)], 0.55, "kmeans_raw", (None, 0)),
+        ([("joint", 0.65), ("kmeans_raw", 0.69)], 0.68, "kmeans_raw", (None, 1)),
+        ([], 0.1, "kmeans_raw", (None, None)),
+        ([("initialization", 0.6)], None, None, (None, None)),
+        # Of two states that are better, the one with the higher mean; others may be better in one score alone.
+        ([("joint", 0.72, 0.8), ("joint", 0.71, 0.9)], (0.7, 0.7), None, (None, 1)),
+        ([("joint", 0.72, 0.8), ("joint", 0.69, 0.95)], (0.7, 0.7), None, (None, 0)),
+        ([("initialization", 0.69, 0.95)], (0.7, 0.7), None, (None, None)),
     ],
 )
 def test_a_joint_phase_is_judged_by_what_the_run_had_before(
-    kept: tuple[str, float | None], final: float | None, learned: str | None, expected: Verdict
+    kept: list[Any], final: Any, learned: str | None, expected: tuple[str | None, int | None]
 ) -> None:
-    baselines = {"kmeans_raw": {"modularity_data": 0.7}, "kmeans_pretrained": {"modularity_data": 0.6}}
-    state = Kept(*kept, {}, torch.zeros(2, 1))
-    score = None if final is None else GraphScore(final)
-    assert judge(baselines, state, score, learned=learned) == expected
-
-
-def test_a_baseline_is_not_learned_if_the_model_has_come_before_it() -> None:
-    """By the modularity alone k-means on the rows is better than the pretraining; it is above the end."""
     baselines: dict[str, Scores | None] = {
-        "kmeans_raw": {"modularity_data": 0.56, "assortativity_data": 0.6},
-        "kmeans_pretrained": {"modularity_data": 0.45, "assortativity_data": 0.99},
+        "kmeans_raw": {"modularity_data": 0.7},
+        "kmeans_pretrained": {"modularity_data": 0.6},
     }
-    kept = Kept("initialization", 0.45, {}, torch.zeros(2, 1), 0.99)
-    verdict = judge(baselines, kept, GraphScore(0.5, 0.5), learned=None)
-    assert verdict == Verdict(None, is_kept_better=True)
+    states = [state_with(*state) for state in kept]
+    score = GraphScore(*final) if isinstance(final, tuple) else final and GraphScore(final)
+    verdict = judge(baselines, states, score, learned=learned)
+    assert verdict.learn == expected[0]
+    assert verdict.restore is (None if expected[1] is None else states[expected[1]])
+
+
+def test_a_state_is_kept_unless_another_one_is_as_good_in_both_scores() -> None:
+    even, uneven = state_with("joint", 0.7, 0.8), state_with("joint", 0.65, 0.95)
+    assert with_state([even], uneven) == [even, uneven]
+    assert with_state([even, uneven], state_with("joint", 0.64, 0.94)) == [even, uneven]
+    assert with_state([even, uneven], state_with("joint", 0.7, 0.8)) == [even, uneven]
+    better = state_with("joint", 0.71, 0.9)
+    assert with_state([even, uneven], better) == [better]
+    above_one = state_with("joint", 0.71, 0.81)
+    assert with_state([even, uneven], above_one) == [uneven, above_one]
+
+
+def test_no_state_that_a_run_had_is_above_the_one_that_it_ends_with() -> None:
+    rng, n_restored = np.random.default_rng(0), 0
+    for _ in range(2000):
+        *before, end = (state_with("joint", *pair) for pair in rng.uniform(0.7, 0.71, size=(8, 2)))
+        kept: list[Kept] = []
+        for state in before:
+            kept = with_state(kept, state)
+        final = best_above(kept, end.score) or end
+        assert not any(state.score.is_above(final.score, VISIBLE) for state in before)
+        n_restored += final is not end
+    assert 200 < n_restored < 1900
 
 
 def test_of_two_better_baselines_the_one_that_comes_first_is_learned() -> None:
@@ -522,23 +548,15 @@ def test_of_two_better_baselines_the_one_that_comes_first_is_learned() -> None:
     assert baseline_above(baselines, GraphScore(0.5, 0.5)) == "kmeans_pretrained"
 
 
-def test_an_earlier_state_that_is_more_even_is_not_better() -> None:
-    kept = Kept("joint", 0.6, {}, torch.zeros(2, 1), 0.7)
-    assert kept.is_ahead_of(GraphScore(0.57, 0.73))
-    assert not kept.is_ahead_of(GraphScore(0.57, 0.74))
-    assert kept.is_ahead_of(GraphScore(0.54, 0.74))
-
-
 def test_a_state_keeps_both_scores_in_checkpoints() -> None:
     network = torch.nn.Linear(1, 1)
     kept = Kept.of("joint", GraphScore(0.6, 0.7), network, torch.zeros(2, 1), 7)  # type: ignore[arg-type]
-    again = Kept.from_dict(kept._asdict())
-    assert again is not None
+    (again,) = states_from([kept._asdict()])
     assert (again.score, again.step) == (GraphScore(0.6, 0.7), 7)
     earlier = {name: value for name, value in kept._asdict().items() if name not in ("assortativity", "step")}
-    again = Kept.from_dict(earlier)
-    assert again is not None
-    assert again.is_ahead_of(GraphScore(0.59, 0.9))
+    (again,) = states_from(earlier)
+    assert again.score.is_above(GraphScore(0.59, 0.9))
+    assert states_from({**earlier, "modularity": None}) == states_from(None) == []
 
 
 @pytest.fixture(scope="module")
@@ -548,11 +566,6 @@ def wandering(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     X, y = rng.normal(size=(400, 6)), np.arange(400) % 5
     words = saved(tmp_path_factory.mktemp("noise") / "noise.npz", X, y)
     return (*words, *QUICK, "joint.lr=0.02", "evaluation.every_epochs=1")
-
-
-def mean_of_scores(scores: GraphScore) -> float:
-    assert scores.assortativity is not None
-    return float(np.sqrt(scores.modularity * scores.assortativity))
 
 
 def test_the_reported_clusters_are_the_best_that_the_model_had(
@@ -569,17 +582,18 @@ def test_the_reported_clusters_are_the_best_that_the_model_had(
 
         return compare_and_note
 
-    for name in ("keep_if_best", "judge"):
+    for name in ("keep", "judge"):
         monkeypatch.setattr(Guard, name, noting(getattr(Guard, name)))
     result = run(wandering, tmp_path / "run")
     final = GraphScore(result["modularity_data"], result["assortativity_data"])
-    assert [step for step, _ in found] == [61 + 4 * e for e in (*range(1, 16), 15)] + [
-        122 + 4 * e for e in (*range(1, 16), 15)
-    ]
-    best_step, best = max(found, key=lambda at: mean_of_scores(at[1]))
+    first, second = ([before + 4 * epoch for epoch in range(1, 16)] for before in (61, 122))
+    # After each epoch, when each phase is judged, and when the end of the first one is kept.
+    assert [step for step, _ in found] == [*first, first[-1], first[-1], *second, second[-1]]
+    end = found[-1][1]
+    best_step, best = max((at for at in found if at[1].is_above(end, VISIBLE)), key=lambda at: at[1].mean)
     assert (best.modularity, best.assortativity) == pytest.approx(final)
     assert result["restored_step"] == best_step
-    assert mean_of_scores(found[-1][1]) < mean_of_scores(final) - 5e-4  # the end was worse
+    assert not any(score.is_above(final, VISIBLE) for _, score in found)
     assert (result["stage"], result["is_undone"]) == ("kmeans_raw", False)
     # The record of that step is of the same model.
     (record,) = [record for record in joint_records(tmp_path / "run") if record["step"] == best_step]
@@ -612,12 +626,13 @@ def test_the_kept_clusters_are_those_of_the_model_that_is_saved(
     """With averaged weights too, and where the steps are taken in another precision."""
     for seed in range(3):
         result = run((*wandering, *words, f"seed={seed}"), tmp_path / f"{seed}")
-        kept = torch.load(tmp_path / f"{seed}" / "checkpoints" / "last.pt", weights_only=True)["kept"]
+        kept = states_from(torch.load(tmp_path / f"{seed}" / "checkpoints" / "last.pt", weights_only=True)["kept"])
         final = GraphScore(result["modularity_data"], result["assortativity_data"])
         if result["restored_step"] is None:
-            assert mean_of_scores(final) > mean_of_scores(GraphScore(kept["modularity"], kept["assortativity"])) - 5e-4
+            assert best_above(kept, final) is None
         else:
-            assert (kept["modularity"], kept["assortativity"]) == pytest.approx(final)
+            (state,) = [state for state in kept if state.step == result["restored_step"]]
+            assert state.score == pytest.approx(final)
             assert result["restored_step"] < result["steps"] - 1  # the last step is not restored
 
 

@@ -198,7 +198,7 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "labels of other rows": ({"labels": {"kmeans_raw": torch.zeros(3, dtype=torch.int64)}}, "labels.kmeans_raw is not"),
     "labels of other clusters": ({"labels": {"kmeans_raw": torch.full((60,), 5)}}, "labels.kmeans_raw is not"),
     "assignments": ({"clustering.assignments": torch.full((60,), -1)}, "clustering.assignments is not"),
-    "the kept state": ({"kept": 3}, "argument after ** must be a mapping"),
+    "the kept state": ({"kept": 3}, "'int' object is not iterable"),
     "the kept weights": ({"kept": KEPT}, "kept.autoencoder is not"),
     "the cache": ({"cache_key": 3}, "cache_key is not"),
     "the centroids": ({"centroids_before": None}, "centroids_before is not"),

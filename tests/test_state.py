@@ -73,7 +73,7 @@ def test_a_checkpoint_of_version_0_1_0_has_all_of_it_in_its_position(monkeypatch
     position = {"phase_idx": 1, "epoch": 3, "batch": 2, "step": 41, "is_stopped": True, "seconds": {"joint": 8.0}}
     position |= {"pass_info": REASSIGNMENT, "raw": {"acc": 0.5}, "pretrained": None, "cache_key": None}
     restored = progress_from_dict({"position": position}, clock := Clock())
-    assert restored == Progress(STATE, clock, REASSIGNMENT, {"acc": 0.5}, None, {}, None)
+    assert restored == Progress(STATE, clock, REASSIGNMENT, {"acc": 0.5}, None, {}, [])
     assert restored.seconds["joint"] == 8.0
     buffers = {"point_weights": torch.zeros(0), "assignments": torch.zeros(1)}
     assert without_empty_buffers(buffers).keys() == {"assignments"}

@@ -151,32 +151,30 @@ class GraphScore(NamedTuple):
         assortativity = "unknown" if self.assortativity is None else f"{self.assortativity:.4f}"
         return f"modularity {self.modularity:.4f}, assortativity {assortativity}"
 
-    def is_above(self, other: GraphScore) -> bool:
-        """Return whether these clusters are better than others of the same graph.
+    def is_above(self, other: GraphScore, by: float = _ROUNDING) -> bool:
+        """Return whether these clusters are better than others of the same graph, by more than a margin.
 
         They are if their modularity is higher, and its geometric mean with the assortativity too. The modularity alone
         favors even sizes: a split of a large cluster can raise it. The assortativity alone favors uneven ones: it is 1
-        for a few rows without neighbors outside and all others. Differences of at most 1e-9 do not count.
+        for a few rows without neighbors outside and all others. By default differences of at most 1e-9 do not count.
         """
-        is_higher = self.modularity > other.modularity + _ROUNDING
+        is_higher = self.modularity > other.modularity + by
         if self.assortativity is None or other.assortativity is None:
             return is_higher
-        return is_higher and self.order > other.order + _ROUNDING
+        return is_higher and self.mean > other.mean + by
 
-    def is_ahead_of(self, other: GraphScore, by: float = _ROUNDING) -> bool:
-        """Return whether these clusters come before others of the same graph by more than a margin in `order`.
-
-        Clusters that are above others are ahead of them, so none are above those that are ahead of all.
-        """
+    def covers(self, other: GraphScore) -> bool:
+        """Return whether these clusters are above whatever the others are above, by any margin."""
+        is_as_high = self.modularity >= other.modularity
         if self.assortativity is None or other.assortativity is None:
-            return self.modularity > other.modularity + by
-        return self.order > other.order + by
+            return is_as_high
+        return is_as_high and self.mean >= other.mean
 
     @property
-    def order(self) -> float:
-        """What all clusterings of one graph are ordered by: the geometric mean of both scores, negative if they are.
+    def mean(self) -> float:
+        """The geometric mean of both, negative if they are; the modularity where the assortativity was not kept.
 
-        The modularity itself where the assortativity was not kept.
+        Clusters with the highest one are below no others.
         """
         if self.assortativity is None:
             return self.modularity

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 _N_EMBEDDED = 15
 # By so much must the modularity of clusters of the eigenvectors exceed that of clusters of the neighbor embedding.
 _SLACK = 0.01
-# Restarts of k-means on the neighbor embedding are tied if their inertia is above the lowest by at most this fraction.
-_TIED = 0.02
+# Restarts of k-means on the neighbor embedding are tied if their inertia is above the lowest by at most this fraction;
+# there are so many times as many of them as in the other spaces.
+_TIED, _MORE = 0.02, 3
 # The adjusted Rand index of two clusterings that count as the same.
 _SAME = 0.95
 # Of at most so many rows this many neighbor embeddings are made: those of few rows vary with the seed, and on some of
@@ -210,12 +211,14 @@ class Neighborhood:
         """Cluster the rows by their graph.
 
         The candidates are the restarts of k-means with the lowest inertia on the neighbor embedding, on the
-        eigenvectors of the graph and on the rows. On the neighbor embedding restarts are tied whose inertia is within
-        2 % of the lowest, since its distances vary with the seed; the one that comes first in the graph is taken, see
-        `GraphScore.is_ahead_of`. It is returned unless another candidate is above it in the graph, see `GraphScore`; of
-        two that are, the one with the higher modularity. The modularity of the eigenvectors must be higher by 0.01, as
-        they too are made from the graph; the rows owe nothing to it. And k-means with another seed must find the other
-        clusters again, to an adjusted Rand index of 0.95: splits of a large cluster are seldom the same.
+        eigenvectors of the graph and on the rows. That of the neighbor embedding is returned unless another is above it
+        in the graph, see `GraphScore`; of two that are, the one with the higher modularity. The modularity of the
+        eigenvectors must be higher by 0.01, as they too are made from the graph; the rows owe nothing to it. And
+        k-means with another seed must find the other clusters again, to an adjusted Rand index of 0.95: splits of a
+        large cluster are seldom the same.
+
+        Distances in the neighbor embedding vary with the seed, so its restarts, three times as many, are tied if their
+        inertia is within 2 % of the lowest: its candidate is one of these that is above that with the lowest, if any.
 
         Parameters
         ----------
@@ -231,10 +234,12 @@ class Neighborhood:
         def cluster(origin: str, seed: int) -> IntArray:
             if origin != EMBEDDING:
                 return kmeans(spaces[origin], n_clusters, n_init=n_init, seed=seed).labels.numpy()
-            restarts = kmeans_restarts(spaces[origin], n_clusters, n_init=n_init, seed=seed)
-            highest = (1 + _TIED) * lowest_inertia(restarts).inertia
-            ties = [restart.labels.numpy() for restart in restarts if restart.inertia <= highest]
-            return max(ties, key=lambda labels: self.score(labels).order)
+            restarts = kmeans_restarts(spaces[origin], n_clusters, n_init=_MORE * n_init, seed=seed)
+            lowest = lowest_inertia(restarts)
+            ties = [r.labels.numpy() for r in restarts if r.inertia <= (1 + _TIED) * lowest.inertia]
+            base = self.score(lowest.labels.numpy())
+            above = [labels for labels in ties if self.score(labels).is_above(base)]
+            return max(above, key=lambda labels: self.score(labels).mean, default=lowest.labels.numpy())
 
         def is_found_again(origin: str) -> bool:
             return adjusted_rand_index(found[origin], cluster(origin, self.seed + 1)) >= _SAME

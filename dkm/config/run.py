@@ -137,13 +137,13 @@ class JointConfig(PhaseConfig):
     )
     guard: bool = setting(
         False,
-        "Whether a run ends with its best clusters. They are scored in the graph of the data by the geometric mean of "
-        "modularity and assortativity: those of k-means on the pretrained embedding, those after ten or more epochs of "
-        "the joint phase (the first and every tenth one if its length is in epochs), and those at its end. If the best "
-        "state of the model is better than the end by 0.0005 or more, it is restored. Before, if k-means on the raw "
-        "data or on the pretrained embedding is better by the mean and by the modularity alone (more even sizes alone "
-        "are not better), a second joint phase learns the labels of the better one. They are held; with methods that "
-        "`hold_labels` does not affect, the phase only starts from them.",
+        "Whether a run ends with its best clusters. Clusters are better than others if their modularity on the data "
+        "is higher, and its geometric mean with the assortativity too (more even sizes alone are not better). "
+        "Compared are those of k-means on the pretrained embedding, those after ten or more epochs of the joint "
+        "phase (the first and every tenth one if its length is in epochs), and those at its end. If some are better "
+        "than the end by more than 0.0005, that state of the model is restored. Before, if k-means on the raw data "
+        "or on the pretrained embedding is better than all of the joint phase, a second one learns its labels. They "
+        "are held; with methods that `hold_labels` does not affect, the phase only starts from them.",
     )
 
 

@@ -91,13 +91,12 @@ def require_progress(progress: Progress, *, n_samples: int, n_clusters: int, n_b
     require(isinstance(progress.cache_key, str | None), "cache_key")
 
 
-def require_kept(kept: Kept | None, autoencoder: Mapping[str, Tensor], centroids: Tensor) -> None:
+def require_kept(kept: Kept, autoencoder: Mapping[str, Tensor], centroids: Tensor) -> None:
     """Refuse a kept state of another model than that of these weights and centroids (K, D)."""
-    if kept is None:
-        return
     require(kept.stage in ("initialization", "joint", *BASELINES), "kept.stage")
     require(kept.step is None or _is_count(kept.step), "kept.step")
-    require(_are_numbers({"modularity": kept.modularity, "assortativity": kept.assortativity}), "kept.modularity")
+    require(isinstance(kept.modularity, int | float), "kept.modularity")
+    require(isinstance(kept.assortativity, int | float | None), "kept.assortativity")
     require_like(kept.centroids, centroids, "kept.centroids")
     require(isinstance(kept.autoencoder, dict) and kept.autoencoder.keys() == autoencoder.keys(), "kept.autoencoder")
     for name, weights in autoencoder.items():

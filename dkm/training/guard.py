@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -32,38 +32,27 @@ class Kept(NamedTuple):
     """A state of the model that can be restored.
 
     ``stage`` says which clusters it has: "initialization" for those of k-means on the pretrained embedding, "joint", or
-    the baseline whose labels were being learned. ``modularity`` and ``assortativity`` are those on the data (None if
-    unknown), ``autoencoder`` holds the weights, ``centroids`` is (K, D), and ``step`` is the number of finished steps
-    of the run.
+    the baseline whose labels were being learned. ``modularity`` and ``assortativity`` are those on the data,
+    ``autoencoder`` holds the weights, ``centroids`` is (K, D), and ``step`` is the number of finished steps of the run.
     """
 
     stage: str
-    modularity: float | None
+    modularity: float
     autoencoder: dict[str, Tensor]
     centroids: Tensor
     assortativity: float | None = None  # checkpoints of earlier versions lack these two
     step: int | None = None
 
     @classmethod
-    def of(cls, stage: str, score: GraphScore | None, autoencoder: Autoencoder, centroids: Tensor, step: int) -> Self:
-        """Return a copy of the present state; the score is the same on every process."""
+    def of(cls, stage: str, score: GraphScore, autoencoder: Autoencoder, centroids: Tensor, step: int) -> Self:
+        """Return a copy of the present state."""
         weights = {name: value.detach().clone() for name, value in autoencoder.state_dict().items()}
-        modularity, assortativity = score or (None, None)
-        return cls(stage, modularity, weights, centroids.detach().clone(), assortativity, step)
-
-    @classmethod
-    def from_dict(cls, state: dict[str, Any] | None) -> Self | None:
-        """Return what ``_asdict`` gave for a checkpoint; None for None."""
-        return None if state is None else cls(**state)
+        return cls(stage, score.modularity, weights, centroids.detach().clone(), score.assortativity, step)
 
     @property
-    def score(self) -> GraphScore | None:
-        """The scores of these clusters in the graph of the data; None if unknown."""
-        return None if self.modularity is None else GraphScore(self.modularity, self.assortativity)
-
-    def is_ahead_of(self, score: GraphScore | None, by: float = 0.0) -> bool:
-        """Return whether these clusters are known to come before others with this score, see `GraphScore`."""
-        return self.score is not None and score is not None and self.score.is_ahead_of(score, by)
+    def score(self) -> GraphScore:
+        """The scores of these clusters in the graph of the data."""
+        return GraphScore(self.modularity, self.assortativity)
 
     def restore(self, autoencoder: Autoencoder, centroids: Tensor) -> None:
         """Load the weights, and the centroids into ``centroids`` (K, D)."""
@@ -79,24 +68,43 @@ def of_main(score: GraphScore | None) -> GraphScore | None:
     return None if values is None else GraphScore(*values)
 
 
+def states_from(saved: Sequence[dict[str, Any]] | dict[str, Any] | None) -> list[Kept]:
+    """Return the states that a checkpoint holds as dictionaries; those of earlier versions hold one or None."""
+    states = [saved] if isinstance(saved, dict) else saved or []
+    return [Kept(**state) for state in states if state["modularity"] is not None]
+
+
+def with_state(kept: Sequence[Kept], state: Kept) -> list[Kept]:
+    """Return the kept states and another one, without those that need not be kept: others cover them."""
+    if any(other.score.covers(state.score) for other in kept):
+        return list(kept)
+    return [other for other in kept if not state.score.covers(other.score)] + [state]
+
+
+def best_above(kept: Sequence[Kept], score: GraphScore | None) -> Kept | None:
+    """Return the state that is above this score by a visible margin, of several the one with the highest mean."""
+    above = [state for state in kept if score is not None and state.score.is_above(score, VISIBLE)]
+    return max(above, key=lambda state: state.score.mean, default=None)
+
+
 def baseline_above(baselines: Mapping[str, Scores | None], score: GraphScore | None) -> str | None:
-    """Return the baseline that is above this score on the data, of two the one that comes first, or None."""
+    """Return the baseline that is above this score on the data, of two the one with the higher mean, or None."""
     if score is None:
         return None
     known = {name: graph_score(scores) for name, scores in baselines.items()}
-    above = {name: found.order for name, found in known.items() if found is not None and found.is_above(score)}
+    above = {name: found.mean for name, found in known.items() if found is not None and found.is_above(score)}
     return max(above, key=above.__getitem__, default=None)
 
 
 class Verdict(NamedTuple):
-    """What follows the end of a joint phase: a baseline to learn, or None; whether the kept state is the better one."""
+    """What follows the end of a joint phase: a baseline is learned, or a state is restored, or neither."""
 
-    learn: str | None
-    is_kept_better: bool
+    learn: str | None = None
+    restore: Kept | None = None
 
 
 def judge(
-    baselines: Mapping[str, Scores | None], kept: Kept | None, score: GraphScore | None, *, learned: str | None
+    baselines: Mapping[str, Scores | None], kept: Sequence[Kept], score: GraphScore | None, *, learned: str | None
 ) -> Verdict:
     """Compare the clusters at the end of a joint phase with those that the run had before; the same on every process.
 
@@ -104,30 +112,28 @@ def judge(
     ----------
     baselines : dict
         Scores of k-means on the raw data and on the pretrained embedding, on the first process.
-    kept : Kept, optional
-        The best state of the model before.
+    kept : sequence of Kept
+        The best states of the model before.
     score : GraphScore, optional
         That of the present clusters on the data, on every process; None if unknown.
     learned : str, optional
         The baseline whose labels this phase has learned.
     """
-    is_kept_better = kept is not None and kept.is_ahead_of(score, VISIBLE)
     learn = None
     if learned is None:
         # k-means on the pretrained embedding is one of the baselines: its labels are learned before it is restored.
-        is_of_phase = kept is not None and kept.stage != "initialization"
-        learn = baseline_above(baselines, kept.score if kept is not None and is_kept_better and is_of_phase else score)
-        if learn is not None and kept is not None and kept.is_ahead_of(graph_score(baselines[learn])):
-            learn = None
+        best = best_above([state for state in kept if state.stage != "initialization"], score)
+        learn = baseline_above(baselines, score if best is None else best.score)
     name = distributed.from_main((learn or "").encode())
     assert name is not None
-    return Verdict(name.decode() or None, is_kept_better)
+    return Verdict(learn=name.decode()) if name else Verdict(restore=best_above(kept, score))
 
 
 class Guard:
-    """Keeps the best state of a model while it trains, see ``joint.guard``; it is ``kept`` of the run's progress.
+    """Keeps the best states of a model while it trains, see ``joint.guard``; they are ``kept`` of the run's progress.
 
-    All methods are called on every process.
+    A clustering is better than another if it is above it, see ``GraphScore``; of two, neither may be. So all states are
+    kept that no other one covers, seldom more than two. All methods are called on every process.
 
     Parameters
     ----------
@@ -147,7 +153,7 @@ class Guard:
         return self._clustering.centroids.detach()
 
     def score(self, z: Tensor) -> GraphScore | None:
-        """Return the scores of the present clusters of z (N, D) in the graph of the data."""
+        """Return the scores of the present clusters of z (N, D) in the graph of the data; None if it has none."""
         score: GraphScore | None = None
         if distributed.is_main():
             score = self._evaluator.graph_score(assign_clusters(z, self._centroids).labels)
@@ -159,23 +165,23 @@ class Guard:
         if baseline is not None and baseline.centroids is not None:
             score, centroids = graph_score(baseline.scores), baseline.centroids.clone()
         distributed.broadcast_(centroids)
-        progress.kept = Kept.of("initialization", of_main(score), self._autoencoder, centroids, progress.step)
-
-    def keep_if_best(self, progress: Progress, z: Tensor) -> None:
-        """Keep the present state, whose embedding is z (N, D), if no earlier clusters are as good."""
-        score, kept = self.score(z), progress.kept
-        if score is not None and (kept is None or kept.score is None or score.is_ahead_of(kept.score)):
-            self._keep(progress, score)
+        score = of_main(score)
+        if score is not None:
+            progress.kept = [Kept.of("initialization", score, self._autoencoder, centroids, progress.step)]
 
     def keep(self, progress: Progress, z: Tensor) -> None:
-        """Keep the present state, whose embedding is z (N, D)."""
-        self._keep(progress, self.score(z))
+        """Keep the present state of the model, whose embedding is z (N, D), if no kept one covers it."""
+        score, stage = self.score(z), progress.state.learned or "joint"
+        if score is not None and not any(state.score.covers(score) for state in progress.kept):
+            state = Kept.of(stage, score, self._autoencoder, self._centroids, progress.step)
+            progress.kept = with_state(progress.kept, state)
 
     def judge(self, progress: Progress, z: Tensor) -> Verdict:
         """Compare the end of a joint phase, with embedding z (N, D), with what the run had before; see ``judge``."""
-        score, kept = self.score(z), progress.kept
-        verdict = judge(progress.baselines, kept, score, learned=progress.state.learned)
-        if kept is not None and verdict == Verdict(None, is_kept_better=True):
+        score = self.score(z)
+        verdict = judge(progress.baselines, progress.kept, score, learned=progress.state.learned)
+        if verdict.restore is not None:
+            kept = verdict.restore
             what = "the pretraining" if kept.stage == "initialization" else printed_scores.earlier(kept.step)
             log.info(
                 "joint: the clusters at the end are worse than those of %s, which are restored (%s for %s)",
@@ -183,15 +189,10 @@ class Guard:
             )
         return verdict
 
-    def restore(self, progress: Progress) -> None:
-        """Go back to the state that is kept: the run ends with it."""
-        state, kept = progress.state, progress.kept
-        assert kept is not None
+    def restore(self, progress: Progress, kept: Kept) -> None:
+        """Go back to a state that was kept: the run ends with it."""
+        state = progress.state
         kept.restore(self._autoencoder, self._centroids)
         progress.state = replace(
             state, step=state.step + 1, is_stopped=True, restored=kept.stage, restored_step=kept.step
         )
-
-    def _keep(self, progress: Progress, score: GraphScore | None) -> None:
-        stage = progress.state.learned or "joint"
-        progress.kept = Kept.of(stage, score, self._autoencoder, self._centroids, progress.step)

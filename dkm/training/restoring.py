@@ -26,7 +26,7 @@ from dkm.runs.reading import N_CLUSTERS_CHOICE
 from dkm.runtime import checkpoints
 from dkm.training.contents import require_entries, require_kept, require_labels, require_like, require_progress
 from dkm.training.due import is_reset_ahead
-from dkm.training.guard import Kept
+from dkm.training.guard import states_from
 from dkm.training.objective import LossTerms
 from dkm.training.state import PHASES, Clock, Progress, TrainState
 from dkm.training.steps import EpochSteps
@@ -115,7 +115,8 @@ class Checkpointer:
             progress, steps = progress_from_dict(state, clock), self._steps
             K, n_batches = len(self._clustering.centroids), len(steps.values)
             require_progress(progress, n_samples=self._data.n_samples, n_clusters=K, n_batches=n_batches)
-            require_kept(progress.kept, self._autoencoder.state_dict(), self._clustering.centroids)
+            for kept in progress.kept:
+                require_kept(kept, self._autoencoder.state_dict(), self._clustering.centroids)
             self._autoencoder.load_state_dict(state["autoencoder"])
             self._clustering.load_state_dict(without_empty_buffers(state["clustering"]))
             require_labels(self._clustering.assignments, self._data.n_samples, K, "clustering.assignments")
@@ -193,7 +194,7 @@ def progress_to_dict(progress: Progress) -> dict[str, Any]:
         "baselines": progress.baselines,
         "cache_key": progress.cache_key,
         "labels": progress.labels,
-        "kept": None if progress.kept is None else progress.kept._asdict(),
+        "kept": [state._asdict() for state in progress.kept],
     }
 
 
@@ -213,11 +214,11 @@ def progress_from_dict(state: dict[str, Any], clock: Clock) -> Progress:
             position["is_stopped"],
         )
         raw, pretrained = position["raw"], position["pretrained"]
-        return Progress(train_state, clock, position["pass_info"], raw, pretrained, {}, None, position["cache_key"])
+        return Progress(train_state, clock, position["pass_info"], raw, pretrained, {}, [], position["cache_key"])
     clock.credit(state["seconds"])
     raw, pretrained = state["baselines"].values()
     train_state = TrainState(**state["train_state"])
-    labels, kept = state.get("labels", {}), Kept.from_dict(state.get("kept"))  # a run of an earlier version has none
+    labels, kept = state.get("labels", {}), states_from(state.get("kept"))  # a run of an earlier version has none
     return Progress(train_state, clock, state["reassignment"], raw, pretrained, labels, kept, state["cache_key"])
 
 

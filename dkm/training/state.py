@@ -111,8 +111,8 @@ class Progress:
     # With ``joint.guard`` the labels (N,) of both, by their names, on the first process; in a second joint phase also
     # those of the "start", which the first one held.
     labels: dict[str, Tensor] = field(default_factory=dict)
-    # With ``joint.guard`` the best state of the model so far, from the end of the pretraining on; see ``judge``.
-    kept: Kept | None = None
+    # With ``joint.guard`` the best states of the model so far, from the end of the pretraining on; see ``Guard``.
+    kept: list[Kept] = field(default_factory=list)
     cache_key: str | None = None  # the key under which this run's pretraining may be cached; see ``pretrain.cache``
 
     @property

@@ -272,16 +272,16 @@ class Trainer:
             with self._averaged_weights(), self._signals.interruptible():
                 verdict = self.guard.judge(progress, self.embed())
             if verdict.learn is not None:
-                self._learn(verdict.learn, is_kept=not verdict.is_kept_better)
+                self._learn(verdict.learn)
                 continue
-            if verdict.is_kept_better:
+            if verdict.restore is not None:
                 self._phase = None
-                self.guard.restore(progress)
+                self.guard.restore(progress, verdict.restore)
                 self._save()
             return
 
-    def _learn(self, baseline: str, *, is_kept: bool) -> None:
-        """Start a second joint phase that holds the labels of a baseline; keep the present state if it is the best."""
+    def _learn(self, baseline: str) -> None:
+        """Start a second joint phase that holds the labels of a baseline."""
         progress, step = self.progress, self.progress.step
         can_hold = self.config.clustering.can_hold_labels
         what = "whose labels are learned now" if can_hold else "from which a second joint phase starts"
@@ -292,8 +292,7 @@ class Trainer:
             z = self.embed()
         labels = progress.labels.get(baseline, self.clustering.assignments).to(self.device).clone()
         distributed.broadcast_(labels)
-        if is_kept:
-            self.guard.keep(progress, z)
+        self.guard.keep(progress, z)
         if self._holds_labels:
             progress.labels["start"] = self.clustering.assignments.cpu().clone()
         self.clustering.initialize(means_of_parts(z, labels, self.n_clusters), labels, z)
@@ -457,7 +456,7 @@ class Trainer:
         if state.is_joint and not has_settled and self._is_compared(state.epoch + 1):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
-                self.guard.keep_if_best(progress, z if self.config.precision == "fp32" else self.embed())
+                self.guard.keep(progress, z if self.config.precision == "fp32" else self.embed())
         if self._is_evaluated(state.epoch + 1, settings) or (has_settled and not self._skips_evaluation):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
