@@ -172,7 +172,7 @@ class Guard:
     def keep(self, progress: Progress, z: Tensor) -> None:
         """Keep the present state of the model, whose embedding is z (N, D), if no kept one covers it."""
         score, stage = self.score(z), progress.state.learned or "joint"
-        if score is not None and not any(state.score.covers(score) for state in progress.kept):
+        if score is not None:
             state = Kept.of(stage, score, self._autoencoder, self._centroids, progress.step)
             progress.kept = with_state(progress.kept, state)
 
