@@ -116,6 +116,26 @@ def test_a_baseline_that_is_only_more_even_is_told_apart_from_a_better_one() -> 
         assert printed_scores.table(other, final, final, name="dkm")[-1].startswith("final (dkm)")
 
 
+@pytest.mark.parametrize(
+    ("learned", "restored", "step", "told"),
+    [
+        (None, "joint", 120, "step 120, restored: the joint phase ended with worse clusters on the data."),
+        (None, "initialization", 60, "k-means, pretrained embedding, restored: the joint phase ended with worse clus"),
+        ("kmeans_raw", "kmeans_raw", 170, "step 170, restored: the joint phase ended with worse clusters on the data."),
+        ("kmeans_raw", "joint", 120, "step 120, restored: a second joint phase, which started from k-means, raw data"),
+        ("kmeans_raw", "joint", None, "an earlier state, restored: a second joint phase, which started from k-means"),
+    ],
+)
+def test_the_state_that_was_restored_is_told(learned: str | None, restored: str, step: int | None, told: str) -> None:
+    scores: Scores = {"modularity_data": 0.6, "assortativity_data": 0.7}
+    lines = printed_scores.table(
+        scores, scores, scores, name="dkm", learned=learned, agreement=0.99, restored=restored, restored_step=step
+    )
+    text = "\n".join(lines)
+    assert f"The final model and clusters are those of {told}" in text
+    assert ("learned (adjusted Rand index" in text) == (learned == restored)
+
+
 def test_labels_of_the_start_that_were_not_learned_are_told() -> None:
     final: Scores = {"modularity_data": 0.6, "assortativity_data": 0.7}
     start: Scores = {"agreement": 0.9, "modularity_data": 0.65, "assortativity_data": 0.75}

@@ -953,6 +953,13 @@ def test_labels_of_the_start_that_were_not_learned_are_a_doubt() -> None:
         assert [s.verdict for s in told] == ["doubt"] * is_told
 
 
+def test_a_second_joint_training_that_was_undone_is_told() -> None:
+    result = {"stage": "joint", "is_undone": True, "restored_step": 120}
+    told = [s for s in judge([material(**GOOD, **result)]).statements if "step 120" in s.text]
+    assert [s.verdict for s in told] == ["doubt"]
+    assert "as it was at step 120. A second one, which started from the clusters of a baseline, ended" in told[0].text
+
+
 def test_an_earlier_state_of_the_joint_training_is_told() -> None:
     judgment = judge([material(**GOOD, stage="joint", restored_step=120)])
     [told] = [statement for statement in judgment.statements if "step 120" in statement.text]

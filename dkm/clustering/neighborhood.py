@@ -236,10 +236,11 @@ class Neighborhood:
                 return kmeans(spaces[origin], n_clusters, n_init=n_init, seed=seed).labels.numpy()
             restarts = kmeans_restarts(spaces[origin], n_clusters, n_init=_MORE * n_init, seed=seed)
             lowest = lowest_inertia(restarts)
-            ties = [r.labels.numpy() for r in restarts if r.inertia <= (1 + _TIED) * lowest.inertia]
+            ties = [restart for restart in restarts if restart.inertia <= (1 + _TIED) * lowest.inertia]
             base = self.score(lowest.labels.numpy())
-            above = [labels for labels in ties if self.score(labels).is_above(base)]
-            return max(above, key=lambda labels: self.score(labels).mean, default=lowest.labels.numpy())
+            scored = [(self.score(restart.labels.numpy()), restart) for restart in ties]
+            above = [(score.mean, restart.labels) for score, restart in scored if score.is_above(base)]
+            return max(above, key=lambda pair: pair[0], default=(base.mean, lowest.labels))[1].numpy()
 
         def is_found_again(origin: str) -> bool:
             return adjusted_rand_index(found[origin], cluster(origin, self.seed + 1)) >= _SAME

@@ -47,9 +47,9 @@ class ClusteringConfig(Section):
         "clusters. `auto`: k-means and these three, each refined by moving single points; the one with the highest "
         "modularity in the nearest-neighbor graph is used. `data`: k-means on a neighbor embedding of the rows (UMAP's "
         "objective), on the eigenvectors of their graph and on the rows; one of the latter two is used if its "
-        "modularity in the rows' graph (on 100 principal components of more features) is higher, for the eigenvectors "
-        "by 0.01, and if another seed finds it again. `uniform`: centroids drawn from [-1, 1] in each dimension. "
-        "`file`: `clustering.init_file`.",
+        "modularity in the rows' graph (on 100 principal components of more features) is higher, for the "
+        "eigenvectors by 0.01, and its mean with the assortativity too, and if another seed finds it again. "
+        "`uniform`: centroids drawn from [-1, 1] in each dimension. `file`: `clustering.init_file`.",
         check=Choice(INITS),
     )
     init_file: str | None = setting(
@@ -60,7 +60,8 @@ class ClusteringConfig(Section):
     n_init: int = setting(
         20,
         "Number of restarts of k-means. On the raw data the restart with the lowest inertia is used; for the embedding "
-        "see `clustering.balance_slack`.",
+        "see `clustering.balance_slack`. With `init=data` three times as many run on the neighbor embedding; of those "
+        "within 2 % of the lowest inertia, one that is better in the rows' graph is used.",
         check=AtLeast(1),
         stages=_BASELINE_AND_JOINT,
     )

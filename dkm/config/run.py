@@ -142,8 +142,8 @@ class JointConfig(PhaseConfig):
         "Compared are those of k-means on the pretrained embedding, those after ten or more epochs of the joint "
         "phase (the first and every tenth one if its length is in epochs), and those at its end. If some are better "
         "than the end by more than 0.0005, that state of the model is restored. Before, if k-means on the raw data "
-        "or on the pretrained embedding is better than all of the joint phase, a second one learns its labels. They "
-        "are held; with methods that `hold_labels` does not affect, the phase only starts from them.",
+        "or on the pretrained embedding is better than what the joint phase would end with, a second one learns its "
+        "labels. They are held; with methods that `hold_labels` does not affect, the phase only starts from them.",
     )
 
 

@@ -228,9 +228,9 @@ def sample_neighbors(X: FloatArray, max_samples: int, *, is_image: bool = False)
     Distances are those of the `principal_components` of these rows, but of images those of all pixels.
 
     The graph is the same for all clusterings of the rows, wherever they were found, so that its modularity compares
-    them. Of all rows it is that of a `dkm.clustering.neighborhood.Neighborhood` too, also where neighbors are equally
-    far: the rows keep their order, and distances are those in float32. None for fewer than two rows, and where some are
-    not finite or too far from each other for float32.
+    them. Of all rows, but of images, it is that of a `dkm.clustering.neighborhood.Neighborhood` too, also where
+    neighbors are equally far: the rows keep their order, and distances are those in float32. None for fewer than two
+    rows, and where some are not finite or too far from each other for float32.
     """
     rows = np.sort(draw_rows(len(X), max_samples))
     if not has_graph(X[rows]):

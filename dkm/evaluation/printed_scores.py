@@ -136,7 +136,7 @@ def table(
         which = titles["kmeans_pretrained"] if restored == "initialization" else earlier(restored_step)
         why = "the joint phase ended with worse clusters on the data"
         if is_undone and learned is not None:
-            why = f"both joint phases, of which the second started from {titles[learned]}, ended with worse clusters"
+            why = f"a second joint phase, which started from {titles[learned]}, ended with worse clusters on the data"
         lines.append(f"The final model and clusters are those of {which}, restored: {why}.")
     if learned is not None and not is_undone:
         lines.append(_on_learning(titles[learned], rows[titles[learned]], final, agreement))

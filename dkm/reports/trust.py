@@ -135,8 +135,9 @@ def _of_run(material: Material) -> Iterator[Statement]:
 
 
 _UNDONE = {
-    "joint": "The clusters come from the first joint training of the network and the clusters. A second one, which "
-    "started from the clusters of a baseline, ended with worse clusters in the graph of the data and was undone.",
+    "joint": "The clusters come from the first joint training of the network and the clusters, as it was at {}. A "
+    "second one, which started from the clusters of a baseline, ended with worse clusters in the graph of the data and "
+    "was undone.",
     "initialization": "The joint training ended with worse clusters in the graph of the data than k-means on the "
     "pretrained embedding, whose clusters these are; it was undone.",
 }
@@ -166,13 +167,13 @@ _INITIALIZATIONS = {
 def _stage(material: Material) -> Iterator[Statement]:
     stage, result = material.result.get("stage"), material.result
     step = result.get("restored_step")
-    if step is not None and stage != "initialization":
+    if step is not None and not result.get("is_undone"):
         text = "the joint training ended with worse clusters in the graph of the data."
         yield Statement("note", f"The network and the clusters are those of step {step}: {text}")
     if note := printed_scores.not_learned(result.get("start"), dict(result)):
         yield Statement("doubt", f"The joint training was to keep the clusters that it started from; {note}.")
     if result.get("is_undone"):
-        yield Statement("doubt", _UNDONE[stage])  # type: ignore[index]
+        yield Statement("doubt", _UNDONE[stage].format(printed_scores.earlier(step)))  # type: ignore[index]
     elif stage == "initialization":
         init = _INITIALIZATIONS.get(
             str(material.settings.get("clustering.init")), "of k-means on the pretrained embedding"

@@ -95,12 +95,18 @@ def require_kept(kept: Kept, autoencoder: Mapping[str, Tensor], centroids: Tenso
     """Refuse a kept state of another model than that of these weights and centroids (K, D)."""
     require(kept.stage in ("initialization", "joint", *BASELINES), "kept.stage")
     require(kept.step is None or _is_count(kept.step), "kept.step")
-    require(isinstance(kept.modularity, int | float), "kept.modularity")
-    require(isinstance(kept.assortativity, int | float | None), "kept.assortativity")
+    require(_is_finite(kept.modularity), "kept.modularity")
+    # Both have the same sign.
+    is_valid = kept.assortativity is None or _is_finite(kept.assortativity)
+    require(is_valid and kept.modularity * (kept.assortativity or 0) >= 0, "kept.assortativity")
     require_like(kept.centroids, centroids, "kept.centroids")
     require(isinstance(kept.autoencoder, dict) and kept.autoencoder.keys() == autoencoder.keys(), "kept.autoencoder")
     for name, weights in autoencoder.items():
         require_like(kept.autoencoder[name], weights, f"kept.autoencoder.{name}")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _is_count(value: object) -> bool:

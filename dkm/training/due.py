@@ -32,14 +32,14 @@ def evaluation_interval(every: int | None, n_epochs: int, *, is_in_steps: bool) 
 def comparison_interval(n_epochs: int, *, is_in_steps: bool) -> int:
     """Return the number of epochs between two comparisons of clusters, see ``joint.guard``.
 
-    They are compared wherever they are evaluated by default, and in a short phase whose length is in steps also
-    between: at least ten times if it has ten epochs.
+    They are compared where they are evaluated by default, the first epoch among them, and in a short phase whose length
+    is in steps also between: ten times or more, or after each of fewer epochs.
     """
     interval = evaluation_interval(None, n_epochs, is_in_steps=is_in_steps)
     if not is_in_steps:
         return interval
-    finer = (divisor for divisor in range(1, interval + 1) if interval % divisor == 0 and n_epochs >= 10 * divisor)
-    return max(finer, default=1)
+    divisors = (divisor for divisor in range(2, interval + 1) if interval % divisor == 0)
+    return max((divisor for divisor in divisors if 1 + n_epochs // divisor >= _N_EVALUATIONS), default=1)
 
 
 def is_evaluated(epoch: int, n_epochs: int, every: int) -> bool:

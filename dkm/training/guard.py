@@ -45,9 +45,9 @@ class Kept(NamedTuple):
 
     @classmethod
     def of(cls, stage: str, score: GraphScore, autoencoder: Autoencoder, centroids: Tensor, step: int) -> Self:
-        """Return a copy of the present state."""
-        weights = {name: value.detach().clone() for name, value in autoencoder.state_dict().items()}
-        return cls(stage, score.modularity, weights, centroids.detach().clone(), score.assortativity, step)
+        """Return a copy of the present state, on the CPU."""
+        weights = {name: _copy(value) for name, value in autoencoder.state_dict().items()}
+        return cls(stage, score.modularity, weights, _copy(centroids), score.assortativity, step)
 
     @property
     def score(self) -> GraphScore:
@@ -58,6 +58,10 @@ class Kept(NamedTuple):
         """Load the weights, and the centroids into ``centroids`` (K, D)."""
         autoencoder.load_state_dict(self.autoencoder)
         centroids.copy_(self.centroids)
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
 
 
 def of_main(score: GraphScore | None) -> GraphScore | None:
@@ -74,10 +78,13 @@ def states_from(saved: Sequence[dict[str, Any]] | dict[str, Any] | None) -> list
     return [Kept(**state) for state in states if state["modularity"] is not None]
 
 
+def is_covered(score: GraphScore, kept: Sequence[Kept]) -> bool:
+    """Return whether a state with this score need not be kept beside others."""
+    return any(state.score.covers(score) for state in kept)
+
+
 def with_state(kept: Sequence[Kept], state: Kept) -> list[Kept]:
-    """Return the kept states and another one, without those that need not be kept: others cover them."""
-    if any(other.score.covers(state.score) for other in kept):
-        return list(kept)
+    """Return the kept states, without those that a new one covers, and that one."""
     return [other for other in kept if not state.score.covers(other.score)] + [state]
 
 
@@ -172,7 +179,7 @@ class Guard:
     def keep(self, progress: Progress, z: Tensor) -> None:
         """Keep the present state of the model, whose embedding is z (N, D), if no kept one covers it."""
         score, stage = self.score(z), progress.state.learned or "joint"
-        if score is not None:
+        if score is not None and not is_covered(score, progress.kept):
             state = Kept.of(stage, score, self._autoencoder, self._centroids, progress.step)
             progress.kept = with_state(progress.kept, state)
 

@@ -109,7 +109,7 @@ class Progress:
     raw: Scores | None = None  # scores of k-means on the raw data
     pretrained: Scores | None = None  # scores of k-means on the pretrained embedding
     # With ``joint.guard`` the labels (N,) of both, by their names, on the first process; in a second joint phase also
-    # those of the "start", which the first one held.
+    # those of the "start", which the first one held, on every process.
     labels: dict[str, Tensor] = field(default_factory=dict)
     # With ``joint.guard`` the best states of the model so far, from the end of the pretraining on; see ``Guard``.
     kept: list[Kept] = field(default_factory=list)

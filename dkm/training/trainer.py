@@ -263,7 +263,7 @@ class Trainer:
         self._save()
 
     def _run_joint_phase(self) -> None:
-        """Train both together; with ``joint.guard``, never end below what the run had before."""
+        """Train both together; with ``joint.guard``, never end below what the model had before."""
         progress, settings = self.progress, self.config.joint
         while progress.state.restored is None:
             self._run_phase(settings)
@@ -293,7 +293,7 @@ class Trainer:
         labels = progress.labels.get(baseline, self.clustering.assignments).to(self.device).clone()
         distributed.broadcast_(labels)
         self.guard.keep(progress, z)
-        if self._holds_labels:
+        if self._holds_labels and progress.state.epoch > 0:
             progress.labels["start"] = self.clustering.assignments.cpu().clone()
         self.clustering.initialize(means_of_parts(z, labels, self.n_clusters), labels, z)
         epochs_before = progress.state.epoch
@@ -453,7 +453,7 @@ class Trainer:
         )
         record: dict[str, Any] | None = None
         clusters: Clusters | None = None
-        if state.is_joint and not has_settled and self._is_compared(state.epoch + 1):
+        if state.is_joint and self._is_compared(state.epoch + 1):
             with self._signals.interruptible():
                 z = self.embed(self.config.precision) if z is None else z
                 self.guard.keep(progress, z if self.config.precision == "fp32" else self.embed())
