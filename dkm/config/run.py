@@ -340,6 +340,11 @@ class Config(Section):
         role=Role.PLACE,
     )
 
+    @property
+    def holds_labels(self) -> bool:
+        """Whether ``joint.hold_labels`` is of effect: the joint phase learns the clusters that it starts from."""
+        return self.joint.hold_labels and self.clustering.can_hold_labels
+
 
 def in_epochs(config: Config, n_batches: int) -> Config:
     """Return the config with a number of epochs in both phases, ``n_batches`` steps each."""

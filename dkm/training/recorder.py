@@ -360,8 +360,8 @@ class Recorder:
 
         None if no labels were held.
         """
-        config, kept = self._config, progress.labels.get("start")
-        is_held = config.joint.hold_labels and config.clustering.can_hold_labels and progress.state.n_joint_epochs > 0
+        kept = progress.labels.get("start")
+        is_held = self._config.holds_labels and progress.state.n_joint_epochs > 0
         if kept is None and (not is_held or progress.state.learned is not None):
             return None
         labels = (self._clustering.assignments.cpu() if kept is None else kept).numpy()

@@ -59,9 +59,8 @@ def require_packages(config: Config, device: torch.device) -> None:
 def require_labels_kept(config: Config) -> None:
     """Refuse resets of the weights, which cluster anew, where the labels of the start are to be learned."""
     every = getattr(config.clustering, "reset_every", None)
-    holds_labels = config.joint.hold_labels and config.clustering.can_hold_labels
     require(
-        not holds_labels or every is None,
+        not config.holds_labels or every is None,
         *("clustering.reset_every", every, "null with joint.hold_labels=true, as a reset clusters anew"),
         "set joint.hold_labels=false",
     )

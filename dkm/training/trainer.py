@@ -293,7 +293,7 @@ class Trainer:
         labels = progress.labels.get(baseline, self.clustering.assignments).to(self.device).clone()
         distributed.broadcast_(labels)
         self.guard.keep(progress, z)
-        if self._holds_labels and progress.state.epoch > 0:
+        if self.config.holds_labels and progress.state.epoch > 0:
             progress.labels["start"] = self.clustering.assignments.cpu().clone()
         self.clustering.initialize(means_of_parts(z, labels, self.n_clusters), labels, z)
         epochs_before = progress.state.epoch
@@ -522,10 +522,6 @@ class Trainer:
         if self.progress.state.learned is not None:
             return None
         return getattr(self.config.clustering, "reset_every", None)
-
-    @property
-    def _holds_labels(self) -> bool:
-        return self.config.joint.hold_labels and self.config.clustering.can_hold_labels
 
     @property
     def _skips_evaluation(self) -> bool:
