@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dkm.clustering import graph
+from dkm.clustering.assignment import Assignment
 from dkm.clustering.graph import GraphScore, Neighbors
 from dkm.clustering.labels import FloatArray, IntArray, adjusted_rand_index
 from dkm.clustering.lloyd import kmeans, kmeans_restarts, lowest_inertia
@@ -235,12 +236,7 @@ class Neighborhood:
             if origin != EMBEDDING:
                 return kmeans(spaces[origin], n_clusters, n_init=n_init, seed=seed).labels.numpy()
             restarts = kmeans_restarts(spaces[origin], n_clusters, n_init=_MORE * n_init, seed=seed)
-            lowest = lowest_inertia(restarts)
-            ties = [restart for restart in restarts if restart.inertia <= (1 + _TIED) * lowest.inertia]
-            base = self.score(lowest.labels.numpy())
-            scored = [(self.score(restart.labels.numpy()), restart) for restart in ties]
-            above = [(score.mean, restart.labels) for score, restart in scored if score.is_above(base)]
-            return max(above, key=lambda pair: pair[0], default=(base.mean, lowest.labels))[1].numpy()
+            return self._best_of_ties(restarts)
 
         def is_found_again(origin: str) -> bool:
             return adjusted_rand_index(found[origin], cluster(origin, self.seed + 1)) >= _SAME
@@ -259,6 +255,15 @@ class Neighborhood:
         higher.sort(key=modularity.__getitem__, reverse=True)
         best = next(filter(is_found_again, higher), first)
         return RowClusters(found[best], best, modularity[best], modularity)
+
+    def _best_of_ties(self, restarts: Sequence[Assignment]) -> IntArray:
+        """Return the labels (M,) of the restart with the lowest inertia, or of a tied one that is above it."""
+        lowest = lowest_inertia(restarts)
+        base = self.score(lowest.labels.numpy())
+        ties = [restart.labels.numpy() for restart in restarts if restart.inertia <= (1 + _TIED) * lowest.inertia]
+        scored = [(self.score(labels), labels) for labels in ties]
+        above = [(score.mean, labels) for score, labels in scored if score.is_above(base)]
+        return max(above, key=lambda pair: pair[0])[1] if above else lowest.labels.numpy()
 
     def score(self, labels: IntArray) -> GraphScore:
         """Return the scores of labels (M,) in the graph; zeros for a single row."""

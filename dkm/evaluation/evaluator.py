@@ -100,9 +100,10 @@ class Evaluator:
         """The graph of nearest neighbors on ``evaluation.graph_samples`` rows of the sample."""
         is_image = self.data.image_shape is not None
         has_all_rows = self.sample is None and len(self.X) <= self._graph_samples
-        known = self._neighborhood if has_all_rows and not is_image and metrics.has_graph(self.X) else None
-        if known is not None and known.sample is None:
-            return metrics.NeighborSample(np.arange(len(self.X)), known.graph)
+        known = self._neighborhood
+        if known is not None and known.sample is None and has_all_rows and not is_image:
+            is_defined = metrics.has_graph(self.X)
+            return metrics.NeighborSample(np.arange(len(self.X)), known.graph) if is_defined else None
         return metrics.sample_neighbors(self.X, self._graph_samples, is_image=is_image)
 
     def graph_score(self, labels: np.ndarray) -> GraphScore | None:
