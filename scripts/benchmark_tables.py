@@ -387,7 +387,7 @@ Written by `python scripts/benchmark_tables.py`; do not edit. Mean and standard 
 Every method gets the rows as the application scales them, and the number of classes, except HDBSCAN and Leiden, which
 find their own. Seconds are processor time on one thread; ours are of the whole command, without figures, report and
 TensorBoard. Methods without a standard deviation were run with one seed: they do not depend on it (Ward, Genie) or take
-long. ClustPy's seconds are not those of the machine of the others: on the sets of the first part it was slower.
+long. The seconds of ClustPy on the sets of the first part are those of a slower machine.
 """
 
 
